@@ -1,0 +1,546 @@
+//! Every limit and default, with its unit.
+//!
+//! A [`Config`] that exists is valid: [`ConfigBuilder::build`] and [`Config::from_toml`] check each
+//! value against its bounds and the values against each other, and nothing checks them again.
+//! The names of the setters are the keys of the TOML file. Memory is what the limits say: see the
+//! notes at each key. Limits are *per reactor* unless they say otherwise.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::Checksum;
+use crate::wire::handshake::NAME_BYTES_MAX;
+use crate::wire::padded;
+
+/// What a reactor does when it has nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// Never sleeps: watches the completion queue and the command queue in memory. Lowest latency,
+    /// one core at 100 %. Falls back to `Adaptive`, with a warning, when there are more reactors
+    /// than cores the process may run on.
+    Spin,
+    /// Spins for `idle_spin_us` after the last activity, then sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps at once. CPU near 0 when idle, and one wake-up more per message.
+    Park,
+}
+
+impl Idle {
+    /// The name in configuration files, options and results.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Adaptive => "adaptive",
+            Self::Park => "park",
+        }
+    }
+}
+
+/// An invalid configuration. Names the key, the value and the bound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A number outside its bounds.
+    #[error("{key} = {value} is out of bounds: {min} to {max}")]
+    OutOfBounds {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+        /// Smallest valid value.
+        min: u64,
+        /// Largest valid value.
+        max: u64,
+    },
+    /// Two values that do not go together.
+    #[error("{key} = {value} must be at least {other_key} = {other}{why}")]
+    BelowOther {
+        /// The key that is too small.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+        /// The key it depends on.
+        other_key: &'static str,
+        /// The value of that.
+        other: u64,
+        /// Why, starting with a space, or empty.
+        why: &'static str,
+    },
+    /// A value of the right type that makes no sense.
+    #[error("{key} = {value:?} is invalid: {expected}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is expected.
+        expected: &'static str,
+    },
+    /// The text is not a configuration: a syntax error, an unknown key, a value of another type.
+    #[error("configuration: {message}")]
+    Toml {
+        /// What and where, over several lines.
+        message: String,
+    },
+    /// The file could not be read.
+    #[error("cannot read configuration {path}: {message}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        message: String,
+    },
+}
+
+/// Declares the numeric settings once: field, setter, TOML key, default and bounds.
+macro_rules! settings {
+    ($( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $min:expr => $max:expr; )+) => {
+        /// Limits and tuning of one node. A `Config` that exists is valid.
+        ///
+        /// Build one with [`Config::builder`], or read one with [`Config::from_toml`].
+        #[derive(Debug, Clone, Serialize)]
+        pub struct Config {
+            $( pub(crate) $key: $type, )+
+            pub(crate) node_name: String,
+            pub(crate) idle: Idle,
+            pub(crate) checksum: Checksum,
+            pub(crate) cores: Vec<usize>,
+            pub(crate) tcp_congestion: Option<String>,
+            pub(crate) mlockall: bool,
+        }
+
+        /// Collects settings; [`build`](Self::build) checks them. Every setter is also a key of the
+        /// TOML file; what is not set keeps its default.
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct ConfigBuilder {
+            $( $key: $type, )+
+            node_name: String,
+            idle: Idle,
+            checksum: Checksum,
+            cores: Vec<usize>,
+            tcp_congestion: Option<String>,
+            mlockall: bool,
+        }
+
+        impl Default for ConfigBuilder {
+            fn default() -> Self {
+                Self {
+                    $( $key: $default, )+
+                    node_name: String::new(),
+                    idle: Idle::default(),
+                    checksum: Checksum::default(),
+                    cores: Vec::new(),
+                    tcp_congestion: None,
+                    mlockall: false,
+                }
+            }
+        }
+
+        impl ConfigBuilder {
+            $(
+                $(#[doc = $doc])+
+                #[doc = ""]
+                #[doc = concat!("Default `", stringify!($default), "`, bounds `", stringify!($min), "` to `", stringify!($max), "`.")]
+                #[must_use]
+                pub fn $key(mut self, value: $type) -> Self {
+                    self.$key = value;
+                    self
+                }
+            )+
+
+            /// Every number within its own bounds.
+            fn check_bounds(&self) -> Result<(), ConfigError> {
+                $(
+                    let (value, min, max) = (u64::from(self.$key), $min as u64, $max as u64);
+                    if value < min || value > max {
+                        return Err(ConfigError::OutOfBounds {
+                            key: stringify!($key), value, min, max,
+                        });
+                    }
+                )+
+                Ok(())
+            }
+
+            fn freeze(self) -> Config {
+                Config {
+                    $( $key: self.$key, )+
+                    node_name: self.node_name,
+                    idle: self.idle,
+                    checksum: self.checksum,
+                    cores: self.cores,
+                    tcp_congestion: self.tcp_congestion,
+                    mlockall: self.mlockall,
+                }
+            }
+        }
+
+        impl Config {
+            $(
+                #[doc = concat!("See [`ConfigBuilder::", stringify!($key), "`].")]
+                #[must_use]
+                pub fn $key(&self) -> $type {
+                    self.$key
+                }
+            )+
+        }
+    };
+}
+
+const KIB: u32 = 1 << 10;
+const MIB: u32 = 1 << 20;
+
+settings! {
+    /// This node's number, carried in the `source` field of extended frames; 0 is none.
+    node_number: u32 = 0, 0 => u32::MAX;
+    /// Hash of the application's payload types. Two nodes whose hashes are both non-zero and
+    /// differ refuse each other in the handshake.
+    schema_hash: u64 = 0, 0 => u64::MAX;
+
+    /// Largest frame accepted and sent: header, extension, payload and padding, in bytes. The
+    /// smaller of both sides' limits holds for what is sent.
+    frame_bytes_max: u32 = 4 * MIB, KIB => 256 * MIB;
+    /// Connections a reactor holds at once. Each reserves `window_bytes` of address space, of
+    /// which only what is used becomes resident.
+    connections_max: u32 = 1024, 1 => 65_536;
+    /// Requests that may wait for an answer at once.
+    requests_max: u32 = 1024, 1 => 65_536;
+    /// Frames that may wait in one lane (one priority of one connection).
+    lane_frames_max: u32 = 65_536, 1 => 1 << 24;
+    /// Bytes that may wait in one lane. At least `frame_bytes_max`.
+    lane_bytes_max: u32 = 4 * MIB, KIB => 1 << 30;
+
+    /// Receive window of a connection, in bytes: what one receive can take. Rounded up to a
+    /// multiple of 16.
+    window_bytes: u32 = 64 * KIB, 4 * KIB => 4 * MIB;
+    /// Staging block, in bytes: what one send can carry. Rounded up to a multiple of 16.
+    block_bytes: u32 = 64 * KIB, 4 * KIB => 4 * MIB;
+    /// Memory for frames waiting to be sent, all connections of a reactor together, in bytes.
+    /// Reserved as address space, resident as used.
+    send_memory_bytes: u64 = 64 << 20, 64 << 10 => 1_u64 << 36;
+    /// Memory for received frames larger than a window, all connections of a reactor together,
+    /// in bytes. Reserved as address space, resident as used. At least twice `frame_bytes_max`.
+    receive_memory_bytes: u64 = 64 << 20, 8 << 10 => 1_u64 << 36;
+    /// Memory for messages that no handler took and `receive` has not fetched, in bytes.
+    inbox_bytes_max: u64 = 16 << 20, 8 << 10 => 1_u64 << 36;
+    /// Messages that no handler took and `receive` has not fetched. When it is full, the
+    /// connections with such messages are not read until there is room: nothing is dropped.
+    inbox_frames_max: u32 = 4096, 1 => 1 << 20;
+    /// Commands from other threads that may wait for a reactor.
+    commands_max: u32 = 1024, 2 => 1 << 20;
+    /// Connection events that may wait to be fetched; the oldest is dropped and counted.
+    events_max: u32 = 1024, 16 => 1 << 20;
+
+    /// Entries of the submission queue; rounded up to a power of two. The completion queue has
+    /// eight times as many.
+    ring_entries: u32 = 512, 8 => 4096;
+    /// How much send memory is registered with the kernel, in bytes. Counts against
+    /// RLIMIT_MEMLOCK (8 MiB by default, for the whole process); when the kernel refuses, the
+    /// reactor runs unregistered and says so once. Only zero-copy sends use it.
+    registered_bytes: u64 = 1 << 20, 0 => 1_u64 << 36;
+    /// Frames whose payload is at least this long are sent without a copy (SEND_ZC) where the
+    /// network device can; 0 turns it off. Loopback copies anyway, so a connection whose first
+    /// notification reports a copy goes back to plain sends.
+    zero_copy_bytes_min: u32 = 16 * KIB, 0 => 1 << 30;
+    /// How long `adaptive` spins after the last activity, in microseconds.
+    idle_spin_us: u32 = 50, 0 => 1_000_000;
+
+    /// How long `connect` may take, resolver not included, in milliseconds.
+    connect_timeout_ms: u32 = 5_000, 1 => 600_000;
+    /// How long a connected peer may take to complete the handshake, in milliseconds.
+    handshake_timeout_ms: u32 = 2_000, 1 => 600_000;
+    /// How long a peer may take from the first to the last byte of a frame, in milliseconds.
+    frame_timeout_ms: u32 = 30_000, 10 => 3_600_000;
+
+    /// TCP_USER_TIMEOUT, in milliseconds: how long sent data may stay unacknowledged before the
+    /// kernel gives the connection up (tcp(7)); 0 leaves the kernel's default of about 15 minutes.
+    tcp_user_timeout_ms: u32 = 10_000, 0 => 3_600_000;
+    /// Idle seconds before the kernel probes the peer (TCP_KEEPIDLE, tcp(7)); 0 turns probes off.
+    tcp_keepalive_s: u32 = 15, 0 => 32_767;
+    /// TCP_NOTSENT_LOWAT in bytes: how much unsent data the kernel holds, so that a critical
+    /// frame overtakes in user space; 0 leaves the kernel's default (tcp(7)).
+    tcp_notsent_lowat_bytes: u32 = 0, 0 => 1 << 30;
+    /// SO_SNDBUF in bytes; 0 leaves the kernel's autotuning on (socket(7)).
+    tcp_send_buffer_bytes: u32 = 0, 0 => 1 << 30;
+    /// SO_RCVBUF in bytes; 0 leaves the kernel's autotuning on (socket(7)).
+    tcp_receive_buffer_bytes: u32 = 0, 0 => 1 << 30;
+    /// DSCP of outgoing packets, 0 to 63 (RFC 2474); 46 is expedited forwarding.
+    tcp_dscp: u8 = 0, 0 => 63;
+    /// Length of a listener's accept queue (listen(2)); the kernel caps it at net.core.somaxconn.
+    listen_backlog: u32 = 1024, 1 => 65_535;
+
+    /// NAPI busy polling inside a blocking wait, in microseconds (Linux 6.9); 0 turns it off. Only
+    /// for real network devices: loopback has no NAPI.
+    napi_busy_poll_us: u32 = 0, 0 => 10_000;
+    /// SCHED_FIFO priority of the reactor threads of a `Node` (sched(7)); 0 leaves the default
+    /// policy. Refused together with `idle = "spin"` unless `cores` pins the threads.
+    scheduler_fifo_priority: u8 = 0, 0 => 99;
+}
+
+impl Config {
+    /// Starts from the defaults.
+    #[must_use]
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
+    }
+
+    /// Reads a configuration from TOML text. Keys are the setters of [`ConfigBuilder`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] naming the key, the value and the bound, or the line of a syntax error.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        ConfigBuilder::from_toml(text)?.build()
+    }
+
+    /// Reads a configuration file. Blocks on the file system.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_toml`], and [`ConfigError::File`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::File { path: path.into(), message: error.to_string() })?;
+        Self::from_toml(&text)
+    }
+
+    /// The name this node gives in the handshake.
+    #[must_use]
+    pub fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// What a reactor does when it has nothing to do.
+    #[must_use]
+    pub fn idle(&self) -> Idle {
+        self.idle
+    }
+
+    /// Which frames carry a checksum.
+    #[must_use]
+    pub fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+
+    /// The cores a `Node` pins its reactors to, in order; empty pins none.
+    #[must_use]
+    pub fn cores(&self) -> &[usize] {
+        &self.cores
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms.into())
+    }
+
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        Duration::from_millis(self.handshake_timeout_ms.into())
+    }
+
+    pub(crate) fn frame_timeout(&self) -> Duration {
+        Duration::from_millis(self.frame_timeout_ms.into())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::builder().build().expect("the defaults are valid: a test builds them")
+    }
+}
+
+impl ConfigBuilder {
+    /// Reads settings from TOML text without checking them yet, so that options given elsewhere
+    /// can be laid over them.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Toml`] for a syntax error, an unknown key or a value of another type.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text)
+            .map_err(|error| ConfigError::Toml { message: error.to_string().trim_end().into() })
+    }
+
+    /// The name this node gives in the handshake; at most 64 bytes. Default: empty.
+    #[must_use]
+    pub fn node_name(mut self, name: impl Into<String>) -> Self {
+        self.node_name = name.into();
+        self
+    }
+
+    /// What a reactor does when it has nothing to do. Default: [`Idle::Adaptive`].
+    #[must_use]
+    pub fn idle(mut self, idle: Idle) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// Which frames carry a checksum. Default: [`Checksum::Commands`].
+    #[must_use]
+    pub fn checksum(mut self, checksum: Checksum) -> Self {
+        self.checksum = checksum;
+        self
+    }
+
+    /// The cores to pin the reactors of a `Node` to, in order. Default: none are pinned.
+    #[must_use]
+    pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
+        self.cores = cores.into();
+        self
+    }
+
+    /// TCP congestion control of the connections, by the kernel's name (`cubic`, `bbr`, `reno`).
+    /// Default: the system's.
+    #[must_use]
+    pub fn tcp_congestion(mut self, name: impl Into<String>) -> Self {
+        self.tcp_congestion = Some(name.into());
+        self
+    }
+
+    /// Whether a `Node` locks the process's memory (mlockall(2)) before its reactors start.
+    /// Needs RLIMIT_MEMLOCK above everything the limits reserve. Default: no.
+    #[must_use]
+    pub fn mlockall(mut self, enabled: bool) -> Self {
+        self.mlockall = enabled;
+        self
+    }
+
+    /// Checks every setting against its bounds and the others, and freezes them.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] naming the key, the value and the bound.
+    pub fn build(mut self) -> Result<Config, ConfigError> {
+        self.check_bounds()?;
+        self.check_names()?;
+        let align = |bytes: u32| u32::try_from(padded(bytes as usize)).expect("bounds are small");
+        self.window_bytes = align(self.window_bytes);
+        self.block_bytes = align(self.block_bytes);
+        self.ring_entries = self.ring_entries.next_power_of_two();
+        self.check_relations()?;
+        Ok(self.freeze())
+    }
+
+    fn check_relations(&self) -> Result<(), ConfigError> {
+        let frame = u64::from(self.frame_bytes_max);
+        let at_least = |key, value: u64, other_key, other: u64, why| {
+            if value >= other {
+                return Ok(());
+            }
+            Err(ConfigError::BelowOther { key, value, other_key, other, why })
+        };
+        let whole = ": one frame must fit";
+        at_least("lane_bytes_max", self.lane_bytes_max.into(), "frame_bytes_max", frame, whole)?;
+        at_least("inbox_bytes_max", self.inbox_bytes_max, "frame_bytes_max", frame, whole)?;
+        let twice = "2 * frame_bytes_max";
+        let next = ": one frame and the next";
+        at_least("receive_memory_bytes", self.receive_memory_bytes, twice, 2 * frame, next)?;
+        at_least("send_memory_bytes", self.send_memory_bytes, twice, 2 * frame, next)?;
+        let blocks = u64::from(self.connections_max) * u64::from(self.block_bytes) / 16;
+        let share = ": every connection needs room for something to send";
+        let floor = "connections_max * block_bytes / 16";
+        at_least("send_memory_bytes", self.send_memory_bytes, floor, blocks, share)?;
+        if self.scheduler_fifo_priority > 0 && self.idle == Idle::Spin && self.cores.is_empty() {
+            return Err(ConfigError::Invalid {
+                key: "scheduler_fifo_priority",
+                value: self.scheduler_fifo_priority.to_string(),
+                expected: "a spinning SCHED_FIFO thread must be pinned: set cores, or idle = \"park\"",
+            });
+        }
+        Ok(())
+    }
+
+    fn check_names(&self) -> Result<(), ConfigError> {
+        if self.node_name.len() > NAME_BYTES_MAX {
+            return Err(ConfigError::Invalid {
+                key: "node_name",
+                value: self.node_name.clone(),
+                expected: "at most 64 bytes",
+            });
+        }
+        if let Some(name) = &self.tcp_congestion
+            && (name.is_empty() || name.len() > 15 || !name.is_ascii())
+        {
+            return Err(ConfigError::Invalid {
+                key: "tcp_congestion",
+                value: name.clone(),
+                expected: "a name from net.ipv4.tcp_available_congestion_control",
+            });
+        }
+        if let Some(core) = self.cores.iter().find(|&&core| core >= 1024) {
+            return Err(ConfigError::Invalid {
+                key: "cores",
+                value: core.to_string(),
+                expected: "core numbers from 0 to 1023",
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        let config = Config::default();
+        assert_eq!(config.frame_bytes_max(), 4 << 20);
+    }
+
+    #[test]
+    fn out_of_bounds_names_key_value_and_bound() {
+        let error = Config::from_toml("window_bytes = 16").expect_err("too small");
+        assert_eq!(error.to_string(), "window_bytes = 16 is out of bounds: 4096 to 4194304");
+    }
+
+    #[test]
+    fn relation_names_both_keys() {
+        let error = Config::from_toml("lane_bytes_max = 65536").expect_err("below a frame");
+        let text = error.to_string();
+        assert!(text.contains("lane_bytes_max = 65536"), "{text}");
+        assert!(text.contains("frame_bytes_max = 4194304"), "{text}");
+    }
+
+    #[test]
+    fn unknown_key_is_named_with_its_line() {
+        let error = Config::from_toml("idle = \"park\"\nwindow = 3").expect_err("unknown key");
+        let text = error.to_string();
+        assert!(text.contains("line 2"), "{text}");
+        assert!(text.contains("`window`"), "{text}");
+    }
+
+    #[test]
+    fn wrong_type_is_named() {
+        let text = Config::from_toml("idle = \"fast\"").expect_err("no such").to_string();
+        assert!(text.contains("fast"), "{text}");
+        assert!(text.contains("adaptive"), "{text}");
+    }
+
+    #[test]
+    fn toml_and_builder_agree() {
+        let text = "idle = \"spin\"\ncores = [0, 1]\nring_entries = 100\nchecksum = \"always\"";
+        let config = Config::from_toml(text).expect("valid");
+        assert_eq!(config.idle(), Idle::Spin);
+        assert_eq!(config.cores(), [0, 1]);
+        assert_eq!(config.ring_entries(), 128);
+        assert_eq!(config.checksum(), Checksum::Always);
+    }
+
+    #[test]
+    fn missing_file_is_named() {
+        let error = Config::from_file("/nonexistent/ringwire.toml").expect_err("missing");
+        assert!(error.to_string().contains("/nonexistent/ringwire.toml"));
+    }
+
+    #[test]
+    fn spinning_fifo_thread_must_be_pinned() {
+        let builder = Config::builder().idle(Idle::Spin).scheduler_fifo_priority(10);
+        assert!(builder.clone().build().is_err());
+        assert!(builder.cores([0]).build().is_ok());
+    }
+}

@@ -1,0 +1,288 @@
+//! Where to connect or listen: `host:port`, `[v6]:port`, a bare host, or `unix:/path`.
+//!
+//! Parsing touches nothing outside; [`Endpoint::resolve`] asks the resolver and may block.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The port of an endpoint that names none.
+pub const DEFAULT_PORT: u16 = 7411;
+
+/// Longest path of a Unix socket: `sun_path` without its terminator, unix(7).
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// A parsed endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// TCP, by host name or address.
+    Tcp {
+        /// Host name, IPv4 address, or IPv6 address without brackets.
+        host: String,
+        /// Port; 0 asks the kernel for a free one when listening.
+        port: u16,
+    },
+    /// A Unix stream socket.
+    Unix {
+        /// Path of the socket.
+        path: PathBuf,
+    },
+}
+
+/// An address the kernel understands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// IPv4 or IPv6.
+    Tcp(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// Which part of an endpoint is malformed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// Nothing there.
+    #[error("the endpoint is empty: expected host:port, [v6]:port, host or unix:/path")]
+    Empty,
+    /// No host before the port.
+    #[error("endpoint {text:?}: the host before the port is missing")]
+    HostMissing {
+        /// The endpoint.
+        text: String,
+    },
+    /// A host that cannot be a name or an address.
+    #[error("endpoint {text:?}: {host:?} is neither a host name nor an address")]
+    Host {
+        /// The endpoint.
+        text: String,
+        /// Its host part.
+        host: String,
+    },
+    /// The part in brackets is not an IPv6 address, or the brackets do not match.
+    #[error("endpoint {text:?}: the IPv6 part must be an address in brackets, as in [::1]:7411")]
+    Ipv6 {
+        /// The endpoint.
+        text: String,
+    },
+    /// The port is not a number from 0 to 65535.
+    #[error("endpoint {text:?}: the port {port:?} is not a number from 0 to 65535")]
+    Port {
+        /// The endpoint.
+        text: String,
+        /// Its port part.
+        port: String,
+    },
+    /// The path of a Unix socket is empty or too long.
+    #[error(
+        "endpoint {text:?}: a Unix path has 1 to {UNIX_PATH_BYTES_MAX} bytes, this one {bytes}"
+    )]
+    UnixPath {
+        /// The endpoint.
+        text: String,
+        /// Length of its path.
+        bytes: usize,
+    },
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        if text.trim().is_empty() {
+            return Err(EndpointError::Empty);
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            let bytes = path.len();
+            if !(1..=UNIX_PATH_BYTES_MAX).contains(&bytes) || path.contains('\0') {
+                return Err(EndpointError::UnixPath { text: text.into(), bytes });
+            }
+            return Ok(Self::Unix { path: path.into() });
+        }
+        if let Some(rest) = text.strip_prefix('[') {
+            return parse_bracketed(text, rest);
+        }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            return Ok(Self::Tcp { host: text.into(), port: DEFAULT_PORT });
+        }
+        let (host, port) = match text.split_once(':') {
+            None => (text, DEFAULT_PORT),
+            Some((_, port)) if port.contains(':') => {
+                return Err(EndpointError::Ipv6 { text: text.into() });
+            }
+            Some((host, port)) => (host, parse_port(text, port)?),
+        };
+        if host.is_empty() {
+            return Err(EndpointError::HostMissing { text: text.into() });
+        }
+        if !is_host(host) {
+            return Err(EndpointError::Host { text: text.into(), host: host.into() });
+        }
+        Ok(Self::Tcp { host: host.into(), port })
+    }
+}
+
+impl Endpoint {
+    /// The addresses behind the endpoint, in the resolver's order. Never empty.
+    ///
+    /// Blocks on the resolver (getaddrinfo(3)) when the host is a name; an address resolves
+    /// without any I/O.
+    ///
+    /// # Errors
+    ///
+    /// The resolver's, or `NotFound` when the name has no address.
+    pub fn resolve(&self) -> io::Result<Vec<Address>> {
+        match self {
+            Self::Unix { path } => Ok(vec![Address::Unix(path.clone())]),
+            Self::Tcp { host, port } => {
+                let found: Vec<_> =
+                    (host.as_str(), *port).to_socket_addrs()?.map(Address::Tcp).collect();
+                if found.is_empty() {
+                    return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// The host name, or the path of a Unix socket.
+    #[must_use]
+    pub fn host(&self) -> std::borrow::Cow<'_, str> {
+        match self {
+            Self::Tcp { host, .. } => host.into(),
+            Self::Unix { path } => path.to_string_lossy(),
+        }
+    }
+}
+
+fn parse_bracketed(text: &str, rest: &str) -> Result<Endpoint, EndpointError> {
+    let malformed = || EndpointError::Ipv6 { text: text.into() };
+    let (host, rest) = rest.split_once(']').ok_or_else(malformed)?;
+    // A scope (`fe80::1%eth0`) is the resolver's business; the address before it is ours.
+    let address = host.split_once('%').map_or(host, |(address, _)| address);
+    if address.parse::<Ipv6Addr>().is_err() {
+        return Err(malformed());
+    }
+    let port = match rest.strip_prefix(':') {
+        Some(port) => parse_port(text, port)?,
+        None if rest.is_empty() => DEFAULT_PORT,
+        None => return Err(malformed()),
+    };
+    Ok(Endpoint::Tcp { host: host.into(), port })
+}
+
+fn parse_port(text: &str, port: &str) -> Result<u16, EndpointError> {
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    match port.parse() {
+        Ok(port) if digits => Ok(port),
+        _ => Err(EndpointError::Port { text: text.into(), port: port.into() }),
+    }
+}
+
+/// RFC 1123 letters, digits, hyphens and dots, and the underscore that real networks use.
+fn is_host(host: &str) -> bool {
+    let labels_are_sound = host.trim_end_matches('.').split('.').all(|label| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    });
+    host.len() <= 253 && labels_are_sound
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { path } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Address {
+    /// The path of a Unix socket.
+    #[must_use]
+    pub fn unix_path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Tcp(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, host: &str, port: u16) {
+        let expected = Endpoint::Tcp { host: host.into(), port };
+        assert_eq!(text.parse(), Ok(expected), "{text}");
+    }
+
+    #[test]
+    fn tcp_forms_are_read() {
+        check("localhost:80", "localhost", 80);
+        check("10.0.0.1:0", "10.0.0.1", 0);
+        check("[::1]:9", "::1", 9);
+        check("[fe80::1%eth0]:9", "fe80::1%eth0", 9);
+        check("[::1]", "::1", DEFAULT_PORT);
+        check("::1", "::1", DEFAULT_PORT);
+        check("drive-7.cell_2.lan", "drive-7.cell_2.lan", DEFAULT_PORT);
+    }
+
+    #[test]
+    fn unix_path_is_read() {
+        let endpoint: Endpoint = "unix:/run/ring.sock".parse().expect("well formed");
+        assert_eq!(endpoint, Endpoint::Unix { path: "/run/ring.sock".into() });
+    }
+
+    #[test]
+    fn printed_endpoint_reads_back() {
+        for text in ["localhost:80", "[::1]:9", "unix:/run/x"] {
+            let endpoint: Endpoint = text.parse().expect("well formed");
+            assert_eq!(endpoint.to_string(), text);
+        }
+    }
+
+    fn refuse(text: &str) -> EndpointError {
+        text.parse::<Endpoint>().expect_err(text)
+    }
+
+    #[test]
+    fn malformed_endpoint_names_the_part() {
+        assert_eq!(refuse(" "), EndpointError::Empty);
+        assert!(matches!(refuse(":80"), EndpointError::HostMissing { .. }));
+        assert!(matches!(refuse("a b:80"), EndpointError::Host { .. }));
+        assert!(matches!(refuse("-a:80"), EndpointError::Host { .. }));
+        assert!(matches!(refuse("host:"), EndpointError::Port { .. }));
+        assert!(matches!(refuse("host:65536"), EndpointError::Port { .. }));
+        assert!(matches!(refuse("host:+1"), EndpointError::Port { .. }));
+        assert!(matches!(refuse("[::1"), EndpointError::Ipv6 { .. }));
+        assert!(matches!(refuse("[::1]9"), EndpointError::Ipv6 { .. }));
+        assert!(matches!(refuse("[zz]:9"), EndpointError::Ipv6 { .. }));
+        assert!(matches!(refuse("1:2:3"), EndpointError::Ipv6 { .. }));
+        assert!(matches!(refuse("unix:"), EndpointError::UnixPath { bytes: 0, .. }));
+        let long = format!("unix:/{}", "x".repeat(107));
+        assert!(matches!(refuse(&long), EndpointError::UnixPath { bytes: 108, .. }));
+    }
+
+    #[test]
+    fn address_resolves_without_a_resolver() {
+        let endpoint: Endpoint = "127.0.0.1:7".parse().expect("well formed");
+        let addresses = endpoint.resolve().expect("it is an address");
+        assert_eq!(addresses, [Address::Tcp(([127, 0, 0, 1], 7).into())]);
+    }
+}

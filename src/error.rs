@@ -1,0 +1,411 @@
+//! One enum per decision the caller must make.
+//!
+//! Told apart by who is to blame: the caller ([`SendError`], [`ConfigError`], [`EndpointError`]),
+//! the peer ([`ProtocolError`], [`AccessError`]; closes that connection only) and the machine
+//! ([`SetupError`], [`ConnectError`]). Errors of the message path are `Copy`, at most 16 bytes,
+//! and touch no heap.
+
+use std::io;
+use std::time::Duration;
+
+use crate::wire::handshake::RejectReason;
+use crate::wire::{Codec, Kind};
+
+pub use crate::config::ConfigError;
+pub use crate::endpoint::EndpointError;
+pub use crate::sys::probe::RingError;
+
+/// The peer broke the wire format. Closes that one connection; never the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// The stream does not start with "RW": wrong port, or a peer out of step.
+    #[error("bad magic {got:#06x}: the peer does not speak ringwire, or the stream is out of step")]
+    BadMagic {
+        /// The two bytes as a little-endian number.
+        got: u16,
+    },
+    /// A protocol version this library does not speak.
+    #[error("unknown protocol version {got}, this library speaks 1")]
+    BadVersion {
+        /// The version byte.
+        got: u8,
+    },
+    /// A kind byte outside the table.
+    #[error("unknown frame kind {got:#04x}")]
+    BadKind {
+        /// The kind byte.
+        got: u8,
+    },
+    /// A flag this version does not define, or one that needs the extension without it.
+    #[error("flags {got:#04x} are undefined or lack the extension they need")]
+    BadFlags {
+        /// The flags byte.
+        got: u8,
+    },
+    /// A priority outside 1 to 4.
+    #[error("priority {got} is not 1 to 4")]
+    BadPriority {
+        /// The priority byte.
+        got: u8,
+    },
+    /// A codec outside the table.
+    #[error("unknown codec {got}")]
+    BadCodec {
+        /// The codec byte.
+        got: u8,
+    },
+    /// A reserved field is not zero.
+    #[error("a reserved field is not zero")]
+    ReservedNotZero,
+    /// The padding behind the payload is not zero.
+    #[error("the padding is not zero")]
+    PaddingNotZero,
+    /// The frame is longer than this side accepts (4 GiB and more are shown as 4 GiB).
+    #[error("frame of {bytes} bytes exceeds the limit of {bytes_max}")]
+    FrameTooLong {
+        /// Length of the frame.
+        bytes: u32,
+        /// The limit.
+        bytes_max: u32,
+    },
+    /// A handshake frame without checksum.
+    #[error("handshake frame without checksum")]
+    ChecksumMissing,
+    /// The checksum does not match: the bytes were damaged on the way.
+    #[error("checksum {carried:#010x} does not match the computed {computed:#010x}")]
+    BadChecksum {
+        /// What the frame carries.
+        carried: u32,
+        /// What its bytes give.
+        computed: u32,
+    },
+    /// The payload of a handshake frame makes no sense.
+    #[error("malformed handshake payload")]
+    BadHandshake,
+    /// A frame that may not come in this state, such as data before the handshake.
+    #[error("unexpected frame of kind {kind:?}")]
+    Unexpected {
+        /// Its kind.
+        kind: Kind,
+    },
+    /// A sequence number that does not follow the one before it in its lane.
+    #[error("sequence {got} where {expected} was expected")]
+    BadSequence {
+        /// Low 32 bits of the next sequence of the lane.
+        expected: u32,
+        /// What came.
+        got: u32,
+    },
+}
+
+/// A received payload could not be read as the type asked for. The connection lives on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// The payload is not an rkyv archive.
+    #[error("the payload is {codec:?}, not rkyv")]
+    NotRkyv {
+        /// What it is.
+        codec: Codec,
+    },
+    /// The payload is of another type.
+    #[error("expected type {expected:#x}, got {got:#x}")]
+    TypeMismatch {
+        /// The number of the type asked for.
+        expected: u32,
+        /// The number in the frame.
+        got: u32,
+    },
+    /// The bytes do not start at the alignment the type needs.
+    #[error("the payload is not aligned to {align} bytes: copy it to aligned memory first")]
+    Misaligned {
+        /// The alignment needed.
+        align: usize,
+    },
+    /// bytecheck refused the bytes.
+    #[error("the bytes are not a valid archive of type {type_id:#x}")]
+    Invalid {
+        /// The number of the type asked for.
+        type_id: u32,
+    },
+}
+
+/// A message was not queued. Nothing was taken: the caller still has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The lane, or the reactor's send memory, is full: the peer reads slower than we write.
+    #[error("the lane is full: the peer reads slower than this side writes; retry after a turn")]
+    Full,
+    /// The message does not fit the smaller of both sides' frame limits.
+    #[error("frame of {bytes} bytes exceeds the limit of {bytes_max} (frame_bytes_max)")]
+    TooLarge {
+        /// Length of the frame.
+        bytes: u32,
+        /// The smaller of both sides' limits.
+        bytes_max: u32,
+    },
+    /// There is no connection, or no such client.
+    #[error("not connected")]
+    NotConnected,
+    /// The kind belongs to the session, not to applications.
+    #[error("kind {kind:?} is sent by the session itself; use an application kind")]
+    KindReserved {
+        /// The kind asked for.
+        kind: Kind,
+    },
+    /// The payload's own `Serialize` refused.
+    #[error("the payload could not be serialised")]
+    Unserializable,
+    /// The command queue into the reactor is full.
+    #[error("the reactor's command queue is full; retry later")]
+    Busy,
+    /// The node has shut down.
+    #[error("the node has shut down")]
+    ShutDown,
+}
+
+const _: () = assert!(size_of::<ProtocolError>() <= 16);
+const _: () = assert!(size_of::<SendError>() <= 16);
+
+/// A request got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The request was not queued.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// No answer in time. The link lives on; a late answer is counted and dropped.
+    #[error("no response within {timeout:?}")]
+    Timeout {
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The connection was lost before the answer came.
+    #[error("connection lost before the response came: {reason}")]
+    ConnectionLost {
+        /// Why.
+        reason: CloseReason,
+    },
+    /// As many requests as allowed are waiting already.
+    #[error("{requests_max} requests are waiting already (requests_max)")]
+    TooMany {
+        /// The limit.
+        requests_max: u32,
+    },
+}
+
+/// No message was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// None came in time.
+    #[error("no message within {timeout:?}")]
+    Timeout {
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// None is waiting and none can come any more.
+    #[error("not connected")]
+    NotConnected,
+}
+
+/// No session was established.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The endpoint text is malformed.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The host name did not resolve.
+    #[error("cannot resolve {host:?}: {source}")]
+    Resolve {
+        /// The host name.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// The connection could not be made.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The address tried last.
+        address: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Neither success nor failure in time.
+    #[error("no session with {address} within {timeout:?} (connect_timeout_ms)")]
+    Timeout {
+        /// The address tried last.
+        address: String,
+        /// The limit.
+        timeout: Duration,
+    },
+    /// The peer refused the handshake.
+    #[error("{address} refused the session: {reason}")]
+    Rejected {
+        /// The address.
+        address: String,
+        /// Its reason.
+        reason: RejectReason,
+    },
+    /// The connection ended during the handshake.
+    #[error("{address} closed the connection during the handshake: {reason}")]
+    Handshake {
+        /// The address.
+        address: String,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The client is connected already.
+    #[error("already connected; disconnect first")]
+    AlreadyConnected,
+    /// The reactor holds as many connections as it may.
+    #[error("the reactor is at its limit of {connections_max} connections (connections_max)")]
+    TooMany {
+        /// The limit.
+        connections_max: u32,
+    },
+    /// The node has shut down.
+    #[error("the node has shut down")]
+    ShutDown,
+}
+
+/// A reactor, server or node could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The configuration is invalid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The listen address is malformed.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The kernel refused the ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The kernel refused to listen.
+    #[error("cannot listen on {address}: {source}{}", listen_remedy(.source))]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another system call failed.
+    #[error("{operation} failed: {source}{}", descriptor_remedy(.source))]
+    System {
+        /// What was attempted.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another process listens there: stop it or choose another port (`ss -ltnp` names it)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE, a Unix \
+             socket needs write permission in its directory"
+        }
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+        _ => descriptor_remedy(error),
+    }
+}
+
+/// What to do about a lack of descriptors; empty for anything else.
+pub(crate) fn descriptor_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => {
+            "; the process is out of descriptors: raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=)"
+        }
+        Some(libc::ENFILE) => "; the system is out of descriptors: raise fs.file-max",
+        _ => "",
+    }
+}
+
+/// Why a connection ended. Each has a counter in the statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer closed its end.
+    #[error("the peer closed the connection")]
+    PeerClosed,
+    /// The peer said goodbye first.
+    #[error("the peer said goodbye")]
+    Goodbye,
+    /// This side disconnected.
+    #[error("this side disconnected")]
+    Local,
+    /// The peer did not complete the handshake in time.
+    #[error("the peer did not complete the handshake in time (handshake_timeout_ms)")]
+    HandshakeTimeout,
+    /// The connection was not made in time.
+    #[error("the connection was not made in time (connect_timeout_ms)")]
+    ConnectTimeout,
+    /// A frame was begun and not finished in time.
+    #[error("the peer began a frame and did not finish it in time (frame_timeout_ms)")]
+    FrameTimeout,
+    /// The peer broke the wire format.
+    #[error("protocol error: {0}")]
+    Protocol(ProtocolError),
+    /// The socket failed.
+    #[error("socket error: {}", io::Error::from_raw_os_error(*.errno))]
+    Socket {
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// The reactor is at its connection limit.
+    #[error("the server is at its connection limit (connections_max)")]
+    ConnectionLimit,
+    /// The peer refused our hello.
+    #[error("the peer refused the session: {0}")]
+    Rejected(RejectReason),
+    /// We refused the peer's hello.
+    #[error("this side refused the session: {0}")]
+    Refused(RejectReason),
+    /// This side did not take the goodbye's flush in time.
+    #[error("not flushed before the deadline")]
+    DrainTimeout,
+}
+
+impl CloseReason {
+    /// Names of the counters, by [`CloseReason::index`].
+    pub const NAMES: [&'static str; 12] = [
+        "peer_closed",
+        "goodbye",
+        "local",
+        "handshake_timeout",
+        "connect_timeout",
+        "frame_timeout",
+        "protocol",
+        "socket",
+        "connection_limit",
+        "rejected",
+        "refused",
+        "drain_timeout",
+    ];
+
+    /// Position in [`CloseReason::NAMES`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::PeerClosed => 0,
+            Self::Goodbye => 1,
+            Self::Local => 2,
+            Self::HandshakeTimeout => 3,
+            Self::ConnectTimeout => 4,
+            Self::FrameTimeout => 5,
+            Self::Protocol(_) => 6,
+            Self::Socket { .. } => 7,
+            Self::ConnectionLimit => 8,
+            Self::Rejected(_) => 9,
+            Self::Refused(_) => 10,
+            Self::DrainTimeout => 11,
+        }
+    }
+}

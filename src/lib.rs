@@ -1,0 +1,14 @@
+//! Ringwire: a message transport for low-latency control nodes.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod endpoint;
+pub mod error;
+pub mod stats;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod time;
+pub mod wire;
+
+pub use wire::payload::serialize;
+pub use wire::{Body, BodyError, Codec, Payload, Scratch};

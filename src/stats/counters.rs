@@ -1,0 +1,119 @@
+//! The counter block of one reactor.
+//!
+//! Invariant: a block has one writer, its reactor's thread. That makes an increment a plain load,
+//! add and store, about a nanosecond, and is why [`Counter::add`] is not public.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::error::CloseReason;
+
+/// A monotonic count. Readers may see it a little late, never torn and never going backwards.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning reactor calls this.
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        // ORDERING: with one writer nothing can slip between the load and the store, so no locked
+        // read-modify-write is needed. Counters order no other memory: Relaxed, paired with `get`.
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Reads the count, from any thread.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A value that goes up and down. One writer, any number of readers.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Replaces the value. Only the owning reactor calls this.
+    #[inline]
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// Reads the value, from any thread.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Counters of one reactor: one writer (its thread), any number of readers.
+///
+/// Aligned so that two reactors never share a cache line, nor an adjacent-line prefetch pair.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct Counters {
+    // Written for every message; first, so that they share their cache lines with nothing else.
+    /// Application frames handed to the kernel's queue of this side: admitted to a lane.
+    pub messages_sent: Counter,
+    /// Bytes of those frames on the wire.
+    pub bytes_sent: Counter,
+    /// Application frames handed to a handler, a waiting request or the inbox.
+    pub messages_received: Counter,
+    /// Bytes of those frames on the wire.
+    pub bytes_received: Counter,
+    /// When a byte last came or went, in monotonic nanoseconds; 0 before.
+    pub last_activity_ns: Gauge,
+    /// Messages refused because a lane or the send memory was full.
+    pub sends_refused: Counter,
+    /// Messages refused because they exceed the frame limit.
+    pub sends_too_large: Counter,
+    /// Admitted messages that a lost connection took with it.
+    pub messages_dropped: Counter,
+
+    // Written once per turn or less.
+    /// Turns of the loop.
+    pub turns: Counter,
+    /// `io_uring_enter` calls.
+    pub enters: Counter,
+    /// Completions reaped.
+    pub completions: Counter,
+    /// Times the reactor went to sleep in the kernel.
+    pub parks: Counter,
+    /// Times another thread's command woke it.
+    pub wakeups: Counter,
+    /// Times the kernel reported an overflowing completion queue.
+    pub cq_overflows: Counter,
+    /// Times the kernel was out of buffers or memory for an operation, which was then repeated.
+    pub enobufs: Counter,
+    /// Sends that the socket took only in part, and that were continued.
+    pub short_sends: Counter,
+    /// Zero-copy sends.
+    pub zero_copy_sends: Counter,
+    /// Zero-copy sends that the kernel copied after all.
+    pub zero_copy_copies: Counter,
+    /// Times a connection was not read because the inbox or the receive memory was full.
+    pub receive_pauses: Counter,
+    /// Sessions established.
+    pub connections_established: Counter,
+    /// Established sessions that ended, for any reason.
+    pub connections_lost: Counter,
+    /// Sessions established now.
+    pub connections_active: Gauge,
+    /// Panics caught in handlers.
+    pub handler_panics: Counter,
+    /// Responses that came after their request had been given up.
+    pub responses_late: Counter,
+    /// Frames of a lane that never arrived, seen as gaps in its sequence.
+    pub sequence_gaps: Counter,
+    /// Connection events dropped because nobody fetched them.
+    pub events_dropped: Counter,
+    /// Commands of other threads carried out.
+    pub commands: Counter,
+    /// Connections accepted that could not be kept: no descriptor or no room.
+    pub accept_errors: Counter,
+    /// Connections that ended, by [`CloseReason::index`].
+    pub closes: [Counter; CloseReason::NAMES.len()],
+}
+
+const _: () = assert!(align_of::<Counters>() == 128);

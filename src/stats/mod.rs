@@ -1,0 +1,11 @@
+//! Counters: one writer per block, any number of readers, no locks.
+//!
+//! Each reactor owns one [`Counters`] block; only its thread writes there. A reader on any thread
+//! sees each counter a little late, never torn and never going backwards.
+//! [`Statistics`] is a snapshot for people and programs.
+
+mod counters;
+mod snapshot;
+
+pub use counters::{Counter, Counters, Gauge};
+pub use snapshot::{CloseCount, Statistics};

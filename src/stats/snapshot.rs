@@ -1,0 +1,139 @@
+//! A snapshot of the counters, for people and programs.
+
+use serde::Serialize;
+
+use crate::error::CloseReason;
+use crate::stats::Counters;
+
+/// How many connections ended for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CloseCount {
+    /// Name of the reason, see [`CloseReason::NAMES`].
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+macro_rules! statistics {
+    ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
+        /// What has happened so far, summed over the reactors asked.
+        ///
+        /// The counters are read one after another while their reactors go on: each is right, and
+        /// they may be a few messages apart.
+        #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+        #[non_exhaustive]
+        pub struct Statistics {
+            /// Whether this side listens.
+            pub is_server: bool,
+            /// Reactors summed.
+            pub reactors: u64,
+            /// When a byte last came or went, in monotonic nanoseconds; 0 before.
+            pub last_activity_ns: u64,
+            $($(#[doc = $doc])+ pub $name: u64,)+
+            /// Connections that ended, by reason; reasons that never occurred are left out.
+            pub closes: Vec<CloseCount>,
+        }
+
+        impl Statistics {
+            fn add(&mut self, counters: &Counters) {
+                self.reactors += 1;
+                self.last_activity_ns = self.last_activity_ns.max(counters.last_activity_ns.get());
+                $(self.$name += counters.$name.get();)+
+            }
+        }
+    };
+}
+
+statistics! {
+    /// Application messages admitted to a lane.
+    messages_sent,
+    /// Bytes of those frames on the wire.
+    bytes_sent,
+    /// Application messages handed to a handler, a waiting request or the inbox.
+    messages_received,
+    /// Bytes of those frames on the wire.
+    bytes_received,
+    /// Messages refused because a lane or the send memory was full.
+    sends_refused,
+    /// Messages refused because they exceed the frame limit.
+    sends_too_large,
+    /// Admitted messages that a lost connection took with it.
+    messages_dropped,
+    /// Sessions established.
+    connections_established,
+    /// Established sessions that ended, for any reason.
+    connections_lost,
+    /// Sessions established now: the active clients of a server.
+    connections_active,
+    /// Panics caught in handlers.
+    handler_panics,
+    /// Responses that came after their request had been given up.
+    responses_late,
+    /// Frames of a lane that never arrived, seen as gaps in its sequence.
+    sequence_gaps,
+    /// Connection events dropped because nobody fetched them.
+    events_dropped,
+    /// Commands of other threads carried out.
+    commands,
+    /// Connections accepted that could not be kept: no descriptor or no room.
+    accept_errors,
+    /// Times a connection was not read because the inbox or the receive memory was full.
+    receive_pauses,
+    /// Turns of the loop.
+    turns,
+    /// `io_uring_enter` calls.
+    enters,
+    /// Completions reaped.
+    completions,
+    /// Times a reactor went to sleep in the kernel.
+    parks,
+    /// Times another thread's command woke a reactor.
+    wakeups,
+    /// Times the kernel reported an overflowing completion queue.
+    cq_overflows,
+    /// Times the kernel was out of buffers or memory for an operation, which was then repeated.
+    enobufs,
+    /// Sends that the socket took only in part, and that were continued.
+    short_sends,
+    /// Zero-copy sends.
+    zero_copy_sends,
+    /// Zero-copy sends that the kernel copied after all.
+    zero_copy_copies,
+}
+
+impl Statistics {
+    /// Sums the counters of `reactors`.
+    pub(crate) fn collect<'a>(
+        is_server: bool,
+        reactors: impl IntoIterator<Item = &'a Counters>,
+    ) -> Self {
+        let mut statistics = Self { is_server, ..Self::default() };
+        let mut closes = [0; CloseReason::NAMES.len()];
+        for counters in reactors {
+            statistics.add(counters);
+            for (sum, counter) in closes.iter_mut().zip(&counters.closes) {
+                *sum += counter.get();
+            }
+        }
+        statistics.closes = CloseReason::NAMES
+            .iter()
+            .zip(closes)
+            .filter(|&(_, count)| count > 0)
+            .map(|(&reason, count)| CloseCount { reason, count })
+            .collect();
+        statistics
+    }
+
+    /// Connections that ended for the named reason (see [`CloseReason::NAMES`]).
+    #[must_use]
+    pub fn closed(&self, reason: &str) -> u64 {
+        self.closes.iter().find(|close| close.reason == reason).map_or(0, |close| close.count)
+    }
+
+    /// Connections that ended for a reason that is nobody's wish: everything but an orderly end.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        let orderly = ["peer_closed", "goodbye", "local"];
+        self.closes.iter().filter(|close| !orderly.contains(&close.reason)).map(|c| c.count).sum()
+    }
+}

@@ -1,0 +1,2 @@
+//! Linux: the only place with `unsafe`.
+pub mod probe;

@@ -1,0 +1,61 @@
+//! Bytes ↔ frames. Sans-IO: no socket, no clock, no allocation.
+//!
+//! This page is the format; another language can implement it from here. All integers are
+//! little-endian. A *frame* is a 32-byte header, a 32-byte extension when the `extended` flag is
+//! set, the payload, and zero padding to a multiple of 16 bytes. Every frame of a stream therefore
+//! starts 16-aligned relative to the first, and a receiver that keeps its buffer 16-aligned reads
+//! rkyv payloads in place.
+//!
+//! # Header
+//!
+//! | offset | bytes | field | meaning |
+//! |---|---|---|---|
+//! | 0 | 2 | magic | bytes `52 57` ("RW") |
+//! | 2 | 1 | version | 1 |
+//! | 3 | 1 | kind | see [`Kind`] |
+//! | 4 | 1 | flags | see [`Flags`]; undefined bits are 0 |
+//! | 5 | 1 | priority | 1 low, 2 normal, 3 high, 4 critical: the *lane* |
+//! | 6 | 1 | codec | 0 opaque bytes, 1 rkyv, 2 JSON |
+//! | 7 | 1 | reserved | 0 |
+//! | 8 | 4 | payload_bytes | without padding |
+//! | 12 | 4 | checksum | CRC-32C over header (this field 0), extension and payload; 0 without the flag |
+//! | 16 | 4 | sequence | low 32 bits of the lane's 64-bit sequence, which starts at 1 |
+//! | 20 | 4 | type_id | the application's number of the payload type, 0 for none |
+//! | 24 | 8 | sent_at | sender's monotonic nanoseconds when the message was queued |
+//!
+//! # Extension
+//!
+//! | offset | bytes | field | meaning |
+//! |---|---|---|---|
+//! | 32 | 8 | acknowledged | cumulative, for the lane's opposite direction; 0 when unused |
+//! | 40 | 8 | correlation | ties a response to its request; 0 when neither |
+//! | 48 | 4 | ttl_us | time to live in microseconds; 0 never expires |
+//! | 52 | 4 | source | node number of the sender |
+//! | 56 | 4 | destination | node number of the receiver; 0 the peer |
+//! | 60 | 4 | reserved | 0 |
+//!
+//! # Conversation
+//!
+//! The side that connected sends *hello*; the other answers *welcome* (and messages may flow both
+//! ways) or *reject* (and closes). *Goodbye* announces an orderly close. These four are
+//! *handshake frames*: see [`handshake`] for their payloads. They carry a checksum always, use the
+//! critical priority, and do not take part in the lanes' sequences (their `sequence` is 0).
+//!
+//! Any violation is a [`ProtocolError`]; the stream has lost its frame boundaries and the
+//! connection is closed.
+
+pub mod decode;
+pub mod encode;
+pub mod handshake;
+pub mod header;
+pub mod payload;
+
+pub use decode::{Decoder, Frame};
+pub use encode::{Checksum, FrameHead};
+pub use header::{
+    Codec, EXTENSION_BYTES, Extension, FRAME_ALIGN, Flags, HEADER_BYTES, Header, Kind, MAGIC,
+    Priority, VERSION, frame_bytes, padded,
+};
+pub use payload::{Body, BodyError, Payload, Scratch};
+
+pub use crate::error::ProtocolError;
