@@ -6,12 +6,14 @@
 //!
 //! Cost: a few system calls, once per ring, before the first turn. Not for the turn.
 
+mod capabilities;
 mod refusal;
 mod setup;
 
-pub use refusal::{Facts, RingError, explain};
-pub use setup::SetupFlags;
+pub use capabilities::{Ability, Capabilities};
+pub use refusal::{Facts, RingError, Scope, explain};
 pub(crate) use setup::build_ring;
+pub use setup::{SetupFlags, ring_bytes};
 
 /// The oldest kernel a ring is built on: the first with `DEFER_TASKRUN` (io_uring_setup(2)).
 pub const KERNEL_MIN: (u32, u32) = (6, 1);

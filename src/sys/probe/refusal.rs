@@ -34,7 +34,7 @@ pub enum RingError {
     Blocked {
         /// What the kernel said: `EPERM` or `EACCES`.
         errno: i32,
-        /// Whether this process runs under a seccomp filter; `None` when `/proc` does not say.
+        /// Whether this thread runs under a seccomp filter; `None` when `/proc` does not say.
         filtered: Option<bool>,
     },
     /// There is no io_uring here.
@@ -137,7 +137,7 @@ pub struct Facts {
     pub disabled: Option<u32>,
     /// `kernel.io_uring_group`.
     pub group: Option<i64>,
-    /// Whether this process is under a seccomp filter.
+    /// Whether this thread is under a seccomp filter.
     pub filtered: Option<bool>,
     /// Whether this process may use io_uring where the sysctl is 1 (`CAP_SYS_ADMIN`).
     pub admin: bool,
@@ -170,7 +170,8 @@ impl Facts {
             disabled: number("proc/sys/kernel/io_uring_disabled")
                 .and_then(|value| u32::try_from(value).ok()),
             group: number("proc/sys/kernel/io_uring_group"),
-            filtered: read("proc/self/status").and_then(|status| seccomp_mode(&status)),
+            // Of this thread: filters are a thread's own, and `self` is the main thread's.
+            filtered: read("proc/thread-self/status").and_then(|status| seccomp_mode(&status)),
             admin: holds(CapabilitySet::SYS_ADMIN),
             ipc_lock: holds(CapabilitySet::IPC_LOCK),
             memlock_bytes: getrlimit(Resource::Memlock).current,

@@ -136,6 +136,18 @@ pub(super) const OPERATIONS_REQUIRED: [(&str, u8); 8] = [
     ("OP_READ", opcode::Read::CODE),
 ];
 
+/// Features that help where they are.
+pub(super) const FEATURES_OPTIONAL: [Feature; 4] = [
+    ("FEAT_LINKED_FILE", Parameters::is_feature_linked_file),
+    ("FEAT_RECVSEND_BUNDLE", Parameters::is_feature_recvsend_bundle),
+    ("FEAT_MIN_TIMEOUT", Parameters::is_feature_min_timeout),
+    ("FEAT_NO_IOWAIT", Parameters::is_feature_no_iowait),
+];
+
+/// Operations that help where they are.
+pub(super) const OPERATIONS_OPTIONAL: [(&str, u8); 2] =
+    [("OP_SENDMSG_ZC", opcode::SendMsgZc::CODE), ("OP_MSG_RING", opcode::MsgRingData::CODE)];
+
 /// Builds a ring of `entries` submissions and `cq_entries` completions, owned by the calling
 /// thread: with `SINGLE_ISSUER` the kernel refuses every other. Sizes above the kernel's limits are
 /// lowered to them (`CLAMP`); read the real ones from `params()`.
@@ -171,7 +183,7 @@ pub(crate) fn build_ring(
 /// What a ring of this size charges against RLIMIT_MEMLOCK, in bytes, estimated: entries of 64 and
 /// completions of 16 bytes, the index array, and the header, each rounded to pages.
 #[must_use]
-pub(super) fn ring_bytes(entries: u32, cq_entries: u32) -> u64 {
+pub fn ring_bytes(entries: u32, cq_entries: u32) -> u64 {
     const PAGE_BYTES: u64 = 4096;
     const HEADER_BYTES: u64 = 320;
     let entries = u64::from(entries).next_power_of_two();
@@ -268,7 +280,7 @@ pub(super) fn operations(ring: &IoUring) -> Result<Probe, RingError> {
     Ok(probe)
 }
 
-fn errno_of(error: &io::Error) -> i32 {
+pub(super) fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
