@@ -322,6 +322,12 @@ impl Config {
         self.idle
     }
 
+    /// Whether a `Node` locks the process's memory before its reactors start.
+    #[must_use]
+    pub fn mlockall(&self) -> bool {
+        self.mlockall
+    }
+
     /// Which frames carry a checksum.
     #[must_use]
     pub fn checksum(&self) -> Checksum {
@@ -332,6 +338,12 @@ impl Config {
     #[must_use]
     pub fn cores(&self) -> &[usize] {
         &self.cores
+    }
+
+    /// TCP congestion control of the connections; `None` is the system's.
+    #[must_use]
+    pub fn tcp_congestion(&self) -> Option<&str> {
+        self.tcp_congestion.as_deref()
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
