@@ -4,6 +4,9 @@
 pub mod config;
 pub mod endpoint;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod stats;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -59,3 +59,6 @@ pub use header::{
 pub use payload::{Body, BodyError, Payload, Scratch};
 
 pub use crate::error::ProtocolError;
+
+#[cfg(test)]
+mod tests;
