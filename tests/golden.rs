@@ -172,7 +172,7 @@ fn path() -> PathBuf {
 fn render(frames: &[(&'static str, Vec<u8>)]) -> String {
     let mut text = String::from(
         "# Frames of the wire format, version 1. The format: src/wire/mod.rs; the payloads of\n\
-         # hello, welcome, reject and goodbye: src/wire/handshake.rs; the inputs: tests/golden.rs.\n",
+         # hello, welcome, reject and goodbye: src/wire/handshake.rs. Built by tests/golden.rs.\n",
     );
     for (name, bytes) in frames {
         write!(text, "\n# {name} ({} bytes)\n", bytes.len()).expect("a string grows");
