@@ -1,1 +1,3 @@
+//! The `ringwire` command.
+
 fn main() {}
