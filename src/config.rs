@@ -334,6 +334,12 @@ impl Config {
         &self.cores
     }
 
+    /// TCP congestion control of the connections; `None` is the system's.
+    #[must_use]
+    pub fn tcp_congestion(&self) -> Option<&str> {
+        self.tcp_congestion.as_deref()
+    }
+
     pub(crate) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms.into())
     }
