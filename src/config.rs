@@ -322,6 +322,12 @@ impl Config {
         self.idle
     }
 
+    /// Whether a `Node` locks the process's memory before its reactors start.
+    #[must_use]
+    pub fn mlockall(&self) -> bool {
+        self.mlockall
+    }
+
     /// Which frames carry a checksum.
     #[must_use]
     pub fn checksum(&self) -> Checksum {

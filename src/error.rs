@@ -99,7 +99,9 @@ pub enum ProtocolError {
     },
 }
 
-/// A received payload could not be read as the type asked for. The connection lives on.
+/// A received payload could not be read as the type asked for.
+///
+/// A typed handler closes the connection on it; code that calls `access` itself decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccessError {
@@ -368,14 +370,17 @@ pub enum CloseReason {
     /// We refused the peer's hello.
     #[error("this side refused the session: {0}")]
     Refused(RejectReason),
-    /// This side did not take the goodbye's flush in time.
+    /// A payload was not a valid value of the type it claims to be.
+    #[error("invalid payload: {0}")]
+    Payload(AccessError),
+    /// What was queued, or the peer's own goodbye, took longer than the deadline.
     #[error("not flushed before the deadline")]
     DrainTimeout,
 }
 
 impl CloseReason {
     /// Names of the counters, by [`CloseReason::index`].
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 13] = [
         "peer_closed",
         "goodbye",
         "local",
@@ -388,6 +393,7 @@ impl CloseReason {
         "rejected",
         "refused",
         "drain_timeout",
+        "payload",
     ];
 
     /// Position in [`CloseReason::NAMES`].
@@ -406,6 +412,7 @@ impl CloseReason {
             Self::Rejected(_) => 9,
             Self::Refused(_) => 10,
             Self::DrainTimeout => 11,
+            Self::Payload(_) => 12,
         }
     }
 }

@@ -104,12 +104,12 @@ pub struct Counters {
     pub handler_panics: Counter,
     /// Responses that came after their request had been given up.
     pub responses_late: Counter,
-    /// Frames of a lane that never arrived, seen as gaps in its sequence.
-    pub sequence_gaps: Counter,
     /// Connection events dropped because nobody fetched them.
     pub events_dropped: Counter,
     /// Commands of other threads carried out.
     pub commands: Counter,
+    /// Messages posted by other threads without waiting for the verdict, and refused.
+    pub posts_dropped: Counter,
     /// Connections accepted that could not be kept: no descriptor or no room.
     pub accept_errors: Counter,
     /// Connections that ended, by [`CloseReason::index`].

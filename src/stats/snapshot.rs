@@ -69,12 +69,12 @@ statistics! {
     handler_panics,
     /// Responses that came after their request had been given up.
     responses_late,
-    /// Frames of a lane that never arrived, seen as gaps in its sequence.
-    sequence_gaps,
     /// Connection events dropped because nobody fetched them.
     events_dropped,
     /// Commands of other threads carried out.
     commands,
+    /// Messages posted by other threads without waiting for the verdict, and refused.
+    posts_dropped,
     /// Connections accepted that could not be kept: no descriptor or no room.
     accept_errors,
     /// Times a connection was not read because the inbox or the receive memory was full.

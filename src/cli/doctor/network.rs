@@ -1,0 +1,174 @@
+//! Judges the TCP settings of the host, tcp(7) and Documentation/networking/ip-sysctl.rst.
+
+use ringwire::config::Config;
+
+use super::host::Host;
+use super::report::Check;
+
+pub(super) fn checks(host: &Host, config: &Config) -> Vec<Check> {
+    vec![congestion(host, config), slow_start(host), backlog(host, config)]
+}
+
+fn congestion(host: &Host, config: &Config) -> Check {
+    const CHECK: &str = "congestion control";
+    if let Some(name) = config.tcp_congestion()
+        && let Some(check) = congestion_refused(CHECK, name, host)
+    {
+        return check;
+    }
+    let Some(name) = config.tcp_congestion().or(host.congestion.as_deref()) else {
+        return Check::unknown(CHECK, "/proc/sys/net/ipv4/tcp_congestion_control");
+    };
+    if !name.starts_with("bbr") {
+        return Check::good(CHECK, name);
+    }
+    let check =
+        Check::better(CHECK, format!("{name}: it paces, which delays bursts on fast links"));
+    if !has(&host.congestion_available, "cubic") {
+        return check
+            .advice("cubic does not pace, and has to be loaded first")
+            .command("sudo modprobe tcp_cubic");
+    }
+    let system = "sudo sysctl -w net.ipv4.tcp_congestion_control=cubic";
+    if config.tcp_congestion().is_some() {
+        return check.advice("set tcp_congestion = \"cubic\"");
+    }
+    if may_use(host, "cubic") {
+        return check
+            .advice("set tcp_congestion = \"cubic\" in the configuration, or for the host:")
+            .command(system);
+    }
+    check.advice("use cubic, which does not pace").command(system)
+}
+
+/// A congestion control asked for by name that the kernel will refuse; TCP_CONGESTION in tcp(7).
+fn congestion_refused(check: &'static str, name: &str, host: &Host) -> Option<Check> {
+    if host.congestion_available.is_empty() {
+        return None;
+    }
+    let available = host.congestion_available.join(", ");
+    if !has(&host.congestion_available, name) {
+        let found = format!("tcp_congestion = \"{name}\" is not among {available}");
+        return Some(
+            Check::bad(check, found)
+                .advice("load it, or use one of these")
+                .command(format!("sudo modprobe tcp_{name}")),
+        );
+    }
+    if may_use(host, name) {
+        return None;
+    }
+    let mut allowed = host.congestion_allowed.join(" ");
+    let found = format!("tcp_congestion = \"{name}\" is not among the allowed {allowed}");
+    allowed.push(' ');
+    allowed.push_str(name);
+    Some(
+        Check::bad(check, found)
+            .advice("allow it to processes without CAP_NET_ADMIN")
+            .command(format!("sudo sysctl -w net.ipv4.tcp_allowed_congestion_control='{allowed}'")),
+    )
+}
+
+fn may_use(host: &Host, name: &str) -> bool {
+    let allowed = &host.congestion_allowed;
+    host.privileges.net_admin() || allowed.is_empty() || has(allowed, name)
+}
+
+fn has(names: &[String], name: &str) -> bool {
+    names.iter().any(|other| other == name)
+}
+
+fn slow_start(host: &Host) -> Check {
+    const CHECK: &str = "slow start";
+    match host.slow_start_after_idle {
+        None => Check::unknown(CHECK, "/proc/sys/net/ipv4/tcp_slow_start_after_idle"),
+        Some(0) => Check::good(CHECK, "not after idle times"),
+        Some(_) => Check::better(CHECK, "after idle times too: it slows the first large message")
+            .advice("keep the window of idle connections")
+            .command("sudo sysctl -w net.ipv4.tcp_slow_start_after_idle=0"),
+    }
+}
+
+/// listen(2): the kernel silently lowers a backlog to `net.core.somaxconn`.
+fn backlog(host: &Host, config: &Config) -> Check {
+    const CHECK: &str = "accept queue";
+    let asked = u64::from(config.listen_backlog());
+    match host.somaxconn {
+        None => Check::unknown(CHECK, "/proc/sys/net/core/somaxconn"),
+        Some(most) if most >= asked => Check::good(CHECK, format!("{asked}")),
+        Some(most) => {
+            Check::better(CHECK, format!("listen_backlog = {asked} is lowered to {most}"))
+                .advice("raise the host's limit")
+                .command(format!("sudo sysctl -w net.core.somaxconn={asked}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::host::Privileges;
+    use super::super::report::Verdict;
+    use super::*;
+
+    fn host(current: &str, available: &str, allowed: &str) -> Host {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        Host {
+            congestion: Some(current.into()),
+            congestion_available: words(available),
+            congestion_allowed: words(allowed),
+            ..Host::default()
+        }
+    }
+
+    fn asking(name: &str) -> Config {
+        Config::builder().tcp_congestion(name).build().expect("valid")
+    }
+
+    #[test]
+    fn congestion_that_paces_could_be_better() {
+        let config = Config::default();
+        let cubic = congestion(&host("cubic", "reno cubic", "reno cubic"), &config);
+        assert_eq!(cubic.verdict, Verdict::Good);
+        let check = congestion(&host("bbr", "reno bbr cubic", "reno bbr cubic"), &config);
+        assert_eq!(check.verdict, Verdict::CouldBeBetter);
+        assert!(check.advice.expect("advice").contains("tcp_congestion = \"cubic\""));
+        assert!(check.command.expect("a command").contains("tcp_congestion_control=cubic"));
+        // The configuration could not use it, so it must not be told to.
+        let check = congestion(&host("bbr", "reno bbr cubic", "reno bbr"), &config);
+        assert!(!check.advice.expect("advice").contains("configuration"));
+        let check = congestion(&host("bbr", "reno bbr", "reno bbr"), &config);
+        assert_eq!(check.command.as_deref(), Some("sudo modprobe tcp_cubic"));
+        assert_eq!(congestion(&Host::default(), &config).verdict, Verdict::CouldBeBetter);
+    }
+
+    #[test]
+    fn congestion_asked_for_and_refused_will_not_work() {
+        let check = congestion(&host("cubic", "reno cubic", "reno cubic"), &asking("dctcp"));
+        assert_eq!(check.verdict, Verdict::WillNotWork);
+        assert_eq!(check.command.as_deref(), Some("sudo modprobe tcp_dctcp"));
+        let host = host("bbr", "reno bbr cubic", "reno bbr");
+        let check = congestion(&host, &asking("cubic"));
+        assert_eq!(check.verdict, Verdict::WillNotWork);
+        assert!(check.command.expect("a command").contains("='reno bbr cubic'"));
+        let root = Host { privileges: Privileges::ALL, ..host };
+        assert_eq!(congestion(&root, &asking("cubic")).verdict, Verdict::Good);
+        assert_eq!(congestion(&root, &asking("bbr")).verdict, Verdict::CouldBeBetter);
+    }
+
+    #[test]
+    fn slow_start_after_idle_could_be_better() {
+        let with = |value| slow_start(&Host { slow_start_after_idle: value, ..Host::default() });
+        assert_eq!(with(Some(0)).verdict, Verdict::Good);
+        assert_eq!(with(Some(1)).verdict, Verdict::CouldBeBetter);
+        assert_eq!(with(None).verdict, Verdict::CouldBeBetter);
+    }
+
+    #[test]
+    fn short_accept_queue_could_be_better() {
+        let with = |most| backlog(&Host { somaxconn: most, ..Host::default() }, &Config::default());
+        assert_eq!(with(Some(4096)).verdict, Verdict::Good);
+        let check = with(Some(128));
+        assert_eq!(check.verdict, Verdict::CouldBeBetter);
+        assert_eq!(check.command.as_deref(), Some("sudo sysctl -w net.core.somaxconn=1024"));
+    }
+}

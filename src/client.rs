@@ -1,0 +1,318 @@
+//! [`Client`]: one session, driven by the calling thread.
+//!
+//! There is no hidden thread: everything happens inside the client's calls, and only then. A
+//! control loop calls [`Client::poll`] once per cycle; it is one bounded pass that never sleeps.
+//! How often to poll: what arrives waits in the socket until the next call, and a server that
+//! talks without pause fills the kernel's buffer (some MiB) and then waits. For messages that must
+//! be handled while the application is busy elsewhere, use a `Node`.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::endpoint::Endpoint;
+use crate::error::{ConnectError, ReceiveError, RequestError, SendError, SetupError};
+use crate::message::Message;
+use crate::reactor::{
+    ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind, Reactor, RequestId,
+    ShutdownReport, Turn, Wait,
+};
+use crate::session::Envelope;
+use crate::stats::Statistics;
+use crate::time::Nanos;
+use crate::wire::{Body, Frame, Kind, Payload};
+
+/// Connections a client's reactor holds: the session, and one that is still closing.
+const CLIENT_CONNECTIONS_MAX: u32 = 4;
+
+/// From this many queued bytes on, `send` submits by itself.
+const AUTO_FLUSH_BYTES: usize = 64 << 10;
+
+/// One session with a server. Lives on one thread.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use ringwire::{Client, Config, Envelope};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut client = Client::new(Config::default())?;
+/// client.connect("drive-7.local:7411")?;
+/// let answer = client.request(Envelope::command(), b"status?", Duration::from_millis(5))?;
+/// println!("{:?}", answer.payload());
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    reactor: Reactor,
+    connection: Option<ConnectionId>,
+}
+
+impl Client {
+    /// Sets up a client on this thread: a ring and the memory that `config` asks for, for one
+    /// connection. Does not connect.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], which says what the kernel refused and what to do.
+    pub fn new(mut config: Config) -> Result<Self, SetupError> {
+        config.connections_max = config.connections_max.min(CLIENT_CONNECTIONS_MAX);
+        Ok(Self { reactor: Reactor::new(&config)?, connection: None })
+    }
+
+    /// Connects to `endpoint` (see [`Endpoint`] for its forms) and completes the handshake.
+    ///
+    /// Blocks on the resolver when the host is a name, then for up to `connect_timeout_ms` and
+    /// `handshake_timeout_ms` for each address it has.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`], of the last address tried.
+    pub fn connect(&mut self, endpoint: &str) -> Result<(), ConnectError> {
+        if self.connection_state() != ConnectionState::Disconnected {
+            return Err(ConnectError::AlreadyConnected);
+        }
+        let endpoint: Endpoint = endpoint.parse()?;
+        let addresses = endpoint.resolve().map_err(|source| ConnectError::Resolve {
+            host: endpoint.host().into_owned(),
+            source,
+        })?;
+        let mut failure = None;
+        for address in &addresses {
+            match self.reactor.connect(address) {
+                Ok(connection) => {
+                    self.connection = Some(connection);
+                    return Ok(());
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.expect("an endpoint resolves to at least one address"))
+    }
+
+    /// Flushes what is queued, says goodbye, and waits for the server to close: at most until
+    /// `deadline` from now.
+    pub fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
+        let Some(connection) = self.connection.take() else { return ShutdownReport::default() };
+        let dropped_before = self.reactor.statistics().messages_dropped;
+        let was_connected = self.reactor.connection(connection).is_some_and(|c| c.is_established);
+        self.reactor.disconnect(connection, deadline);
+        let mut flushed = false;
+        while self.reactor.connection(connection).is_some() {
+            if self.reactor.turn(Wait::Until(Nanos::NEVER)).is_err() {
+                break;
+            }
+        }
+        while let Some(event) = self.reactor.poll_event() {
+            if event.connection == connection
+                && let EventKind::Disconnected { messages_dropped, reason, .. } = event.kind
+            {
+                let in_order = matches!(
+                    reason,
+                    crate::error::CloseReason::Local | crate::error::CloseReason::Goodbye
+                );
+                flushed = in_order && messages_dropped == 0;
+            }
+        }
+        ShutdownReport {
+            connections: u64::from(was_connected),
+            flushed: u64::from(was_connected && flushed),
+            messages_dropped: self.reactor.statistics().messages_dropped - dropped_before,
+        }
+    }
+
+    /// Queues a message. It leaves with the next [`poll`](Self::poll), [`receive`](Self::receive),
+    /// [`request`](Self::request) or [`flush`](Self::flush), or by itself once 64 KiB are waiting.
+    ///
+    /// Hot path: no allocation, no system call (one when it submits by itself). Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued. After [`SendError::Full`], poll and try again.
+    #[inline]
+    pub fn send<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let connection = self.connection.ok_or(SendError::NotConnected)?;
+        self.reactor.send(connection, envelope, body)?;
+        if self.reactor.bytes_queued(connection) >= AUTO_FLUSH_BYTES {
+            self.reactor.flush_full_block(connection);
+        }
+        Ok(())
+    }
+
+    /// Submits what is queued, without waiting and without handling what came.
+    pub fn flush(&mut self) {
+        self.reactor.flush_replies();
+    }
+
+    /// Sends a request and waits for its answer. Handlers are called meanwhile; other messages
+    /// wait for [`receive`](Self::receive).
+    ///
+    /// Blocks for up to `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]. After a timeout the link lives on; a late answer is counted and dropped.
+    pub fn request<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<Message, RequestError> {
+        let id = self.start_request(envelope, body, timeout)?;
+        loop {
+            if let Some(outcome) = self.reactor.take_response(id) {
+                self.reactor.flush_replies();
+                return outcome;
+            }
+            self.reactor.turn_or_lose(id)?;
+        }
+    }
+
+    /// As [`request`](Self::request), but `take` reads the answer in the receive window: no copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`request`](Self::request).
+    #[inline]
+    pub fn request_with<B: Body + ?Sized, R>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+        take: impl FnOnce(Frame<'_>) -> R,
+    ) -> Result<R, RequestError> {
+        let connection = self.connection.ok_or(SendError::NotConnected)?;
+        self.reactor.request_with(connection, envelope, body, timeout, take)
+    }
+
+    /// Sends a request without waiting for its answer: for control loops. The request leaves with
+    /// the next poll; [`take_response`](Self::take_response) tells its outcome.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Send`] or [`RequestError::TooMany`]; nothing was queued.
+    pub fn start_request<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<RequestId, RequestError> {
+        let connection = self.connection.ok_or(SendError::NotConnected)?;
+        self.reactor.start_request(connection, envelope, body, timeout)
+    }
+
+    /// The outcome of a request, once there is one; it is then forgotten.
+    pub fn take_response(&mut self, request: RequestId) -> Option<Result<Message, RequestError>> {
+        self.reactor.take_response(request)
+    }
+
+    /// Gives a request up. A late answer is counted and dropped.
+    pub fn cancel_request(&mut self, request: RequestId) {
+        self.reactor.cancel_request(request);
+    }
+
+    /// Queues the answer to a request of the server's that came as a message.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued.
+    pub fn reply<B: Body + ?Sized>(
+        &mut self,
+        request: &Message,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        self.reactor.reply(request, envelope, body)
+    }
+
+    /// Waits for the next message that no handler takes, for up to `timeout`; zero only looks.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::Timeout`], or [`ReceiveError::NotConnected`] when none can come.
+    pub fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError> {
+        if let Some(message) = self.reactor.receive() {
+            return Ok(message);
+        }
+        let deadline = Nanos::now() + timeout;
+        loop {
+            let wait = if timeout.is_zero() { Wait::Poll } else { Wait::Until(deadline) };
+            let turned = self.reactor.turn(wait);
+            if let Some(message) = self.reactor.receive() {
+                self.reactor.flush_replies();
+                return Ok(message);
+            }
+            if turned.is_err() || self.connection_state() == ConnectionState::Disconnected {
+                return Err(ReceiveError::NotConnected);
+            }
+            if Nanos::now() >= deadline {
+                self.reactor.flush_replies();
+                return Err(ReceiveError::Timeout { timeout });
+            }
+        }
+    }
+
+    /// One bounded pass: submits what is queued, handles what has come (at most 64 completions),
+    /// and never sleeps. Call it once per control cycle.
+    ///
+    /// A failing ring shows as a lost connection.
+    pub fn poll(&mut self) -> Turn {
+        self.reactor.turn(Wait::Poll).unwrap_or_default()
+    }
+
+    /// Handles what comes until `deadline` from now, sleeping or spinning as configured.
+    pub fn run_for(&mut self, duration: Duration) {
+        let deadline = Nanos::now() + duration;
+        while Nanos::now() < deadline && self.reactor.turn(Wait::Until(deadline)).is_ok() {}
+        self.reactor.flush_replies();
+    }
+
+    /// Calls `handler` for messages of this kind that no handler by type takes.
+    ///
+    /// Handlers run inside the client's calls, on this thread; see [`Context`].
+    ///
+    /// # Panics
+    ///
+    /// When the kind belongs to the session (heartbeat, hello …).
+    pub fn on(&mut self, kind: Kind, handler: impl FnMut(&mut Context<'_>, Frame<'_>) + 'static) {
+        self.reactor.on(kind, handler);
+    }
+
+    /// Calls `handler` for messages with `T`'s `type_id`, with the validated value in place.
+    pub fn on_type<T: Payload>(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, Frame<'_>, &T::Archived) + 'static,
+    ) {
+        self.reactor.on_type::<T>(handler);
+    }
+
+    /// Where the connection stands, as of the last call that turned the reactor.
+    #[must_use]
+    pub fn connection_state(&self) -> ConnectionState {
+        self.connection.map_or(ConnectionState::Disconnected, |id| self.reactor.state_of(id))
+    }
+
+    /// What is known of the connection.
+    #[must_use]
+    pub fn connection(&self) -> Option<ConnectionInfo> {
+        self.reactor.connection(self.connection?)
+    }
+
+    /// The oldest connection event not fetched yet.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.reactor.poll_event()
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.reactor.statistics()
+    }
+
+    /// The reactor underneath, for what a client does not offer.
+    pub fn reactor(&mut self) -> &mut Reactor {
+        &mut self.reactor
+    }
+}

@@ -1,0 +1,16 @@
+//! Fixed-capacity memory, allocated before the first turn. Safe code only.
+//!
+//! [`Buffer`] is what the kernel may be lent: it is moved into the operation that uses it and
+//! comes back with the last completion, so no part of the crate can reach memory the kernel owns.
+
+mod buffer;
+mod deadlines;
+mod inbox;
+mod pool;
+mod window;
+
+pub(crate) use buffer::Buffer;
+pub(crate) use deadlines::Deadlines;
+pub(crate) use inbox::PayloadArena;
+pub(crate) use pool::{Pool, PoolLayout};
+pub(crate) use window::{Window, WindowMode};

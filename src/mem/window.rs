@@ -1,0 +1,328 @@
+//! The receive window of one connection: where the kernel writes and frames are read in place.
+//!
+//! ```text
+//!            head            tail
+//!   ┌─────────┬───────────────┬──────────────────────┐
+//!   │ handled │ unparsed      │ free: the next recv  │      active buffer
+//!   └─────────┴───────────────┴──────────────────────┘
+//! ```
+//!
+//! # Invariants
+//!
+//! - `head ≤ tail ≤ capacity`, and the frame at `head` starts 16-aligned: the window starts
+//!   aligned, frames are padded, and bytes only ever move to its start.
+//! - While a receive is in flight the active buffer belongs to that operation, not to the window.
+//! - When the window is empty its cursors return to the start, so a quiet connection touches the
+//!   same cache lines again.
+//!
+//! A frame that does not fit moves once into a larger buffer of the receive pool, and the rest of
+//! it is received straight there. The larger buffer is kept while large frames keep coming, so
+//! that a stream of them is not copied at all.
+
+use crate::mem::{Buffer, Pool};
+
+/// A partial frame up to this size is moved to the start of the window whenever one is left over:
+/// cheaper than a short receive later.
+const MOVE_BYTES_MAX: usize = 4096;
+
+/// How the next receive is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WindowMode {
+    /// Whatever is there.
+    Any,
+    /// All of it before it completes: the rest of a large frame.
+    Whole,
+}
+
+/// The range of the active buffer for the next receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
+    pub(crate) mode: WindowMode,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// `None` while a receive owns it.
+    active: Option<Buffer>,
+    /// The connection's own buffer, set aside while a larger one is active.
+    base: Option<Buffer>,
+    head: usize,
+    tail: usize,
+    /// Length of the last frame, when it needed more than the base buffer: the next is expected
+    /// to be as long.
+    large_frame_bytes: usize,
+}
+
+impl Window {
+    /// A window on the connection's own buffer.
+    pub(crate) fn new(base: Buffer) -> Self {
+        Self { active: Some(base), base: None, head: 0, tail: 0, large_frame_bytes: 0 }
+    }
+
+    /// Whether the window has its buffer, that is, no receive is in flight.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// Bytes received and not consumed.
+    ///
+    /// # Panics
+    ///
+    /// While a receive is in flight.
+    #[inline]
+    pub(crate) fn unparsed(&self) -> &[u8] {
+        let active = self.active.as_ref().expect("no receive is in flight");
+        &active.bytes()[self.head..self.tail]
+    }
+
+    /// Where in the active buffer the unparsed bytes stand.
+    #[inline]
+    pub(crate) fn range(&self) -> std::ops::Range<usize> {
+        self.head..self.tail
+    }
+
+    /// Whether part of a frame has been received.
+    #[inline]
+    pub(crate) fn has_unparsed(&self) -> bool {
+        self.head < self.tail
+    }
+
+    /// Marks the first `bytes` of the unparsed ones as handled.
+    #[inline]
+    pub(crate) fn consume(&mut self, bytes: usize) {
+        self.head += bytes;
+        assert!(self.head <= self.tail, "only what was received can be consumed");
+        if self.head == self.tail {
+            self.head = 0;
+            self.tail = 0;
+        }
+    }
+
+    /// Makes room for the next receive. `frame_bytes` is the length of the frame at the front,
+    /// when its header has arrived; `frame` the longest frame parsed since the last call.
+    ///
+    /// `None`: the frame needs a larger buffer and `pool` has none free; try again later.
+    pub(crate) fn prepare(
+        &mut self,
+        frame_bytes: Option<usize>,
+        parsed_bytes_max: usize,
+        pool: &mut Pool,
+    ) -> Option<Span> {
+        let pending = self.tail - self.head;
+        if parsed_bytes_max > 0 {
+            let large = self.base.is_some() && parsed_bytes_max > self.base_len() / 2;
+            self.large_frame_bytes = if large { parsed_bytes_max } else { 0 };
+        }
+        if pending == 0 && self.base.is_some() && !self.keeps_large(pool) {
+            self.shrink(pool);
+        }
+        let needed = frame_bytes.unwrap_or(0).max(pending + 1);
+        if needed > self.capacity() {
+            self.grow(needed, pool)?;
+        } else if self.head > 0
+            && (pending <= MOVE_BYTES_MAX || self.head + needed > self.capacity())
+        {
+            self.move_to_start();
+        }
+        Some(self.span(frame_bytes))
+    }
+
+    fn span(&self, frame_bytes: Option<usize>) -> Span {
+        let pending = self.tail - self.head;
+        let free = self.capacity() - self.tail;
+        assert!(free > 0, "prepare made room");
+        let span = |bytes, mode| Span { offset: self.tail, bytes, mode };
+        match frame_bytes {
+            // The rest of a frame that fills most of the base window anyway: wait for all of it.
+            Some(whole) if whole > pending && whole > self.base_len() / 2 => {
+                span((whole - pending).min(free), WindowMode::Whole)
+            }
+            // Not more than the frame expected, so that the one after it starts at the start.
+            None if self.large_frame_bytes > pending => {
+                span((self.large_frame_bytes - pending).min(free), WindowMode::Any)
+            }
+            _ => span(free, WindowMode::Any),
+        }
+    }
+
+    /// Hands the active buffer to a receive.
+    #[inline]
+    pub(crate) fn lend(&mut self) -> Buffer {
+        self.active.take().expect("one receive at a time")
+    }
+
+    /// Takes the buffer back with `bytes` more received.
+    #[inline]
+    pub(crate) fn restore(&mut self, buffer: Buffer, bytes: usize) {
+        assert!(self.active.is_none(), "a buffer comes back once");
+        self.tail += bytes;
+        assert!(self.tail <= buffer.len(), "the kernel stays within the span");
+        self.active = Some(buffer);
+    }
+
+    /// Gives up both buffers: the base one and, to `pool`, a larger one.
+    pub(crate) fn dissolve(mut self, pool: &mut Pool) -> Buffer {
+        if self.base.is_some() {
+            self.shrink(pool);
+        }
+        self.active.take().expect("no receive is in flight")
+    }
+
+    /// Whether frames larger than the base buffer are being received.
+    #[cfg(test)]
+    pub(crate) fn is_large(&self) -> bool {
+        self.base.is_some()
+    }
+
+    fn capacity(&self) -> usize {
+        self.active.as_ref().map_or(0, Buffer::len)
+    }
+
+    fn base_len(&self) -> usize {
+        self.base.as_ref().map_or_else(|| self.capacity(), Buffer::len)
+    }
+
+    /// A larger buffer is kept for the next large frame while memory is not scarce.
+    fn keeps_large(&self, pool: &Pool) -> bool {
+        self.large_frame_bytes > 0 && pool.free_bytes() >= pool.total_bytes() / 2
+    }
+
+    fn shrink(&mut self, pool: &mut Pool) {
+        let base = self.base.take().expect("the caller checked");
+        let large = self.active.replace(base).expect("no receive is in flight");
+        pool.give(large);
+        self.head = 0;
+        self.tail = 0;
+        self.large_frame_bytes = 0;
+    }
+
+    fn grow(&mut self, needed: usize, pool: &mut Pool) -> Option<()> {
+        let mut larger = pool.take(needed)?;
+        let pending = self.tail - self.head;
+        larger.bytes_mut()[..pending].copy_from_slice(self.unparsed());
+        let old = self.active.replace(larger).expect("no receive is in flight");
+        if self.base.is_none() {
+            self.base = Some(old);
+        } else {
+            pool.give(old);
+        }
+        self.head = 0;
+        self.tail = pending;
+        Some(())
+    }
+
+    fn move_to_start(&mut self) {
+        let active = self.active.as_mut().expect("no receive is in flight");
+        active.bytes_mut().copy_within(self.head..self.tail, 0);
+        self.tail -= self.head;
+        self.head = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::PoolLayout;
+
+    fn pool() -> Pool {
+        Pool::new(&PoolLayout::classes(1 << 16, 1024, 8192))
+    }
+
+    fn fill(window: &mut Window, span: Span, bytes: &[u8]) {
+        assert!(bytes.len() <= span.bytes);
+        let mut buffer = window.lend();
+        buffer.bytes_mut()[span.offset..span.offset + bytes.len()].copy_from_slice(bytes);
+        window.restore(buffer, bytes.len());
+    }
+
+    #[test]
+    fn empty_window_returns_to_its_start() {
+        let (mut pool, mut window) = (pool(), Window::new(Buffer::new(256)));
+        let span = window.prepare(None, 0, &mut pool).expect("room");
+        assert_eq!(span, Span { offset: 0, bytes: 256, mode: WindowMode::Any });
+        fill(&mut window, span, &[1; 64]);
+        window.consume(64);
+        let span = window.prepare(None, 64, &mut pool).expect("room");
+        assert_eq!(span.offset, 0);
+    }
+
+    #[test]
+    fn large_frame_moves_once_and_is_received_whole() {
+        let (mut pool, mut window) = (pool(), Window::new(Buffer::new(256)));
+        let span = window.prepare(None, 0, &mut pool).expect("room");
+        fill(&mut window, span, &[7; 256]);
+        let span = window.prepare(Some(1000), 0, &mut pool).expect("memory");
+        assert_eq!(span, Span { offset: 256, bytes: 744, mode: WindowMode::Whole });
+        assert!(window.is_large());
+        fill(&mut window, span, &[8; 744]);
+        assert_eq!(window.unparsed().len(), 1000);
+        assert_eq!(window.unparsed()[..256], [7; 256]);
+        window.consume(1000);
+
+        // The next is expected to be as long, and is not copied.
+        let span = window.prepare(None, 1000, &mut pool).expect("room");
+        assert_eq!(span, Span { offset: 0, bytes: 1000, mode: WindowMode::Any });
+        fill(&mut window, span, &[9; 64]);
+        window.consume(64);
+
+        // It was short: back to the base buffer.
+        let span = window.prepare(None, 64, &mut pool).expect("room");
+        assert_eq!(span, Span { offset: 0, bytes: 256, mode: WindowMode::Any });
+        assert_eq!(pool.lent(), 0);
+    }
+
+    #[test]
+    fn exhausted_pool_is_reported_and_loses_nothing() {
+        let mut pool = Pool::new(&PoolLayout::classes(2048, 1024, 1024));
+        let (a, b) = (pool.take(1), pool.take(1));
+        let mut window = Window::new(Buffer::new(256));
+        let span = window.prepare(None, 0, &mut pool).expect("room");
+        fill(&mut window, span, &[7; 256]);
+        assert!(window.prepare(Some(1000), 0, &mut pool).is_none());
+        assert_eq!(window.unparsed(), [7; 256]);
+        pool.give(a.expect("two were free"));
+        pool.give(b.expect("two were free"));
+        assert!(window.prepare(Some(1000), 0, &mut pool).is_some());
+    }
+
+    /// A byte stream cut into random frames and received in random pieces comes out unchanged.
+    #[test]
+    fn stream_survives_any_cutting() {
+        for seed in 0..500 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut pool = pool();
+            let frames: Vec<usize> = (0..40)
+                .map(|_| 16 * if rng.u8(..4) == 0 { rng.usize(1..400) } else { 2 })
+                .collect();
+            let stream: Vec<u8> = (0..frames.iter().sum()).map(|_| rng.u8(..)).collect();
+            let (mut sent, mut handled, mut frame) = (0, 0, 0);
+            let mut window = Window::new(Buffer::new(512));
+            let mut longest = 0;
+            while handled < stream.len() {
+                // A header is 16 bytes here and tells the length.
+                let known = (window.unparsed().len() >= 16).then(|| frames[frame]);
+                let span = window.prepare(known, longest, &mut pool).expect("memory");
+                longest = 0;
+                let most = span.bytes.min(stream.len() - sent);
+                let bytes = if span.mode == WindowMode::Whole { most } else { rng.usize(1..=most) };
+                fill(&mut window, span, &stream[sent..sent + bytes]);
+                sent += bytes;
+                while frame < frames.len() && window.unparsed().len() >= frames[frame] {
+                    let bytes = frames[frame];
+                    assert_eq!(window.unparsed()[..bytes], stream[handled..handled + bytes]);
+                    assert_eq!(window.unparsed().as_ptr().align_offset(16), 0, "seed {seed}");
+                    window.consume(bytes);
+                    longest = longest.max(bytes);
+                    handled += bytes;
+                    frame += 1;
+                }
+            }
+            assert_eq!(window.dissolve(&mut pool).len(), 512, "seed {seed}");
+            assert_eq!(pool.lent(), 0, "seed {seed}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Messages that outlive their handler.
+//!
+//! A [`Frame`] is borrowed from the receive window; a [`Message`] is its copy in shared memory
+//! ([`bytes::Bytes`]), made when it leaves the reactor's thread or waits for `receive`.
+
+use bytes::Bytes;
+
+use crate::error::AccessError;
+use crate::reactor::ConnectionId;
+use crate::wire::{Body, BodyError, Codec, Frame, Kind, Payload, Priority, Scratch, payload};
+
+/// A received message.
+#[derive(Debug, Clone)]
+pub struct Message {
+    connection: ConnectionId,
+    kind: Kind,
+    priority: Priority,
+    codec: Codec,
+    is_request: bool,
+    is_response: bool,
+    type_id: u32,
+    sequence: u32,
+    sent_at_ns: u64,
+    correlation: u64,
+    payload: Bytes,
+}
+
+impl Message {
+    /// A message with the fields of `frame` and a payload already copied.
+    #[inline]
+    pub(crate) fn new(connection: ConnectionId, frame: &Frame<'_>, payload: Bytes) -> Self {
+        Self {
+            connection,
+            kind: frame.kind(),
+            priority: frame.priority(),
+            codec: frame.codec(),
+            is_request: frame.is_request(),
+            is_response: frame.is_response(),
+            type_id: frame.type_id(),
+            sequence: frame.sequence(),
+            sent_at_ns: frame.sent_at_ns(),
+            correlation: frame.correlation(),
+            payload,
+        }
+    }
+
+    /// Who sent it: the client id on a server.
+    #[must_use]
+    pub fn connection(&self) -> ConnectionId {
+        self.connection
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The lane it travelled in.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// How the payload is to be read.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Whether the sender waits for an answer: see `reply` of client and server.
+    #[must_use]
+    pub fn is_request(&self) -> bool {
+        self.is_request
+    }
+
+    /// Whether it answers a request.
+    #[must_use]
+    pub fn is_response(&self) -> bool {
+        self.is_response
+    }
+
+    /// The application's number of the payload type, 0 for none.
+    #[must_use]
+    pub fn type_id(&self) -> u32 {
+        self.type_id
+    }
+
+    /// Low 32 bits of the lane's sequence.
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// When the sender queued it, in nanoseconds of the *sender's* monotonic clock.
+    #[must_use]
+    pub fn sent_at_ns(&self) -> u64 {
+        self.sent_at_ns
+    }
+
+    /// Ties a response to its request; 0 when it is neither.
+    #[must_use]
+    pub fn correlation(&self) -> u64 {
+        self.correlation
+    }
+
+    /// The payload; 16-aligned.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// The payload without the message. Keep it as long as you like; small messages share memory
+    /// with their neighbours, which lives as long as any of them.
+    #[must_use]
+    pub fn into_payload(self) -> Bytes {
+        self.payload
+    }
+
+    /// Reads the payload as a `T`, in place; validates the bytes on every call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Frame::access`].
+    pub fn access<T: Payload>(&self) -> Result<&T::Archived, AccessError> {
+        payload::access::<T>(self.codec, self.type_id, &self.payload)
+    }
+}
+
+/// A payload serialised on one thread, to be sent by another.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnedBody {
+    codec: Codec,
+    type_id: u32,
+    payload: Bytes,
+}
+
+impl OwnedBody {
+    /// Serialises `body` into memory of its own: one allocation, two for types whose length is
+    /// not known before.
+    pub(crate) fn new<B: Body + ?Sized>(body: &B, bytes_max: usize) -> Result<Self, BodyError> {
+        let mut scratch = Scratch::new();
+        let mut bytes = vec![0; 256];
+        let written = match body.encode(&mut bytes, &mut scratch) {
+            Err(BodyError::Overflow { bytes: needed }) if needed <= bytes_max => {
+                bytes.resize(needed, 0);
+                body.encode(&mut bytes, &mut scratch)?
+            }
+            other => other?,
+        };
+        bytes.truncate(written);
+        Ok(Self { codec: body.codec(), type_id: body.type_id(), payload: bytes.into() })
+    }
+}
+
+impl Body for OwnedBody {
+    fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    fn type_id(&self) -> u32 {
+        self.type_id
+    }
+
+    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
+        self.payload.encode(out, scratch)
+    }
+}

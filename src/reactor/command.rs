@@ -1,0 +1,161 @@
+//! What other threads may ask of a reactor, and how they wake it.
+//!
+//! # The sleeping flag
+//!
+//! ```text
+//!   reactor                          other thread
+//!   sleeping = true                  push the command
+//!   fence(SeqCst)                    fence(SeqCst)
+//!   is the queue empty? then sleep   if sleeping.swap(false): write the eventfd
+//! ```
+//!
+//! Of the two, at least one sees the other's write, so a command is never left lying while the
+//! reactor sleeps; and at most one thread pays for the wake-up.
+
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use crossbeam_channel::Sender;
+use crossbeam_queue::ArrayQueue;
+
+use crate::endpoint::Address;
+use crate::error::{CloseReason, SendError};
+use crate::message::OwnedBody;
+use crate::reactor::{ConnectionId, ConnectionInfo};
+use crate::session::Envelope;
+use crate::sys::socket::Waker;
+use crate::time::Nanos;
+
+/// One thing to do for another thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Send to one connection, as the answer to a request when `response_to` is not 0.
+    Send {
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: OwnedBody,
+        response_to: u64,
+        verdict: Option<Sender<Result<(), SendError>>>,
+    },
+    /// Send to every established connection.
+    Broadcast {
+        envelope: Envelope,
+        body: OwnedBody,
+        report: Sender<Vec<(ConnectionId, Result<(), SendError>)>>,
+    },
+    /// List the established connections.
+    Connections { reply: Sender<Vec<ConnectionInfo>> },
+    /// Connect, and tell when the session is established or not.
+    Dial { address: Address, reply: Sender<Result<ConnectionId, DialError>> },
+    /// End one connection after flushing it.
+    Disconnect { connection: ConnectionId, deadline: Nanos },
+    /// Stop listening, flush and end everything by `deadline`, then stop the thread.
+    Shutdown { deadline: Nanos },
+}
+
+/// Why a dial failed: the last address tried and what came of it.
+#[derive(Debug)]
+pub(crate) struct DialError {
+    pub(crate) address: String,
+    pub(crate) reason: DialFailure,
+}
+
+#[derive(Debug)]
+pub(crate) enum DialFailure {
+    TooMany { connections_max: u32 },
+    Socket(std::io::Error),
+    Closed(CloseReason),
+}
+
+/// The bounded way into a reactor from other threads.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    queue: ArrayQueue<Command>,
+    sleeping: AtomicBool,
+    /// The reactor holds back a connection because the shared inbox was full.
+    inbox_wanted: AtomicBool,
+    waker: Waker,
+}
+
+impl Mailbox {
+    pub(crate) fn new(commands_max: u32) -> std::io::Result<Self> {
+        Ok(Self {
+            queue: ArrayQueue::new(commands_max as usize),
+            sleeping: AtomicBool::new(false),
+            inbox_wanted: AtomicBool::new(false),
+            waker: Waker::new()?,
+        })
+    }
+
+    /// Queues a command and wakes the reactor if it sleeps. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// Gives the command back when the queue is full.
+    pub(crate) fn post(&self, command: Command) -> Result<(), Command> {
+        self.queue.push(command)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Wakes the reactor if it sleeps.
+    pub(crate) fn wake(&self) {
+        // ORDERING: pairs with the fence in `prepare_to_sleep`; see the module.
+        fence(Ordering::SeqCst);
+        // ORDERING: Relaxed, the fence above orders it; `swap` lets one thread only wake.
+        if self.sleeping.swap(false, Ordering::Relaxed) {
+            self.waker.wake();
+        }
+    }
+
+    /// The next command. The reactor's thread only.
+    #[inline]
+    pub(crate) fn take(&self) -> Option<Command> {
+        self.queue.pop()
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Announces sleep. Returns whether sleeping is right: no command came in between.
+    pub(crate) fn prepare_to_sleep(&self) -> bool {
+        // ORDERING: Relaxed, the fence below orders it before the look at the queue.
+        self.sleeping.store(true, Ordering::Relaxed);
+        // ORDERING: pairs with the fence in `wake`; see the module.
+        fence(Ordering::SeqCst);
+        if self.queue.is_empty() {
+            return true;
+        }
+        self.awake();
+        false
+    }
+
+    /// Announces that a connection is held back until the shared inbox has room.
+    pub(crate) fn want_inbox(&self) {
+        // ORDERING: Relaxed, the fence in `prepare_to_sleep` follows and orders it.
+        self.inbox_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Wakes the reactor if it waits for the room that the caller has just made in the inbox.
+    pub(crate) fn inbox_has_room(&self) {
+        // ORDERING: pairs with the fence in `prepare_to_sleep`: either this sees the wish, or the
+        // reactor sees the room.
+        fence(Ordering::SeqCst);
+        if self.inbox_wanted.load(Ordering::Relaxed)
+            && self.inbox_wanted.swap(false, Ordering::Relaxed)
+        {
+            self.wake();
+        }
+    }
+
+    /// Takes the announcement back.
+    pub(crate) fn awake(&self) {
+        // ORDERING: Relaxed: at worst another thread writes the eventfd once for nothing.
+        self.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}

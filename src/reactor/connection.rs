@@ -1,0 +1,191 @@
+//! One connection: a socket, its session, its receive window, and what is in flight on it.
+//!
+//! ```text
+//!   Connecting ──connected──▶ Live ──┬── close ──▶ Closing ──last operation ended──▶ (freed)
+//!        └─────────── failed ────────┘
+//! ```
+//!
+//! Closing is always: `shutdown(2)`, wait until no operation is in flight, `close`, free the slot.
+
+use slotmap::{Key, new_key_type};
+use socket2::Socket;
+
+use crate::error::CloseReason;
+use crate::mem::{Buffer, Window};
+use crate::session::lane::Block;
+use crate::session::{Session, Source};
+use crate::sys::ring::OpKey;
+use crate::time::Nanos;
+
+new_key_type! {
+    /// A connection of one reactor. A key of a connection that is gone finds nothing.
+    pub(crate) struct ConnectionKey;
+}
+
+impl ConnectionKey {
+    /// The slot number: the low half of the key's number, by slotmap's documentation.
+    pub(crate) fn slot(self) -> u32 {
+        (self.data().as_ffi() & u64::from(u32::MAX)) as u32
+    }
+}
+
+/// Names a connection in the whole node: the client id of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    pub(crate) reactor: u16,
+    pub(crate) key: ConnectionKey,
+}
+
+impl std::fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let number = self.key.data().as_ffi();
+        // Reactor, slot, and how often the slot has been used before.
+        write!(f, "{}.{}.{}", self.reactor, number & u64::from(u32::MAX), number >> 33)
+    }
+}
+
+impl std::fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// `connect` is in flight.
+    Connecting { operation: OpKey },
+    /// The socket is connected; the session has its own state.
+    Live,
+    /// `shutdown(2)` is done; waits for the operations in flight.
+    Closing { reason: CloseReason },
+}
+
+/// Why a connection with unparsed frames is not read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// The inbox has no room for the next message.
+    Inbox,
+    /// The receive memory has no buffer for the frame begun.
+    Memory,
+}
+
+/// A block whose buffer the ring owns for a send.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InFlight {
+    pub(crate) source: Source,
+    pub(crate) filled: usize,
+    pub(crate) frames: u32,
+    pub(crate) payload_bytes_max: usize,
+    /// Bytes the socket has taken.
+    pub(crate) sent: usize,
+}
+
+impl InFlight {
+    pub(crate) fn new(source: Source, block: &Block) -> Self {
+        Self {
+            source,
+            filled: block.filled,
+            frames: block.frames,
+            payload_bytes_max: block.payload_bytes_max,
+            sent: 0,
+        }
+    }
+
+    /// The block again, now that its buffer is back.
+    pub(crate) fn into_block(self, buffer: Buffer) -> Block {
+        Block {
+            buffer,
+            filled: self.filled,
+            frames: self.frames,
+            payload_bytes_max: self.payload_bytes_max,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) socket: Socket,
+    /// The other end's address, for people.
+    pub(crate) address: String,
+    pub(crate) phase: Phase,
+    pub(crate) session: Session,
+    pub(crate) window: Window,
+    /// A receive is in flight.
+    pub(crate) receiving: bool,
+    /// A send is in flight, or its rest waits to be queued again.
+    pub(crate) in_flight: Option<InFlight>,
+    /// The rest of a send that must be queued again.
+    pub(crate) unsent: Option<Buffer>,
+    /// The socket was full at the last attempt: sends wait for room instead of trying once.
+    pub(crate) congested: bool,
+    /// Zero-copy sends are worth trying.
+    pub(crate) zero_copy: bool,
+    /// In the reactor's list of connections with something to send.
+    pub(crate) is_dirty: bool,
+    /// In the reactor's list of connections whose receive must be armed.
+    pub(crate) wants_receive: bool,
+    /// The last receive left more in the socket, or nothing was sent since: data may be there.
+    pub(crate) expects_data: bool,
+    /// Length of the frame at the front of the window, once its header has arrived.
+    pub(crate) frame_bytes: Option<usize>,
+    /// Longest frame parsed since the window was last prepared.
+    pub(crate) parsed_bytes_max: usize,
+    pub(crate) pause: Option<Pause>,
+    /// Close once everything queued has left.
+    pub(crate) close_when_sent: Option<CloseReason>,
+    /// Bound of the current state: connect, handshake or drain.
+    pub(crate) state_deadline: Nanos,
+    /// When the frame at the front was begun; [`Nanos::NEVER`] without one.
+    pub(crate) frame_begun: Nanos,
+    /// When the session was established; [`Nanos::NEVER`] before.
+    pub(crate) established_at: Nanos,
+    pub(crate) messages_received: u64,
+    pub(crate) messages_sent: u64,
+    pub(crate) last_activity: Nanos,
+}
+
+impl Connection {
+    pub(crate) fn new(socket: Socket, address: String, session: Session, window: Window) -> Self {
+        Self {
+            socket,
+            address,
+            phase: Phase::Live,
+            session,
+            window,
+            receiving: false,
+            in_flight: None,
+            unsent: None,
+            congested: false,
+            zero_copy: true,
+            is_dirty: false,
+            wants_receive: false,
+            expects_data: true,
+            frame_bytes: None,
+            parsed_bytes_max: 0,
+            pause: None,
+            close_when_sent: None,
+            state_deadline: Nanos::NEVER,
+            frame_begun: Nanos::NEVER,
+            established_at: Nanos::NEVER,
+            messages_received: 0,
+            messages_sent: 0,
+            last_activity: Nanos(0),
+        }
+    }
+
+    /// Whether the kernel holds an operation of this connection.
+    pub(crate) fn has_operations(&self) -> bool {
+        let sending = self.in_flight.is_some() && self.unsent.is_none();
+        self.receiving || sending || matches!(self.phase, Phase::Connecting { .. })
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.phase == Phase::Live
+    }
+
+    pub(crate) fn is_established(&self) -> bool {
+        self.established_at != Nanos::NEVER
+    }
+}

@@ -1,0 +1,522 @@
+//! What a reactor owns, apart from its handlers: so that a handler can be lent all of it.
+//!
+//! Holds the connections, the memory, the ring and the lists of who has something to do. The
+//! steps of a turn that need no handler are methods here and in `transmit`; `mod.rs` puts them in
+//! order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use slotmap::SlotMap;
+
+use crate::config::{Config, Idle};
+use crate::error::{AccessError, CloseReason, SendError, SetupError};
+use crate::mem::{Buffer, Deadlines, PayloadArena, Pool, PoolLayout};
+use crate::message::Message;
+use crate::reactor::command::{DialError, DialFailure, Mailbox};
+use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
+use crate::reactor::inbox::Inbox;
+use crate::reactor::listener::Listener;
+use crate::reactor::requests::Requests;
+use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
+use crate::session::lane::{LaneLimits, SendMemory};
+use crate::session::state::State;
+use crate::session::{Correlation, Envelope, Identity};
+use crate::stats::Counters;
+use crate::sys::ring::Ring;
+use crate::time::Nanos;
+use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
+use crate::wire::{Body, Frame, Scratch};
+
+/// Size of the small send blocks, of which every session is guaranteed one.
+const SMALL_BLOCK_BYTES: usize = 4096;
+const _: () = assert!(SMALL_BLOCK_BYTES >= HANDSHAKE_BYTES_MAX);
+
+/// See the module.
+pub(crate) struct Core {
+    pub(crate) index: u16,
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) limits: LaneLimits,
+    pub(crate) idle: Idle,
+    pub(crate) now: Nanos,
+    pub(crate) connections: SlotMap<ConnectionKey, Connection>,
+    /// The key last used in each slot, to find it by the number the deadlines know.
+    pub(crate) keys: Vec<ConnectionKey>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) requests: Requests,
+    pub(crate) inbox: Inbox,
+    pub(crate) arena: PayloadArena,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) deadlines: Deadlines,
+    /// Connections with bytes to parse.
+    pub(crate) ready: Vec<ConnectionKey>,
+    /// Connections with something to send.
+    pub(crate) dirty: Vec<ConnectionKey>,
+    /// Takes turns with `dirty`.
+    pub(crate) dirty_spare: Vec<ConnectionKey>,
+    /// Connections whose receive must be armed.
+    pub(crate) unarmed: Vec<ConnectionKey>,
+    /// Connections that wait for inbox room or receive memory.
+    pub(crate) paused: Vec<ConnectionKey>,
+    /// Connections whose last operation has ended.
+    pub(crate) ended: Vec<ConnectionKey>,
+    /// Sends queued in the ring and not submitted.
+    pub(crate) sends_unsubmitted: u32,
+    pub(crate) active: u64,
+    pub(crate) last_activity: Nanos,
+    pub(crate) mailbox: Option<Arc<Mailbox>>,
+    pub(crate) mailbox_polled: bool,
+    /// A prompt send is in flight and somebody waits for its end.
+    pub(crate) backlog: bool,
+    /// Who waits for a connection to be established.
+    pub(crate) watchers: Vec<(ConnectionKey, Sender<Result<ConnectionId, DialError>>)>,
+    /// The connection that ended last, for whoever waits for it in a loop of its own.
+    pub(crate) last_closed: Option<(ConnectionKey, CloseReason)>,
+    /// The reactor is shutting down and admits nobody.
+    pub(crate) closing: bool,
+    pub(crate) shutdown_deadline: Nanos,
+    pub(crate) shutdown_report: ShutdownReport,
+    pub(crate) dropped_before_shutdown: u64,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) scratch: Scratch,
+    pub(crate) windows: Pool,
+    pub(crate) receive_memory: Pool,
+    pub(crate) send_memory: Pool,
+    /// Last: dropping it waits until the kernel has let go of every buffer.
+    pub(crate) ring: Ring,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: Config,
+        index: u16,
+        mailbox: Option<Arc<Mailbox>>,
+        inbox: Inbox,
+    ) -> Result<Self, SetupError> {
+        let connections_max = config.connections_max() as usize;
+        // A receive and a send each, a connect before them, the listeners, the eventfd.
+        let mut ring = Ring::new(config.ring_entries(), connections_max * 2 + 64)?;
+        let limits = LaneLimits::from_config(&config);
+        let mut send_memory = send_memory(&config);
+        register(&mut ring, &mut send_memory, &config);
+        if config.napi_busy_poll_us() > 0
+            && let Err(error) = ring.enable_napi(config.napi_busy_poll_us())
+        {
+            tracing::warn!(%error, "NAPI busy polling is not available (Linux 6.9)");
+        }
+        let mut session_id = SessionId::default();
+        getrandom::fill(&mut session_id.0).map_err(|error| SetupError::System {
+            operation: "getrandom",
+            source: std::io::Error::other(error.to_string()),
+        })?;
+        let slots = connections_max + 64;
+        Ok(Self {
+            index,
+            identity: Identity {
+                session_id,
+                node_name: config.node_name().into(),
+                node_number: config.node_number(),
+                schema_hash: config.schema_hash(),
+                frame_bytes_max: config.frame_bytes_max(),
+                checksum: config.checksum(),
+            },
+            limits,
+            idle: config.idle(),
+            now: Nanos::now(),
+            connections: SlotMap::with_capacity_and_key(connections_max),
+            keys: vec![ConnectionKey::default(); slots],
+            listeners: Vec::new(),
+            requests: Requests::new(config.requests_max()),
+            inbox,
+            arena: PayloadArena::new(),
+            events: VecDeque::with_capacity(config.events_max() as usize),
+            deadlines: Deadlines::with_capacity(slots),
+            ready: Vec::with_capacity(connections_max),
+            dirty: Vec::with_capacity(connections_max),
+            dirty_spare: Vec::with_capacity(connections_max),
+            unarmed: Vec::with_capacity(connections_max),
+            paused: Vec::with_capacity(connections_max),
+            ended: Vec::with_capacity(connections_max),
+            sends_unsubmitted: 0,
+            active: 0,
+            last_activity: Nanos(0),
+            mailbox,
+            mailbox_polled: false,
+            backlog: false,
+            watchers: Vec::new(),
+            last_closed: None,
+            closing: false,
+            shutdown_deadline: Nanos::NEVER,
+            shutdown_report: ShutdownReport::default(),
+            dropped_before_shutdown: 0,
+            counters: Arc::new(Counters::default()),
+            scratch: Scratch::new(),
+            windows: windows(&config),
+            receive_memory: receive_memory(&config),
+            send_memory,
+            ring,
+            config,
+        })
+    }
+
+    /// The id of a connection of this reactor.
+    #[inline]
+    pub(crate) fn id(&self, key: ConnectionKey) -> ConnectionId {
+        ConnectionId { reactor: self.index, key }
+    }
+
+    /// The key of a connection, if it is of this reactor and established.
+    #[inline]
+    pub(crate) fn key(&self, id: ConnectionId) -> Result<ConnectionKey, SendError> {
+        if id.reactor == self.index && self.connections.contains_key(id.key) {
+            Ok(id.key)
+        } else {
+            Err(SendError::NotConnected)
+        }
+    }
+
+    /// Queues a message on a connection. Hot path: no allocation, no syscall.
+    #[inline]
+    pub(crate) fn push<B: Body + ?Sized>(
+        &mut self,
+        key: ConnectionKey,
+        envelope: Envelope,
+        correlation: Correlation,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return Err(SendError::NotConnected);
+        };
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let identity = &self.identity;
+        let outcome =
+            connection.session.push(envelope, correlation, body, identity, self.now, &mut memory);
+        match outcome {
+            Ok(bytes) => {
+                connection.messages_sent += 1;
+                self.counters.messages_sent.add(1);
+                self.counters.bytes_sent.add(bytes as u64);
+                if !connection.is_dirty {
+                    connection.is_dirty = true;
+                    self.dirty.push(key);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.count_refusal(error);
+                Err(error)
+            }
+        }
+    }
+
+    #[cold]
+    fn count_refusal(&self, error: SendError) {
+        match error {
+            SendError::Full => self.counters.sends_refused.add(1),
+            SendError::TooLarge { .. } => self.counters.sends_too_large.add(1),
+            _ => {}
+        }
+    }
+
+    /// Queues a message on every established connection.
+    pub(crate) fn broadcast<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+    ) -> BroadcastReport {
+        let keys: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.is_established())
+            .map(|(key, _)| key)
+            .collect();
+        let outcomes = keys
+            .into_iter()
+            .map(|key| (self.id(key), self.push(key, envelope, Correlation::None, body)))
+            .collect();
+        BroadcastReport { outcomes }
+    }
+
+    /// Copies a frame to memory that outlives the handler.
+    pub(crate) fn message(&mut self, key: ConnectionKey, frame: &Frame<'_>) -> Message {
+        let payload = self.arena.copy(frame.payload());
+        Message::new(self.id(key), frame, payload)
+    }
+
+    /// A typed handler found its payload invalid.
+    #[cold]
+    pub(crate) fn reject_payload(&mut self, key: ConnectionKey, error: AccessError) {
+        self.close(key, CloseReason::Payload(error));
+    }
+
+    /// Puts a connection into the list of those with something to send.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !connection.is_dirty
+        {
+            connection.is_dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// Puts a connection into the list of those to be read.
+    #[inline]
+    pub(crate) fn mark_unarmed(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !connection.wants_receive
+        {
+            connection.wants_receive = true;
+            self.unarmed.push(key);
+        }
+    }
+
+    /// Stops admitting messages on a connection and ends it once everything queued has left, or
+    /// at `deadline`.
+    pub(crate) fn drain(&mut self, key: ConnectionKey, deadline: Nanos) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match (connection.phase, connection.session.state()) {
+            (Phase::Live, State::Open) => {
+                connection.session.drain();
+                connection.state_deadline = deadline;
+                self.set_deadline(key);
+                self.mark_dirty(key);
+            }
+            (Phase::Live, State::Draining | State::Finishing) => {
+                connection.state_deadline = connection.state_deadline.min(deadline);
+                self.set_deadline(key);
+            }
+            (Phase::Live | Phase::Connecting { .. }, _) => self.close(key, CloseReason::Local),
+            (Phase::Closing { .. }, _) => {}
+        }
+    }
+
+    /// Begins the end of a connection: nothing more is sent or handled. The slot is freed when
+    /// the last operation in flight has ended.
+    #[cold]
+    pub(crate) fn close(&mut self, key: ConnectionKey, reason: CloseReason) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if matches!(connection.phase, Phase::Closing { .. }) {
+            return;
+        }
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let mut dropped = connection.session.end(reason, &mut memory);
+        if let Some(in_flight) = connection.in_flight {
+            dropped += u64::from(in_flight.frames);
+            if let Some(buffer) = connection.unsent.take() {
+                let block = in_flight.into_block(buffer);
+                connection.session.block_sent(in_flight.source, block, &mut memory);
+                connection.in_flight = None;
+            }
+        }
+        // ENOTCONN only, when the peer was faster: then the operations have ended already.
+        let _ = connection.socket.shutdown(std::net::Shutdown::Both);
+        let connecting = match connection.phase {
+            Phase::Connecting { operation } => Some(operation),
+            _ => None,
+        };
+        let established = connection.is_established();
+        let has_operations = connection.has_operations();
+        connection.state_deadline = Nanos::NEVER;
+        connection.frame_begun = Nanos::NEVER;
+        connection.phase = Phase::Closing { reason };
+
+        self.counters.messages_dropped.add(dropped);
+        self.counters.closes[reason.index()].add(1);
+        if established {
+            self.active -= 1;
+            self.counters.connections_active.set(self.active);
+            self.counters.connections_lost.add(1);
+        }
+        self.set_deadline(key);
+        if self.closing && established && reason == CloseReason::Local && dropped == 0 {
+            self.shutdown_report.flushed += 1;
+        }
+        self.last_closed = Some((key, reason));
+        self.notify_watcher(key, Err(reason));
+        self.requests.fail(key, reason);
+        let kind = EventKind::Disconnected { reason, established, messages_dropped: dropped };
+        self.emit(key, kind);
+        if let Some(operation) = connecting {
+            self.ring.cancel(operation);
+        } else if !has_operations {
+            self.ended.push(key);
+        }
+    }
+
+    /// Tells whoever waits for this connection how it went.
+    pub(crate) fn notify_watcher(&mut self, key: ConnectionKey, outcome: Result<(), CloseReason>) {
+        let Some(at) = self.watchers.iter().position(|(watched, _)| *watched == key) else {
+            return;
+        };
+        let (_, reply) = self.watchers.swap_remove(at);
+        let address = self.connections.get(key).map_or_else(String::new, |c| c.address.clone());
+        let outcome = outcome
+            .map(|()| self.id(key))
+            .map_err(|reason| DialError { address, reason: DialFailure::Closed(reason) });
+        // Nobody waits any more when the other end is gone.
+        let _ = reply.try_send(outcome);
+    }
+
+    /// Ends everything at once, without waiting for the kernel: the reactor is being dropped.
+    pub(crate) fn abandon(&mut self) {
+        if !self.closing {
+            self.stop_listening();
+        }
+        let keys: Vec<_> = self.connections.keys().collect();
+        for key in keys {
+            self.close(key, CloseReason::Local);
+        }
+    }
+
+    /// Puts a message into the inbox.
+    #[inline]
+    pub(crate) fn deliver(&mut self, message: Message) {
+        self.inbox.put(message);
+    }
+
+    /// Frees the slots of connections whose last operation has ended.
+    pub(crate) fn free_ended(&mut self) {
+        while let Some(key) = self.ended.pop() {
+            let Some(connection) = self.connections.remove(key) else { continue };
+            assert!(!connection.has_operations(), "a slot is freed after its last operation");
+            self.deadlines.set(key.slot(), Nanos::NEVER);
+            let base = connection.window.dissolve(&mut self.receive_memory);
+            self.windows.give(base);
+            // Dropping the socket closes it.
+        }
+    }
+
+    /// Tells the deadlines the earliest of a connection's bounds.
+    pub(crate) fn set_deadline(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let frame_deadline = match connection.frame_begun {
+            Nanos::NEVER => Nanos::NEVER,
+            begun => begun + self.config.frame_timeout(),
+        };
+        self.deadlines.set(key.slot(), connection.state_deadline.min(frame_deadline));
+    }
+
+    /// Acts on the deadlines that are due.
+    #[inline]
+    pub(crate) fn expire(&mut self) {
+        while let Some(slot) = self.deadlines.pop_due(self.now) {
+            self.expire_slot(slot);
+        }
+        if self.requests.earliest() <= self.now {
+            self.requests.expire(self.now);
+        }
+    }
+
+    #[cold]
+    fn expire_slot(&mut self, slot: u32) {
+        if slot as usize > self.config.connections_max() as usize {
+            self.rearm_listener(slot);
+            return;
+        }
+        let key = self.keys[slot as usize];
+        let Some(connection) = self.connections.get(key) else { return };
+        if connection.state_deadline > self.now {
+            let begun = connection.frame_begun;
+            if begun != Nanos::NEVER && begun + self.config.frame_timeout() <= self.now {
+                self.close(key, CloseReason::FrameTimeout);
+            } else {
+                self.set_deadline(key);
+            }
+            return;
+        }
+        let reason = match (connection.phase, connection.session.state()) {
+            (Phase::Connecting { .. }, _) => CloseReason::ConnectTimeout,
+            (_, State::Greeting) => CloseReason::HandshakeTimeout,
+            (_, State::Finishing) => CloseReason::Local,
+            _ => CloseReason::DrainTimeout,
+        };
+        self.close(key, reason);
+    }
+
+    /// Keeps an event for whoever polls them; the oldest makes room.
+    pub(crate) fn emit(&mut self, key: ConnectionKey, kind: EventKind) {
+        if self.events.len() >= self.config.events_max() as usize {
+            self.events.pop_front();
+            self.counters.events_dropped.add(1);
+        }
+        let event = Event { connection: self.id(key), kind };
+        tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
+        self.events.push_back(event);
+    }
+
+    /// Takes a buffer for one of the session's own frames.
+    pub(crate) fn take_control_buffer(&mut self) -> Option<Buffer> {
+        self.send_memory.take(HANDSHAKE_BYTES_MAX)
+    }
+
+    /// What is known of a connection.
+    pub(crate) fn info(&self, key: ConnectionKey) -> Option<ConnectionInfo> {
+        let connection = self.connections.get(key)?;
+        Some(ConnectionInfo {
+            id: self.id(key),
+            address: connection.address.clone(),
+            peer: connection.session.peer().cloned(),
+            is_established: connection.is_established() && connection.is_live(),
+            connected_for: self.now.since(connection.established_at),
+            last_activity: connection.last_activity,
+            messages_sent: connection.messages_sent,
+            messages_received: connection.messages_received,
+            frames_queued: connection.session.frames_queued(),
+            bytes_queued: connection.session.bytes_queued() as u64,
+        })
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("index", &self.index)
+            .field("connections", &self.connections.len())
+            .field("ring", &self.ring)
+            .finish_non_exhaustive()
+    }
+}
+
+fn windows(config: &Config) -> Pool {
+    let bytes = config.window_bytes() as usize;
+    let budget = bytes * config.connections_max() as usize;
+    Pool::new(&PoolLayout::classes(budget, bytes, bytes))
+}
+
+fn receive_memory(config: &Config) -> Pool {
+    let smallest = 2 * config.window_bytes() as usize;
+    let budget = usize::try_from(config.receive_memory_bytes()).expect("64-bit target");
+    let largest = config.frame_bytes_max() as usize;
+    Pool::new(&PoolLayout::classes(budget, smallest, largest.max(smallest)))
+}
+
+fn send_memory(config: &Config) -> Pool {
+    let block = config.block_bytes() as usize;
+    let budget = usize::try_from(config.send_memory_bytes()).expect("64-bit target");
+    let largest = config.frame_bytes_max() as usize;
+    // One small block for each session's lanes, one more for its handshake frames.
+    let small = 2 * config.connections_max() as usize + 2;
+    let layout = PoolLayout::classes(budget, block, largest.max(block));
+    Pool::new(&layout.with_small(SMALL_BLOCK_BYTES, small))
+}
+
+/// Registers send memory for zero-copy sends; without it they still work, at some cost.
+fn register(ring: &mut Ring, send_memory: &mut Pool, config: &Config) {
+    let bytes_max = usize::try_from(config.registered_bytes()).expect("64-bit target");
+    let threshold = config.zero_copy_bytes_min() as usize;
+    if threshold == 0 || bytes_max == 0 {
+        return;
+    }
+    let large = send_memory.free_buffers_mut().filter(|buffer| buffer.len() >= threshold);
+    if let Err(error) = ring.register_buffers(large, bytes_max) {
+        tracing::warn!(
+            %error,
+            bytes = bytes_max,
+            "send memory could not be registered (RLIMIT_MEMLOCK: `ulimit -l`, LimitMEMLOCK=); \
+             running unregistered"
+        );
+    }
+}

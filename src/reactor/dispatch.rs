@@ -1,0 +1,217 @@
+//! Handlers, and what they may do: the [`Context`].
+//!
+//! A frame goes to the handler of its `type_id`, else to that of its kind, else to the inbox.
+//! Handlers run on the reactor's thread, between the socket and nothing: what they borrow is the
+//! receive window itself. A handler that blocks stalls every connection of its reactor.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::error::{AccessError, SendError};
+use crate::message::Message;
+use crate::reactor::connection::ConnectionKey;
+use crate::reactor::core::Core;
+use crate::reactor::{BroadcastReport, ConnectionId};
+use crate::session::{Correlation, Envelope, PeerInfo};
+use crate::time::Nanos;
+use crate::wire::{Body, Frame, Kind, Payload};
+
+/// A handler on one reactor.
+pub(crate) type Handler = Box<dyn FnMut(&mut Context<'_>, Frame<'_>)>;
+
+/// What a handler may do, on the thread and in the turn it is called in. Nothing here blocks.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub(crate) core: &'a mut Core,
+    pub(crate) key: ConnectionKey,
+    pub(crate) response_to: u64,
+}
+
+impl Context<'_> {
+    /// Who sent the frame.
+    #[must_use]
+    pub fn connection(&self) -> ConnectionId {
+        self.core.id(self.key)
+    }
+
+    /// What the sender said of itself in the handshake.
+    #[must_use]
+    pub fn peer(&self) -> Option<&PeerInfo> {
+        self.core.connections.get(self.key)?.session.peer()
+    }
+
+    /// The time of this turn.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        self.core.now
+    }
+
+    /// Which reactor of its node this is, from 0.
+    #[must_use]
+    pub fn reactor(&self) -> u16 {
+        self.core.index
+    }
+
+    /// Answers the frame: as the response when it was a request, else as a message of its own.
+    /// The answer leaves with this turn.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued.
+    #[inline]
+    pub fn reply<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let correlation = match self.response_to {
+            0 => Correlation::None,
+            id => Correlation::Response(id),
+        };
+        self.core.push(self.key, envelope, correlation, body)
+    }
+
+    /// Sends to any connection of the same reactor.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued. `NotConnected` also for a connection of another reactor:
+    /// use the node's handle for those.
+    pub fn send_to<B: Body + ?Sized>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let key = self.core.key(connection)?;
+        self.core.push(key, envelope, Correlation::None, body)
+    }
+
+    /// Sends to every established connection of this reactor.
+    pub fn broadcast<B: Body + ?Sized>(&mut self, envelope: Envelope, body: &B) -> BroadcastReport {
+        self.core.broadcast(envelope, body)
+    }
+
+    /// Copies a frame to memory that outlives the handler.
+    #[must_use]
+    pub fn to_message(&mut self, frame: &Frame<'_>) -> Message {
+        self.core.message(self.key, frame)
+    }
+
+    /// Ends the sender's connection after what is queued for it has left, or after `deadline`.
+    pub fn disconnect(&mut self, deadline: Duration) {
+        let deadline = self.core.now + deadline;
+        self.core.drain(self.key, deadline);
+    }
+}
+
+impl Context<'_> {
+    /// A typed handler found its payload invalid.
+    pub(crate) fn reject_payload(&mut self, error: AccessError) {
+        self.core.reject_payload(self.key, error);
+    }
+}
+
+/// The handlers of one reactor.
+#[derive(Default)]
+pub(crate) struct Handlers {
+    by_kind: [Option<Handler>; KINDS],
+    /// Sorted by `type_id`.
+    by_type: Vec<(u32, Handler)>,
+}
+
+/// Application kinds are below this.
+const KINDS: usize = 8;
+
+/// Where a frame goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    Kind(usize),
+    Type(usize),
+    Inbox,
+}
+
+impl Handlers {
+    pub(crate) fn on_kind(&mut self, kind: Kind, handler: Handler) {
+        assert!(kind.is_application(), "{kind:?} is handled by the session itself");
+        self.by_kind[kind as usize] = Some(handler);
+    }
+
+    pub(crate) fn on_type(&mut self, type_id: u32, handler: Handler) {
+        match self.by_type.binary_search_by_key(&type_id, |&(id, _)| id) {
+            Ok(at) => self.by_type[at].1 = handler,
+            Err(at) => self.by_type.insert(at, (type_id, handler)),
+        }
+    }
+
+    /// Hot path: once per frame. A table look-up, and a binary search when there are handlers by
+    /// type.
+    #[inline]
+    pub(crate) fn route(&self, frame: &Frame<'_>) -> Route {
+        let type_id = frame.type_id();
+        if type_id != 0
+            && !self.by_type.is_empty()
+            && let Ok(at) = self.by_type.binary_search_by_key(&type_id, |&(id, _)| id)
+        {
+            return Route::Type(at);
+        }
+        let kind = frame.kind() as usize;
+        match self.by_kind.get(kind) {
+            Some(Some(_)) => Route::Kind(kind),
+            _ => Route::Inbox,
+        }
+    }
+
+    /// Calls the handler a frame was routed to. A panic stops here: it is counted and logged, and
+    /// everything goes on.
+    #[inline]
+    pub(crate) fn call(
+        &mut self,
+        route: Route,
+        core: &mut Core,
+        key: ConnectionKey,
+        frame: Frame<'_>,
+    ) {
+        let handler = match route {
+            Route::Kind(kind) => self.by_kind[kind].as_mut(),
+            Route::Type(at) => Some(&mut self.by_type[at].1),
+            Route::Inbox => None,
+        };
+        let handler = handler.expect("routed to a handler that exists");
+        let response_to = if frame.is_request() { frame.correlation() } else { 0 };
+        let mut context = Context { core, key, response_to };
+        // Unwind safety: the context's operations leave the core consistent between any two of
+        // them, and what the handler broke of its own is its own.
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, frame)));
+        if outcome.is_err() {
+            report_panic(core, key, &frame);
+        }
+    }
+}
+
+#[cold]
+fn report_panic(core: &Core, key: ConnectionKey, frame: &Frame<'_>) {
+    core.counters.handler_panics.add(1);
+    let kind = frame.kind();
+    tracing::error!(connection = %core.id(key), ?kind, type_id = frame.type_id(), "a handler panicked");
+}
+
+/// Makes a handler that reads its payload as a `T` first. A payload that claims to be a `T` and is
+/// not closes its connection.
+pub(crate) fn typed<T: Payload>(
+    mut handler: impl FnMut(&mut Context<'_>, Frame<'_>, &T::Archived) + 'static,
+) -> Handler {
+    Box::new(move |context, frame| match frame.access::<T>() {
+        Ok(value) => handler(context, frame, value),
+        Err(error) => context.reject_payload(error),
+    })
+}
+
+impl std::fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handlers")
+            .field("kinds", &self.by_kind.iter().flatten().count())
+            .field("types", &self.by_type.len())
+            .finish()
+    }
+}

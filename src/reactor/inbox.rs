@@ -1,0 +1,138 @@
+//! Where messages go that no handler takes: to this thread's `receive`, or to other threads.
+//!
+//! Bounded in messages and bytes. When it is full the connection with the next such message is not
+//! read on, so that nothing is dropped and the sender feels it through TCP.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use crate::config::Config;
+use crate::message::Message;
+
+/// The reactor's end.
+#[derive(Debug)]
+pub(crate) enum Inbox {
+    /// Read by the thread that drives the reactor.
+    Local { messages: VecDeque<Message>, bytes: u64, frames_max: usize, bytes_max: u64 },
+    /// Read by any thread, through [`SharedInbox`].
+    Shared {
+        sender: Sender<Message>,
+        bytes: Arc<AtomicU64>,
+        bytes_max: u64,
+        /// A message for which another reactor was faster to take the last place.
+        overflow: Option<Message>,
+    },
+}
+
+/// The other threads' end of a shared inbox.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedInbox {
+    receiver: Receiver<Message>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Inbox {
+    pub(crate) fn local(config: &Config) -> Self {
+        let frames_max = config.inbox_frames_max() as usize;
+        Self::Local {
+            messages: VecDeque::with_capacity(frames_max),
+            bytes: 0,
+            frames_max,
+            bytes_max: config.inbox_bytes_max(),
+        }
+    }
+
+    /// An inbox that `reactors` reactors fill and other threads read. One sending end each.
+    pub(crate) fn shared(config: &Config, reactors: usize) -> (Vec<Self>, SharedInbox) {
+        let (sender, receiver) = crossbeam_channel::bounded(config.inbox_frames_max() as usize);
+        let bytes = Arc::new(AtomicU64::new(0));
+        let inboxes = (0..reactors)
+            .map(|_| Self::Shared {
+                sender: sender.clone(),
+                bytes: Arc::clone(&bytes),
+                bytes_max: config.inbox_bytes_max(),
+                overflow: None,
+            })
+            .collect();
+        (inboxes, SharedInbox { receiver, bytes })
+    }
+
+    /// Whether a message of this many bytes may be put in.
+    #[inline]
+    pub(crate) fn has_room(&self, payload_bytes: usize) -> bool {
+        let payload_bytes = payload_bytes as u64;
+        match self {
+            Self::Local { messages, bytes, frames_max, bytes_max } => {
+                messages.len() < *frames_max && *bytes + payload_bytes <= *bytes_max
+            }
+            Self::Shared { sender, bytes, bytes_max, overflow } => {
+                // ORDERING: Relaxed: the bound may be passed by what the other reactors put in at
+                // the same instant, one message each.
+                overflow.is_none()
+                    && !sender.is_full()
+                    && bytes.load(Ordering::Relaxed) + payload_bytes <= *bytes_max
+            }
+        }
+    }
+
+    /// Puts a message in. The caller has asked [`Inbox::has_room`].
+    #[inline]
+    pub(crate) fn put(&mut self, message: Message) {
+        match self {
+            Self::Local { messages, bytes, .. } => {
+                *bytes += message.payload().len() as u64;
+                messages.push_back(message);
+            }
+            Self::Shared { sender, bytes, overflow, .. } => {
+                let payload_bytes = message.payload().len() as u64;
+                // ORDERING: Relaxed, paired with `SharedInbox::take`: a mere count. Before the
+                // message is visible, so that the count never runs below zero.
+                bytes.fetch_add(payload_bytes, Ordering::Relaxed);
+                match sender.try_send(message) {
+                    // Nobody can read it any more when the node's handles are gone.
+                    Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                    Err(TrySendError::Full(message)) => *overflow = Some(message),
+                }
+            }
+        }
+    }
+
+    /// Tries again to place what another reactor was faster for.
+    pub(crate) fn settle(&mut self) {
+        if let Self::Shared { sender, overflow, .. } = self
+            && let Some(message) = overflow.take()
+            && let Err(TrySendError::Full(message)) = sender.try_send(message)
+        {
+            *overflow = Some(message);
+        }
+    }
+
+    /// Takes the oldest message of a local inbox.
+    pub(crate) fn take(&mut self) -> Option<Message> {
+        let Self::Local { messages, bytes, .. } = self else { return None };
+        let message = messages.pop_front()?;
+        *bytes -= message.payload().len() as u64;
+        Some(message)
+    }
+
+    /// Whether a local inbox holds messages.
+    pub(crate) fn has_message(&self) -> bool {
+        matches!(self, Self::Local { messages, .. } if !messages.is_empty())
+    }
+}
+
+impl SharedInbox {
+    /// Waits for the next message until `deadline`.
+    pub(crate) fn take(&self, timeout: std::time::Duration) -> Option<Message> {
+        let message = match self.receiver.try_recv() {
+            Ok(message) => message,
+            Err(_) => self.receiver.recv_timeout(timeout).ok()?,
+        };
+        // ORDERING: Relaxed, paired with `Inbox::put`: a mere count.
+        self.bytes.fetch_sub(message.payload().len() as u64, Ordering::Relaxed);
+        Some(message)
+    }
+}

@@ -1,0 +1,229 @@
+//! Accepting and dialling: how connections come to be.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, Socket};
+
+use crate::endpoint::Address;
+use crate::error::{CloseReason, SetupError};
+use crate::mem::Window;
+use crate::reactor::command::DialFailure;
+use crate::reactor::connection::{Connection, ConnectionKey, Phase};
+use crate::reactor::core::Core;
+use crate::reactor::{EventKind, Tokens};
+use crate::session::{Role, Session};
+use crate::sys::ring::Completion;
+use crate::sys::socket;
+use crate::time::{Nanos, wall_ns};
+use crate::wire::Kind;
+use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, RejectReason, write_farewell};
+
+/// How long a listener rests when the process has no descriptor or memory for the next
+/// connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listening socket of this reactor.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) socket: Socket,
+    pub(crate) address: Address,
+    pub(crate) is_tcp: bool,
+    /// The operation, while connections are being accepted.
+    pub(crate) operation: Option<crate::sys::ring::OpKey>,
+}
+
+impl Core {
+    /// Adds a listening socket and begins to accept.
+    pub(crate) fn add_listener(&mut self, socket: Socket) -> Result<Address, SetupError> {
+        let system = |operation| move |source| SetupError::System { operation, source };
+        let address = socket::local_address(&socket).map_err(system("getsockname"))?;
+        let is_tcp = matches!(address, Address::Tcp(_));
+        if self.listeners.len() >= 32 {
+            let source = io::Error::other("a reactor listens on 32 addresses at most");
+            return Err(SetupError::Listen { address: address.to_string(), source });
+        }
+        self.listeners.push(Listener { socket, address: address.clone(), is_tcp, operation: None });
+        self.arm_listener(self.listeners.len() - 1);
+        Ok(address)
+    }
+
+    fn arm_listener(&mut self, index: usize) {
+        use std::os::fd::AsRawFd;
+        let fd = self.listeners[index].socket.as_raw_fd();
+        let operation = self.ring.accept(fd, Tokens::listener(index));
+        self.listeners[index].operation = operation;
+        if operation.is_none() {
+            self.rest_listener(index);
+        }
+    }
+
+    fn rest_listener(&mut self, index: usize) {
+        let slot = self.config.connections_max() as usize + 1 + index;
+        let slot = u32::try_from(slot).expect("Config bounds the connections");
+        self.deadlines.set(slot, self.now + ACCEPT_PAUSE);
+    }
+
+    /// A listener's rest is over.
+    pub(crate) fn rearm_listener(&mut self, slot: u32) {
+        let index = slot as usize - 1 - self.config.connections_max() as usize;
+        if index < self.listeners.len() && !self.closing {
+            self.arm_listener(index);
+        }
+    }
+
+    /// Stops accepting and closes the listening sockets.
+    pub(crate) fn stop_listening(&mut self) {
+        self.closing = true;
+        for listener in &mut self.listeners {
+            if let Some(operation) = listener.operation.take() {
+                self.ring.cancel(operation);
+            }
+            if let Some(path) = listener.address.unix_path() {
+                // The path may be gone, or another process's by now; both are fine.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        for listener in self.listeners.drain(..) {
+            // The last completion of its accept may come later: it carries no memory of ours.
+            drop(listener);
+        }
+    }
+
+    #[cold]
+    pub(crate) fn on_accept(&mut self, index: usize, completion: &Completion) {
+        match completion.result {
+            Ok(fd) => {
+                let socket = socket::adopt(fd);
+                if self.closing || index >= self.listeners.len() {
+                    self.turn_away(&socket, RejectReason::ShuttingDown);
+                } else {
+                    self.admit(socket, self.listeners[index].is_tcp);
+                }
+            }
+            Err(libc::ECANCELED) => return,
+            Err(errno) => {
+                self.counters.accept_errors.add(1);
+                let error = io::Error::from_raw_os_error(errno);
+                let remedy = crate::error::descriptor_remedy(&error);
+                tracing::warn!(%error, "cannot accept{remedy}");
+            }
+        }
+        if !completion.continues && index < self.listeners.len() && !self.closing {
+            self.listeners[index].operation = None;
+            match completion.result {
+                Ok(_) => self.arm_listener(index),
+                Err(_) => self.rest_listener(index),
+            }
+        }
+    }
+
+    /// Makes an accepted socket a connection, if there is room.
+    fn admit(&mut self, socket: Socket, is_tcp: bool) {
+        if is_tcp && let Err(error) = socket::set_tcp_options(SockRef::from(&socket), &self.config)
+        {
+            // The peer may have gone already; the first receive will tell.
+            tracing::debug!(%error, "cannot set socket options");
+        }
+        let address = socket::peer_address(&socket);
+        let Some(key) = self.insert(socket, address, Role::Listener) else { return };
+        let connection = &mut self.connections[key];
+        connection.state_deadline = self.now + self.config.handshake_timeout();
+        self.set_deadline(key);
+        self.mark_unarmed(key);
+    }
+
+    /// Gives a socket a slot. Without room the peer is told, and the close counted.
+    fn insert(&mut self, socket: Socket, address: String, role: Role) -> Option<ConnectionKey> {
+        let is_full = self.connections.len() >= self.config.connections_max() as usize;
+        let base = if is_full { None } else { self.windows.take(1) };
+        let Some(base) = base else {
+            self.counters.closes[CloseReason::ConnectionLimit.index()].add(1);
+            if role == Role::Listener {
+                self.turn_away(&socket, RejectReason::Full);
+            }
+            return None;
+        };
+        let session = Session::new(role, self.limits);
+        let connection = Connection::new(socket, address, session, Window::new(base));
+        let key = self.connections.insert(connection);
+        self.keys[key.slot() as usize] = key;
+        Some(key)
+    }
+
+    /// Tells a peer why it is not let in. One attempt, without waiting: the socket is closed
+    /// whether the peer listens or not.
+    fn turn_away(&self, socket: &Socket, reason: RejectReason) {
+        let mut frame = [0; HANDSHAKE_BYTES_MAX];
+        let detail = self.config.connections_max();
+        let bytes = write_farewell(Kind::Reject, reason.code(), detail, self.now.0, &mut frame);
+        let _ = socket.send_with_flags(&frame[..bytes], libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
+    }
+
+    /// Begins to connect to `address`.
+    pub(crate) fn dial(&mut self, address: &Address) -> Result<ConnectionKey, DialFailure> {
+        use std::os::fd::AsRawFd;
+        let connections_max = self.config.connections_max();
+        if self.connections.len() >= connections_max as usize {
+            return Err(DialFailure::TooMany { connections_max });
+        }
+        let (socket, target) = socket::open(address, &self.config).map_err(DialFailure::Socket)?;
+        let fd = socket.as_raw_fd();
+        let key = self
+            .insert(socket, address.to_string(), Role::Dialer)
+            .ok_or(DialFailure::TooMany { connections_max })?;
+        let Some(operation) = self.ring.connect(fd, target, Tokens::connection(key)) else {
+            self.ended.push(key);
+            return Err(DialFailure::Socket(io::Error::from_raw_os_error(libc::EBUSY)));
+        };
+        self.now = Nanos::now();
+        let connection = &mut self.connections[key];
+        connection.phase = Phase::Connecting { operation };
+        connection.state_deadline = self.now + self.config.connect_timeout();
+        self.set_deadline(key);
+        Ok(key)
+    }
+
+    #[cold]
+    pub(crate) fn on_connect(&mut self, key: ConnectionKey, result: Result<u32, i32>) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match connection.phase {
+            Phase::Connecting { .. } => connection.phase = Phase::Live,
+            Phase::Closing { .. } => {
+                self.ended.push(key);
+                return;
+            }
+            Phase::Live => unreachable!("a connect completes once"),
+        }
+        if let Err(errno) = result {
+            self.close(key, CloseReason::Socket { errno });
+            return;
+        }
+        let Some(buffer) = self.take_control_buffer() else {
+            self.close(key, CloseReason::Socket { errno: libc::ENOBUFS });
+            return;
+        };
+        let connection = &mut self.connections[key];
+        connection.session.greet(buffer, &self.identity, self.now, wall_ns());
+        connection.state_deadline = self.now + self.config.handshake_timeout();
+        self.set_deadline(key);
+        self.mark_dirty(key);
+        self.mark_unarmed(key);
+    }
+
+    /// The handshake is complete.
+    #[cold]
+    pub(crate) fn establish(&mut self, key: ConnectionKey) {
+        let now = self.now;
+        let connection = &mut self.connections[key];
+        connection.established_at = now;
+        connection.last_activity = now;
+        connection.state_deadline = Nanos::NEVER;
+        self.active += 1;
+        self.counters.connections_established.add(1);
+        self.counters.connections_active.set(self.active);
+        self.set_deadline(key);
+        self.emit(key, EventKind::Connected);
+        self.notify_watcher(key, Ok(()));
+    }
+}

@@ -1,0 +1,961 @@
+//! One thread, one ring, one loop. **Start here**: [`Reactor::turn`].
+//!
+//! A [`Reactor`] never spawns a thread: whoever owns it calls [`Reactor::turn`]. `Client` drives
+//! one in its caller's thread, `Node` one on each of its threads, and an application may drive one
+//! from a loop of its own.
+//!
+//! # The turn
+//!
+//! ```text
+//! sends and receives are queued → one enter: submit, and wait only if nothing is ready
+//! → reap ≤ 64 completions, which only record what happened → cut frames, call handlers
+//! → ≤ 64 commands of other threads → deadlines that are due → free what has ended
+//! ```
+//!
+//! Every part is bounded. The turn *begins* with the enter that submits what the turn before
+//! queued: so an answer, the receive for the next message and the wait for it are one system call.
+//!
+//! # Idle strategies
+//!
+//! See [`Idle`]. Spinning watches the completion queue, the kernel's "deferred work is waiting"
+//! flag and the command queue in memory, and makes no system call until one of them says so.
+
+pub(crate) mod command;
+pub(crate) mod connection;
+pub(crate) mod core;
+pub(crate) mod dispatch;
+pub(crate) mod inbox;
+pub(crate) mod listener;
+mod receive;
+pub(crate) mod requests;
+mod transmit;
+
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slotmap::{Key, KeyData};
+
+use self::command::{Command, DialError, DialFailure, Mailbox};
+pub use self::connection::ConnectionId;
+use self::connection::ConnectionKey;
+use self::core::Core;
+pub use self::dispatch::Context;
+use self::dispatch::Handlers;
+use self::inbox::Inbox;
+use self::receive::Awaited;
+pub use self::requests::RequestId;
+use crate::config::{Config, Idle};
+use crate::endpoint::{Address, Endpoint};
+use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
+use crate::message::Message;
+use crate::session::{Correlation, Envelope, PeerInfo};
+use crate::stats::{Counters, Statistics};
+use crate::sys::ring::{Completion, OpKind, Token};
+use crate::sys::socket;
+use crate::time::Nanos;
+use crate::wire::{Body, Frame, Kind, Payload};
+
+/// Completions reaped in one turn.
+const COMPLETIONS_PER_TURN: usize = 64;
+/// Commands carried out in one turn.
+const COMMANDS_PER_TURN: usize = 64;
+/// How often a spinning reactor looks at the clock, in iterations of some 5 ns.
+const SPINS_PER_CLOCK_READING: u32 = 16;
+
+/// How long a turn may wait for something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all: one bounded pass. What handlers queued is submitted before it returns.
+    Poll,
+    /// Until this point in time, in the way the configured [`Idle`] says. What handlers queued is
+    /// submitted by the next turn, so keep turning.
+    Until(Nanos),
+}
+
+/// What a turn did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// Completions reaped. 0 means that nothing happened.
+    pub completions: u32,
+    /// Whether there is more to do at once.
+    pub is_busy: bool,
+}
+
+/// Something that happened to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Which.
+    pub connection: ConnectionId,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What happened to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The handshake is complete: messages flow.
+    Connected,
+    /// The connection is over.
+    Disconnected {
+        /// Why.
+        reason: CloseReason,
+        /// Whether the session had been established.
+        established: bool,
+        /// Admitted messages that had not been handed to the kernel in full.
+        messages_dropped: u64,
+    },
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// Not connected, and nothing is under way.
+    Disconnected,
+    /// The connection or its handshake is under way.
+    Connecting,
+    /// Messages flow.
+    Connected,
+    /// What is queued still leaves; new messages are refused.
+    Closing,
+}
+
+/// What is known of a connection.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// Its id.
+    pub id: ConnectionId,
+    /// The other end's address.
+    pub address: String,
+    /// What the peer said of itself; `None` before the handshake.
+    pub peer: Option<PeerInfo>,
+    /// Whether messages flow.
+    pub is_established: bool,
+    /// How long the session has been established.
+    pub connected_for: Duration,
+    /// When a byte last came or went.
+    pub last_activity: Nanos,
+    /// Messages admitted to its lanes.
+    pub messages_sent: u64,
+    /// Messages received on it.
+    pub messages_received: u64,
+    /// Frames queued and in flight.
+    pub frames_queued: u64,
+    /// Bytes queued and in flight.
+    pub bytes_queued: u64,
+}
+
+/// What became of a broadcast, for each connection.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct BroadcastReport {
+    /// Each established connection, and whether the message was queued there.
+    pub outcomes: Vec<(ConnectionId, Result<(), SendError>)>,
+}
+
+impl BroadcastReport {
+    /// On how many connections the message was queued.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count()
+    }
+
+    /// The connections that refused it, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (ConnectionId, SendError)> + '_ {
+        self.outcomes.iter().filter_map(|&(id, outcome)| Some((id, outcome.err()?)))
+    }
+}
+
+/// What a bounded shutdown achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+pub struct ShutdownReport {
+    /// Sessions that were established when the shutdown began.
+    pub connections: u64,
+    /// Of those, how many were flushed and ended in order.
+    pub flushed: u64,
+    /// Admitted messages that were not handed to the kernel in full.
+    pub messages_dropped: u64,
+}
+
+/// See the module. Lives and dies on one thread.
+pub struct Reactor {
+    core: Core,
+    handlers: Handlers,
+    is_server: bool,
+    /// The ring serves one thread (IORING_SETUP_SINGLE_ISSUER).
+    not_send: PhantomData<*const ()>,
+}
+
+/// What the tokens of ring operations mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Connection(ConnectionKey),
+    Listener(usize),
+    Waker,
+}
+
+/// Tokens of ring operations. A connection's is its key, whose upper half is never 0.
+pub(crate) struct Tokens;
+
+impl Tokens {
+    const WAKER: Token = Token(u32::MAX as u64);
+
+    #[inline]
+    pub(crate) fn connection(key: ConnectionKey) -> Token {
+        Token(key.data().as_ffi())
+    }
+
+    pub(crate) fn listener(index: usize) -> Token {
+        Token(index as u64)
+    }
+
+    #[inline]
+    fn target(token: Token) -> Target {
+        if token.0 > u64::from(u32::MAX) {
+            Target::Connection(ConnectionKey::from(KeyData::from_ffi(token.0)))
+        } else if token == Self::WAKER {
+            Target::Waker
+        } else {
+            Target::Listener(token.0 as usize)
+        }
+    }
+}
+
+impl Reactor {
+    /// Sets up a reactor on this thread: its ring, and all the memory `config` asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], which says what the kernel refused and what to do.
+    pub fn new(config: &Config) -> Result<Self, SetupError> {
+        Self::with_parts(config.clone(), 0, None, Inbox::local(config))
+    }
+
+    pub(crate) fn with_parts(
+        config: Config,
+        index: u16,
+        mailbox: Option<Arc<Mailbox>>,
+        inbox: Inbox,
+    ) -> Result<Self, SetupError> {
+        let core = Core::new(config, index, mailbox, inbox)?;
+        let handlers = Handlers::default();
+        Ok(Self { core, handlers, is_server: false, not_send: PhantomData })
+    }
+
+    /// One bounded pass through the loop; see the module.
+    ///
+    /// Blocks for as long as `wait` allows. Allocates nothing in steady state.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when the ring itself fails; the reactor is then of no further use.
+    pub fn turn(&mut self, wait: Wait) -> io::Result<Turn> {
+        self.turn_awaiting(wait, &mut None)
+    }
+
+    pub(crate) fn turn_awaiting(
+        &mut self,
+        wait: Wait,
+        awaited: &mut Option<Awaited<'_>>,
+    ) -> io::Result<Turn> {
+        let core = &mut self.core;
+        core.counters.turns.add(1);
+        core.submit_and_wait(wait)?;
+        core.now = Nanos::now();
+
+        let completions = core.reap();
+        receive::handle_ready(core, &mut self.handlers, awaited);
+        core.run_commands();
+        core.expire();
+        core.free_ended();
+        if wait == Wait::Poll {
+            core.submit_sends()?;
+        }
+        if completions > 0 {
+            core.last_activity = core.now;
+            core.counters.completions.add(u64::from(completions));
+            core.counters.last_activity_ns.set(core.now.0);
+        }
+        Ok(Turn { completions, is_busy: core.has_work() })
+    }
+
+    /// Listens on `endpoint`; returns the address, with the port the kernel chose for port 0.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`]: port in use, no permission, no such address.
+    pub fn listen(&mut self, endpoint: &Endpoint) -> Result<Address, SetupError> {
+        let addresses = endpoint
+            .resolve()
+            .map_err(|source| SetupError::Listen { address: endpoint.to_string(), source })?;
+        let refused = |source| SetupError::Listen { address: endpoint.to_string(), source };
+        socket::check_port_is_free(&addresses[0]).map_err(refused)?;
+        let socket = socket::listen(&addresses[0], &self.core.config).map_err(refused)?;
+        self.add_listener(socket)
+    }
+
+    pub(crate) fn add_listener(&mut self, socket: socket2::Socket) -> Result<Address, SetupError> {
+        self.is_server = true;
+        self.core.add_listener(socket)
+    }
+
+    /// Connects to `address` and completes the handshake. Drives the reactor meanwhile.
+    ///
+    /// Blocks for up to `connect_timeout_ms` and `handshake_timeout_ms`. To connect without
+    /// blocking, use [`Reactor::dial`] and watch the events.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`].
+    pub fn connect(&mut self, address: &Address) -> Result<ConnectionId, ConnectError> {
+        let id = self.dial(address)?;
+        loop {
+            if let Some(connection) = self.core.connections.get(id.key)
+                && connection.is_established()
+            {
+                return Ok(id);
+            }
+            if let Some(reason) = self.core.closed_reason(id.key) {
+                let timeout = self.core.config.connect_timeout();
+                return Err(connect_error(address.to_string(), reason, timeout));
+            }
+            self.turn(Wait::Until(Nanos::NEVER))
+                .map_err(|source| ConnectError::Connect { address: address.to_string(), source })?;
+        }
+    }
+
+    /// Begins to connect to `address`. [`EventKind::Connected`] or [`EventKind::Disconnected`]
+    /// tells the outcome. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::TooMany`], or the kernel's refusal of a socket.
+    pub fn dial(&mut self, address: &Address) -> Result<ConnectionId, ConnectError> {
+        match self.core.dial(address) {
+            Ok(key) => Ok(self.core.id(key)),
+            Err(failure) => Err(dial_error(
+                DialError { address: address.to_string(), reason: failure },
+                &self.core.config,
+            )),
+        }
+    }
+
+    /// Ends a connection once what is queued has left, or at the deadline. Does not block: keep
+    /// turning until [`EventKind::Disconnected`] tells how it went.
+    pub fn disconnect(&mut self, connection: ConnectionId, deadline: Duration) {
+        self.core.now = Nanos::now();
+        let deadline = self.core.now + deadline;
+        if let Ok(key) = self.core.key(connection) {
+            self.core.drain(key, deadline);
+        }
+    }
+
+    /// Calls `handler` for frames of this kind that no handler by type takes.
+    ///
+    /// Handlers run in [`Reactor::turn`], on this thread; see [`Context`].
+    ///
+    /// # Panics
+    ///
+    /// When the kind belongs to the session (heartbeat, hello …).
+    pub fn on(&mut self, kind: Kind, handler: impl FnMut(&mut Context<'_>, Frame<'_>) + 'static) {
+        self.handlers.on_kind(kind, Box::new(handler));
+    }
+
+    /// Calls `handler` for frames with `T`'s `type_id`, with the validated value in place.
+    ///
+    /// A payload that claims to be a `T` and is not closes its connection.
+    pub fn on_type<T: Payload>(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, Frame<'_>, &T::Archived) + 'static,
+    ) {
+        self.handlers.on_type(T::TYPE_ID, dispatch::typed::<T>(handler));
+    }
+
+    pub(crate) fn handlers_mut(&mut self) -> &mut Handlers {
+        &mut self.handlers
+    }
+
+    /// Queues a message. It leaves with the next turn.
+    ///
+    /// Hot path: no allocation, no system call.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued.
+    #[inline]
+    pub fn send<B: Body + ?Sized>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let key = self.core.key(connection)?;
+        self.core.push(key, envelope, Correlation::None, body)
+    }
+
+    /// Queues the answer to a request that was received as a message.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued.
+    pub fn reply<B: Body + ?Sized>(
+        &mut self,
+        request: &Message,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let key = self.core.key(request.connection())?;
+        self.core.push(key, envelope, response_to(request), body)
+    }
+
+    /// Queues a message on every established connection.
+    pub fn broadcast<B: Body + ?Sized>(&mut self, envelope: Envelope, body: &B) -> BroadcastReport {
+        self.core.broadcast(envelope, body)
+    }
+
+    /// Queues a request and waits for its answer, which `take` reads in place. Drives the reactor
+    /// meanwhile: handlers are called, other messages go to the inbox.
+    ///
+    /// Blocks for up to `timeout`. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]. After a timeout the link lives on; a late answer is counted and dropped.
+    #[inline]
+    pub fn request_with<B: Body + ?Sized, R>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+        take: impl FnOnce(Frame<'_>) -> R,
+    ) -> Result<R, RequestError> {
+        let id = self.start_request(connection, envelope, body, timeout)?;
+        let mut take = Some(take);
+        let mut taken = None;
+        loop {
+            let mut closure = |frame: Frame<'_>| {
+                if let Some(take) = take.take() {
+                    taken = Some(take(frame));
+                }
+            };
+            let mut awaited =
+                Some(Awaited { correlation: id.correlation(), take: &mut closure, is_done: false });
+            let turned = self.turn_awaiting(Wait::Until(Nanos::NEVER), &mut awaited);
+            if let Some(value) = taken {
+                self.core.requests.close(id);
+                self.flush_replies();
+                return Ok(value);
+            }
+            if let Err(error) = turned {
+                self.core.requests.close(id);
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                let reason = CloseReason::Socket { errno };
+                return Err(RequestError::ConnectionLost { reason });
+            }
+            if let Some(Err(error)) = self.core.requests.take(id) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Queues a request without waiting. [`Reactor::take_response`] tells the outcome, after
+    /// turns.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Send`] or [`RequestError::TooMany`]; nothing was queued.
+    pub fn start_request<B: Body + ?Sized>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<RequestId, RequestError> {
+        let key = self.core.key(connection)?;
+        // The turn's time may be old when the caller computed in between.
+        self.core.now = Nanos::now();
+        let id = self.core.requests.open(key, timeout, self.core.now)?;
+        let pushed = self.core.push(key, envelope, Correlation::Request(id.correlation()), body);
+        if let Err(error) = pushed {
+            self.core.requests.close(id);
+            return Err(error.into());
+        }
+        Ok(id)
+    }
+
+    /// The outcome of a request, once there is one; it is then forgotten.
+    pub fn take_response(&mut self, request: RequestId) -> Option<Result<Message, RequestError>> {
+        self.core.requests.take(request)
+    }
+
+    /// Gives a request up. A late answer is counted and dropped.
+    pub fn cancel_request(&mut self, request: RequestId) {
+        self.core.requests.close(request);
+    }
+
+    /// The oldest message that no handler took.
+    pub fn receive(&mut self) -> Option<Message> {
+        self.core.inbox.take()
+    }
+
+    /// The oldest connection event not fetched yet.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.core.events.pop_front()
+    }
+
+    /// What is known of a connection; `None` when it is gone.
+    #[must_use]
+    pub fn connection(&self, connection: ConnectionId) -> Option<ConnectionInfo> {
+        if connection.reactor != self.core.index {
+            return None;
+        }
+        self.core.info(connection.key)
+    }
+
+    /// The established connections.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.core.established()
+    }
+
+    /// The addresses this reactor listens on.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        self.core.listeners.iter().map(|listener| listener.address.clone()).collect()
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.core.config
+    }
+
+    /// A snapshot of the counters.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        Statistics::collect(self.is_server, [&*self.core.counters])
+    }
+
+    /// The counters, to be read from any thread.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.core.counters)
+    }
+
+    /// Stops listening, flushes and ends every connection, and returns within `deadline` (plus
+    /// the time of the handlers it calls meanwhile).
+    pub fn shutdown(&mut self, deadline: Duration) -> ShutdownReport {
+        let deadline = Nanos::now() + deadline;
+        self.core.begin_shutdown(deadline);
+        while !self.is_shut_down() {
+            let limit = self.core.shutdown_limit();
+            if self.turn(Wait::Until(limit)).is_err() {
+                break;
+            }
+        }
+        self.core.shutdown_report()
+    }
+
+    pub(crate) fn is_shut_down(&mut self) -> bool {
+        self.core.closing && self.core.connections.is_empty()
+    }
+
+    /// When a turn must end so that a shutdown keeps its deadline.
+    pub(crate) fn turn_limit(&self) -> Nanos {
+        if self.core.closing { self.core.shutdown_limit() } else { Nanos::NEVER }
+    }
+
+    /// Where a connection stands.
+    pub(crate) fn state_of(&self, connection: ConnectionId) -> ConnectionState {
+        use crate::session::state::State;
+        let Some(connection) = self.core.connections.get(connection.key) else {
+            return ConnectionState::Disconnected;
+        };
+        match (connection.phase, connection.session.state()) {
+            (connection::Phase::Closing { .. }, _) | (_, State::Ended { .. }) => {
+                ConnectionState::Disconnected
+            }
+            (connection::Phase::Connecting { .. }, _) | (_, State::Greeting) => {
+                ConnectionState::Connecting
+            }
+            (_, State::Open) => ConnectionState::Connected,
+            (_, State::Draining | State::Finishing) => ConnectionState::Closing,
+        }
+    }
+
+    /// A turn for a waiting request; a failing ring loses it.
+    pub(crate) fn turn_or_lose(&mut self, request: RequestId) -> Result<(), RequestError> {
+        match self.turn(Wait::Until(Nanos::NEVER)) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.core.requests.close(request);
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                Err(RequestError::ConnectionLost { reason: CloseReason::Socket { errno } })
+            }
+        }
+    }
+
+    /// Submits when a connection has nothing in flight and a whole block waits: keeps a sender
+    /// that never polls from filling its lane while the socket is idle.
+    #[inline]
+    pub(crate) fn flush_full_block(&mut self, connection: ConnectionId) {
+        let is_idle = self
+            .core
+            .connections
+            .get(connection.key)
+            .is_some_and(|connection| connection.in_flight.is_none());
+        if is_idle {
+            self.flush_replies();
+        }
+    }
+
+    pub(crate) fn shutdown_report(&self) -> ShutdownReport {
+        self.core.shutdown_report()
+    }
+
+    /// Submits what handlers queued during a call that is about to return to the application.
+    #[inline]
+    pub(crate) fn flush_replies(&mut self) {
+        if self.core.has_sends() {
+            // A failing ring is met again, and reported, in the next turn.
+            let _ = self.core.submit_sends();
+        }
+    }
+
+    /// Bytes waiting in the lanes of a connection.
+    pub(crate) fn bytes_queued(&self, connection: ConnectionId) -> usize {
+        let found = self.core.connections.get(connection.key);
+        found.map_or(0, |connection| connection.session.bytes_queued())
+    }
+}
+
+impl Core {
+    /// Submits what is queued and waits as `wait` allows, unless there is something to do.
+    #[inline]
+    fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+        if !self.mailbox_polled {
+            self.poll_mailbox();
+        }
+        if !self.paused.is_empty() {
+            self.resume_paused();
+        }
+        self.transmit();
+        self.arm();
+        if !self.has_work()
+            && let Wait::Until(limit) = wait
+        {
+            return self.wait(limit);
+        }
+        self.enter_if_needed()
+    }
+
+    /// Whether the next turn has something to do without waiting.
+    #[inline]
+    fn has_work(&mut self) -> bool {
+        !self.ready.is_empty()
+            || self.ring.has_completion()
+            || !self.ended.is_empty()
+            || self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_empty())
+    }
+
+    #[inline]
+    fn enter_if_needed(&mut self) -> io::Result<()> {
+        if self.ring.needs_enter() { self.enter(0, None) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        if self.ring.has_overflow() {
+            self.counters.cq_overflows.add(1);
+        }
+        self.sends_unsubmitted = 0;
+        self.backlog = false;
+        self.ring.enter(want, timeout, Some(&self.counters))
+    }
+
+    /// Whether sends wait to be submitted.
+    #[inline]
+    fn has_sends(&self) -> bool {
+        self.sends_unsubmitted > 0 || !self.dirty.is_empty()
+    }
+
+    /// Submits sends that are queued.
+    #[inline]
+    fn submit_sends(&mut self) -> io::Result<()> {
+        self.transmit();
+        if self.sends_unsubmitted > 0 { self.enter(0, None) } else { Ok(()) }
+    }
+
+    /// Waits for a completion, a command or `limit`, in the configured way.
+    fn wait(&mut self, limit: Nanos) -> io::Result<()> {
+        let limit = limit.min(self.deadlines.earliest()).min(self.requests.earliest());
+        // A prompt send tells that it is done only after the next enter, and somebody waits for
+        // that: more to send, or a connection to end.
+        if self.backlog {
+            return self.enter(0, None);
+        }
+        let spin_until = match self.idle {
+            Idle::Spin => Nanos::NEVER,
+            Idle::Park => Nanos(0),
+            Idle::Adaptive => {
+                self.last_activity + Duration::from_micros(self.config.idle_spin_us().into())
+            }
+        };
+        if spin_until > self.now && self.spin(limit, spin_until)? {
+            return Ok(());
+        }
+        self.park(limit)
+    }
+
+    /// Watches memory. Returns whether there is something to do, or `limit` has come.
+    fn spin(&mut self, limit: Nanos, spin_until: Nanos) -> io::Result<bool> {
+        self.enter_if_needed()?;
+        let mut spins = 0;
+        loop {
+            if self.ring.has_completion() {
+                return Ok(true);
+            }
+            if self.ring.needs_enter() {
+                self.enter(0, None)?;
+                continue;
+            }
+            if self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_empty()) {
+                return Ok(true);
+            }
+            spins += 1;
+            if spins % SPINS_PER_CLOCK_READING == 0 {
+                let now = Nanos::now();
+                if now >= limit || (!self.paused.is_empty() && self.inbox.has_room(0)) {
+                    return Ok(true);
+                }
+                if now >= spin_until {
+                    return Ok(false);
+                }
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Sleeps in the kernel.
+    fn park(&mut self, limit: Nanos) -> io::Result<()> {
+        if let Some(mailbox) = &self.mailbox {
+            if !self.paused.is_empty() {
+                mailbox.want_inbox();
+            }
+            if !mailbox.prepare_to_sleep() {
+                return self.enter_if_needed();
+            }
+            if !self.paused.is_empty() && self.inbox.has_room(0) {
+                mailbox.awake();
+                return self.enter_if_needed();
+            }
+        }
+        let timeout = (limit != Nanos::NEVER).then(|| limit.since(Nanos::now()));
+        self.counters.parks.add(1);
+        let want = u32::from(timeout != Some(Duration::ZERO));
+        let outcome = self.enter(want, timeout);
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.awake();
+        }
+        outcome
+    }
+
+    /// Reaps completions. They only record what happened.
+    #[inline]
+    fn reap(&mut self) -> u32 {
+        let mut count = 0;
+        while count < COMPLETIONS_PER_TURN as u32 {
+            let Some(completion) = self.ring.reap() else { break };
+            count += 1;
+            self.record(completion);
+        }
+        count
+    }
+
+    #[inline]
+    fn record(&mut self, completion: Completion) {
+        match Tokens::target(completion.token) {
+            Target::Connection(key) => match completion.kind {
+                OpKind::Receive => self.on_received(key, completion),
+                OpKind::Send => self.on_sent(key, completion),
+                _ => self.on_connect(key, completion.result),
+            },
+            Target::Listener(index) => self.on_accept(index, &completion),
+            Target::Waker => self.on_woken(&completion),
+        }
+    }
+
+    /// Has the ring watch the mailbox's eventfd.
+    #[cold]
+    fn poll_mailbox(&mut self) {
+        self.mailbox_polled = true;
+        if let Some(mailbox) = &self.mailbox {
+            let fd = mailbox.waker().raw_fd();
+            self.mailbox_polled = self.ring.poll_readable(fd, Tokens::WAKER).is_some();
+        }
+    }
+
+    fn on_woken(&mut self, completion: &Completion) {
+        self.counters.wakeups.add(1);
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.waker().clear();
+        }
+        if !completion.continues {
+            self.mailbox_polled = false;
+        }
+    }
+
+    fn established(&self) -> Vec<ConnectionInfo> {
+        self.connections
+            .iter()
+            .filter(|(_, connection)| connection.is_established() && connection.is_live())
+            .filter_map(|(key, _)| self.info(key))
+            .collect()
+    }
+
+    /// Carries out commands of other threads.
+    #[inline]
+    fn run_commands(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.mailbox.as_ref().and_then(|mailbox| mailbox.take()) else {
+                return;
+            };
+            self.counters.commands.add(1);
+            self.run_command(command);
+        }
+    }
+
+    fn run_command(&mut self, command: Command) {
+        // A caller that no longer waits for its answer has dropped its end: nothing to do then.
+        match command {
+            Command::Send { connection, envelope, body, response_to, verdict } => {
+                let correlation = match response_to {
+                    0 => Correlation::None,
+                    id => Correlation::Response(id),
+                };
+                let outcome = self
+                    .key(connection)
+                    .and_then(|key| self.push(key, envelope, correlation, &body));
+                match verdict {
+                    Some(verdict) => drop(verdict.try_send(outcome)),
+                    None if outcome.is_err() => self.counters.posts_dropped.add(1),
+                    None => {}
+                }
+            }
+            Command::Broadcast { envelope, body, report } => {
+                let _ = report.try_send(self.broadcast(envelope, &body).outcomes);
+            }
+            Command::Connections { reply } => drop(reply.try_send(self.established())),
+            Command::Dial { address, reply } => match self.dial(&address) {
+                Ok(key) => self.watchers.push((key, reply)),
+                Err(reason) => {
+                    let error = DialError { address: address.to_string(), reason };
+                    let _ = reply.try_send(Err(error));
+                }
+            },
+            Command::Disconnect { connection, deadline } => {
+                if let Ok(key) = self.key(connection) {
+                    self.drain(key, deadline);
+                }
+            }
+            Command::Shutdown { deadline } => self.begin_shutdown(deadline),
+        }
+    }
+
+    /// Stops listening and begins to end every connection.
+    fn begin_shutdown(&mut self, deadline: Nanos) {
+        if self.closing {
+            return;
+        }
+        self.now = Nanos::now();
+        self.stop_listening();
+        self.shutdown_deadline = deadline;
+        self.shutdown_report.connections = self.active;
+        self.dropped_before_shutdown = self.counters.messages_dropped.get();
+        let keys: Vec<_> = self.connections.keys().collect();
+        for key in keys {
+            self.drain(key, deadline);
+        }
+    }
+
+    /// When a turn during shutdown must end at the latest.
+    fn shutdown_limit(&self) -> Nanos {
+        // The deadlines of the connections do the rest.
+        self.shutdown_deadline.min(self.now + Duration::from_millis(100))
+    }
+
+    fn shutdown_report(&self) -> ShutdownReport {
+        ShutdownReport {
+            messages_dropped: self.counters.messages_dropped.get() - self.dropped_before_shutdown,
+            ..self.shutdown_report
+        }
+    }
+
+    /// Why a connection that is gone, or going, ended.
+    fn closed_reason(&self, key: ConnectionKey) -> Option<CloseReason> {
+        match self.connections.get(key) {
+            Some(connection) => match connection.phase {
+                connection::Phase::Closing { reason } => Some(reason),
+                _ => None,
+            },
+            None => match self.last_closed {
+                Some((last, reason)) if last == key => Some(reason),
+                _ => Some(CloseReason::Local),
+            },
+        }
+    }
+}
+
+/// What a message's answer is correlated with.
+pub(crate) fn response_to(request: &Message) -> Correlation {
+    if request.is_request() {
+        Correlation::Response(request.correlation())
+    } else {
+        Correlation::None
+    }
+}
+
+/// Why a connection attempt failed, from why its connection ended.
+pub(crate) fn connect_error(
+    address: String,
+    reason: CloseReason,
+    timeout: Duration,
+) -> ConnectError {
+    match reason {
+        CloseReason::ConnectTimeout => ConnectError::Timeout { address, timeout },
+        CloseReason::Rejected(reason) => ConnectError::Rejected { address, reason },
+        CloseReason::Socket { errno } => {
+            ConnectError::Connect { address, source: io::Error::from_raw_os_error(errno) }
+        }
+        reason => ConnectError::Handshake { address, reason },
+    }
+}
+
+pub(crate) fn dial_error(error: DialError, config: &Config) -> ConnectError {
+    let DialError { address, reason } = error;
+    match reason {
+        DialFailure::TooMany { connections_max } => ConnectError::TooMany { connections_max },
+        DialFailure::Socket(source) => ConnectError::Connect { address, source },
+        DialFailure::Closed(reason) => connect_error(address, reason, config.connect_timeout()),
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        // Ends what is still open; dropping the core then drops the ring, which waits until the
+        // kernel has let go of every buffer.
+        self.core.abandon();
+    }
+}
+
+impl std::fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reactor").field("core", &self.core).finish_non_exhaustive()
+    }
+}

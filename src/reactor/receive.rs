@@ -1,0 +1,315 @@
+//! From the socket to handlers: frames are cut and handled in the receive window.
+
+use crate::error::{CloseReason, ProtocolError};
+use crate::mem::Buffer;
+use crate::reactor::connection::{ConnectionKey, Pause, Phase};
+use crate::reactor::core::Core;
+use crate::reactor::dispatch::{Handlers, Route};
+use crate::session::{Input, Role};
+use crate::sys::ring::Completion;
+use crate::time::{Nanos, wall_ns};
+use crate::wire::Frame;
+
+/// Frames handled for one connection before the others get their turn.
+const FRAMES_PER_TURN: usize = 1024;
+
+/// A response that somebody waits for right now, and takes from the window itself.
+pub(crate) struct Awaited<'a> {
+    pub(crate) correlation: u64,
+    pub(crate) take: &'a mut dyn FnMut(Frame<'_>),
+    pub(crate) is_done: bool,
+}
+
+/// Why cutting frames stopped.
+enum Stop {
+    /// Nothing whole is left; the frame begun is this long, once known.
+    Starved { frame_bytes: Option<usize> },
+    /// The budget of the turn is used up.
+    Budget,
+    /// The next message has no room in the inbox.
+    InboxFull,
+    /// The connection is ending.
+    Ended,
+}
+
+impl Core {
+    /// Books a completed receive.
+    #[inline]
+    pub(crate) fn on_received(&mut self, key: ConnectionKey, completion: Completion) {
+        let connection = self.connections.get_mut(key).expect("a slot outlives its operations");
+        connection.receiving = false;
+        let buffer = completion.buffer.expect("the completion of a receive has its buffer");
+        let bytes = completion.result.unwrap_or(0) as usize;
+        connection.window.restore(buffer, bytes);
+        if matches!(connection.phase, Phase::Closing { .. }) {
+            self.operation_ended(key);
+            return;
+        }
+        match completion.result {
+            Ok(0) => {
+                let reason = connection.close_when_sent.unwrap_or(CloseReason::PeerClosed);
+                let reason = match connection.session.state() {
+                    crate::session::state::State::Finishing => CloseReason::Local,
+                    _ => reason,
+                };
+                self.close(key, reason);
+            }
+            Ok(_) => {
+                connection.expects_data = completion.more_data;
+                connection.last_activity = self.now;
+                self.ready.push(key);
+            }
+            Err(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN | libc::EINTR) => {
+                self.counters.enobufs.add(1);
+                self.mark_unarmed(key);
+            }
+            Err(errno) => self.close(key, CloseReason::Socket { errno }),
+        }
+    }
+
+    /// Continues with connections that were held back.
+    pub(crate) fn resume_paused(&mut self) {
+        self.inbox.settle();
+        let mut index = 0;
+        while index < self.paused.len() {
+            let key = self.paused[index];
+            let Some(connection) = self.connections.get_mut(key) else {
+                self.paused.swap_remove(index);
+                continue;
+            };
+            let may_go_on = match connection.pause {
+                Some(Pause::Inbox) => self.inbox.has_room(0),
+                Some(Pause::Memory) => {
+                    let needed = connection.frame_bytes.unwrap_or(0);
+                    self.receive_memory.free_bytes() >= needed
+                }
+                None => true,
+            };
+            if !may_go_on {
+                index += 1;
+                continue;
+            }
+            self.paused.swap_remove(index);
+            match connection.pause.take() {
+                Some(Pause::Inbox) if connection.is_live() => self.ready.push(key),
+                Some(Pause::Memory) => self.mark_unarmed(key),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Handles the frames in the windows of all connections that received something.
+#[inline]
+pub(crate) fn handle_ready(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    awaited: &mut Option<Awaited<'_>>,
+) {
+    // Connections whose budget runs out put themselves behind the others for the next turn.
+    let count = core.ready.len();
+    for index in 0..count {
+        let key = core.ready[index];
+        handle_window(core, handlers, awaited, key);
+    }
+    core.ready.drain(..count);
+}
+
+/// Hot path: once per receive. The buffer is taken out of the window while frames borrow it, so
+/// that handlers may be given everything else.
+fn handle_window(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    awaited: &mut Option<Awaited<'_>>,
+    key: ConnectionKey,
+) {
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    if connection.phase != Phase::Live || !connection.window.is_idle() {
+        return;
+    }
+    let range = connection.window.range();
+    let buffer: Buffer = connection.window.lend();
+    let (consumed, outcome) = {
+        let mut input = &buffer.bytes()[range];
+        let available = input.len();
+        let outcome = handle_frames(core, handlers, awaited, key, &mut input);
+        (available - input.len(), outcome)
+    };
+    let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
+    connection.window.restore(buffer, 0);
+    connection.window.consume(consumed);
+    match outcome {
+        Ok(Stop::Starved { frame_bytes }) => {
+            let is_begun = connection.window.has_unparsed();
+            let was_begun = connection.frame_begun != Nanos::NEVER;
+            connection.frame_bytes = frame_bytes;
+            if is_begun && (consumed > 0 || !was_begun) {
+                connection.frame_begun = core.now;
+                if !was_begun {
+                    core.set_deadline(key);
+                }
+            } else if !is_begun {
+                // The deadline is looked at when it is due, not cleared for every frame.
+                connection.frame_begun = Nanos::NEVER;
+            }
+            core.mark_unarmed(key);
+        }
+        Ok(Stop::Budget) => core.ready.push(key),
+        Ok(Stop::InboxFull) => {
+            connection.pause = Some(Pause::Inbox);
+            connection.frame_begun = Nanos::NEVER;
+            core.counters.receive_pauses.add(1);
+            core.paused.push(key);
+        }
+        Ok(Stop::Ended) => {
+            if matches!(connection.phase, Phase::Closing { .. }) {
+                core.operation_ended(key);
+            }
+        }
+        Err(error) => {
+            let id = core.id(key);
+            tracing::info!(connection = %id, %error, "closing a connection that broke the protocol");
+            core.close(key, CloseReason::Protocol(error));
+        }
+    }
+}
+
+/// Cuts frames off `input` and handles them.
+#[inline]
+fn handle_frames(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    awaited: &mut Option<Awaited<'_>>,
+    key: ConnectionKey,
+    input: &mut &[u8],
+) -> Result<Stop, ProtocolError> {
+    let mut messages = 0;
+    let before = input.len();
+    let mut longest = 0;
+    let outcome = loop {
+        if messages == FRAMES_PER_TURN as u64 {
+            break Ok(Stop::Budget);
+        }
+        let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
+        let decoder = connection.session.decoder();
+        let rest = *input;
+        let frame = match decoder.next(input) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                let promise = decoder.promise(rest)?;
+                break Ok(Stop::Starved {
+                    frame_bytes: promise.map(|promise| promise.frame_bytes),
+                });
+            }
+            Err(error) => break Err(error),
+        };
+        let route = handlers.route(&frame);
+        if route == Route::Inbox && frame.kind().is_application() {
+            let is_awaited = frame.is_response();
+            if !is_awaited && !core.inbox.has_room(frame.payload().len()) {
+                *input = rest;
+                break Ok(Stop::InboxFull);
+            }
+        }
+        longest = longest.max(frame.frame_bytes());
+        match connection.session.handle(frame)? {
+            Input::Message(frame) => {
+                messages += 1;
+                if frame.is_response() {
+                    respond(core, awaited, key, frame);
+                } else if route == Route::Inbox {
+                    let message = core.message(key, &frame);
+                    core.deliver(message);
+                } else {
+                    handlers.call(route, core, key, frame);
+                    let phase = core.connections[key].phase;
+                    if phase != Phase::Live {
+                        break Ok(Stop::Ended);
+                    }
+                }
+            }
+            Input::Nothing => {}
+            Input::Greeting(frame) => match greet(core, key, &frame)? {
+                Input::Established => core.establish(key),
+                Input::End(reason) => {
+                    core.end_when_sent(key, reason);
+                    break Ok(Stop::Ended);
+                }
+                _ => {}
+            },
+            Input::Established => core.establish(key),
+            Input::End(reason) => {
+                core.end_when_sent(key, reason);
+                break Ok(Stop::Ended);
+            }
+        }
+    };
+    let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
+    connection.messages_received += messages;
+    connection.parsed_bytes_max = connection.parsed_bytes_max.max(longest);
+    core.counters.messages_received.add(messages);
+    core.counters.bytes_received.add((before - input.len()) as u64);
+    outcome
+}
+
+/// A response goes to whoever waits for it. Nobody does any more: counted and dropped.
+#[inline]
+fn respond(
+    core: &mut Core,
+    awaited: &mut Option<Awaited<'_>>,
+    key: ConnectionKey,
+    frame: Frame<'_>,
+) {
+    let correlation = frame.correlation();
+    if !core.requests.is_waiting(key, correlation) {
+        core.counters.responses_late.add(1);
+        return;
+    }
+    match awaited {
+        Some(awaited) if awaited.correlation == correlation && !awaited.is_done => {
+            (awaited.take)(frame);
+            awaited.is_done = true;
+        }
+        _ => {
+            let message = core.message(key, &frame);
+            core.requests.answer(correlation, message);
+        }
+    }
+}
+
+/// Completes the handshake, from either side.
+#[cold]
+fn greet(
+    core: &mut Core,
+    key: ConnectionKey,
+    frame: &Frame<'_>,
+) -> Result<Input<'static>, ProtocolError> {
+    let now = core.now;
+    let connection = &core.connections[key];
+    if connection.session.role() == Role::Dialer {
+        let identity = &core.identity;
+        return core.connections[key].session.accept_welcome(frame, identity, now);
+    }
+    let Some(buffer) = core.take_control_buffer() else {
+        // Without memory for the welcome there is none for messages either.
+        return Ok(Input::End(CloseReason::ConnectionLimit));
+    };
+    let session = &mut core.connections[key].session;
+    let outcome = session.answer(frame, buffer, &core.identity, now, wall_ns());
+    core.mark_dirty(key);
+    outcome
+}
+
+impl Core {
+    /// Ends a connection at once, or as soon as a reject that is queued has left.
+    #[cold]
+    fn end_when_sent(&mut self, key: ConnectionKey, reason: CloseReason) {
+        let connection = &mut self.connections[key];
+        if connection.session.has_block() && matches!(reason, CloseReason::Refused(_)) {
+            connection.close_when_sent = Some(reason);
+            self.mark_dirty(key);
+        } else {
+            self.close(key, reason);
+        }
+    }
+}

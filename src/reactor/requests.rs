@@ -1,0 +1,144 @@
+//! Requests that wait for their answer.
+//!
+//! Invariant: a request is in the table from the moment it was queued until its owner has taken
+//! the outcome; it has a deadline exactly while it is waiting. The key is the correlation on the
+//! wire, so an answer that comes after its request was given up finds nothing and is counted.
+
+use std::time::Duration;
+
+use slotmap::{Key, KeyData, SlotMap, new_key_type};
+
+use crate::error::{CloseReason, RequestError};
+use crate::mem::Deadlines;
+use crate::message::Message;
+use crate::reactor::connection::ConnectionKey;
+use crate::time::Nanos;
+
+new_key_type! {
+    struct RequestKey;
+}
+
+/// Names a request until its outcome has been taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(RequestKey);
+
+impl RequestId {
+    /// The correlation on the wire.
+    pub(crate) fn correlation(self) -> u64 {
+        self.0.data().as_ffi()
+    }
+}
+
+#[derive(Debug)]
+struct Request {
+    connection: ConnectionKey,
+    timeout: Duration,
+    outcome: Option<Result<Message, RequestError>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    slots: SlotMap<RequestKey, Request>,
+    deadlines: Deadlines,
+    /// The key last opened in each slot, to find it by the number the deadlines know.
+    keys: Vec<RequestKey>,
+    requests_max: u32,
+}
+
+impl Requests {
+    pub(crate) fn new(requests_max: u32) -> Self {
+        Self {
+            slots: SlotMap::with_capacity_and_key(requests_max as usize),
+            deadlines: Deadlines::with_capacity(requests_max as usize + 2),
+            keys: vec![RequestKey::null(); requests_max as usize + 2],
+            requests_max,
+        }
+    }
+
+    /// Opens a request; its deadline runs from `now`.
+    pub(crate) fn open(
+        &mut self,
+        connection: ConnectionKey,
+        timeout: Duration,
+        now: Nanos,
+    ) -> Result<RequestId, RequestError> {
+        if self.slots.len() >= self.requests_max as usize {
+            return Err(RequestError::TooMany { requests_max: self.requests_max });
+        }
+        let key = self.slots.insert(Request { connection, timeout, outcome: None });
+        self.keys[slot(key) as usize] = key;
+        self.deadlines.set(slot(key), now + timeout);
+        Ok(RequestId(key))
+    }
+
+    /// Forgets a request: it was not sent, or its owner no longer cares.
+    pub(crate) fn close(&mut self, id: RequestId) {
+        if self.slots.remove(id.0).is_some() {
+            self.deadlines.set(slot(id.0), Nanos::NEVER);
+        }
+    }
+
+    /// Whether an answer with this correlation on this connection is waited for.
+    #[inline]
+    pub(crate) fn is_waiting(&self, connection: ConnectionKey, correlation: u64) -> bool {
+        self.slots
+            .get(key_of(correlation))
+            .is_some_and(|request| request.connection == connection && request.outcome.is_none())
+    }
+
+    /// Keeps the answer for its owner. The caller has checked [`Requests::is_waiting`].
+    pub(crate) fn answer(&mut self, correlation: u64, message: Message) {
+        self.settle(key_of(correlation), Ok(message));
+    }
+
+    /// The outcome of a request, once there is one.
+    pub(crate) fn take(&mut self, id: RequestId) -> Option<Result<Message, RequestError>> {
+        self.slots.get(id.0)?.outcome.as_ref()?;
+        self.slots.remove(id.0)?.outcome
+    }
+
+    /// The earliest deadline.
+    #[inline]
+    pub(crate) fn earliest(&self) -> Nanos {
+        self.deadlines.earliest()
+    }
+
+    /// Gives up the requests whose time is over.
+    #[inline]
+    pub(crate) fn expire(&mut self, now: Nanos) {
+        while let Some(due) = self.deadlines.pop_due(now) {
+            let key = self.keys[due as usize];
+            let Some(request) = self.slots.get(key) else { continue };
+            let error = RequestError::Timeout { timeout: request.timeout };
+            self.settle(key, Err(error));
+        }
+    }
+
+    /// Answers every request of a connection that ended.
+    pub(crate) fn fail(&mut self, connection: ConnectionKey, reason: CloseReason) {
+        let Self { slots, deadlines, .. } = self;
+        for (key, request) in slots.iter_mut() {
+            if request.connection == connection && request.outcome.is_none() {
+                deadlines.set(slot(key), Nanos::NEVER);
+                request.outcome = Some(Err(RequestError::ConnectionLost { reason }));
+            }
+        }
+    }
+
+    fn settle(&mut self, key: RequestKey, outcome: Result<Message, RequestError>) {
+        self.deadlines.set(slot(key), Nanos::NEVER);
+        if let Some(request) = self.slots.get_mut(key) {
+            request.outcome = Some(outcome);
+        }
+    }
+}
+
+fn key_of(correlation: u64) -> RequestKey {
+    RequestKey::from(KeyData::from_ffi(correlation))
+}
+
+/// The slot number of a key: the low half of its number, by slotmap's documentation.
+fn slot(key: RequestKey) -> u32 {
+    (key.data().as_ffi() & u64::from(u32::MAX)) as u32
+}

@@ -1,0 +1,250 @@
+//! From lanes to the socket: one send in flight per connection.
+
+use std::os::fd::AsRawFd;
+
+use crate::error::CloseReason;
+use crate::mem::WindowMode;
+use crate::reactor::Tokens;
+use crate::reactor::connection::{ConnectionKey, InFlight, Pause, Phase};
+use crate::reactor::core::Core;
+use crate::session::lane::SendMemory;
+use crate::session::state::State;
+use crate::sys::ring::{Completion, ReceiveOptions, SendMode};
+use crate::wire::handshake::GoodbyeReason;
+
+impl Core {
+    /// Queues a send for every connection that has something to send and nothing in flight.
+    ///
+    /// Hot path: once per turn.
+    #[inline]
+    pub(crate) fn transmit(&mut self) {
+        if self.dirty.is_empty() {
+            return;
+        }
+        // What can not be queued now goes into the list for the next turn.
+        let mut dirty = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.dirty_spare));
+        for key in dirty.drain(..) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.is_dirty = false;
+                self.transmit_one(key);
+            }
+        }
+        self.dirty_spare = dirty;
+    }
+
+    #[inline]
+    fn transmit_one(&mut self, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        if connection.phase != Phase::Live {
+            return;
+        }
+        let (buffer, in_flight) = match (connection.in_flight, connection.unsent.take()) {
+            (Some(in_flight), Some(buffer)) => (buffer, in_flight),
+            (Some(_), None) => {
+                // More to send once this is known to have left.
+                self.backlog = true;
+                return;
+            }
+            (None, _) => match connection.session.poll_block() {
+                Some((source, block)) => {
+                    let in_flight = InFlight::new(source, &block);
+                    (block.buffer, in_flight)
+                }
+                None => return self.nothing_to_send(key),
+            },
+        };
+        let zero_copy_min = self.config.zero_copy_bytes_min() as usize;
+        let mode = if connection.zero_copy
+            && zero_copy_min > 0
+            && in_flight.payload_bytes_max >= zero_copy_min
+        {
+            SendMode::ZeroCopy
+        } else if connection.congested {
+            SendMode::Whole
+        } else {
+            SendMode::Prompt
+        };
+        connection.in_flight = Some(in_flight);
+        let fd = connection.socket.as_raw_fd();
+        let (offset, bytes) = (in_flight.sent, in_flight.filled - in_flight.sent);
+        let queued = self.ring.send(fd, buffer, offset, bytes, mode, Tokens::connection(key));
+        match queued {
+            Ok(_) => {
+                connection.expects_data = false;
+                self.sends_unsubmitted += 1;
+                self.backlog |= mode == SendMode::Prompt
+                    && (connection.session.has_block()
+                        || connection.session.state() != State::Open
+                        || connection.close_when_sent.is_some());
+                if mode == SendMode::ZeroCopy {
+                    self.counters.zero_copy_sends.add(1);
+                }
+            }
+            Err(buffer) => {
+                connection.unsent = Some(buffer);
+                connection.is_dirty = true;
+                self.dirty.push(key);
+            }
+        }
+    }
+
+    /// Everything queued has left: the moment for a goodbye, or to close.
+    #[cold]
+    fn nothing_to_send(&mut self, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        if let Some(reason) = connection.close_when_sent {
+            self.close(key, reason);
+            return;
+        }
+        match connection.session.state() {
+            State::Draining => {
+                let Some(buffer) = self.take_control_buffer() else {
+                    self.mark_dirty(key);
+                    return;
+                };
+                let reason =
+                    if self.closing { GoodbyeReason::Shutdown } else { GoodbyeReason::Disconnect };
+                let connection = &mut self.connections[key];
+                connection.session.finish(buffer, reason, self.now);
+                connection.is_dirty = false;
+                self.transmit_one(key);
+            }
+            State::Finishing => {
+                // The goodbye has left. The peer closes when it has read it; until then, or the
+                // deadline, what it still sends is read.
+                let _ = connection.socket.shutdown(std::net::Shutdown::Write);
+            }
+            _ => connection.congested = false,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn on_sent(&mut self, key: ConnectionKey, completion: Completion) {
+        let connection = self.connections.get_mut(key).expect("a slot outlives its operations");
+        let mut in_flight = connection.in_flight.expect("a send was in flight");
+        let buffer = completion.buffer.expect("the last completion of a send has its buffer");
+        if completion.copied {
+            connection.zero_copy = false;
+            self.counters.zero_copy_copies.add(1);
+        }
+        let error = match completion.result {
+            Ok(bytes) => {
+                in_flight.sent += bytes as usize;
+                None
+            }
+            Err(errno) => Some(errno),
+        };
+        let is_complete = in_flight.sent == in_flight.filled;
+        if is_complete || matches!(connection.phase, Phase::Closing { .. }) {
+            let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+            let block = in_flight.into_block(buffer);
+            connection.session.block_sent(in_flight.source, block, &mut memory);
+            connection.in_flight = None;
+            if matches!(connection.phase, Phase::Closing { .. }) {
+                self.operation_ended(key);
+            } else {
+                connection.last_activity = self.now;
+                self.mark_dirty_if_needed(key);
+            }
+            return;
+        }
+        connection.in_flight = Some(in_flight);
+        connection.unsent = Some(buffer);
+        match error {
+            // A prompt send met a full socket, in part or in whole: wait for room from now on.
+            None | Some(libc::EAGAIN) => {
+                connection.congested = true;
+                self.counters.short_sends.add(1);
+            }
+            Some(libc::ENOBUFS | libc::ENOMEM) => self.counters.enobufs.add(1),
+            Some(libc::EINTR) => {}
+            Some(libc::EOPNOTSUPP) if connection.zero_copy => connection.zero_copy = false,
+            Some(libc::EPIPE | libc::ECONNRESET) if !connection.window.is_idle() => {
+                // What the peer sent before it went is still to be read; the receive in flight
+                // reports the end.
+                connection.close_when_sent = Some(CloseReason::PeerClosed);
+                return;
+            }
+            Some(errno) => {
+                self.close(key, CloseReason::Socket { errno });
+                return;
+            }
+        }
+        self.mark_dirty(key);
+    }
+
+    /// After a block has left there may be more to send, or an end to make.
+    #[inline]
+    fn mark_dirty_if_needed(&mut self, key: ConnectionKey) {
+        let connection = &self.connections[key];
+        let in_order = connection.session.state() == State::Open
+            && connection.close_when_sent.is_none()
+            && !connection.congested;
+        if connection.session.has_block() || !in_order {
+            self.mark_dirty(key);
+        }
+    }
+
+    /// An operation of a closing connection has ended.
+    #[cold]
+    pub(crate) fn operation_ended(&mut self, key: ConnectionKey) {
+        if self.connections.get(key).is_some_and(|connection| !connection.has_operations()) {
+            self.ended.push(key);
+        }
+    }
+
+    /// Arms a receive for every connection that waits for one. After the sends, which are what
+    /// somebody waits for.
+    #[inline]
+    pub(crate) fn arm(&mut self) {
+        let mut index = 0;
+        while index < self.unarmed.len() {
+            let key = self.unarmed[index];
+            if self.arm_one(key) {
+                self.unarmed.swap_remove(index);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Returns whether the connection is done with: armed, paused, or in no need of it.
+    #[inline]
+    fn arm_one(&mut self, key: ConnectionKey) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return true };
+        if connection.phase != Phase::Live || connection.receiving {
+            connection.wants_receive = false;
+            return true;
+        }
+        let (frame_bytes, parsed) = (connection.frame_bytes, connection.parsed_bytes_max);
+        connection.parsed_bytes_max = 0;
+        let prepared = connection.window.prepare(frame_bytes, parsed, &mut self.receive_memory);
+        let Some(span) = prepared else {
+            connection.wants_receive = false;
+            connection.pause = Some(Pause::Memory);
+            self.counters.receive_pauses.add(1);
+            self.paused.push(key);
+            return true;
+        };
+        let options = ReceiveOptions {
+            offset: span.offset,
+            bytes: span.bytes,
+            whole: span.mode == WindowMode::Whole,
+            poll_first: !connection.expects_data,
+        };
+        let buffer = connection.window.lend();
+        let fd = connection.socket.as_raw_fd();
+        match self.ring.receive(fd, buffer, options, Tokens::connection(key)) {
+            Ok(_) => {
+                connection.receiving = true;
+                connection.wants_receive = false;
+                connection.expects_data = true;
+                true
+            }
+            Err(buffer) => {
+                connection.window.restore(buffer, 0);
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! [`Server`]: a [`Node`] that listens.
+
+use std::time::Duration;
+
+use crate::Config;
+use crate::endpoint::Address;
+use crate::error::{ReceiveError, SendError, SetupError};
+use crate::message::Message;
+use crate::node::{Node, NodeBuilder, NodeHandle};
+use crate::reactor::{BroadcastReport, ConnectionId, ConnectionInfo, Context, ShutdownReport};
+use crate::session::Envelope;
+use crate::stats::Statistics;
+use crate::wire::{Body, Frame, Kind, Payload};
+
+/// Collects what a server is to be; [`ServerBuilder::start`] starts it.
+#[derive(Debug, Default)]
+pub struct ServerBuilder {
+    node: NodeBuilder,
+    listens: bool,
+}
+
+impl ServerBuilder {
+    /// Limits and tuning: idle strategy, cores, memory. Default: [`Config::default`].
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.node = self.node.config(config);
+        self
+    }
+
+    /// How many reactors, each a thread with a ring. Default: as many as `cores` of the
+    /// configuration names, else 1.
+    #[must_use]
+    pub fn reactors(mut self, count: usize) -> Self {
+        self.node = self.node.reactors(count);
+        self
+    }
+
+    /// Listens on `endpoint`; may be called several times. Default: `[::]` with the default port.
+    #[must_use]
+    pub fn listen(mut self, endpoint: impl Into<String>) -> Self {
+        self.node = self.node.listen(endpoint);
+        self.listens = true;
+        self
+    }
+
+    /// Calls `handler` for messages of this kind that no handler by type takes, on the reactor's
+    /// thread.
+    ///
+    /// # Panics
+    ///
+    /// When the kind belongs to the session (heartbeat, hello …).
+    #[must_use]
+    pub fn on(
+        mut self,
+        kind: Kind,
+        handler: impl Fn(&mut Context<'_>, Frame<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.node = self.node.on(kind, handler);
+        self
+    }
+
+    /// Calls `handler` for messages with `T`'s `type_id`, with the validated value in place.
+    ///
+    /// A payload that claims to be a `T` and is not closes its connection.
+    #[must_use]
+    pub fn on_type<T: Payload>(
+        mut self,
+        handler: impl Fn(&mut Context<'_>, Frame<'_>, &T::Archived) + Send + Sync + 'static,
+    ) -> Self {
+        self.node = self.node.on_type::<T>(handler);
+        self
+    }
+
+    /// Starts the reactors. Returns once they listen.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] of the first thing that failed; everything started is stopped again.
+    pub fn start(mut self) -> Result<Server, SetupError> {
+        if !self.listens {
+            self.node = self.node.listen("[::]");
+        }
+        Ok(Server { node: self.node.start()? })
+    }
+}
+
+/// Listens, and talks to its clients. Any thread may use it; dropping it ends it without flushing.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use ringwire::{Envelope, Kind, Server};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::builder()
+///     .listen("0.0.0.0:7411")
+///     .on(Kind::Command, |context, frame| {
+///         // On the reactor's thread; the payload stands in the receive window.
+///         let _ = context.reply(Envelope::status(), frame.payload());
+///     })
+///     .start()?;
+/// while let Ok(message) = server.receive(Duration::from_secs(1)) {
+///     println!("{}: {:?}", message.connection(), message.payload());
+/// }
+/// let report = server.shutdown(Duration::from_secs(1));
+/// println!("{report:?}");
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    node: Node,
+}
+
+impl Server {
+    /// Starts from the defaults.
+    #[must_use]
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+
+    /// The addresses listened on, with the ports the kernel chose for port 0.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        self.node.addresses()
+    }
+
+    /// The connected clients.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ConnectionInfo> {
+        self.node.connections()
+    }
+
+    /// Queues a message for one client and waits for its reactor's verdict; see
+    /// [`NodeHandle::send_to`].
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued and the caller still has the message.
+    pub fn send_to<B: Body + ?Sized>(
+        &self,
+        client: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        self.node.send_to(client, envelope, body)
+    }
+
+    /// Hands a message for one client to its reactor without waiting; see
+    /// [`NodeHandle::post_to`].
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Busy`] when the command queue is full; what can be known here otherwise.
+    pub fn post_to<B: Body + ?Sized>(
+        &self,
+        client: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        self.node.post_to(client, envelope, body)
+    }
+
+    /// Answers a request that came through [`receive`](Self::receive).
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to).
+    pub fn reply<B: Body + ?Sized>(
+        &self,
+        request: &Message,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        self.node.reply(request, envelope, body)
+    }
+
+    /// Queues a message for every connected client, and reports on each.
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeHandle::broadcast`].
+    pub fn broadcast<B: Body + ?Sized>(
+        &self,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<BroadcastReport, SendError> {
+        self.node.broadcast(envelope, body)
+    }
+
+    /// Waits for the next message that no handler takes, for up to `timeout`. Each names the
+    /// client it came from.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::Timeout`].
+    pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
+        self.node.receive(timeout)
+    }
+
+    /// Ends one client's connection once what is queued for it has left, or at `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Busy`] or [`SendError::ShutDown`].
+    pub fn disconnect(&self, client: ConnectionId, deadline: Duration) -> Result<(), SendError> {
+        self.node.disconnect(client, deadline)
+    }
+
+    /// What has happened so far, all reactors together.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.node.statistics()
+    }
+
+    /// A handle that other threads may keep.
+    #[must_use]
+    pub fn handle(&self) -> NodeHandle {
+        self.node.handle()
+    }
+
+    /// Stops listening, flushes and ends every connection, stops the threads, and says what was
+    /// not delivered. Returns within `deadline` plus the time of handlers that are running.
+    pub fn shutdown(self, deadline: Duration) -> ShutdownReport {
+        self.node.shutdown(deadline)
+    }
+}

@@ -1,0 +1,243 @@
+//! One lane: the bounded queue of one priority of one session.
+//!
+//! Frames are encoded once, straight into a block of send memory, and leave from there. While a
+//! block is in flight the next frames gather in the next one.
+//!
+//! # Invariants
+//!
+//! - `frames` and `bytes` count what was admitted and is not yet handed to the kernel in full:
+//!   queued and in flight.
+//! - A refused message changes nothing: the sequence does not advance and no memory is kept.
+//!
+//! # Memory
+//!
+//! An idle lane holds none. Its first frame takes a small block, which every session is
+//! guaranteed one of; further memory comes from the shared classes as long as the session holds
+//! less than what is free there, so that slow peers can not take it all
+//! (the dynamic threshold of Choudhury and Hahne, 1998).
+
+use std::collections::VecDeque;
+
+use crate::error::SendError;
+use crate::mem::{Buffer, Pool};
+use crate::wire::{Body, BodyError, FrameHead, Scratch, frame_bytes};
+
+/// Frames encoded back to back in one buffer.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) buffer: Buffer,
+    /// Bytes of whole frames from the start.
+    pub(crate) filled: usize,
+    /// How many frames those are.
+    pub(crate) frames: u32,
+    /// Longest payload among them.
+    pub(crate) payload_bytes_max: usize,
+}
+
+/// Bounds of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneLimits {
+    pub(crate) frames_max: u32,
+    pub(crate) bytes_max: usize,
+    /// The smaller of both sides' limits.
+    pub(crate) frame_bytes_max: usize,
+    /// Size of a shared block.
+    pub(crate) block_bytes: usize,
+}
+
+/// Where the memory comes from, and how much of it the session holds.
+#[derive(Debug)]
+pub(crate) struct SendMemory<'a> {
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) scratch: &'a mut Scratch,
+}
+
+/// What the session of a lane holds of the send memory.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Holdings {
+    pub(crate) bytes: usize,
+    pub(crate) small: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    blocks: VecDeque<Block>,
+    frames: u32,
+    bytes: usize,
+    /// Sequence of the last frame admitted.
+    sequence: u64,
+}
+
+impl Lane {
+    /// Encodes a frame at the end of the lane. Returns its length on the wire.
+    ///
+    /// `head.sequence` is filled in here. Hot path: once per message. No allocation, no syscall.
+    #[inline]
+    pub(crate) fn push<B: Body + ?Sized>(
+        &mut self,
+        mut head: FrameHead,
+        body: &B,
+        limits: LaneLimits,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> Result<usize, SendError> {
+        if self.frames >= limits.frames_max || self.bytes >= limits.bytes_max {
+            return Err(SendError::Full);
+        }
+        let sequence = self.sequence + 1;
+        head.sequence = sequence as u32; // The low half, by definition of the header.
+        let room = limits.bytes_max - self.bytes;
+        let written = match self.blocks.back_mut() {
+            Some(block) => block.write(&head, body, limits, room, memory.scratch),
+            None => Err(Refusal::Needs { bytes: 0 }),
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(Refusal::Send(error)) => return Err(error),
+            Err(Refusal::Needs { bytes }) => {
+                self.write_to_new_block(bytes, &head, body, limits, memory, holdings)?
+            }
+        };
+        self.sequence = sequence;
+        self.frames += 1;
+        self.bytes += written;
+        Ok(written)
+    }
+
+    /// Takes the oldest block for sending; [`Lane::sent`] settles it.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<Block> {
+        self.blocks.pop_front()
+    }
+
+    /// Books a block that has been sent, or dropped.
+    #[inline]
+    pub(crate) fn sent(&mut self, block: &Block) {
+        self.frames -= block.frames;
+        self.bytes -= block.filled;
+    }
+
+    /// Whether nothing waits to be taken.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Frames queued and in flight.
+    pub(crate) fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// Bytes queued and in flight.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    #[cold]
+    fn write_to_new_block<B: Body + ?Sized>(
+        &mut self,
+        mut bytes: usize,
+        head: &FrameHead,
+        body: &B,
+        limits: LaneLimits,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> Result<usize, SendError> {
+        // Twice at most: the first attempt tells the length when it was not known.
+        for _ in 0..2 {
+            let small = self.blocks.is_empty()
+                && holdings.small == 0
+                && bytes <= memory.pool.smallest_bytes();
+            let wanted = if small { bytes } else { bytes.max(limits.block_bytes) };
+            if !small && holdings.bytes > memory.pool.free_bytes() {
+                return Err(SendError::Full);
+            }
+            let buffer = memory.pool.take(wanted).ok_or(SendError::Full)?;
+            let mut block = Block { buffer, filled: 0, frames: 0, payload_bytes_max: 0 };
+            let room = limits.bytes_max - self.bytes;
+            match block.write(head, body, limits, room, memory.scratch) {
+                Ok(written) => {
+                    holdings.add(&block, memory.pool);
+                    self.blocks.push_back(block);
+                    return Ok(written);
+                }
+                Err(refusal) => {
+                    memory.pool.give(block.buffer);
+                    match refusal {
+                        Refusal::Send(error) => return Err(error),
+                        Refusal::Needs { bytes: needed } => bytes = needed,
+                    }
+                }
+            }
+        }
+        // The body wrote more at its second attempt than it asked for at its first.
+        Err(SendError::Unserializable)
+    }
+}
+
+impl Holdings {
+    fn add(&mut self, block: &Block, pool: &Pool) {
+        self.bytes += block.buffer.len();
+        self.small += u32::from(block.buffer.len() == pool.smallest_bytes());
+    }
+
+    /// Gives a block's memory back.
+    #[inline]
+    pub(crate) fn release(&mut self, block: Block, pool: &mut Pool) {
+        self.bytes -= block.buffer.len();
+        self.small -= u32::from(block.buffer.len() == pool.smallest_bytes());
+        pool.give(block.buffer);
+    }
+}
+
+enum Refusal {
+    /// The frame needs a buffer of this many bytes.
+    Needs {
+        bytes: usize,
+    },
+    Send(SendError),
+}
+
+impl Block {
+    /// Encodes a frame behind those already here.
+    #[inline]
+    fn write<B: Body + ?Sized>(
+        &mut self,
+        head: &FrameHead,
+        body: &B,
+        limits: LaneLimits,
+        room: usize,
+        scratch: &mut Scratch,
+    ) -> Result<usize, Refusal> {
+        let head_bytes = head.head_bytes();
+        let out = &mut self.buffer.bytes_mut()[self.filled..];
+        let payload = out.get_mut(head_bytes..).unwrap_or_default();
+        let payload_bytes = match body.encode(payload, scratch) {
+            Ok(bytes) => bytes,
+            Err(BodyError::Overflow { bytes }) => bytes,
+            Err(BodyError::Unserializable) => return Err(Refusal::Send(SendError::Unserializable)),
+        };
+        let total = frame_bytes(payload_bytes, head.extension.is_some());
+        if total > limits.frame_bytes_max {
+            return Err(Refusal::Send(too_large(total, limits.frame_bytes_max)));
+        }
+        if total > room {
+            return Err(Refusal::Send(SendError::Full));
+        }
+        if total > out.len() {
+            return Err(Refusal::Needs { bytes: total });
+        }
+        let written = head.finish(out, payload_bytes);
+        self.filled += written;
+        self.frames += 1;
+        self.payload_bytes_max = self.payload_bytes_max.max(payload_bytes);
+        Ok(written)
+    }
+}
+
+#[cold]
+fn too_large(bytes: usize, bytes_max: usize) -> SendError {
+    let saturated = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    SendError::TooLarge { bytes: saturated(bytes), bytes_max: saturated(bytes_max) }
+}

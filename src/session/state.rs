@@ -1,0 +1,84 @@
+//! The life of a session on one connection. All transitions are in [`State::step`].
+//!
+//! ```text
+//!   Greeting ──established──▶ Open ──drain──▶ Draining ──flushed──▶ Finishing
+//!      │                       │                 │                     │
+//!      └────────── failed ─────┴──── failed ─────┴─── failed, ended ───┴──▶ Ended
+//! ```
+
+use crate::error::CloseReason;
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The handshake is not complete.
+    Greeting,
+    /// Messages flow both ways.
+    Open,
+    /// No new messages are admitted; what is queued still leaves.
+    Draining,
+    /// The goodbye has left; waits for the peer to close.
+    Finishing,
+    /// Over.
+    Ended { reason: CloseReason },
+}
+
+/// What may happen to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The handshake is complete.
+    Established,
+    /// The application disconnects.
+    Drain,
+    /// Everything queued, and the goodbye behind it, has been handed to the kernel.
+    Flushed,
+    /// The session ends now.
+    End(CloseReason),
+}
+
+impl State {
+    /// The only place where a session changes state.
+    pub(crate) fn step(self, event: Event) -> Self {
+        match (self, event) {
+            (Self::Greeting, Event::Established) => Self::Open,
+            (Self::Open | Self::Greeting, Event::Drain) => Self::Draining,
+            (Self::Draining, Event::Flushed) => Self::Finishing,
+            (Self::Ended { reason }, Event::End(_)) => Self::Ended { reason },
+            (_, Event::End(reason)) => Self::Ended { reason },
+            // Asking twice to disconnect changes nothing.
+            (Self::Draining | Self::Finishing | Self::Ended { .. }, Event::Drain) => self,
+            // Events come from our own code, never straight from the peer: this is our bug.
+            (state, event) => unreachable!("{event:?} in state {state:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orderly_life_passes_all_states() {
+        let state = State::Greeting.step(Event::Established);
+        assert_eq!(state, State::Open);
+        let state = state.step(Event::Drain).step(Event::Drain);
+        assert_eq!(state, State::Draining);
+        let state = state.step(Event::Flushed);
+        assert_eq!(state, State::Finishing);
+        let state = state.step(Event::End(CloseReason::Local));
+        assert_eq!(state, State::Ended { reason: CloseReason::Local });
+    }
+
+    #[test]
+    fn first_reason_to_end_stays() {
+        let state = State::Open.step(Event::End(CloseReason::PeerClosed));
+        let state = state.step(Event::End(CloseReason::Local));
+        assert_eq!(state, State::Ended { reason: CloseReason::PeerClosed });
+    }
+
+    #[test]
+    #[should_panic(expected = "Established in state Open")]
+    fn impossible_transition_is_loud() {
+        let _ = State::Open.step(Event::Established);
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of the session, without any I/O.

@@ -1,0 +1,526 @@
+//! The ring of one reactor, and who owns the memory the kernel is using.
+//!
+//! Every operation handed to io_uring occupies a slot from the moment its entry is *queued* until
+//! its last completion is *reaped*. While occupied, the slot owns the buffer; nothing else in the
+//! crate can reach it. Cancelling asks the kernel to finish early and frees nothing; neither does
+//! a failed submit, nor closing the ring (io_uring_setup(2): teardown "may happen
+//! asynchronously").
+//!
+//! # Prompt sends
+//!
+//! A send normally completes inside the `enter` that submits it, and its completion is then a
+//! nuisance: it ends the wait that was meant for the answer, so a round trip costs a second
+//! `enter`. A *prompt* send therefore carries MSG_DONTWAIT and IOSQE_CQE_SKIP_SUCCESS: the kernel
+//! attempts it during submission, exactly once; when all of it went out there is no completion
+//! at all; anything else (short, EAGAIN, an error) posts one (io_uring_enter(2),
+//! `IOSQE_CQE_SKIP_SUCCESS`: "if a request fails, the CQE is still posted"; with MSG_WAITALL a
+//! short send counts as failed and its completion carries the partial length). So once the entry
+//! has been consumed and every completion posted by then has been reaped, a prompt send without
+//! one is done. `tests::prompt_send_*` pin this behaviour against the running kernel.
+//!
+//! # Cost
+//!
+//! Queueing and reaping are a slot-map insert and remove. Tables are sized at setup.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue, types::CancelBuilder};
+use slotmap::{Key, KeyData, SlotMap, new_key_type};
+use socket2::SockAddr;
+
+use crate::mem::Buffer;
+use crate::stats::Counters;
+use crate::sys::probe::{self, RingError};
+
+new_key_type! {
+    /// Names an operation in flight; doubles as its `user_data`.
+    pub(crate) struct OpKey;
+}
+
+/// What an operation was for; chosen by the caller and handed back with each completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token(pub(crate) u64);
+
+/// What kind of operation completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpKind {
+    Receive,
+    Send,
+    Accept,
+    Connect,
+    Poll,
+}
+
+/// One completion.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) token: Token,
+    pub(crate) kind: OpKind,
+    /// The kernel's result, or its error number.
+    pub(crate) result: Result<u32, i32>,
+    /// The buffer, with the last completion of a receive or send.
+    pub(crate) buffer: Option<Buffer>,
+    /// A receive left more in the socket.
+    pub(crate) more_data: bool,
+    /// A multishot operation goes on.
+    pub(crate) continues: bool,
+    /// A zero-copy send was copied by the kernel after all.
+    pub(crate) copied: bool,
+}
+
+#[derive(Debug)]
+struct Op {
+    kind: OpKind,
+    token: Token,
+    buffer: Option<Buffer>,
+    /// Where a connect goes; the kernel may read it until submission at the latest
+    /// (IORING_FEAT_SUBMIT_STABLE), the slot keeps it until the end.
+    address: Option<Box<SockAddr>>,
+    /// Bytes asked for, and for a zero-copy send its result until the notification comes.
+    bytes: u32,
+    result: Option<Result<u32, i32>>,
+}
+
+/// How a receive is to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReceiveOptions {
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
+    /// Wait until all `bytes` are there (MSG_WAITALL).
+    pub(crate) whole: bool,
+    /// Nothing is expected yet: wait for readiness before the first attempt
+    /// (IORING_RECVSEND_POLL_FIRST).
+    pub(crate) poll_first: bool,
+}
+
+/// How a send is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SendMode {
+    /// One attempt during submission; see the module.
+    Prompt,
+    /// Waits for room in the socket until everything is sent.
+    Whole,
+    /// As `Whole`, from the buffer's own pages (SEND_ZC).
+    ZeroCopy,
+}
+
+/// See the module.
+pub(crate) struct Ring {
+    uring: ManuallyDrop<IoUring>,
+    ops: ManuallyDrop<SlotMap<OpKey, Op>>,
+    /// Prompt sends not yet known to be done, oldest first.
+    prompt: std::collections::VecDeque<OpKey>,
+    /// How many of `prompt` an `enter` has consumed.
+    prompt_submitted: usize,
+    ops_max: usize,
+    registered: bool,
+}
+
+const IORING_ENTER_GETEVENTS: u32 = 1;
+const IORING_RECVSEND_POLL_FIRST: u16 = 1;
+const IORING_SEND_ZC_REPORT_USAGE: u16 = 8;
+const IORING_NOTIF_USAGE_ZC_COPIED: u32 = 1 << 31;
+
+/// How long dropping a ring waits for the kernel to let go of the buffers.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Ring {
+    /// Sets up a ring for `ops_max` operations in flight.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`], which says what is missing and what to do.
+    pub(crate) fn new(entries: u32, ops_max: usize) -> Result<Self, RingError> {
+        let (uring, _) = probe::build_ring(entries, entries * 8)?;
+        Ok(Self {
+            uring: ManuallyDrop::new(uring),
+            ops: ManuallyDrop::new(SlotMap::with_capacity_and_key(ops_max)),
+            prompt: std::collections::VecDeque::with_capacity(ops_max),
+            prompt_submitted: 0,
+            ops_max,
+            registered: false,
+        })
+    }
+
+    /// Registers as many of `buffers` as fit `bytes_max` for zero-copy sends.
+    ///
+    /// Only at setup, before anything is in flight.
+    pub(crate) fn register_buffers<'a>(
+        &mut self,
+        buffers: impl Iterator<Item = &'a mut Buffer>,
+        bytes_max: usize,
+    ) -> io::Result<usize> {
+        assert!(!self.registered, "buffers are registered once");
+        let mut chosen = Vec::new();
+        let mut bytes = 0;
+        for buffer in buffers {
+            if bytes + buffer.len() > bytes_max || chosen.len() == usize::from(u16::MAX) {
+                break;
+            }
+            bytes += buffer.len();
+            chosen.push(buffer);
+        }
+        if chosen.is_empty() {
+            return Ok(0);
+        }
+        let iovecs: Vec<_> = chosen
+            .iter_mut()
+            .map(|buffer| libc::iovec {
+                iov_base: buffer.bytes_mut().as_mut_ptr().cast(),
+                iov_len: buffer.len(),
+            })
+            .collect();
+        // SAFETY: each iovec names the whole of a `Buffer`, whose storage never moves. The kernel
+        // pins the pages (io_uring_register(2), IORING_REGISTER_BUFFERS), so they stay physical
+        // memory even if the buffer were freed first; it writes to them only through operations,
+        // and those own their buffer (see the module).
+        unsafe { self.uring.submitter().register_buffers(&iovecs) }?;
+        for (index, buffer) in chosen.into_iter().enumerate() {
+            buffer.set_registered(Some(u16::try_from(index).expect("bounded just above")));
+        }
+        self.registered = true;
+        Ok(bytes)
+    }
+
+    /// Asks the kernel to busy-poll the network device during blocking waits (Linux 6.9).
+    pub(crate) fn enable_napi(&mut self, microseconds: u32) -> io::Result<()> {
+        let mut napi = io_uring::types::Napi::new()
+            .set_busy_poll_timeout(microseconds)
+            .set_prefer_busy_poll(true);
+        self.uring.submitter().register_napi(&mut napi)
+    }
+
+    /// Queues a receive into `buffer`, which the ring owns until the completion hands it back.
+    ///
+    /// # Errors
+    ///
+    /// Gives the buffer back when nothing more can be queued now; reap and try again.
+    pub(crate) fn receive(
+        &mut self,
+        fd: RawFd,
+        buffer: Buffer,
+        options: ReceiveOptions,
+        token: Token,
+    ) -> Result<OpKey, Buffer> {
+        let ReceiveOptions { offset, bytes, whole, poll_first } = options;
+        assert!(offset + bytes <= buffer.len(), "the span lies within the buffer");
+        let bytes = clamp(bytes);
+        let op = Op::new(OpKind::Receive, token, Some(buffer), bytes);
+        let key = self.insert(op).map_err(|op| op.buffer.expect("just put in"))?;
+        let buffer = self.ops[key].buffer.as_mut().expect("just put in");
+        let target = buffer.bytes_mut()[offset..].as_mut_ptr();
+        let entry = opcode::Recv::new(Fd(fd), target, bytes)
+            .flags(if whole { libc::MSG_WAITALL } else { 0 })
+            .ioprio(if poll_first { IORING_RECVSEND_POLL_FIRST } else { 0 })
+            .build();
+        self.push(key, entry).map_err(|op| op.buffer.expect("just put in"))
+    }
+
+    /// Queues a send of `buffer[offset..offset + bytes]`; ownership as for [`Ring::receive`].
+    pub(crate) fn send(
+        &mut self,
+        fd: RawFd,
+        buffer: Buffer,
+        offset: usize,
+        bytes: usize,
+        mode: SendMode,
+        token: Token,
+    ) -> Result<OpKey, Buffer> {
+        assert!(offset + bytes <= buffer.len(), "the span lies within the buffer");
+        let bytes = clamp(bytes);
+        let op = Op::new(OpKind::Send, token, Some(buffer), bytes);
+        let key = self.insert(op).map_err(|op| op.buffer.expect("just put in"))?;
+        let buffer = self.ops[key].buffer.as_ref().expect("just put in");
+        let source = buffer.bytes()[offset..].as_ptr();
+        let whole = libc::MSG_WAITALL;
+        let entry = match mode {
+            SendMode::Prompt => opcode::Send::new(Fd(fd), source, bytes)
+                .flags(whole | libc::MSG_DONTWAIT)
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS),
+            SendMode::Whole => opcode::Send::new(Fd(fd), source, bytes).flags(whole).build(),
+            SendMode::ZeroCopy => opcode::SendZc::new(Fd(fd), source, bytes)
+                .flags(whole)
+                .buf_index(buffer.registered())
+                .zc_flags(IORING_SEND_ZC_REPORT_USAGE)
+                .build(),
+        };
+        let key = self.push(key, entry).map_err(|op| op.buffer.expect("just put in"))?;
+        if mode == SendMode::Prompt {
+            self.prompt.push_back(key);
+        }
+        Ok(key)
+    }
+
+    /// Queues a multishot accept: one completion per connection, with its descriptor.
+    pub(crate) fn accept(&mut self, fd: RawFd, token: Token) -> Option<OpKey> {
+        let entry = opcode::AcceptMulti::new(Fd(fd))
+            .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
+            .build();
+        self.insert_and_push(Op::new(OpKind::Accept, token, None, 0), entry)
+    }
+
+    /// Queues a connect.
+    pub(crate) fn connect(&mut self, fd: RawFd, address: SockAddr, token: Token) -> Option<OpKey> {
+        let mut op = Op::new(OpKind::Connect, token, None, 0);
+        let address = op.address.insert(Box::new(address));
+        let entry = opcode::Connect::new(Fd(fd), address.as_ptr().cast(), address.len()).build();
+        self.insert_and_push(op, entry)
+    }
+
+    /// Queues a multishot poll for readability: a completion whenever `fd` becomes readable.
+    pub(crate) fn poll_readable(&mut self, fd: RawFd, token: Token) -> Option<OpKey> {
+        let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build();
+        self.insert_and_push(Op::new(OpKind::Poll, token, None, 0), entry)
+    }
+
+    /// Asks the kernel to end an operation early. Its completion still comes, and frees it.
+    ///
+    /// Blocks briefly in the kernel; for closing only.
+    pub(crate) fn cancel(&mut self, key: OpKey) {
+        if !self.ops.contains_key(key) {
+            return;
+        }
+        let builder = CancelBuilder::user_data(key.data().as_ffi());
+        self.cancel_matching(builder);
+    }
+
+    fn cancel_matching(&mut self, builder: CancelBuilder) {
+        // What is queued but not submitted must be known to the kernel before it can be found.
+        let _ = self.enter(0, None, None);
+        // A failure means that nothing matched any more, or that it is too late to cancel: the
+        // completion comes by itself in both cases (io_uring_register_sync_cancel(3)).
+        let timeout = Timespec::new().nsec(1_000_000);
+        let _ = self.uring.submitter().register_sync_cancel(Some(timeout), builder);
+    }
+
+    /// Submits what is queued, runs deferred work, and waits for `want` completions or `timeout`.
+    ///
+    /// EINTR, ETIME and a momentary lack of kernel memory end the wait early and are no errors:
+    /// everything stays queued for the next call.
+    pub(crate) fn enter(
+        &mut self,
+        want: u32,
+        timeout: Option<Duration>,
+        counters: Option<&Counters>,
+    ) -> io::Result<()> {
+        let queued = u32::try_from(self.uring.submission().len()).expect("the queue is small");
+        let result = match timeout {
+            Some(timeout) if want > 0 => {
+                let timespec = Timespec::from(timeout);
+                let arguments = SubmitArgs::new().timespec(&timespec);
+                self.uring.submitter().submit_with_args(want as usize, &arguments).map(drop)
+            }
+            _ => {
+                let no_mask = None::<&libc::sigset_t>;
+                // SAFETY: no pointer is passed. The entries in the queue were proven sound where
+                // they were pushed; io_uring_enter(2) asks nothing more of its caller.
+                unsafe {
+                    self.uring.submitter().enter(queued, want, IORING_ENTER_GETEVENTS, no_mask)
+                }
+                .map(drop)
+            }
+        };
+        if self.uring.submission().is_empty() {
+            self.prompt_submitted = self.prompt.len();
+        }
+        if let Some(counters) = counters {
+            counters.enters.add(1);
+        }
+        let Err(error) = result else { return Ok(()) };
+        match error.raw_os_error() {
+            Some(libc::EINTR | libc::ETIME) => Ok(()),
+            Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM | libc::ENOBUFS) => {
+                if let Some(counters) = counters {
+                    counters.enobufs.add(1);
+                }
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Whether an `enter` without waiting has something to do: entries to submit, deferred work
+    /// to run, or completions that overflowed.
+    #[inline]
+    pub(crate) fn needs_enter(&mut self) -> bool {
+        let submission = self.uring.submission();
+        !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
+    }
+
+    /// Whether the kernel holds completions for which the queue had no room.
+    #[inline]
+    pub(crate) fn has_overflow(&mut self) -> bool {
+        self.uring.submission().cq_overflow()
+    }
+
+    /// Whether a completion can be reaped without entering the kernel.
+    #[inline]
+    pub(crate) fn has_completion(&mut self) -> bool {
+        !self.uring.completion().is_empty() || self.prompt_submitted > 0
+    }
+
+    /// Takes the next completion.
+    ///
+    /// Hot path: a slot-map remove.
+    #[inline]
+    pub(crate) fn reap(&mut self) -> Option<Completion> {
+        loop {
+            let Some(entry) = self.uring.completion().next() else {
+                return self.reap_prompt();
+            };
+            if let Some(completion) = self.complete(&entry) {
+                return Some(completion);
+            }
+        }
+    }
+
+    /// Operations the kernel still holds.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    #[inline]
+    fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let key = OpKey::from(KeyData::from_ffi(entry.user_data()));
+        let flags = entry.flags();
+        let continues = cqueue::more(flags);
+        let result = match entry.result() {
+            error if error < 0 => Err(-error),
+            value => Ok(value as u32),
+        };
+        let op = self.ops.get_mut(key).expect("a slot is freed by its last completion only");
+        if op.kind == OpKind::Send && continues {
+            // SEND_ZC: the result now, the buffer with the notification.
+            op.result = Some(result);
+            return None;
+        }
+        let notification = cqueue::notif(flags);
+        let copied = notification && entry.result() as u32 & IORING_NOTIF_USAGE_ZC_COPIED != 0;
+        let (kind, token) = (op.kind, op.token);
+        let result = if notification { op.result.unwrap_or(result) } else { result };
+        let buffer = if continues {
+            None
+        } else {
+            self.ops.remove(key).expect("it was there just above").buffer
+        };
+        let more_data = cqueue::sock_nonempty(flags);
+        Some(Completion { token, kind, result, buffer, more_data, continues, copied })
+    }
+
+    /// The completion queue is empty: prompt sends that were submitted and had no completion
+    /// have succeeded.
+    #[inline]
+    fn reap_prompt(&mut self) -> Option<Completion> {
+        while self.prompt_submitted > 0 {
+            if self.has_overflow() {
+                return None;
+            }
+            self.prompt_submitted -= 1;
+            let key = self.prompt.pop_front().expect("submitted ones are in the queue");
+            // One that failed has been completed, and its slot freed, by its completion.
+            let Some(op) = self.ops.remove(key) else { continue };
+            return Some(Completion {
+                token: op.token,
+                kind: op.kind,
+                result: Ok(op.bytes),
+                buffer: op.buffer,
+                more_data: false,
+                continues: false,
+                copied: false,
+            });
+        }
+        None
+    }
+
+    fn insert(&mut self, op: Op) -> Result<OpKey, Op> {
+        if self.ops.len() >= self.ops_max {
+            return Err(op);
+        }
+        Ok(self.ops.insert(op))
+    }
+
+    fn insert_and_push(&mut self, op: Op, entry: squeue::Entry) -> Option<OpKey> {
+        let key = self.insert(op).ok()?;
+        self.push(key, entry).ok()
+    }
+
+    /// Queues `entry` for the operation in slot `key`; a full queue is submitted first.
+    #[inline]
+    fn push(&mut self, key: OpKey, entry: squeue::Entry) -> Result<OpKey, Op> {
+        if self.uring.submission().is_full() {
+            // An error here leaves the queue full, and is met again in the turn's own `enter`.
+            let _ = self.enter(0, None, None);
+        }
+        let entry = entry.user_data(key.data().as_ffi());
+        // SAFETY: `entry` points at most into the buffer and the address of slot `key`. The slot
+        // owns both, and its only exits are `complete`, on the last completion carrying this
+        // `user_data`, and `reap_prompt`, after the submission that made the only attempt:
+        // io_uring(7) requires the memory to stay valid until then. Neither a `Buffer`'s storage
+        // nor a boxed address moves with the slot. A failed submit changes nothing: the entry
+        // stays queued, and the slot occupied.
+        let pushed = unsafe { self.uring.submission().push(&entry) };
+        match pushed {
+            Ok(()) => Ok(key),
+            // Nothing was queued, so the kernel knows nothing of the slot.
+            Err(_) => Err(self.ops.remove(key).expect("inserted by the caller")),
+        }
+    }
+
+    /// Cancels everything and waits until the kernel has let go of every buffer.
+    fn drain(&mut self) {
+        if self.ops.is_empty() {
+            return;
+        }
+        self.cancel_matching(CancelBuilder::any());
+        let deadline = crate::time::Nanos::now() + DRAIN_TIMEOUT;
+        loop {
+            while self.reap().is_some() {}
+            if self.ops.is_empty() || crate::time::Nanos::now() >= deadline {
+                return;
+            }
+            if self.enter(1, Some(Duration::from_millis(10)), None).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.drain();
+        if self.ops.is_empty() {
+            // SAFETY: `ops` is not used after this; `drop` runs once.
+            unsafe { ManuallyDrop::drop(&mut self.ops) };
+        } else {
+            // Leaking is sound, freeing memory that the kernel may still write to is not.
+            tracing::error!(
+                operations = self.ops.len(),
+                "the kernel did not finish cancelled operations; their buffers are leaked"
+            );
+        }
+        // SAFETY: `uring` is not used after this; `drop` runs once.
+        unsafe { ManuallyDrop::drop(&mut self.uring) };
+    }
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("in_flight", &self.ops.len()).finish_non_exhaustive()
+    }
+}
+
+impl Op {
+    fn new(kind: OpKind, token: Token, buffer: Option<Buffer>, bytes: u32) -> Self {
+        Self { kind, token, buffer, address: None, bytes, result: None }
+    }
+}
+
+/// Lengths are 32 bits in an entry; buffers are far smaller.
+fn clamp(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,163 @@
+//! Sockets: creation, options, listening. Safe wrappers of `socket2` and `rustix` in one place.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::config::Config;
+use crate::endpoint::Address;
+
+/// Makes an unconnected socket for `address` with the configured options.
+pub(crate) fn open(address: &Address, config: &Config) -> io::Result<(Socket, SockAddr)> {
+    let (domain, protocol, target) = match address {
+        Address::Tcp(address) => {
+            (Domain::for_address(*address), Some(Protocol::TCP), SockAddr::from(*address))
+        }
+        Address::Unix(path) => (Domain::UNIX, None, SockAddr::unix(path)?),
+    };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), protocol)?;
+    if let Address::Tcp(_) = address {
+        set_tcp_options(SockRef::from(&socket), config)?;
+    }
+    Ok((socket, target))
+}
+
+/// Binds and listens. TCP listeners share their port between reactors (SO_REUSEPORT).
+///
+/// A Unix socket file that nobody listens on any more is replaced.
+pub(crate) fn listen(address: &Address, config: &Config) -> io::Result<Socket> {
+    let (socket, target) = open(address, config)?;
+    match address {
+        Address::Tcp(_) => {
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(true)?;
+        }
+        Address::Unix(path) => {
+            let abandoned = path.exists() && std::os::unix::net::UnixStream::connect(path).is_err();
+            if abandoned {
+                std::fs::remove_file(path)?;
+            }
+        }
+    }
+    socket.bind(&target)?;
+    let backlog = i32::try_from(config.listen_backlog()).expect("Config bounds it");
+    socket.listen(backlog)?;
+    Ok(socket)
+}
+
+/// Refuses a TCP port that another process listens on: SO_REUSEPORT alone would share it
+/// silently with any process of the same user.
+pub(crate) fn check_port_is_free(address: &Address) -> io::Result<()> {
+    let Address::Tcp(address) = address else { return Ok(()) };
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(*address))?;
+    socket.listen(1)
+}
+
+/// The address a socket is bound to.
+pub(crate) fn local_address(socket: &Socket) -> io::Result<Address> {
+    let address = socket.local_addr()?;
+    match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => Ok(Address::Tcp(address)),
+        (_, Some(path)) => Ok(Address::Unix(path.into())),
+        _ => Err(io::Error::other("a socket of another family")),
+    }
+}
+
+/// The address of a connected socket's peer, for people.
+pub(crate) fn peer_address(socket: &Socket) -> String {
+    match socket.peer_addr() {
+        Ok(address) => match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => address.to_string(),
+            (_, Some(path)) => format!("unix:{}", path.display()),
+            _ => "unix:".into(),
+        },
+        Err(_) => "unknown".into(),
+    }
+}
+
+/// Applies the configured TCP options; on a listener, accepted sockets inherit them (tcp(7)).
+pub(crate) fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    if config.tcp_user_timeout_ms() > 0 {
+        let timeout = Duration::from_millis(config.tcp_user_timeout_ms().into());
+        socket.set_tcp_user_timeout(Some(timeout))?;
+    }
+    if config.tcp_keepalive_s() > 0 {
+        let idle = Duration::from_secs(config.tcp_keepalive_s().into());
+        let probes = TcpKeepalive::new().with_time(idle).with_interval(Duration::from_secs(1));
+        socket.set_tcp_keepalive(&probes)?;
+    }
+    if config.tcp_send_buffer_bytes() > 0 {
+        socket.set_send_buffer_size(config.tcp_send_buffer_bytes() as usize)?;
+    }
+    if config.tcp_receive_buffer_bytes() > 0 {
+        socket.set_recv_buffer_size(config.tcp_receive_buffer_bytes() as usize)?;
+    }
+    if let Some(name) = &config.tcp_congestion {
+        socket.set_tcp_congestion(name.as_bytes())?;
+    }
+    if config.tcp_notsent_lowat_bytes() > 0 {
+        socket.set_tcp_notsent_lowat(config.tcp_notsent_lowat_bytes())?;
+    }
+    if config.tcp_dscp() > 0 {
+        set_dscp(&socket, config.tcp_dscp())?;
+    }
+    Ok(())
+}
+
+/// DSCP is the upper six bits of the traffic class (RFC 2474).
+fn set_dscp(socket: &SockRef<'_>, dscp: u8) -> io::Result<()> {
+    let class = u32::from(dscp) << 2;
+    match socket.domain()? {
+        Domain::IPV6 => socket.set_tclass_v6(class),
+        _ => socket.set_tos_v4(class),
+    }
+}
+
+/// Takes ownership of a descriptor that an accept completion delivered.
+pub(crate) fn adopt(fd: u32) -> Socket {
+    use std::os::fd::FromRawFd;
+    let fd = RawFd::try_from(fd).expect("descriptors are non-negative ints");
+    // SAFETY: the kernel created this descriptor for the accept whose completion carried it
+    // (io_uring_prep_accept(3)) and nothing else knows its number yet: the caller passes each
+    // completion's result on exactly once.
+    unsafe { Socket::from_raw_fd(fd) }
+}
+
+/// Wakes a sleeping reactor: a counter that its ring polls (eventfd(2)).
+#[derive(Debug)]
+pub(crate) struct Waker {
+    fd: OwnedFd,
+}
+
+impl Waker {
+    pub(crate) fn new() -> io::Result<Self> {
+        use rustix::event::{EventfdFlags, eventfd};
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { fd })
+    }
+
+    /// Wakes the reactor. One system call; never blocks.
+    pub(crate) fn wake(&self) {
+        // It can only fail with EAGAIN, when the counter is at its limit and the reactor already
+        // due to wake.
+        let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+    }
+
+    /// Resets the counter.
+    pub(crate) fn clear(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.fd, &mut count);
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}

@@ -1,0 +1,138 @@
+//! `scripts/setup_host.sh` on a host made of files: what it shows, what it changes, that a second
+//! run changes nothing. Needs `bash`, as the script does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const CONGESTION: &str = "proc/sys/net/ipv4/tcp_congestion_control";
+const SLOW_START: &str = "proc/sys/net/ipv4/tcp_slow_start_after_idle";
+const GOVERNOR: &str = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
+const IDLE_STATE: &str = "sys/devices/system/cpu/cpu0/cpuidle/state1/disable";
+const CLOCK: &str = "sys/devices/system/clocksource/clocksource0/current_clocksource";
+const LIMITS: &str = "etc/security/limits.d/ringwire.conf";
+const SYSCTLS: &str = "etc/sysctl.d/90-ringwire.conf";
+
+/// A host with everything to mend, removed when dropped.
+struct SlowHost {
+    root: PathBuf,
+}
+
+impl SlowHost {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("ringwire-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let host = Self { root };
+        let limits = "Max locked memory         65536                65536                bytes\n\
+                      Max open files            1024                 524288               files\n";
+        host.write("proc/self/limits", limits);
+        host.write("proc/sys/kernel/io_uring_disabled", "2\n");
+        host.write(CONGESTION, "bbr\n");
+        host.write("proc/sys/net/ipv4/tcp_available_congestion_control", "reno bbr cubic\n");
+        host.write(SLOW_START, "1\n");
+        host.write("proc/sys/net/core/somaxconn", "128\n");
+        host.write(GOVERNOR, "powersave\n");
+        host.write("sys/devices/system/cpu/cpuidle/current_driver", "intel_idle\n");
+        host.write("sys/devices/system/cpu/cpu0/cpuidle/state0/latency", "2\n");
+        host.write("sys/devices/system/cpu/cpu0/cpuidle/state0/disable", "0\n");
+        host.write("sys/devices/system/cpu/cpu0/cpuidle/state1/latency", "133\n");
+        host.write(IDLE_STATE, "0\n");
+        host.write(CLOCK, "hpet\n");
+        let available = "sys/devices/system/clocksource/clocksource0/available_clocksource";
+        host.write(available, "tsc hpet acpi_pm\n");
+        host
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().expect("below the root")).expect("a directory");
+        fs::write(path, text).expect("a file");
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path)).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Runs the script and returns what it said.
+    fn run(&self, options: &[&str]) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/setup_host.sh");
+        let output = Command::new("bash")
+            .arg(script)
+            .arg("--root")
+            .arg(&self.root)
+            .args(options)
+            .output()
+            .expect("bash runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\n{complained}");
+        said
+    }
+}
+
+impl Drop for SlowHost {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+#[test]
+fn dry_run_shows_and_changes_nothing() {
+    let host = SlowHost::new("dry");
+    let said = host.run(&["--persist"]);
+    assert!(said.contains("net.ipv4.tcp_slow_start_after_idle: 1 -> 0"), "{said}");
+    assert!(said.contains("nothing was changed"), "{said}");
+    assert_eq!(host.read(CONGESTION), "bbr");
+    assert_eq!(host.read(SLOW_START), "1");
+    assert_eq!(host.read(GOVERNOR), "powersave");
+    assert!(!host.root.join("etc").exists());
+}
+
+#[test]
+fn applying_changes_what_doctor_complains_about() {
+    let host = SlowHost::new("apply");
+    let said = host.run(&["--apply"]);
+    assert!(said.contains("changed       net.ipv4.tcp_congestion_control: bbr -> cubic"), "{said}");
+    assert_eq!(host.read("proc/sys/kernel/io_uring_disabled"), "0");
+    assert_eq!(host.read(CONGESTION), "cubic");
+    assert_eq!(host.read(SLOW_START), "0");
+    assert_eq!(host.read("proc/sys/net/core/somaxconn"), "1024");
+    assert_eq!(host.read(GOVERNOR), "performance");
+    assert_eq!(host.read(IDLE_STATE), "1");
+    assert_eq!(host.read("sys/devices/system/cpu/cpu0/cpuidle/state0/disable"), "0");
+    assert_eq!(host.read(CLOCK), "tsc");
+    let limits = host.read(LIMITS);
+    assert!(limits.contains("* - memlock "), "{limits}");
+    // Its hard limit is higher already, and must not be lowered.
+    assert!(limits.contains("* soft nofile "), "{limits}");
+    assert!(!host.root.join(SYSCTLS).exists(), "only --persist writes it");
+}
+
+#[test]
+fn second_run_changes_nothing() {
+    let host = SlowHost::new("twice");
+    host.run(&["--apply", "--persist"]);
+    let (limits, sysctls) = (host.read(LIMITS), host.read(SYSCTLS));
+    assert!(sysctls.contains("net.ipv4.tcp_congestion_control = cubic"), "{sysctls}");
+    let said = host.run(&["--apply", "--persist"]);
+    assert!(said.contains("nothing to change"), "{said}");
+    // After the next login the limits are the raised ones.
+    let raised = "Max locked memory         unlimited            unlimited            bytes\n\
+                  Max open files            524288               524288               files\n";
+    host.write("proc/self/limits", raised);
+    let said = host.run(&["--apply", "--persist"]);
+    assert!(said.contains("nothing to change"), "{said}");
+    assert_eq!(host.read(LIMITS), limits);
+    assert_eq!(host.read(SYSCTLS), sysctls);
+}
+
+#[test]
+fn decisions_of_others_are_left_alone() {
+    let host = SlowHost::new("decided");
+    host.write(CONGESTION, "dctcp\n");
+    host.write("proc/sys/kernel/io_uring_disabled", "1\n");
+    host.write("proc/sys/kernel/io_uring_group", "990\n");
+    host.run(&["--apply"]);
+    assert_eq!(host.read(CONGESTION), "dctcp");
+    assert_eq!(host.read("proc/sys/kernel/io_uring_disabled"), "1");
+}
