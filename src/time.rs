@@ -67,6 +67,12 @@ pub fn thread_cpu_ns() -> u64 {
     reading(ClockId::ThreadCPUTime)
 }
 
+/// CPU time this process has used, all threads together: what both ends of a bench cost.
+#[must_use]
+pub fn process_cpu_ns() -> u64 {
+    reading(ClockId::ProcessCPUTime)
+}
+
 #[inline]
 fn reading(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);

@@ -1,0 +1,382 @@
+//! Rounds: who runs when, where, and for how long at most.
+//!
+//! Each round of each subject starts from nothing: fresh threads, fresh connections, an answer
+//! checked, a warm-up, then the timed part. Invariant: nothing here can wait for ever. Single waits
+//! are bounded by [`WAIT_MAX`], a whole round by [`round_time_max`].
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ringwire::time::{Nanos, process_cpu_ns};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::framing::Framing;
+use super::plan::{Case, Cores, Options, Plan, Scenario, Suite};
+use super::raw::Raw;
+use super::socket::Socket;
+use super::summary::{Measured, Record};
+
+/// Longest wait for the peer: a subject that is silent for so long has failed.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Descriptors the process needs besides two for each connection.
+const DESCRIPTORS_SPARE: u64 = 64;
+
+/// One way of doing the work of a case.
+pub(super) trait Subject: Sync {
+    /// The name in the results.
+    fn name(&self) -> &'static str;
+
+    /// Carries out one round. The calling thread is the client's and is pinned already; the
+    /// server's thread is started in here and pins itself.
+    fn round(&self, plan: &Plan) -> Result<Round, SubjectError>;
+}
+
+/// What one round measured.
+#[derive(Debug)]
+pub(super) struct Round {
+    /// Round-trip times in nanoseconds; `None` where none are taken.
+    pub(super) latency: Option<Histogram<u64>>,
+    /// Frames that went from one end to the other.
+    pub(super) frames: f64,
+    pub(super) elapsed_ns: u64,
+    /// CPU time of both ends.
+    pub(super) cpu_ns: u64,
+    /// `io_uring_enter` calls of both ends; `None` for subjects without a ring, whose system
+    /// calls nobody counts.
+    pub(super) enters: Option<u64>,
+    /// Answers that were not what was asked for.
+    pub(super) errors: u64,
+}
+
+/// Wall and CPU time since it was started.
+#[derive(Debug)]
+pub(super) struct Stopwatch {
+    started: Nanos,
+    cpu_ns: u64,
+}
+
+/// Why a round gave no figures.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SubjectError {
+    /// A system call failed, or its wait was too long.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The answer that is checked before timing was wrong: timing it would be pointless.
+    #[error("{what}: expected {expected}, got {got}")]
+    WrongAnswer {
+        /// What was compared.
+        what: &'static str,
+        /// What should have come.
+        expected: u64,
+        /// What came.
+        got: u64,
+    },
+    /// The round took longer than any round may.
+    #[error("no end after {0:?}")]
+    TooLong(Duration),
+    /// A thread panicked; it has said why.
+    #[error("a thread panicked")]
+    Panicked,
+}
+
+/// Why there are no figures, or none to be trusted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    /// A round failed.
+    #[error("{subject}, {case}, round {round}: {source}")]
+    Round {
+        /// Who.
+        subject: &'static str,
+        /// At what.
+        case: String,
+        /// When, from 1.
+        round: usize,
+        /// How.
+        source: Box<SubjectFailure>,
+    },
+    /// The process may not have as many descriptors as the connections need.
+    #[error(
+        "{connections} connections need {needed} descriptors, the limit is {limit}: \
+         raise it (ulimit -n, LimitNOFILE=)"
+    )]
+    Descriptors {
+        /// Connections asked for.
+        connections: usize,
+        /// Descriptors they need.
+        needed: u64,
+        /// The hard limit.
+        limit: u64,
+    },
+    /// The process does not know its own cores.
+    #[error("cannot read the cores this process may run on: {0}")]
+    Cores(io::Error),
+    /// Some answers were wrong, so that the figures are worth nothing.
+    #[error("{errors} answers were wrong or missing: do not trust the figures above")]
+    WrongAnswers {
+        /// How many.
+        errors: u64,
+    },
+}
+
+/// A [`SubjectError`], opaque outside the bench.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct SubjectFailure(#[from] SubjectError);
+
+/// The bar on standard error; silent when that is not a terminal.
+#[derive(Debug)]
+pub(super) struct Progress {
+    bar: ProgressBar,
+}
+
+/// Runs all rounds of a case, the subjects in turn, and sums them up.
+pub(super) fn measure(
+    plan: &Plan,
+    rounds: usize,
+    progress: &Progress,
+) -> Result<Vec<Measured>, BenchError> {
+    let subjects = subjects(plan.case.scenario);
+    let plan = Arc::new(plan.clone());
+    let mut results: Vec<Vec<Round>> = subjects.iter().map(|_| Vec::new()).collect();
+    for round in 0..rounds {
+        // A B, B A, A B …: what drifts with time, or follows from who went before, evens out.
+        let mut order: Vec<usize> = (0..subjects.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let subject = subjects[index];
+            progress.show(plan.case, subject.name(), round, rounds);
+            let result = run_round(subject, &plan).map_err(|error| BenchError::Round {
+                subject: subject.name(),
+                case: plan.case.to_string(),
+                round: round + 1,
+                source: Box::new(error.into()),
+            })?;
+            results[index].push(result);
+            progress.advance();
+        }
+    }
+    let summed = subjects.iter().zip(&results);
+    Ok(summed.map(|(subject, rounds)| Record::sum_up(&plan, subject.name(), rounds)).collect())
+}
+
+/// The subjects of a scenario; the floor that ratios refer to comes first.
+fn subjects(scenario: Scenario) -> &'static [&'static dyn Subject] {
+    match scenario {
+        Scenario::Rtt => &[&Socket],
+        Scenario::Stream => &[&Framing, &Raw],
+    }
+}
+
+/// How many subjects a scenario has.
+fn subject_count(case: Case) -> usize {
+    subjects(case.scenario).len()
+}
+
+/// Runs one round on a thread of its own, so that a subject that hangs cannot hang the bench:
+/// the thread is left behind and ends with the process.
+fn run_round(subject: &'static dyn Subject, plan: &Arc<Plan>) -> Result<Round, SubjectError> {
+    let (sender, receiver) = bounded(1);
+    let time_max = round_time_max(plan);
+    let plan = Arc::clone(plan);
+    let client = thread::Builder::new()
+        .name("client".into())
+        .spawn(move || {
+            pin(plan.cores.client);
+            // Nobody listens any more only when the bench has given up on this round.
+            let _ = sender.send(subject.round(&plan));
+        })
+        .map_err(|source| SubjectError::Io { what: "start a thread", source })?;
+    let result = match receiver.recv_timeout(time_max) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => return Err(SubjectError::TooLong(time_max)),
+        Err(RecvTimeoutError::Disconnected) => Err(SubjectError::Panicked),
+    };
+    client.join().map_err(|_| SubjectError::Panicked)?;
+    result
+}
+
+/// Three times what a round should take and time for several single waits to fail first.
+fn round_time_max(plan: &Plan) -> Duration {
+    (plan.duration + plan.warm_up()) * 3 + WAIT_MAX * 3
+}
+
+/// Pins the calling thread to a core. Failure costs precision, not correctness: it is logged.
+pub(super) fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(core, %error, "cannot pin a thread; figures will be noisier");
+    }
+}
+
+/// Picks a core for each end: two that are no hyper-threads of each other where there are, and not
+/// the first one, which serves most interrupts, where there are plenty.
+pub(super) fn choose_cores() -> Result<Cores, BenchError> {
+    let allowed = allowed_cores().map_err(BenchError::Cores)?;
+    Ok(pick(&allowed, siblings_of))
+}
+
+/// The cores this process may run on, in order.
+pub(super) fn allowed_cores() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+}
+
+fn pick(allowed: &[usize], siblings_of: impl Fn(usize) -> Vec<usize>) -> Cores {
+    let candidates = if allowed.len() > 4 { &allowed[1..] } else { allowed };
+    let server = candidates.first().copied().unwrap_or(0);
+    let siblings = siblings_of(server);
+    let others = || candidates.iter().copied().filter(|&core| core != server);
+    let apart = others().find(|core| !siblings.contains(core));
+    let client = apart.or_else(|| others().next()).unwrap_or(server);
+    Cores { server, client }
+}
+
+/// The hyper-threads of a core's physical core, itself among them.
+fn siblings_of(core: usize) -> Vec<usize> {
+    let path = format!("/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list");
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return Vec::new();
+    };
+    // "0,64" or "0-1".
+    let numbers = |part: &str| -> Option<Vec<usize>> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.trim().parse().ok()?..=last.trim().parse().ok()?).collect())
+    };
+    text.split(',').filter_map(numbers).flatten().collect()
+}
+
+/// Raises the soft limit of descriptors when the connections need more.
+pub(super) fn raise_descriptor_limit(options: &Options) -> Result<(), BenchError> {
+    let connections = options.connections();
+    let needed = 2 * connections as u64 + DESCRIPTORS_SPARE;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let raised = Rlimit { current: limit.maximum.map(|most| most.min(needed)), ..limit };
+    let refused = limit.maximum.is_some_and(|most| most < needed)
+        || setrlimit(Resource::Nofile, raised).is_err();
+    if refused {
+        let limit = limit.maximum.unwrap_or(u64::MAX);
+        return Err(BenchError::Descriptors { connections, needed, limit });
+    }
+    Ok(())
+}
+
+/// A histogram from 1 ns to the longest wait, three digits. Recording into it allocates nothing.
+pub(super) fn latency_histogram() -> Histogram<u64> {
+    let highest = u64::try_from(WAIT_MAX.as_nanos()).expect("ten seconds fit");
+    Histogram::new_with_bounds(1, highest, 3).expect("the bounds are constants and valid")
+}
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        // The dearer reading first, so that it lies outside the time measured.
+        let cpu_ns = process_cpu_ns();
+        Self { started: Nanos::now(), cpu_ns }
+    }
+
+    /// Wall and CPU nanoseconds since the start.
+    pub(super) fn stop(self) -> (u64, u64) {
+        let now = Nanos::now();
+        let cpu_ns = process_cpu_ns().saturating_sub(self.cpu_ns);
+        (now.0.saturating_sub(self.started.0).max(1), cpu_ns)
+    }
+}
+
+impl SubjectError {
+    /// For `map_err`: says what was tried.
+    pub(super) fn io(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
+
+impl Progress {
+    pub(super) fn new(suite: &Suite) -> Self {
+        let rounds: usize = suite.plans.iter().map(|plan| subject_count(plan.case)).sum();
+        let total = (rounds * suite.rounds) as u64;
+        // No steady tick: its thread would wake up on a core that is being measured.
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{bar:24} {percent:>3} %  {msg}")
+            .expect("the template is a constant and valid");
+        bar.set_style(style);
+        Self { bar }
+    }
+
+    fn show(&self, case: Case, subject: &str, round: usize, rounds: usize) {
+        self.bar.set_message(format!("{case}: {subject}, round {} of {rounds}", round + 1));
+        // Otherwise the bar, which limits how often it draws, may still name the one before.
+        self.bar.force_draw();
+    }
+
+    fn advance(&self) {
+        self.bar.inc(1);
+    }
+
+    /// Runs `print` with the bar out of the way.
+    pub(super) fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
+        self.bar.suspend(print)
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Drop for Progress {
+    /// Also when a round failed: the error message must start on a clean line.
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringwire::config::Idle;
+
+    use super::super::plan::sample;
+    use super::*;
+
+    #[test]
+    fn ends_avoid_hyper_threads_of_one_core() {
+        let pairs = |core: usize| vec![core & !1, core | 1];
+        let check = |allowed: &[usize], server, client| {
+            assert_eq!(pick(allowed, pairs), Cores { server, client }, "{allowed:?}");
+        };
+        check(&[0, 1, 2, 3], 0, 2);
+        check(&[0, 1], 0, 1);
+        check(&[5], 5, 5);
+        check(&[0, 1, 2, 3, 4, 5], 1, 2);
+        check(&[2, 7], 2, 7);
+    }
+
+    #[test]
+    fn panicking_subject_is_an_error() {
+        struct Panics;
+        impl Subject for Panics {
+            fn name(&self) -> &'static str {
+                "panics"
+            }
+            fn round(&self, _: &Plan) -> Result<Round, SubjectError> {
+                panic!("on purpose");
+            }
+        }
+        let plan = Arc::new(sample(Scenario::Rtt, Idle::Park, 64, 1));
+        let error = run_round(&Panics, &plan).expect_err("it panicked");
+        assert!(matches!(error, SubjectError::Panicked), "{error}");
+    }
+}

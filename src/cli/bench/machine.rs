@@ -1,0 +1,194 @@
+//! Where and with what it was measured: the first JSON line and the first lines people see.
+//!
+//! Read once, before anything is measured. What cannot be found out is `null`: no figure is held
+//! back because a file in /sys is missing.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use ringwire::time::wall_ns;
+use serde::Serialize;
+
+use super::harness::allowed_cores;
+use super::plan::{Cores, Suite};
+
+/// The machine line.
+#[derive(Debug, Serialize)]
+pub(super) struct Machine {
+    scenario: &'static str,
+    kernel: Option<String>,
+    cpu: Option<String>,
+    cores: usize,
+    pub(super) cores_allowed: usize,
+    #[serde(flatten)]
+    pinned: Pinned,
+    governor: Option<String>,
+    clock_source: Option<String>,
+    congestion_control: Option<String>,
+    mitigations: Option<String>,
+    version: &'static str,
+    /// Of the sources this was built from; ends in `+` when they had been changed.
+    commit: Option<String>,
+    rustc: Option<&'static str>,
+    profile: Option<&'static str>,
+    command: String,
+    date: String,
+}
+
+/// The cores of the two ends.
+#[derive(Debug, Serialize)]
+struct Pinned {
+    core_server: usize,
+    core_client: usize,
+}
+
+impl Machine {
+    pub(super) fn look(suite: &Suite) -> Self {
+        let plan = &suite.plans[0];
+        let Cores { server, client } = plan.cores;
+        let cpu = "/sys/devices/system/cpu";
+        let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+        let congestion = "/proc/sys/net/ipv4/tcp_congestion_control";
+        let configured = plan.config.tcp_congestion().map(str::to_owned);
+        Self {
+            scenario: "machine",
+            kernel: read("/proc/sys/kernel/osrelease"),
+            cpu: cpu_model(),
+            cores: cores_online(),
+            cores_allowed: allowed_cores().map_or(1, |cores| cores.len()),
+            pinned: Pinned { core_server: server, core_client: client },
+            governor: read(format!("{cpu}/cpu{client}/cpufreq/scaling_governor")),
+            clock_source: read(clock),
+            congestion_control: configured.or_else(|| read(congestion)),
+            mitigations: mitigations(&format!("{cpu}/vulnerabilities")),
+            version: env!("CARGO_PKG_VERSION"),
+            commit: commit(Path::new(env!("CARGO_MANIFEST_DIR"))),
+            rustc: option_env!("RINGWIRE_RUSTC"),
+            profile: option_env!("RINGWIRE_PROFILE"),
+            command: command_line(),
+            date: utc(wall_ns() / 1_000_000_000),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".into());
+        let Pinned { core_server, core_client } = self.pinned;
+        writeln!(
+            f,
+            "ringwire {} on {}, Linux {}",
+            self.version,
+            known(&self.cpu),
+            known(&self.kernel)
+        )?;
+        writeln!(
+            f,
+            "{} cores (server on {core_server}, client on {core_client}), governor {}, clock {}, {}",
+            self.cores,
+            known(&self.governor),
+            known(&self.clock_source),
+            known(&self.congestion_control),
+        )?;
+        writeln!(f, "Times of a frame are those of both ends; a round trip is two frames.")
+    }
+}
+
+/// A file of one line.
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn cpuinfo(key: &str) -> Vec<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == key).then(|| value.trim().to_owned())
+    };
+    text.lines().filter_map(value).collect()
+}
+
+fn cpu_model() -> Option<String> {
+    // x86 says "model name"; arm64 often says nothing but the architecture.
+    let model = cpuinfo("model name").into_iter().next();
+    model.or_else(|| Some(std::env::consts::ARCH.to_owned()))
+}
+
+fn cores_online() -> usize {
+    let online = cpuinfo("processor").len();
+    if online > 0 { online } else { std::thread::available_parallelism().map_or(1, usize::from) }
+}
+
+/// The mitigations in force, which make every system call dearer, as `name: what`.
+fn mitigations(folder: &str) -> Option<String> {
+    let mut names: Vec<_> = fs::read_dir(folder).ok()?.flatten().map(|e| e.file_name()).collect();
+    names.sort();
+    let one = |name: &std::ffi::OsString| {
+        let text = read(Path::new(folder).join(name))?;
+        let what = text.strip_prefix("Mitigation: ")?.to_owned();
+        Some(format!("{}: {what}", name.to_string_lossy()))
+    };
+    let found: Vec<String> = names.iter().filter_map(one).collect();
+    Some(if found.is_empty() { "none".into() } else { found.join("; ") })
+}
+
+/// The commit of the checkout this was built from, while it is still there.
+fn commit(folder: &Path) -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(folder).args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let built_in = || option_env!("RINGWIRE_COMMIT").map(str::to_owned);
+    // Sources unpacked inside somebody else's repository are not of that repository's commit.
+    let top = git(&["rev-parse", "--show-toplevel"]);
+    if top.is_none_or(|top| Path::new(&top) != folder) {
+        return built_in();
+    }
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
+        return built_in();
+    };
+    let changed = git(&["status", "--porcelain"]).is_some_and(|text| !text.is_empty());
+    Some(if changed { commit + "+" } else { commit })
+}
+
+fn command_line() -> String {
+    let words: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    words.join(" ")
+}
+
+/// Seconds since 1970 as RFC 3339, UTC. The algorithm is Howard Hinnant's `civil_from_days`.
+fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Months counted from March, so that the leap day is the last of its year.
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = year_of_era + era * 400 + carry;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_right() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_709_251_199), "2024-02-29T23:59:59Z");
+        assert_eq!(utc(4_102_444_800), "2100-01-01T00:00:00Z");
+    }
+}

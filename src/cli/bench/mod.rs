@@ -1,0 +1,131 @@
+//! `ringwire bench`: the library beside what the same machine does over raw sockets.
+//!
+//! ```text
+//! plan     what is measured               socket   round trips over plain sockets: the floor of rtt
+//! harness  rounds, order, deadlines       crowd    the same over many connections (epoll)
+//! summary  medians, the JSON lines        framing  the bare framing loop: the floor of stream
+//! table    what people read               raw      bulk bytes without frames
+//! machine  where it was measured          link     a socket that waits as the idle strategy says
+//! ```
+//!
+//! Every subject does the same work: the same bytes on the wire, over TCP on 127.0.0.1, between
+//! two threads pinned to two cores. The subjects take turns round by round, in alternating order,
+//! because a shared machine drifts by more than what is to be seen. Every wait has a deadline.
+//!
+//! It does not measure a network, nor more than two threads, nor paced load: latencies are those
+//! of a closed loop.
+
+mod crowd;
+mod framing;
+mod harness;
+mod link;
+mod machine;
+mod plan;
+mod raw;
+mod socket;
+mod stream;
+mod summary;
+mod table;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+pub(super) use harness::BenchError;
+pub(super) use plan::Options;
+
+use crate::cli::{CommandError, Settings};
+use harness::Progress;
+use plan::Suite;
+
+/// Where results go: a table for people, and JSON lines when asked for.
+struct Report {
+    lines: Option<(Box<dyn Write>, String)>,
+    /// Whether standard output is taken by the JSON lines.
+    table_to_stderr: bool,
+}
+
+/// Runs `ringwire bench`.
+pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandError> {
+    let cores = harness::choose_cores()?;
+    let suite = Suite::new(options, settings, cores)?;
+    let mut report = Report::open(options.json.as_deref())?;
+    let machine = machine::Machine::look(&suite);
+    warn_about(&machine, &suite);
+    harness::raise_descriptor_limit(options)?;
+
+    report.line(&machine)?;
+    report.text(&machine.to_string())?;
+    let progress = Progress::new(&suite);
+    let mut errors = 0;
+    for plan in &suite.plans {
+        let measured = harness::measure(plan, suite.rounds, &progress)?;
+        for one in &measured {
+            report.line(&one.record)?;
+            errors += one.record.errors;
+        }
+        let table = table::render(plan, suite.rounds, &measured);
+        progress.suspend(|| report.text(&table))?;
+    }
+    progress.finish();
+    if errors > 0 {
+        return Err(BenchError::WrongAnswers { errors }.into());
+    }
+    Ok(())
+}
+
+/// Says what makes the figures worth less, before minutes are spent on them.
+fn warn_about(machine: &machine::Machine, suite: &Suite) {
+    if cfg!(debug_assertions) {
+        eprintln!("warning: debug build: these figures mean little; use cargo run --release");
+    }
+    if machine.cores_allowed < 2 {
+        eprintln!(
+            "warning: one core for both ends: they take turns on it, and \"spin\" runs as \"adaptive\""
+        );
+    }
+    if suite.rounds.is_multiple_of(2) {
+        eprintln!("warning: an even number of rounds: medians lie between two rounds");
+    }
+}
+
+impl Report {
+    fn open(json: Option<&Path>) -> Result<Self, CommandError> {
+        let Some(path) = json else {
+            return Ok(Self { lines: None, table_to_stderr: false });
+        };
+        if path == Path::new("-") {
+            let lines = Some((Box::new(io::stdout()) as Box<dyn Write>, "standard output".into()));
+            return Ok(Self { lines, table_to_stderr: true });
+        }
+        let name = path.display().to_string();
+        let file = File::create(path)
+            .map_err(|source| CommandError::Output { what: name.clone(), source })?;
+        Ok(Self { lines: Some((Box::new(file), name)), table_to_stderr: false })
+    }
+
+    /// Writes one JSON line at once, so that a run that fails later leaves what it had measured.
+    fn line(&mut self, value: &impl Serialize) -> Result<(), CommandError> {
+        let Some((writer, name)) = &mut self.lines else {
+            return Ok(());
+        };
+        let mut line = serde_json::to_string(value).expect("records hold strings and numbers");
+        line.push('\n');
+        writer
+            .write_all(line.as_bytes())
+            .and_then(|()| writer.flush())
+            .map_err(|source| CommandError::Output { what: name.clone(), source })
+    }
+
+    /// Writes something for people.
+    fn text(&mut self, text: &str) -> Result<(), CommandError> {
+        let (result, name) = if self.table_to_stderr {
+            (writeln!(io::stderr(), "{text}"), "standard error")
+        } else {
+            (writeln!(io::stdout(), "{text}"), "standard output")
+        };
+        result.map_err(|source| CommandError::Output { what: name.into(), source })
+    }
+}

@@ -1,0 +1,369 @@
+//! What is to be measured: cases, their options, and where the threads run.
+//!
+//! A [`Plan`] that exists can be carried out: its options were checked against each other and
+//! against the configuration. Not here: how a case is carried out (`harness`, the subjects).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ringwire::config::{Config, ConfigBuilder, Idle};
+use ringwire::wire::frame_bytes;
+use serde::Serialize;
+
+use crate::cli::{CommandError, Settings};
+
+/// Rounds when the option does not say: odd, so that the median is a round that happened.
+const ROUNDS: usize = 7;
+/// Connections at most: each costs a descriptor at either end.
+const CONNECTIONS_MAX: u32 = 10_000;
+
+/// Measure ringwire beside raw sockets on this machine.
+///
+/// Two threads, pinned to different cores, talk over TCP on 127.0.0.1. The subjects take turns,
+/// round by round, and the figures are medians over the rounds: `p50_ns_low` and `p50_ns_high`
+/// are the lowest and the highest p50 of a round. Without a scenario the default suite runs, in
+/// under a minute: rtt of 64 B spinning and parking, stream of 64 B and of 1 MiB.
+///
+/// A frame is one message on the wire: a round trip is two, a request and its response.
+/// Bytes are payload bytes. CPU time is that of both ends.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// What to measure; the default suite when left out.
+    #[arg(value_enum)]
+    scenario: Option<Scenario>,
+
+    /// Payload of a message in bytes; KiB and MiB are understood [default: 64].
+    #[arg(long, value_name = "N")]
+    payload: Option<Size>,
+
+    /// What both ends do while they wait [default: spin].
+    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true, value_parser = idle_parser())]
+    idle: Option<Idle>,
+
+    /// Connections; in rtt each has one message in flight.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
+    connections: u32,
+
+    /// How long each subject is timed in each round, in seconds.
+    #[arg(long, value_name = "S", default_value = "0.5", value_parser = parse_seconds)]
+    duration: Duration,
+
+    /// Rounds of each subject; best odd.
+    #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = parse_rounds)]
+    rounds: usize,
+
+    /// Write results as JSON lines to a file, or to standard output when it is `-`, which
+    /// then holds nothing else.
+    #[arg(long, value_name = "FILE|-")]
+    pub(super) json: Option<PathBuf>,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Scenario {
+    /// Round trip: a request and its echo, one in flight on each connection.
+    Rtt,
+    /// One-way stream, as fast as it goes, with one answer at the end.
+    Stream,
+}
+
+/// One row of the suite: the same work for every subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Case {
+    pub(super) scenario: Scenario,
+    pub(super) payload_bytes: usize,
+    pub(super) idle: Idle,
+    pub(super) connections: usize,
+}
+
+/// A case and everything needed to carry out a round of it.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) case: Case,
+    /// Time of the measured part of a round.
+    pub(super) duration: Duration,
+    /// How long `adaptive` spins.
+    pub(super) spin: Duration,
+    pub(super) cores: Cores,
+    /// Socket options for every subject.
+    pub(super) config: Config,
+    /// What the ringwire subject builds its two ends from.
+    #[expect(dead_code, reason = "the ringwire subject comes with the client and the server")]
+    pub(super) settings: ConfigBuilder,
+}
+
+/// The cores the two ends are pinned to. Equal on a machine with one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Cores {
+    pub(super) server: usize,
+    pub(super) client: usize,
+}
+
+/// Everything one run measures.
+#[derive(Debug)]
+pub(super) struct Suite {
+    pub(super) plans: Vec<Plan>,
+    pub(super) rounds: usize,
+}
+
+/// A number of bytes as people write it: `64`, `64KiB`, `1MiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size(usize);
+
+impl Suite {
+    /// Checks the options against the configuration and each other.
+    pub(super) fn new(
+        options: &Options,
+        settings: Settings,
+        cores: Cores,
+    ) -> Result<Self, CommandError> {
+        let config = settings.check()?;
+        let file_idle = settings.from_file.then_some(config.idle());
+        let mut cases: Vec<Case> = Vec::new();
+        for mut case in default_suite(options.scenario) {
+            case.connections = options.connections();
+            if let Some(Size(bytes)) = options.payload {
+                case.payload_bytes = bytes;
+            }
+            if let Some(idle) = options.idle {
+                case.idle = idle;
+            } else if let (Some(_), Some(idle)) = (options.scenario, file_idle) {
+                case.idle = idle;
+            }
+            if cores.server == cores.client && case.idle == Idle::Spin {
+                case.idle = Idle::Adaptive;
+            }
+            check_payload(case, &config)?;
+            if !cases.contains(&case) {
+                cases.push(case);
+            }
+        }
+        let plan = |case| Plan {
+            case,
+            duration: options.duration,
+            spin: Duration::from_micros(config.idle_spin_us().into()),
+            cores,
+            config: config.clone(),
+            settings: settings.builder.clone(),
+        };
+        Ok(Self { plans: cases.into_iter().map(plan).collect(), rounds: options.rounds })
+    }
+}
+
+/// The cases before options are laid over them.
+fn default_suite(scenario: Option<Scenario>) -> Vec<Case> {
+    let case =
+        |scenario, payload_bytes, idle| Case { scenario, payload_bytes, idle, connections: 1 };
+    match scenario {
+        Some(scenario) => vec![case(scenario, 64, Idle::Spin)],
+        None => vec![
+            case(Scenario::Rtt, 64, Idle::Spin),
+            case(Scenario::Rtt, 64, Idle::Park),
+            case(Scenario::Stream, 64, Idle::Spin),
+            case(Scenario::Stream, 1 << 20, Idle::Spin),
+        ],
+    }
+}
+
+fn check_payload(case: Case, config: &Config) -> Result<(), CommandError> {
+    let frame = case.frame_bytes();
+    let frame_max = config.frame_bytes_max() as usize;
+    if frame <= frame_max {
+        return Ok(());
+    }
+    Err(CommandError::Usage(format!(
+        "--payload {}: a frame of {frame} bytes exceeds frame_bytes_max = {frame_max}; \
+         raise it in a file given with --config",
+        case.payload_bytes
+    )))
+}
+
+impl Options {
+    pub(super) fn connections(&self) -> usize {
+        self.connections as usize
+    }
+}
+
+impl Case {
+    /// Length of one frame on the wire, the same for every subject.
+    pub(super) fn frame_bytes(&self) -> usize {
+        frame_bytes(self.payload_bytes, self.scenario == Scenario::Rtt)
+    }
+}
+
+impl Plan {
+    /// Untimed running before the clock starts: caches, branch predictors, TCP's windows.
+    pub(super) fn warm_up(&self) -> Duration {
+        (self.duration / 10).clamp(Duration::from_millis(5), Duration::from_millis(250))
+    }
+}
+
+impl Scenario {
+    /// The name in options and results.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Rtt => "rtt",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, size, idle) = (self.scenario.name(), Size(self.payload_bytes), self.idle.name());
+        write!(f, "{name} {size} {idle}")?;
+        if self.connections > 1 {
+            write!(f, " {} connections", self.connections)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const KIB: usize = 1 << 10;
+        const MIB: usize = 1 << 20;
+        match self.0 {
+            bytes if bytes >= MIB && bytes.is_multiple_of(MIB) => write!(f, "{} MiB", bytes / MIB),
+            bytes if bytes >= KIB && bytes.is_multiple_of(KIB) => write!(f, "{} KiB", bytes / KIB),
+            bytes => write!(f, "{bytes} B"),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            _ => return Err("a number of bytes, with KiB or MiB behind it if need be".into()),
+        };
+        let number: usize = number.parse().map_err(|_| "a number of bytes is expected")?;
+        let bytes = number.checked_mul(unit).ok_or("too large")?;
+        // Far above any valid frame, and far below where arithmetic on it could overflow.
+        if bytes > 1 << 30 {
+            return Err("too large: frames are limited to 256 MiB".into());
+        }
+        Ok(Self(bytes))
+    }
+}
+
+fn idle_parser() -> impl TypedValueParser<Value = Idle> {
+    PossibleValuesParser::new(["spin", "adaptive", "park"]).map(|name| match name.as_str() {
+        "spin" => Idle::Spin,
+        "park" => Idle::Park,
+        _ => Idle::Adaptive,
+    })
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let expected = "seconds from 0.001 to 3600 are expected";
+    let seconds: f64 = text.parse().map_err(|_| expected)?;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err(expected.into());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn parse_rounds(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(rounds @ 1..=1001) => Ok(rounds),
+        _ => Err("a number from 1 to 1001 is expected".into()),
+    }
+}
+
+/// A short plan for the tests of the other files.
+#[cfg(test)]
+pub(super) fn sample(
+    scenario: Scenario,
+    idle: Idle,
+    payload_bytes: usize,
+    connections: usize,
+) -> Plan {
+    let settings = Config::builder();
+    Plan {
+        case: Case { scenario, payload_bytes, idle, connections },
+        duration: Duration::from_millis(5),
+        spin: Duration::from_micros(50),
+        cores: Cores { server: 0, client: 0 },
+        config: settings.clone().build().expect("defaults"),
+        settings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    const CORES: Cores = Cores { server: 0, client: 1 };
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn titles(arguments: &[&str], cores: Cores) -> Result<Vec<String>, CommandError> {
+        let line = Line::parse_from([&["bench"], arguments].concat());
+        let suite = Suite::new(&line.options, Settings::default(), cores)?;
+        Ok(suite.plans.iter().map(|plan| plan.case.to_string()).collect())
+    }
+
+    #[test]
+    fn default_suite_fits_a_minute() {
+        let line = Line::parse_from(["bench"]);
+        let suite = Suite::new(&line.options, Settings::default(), CORES).expect("valid");
+        let titles = titles(&[], CORES).expect("valid");
+        assert_eq!(
+            titles,
+            ["rtt 64 B spin", "rtt 64 B park", "stream 64 B spin", "stream 1 MiB spin"]
+        );
+        // Two subjects in rtt, three in stream.
+        let subjects = 10;
+        let timed = suite.plans[0].duration + suite.plans[0].warm_up();
+        assert!(timed * subjects * 7 < Duration::from_secs(50));
+    }
+
+    #[test]
+    fn options_lie_over_the_default_suite() {
+        let titles = titles(&["--payload", "1KiB", "--idle", "park"], CORES).expect("valid");
+        assert_eq!(titles, ["rtt 1 KiB park", "stream 1 KiB park"]);
+    }
+
+    #[test]
+    fn one_core_does_not_spin_against_itself() {
+        let one = Cores { server: 3, client: 3 };
+        assert_eq!(titles(&["rtt"], one).expect("valid"), ["rtt 64 B adaptive"]);
+    }
+
+    #[test]
+    fn payload_beyond_the_frame_limit_names_the_key() {
+        let error = titles(&["rtt", "--payload", "4MiB"], CORES).expect_err("too large");
+        assert!(error.to_string().contains("frame_bytes_max = 4194304"), "{error}");
+    }
+
+    #[test]
+    fn sizes_are_read_as_written() {
+        let check = |text: &str, bytes| assert_eq!(text.parse::<Size>(), Ok(Size(bytes)), "{text}");
+        check("0", 0);
+        check("64", 64);
+        check("64KiB", 65_536);
+        check("1m", 1 << 20);
+        for bad in ["", "x", "-1", "1.5k", "1GB", "99999999999999999999", "9999999M"] {
+            assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! From rounds to one record per subject: medians, and the keys of the JSON lines.
+//!
+//! The keys and their order are an interface: programs read these lines. Every figure is the
+//! median over the rounds of that round's figure; `p50_ns_low` and `p50_ns_high` are the lowest
+//! and highest p50 of a round; `samples` and `errors` are sums over the rounds.
+
+use serde::Serialize;
+
+use super::harness::Round;
+use super::plan::Plan;
+
+/// One JSON line: how one subject did in one case. `null` where a key has no meaning.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Record {
+    pub(super) scenario: &'static str,
+    pub(super) subject: &'static str,
+    pub(super) idle: &'static str,
+    pub(super) payload_bytes: usize,
+    pub(super) connections: usize,
+    pub(super) rounds: usize,
+    /// Round trips timed one by one; in a stream, the frames counted.
+    pub(super) samples: u64,
+    pub(super) p50_ns: Option<u64>,
+    pub(super) p90_ns: Option<u64>,
+    pub(super) p99_ns: Option<u64>,
+    pub(super) p99_9_ns: Option<u64>,
+    pub(super) p99_99_ns: Option<u64>,
+    pub(super) max_ns: Option<u64>,
+    pub(super) p50_ns_low: Option<u64>,
+    pub(super) p50_ns_high: Option<u64>,
+    /// A round trip is two frames.
+    pub(super) frames_per_s: f64,
+    /// Payload bytes.
+    pub(super) bytes_per_s: f64,
+    /// Both ends together.
+    pub(super) cpu_ns_per_frame: f64,
+    /// Both ends together; `null` for subjects without a ring.
+    pub(super) enters_per_frame: Option<f64>,
+    pub(super) errors: u64,
+}
+
+/// A record and what only people are shown.
+#[derive(Debug, Clone)]
+pub(super) struct Measured {
+    pub(super) record: Record,
+    /// Lowest and highest rate of a round.
+    pub(super) frames_per_s_range: (f64, f64),
+}
+
+impl Record {
+    /// Sums up the rounds of one subject.
+    ///
+    /// # Panics
+    ///
+    /// When there are no rounds.
+    pub(super) fn sum_up(plan: &Plan, subject: &'static str, rounds: &[Round]) -> Measured {
+        assert!(!rounds.is_empty(), "a subject runs at least one round");
+        let case = plan.case;
+        let rates: Vec<f64> = rounds.iter().map(Round::frames_per_s).collect();
+        let frames_per_s = median(&rates);
+        let per_frame = |figure: fn(&Round) -> Option<f64>| {
+            let each: Option<Vec<f64>> =
+                rounds.iter().map(|round| Some(figure(round)? / round.frames)).collect();
+            each.map(|each| tidy(median(&each)))
+        };
+        let p50s = quantiles(rounds, 0.5);
+        let low_of = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
+        let high_of = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+        let record = Self {
+            scenario: case.scenario.name(),
+            subject,
+            idle: case.idle.name(),
+            payload_bytes: case.payload_bytes,
+            connections: case.connections,
+            rounds: rounds.len(),
+            samples: rounds.iter().map(Round::samples).sum(),
+            p50_ns: median_ns(p50s.as_deref()),
+            p90_ns: median_ns(quantiles(rounds, 0.9).as_deref()),
+            p99_ns: median_ns(quantiles(rounds, 0.99).as_deref()),
+            p99_9_ns: median_ns(quantiles(rounds, 0.999).as_deref()),
+            p99_99_ns: median_ns(quantiles(rounds, 0.9999).as_deref()),
+            max_ns: median_ns(quantiles(rounds, 1.0).as_deref()),
+            p50_ns_low: p50s.as_deref().map(|values| whole(low_of(values))),
+            p50_ns_high: p50s.as_deref().map(|values| whole(high_of(values))),
+            frames_per_s: tidy(frames_per_s),
+            bytes_per_s: tidy(frames_per_s * case.payload_bytes as f64),
+            cpu_ns_per_frame: per_frame(|round| Some(round.cpu_ns as f64)).unwrap_or(0.0),
+            enters_per_frame: per_frame(|round| Some(round.enters? as f64)),
+            errors: rounds.iter().map(|round| round.errors).sum(),
+        };
+        Measured { record, frames_per_s_range: (low_of(&rates), high_of(&rates)) }
+    }
+}
+
+impl Round {
+    fn frames_per_s(&self) -> f64 {
+        self.frames * 1e9 / self.elapsed_ns as f64
+    }
+
+    fn samples(&self) -> u64 {
+        self.latency.as_ref().map_or(whole(self.frames), hdrhistogram::Histogram::len)
+    }
+}
+
+/// One quantile of every round; `None` when no latencies were taken.
+fn quantiles(rounds: &[Round], quantile: f64) -> Option<Vec<f64>> {
+    let of = |round: &Round| Some(round.latency.as_ref()?.value_at_quantile(quantile) as f64);
+    rounds.iter().map(of).collect()
+}
+
+fn median_ns(values: Option<&[f64]>) -> Option<u64> {
+    Some(whole(median(values?)))
+}
+
+/// The middle value, or the mean of the middle two.
+///
+/// # Panics
+///
+/// When there are no values.
+pub(super) fn median(values: &[f64]) -> f64 {
+    assert!(!values.is_empty(), "there is no median of nothing");
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) {
+        (sorted[middle - 1] + sorted[middle]) / 2.0
+    } else {
+        sorted[middle]
+    }
+}
+
+/// `value` as a multiple of `floor`; `None` where that means nothing.
+pub(super) fn ratio(value: f64, floor: f64) -> Option<f64> {
+    (floor > 0.0 && value.is_finite()).then_some(value / floor)
+}
+
+/// Six significant digits: more would pretend a precision that no figure here has.
+fn tidy(value: f64) -> f64 {
+    format!("{value:.5e}").parse().expect("a formatted number is a number")
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "counts and nanoseconds, far below 2^53")]
+fn whole(value: f64) -> u64 {
+    value.round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use ringwire::config::Idle;
+
+    use super::super::harness::latency_histogram;
+    use super::super::plan::{Scenario, sample};
+    use super::*;
+
+    /// A round with one round trip of `ns`.
+    fn round(ns: u64, enters: Option<u64>) -> Round {
+        let mut latency = latency_histogram();
+        latency.record(ns).expect("within bounds");
+        let frames = 2.0;
+        Round { latency: Some(latency), frames, elapsed_ns: ns, cpu_ns: 10, enters, errors: 1 }
+    }
+
+    #[test]
+    fn median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[7.0]), 7.0);
+    }
+
+    #[test]
+    fn ratio_of_nothing_is_none() {
+        assert_eq!(ratio(2.0, 4.0), Some(0.5));
+        assert_eq!(ratio(2.0, 0.0), None);
+    }
+
+    #[test]
+    fn tidy_keeps_six_digits() {
+        assert_eq!(tidy(123_456_789.4), 123_457_000.0);
+        assert_eq!(tidy(12.345_678_9), 12.345_7);
+        assert_eq!(tidy(0.001_234_567_8), 0.001_234_57);
+    }
+
+    #[test]
+    fn keys_are_exactly_the_documented_ones() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
+        let measured = Record::sum_up(&plan, "socket", &[round(1000, None)]);
+        let line = serde_json::to_string(&measured.record).expect("serialises");
+        let expected = "scenario subject idle payload_bytes connections rounds samples p50_ns \
+            p90_ns p99_ns p99_9_ns p99_99_ns max_ns p50_ns_low p50_ns_high frames_per_s \
+            bytes_per_s cpu_ns_per_frame enters_per_frame errors";
+        let keys: Vec<&str> = expected.split_whitespace().collect();
+        let position = |key: &&str| line.find(&format!("\"{key}\":")).expect("the key is there");
+        let positions: Vec<usize> = keys.iter().map(position).collect();
+        assert!(positions.is_sorted(), "the keys are in the documented order: {line}");
+        let parsed: serde_json::Value = serde_json::from_str(&line).expect("an object");
+        assert_eq!(parsed.as_object().expect("an object").len(), keys.len());
+    }
+
+    #[test]
+    fn figures_are_medians_of_rounds() {
+        let plan = sample(Scenario::Rtt, Idle::Park, 64, 1);
+        let rounds = [round(3000, Some(4)), round(1000, Some(2)), round(2000, Some(3))];
+        let measured = Record::sum_up(&plan, "ringwire", &rounds);
+        let record = measured.record;
+        let near = |value: Option<u64>, want: u64| {
+            let value = value.expect("latencies were taken");
+            assert!(value.abs_diff(want) <= want / 500, "{value} is not {want}");
+        };
+        near(record.p50_ns, 2000);
+        near(record.max_ns, 2000);
+        near(record.p50_ns_low, 1000);
+        near(record.p50_ns_high, 3000);
+        assert_eq!((record.rounds, record.samples, record.errors), (3, 3, 3));
+        assert_eq!(record.frames_per_s, 1e6);
+        assert_eq!(record.bytes_per_s, 64e6);
+        assert_eq!(record.cpu_ns_per_frame, 5.0);
+        assert_eq!(record.enters_per_frame, Some(1.5));
+        assert_eq!(measured.frames_per_s_range.1, 2e6);
+    }
+
+    #[test]
+    fn stream_has_no_latencies() {
+        let plan = sample(Scenario::Stream, Idle::Spin, 64, 1);
+        let round = Round { latency: None, frames: 10.0, ..round(1000, None) };
+        let record = Record::sum_up(&plan, "raw", &[round]).record;
+        assert_eq!((record.p50_ns, record.max_ns, record.p50_ns_low), (None, None, None));
+        assert_eq!(record.samples, 10);
+        assert_eq!(record.enters_per_frame, None);
+    }
+}

@@ -1,0 +1,171 @@
+//! The `ringwire` command as programs see it: exit codes, and what stands on which stream.
+//!
+//! Runs the built binary. Not here: whether the figures are good (`ringwire bench` itself).
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const KEYS: [&str; 20] = [
+    "scenario",
+    "subject",
+    "idle",
+    "payload_bytes",
+    "connections",
+    "rounds",
+    "samples",
+    "p50_ns",
+    "p90_ns",
+    "p99_ns",
+    "p99_9_ns",
+    "p99_99_ns",
+    "max_ns",
+    "p50_ns_low",
+    "p50_ns_high",
+    "frames_per_s",
+    "bytes_per_s",
+    "cpu_ns_per_frame",
+    "enters_per_frame",
+    "errors",
+];
+
+fn ringwire(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringwire"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env_remove("RUST_LOG")
+        .output()
+        .expect("the binary was built with this test")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("the command writes UTF-8")
+}
+
+/// Runs a short bench and returns its JSON lines after the machine line, all checked for shape.
+fn bench(arguments: &[&str]) -> Vec<Value> {
+    let short = ["--duration", "0.02", "--rounds", "1", "--json", "-"];
+    let output = ringwire(&[&["bench"], arguments, &short].concat());
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+    let mut lines = stdout.lines().map(|line| {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    });
+    let machine = lines.next().expect("the machine line");
+    assert_eq!(machine["scenario"], "machine");
+    assert!(machine["kernel"].is_string(), "{machine}");
+    let records: Vec<Value> = lines.collect();
+    for record in &records {
+        let object = record.as_object().expect("an object");
+        let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
+        let mut expected = KEYS;
+        keys.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
+        assert_eq!(record["errors"], 0, "{record}");
+        assert!(record["samples"].as_u64().expect("a count") > 0, "{record}");
+        assert!(record["frames_per_s"].as_f64().expect("a rate") > 0.0, "{record}");
+        assert!(record["cpu_ns_per_frame"].as_f64().expect("a time") > 0.0, "{record}");
+    }
+    assert!(stderr.contains("frames/s"), "the table goes to standard error: {stderr}");
+    records
+}
+
+fn subjects(records: &[Value]) -> Vec<&str> {
+    records.iter().map(|record| record["subject"].as_str().expect("a name")).collect()
+}
+
+#[test]
+fn rtt_writes_json_lines_and_nothing_else() {
+    for idle in ["spin", "adaptive", "park"] {
+        let records = bench(&["rtt", "--idle", idle]);
+        assert!(subjects(&records).contains(&"socket"));
+        for record in &records {
+            assert_eq!(record["scenario"], "rtt");
+            // With one core, spinning ends would only stand in each other's way.
+            let expected = if idle == "spin" && cores() == 1 { "adaptive" } else { idle };
+            assert_eq!(record["idle"], expected);
+            let figure = |key: &str| record[key].as_u64().expect("round trips have latencies");
+            let order = ["p50_ns_low", "p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "max_ns"];
+            assert!(order.map(figure).is_sorted(), "{record}");
+            assert_eq!(figure("p50_ns_low"), figure("p50_ns_high"));
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[test]
+fn stream_has_rates_and_no_latencies() {
+    for payload in ["0", "64", "100000"] {
+        let records = bench(&["stream", "--payload", payload]);
+        assert!(subjects(&records).contains(&"socket"));
+        assert!(subjects(&records).contains(&"raw"));
+        for record in &records {
+            assert!(record["p50_ns"].is_null(), "{record}");
+            assert_eq!(record["payload_bytes"].to_string(), payload);
+        }
+    }
+}
+
+#[test]
+fn many_connections_share_the_work() {
+    for scenario in ["rtt", "stream"] {
+        for idle in ["spin", "park"] {
+            let records = bench(&[scenario, "--connections", "40", "--idle", idle]);
+            assert!(records.iter().all(|record| record["connections"] == 40));
+        }
+    }
+}
+
+/// A frame that fits no socket buffer is sent and received in many parts.
+#[test]
+fn long_frames_make_the_round_trip() {
+    for connections in ["1", "3"] {
+        bench(&["rtt", "--payload", "1MiB", "--idle", "park", "--connections", connections]);
+    }
+}
+
+#[test]
+fn json_file_leaves_the_table_on_standard_output() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench.jsonl");
+    let name = path.to_str().expect("a plain path");
+    let short = ["--duration", "0.01", "--rounds", "3", "--json", name];
+    let output = ringwire(&[&["bench", "rtt"][..], &short].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(stdout.contains("frames/s"), "{stdout}");
+    assert!(stdout.lines().all(|line| !line.starts_with('{')), "{stdout}");
+    let lines = std::fs::read_to_string(&path).expect("the file was written");
+    assert!(lines.starts_with("{\"scenario\":\"machine\""), "{lines}");
+    assert!(lines.lines().count() >= 2, "{lines}");
+}
+
+#[test]
+fn senseless_options_are_usage_errors() {
+    let check = |arguments: &[&str], said: &str| {
+        let output = ringwire(arguments);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    };
+    check(&["bench", "fly"], "rtt");
+    check(&["bench", "rtt", "--idle", "fast"], "adaptive");
+    check(&["bench", "--rounds", "0"], "from 1 to 1001");
+    check(&["bench", "--duration", "0"], "seconds");
+    check(&["bench", "--connections", "0"], "connections");
+    check(&["bench", "--payload", "5MiB"], "frame_bytes_max = 4194304");
+    check(&["--config", "/nonexistent.toml", "bench"], "/nonexistent.toml");
+    check(&[], "Usage");
+}
+
+#[test]
+fn unwritable_file_is_a_failure() {
+    let output = ringwire(&["bench", "--json", "/nonexistent/bench.jsonl"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/nonexistent/bench.jsonl"));
+}
