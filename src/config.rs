@@ -99,7 +99,10 @@ pub enum ConfigError {
 
 /// Declares the numeric settings once: field, setter, TOML key, default and bounds.
 macro_rules! settings {
-    ($( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $min:expr => $max:expr; )+) => {
+    ($(
+        $(#[doc = $doc:literal])+
+        $key:ident: $type:ty = $default:expr, $min:expr => $max:expr;
+    )+) => {
         /// Limits and tuning of one node. A `Config` that exists is valid.
         ///
         /// Build one with [`Config::builder`], or read one with [`Config::from_toml`].
@@ -146,7 +149,10 @@ macro_rules! settings {
             $(
                 $(#[doc = $doc])+
                 #[doc = ""]
-                #[doc = concat!("Default `", stringify!($default), "`, bounds `", stringify!($min), "` to `", stringify!($max), "`.")]
+                #[doc = concat!(
+                    "Default `", stringify!($default), "`, bounds `",
+                    stringify!($min), "` to `", stringify!($max), "`.",
+                )]
                 #[must_use]
                 pub fn $key(mut self, value: $type) -> Self {
                     self.$key = value;
@@ -460,7 +466,8 @@ impl ConfigBuilder {
             return Err(ConfigError::Invalid {
                 key: "scheduler_fifo_priority",
                 value: self.scheduler_fifo_priority.to_string(),
-                expected: "a spinning SCHED_FIFO thread must be pinned: set cores, or idle = \"park\"",
+                expected: "a spinning SCHED_FIFO thread must be pinned: \
+                           set cores, or idle = \"park\"",
             });
         }
         Ok(())

@@ -94,6 +94,10 @@ impl FromStr for Endpoint {
         if text.trim().is_empty() {
             return Err(EndpointError::Empty);
         }
+        // Without the colon too: a host of that name would print as `unix:7411`, which is a path.
+        if text == "unix" {
+            return Err(EndpointError::UnixPath { text: text.into(), bytes: 0 });
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             let bytes = path.len();
             if !(1..=UNIX_PATH_BYTES_MAX).contains(&bytes) || path.contains('\0') {
@@ -275,6 +279,7 @@ mod tests {
         assert!(matches!(refuse("[zz]:9"), EndpointError::Ipv6 { .. }));
         assert!(matches!(refuse("1:2:3"), EndpointError::Ipv6 { .. }));
         assert!(matches!(refuse("unix:"), EndpointError::UnixPath { bytes: 0, .. }));
+        assert!(matches!(refuse("unix"), EndpointError::UnixPath { bytes: 0, .. }));
         let long = format!("unix:/{}", "x".repeat(107));
         assert!(matches!(refuse(&long), EndpointError::UnixPath { bytes: 108, .. }));
     }

@@ -1,10 +1,76 @@
-//! Ringwire: a message transport for low-latency control nodes.
+//! Ringwire: a message transport for low-latency control nodes. Linux only, one io_uring per core.
+//!
+//! Controllers, drives, simulators and supervisors exchange commands and telemetry over TCP (or
+//! Unix sockets) at 1 kHz and more. Nothing stands between the socket and the application's
+//! handler but one thread; payloads are read where the kernel put them.
+//!
+//! # A server and a client
+//!
+//! ```
+//! use std::time::Duration;
+//! use ringwire::{Client, Config, Envelope, Kind, Server};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::builder()
+//!     .listen("127.0.0.1:0")
+//!     .on(Kind::Command, |context, frame| {
+//!         // On the reactor's thread; the payload stands in the receive window.
+//!         let _ = context.reply(Envelope::status(), frame.payload());
+//!     })
+//!     .start()?;
+//!
+//! let mut client = Client::new(Config::default())?;
+//! client.connect(&server.addresses()[0].to_string())?;
+//! let answer = client.request(Envelope::command(), b"ping", Duration::from_secs(1))?;
+//! assert_eq!(&answer.payload()[..], b"ping");
+//! # Ok(()) }
+//! ```
+//!
+//! # Which type to start from
+//!
+//! | you write | use |
+//! |---|---|
+//! | a control loop that talks to one server | [`Client`]: no hidden thread, [`Client::poll`] once a cycle |
+//! | a service with handlers on its own cores | [`Server`] |
+//! | an application that does not want to poll | [`Node`] and its [`NodeHandle`] |
+//! | an event loop of your own, several connections | [`Reactor`] |
+//! | code that should not care | [`Transport`] |
+//!
+//! # Glossary
+//!
+//! - **frame**: header, optional extension, payload and padding on the wire ([`wire`]).
+//! - **message**: what the application sends and receives; travels as one frame.
+//! - **lane**: the bounded queue of one [`Priority`] of one session.
+//! - **session**: the rules of talking to one peer, on one connection.
+//! - **window**: the memory of a connection that the kernel receives into.
+//! - **block**: a piece of send memory that frames are encoded into and sent from.
+//! - **reactor**: one thread, one ring, one loop; **turn**: one pass of that loop.
+//! - **inbox**: where messages wait that no handler takes.
+//! - **envelope**: how a message travels: kind, priority, destination.
+//!
+//! # Code map
+//!
+//! ```text
+//! client, server, node ──▶ reactor ──▶ session ──▶ wire      transport: one trait over them
+//!                             ├──────▶ sys ──────▶ mem       sys: the only unsafe code
+//!                             └──────▶ mem                   config, endpoint, error, stats, time: leaves
+//! ```
+//!
+//! Start reading at [`reactor`]. ARCHITECTURE.md has the decisions and their figures.
+//!
+//! # Features
+//!
+//! - `cli` (default): the `ringwire` command and its dependencies. An embedder turns it off.
+
 #![deny(unsafe_code)]
 
 pub mod client;
 pub mod config;
 pub mod endpoint;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod mem;
 pub mod message;
 pub mod node;
@@ -15,16 +81,27 @@ pub mod stats;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod time;
+pub mod transport;
 pub mod wire;
 
-pub use session::{Envelope, PeerInfo};
-pub use wire::payload::serialize;
-pub use wire::{Body, BodyError, Codec, Payload, Scratch};
-
+// The public interface is:
 pub use client::Client;
 pub use config::{Config, ConfigBuilder, Idle};
+pub use endpoint::{Address, DEFAULT_PORT, Endpoint};
+pub use error::{
+    AccessError, CloseReason, ConfigError, ConnectError, EndpointError, ProtocolError,
+    ReceiveError, RequestError, RingError, SendError, SetupError,
+};
 pub use message::Message;
-pub use node::{Node, NodeHandle};
-pub use reactor::{ConnectionId, Context, Reactor, Wait};
-pub use server::Server;
-pub use wire::{Checksum, Frame, Kind, Priority};
+pub use node::{Node, NodeBuilder, NodeHandle};
+pub use reactor::{
+    BroadcastReport, ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind,
+    Reactor, RequestId, ShutdownReport, Turn, Wait,
+};
+pub use server::{Server, ServerBuilder};
+pub use session::{Envelope, PeerInfo};
+pub use stats::{Counters, Statistics};
+pub use time::Nanos;
+pub use transport::{Transport, TransportError};
+pub use wire::payload::serialize;
+pub use wire::{Body, BodyError, Checksum, Codec, Frame, Kind, Payload, Priority, Scratch};

@@ -1,9 +1,9 @@
 //! The only file that reads a clock.
 //!
 //! Everything else is given `now: Nanos`. The clock is `CLOCK_MONOTONIC` through the vDSO:
-//! 23 ns a reading on the development machine, once per turn. A TSC clock (the `quanta` crate) reads
-//! in half of that but takes up to 200 ms to calibrate and is not comparable between processes;
-//! see ARCHITECTURE.md.
+//! 23 ns a reading on the development machine, once per turn. A TSC clock (the `quanta` crate)
+//! reads in half of that but takes up to 200 ms to calibrate and is not comparable between
+//! processes; see ARCHITECTURE.md.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

@@ -8,6 +8,7 @@
 //! Not here: what a subcommand does. Each has a module of its own.
 
 mod bench;
+mod doctor;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Task {
     Bench(bench::Options),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Why a command did not do what it was asked.
@@ -75,7 +77,7 @@ pub(crate) fn run() -> ExitCode {
     let command = Command::parse();
     start_logging();
     match execute(command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // The reader of a pipe went away, as `head` does: it has what it wanted.
         Err(CommandError::Output { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
@@ -87,10 +89,12 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<(), CommandError> {
+fn execute(command: Command) -> Result<ExitCode, CommandError> {
     let settings = read_settings(command.config)?;
     match command.task {
-        Task::Bench(options) => bench::run(&options, settings),
+        Task::Bench(options) => bench::run(&options, settings).map(|()| ExitCode::SUCCESS),
+        Task::Doctor(options) => doctor::run(&options, &settings.check()?)
+            .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
     }
 }
 

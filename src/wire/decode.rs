@@ -8,9 +8,10 @@
 use zerocopy::FromBytes;
 
 use crate::error::{AccessError, ProtocolError};
+use crate::wire::encode::checksum_in_place;
 use crate::wire::header::{
-    Codec, EXTENSION_BYTES, Extension, Flags, HEADER_BYTES, Header, Kind, MAGIC, Priority, VERSION,
-    padded,
+    Codec, EXTENSION_BYTES, Extension, FRAME_ALIGN, Flags, HEADER_BYTES, Header, Kind, MAGIC,
+    Priority, VERSION,
 };
 use crate::wire::payload::{self, Payload};
 
@@ -73,12 +74,9 @@ impl Decoder {
         } else {
             HEADER_BYTES
         };
-        let payload_bytes = header.payload_bytes.get() as usize;
-        let frame_bytes = padded(head_bytes + payload_bytes);
         // Before waiting for that many bytes: a hostile length must fail now.
-        if frame_bytes > self.frame_bytes_max {
-            return Err(too_long(frame_bytes, self.frame_bytes_max));
-        }
+        let frame_bytes = self.check_length(header)?;
+        let payload_bytes = header.payload_bytes.get() as usize;
         if bytes.len() < frame_bytes {
             return Ok(None);
         }
@@ -99,7 +97,11 @@ impl Decoder {
             return Err(ProtocolError::PaddingNotZero);
         }
         if flags.contains(Flags::CHECKSUM) {
-            check_checksum(header, extension, payload)?;
+            let carried = header.checksum.get();
+            let computed = checksum_in_place(&bytes[..head_bytes + payload_bytes]);
+            if computed != carried {
+                return Err(ProtocolError::BadChecksum { carried, computed });
+            }
         }
         *input = &bytes[frame_bytes..];
         Ok(Some(Frame { kind, priority, codec, header, extension, payload }))
@@ -113,13 +115,23 @@ impl Decoder {
             return check_prefix(input).map(|()| None);
         };
         check_fixed_fields(header)?;
-        let extended = Flags(header.flags).contains(Flags::EXTENDED);
-        let payload_bytes = header.payload_bytes.get() as usize;
-        let frame_bytes = crate::wire::frame_bytes(payload_bytes, extended);
-        if frame_bytes > self.frame_bytes_max {
-            return Err(too_long(frame_bytes, self.frame_bytes_max));
-        }
+        let frame_bytes = self.check_length(header)?;
         Ok(Some(Promise { frame_bytes }))
+    }
+
+    /// Length of the frame behind `header`, padding included.
+    #[inline]
+    fn check_length(&self, header: &Header) -> Result<usize, ProtocolError> {
+        let extended = Flags(header.flags).contains(Flags::EXTENDED);
+        let head_bytes = if extended { HEADER_BYTES + EXTENSION_BYTES } else { HEADER_BYTES };
+        // In 64 bits: head and a hostile length together do not fit a `usize` of 32.
+        let align = FRAME_ALIGN as u64;
+        let whole = head_bytes as u64 + u64::from(header.payload_bytes.get());
+        let frame_bytes = whole.next_multiple_of(align);
+        match usize::try_from(frame_bytes) {
+            Ok(frame_bytes) if frame_bytes <= self.frame_bytes_max => Ok(frame_bytes),
+            _ => Err(too_long(frame_bytes, self.frame_bytes_max)),
+        }
     }
 }
 
@@ -234,9 +246,11 @@ impl<'a> Frame<'a> {
 }
 
 #[cold]
-fn too_long(bytes: usize, bytes_max: usize) -> ProtocolError {
-    let saturated = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-    ProtocolError::FrameTooLong { bytes: saturated(bytes), bytes_max: saturated(bytes_max) }
+fn too_long(bytes: u64, bytes_max: usize) -> ProtocolError {
+    ProtocolError::FrameTooLong {
+        bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
+    }
 }
 
 /// Checks what the first, incomplete bytes of a header already tell, so that garbage is refused
@@ -273,8 +287,7 @@ fn check_fixed_fields(header: &Header) -> Result<(Kind, Priority, Codec), Protoc
         return Err(ProtocolError::BadFlags { got: header.flags });
     }
     let flags = Flags(header.flags);
-    let needs_extension = Flags::RELIABLE.0 | Flags::REQUEST.0 | Flags::RESPONSE.0;
-    if flags.0 & needs_extension != 0 && !flags.contains(Flags::EXTENDED) {
+    if flags.0 & Flags::NEED_EXTENSION.0 != 0 && !flags.contains(Flags::EXTENDED) {
         return Err(ProtocolError::BadFlags { got: header.flags });
     }
     let Some(priority) = Priority::from_byte(header.priority) else {
@@ -286,21 +299,14 @@ fn check_fixed_fields(header: &Header) -> Result<(Kind, Priority, Codec), Protoc
     if header.reserved != 0 {
         return Err(ProtocolError::ReservedNotZero);
     }
-    if kind.is_handshake() && !flags.contains(Flags::CHECKSUM) {
-        return Err(ProtocolError::ChecksumMissing);
+    if !flags.contains(Flags::CHECKSUM) {
+        if kind.is_handshake() {
+            return Err(ProtocolError::ChecksumMissing);
+        }
+        // Most likely a peer that computes checksums and forgot to say so: do not skip them.
+        if header.checksum.get() != 0 {
+            return Err(ProtocolError::ReservedNotZero);
+        }
     }
     Ok((kind, priority, codec))
-}
-
-fn check_checksum(
-    header: &Header,
-    extension: Option<&Extension>,
-    payload: &[u8],
-) -> Result<(), ProtocolError> {
-    let computed = crate::wire::encode::checksum(header, extension, payload);
-    let carried = header.checksum.get();
-    if computed != carried {
-        return Err(ProtocolError::BadChecksum { carried, computed });
-    }
-    Ok(())
 }

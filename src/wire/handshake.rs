@@ -240,11 +240,13 @@ pub fn read_greeting(payload: &[u8]) -> Result<(&Greeting, &str), ProtocolError>
 ///
 /// # Errors
 ///
-/// [`ProtocolError::BadHandshake`] when its length is wrong.
+/// [`ProtocolError::BadHandshake`] when its length is wrong or its reserved field is not zero.
 pub fn read_farewell(payload: &[u8]) -> Result<(u16, u32), ProtocolError> {
     match Farewell::ref_from_bytes(payload) {
-        Ok(farewell) => Ok((farewell.reason.get(), farewell.detail.get())),
-        Err(_) => Err(ProtocolError::BadHandshake),
+        Ok(farewell) if farewell.reserved.get() == 0 => {
+            Ok((farewell.reason.get(), farewell.detail.get()))
+        }
+        _ => Err(ProtocolError::BadHandshake),
     }
 }
 

@@ -174,6 +174,8 @@ impl Flags {
     pub const CHECKSUM: Self = Self(0x10);
     /// All flags this version defines.
     pub const KNOWN: Self = Self(0x1f);
+    /// Flags whose meaning lies in the extension: without [`Flags::EXTENDED`] they are an error.
+    pub const NEED_EXTENSION: Self = Self(0x0e);
 
     /// Whether every bit of `other` is set.
     #[inline]

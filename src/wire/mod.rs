@@ -18,10 +18,13 @@
 //! | 6 | 1 | codec | 0 opaque bytes, 1 rkyv, 2 JSON |
 //! | 7 | 1 | reserved | 0 |
 //! | 8 | 4 | payload_bytes | without padding |
-//! | 12 | 4 | checksum | CRC-32C over header (this field 0), extension and payload; 0 without the flag |
+//! | 12 | 4 | checksum | CRC-32C, see below; 0 without the flag |
 //! | 16 | 4 | sequence | low 32 bits of the lane's 64-bit sequence, which starts at 1 |
 //! | 20 | 4 | type_id | the application's number of the payload type, 0 for none |
 //! | 24 | 8 | sent_at | sender's monotonic nanoseconds when the message was queued |
+//!
+//! The checksum is taken over the header, with this field as 0, the extension and the payload; the
+//! padding is left out. CRC-32C is Castagnoli's (RFC 3720): reflected, all ones in and out.
 //!
 //! # Extension
 //!
@@ -59,3 +62,6 @@ pub use header::{
 pub use payload::{Body, BodyError, Payload, Scratch};
 
 pub use crate::error::ProtocolError;
+
+#[cfg(test)]
+mod tests;

@@ -5,13 +5,19 @@
 //!
 //! Untrusted bytes are never accessed unchecked: [`access`] validates on every call.
 
+use std::num::NonZeroUsize;
+
 use rkyv::Archive;
 use rkyv::Portable;
+use rkyv::api::access_with_context;
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Source};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Writer};
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::shared::SharedValidator;
 
 use crate::error::AccessError;
 use crate::wire::header::Codec;
@@ -144,7 +150,8 @@ pub trait Payload: Archive<Archived: Validated> + Body {
 
 /// Gives rkyv types their numbers on the wire: implements [`Payload`] and [`Body`] for each.
 ///
-/// The type must derive `rkyv::Archive` and `rkyv::Serialize`. A number of 0 does not compile.
+/// The type must derive `rkyv::Archive` and `rkyv::Serialize`. A number of 0 does not compile, nor
+/// does a type whose archive needs more than 16 bytes of alignment.
 ///
 /// ```
 /// #[derive(rkyv::Archive, rkyv::Serialize)]
@@ -166,6 +173,7 @@ macro_rules! payload {
             const TYPE_ID: u32 = {
                 const ID: u32 = $id;
                 const { assert!(ID != 0, "type number 0 means `no type`") };
+                $crate::wire::payload::assert_alignment_fits::<$type>();
                 ID
             };
         }
@@ -189,6 +197,15 @@ macro_rules! payload {
             }
         }
     )+};
+}
+
+/// Fails to compile when archives of `T` need more alignment than a frame gives them.
+#[doc(hidden)]
+pub const fn assert_alignment_fits<T: Archive>() {
+    assert!(
+        align_of::<T::Archived>() <= PAYLOAD_ALIGN,
+        "the archived type needs more than the 16-byte alignment of a frame's payload"
+    );
 }
 
 /// Writes `value` as an rkyv archive to the front of `out` and returns its length.
@@ -239,11 +256,18 @@ impl<E: Source> Writer<E> for InPlace<'_> {
     }
 }
 
+/// How many pointers deep an archive may nest (a `Vec` in a `Box` in a `Vec` is three).
+///
+/// Validation recurses, so a peer that nests a recursive type (a list, a tree) a hundred thousand
+/// times within one frame would otherwise overflow the stack, which ends the process.
+pub const ACCESS_DEPTH_MAX: usize = 64;
+
 /// Reads `bytes` as a `T` in place, validating them first.
 ///
 /// # Errors
 ///
-/// [`AccessError`], see there. Nothing is copied and nothing allocated.
+/// [`AccessError`], see there. An archive that nests deeper than [`ACCESS_DEPTH_MAX`] is invalid.
+/// Nothing is copied and nothing allocated, except by types with shared pointers (`Rc`, `Arc`).
 #[inline]
 pub fn access<T: Payload>(
     codec: Codec,
@@ -260,5 +284,10 @@ pub fn access<T: Payload>(
     if bytes.as_ptr().align_offset(align) != 0 {
         return Err(AccessError::Misaligned { align });
     }
-    rkyv::access::<T::Archived, Failure>(bytes).map_err(|Failure| AccessError::Invalid { type_id })
+    // Two more: rkyv counts the root as a level, and refuses the level that reaches its limit.
+    let depth_max = NonZeroUsize::new(ACCESS_DEPTH_MAX + 2);
+    let archive = ArchiveValidator::with_max_depth(bytes, depth_max);
+    let mut validator = Validator::new(archive, SharedValidator::new());
+    access_with_context::<T::Archived, _, Failure>(bytes, &mut validator)
+        .map_err(|Failure| AccessError::Invalid { type_id })
 }

@@ -1,0 +1,170 @@
+//! [`Transport`]: the operations that clients and servers have in common, behind one trait.
+//!
+//! For code that should not care which end it is on, and for tests that put a substitute there.
+//! The trait is object-safe: `Box<dyn Transport>` works.
+
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
+use crate::message::Message;
+use crate::reactor::{ConnectionState, ShutdownReport};
+use crate::server::{Server, ServerBuilder};
+use crate::session::Envelope;
+use crate::stats::Statistics;
+use crate::wire::Body;
+
+/// A transport could not be connected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// No session was established.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server could not be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+/// Something that messages can be sent through and received from.
+pub trait Transport {
+    /// A client connects to `endpoint`; a server starts to listen there.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError`].
+    fn connect(&mut self, endpoint: &str) -> Result<(), TransportError>;
+
+    /// Flushes what is queued and ends the connection, or all of a server's, by `deadline` from
+    /// now.
+    fn disconnect(&mut self, deadline: Duration) -> ShutdownReport;
+
+    /// Queues a message: a client for its server, a server for every client. On a client it leaves
+    /// with the next `receive`, or by itself once 64 KiB are waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]. A server reports the first client's refusal; the others have the message.
+    fn send(&mut self, envelope: Envelope, body: &dyn Body) -> Result<(), SendError>;
+
+    /// Waits for the next message that no handler takes, for up to `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError`].
+    fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError>;
+
+    /// A client's connection; a server is connected while it listens.
+    fn connection_state(&self) -> ConnectionState;
+
+    /// What has happened so far.
+    fn statistics(&self) -> Statistics;
+}
+
+impl Transport for Client {
+    fn connect(&mut self, endpoint: &str) -> Result<(), TransportError> {
+        Ok(Self::connect(self, endpoint)?)
+    }
+
+    fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
+        Self::disconnect(self, deadline)
+    }
+
+    fn send(&mut self, envelope: Envelope, body: &dyn Body) -> Result<(), SendError> {
+        Self::send(self, envelope, body)
+    }
+
+    fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError> {
+        Self::receive(self, timeout)
+    }
+
+    fn connection_state(&self) -> ConnectionState {
+        Self::connection_state(self)
+    }
+
+    fn statistics(&self) -> Statistics {
+        Self::statistics(self)
+    }
+}
+
+/// A server as a [`Transport`]: set up first, listening from `connect` to `disconnect`.
+///
+/// ```
+/// use std::time::Duration;
+/// use ringwire::transport::ServerTransport;
+/// use ringwire::{Server, Transport};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut transport: Box<dyn Transport> =
+///     Box::new(ServerTransport::new(|| Server::builder().reactors(1)));
+/// transport.connect("127.0.0.1:0")?;
+/// transport.disconnect(Duration::from_secs(1));
+/// # Ok(()) }
+/// ```
+pub struct ServerTransport {
+    /// Makes the server anew for each `connect`.
+    plan: Box<dyn FnMut() -> ServerBuilder>,
+    server: Option<Server>,
+    /// What the last server had counted when it ended.
+    last: Statistics,
+}
+
+impl ServerTransport {
+    /// A server that `plan` describes, apart from where it listens.
+    pub fn new(plan: impl FnMut() -> ServerBuilder + 'static) -> Self {
+        let last = Statistics { is_server: true, ..Statistics::default() };
+        Self { plan: Box::new(plan), server: None, last }
+    }
+
+    /// The server, while it listens.
+    #[must_use]
+    pub fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+}
+
+impl std::fmt::Debug for ServerTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerTransport").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Transport for ServerTransport {
+    fn connect(&mut self, endpoint: &str) -> Result<(), TransportError> {
+        if self.server.is_some() {
+            return Err(ConnectError::AlreadyConnected.into());
+        }
+        self.server = Some((self.plan)().listen(endpoint).start()?);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
+        let Some(server) = self.server.take() else { return ShutdownReport::default() };
+        let handle = server.handle();
+        let report = server.shutdown(deadline);
+        self.last = handle.statistics();
+        report
+    }
+
+    fn send(&mut self, envelope: Envelope, body: &dyn Body) -> Result<(), SendError> {
+        let server = self.server.as_ref().ok_or(SendError::NotConnected)?;
+        let report = server.broadcast(envelope, body)?;
+        report.refused().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError> {
+        let server = self.server.as_ref().ok_or(ReceiveError::NotConnected)?;
+        server.receive(timeout)
+    }
+
+    fn connection_state(&self) -> ConnectionState {
+        match self.server {
+            Some(_) => ConnectionState::Connected,
+            None => ConnectionState::Disconnected,
+        }
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.server.as_ref().map_or_else(|| self.last.clone(), Server::statistics)
+    }
+}

@@ -1,0 +1,578 @@
+//! What must never slip, checked by reading the source: the direction of imports, the place of
+//! `unsafe`, a header in every file, facts that stand in two places, and what a build needs.
+//!
+//! Reads text, not syntax: strings and comments are blanked first, `#[cfg(test)] mod … { … }` and
+//! the `tests.rs` files are left out of what concerns shipped code. Each check returns what it
+//! found wrong, so that the tests at the bottom can show it failing on a wrong sample.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may import whom inside `src/`, beyond its own module: the arrows of ARCHITECTURE.md.
+const LAYERS: &[(&str, &[&str])] = &[
+    // Leaves, importable by anyone. They name each other's types and the wire's enums.
+    ("config", &["error", "time", "wire"]),
+    ("endpoint", &["error", "wire"]),
+    ("error", &["config", "endpoint", "sys::probe", "time", "wire"]),
+    ("stats", &["config", "error", "time"]),
+    ("time", &[]),
+    // Bytes and rules: no socket, no ring, no clock. `wire` does not even know what time is.
+    ("mem", &["config", "error", "stats", "time"]),
+    ("wire", &["error"]),
+    ("session", &["config", "error", "mem", "stats", "time", "wire"]),
+    // Linux. Moves bytes, knows no frames.
+    ("sys", &["config", "endpoint", "error", "mem", "stats", "time"]),
+    ("reactor", &["config", "endpoint", "error", "mem", "session", "stats", "sys", "time", "wire"]),
+    // What an application uses. `node` pins threads, which only `sys` can.
+    ("client", &["config", "endpoint", "error", "reactor", "session", "stats", "time", "wire"]),
+    (
+        "node",
+        &["config", "endpoint", "error", "reactor", "session", "stats", "sys", "time", "wire"],
+    ),
+    (
+        "server",
+        &["config", "endpoint", "error", "node", "reactor", "session", "stats", "time", "wire"],
+    ),
+    // The command, and the entry functions of the fuzz targets, stand on top.
+    (
+        "cli",
+        &[
+            "client", "config", "endpoint", "error", "mem", "node", "reactor", "server", "session",
+            "stats", "sys", "time", "wire",
+        ],
+    ),
+    ("fuzzing", &["config", "endpoint", "error", "mem", "session", "stats", "time", "wire"]),
+];
+
+/// Modules that do no I/O: what of the standard library and the dependencies they must not touch.
+const SANS_IO: [&str; 3] = ["mem", "session", "wire"];
+const IO: [&str; 9] = [
+    "std::net",
+    "std::os::fd",
+    "std::os::unix::net",
+    "std::fs",
+    "std::thread",
+    "Nanos::now",
+    "io_uring",
+    "socket2",
+    "rustix",
+];
+
+/// Macros that have no place in finished code.
+const UNFINISHED: [&str; 3] = ["todo!", "unimplemented!", "dbg!"];
+
+/// Packages that need a C compiler or a C library's headers.
+const C_BUILD: [&str; 5] = ["cc", "cmake", "bindgen", "pkg-config", "nasm-rs"];
+
+/// A finding: file, line and what is wrong.
+type Findings = Vec<String>;
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All `.rs` files below `folder`, relative to the root, with their text.
+fn sources(folder: &str) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry.expect("a readable folder").path();
+            if path.is_dir() && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root()).expect("below the root");
+                files.insert(name.to_str().expect("UTF-8").into(), read(&path));
+            }
+        }
+    }
+    files
+}
+
+/// Replaces comments and the contents of strings and character literals by spaces. Lines stay.
+fn blank(source: &str) -> String {
+    let chars: Vec<char> = source.chars().collect();
+    let mut out = String::with_capacity(source.len());
+    let mut at = 0;
+    let keep = |out: &mut String, c: char| out.push(if c == '\n' { '\n' } else { ' ' });
+    while at < chars.len() {
+        let rest = &chars[at..];
+        let end = match rest {
+            ['/', '/', ..] => rest.iter().position(|&c| c == '\n').unwrap_or(rest.len()),
+            ['/', '*', ..] => block_comment(rest),
+            ['"', ..] => string(rest),
+            ['r', '"' | '#', ..] if !is_word(chars[..at].last()) => match raw_string(rest) {
+                Some(end) => end,
+                None => {
+                    out.push('r');
+                    at += 1;
+                    continue;
+                }
+            },
+            ['\'', '\\', _, ..] => {
+                3 + rest[3..].iter().position(|&c| c == '\'').map_or(0, |end| end + 1)
+            }
+            ['\'', _, '\'', ..] => 3,
+            [c, ..] => {
+                out.push(*c);
+                at += 1;
+                continue;
+            }
+            [] => unreachable!("the loop ends at the last character"),
+        };
+        rest[..end].iter().for_each(|&c| keep(&mut out, c));
+        at += end;
+    }
+    out
+}
+
+fn is_word(c: Option<&char>) -> bool {
+    c.is_some_and(|c| c.is_alphanumeric() || *c == '_')
+}
+
+fn block_comment(rest: &[char]) -> usize {
+    let mut depth = 0;
+    let mut at = 0;
+    while at < rest.len() {
+        match rest[at..] {
+            ['/', '*', ..] => (depth, at) = (depth + 1, at + 2),
+            ['*', '/', ..] if depth == 1 => return at + 2,
+            ['*', '/', ..] => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+fn string(rest: &[char]) -> usize {
+    let mut at = 1;
+    while at < rest.len() {
+        match rest[at] {
+            '\\' => at += 2,
+            '"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+fn raw_string(rest: &[char]) -> Option<usize> {
+    let hashes = rest[1..].iter().take_while(|&&c| c == '#').count();
+    if rest.get(1 + hashes) != Some(&'"') {
+        return None;
+    }
+    let mut end = vec!['"'];
+    end.extend(std::iter::repeat_n('#', hashes));
+    let open = 2 + hashes;
+    rest[open..]
+        .windows(end.len())
+        .position(|window| window == end)
+        .map(|at| open + at + end.len())
+        .or(Some(rest.len()))
+}
+
+/// Blanks `#[cfg(test)]` items with a body: what ships has none of it. Takes blanked text.
+fn without_tests(blanked: &str) -> String {
+    let mut out = blanked.to_owned();
+    while let Some(start) = out.find("#[cfg(test)]") {
+        let rest = &out[start..];
+        let end = match (rest.find('{'), rest.find(';')) {
+            (Some(brace), semicolon) if semicolon.is_none_or(|at| brace < at) => {
+                let mut depth = 0;
+                let close = rest.char_indices().find(|&(_, c)| {
+                    depth += i32::from(c == '{') - i32::from(c == '}');
+                    c == '}' && depth == 0
+                });
+                close.map_or(rest.len(), |(at, _)| at + 1)
+            }
+            (_, Some(semicolon)) => semicolon + 1,
+            _ => rest.len(),
+        };
+        let spaces: String = rest[..end].chars().map(|c| if c == '\n' { c } else { ' ' }).collect();
+        out.replace_range(start..start + end, &spaces);
+    }
+    out
+}
+
+/// The code of a file that ships, without comments, strings and tests; empty for a test file.
+fn shipped(path: &str, source: &str) -> String {
+    if path.ends_with("/tests.rs") || path.contains("/tests/") {
+        return String::new();
+    }
+    without_tests(&blank(source))
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text[..at].matches('\n').count() + 1
+}
+
+/// Every place in `code` where `word` stands on its own.
+fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        !is_word(before.as_ref()) && (word.ends_with(['!', '(']) || !is_word(after.as_ref()))
+    })
+}
+
+/// `src/session/lane.rs` → `session`; `src/client.rs` → `client`; the two roots have no layer.
+fn layer(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("src/")?.split('/').next()?;
+    let name = name.strip_suffix(".rs").unwrap_or(name);
+    (!["lib", "main", "bin"].contains(&name)).then_some(name)
+}
+
+/// How many `super::` lead from a file of `src/` to the root of the crate.
+fn depth(path: &str) -> usize {
+    path.trim_end_matches("/mod.rs").matches('/').count()
+}
+
+/// The paths behind `crate::`, as far as two segments: `a::b`, also through `crate::{a, b::{c}}`.
+fn crate_paths(code: &str) -> Vec<(usize, String)> {
+    let mut paths = Vec::new();
+    // A macro's `$crate::` is expanded at its user's, who imports it then.
+    for at in words(code, "crate").filter(|&at| !code[..at].ends_with('$')) {
+        let line = line_of(code, at);
+        let Some(rest) = code[at + "crate".len()..].strip_prefix("::") else { continue };
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut item = String::new();
+            for c in group.chars() {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                if depth == 0 || (depth == 1 && c == ',') {
+                    paths.push((line, head_of(&item)));
+                    item.clear();
+                } else {
+                    item.push(c);
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+        } else {
+            paths.push((line, head_of(rest)));
+        }
+    }
+    paths.retain(|(_, path)| !path.is_empty());
+    paths
+}
+
+/// The first two segments of the path that `path` starts with.
+fn head_of(path: &str) -> String {
+    let path = path.trim_start();
+    let end = path.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+    path[..end.unwrap_or(path.len())].split("::").take(2).collect::<Vec<_>>().join("::")
+}
+
+fn check_layers(path: &str, source: &str) -> Findings {
+    let Some(from) = layer(path) else { return Findings::new() };
+    let code = shipped(path, source);
+    let mut findings = Findings::new();
+    let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == from) else {
+        return vec![format!("{path}: module `{from}` has no place in tests/tidy.rs, LAYERS")];
+    };
+    let supers = "super::".repeat(depth(path));
+    for (line, to) in crate_paths(&code.replace(&supers, "crate::")) {
+        let module = to.split("::").next().unwrap_or_default();
+        // Macros and re-exports of the front door (`crate::payload!`, `crate::Codec`).
+        if !LAYERS.iter().any(|(name, _)| *name == module) {
+            if SANS_IO.contains(&from) && module.starts_with(char::is_uppercase) {
+                findings.push(format!("{path}:{line}: `{to}` by its front door: name its module"));
+            }
+            continue;
+        }
+        let fits = |allowed: &&str| *allowed == module || to.starts_with(*allowed);
+        if module != from && !allowed.iter().any(fits) {
+            findings.push(format!("{path}:{line}: `{from}` must not import `{to}`"));
+        }
+    }
+    if SANS_IO.contains(&from) {
+        for word in IO {
+            for at in words(&code, word) {
+                let line = line_of(&code, at);
+                findings.push(format!("{path}:{line}: `{from}` does no I/O: `{word}`"));
+            }
+        }
+    }
+    findings
+}
+
+fn check_unsafe(path: &str, source: &str) -> Findings {
+    if path.starts_with("src/sys/") || path == "src/sys.rs" {
+        return Findings::new();
+    }
+    let code = blank(source);
+    let mut findings = Findings::new();
+    for at in words(&code, "unsafe") {
+        findings.push(format!("{path}:{}: `unsafe` outside src/sys", line_of(&code, at)));
+    }
+    for at in words(&code, "unsafe_code") {
+        let before = code[..at].lines().next_back().unwrap_or_default().trim_start();
+        let after = code[at..].lines().nth(1).unwrap_or_default();
+        let denied = before.starts_with("#![deny(") || before.starts_with("#![forbid(");
+        let on_sys = path == "src/lib.rs" && ["pub mod sys;", "mod sys;"].contains(&after.trim());
+        if path.starts_with("src/") && !denied && !on_sys {
+            findings.push(format!("{path}:{}: `unsafe_code` allowed here", line_of(&code, at)));
+        }
+    }
+    if path == "src/lib.rs" && !code.contains("#![deny(unsafe_code)]") {
+        findings.push(format!("{path}: `#![deny(unsafe_code)]` is missing"));
+    }
+    findings
+}
+
+fn check_form(path: &str, source: &str) -> Findings {
+    let mut findings = Findings::new();
+    if !source.starts_with("//! ") {
+        findings.push(format!("{path}:1: does not open with `//!`"));
+    }
+    for (line, text) in (1..).zip(source.lines()) {
+        let columns = text.chars().count();
+        if columns > 100 {
+            findings.push(format!("{path}:{line}: {columns} columns, 100 is the limit"));
+        }
+    }
+    findings
+}
+
+fn check_unfinished(path: &str, source: &str) -> Findings {
+    let code = blank(source);
+    let mut findings = Findings::new();
+    for word in UNFINISHED {
+        for at in words(&code, word) {
+            findings.push(format!("{path}:{}: `{word}`", line_of(&code, at)));
+        }
+    }
+    if path.starts_with("src/") {
+        let code = shipped(path, source);
+        for (at, _) in code.match_indices(".unwrap()") {
+            let line = line_of(&code, at);
+            findings.push(format!("{path}:{line}: `unwrap()`: say why with `expect`"));
+        }
+    }
+    findings
+}
+
+/// Every dependency has its reason in a comment above it.
+fn check_reasons(cargo_toml: &str) -> Findings {
+    let mut findings = Findings::new();
+    let mut in_dependencies = false;
+    let mut before = "";
+    for (line, text) in (1..).zip(cargo_toml.lines()) {
+        if text.starts_with('[') {
+            in_dependencies = text.ends_with("dependencies]");
+        } else if in_dependencies
+            && text.split_once('=').is_some_and(|(name, _)| !name.starts_with(['#', ' ', '"']))
+            && !before.starts_with("# ")
+        {
+            findings.push(format!("Cargo.toml:{line}: no reason above `{text}`"));
+        }
+        before = text;
+    }
+    findings
+}
+
+/// Nothing in the lock file compiles C.
+fn check_no_c(cargo_lock: &str) -> Findings {
+    let name = |line: &str| Some(line.strip_prefix("name = \"")?.strip_suffix('"')?.to_owned());
+    cargo_lock
+        .lines()
+        .filter_map(name)
+        .filter(|name| C_BUILD.contains(&&**name))
+        .map(|name| format!("Cargo.lock: `{name}` needs a C toolchain"))
+        .collect()
+}
+
+/// The value of `key = "…"` in the package section.
+fn package_value<'a>(cargo_toml: &'a str, key: &str) -> Option<&'a str> {
+    cargo_toml.lines().find_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        (name.trim() == key).then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// `pub const KERNEL_MIN: (u32, u32) = (6, 1);` → `6.1`.
+fn kernel_min(probe: &str) -> Option<String> {
+    let code = blank(probe);
+    let (_, rest) = code.split_once("const KERNEL_MIN: (u32, u32) = (")?;
+    let (numbers, _) = rest.split_once(')')?;
+    let (major, minor) = numbers.split_once(',')?;
+    Some(format!("{}.{}", major.trim(), minor.trim()))
+}
+
+fn check_readme(readme: &str, cargo_toml: &str, probe: &str) -> Findings {
+    let mut findings = Findings::new();
+    let mut require = |text: String, fact: &str| {
+        // `Linux 6.1` must not be satisfied by `Linux 6.12`.
+        let found = readme
+            .match_indices(&text)
+            .any(|(at, _)| !readme[at + text.len()..].starts_with(|c: char| c.is_ascii_digit()));
+        if !found {
+            findings.push(format!("README.md: `{text}` is missing: {fact}"));
+        }
+    };
+    match package_value(cargo_toml, "rust-version") {
+        Some(version) => require(format!("Rust {version}"), "rust-version in Cargo.toml"),
+        None => require("rust-version".into(), "Cargo.toml has no rust-version"),
+    }
+    match kernel_min(probe) {
+        Some(version) => require(format!("Linux {version}"), "KERNEL_MIN in src/sys/probe.rs"),
+        None => require("KERNEL_MIN".into(), "src/sys/probe.rs has no `pub const KERNEL_MIN`"),
+    }
+    require("cargo test".into(), "the test command that scripts/ci.sh runs");
+    findings
+}
+
+#[track_caller]
+fn report(findings: &[String]) {
+    assert!(findings.is_empty(), "{} findings:\n  {}", findings.len(), findings.join("\n  "));
+}
+
+/// Runs `check` over the sources below `folders`.
+#[track_caller]
+fn check_all(folders: &[&str], check: fn(&str, &str) -> Findings) {
+    let files: BTreeMap<_, _> = folders.iter().flat_map(|folder| sources(folder)).collect();
+    assert!(files.contains_key("src/lib.rs"), "the sources were found");
+    let findings: Findings = files.iter().flat_map(|(path, source)| check(path, source)).collect();
+    report(&findings);
+}
+
+#[test]
+fn imports_point_down() {
+    check_all(&["src"], check_layers);
+}
+
+#[test]
+fn unsafe_only_in_sys() {
+    check_all(&["src", "examples", "fuzz"], check_unsafe);
+}
+
+#[test]
+fn files_open_with_a_header_and_lines_are_short() {
+    check_all(&["src", "tests", "benches", "examples", "fuzz"], check_form);
+}
+
+#[test]
+fn nothing_unfinished_and_no_unwrap() {
+    check_all(&["src", "benches", "examples"], check_unfinished);
+}
+
+#[test]
+fn every_dependency_has_a_reason() {
+    report(&check_reasons(&read("Cargo.toml")));
+}
+
+#[test]
+fn no_c_toolchain_is_needed() {
+    report(&check_no_c(&read("Cargo.lock")));
+}
+
+#[test]
+fn readme_agrees_with_the_code() {
+    // Until there is a README, nothing can disagree with it.
+    if root().join("README.md").exists() {
+        report(&check_readme(&read("README.md"), &read("Cargo.toml"), &read("src/sys/probe.rs")));
+    }
+}
+
+// ---- the checks can fail -----------------------------------------------------------------------
+
+/// Each sample is wrong in one way, and `check` must say so.
+#[track_caller]
+fn fails(check: fn(&str, &str) -> Findings, path: &str, source: &str) {
+    assert_eq!(check(path, source).len(), 1, "{path}: {source:?}: {:?}", check(path, source));
+}
+
+#[track_caller]
+fn passes(check: fn(&str, &str) -> Findings, path: &str, source: &str) {
+    report(&check(path, source));
+}
+
+#[test]
+fn wrong_imports_are_found() {
+    fails(check_layers, "src/wire/decode.rs", "use crate::session::Lane;");
+    fails(check_layers, "src/wire/decode.rs", "use crate::config::Config;");
+    fails(check_layers, "src/wire/decode.rs", "use crate::Codec;");
+    fails(check_layers, "src/session/mod.rs", "use crate::{error::CloseReason, reactor::Turn};");
+    fails(check_layers, "src/session/mod.rs", "use crate::{\n    wire::{Frame, Kind},\n sys,\n};");
+    fails(check_layers, "src/session/mod.rs", "fn f() { crate::sys::ring::enter() }");
+    fails(check_layers, "src/session/mod.rs", "use std::net::TcpStream;");
+    fails(check_layers, "src/session/mod.rs", "fn f() { let now = Nanos::now(); }");
+    fails(check_layers, "src/sys/ring.rs", "use crate::wire::Frame;");
+    fails(check_layers, "src/mem/pool.rs", "use crate::sys::ring::Ring;");
+    fails(check_layers, "src/reactor/mod.rs", "use crate::server::Server;");
+    fails(check_layers, "src/error.rs", "use crate::sys::ring::Ring;");
+    fails(check_layers, "src/novel.rs", "");
+    fails(check_layers, "src/wire/mod.rs", "use super::session::Lane;");
+    fails(check_layers, "src/wire/decode.rs", "use super::super::session::Lane;");
+    passes(check_layers, "src/wire/decode.rs", "use super::header::Kind;");
+    passes(check_layers, "src/error.rs", "use crate::sys::probe::RingError;");
+    passes(check_layers, "src/session/lane.rs", "use crate::{mem::Block, wire::Frame};");
+    passes(check_layers, "src/wire/mod.rs", "// crate::sys\nconst S: &str = \"crate::sys\";");
+    passes(check_layers, "src/wire/a.rs", "#[cfg(test)]\nmod tests { use crate::config::Config; }");
+    passes(check_layers, "src/wire/tests.rs", "use crate::config::Config;");
+    passes(check_layers, "src/wire/a.rs", "macro_rules! m { () => { $crate::Codec::Rkyv } }");
+    passes(check_layers, "src/lib.rs", "pub use crate::server::Server;");
+}
+
+#[test]
+fn misplaced_unsafe_is_found() {
+    fails(check_unsafe, "src/mem/pool.rs", "fn f() { unsafe { g() } }");
+    fails(check_unsafe, "src/mem/pool.rs", "#![allow(unsafe_code)]");
+    fails(check_unsafe, "src/lib.rs", "#![deny(unsafe_code)]\n#[allow(unsafe_code)]\nmod mem;");
+    fails(check_unsafe, "src/lib.rs", "pub mod wire;");
+    fails(check_unsafe, "examples/echo.rs", "fn f() { unsafe { g() } }");
+    passes(
+        check_unsafe,
+        "src/lib.rs",
+        "#![deny(unsafe_code)]\n#[allow(unsafe_code)]\npub mod sys;",
+    );
+    passes(check_unsafe, "src/sys/ring.rs", "unsafe { g() }");
+    passes(check_unsafe, "src/mem/mod.rs", "// no unsafe here\nconst S: &str = \"unsafe\";");
+}
+
+#[test]
+fn bad_form_is_found() {
+    fails(check_form, "src/a.rs", "fn f() {}\n");
+    fails(check_form, "src/a.rs", &format!("//! Fine.\n// {}\n", "x".repeat(98)));
+    passes(check_form, "src/a.rs", &format!("//! Fine.\n// {}\n", "ä".repeat(97)));
+}
+
+#[test]
+fn unfinished_code_is_found() {
+    fails(check_unfinished, "src/a.rs", "fn f() { todo!() }");
+    fails(check_unfinished, "benches/a.rs", "fn f() { dbg!(1); }");
+    fails(check_unfinished, "src/a.rs", "fn f() { unimplemented!() }");
+    fails(check_unfinished, "src/a.rs", "fn f() { g().unwrap(); }");
+    fails(check_unfinished, "src/a.rs", "#[cfg(test)]\nmod tests {}\nfn f() { g().unwrap(); }");
+    passes(check_unfinished, "src/a.rs", "#[cfg(test)]\nmod tests { fn f() { g().unwrap() } }");
+    passes(check_unfinished, "src/a.rs", "//! x.unwrap() and todo!()\nconst C: char = '\"';");
+    passes(check_unfinished, "src/a.rs", "const R: &str = r#\"a \" todo!()\"#;");
+}
+
+#[test]
+fn wrong_manifests_are_found() {
+    let unreasoned = "[dependencies]\n# Why.\na = \"1\"\nb = \"2\"\n[features]\nc = []\n";
+    assert_eq!(check_reasons(unreasoned), ["Cargo.toml:4: no reason above `b = \"2\"`"]);
+    let locked = "[[package]]\nname = \"cc\"\n\n[[package]]\nname = \"ccc\"\n";
+    assert_eq!(check_no_c(locked), ["Cargo.lock: `cc` needs a C toolchain"]);
+}
+
+#[test]
+fn readme_that_disagrees_is_found() {
+    let cargo = "[package]\nrust-version = \"1.88\"\n";
+    let probe = "pub const KERNEL_MIN: (u32, u32) = (6, 1);";
+    let check = |readme| check_readme(readme, cargo, probe).len();
+    assert_eq!(check("Rust 1.88, Linux 6.1, `cargo test`"), 0);
+    assert_eq!(check("Rust 1.88 or later, Linux 6.12, `cargo test`"), 1);
+    assert_eq!(check("Rust 1.85, Linux 6.1 or later, `cargo test`"), 1);
+    assert_eq!(check("Rust 1.88, Linux 6.1."), 1);
+    assert_eq!(check_readme("Rust 1.88, Linux 6.1, `cargo test`", cargo, "").len(), 1);
+}
