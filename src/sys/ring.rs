@@ -389,7 +389,11 @@ impl Ring {
         let key = OpKey::from(KeyData::from_ffi(entry.user_data()));
         let flags = entry.flags();
         let continues = cqueue::more(flags);
+        let notification = cqueue::notif(flags);
         let result = match entry.result() {
+            // No error number: the top bit of a notification's result says that the kernel
+            // copied, and the result proper came with the completion before.
+            _ if notification => Ok(0),
             error if error < 0 => Err(-error),
             value => Ok(value as u32),
         };
@@ -399,7 +403,6 @@ impl Ring {
             op.result = Some(result);
             return None;
         }
-        let notification = cqueue::notif(flags);
         let copied = notification && entry.result() as u32 & IORING_NOTIF_USAGE_ZC_COPIED != 0;
         let (kind, token) = (op.kind, op.token);
         let result = if notification { op.result.unwrap_or(result) } else { result };
