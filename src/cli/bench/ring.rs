@@ -29,6 +29,8 @@ const BATCH_BYTES: usize = 64 << 10;
 const GOODBYE_TIME: Duration = Duration::from_secs(2);
 /// Connections besides those measured, while old ones are closing.
 const CONNECTIONS_SPARE: usize = 8;
+/// Address space given to messages at most, in each direction.
+const MEMORY_MAX: u64 = 8 << 30;
 
 /// Ringwire.
 #[derive(Debug)]
@@ -53,10 +55,20 @@ impl Subject for Ring {
 /// connections.
 fn config(plan: &Plan, core: usize) -> Result<Config, SubjectError> {
     let case = plan.case;
-    let connections = case.connections + CONNECTIONS_SPARE;
-    let connections = u32::try_from(connections).expect("at most 10,000 and a few");
-    // Every connection may have one frame on its way in and one on its way out.
-    let memory = 2 * case.connections as u64 * case.frame_bytes() as u64;
+    let count = case.connections + CONNECTIONS_SPARE;
+    let connections = u32::try_from(count).expect("at most 10,000 and a few");
+    // So that no message is refused for want of memory, which would be another test: each connection
+    // may have a block in flight and one that gathers. Frames longer than a block come from classes
+    // up to four times their length, which get an eighth of the memory. This is address space, of
+    // which only what is used becomes resident.
+    let block_bytes = plan.config.block_bytes().max(plan.config.window_bytes()) as usize;
+    let memory = match case.frame_bytes() {
+        // One connection runs with what the configuration says.
+        _ if case.connections == 1 => 0,
+        long if long > block_bytes => 2 * 4 * 8 * long * count,
+        _ => 2 * block_bytes * count,
+    };
+    let memory = (memory as u64).min(MEMORY_MAX);
     let settings = plan.settings.clone();
     let config = settings
         .idle(case.idle)
