@@ -67,6 +67,8 @@ fn bench(arguments: &[&str]) -> Vec<Value> {
         assert!(record["samples"].as_u64().expect("a count") > 0, "{record}");
         assert!(record["frames_per_s"].as_f64().expect("a rate") > 0.0, "{record}");
         assert!(record["cpu_ns_per_frame"].as_f64().expect("a time") > 0.0, "{record}");
+        let has_ring = record["subject"] == "ringwire";
+        assert_eq!(record["enters_per_frame"].is_number(), has_ring, "{record}");
     }
     assert!(stderr.contains("frames/s"), "the table goes to standard error: {stderr}");
     records
@@ -80,7 +82,7 @@ fn subjects(records: &[Value]) -> Vec<&str> {
 fn rtt_writes_json_lines_and_nothing_else() {
     for idle in ["spin", "adaptive", "park"] {
         let records = bench(&["rtt", "--idle", idle]);
-        assert!(subjects(&records).contains(&"socket"));
+        assert_eq!(subjects(&records), ["socket", "ringwire"]);
         for record in &records {
             assert_eq!(record["scenario"], "rtt");
             // With one core, spinning ends would only stand in each other's way.
@@ -102,8 +104,7 @@ fn cores() -> usize {
 fn stream_has_rates_and_no_latencies() {
     for payload in ["0", "64", "100000"] {
         let records = bench(&["stream", "--payload", payload]);
-        assert!(subjects(&records).contains(&"socket"));
-        assert!(subjects(&records).contains(&"raw"));
+        assert_eq!(subjects(&records), ["socket", "raw", "ringwire"]);
         for record in &records {
             assert!(record["p50_ns"].is_null(), "{record}");
             assert_eq!(record["payload_bytes"].to_string(), payload);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ringwire::error::{ConfigError, ConnectError, RequestError, SendError, SetupError};
 use ringwire::time::{Nanos, process_cpu_ns};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -19,6 +20,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use super::framing::Framing;
 use super::plan::{Case, Cores, Options, Plan, Scenario, Suite};
 use super::raw::Raw;
+use super::ring::Ring;
 use super::socket::Socket;
 use super::summary::{Measured, Record};
 
@@ -63,7 +65,7 @@ pub(super) struct Stopwatch {
 
 /// Why a round gave no figures.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SubjectError {
+pub(crate) enum SubjectError {
     /// A system call failed, or its wait was too long.
     #[error("{what}: {source}")]
     Io {
@@ -82,6 +84,21 @@ pub(super) enum SubjectError {
         /// What came.
         got: u64,
     },
+    /// A ring could not be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The client found no server.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A message was not queued.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// A request was not answered.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The configuration does not suit the case.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The round took longer than any round may.
     #[error("no end after {0:?}")]
     TooLong(Duration),
@@ -103,7 +120,7 @@ pub(crate) enum BenchError {
         /// When, from 1.
         round: usize,
         /// How.
-        source: Box<SubjectFailure>,
+        source: Box<SubjectError>,
     },
     /// The process may not have as many descriptors as the connections need.
     #[error(
@@ -129,11 +146,6 @@ pub(crate) enum BenchError {
     },
 }
 
-/// A [`SubjectError`], opaque outside the bench.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub(crate) struct SubjectFailure(#[from] SubjectError);
-
 /// The bar on standard error; silent when that is not a terminal.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -158,11 +170,11 @@ pub(super) fn measure(
         for index in order {
             let subject = subjects[index];
             progress.show(plan.case, subject.name(), round, rounds);
-            let result = run_round(subject, &plan).map_err(|error| BenchError::Round {
+            let result = run_round(subject, &plan).map_err(|source| BenchError::Round {
                 subject: subject.name(),
                 case: plan.case.to_string(),
                 round: round + 1,
-                source: Box::new(error.into()),
+                source: Box::new(source),
             })?;
             results[index].push(result);
             progress.advance();
@@ -175,8 +187,8 @@ pub(super) fn measure(
 /// The subjects of a scenario; the floor that ratios refer to comes first.
 fn subjects(scenario: Scenario) -> &'static [&'static dyn Subject] {
     match scenario {
-        Scenario::Rtt => &[&Socket],
-        Scenario::Stream => &[&Framing, &Raw],
+        Scenario::Rtt => &[&Socket, &Ring],
+        Scenario::Stream => &[&Framing, &Raw, &Ring],
     }
 }
 

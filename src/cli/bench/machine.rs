@@ -92,7 +92,7 @@ impl fmt::Display for Machine {
             known(&self.clock_source),
             known(&self.congestion_control),
         )?;
-        writeln!(f, "Times of a frame are those of both ends; a round trip is two frames.")
+        writeln!(f, "A round trip is two frames. CPU and enters are those of both ends together.")
     }
 }
 

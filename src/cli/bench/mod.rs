@@ -5,7 +5,8 @@
 //! harness  rounds, order, deadlines       crowd    the same over many connections (epoll)
 //! summary  medians, the JSON lines        framing  the bare framing loop: the floor of stream
 //! table    what people read               raw      bulk bytes without frames
-//! machine  where it was measured          link     a socket that waits as the idle strategy says
+//! machine  where it was measured          ring     ringwire itself: client and server
+//!                                         link     a socket that waits as the idle strategy says
 //! ```
 //!
 //! Every subject does the same work: the same bytes on the wire, over TCP on 127.0.0.1, between
@@ -22,6 +23,7 @@ mod link;
 mod machine;
 mod plan;
 mod raw;
+mod ring;
 mod socket;
 mod stream;
 mod summary;

@@ -94,7 +94,6 @@ pub(super) struct Plan {
     /// Socket options for every subject.
     pub(super) config: Config,
     /// What the ringwire subject builds its two ends from.
-    #[expect(dead_code, reason = "the ringwire subject comes with the client and the server")]
     pub(super) settings: ConfigBuilder,
 }
 

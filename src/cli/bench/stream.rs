@@ -167,14 +167,14 @@ fn receive<K: Sink>(link: &mut Link, sink: &mut K) -> io::Result<usize> {
 }
 
 impl Answer {
-    fn to_bytes(self) -> [u8; ANSWER_BYTES] {
+    pub(super) fn to_bytes(self) -> [u8; ANSWER_BYTES] {
         let mut bytes = [0; ANSWER_BYTES];
         bytes[..8].copy_from_slice(&self.bytes.to_le_bytes());
         bytes[8..].copy_from_slice(&self.errors.to_le_bytes());
         bytes
     }
 
-    fn from_bytes(bytes: [u8; ANSWER_BYTES]) -> Self {
+    pub(super) fn from_bytes(bytes: [u8; ANSWER_BYTES]) -> Self {
         let number = |at: usize| {
             u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes were cut out"))
         };
