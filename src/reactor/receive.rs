@@ -212,8 +212,8 @@ fn handle_frames(
             }
         }
         longest = longest.max(frame.frame_bytes());
-        match connection.session.handle(frame)? {
-            Input::Message(frame) => {
+        match connection.session.handle(&frame)? {
+            Input::Message => {
                 messages += 1;
                 if frame.is_response() {
                     respond(core, awaited, key, frame);
@@ -229,13 +229,13 @@ fn handle_frames(
                 }
             }
             Input::Nothing => {}
-            Input::Greeting(frame) => match greet(core, key, &frame)? {
+            Input::Greeting => match greet(core, key, &frame)? {
                 Input::Established => core.establish(key),
                 Input::End(reason) => {
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);
                 }
-                _ => {}
+                Input::Message | Input::Greeting | Input::Nothing => {}
             },
             Input::Established => core.establish(key),
             Input::End(reason) => {
@@ -279,11 +279,7 @@ fn respond(
 
 /// Completes the handshake, from either side.
 #[cold]
-fn greet(
-    core: &mut Core,
-    key: ConnectionKey,
-    frame: &Frame<'_>,
-) -> Result<Input<'static>, ProtocolError> {
+fn greet(core: &mut Core, key: ConnectionKey, frame: &Frame<'_>) -> Result<Input, ProtocolError> {
     let now = core.now;
     let connection = &core.connections[key];
     if connection.session.role() == Role::Dialer {
