@@ -184,7 +184,7 @@ fn handle_frames(
     input: &mut &[u8],
 ) -> Result<Stop, ProtocolError> {
     let mut messages = 0;
-    let before = input.len();
+    let mut bytes = 0;
     let mut longest = 0;
     let outcome = loop {
         if messages == FRAMES_PER_TURN as u64 {
@@ -196,8 +196,7 @@ fn handle_frames(
         let frame = match decoder.next(input) {
             Ok(Some(frame)) => frame,
             Ok(None) => {
-                let promise = decoder.promise(rest)?;
-                break Ok(Stop::Starved {
+                break decoder.promise(rest).map(|promise| Stop::Starved {
                     frame_bytes: promise.map(|promise| promise.frame_bytes),
                 });
             }
@@ -211,10 +210,16 @@ fn handle_frames(
                 break Ok(Stop::InboxFull);
             }
         }
-        longest = longest.max(frame.frame_bytes());
-        match connection.session.handle(frame)? {
+        let frame_bytes = frame.frame_bytes();
+        longest = longest.max(frame_bytes);
+        let input = match connection.session.handle(frame) {
+            Ok(input) => input,
+            Err(error) => break Err(error),
+        };
+        match input {
             Input::Message(frame) => {
                 messages += 1;
+                bytes += frame_bytes as u64;
                 if frame.is_response() {
                     respond(core, awaited, key, frame);
                 } else if route == Route::Inbox {
@@ -229,13 +234,14 @@ fn handle_frames(
                 }
             }
             Input::Nothing => {}
-            Input::Greeting(frame) => match greet(core, key, &frame)? {
-                Input::Established => core.establish(key),
-                Input::End(reason) => {
+            Input::Greeting(frame) => match greet(core, key, &frame) {
+                Ok(Input::Established) => core.establish(key),
+                Ok(Input::End(reason)) => {
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);
                 }
-                _ => {}
+                Ok(_) => {}
+                Err(error) => break Err(error),
             },
             Input::Established => core.establish(key),
             Input::End(reason) => {
@@ -248,7 +254,7 @@ fn handle_frames(
     connection.messages_received += messages;
     connection.parsed_bytes_max = connection.parsed_bytes_max.max(longest);
     core.counters.messages_received.add(messages);
-    core.counters.bytes_received.add((before - input.len()) as u64);
+    core.counters.bytes_received.add(bytes);
     outcome
 }
 

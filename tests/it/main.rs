@@ -6,4 +6,5 @@
 //! as many descriptors open afterwards as before; every wait has a deadline.
 
 mod endpoints;
+mod exchange;
 mod util;
