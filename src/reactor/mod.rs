@@ -611,6 +611,8 @@ impl Reactor {
     /// that never polls from filling its lane while the socket is idle.
     #[inline]
     pub(crate) fn flush_full_block(&mut self, connection: ConnectionId) {
+        // The block before this one may have left by now. Completions only record what happened.
+        self.core.reap();
         let is_idle = self
             .core
             .connections
@@ -631,6 +633,17 @@ impl Reactor {
         if self.core.has_sends() {
             // A failing ring is met again, and reported, in the next turn.
             let _ = self.core.submit_sends();
+        }
+    }
+
+    /// Submits everything that waits to be sent, as far as the sockets take it. Calls no handler:
+    /// completions only record what happened.
+    pub(crate) fn flush_all(&mut self) {
+        loop {
+            self.flush_replies();
+            if self.core.reap() == 0 || !self.core.has_sends() {
+                return;
+            }
         }
     }
 
