@@ -165,6 +165,8 @@ impl Core {
         let connection = self.connections.get_mut(key).expect("a slot outlives its operations");
         let mut in_flight = connection.in_flight.expect("a send was in flight");
         let buffer = completion.buffer.expect("the last completion of a send has its buffer");
+        // A refused zero-copy send is reported as copied, too.
+        let was_zero_copy = connection.zero_copy;
         if completion.copied {
             connection.zero_copy = false;
             self.counters.zero_copy_copies.add(1);
@@ -200,7 +202,7 @@ impl Core {
             }
             Some(libc::ENOBUFS | libc::ENOMEM) => self.counters.enobufs.add(1),
             Some(libc::EINTR) => {}
-            Some(libc::EOPNOTSUPP) if connection.zero_copy => connection.zero_copy = false,
+            Some(libc::EOPNOTSUPP) if was_zero_copy => connection.zero_copy = false,
             Some(libc::EPIPE | libc::ECONNRESET) if !connection.window.is_idle() => {
                 // What the peer sent before it went is still to be read; the receive in flight
                 // reports the end.

@@ -7,4 +7,5 @@
 
 mod endpoints;
 mod exchange;
+mod framing;
 mod util;
