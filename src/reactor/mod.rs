@@ -640,8 +640,11 @@ impl Reactor {
     /// completions only record what happened.
     pub(crate) fn flush_all(&mut self) {
         loop {
+            let sent_before = self.core.counters.direct_sends.get();
             self.flush_replies();
-            if self.core.reap() == 0 || !self.core.has_sends() {
+            let sent_directly = self.core.counters.direct_sends.get() != sent_before;
+            let has_progressed = self.core.reap() > 0 || sent_directly;
+            if !has_progressed || !self.core.has_sends() {
                 return;
             }
         }

@@ -118,35 +118,48 @@ fn statistics_of_both_ends_add_up() {
     });
 }
 
+/// Each idle strategy sends in its own way.
+fn for_each_idle(check: impl Fn(Idle)) {
+    for idle in [Idle::Park, Idle::Adaptive, Idle::Spin] {
+        check(idle);
+    }
+}
+
 #[test]
 fn flush_sends_everything_queued() {
     isolated(|| {
-        let (mut client, mut peer) = client_and_peer(settings().build().expect("valid"));
-        // Several blocks: the first takes 4 KiB, the next 64 KiB each.
-        for number in 0..2000_u32 {
-            client.send(Envelope::data(), &number.to_le_bytes()).expect("room");
-        }
-        client.flush();
-        for number in 0..2000_u32 {
-            assert_eq!(peer.frame().payload, number.to_le_bytes());
-        }
+        for_each_idle(|idle| {
+            let (mut client, mut peer) =
+                client_and_peer(settings().idle(idle).build().expect("valid"));
+            // Several blocks: the first takes 4 KiB, the next 64 KiB each.
+            for number in 0..2000_u32 {
+                client.send(Envelope::data(), &number.to_le_bytes()).expect("room");
+            }
+            client.flush();
+            for number in 0..2000_u32 {
+                assert_eq!(peer.frame().payload, number.to_le_bytes());
+            }
+        });
     });
 }
 
 #[test]
 fn sender_that_never_polls_sends_by_itself() {
     isolated(|| {
-        let (mut client, mut peer) = client_and_peer(settings().build().expect("valid"));
-        let reading = std::thread::spawn(move || {
-            for number in 0..200_u8 {
-                assert_eq!(peer.frame().payload, vec![number; 8000]);
+        for_each_idle(|idle| {
+            let (mut client, mut peer) =
+                client_and_peer(settings().idle(idle).build().expect("valid"));
+            let reading = std::thread::spawn(move || {
+                for number in 0..200_u8 {
+                    assert_eq!(peer.frame().payload, vec![number; 8000]);
+                }
+                peer
+            });
+            for number in 0..=u8::MAX {
+                client.send(Envelope::data(), &vec![number; 8000]).expect("room");
             }
-            peer
+            drop(reading.join().expect("all but the last 64 KiB or so have come"));
         });
-        for number in 0..=u8::MAX {
-            client.send(Envelope::data(), &vec![number; 8000]).expect("room");
-        }
-        drop(reading.join().expect("all but the last 64 KiB or so have come"));
     });
 }
 
