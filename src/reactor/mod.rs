@@ -754,7 +754,12 @@ impl Core {
             }
             if self.ring.needs_enter() {
                 self.enter(0, None)?;
-                continue;
+                if self.ring.has_completion() {
+                    return Ok(true);
+                }
+                // No completion, and the flag may stay up: the kernel raises it *after* it has
+                // queued the deferred work (io_req_local_work_add), which an `enter` in between
+                // has run already. So commands and the clock are looked at in any case.
             }
             if self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_empty()) {
                 return Ok(true);
