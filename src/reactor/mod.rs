@@ -664,7 +664,7 @@ impl Core {
         if !self.mailbox_polled {
             self.poll_mailbox();
         }
-        if !self.paused.is_empty() {
+        if self.is_held_back() {
             self.resume_paused();
         }
         self.transmit();
@@ -767,7 +767,7 @@ impl Core {
             spins += 1;
             if spins % SPINS_PER_CLOCK_READING == 0 {
                 let now = Nanos::now();
-                if now >= limit || (!self.paused.is_empty() && self.inbox.has_room(0)) {
+                if now >= limit || (self.is_held_back() && self.can_resume()) {
                     return Ok(true);
                 }
                 if now >= spin_until {
@@ -781,15 +781,17 @@ impl Core {
     /// Sleeps in the kernel.
     fn park(&mut self, limit: Nanos) -> io::Result<()> {
         if let Some(mailbox) = &self.mailbox {
-            if !self.paused.is_empty() {
-                mailbox.want_inbox();
-            }
             if !mailbox.prepare_to_sleep() {
                 return self.enter_if_needed();
             }
-            if !self.paused.is_empty() && self.inbox.has_room(0) {
-                mailbox.awake();
-                return self.enter_if_needed();
+            if self.is_held_back() {
+                // Only now: a wish that is granted before this reactor is known to sleep would
+                // wake nobody, and another reactor may take the room.
+                mailbox.want_inbox();
+                if self.can_resume() {
+                    mailbox.awake();
+                    return self.enter_if_needed();
+                }
             }
         }
         let timeout = (limit != Nanos::NEVER).then(|| limit.since(Nanos::now()));

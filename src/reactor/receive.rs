@@ -27,7 +27,7 @@ enum Stop {
     /// The budget of the turn is used up.
     Budget,
     /// The next message has no room in the inbox.
-    InboxFull,
+    InboxFull { payload_bytes: usize },
     /// The connection is ending.
     Ended,
 }
@@ -67,32 +67,50 @@ impl Core {
         }
     }
 
+    /// Whether anything waits for room: a connection, or a message that another reactor was faster
+    /// than.
+    #[inline]
+    pub(crate) fn is_held_back(&self) -> bool {
+        !self.paused.is_empty() || self.inbox.has_overflow()
+    }
+
+    /// Whether anything that was held back can go on now.
+    #[cold]
+    pub(crate) fn can_resume(&self) -> bool {
+        self.inbox.can_settle() || self.paused.iter().any(|&key| self.may_go_on(key))
+    }
+
+    /// Whether a connection that was held back has room now, or is over.
+    fn may_go_on(&self, key: ConnectionKey) -> bool {
+        let Some(connection) = self.connections.get(key) else { return true };
+        match connection.pause {
+            _ if !connection.is_live() => true,
+            Some(Pause::Inbox { payload_bytes }) => self.inbox.has_room(payload_bytes),
+            Some(Pause::Memory { frame_bytes }) => self.receive_memory.can_lend(frame_bytes),
+            None => true,
+        }
+    }
+
     /// Continues with connections that were held back.
+    #[cold]
     pub(crate) fn resume_paused(&mut self) {
         self.inbox.settle();
         let mut index = 0;
         while index < self.paused.len() {
             let key = self.paused[index];
-            let Some(connection) = self.connections.get_mut(key) else {
-                self.paused.swap_remove(index);
-                continue;
-            };
-            let may_go_on = match connection.pause {
-                Some(Pause::Inbox) => self.inbox.has_room(0),
-                Some(Pause::Memory) => {
-                    let needed = connection.frame_bytes.unwrap_or(0);
-                    self.receive_memory.free_bytes() >= needed
-                }
-                None => true,
-            };
-            if !may_go_on {
+            if !self.may_go_on(key) {
                 index += 1;
                 continue;
             }
             self.paused.swap_remove(index);
+            let Some(connection) = self.connections.get_mut(key) else { continue };
             match connection.pause.take() {
-                Some(Pause::Inbox) if connection.is_live() => self.ready.push(key),
-                Some(Pause::Memory) => self.mark_unarmed(key),
+                Some(Pause::Inbox { .. }) if connection.is_live() => self.ready.push(key),
+                Some(Pause::Memory { .. }) => {
+                    connection.frame_begun = self.now;
+                    self.set_deadline(key);
+                    self.mark_unarmed(key);
+                }
                 _ => {}
             }
         }
@@ -155,8 +173,8 @@ fn handle_window(
             core.mark_unarmed(key);
         }
         Ok(Stop::Budget) => core.ready.push(key),
-        Ok(Stop::InboxFull) => {
-            connection.pause = Some(Pause::Inbox);
+        Ok(Stop::InboxFull { payload_bytes }) => {
+            connection.pause = Some(Pause::Inbox { payload_bytes });
             connection.frame_begun = Nanos::NEVER;
             core.counters.receive_pauses.add(1);
             core.paused.push(key);
@@ -205,9 +223,10 @@ fn handle_frames(
         let route = handlers.route(&frame);
         if route == Route::Inbox && frame.kind().is_application() {
             let is_awaited = frame.is_response();
-            if !is_awaited && !core.inbox.has_room(frame.payload().len()) {
+            let payload_bytes = frame.payload().len();
+            if !is_awaited && !core.inbox.has_room(payload_bytes) {
                 *input = rest;
-                break Ok(Stop::InboxFull);
+                break Ok(Stop::InboxFull { payload_bytes });
             }
         }
         let frame_bytes = frame.frame_bytes();

@@ -11,6 +11,7 @@ use crate::reactor::core::Core;
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
+use crate::time::Nanos;
 use crate::wire::handshake::GoodbyeReason;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -317,7 +318,10 @@ impl Core {
     fn pause_for_memory(&mut self, key: ConnectionKey) -> Direct {
         let connection = &mut self.connections[key];
         connection.wants_receive = false;
-        connection.pause = Some(Pause::Memory);
+        let frame_bytes = connection.frame_bytes.unwrap_or(0);
+        connection.pause = Some(Pause::Memory { frame_bytes });
+        // The peer is not to blame for what it takes until the frame is read on.
+        connection.frame_begun = Nanos::NEVER;
         self.counters.receive_pauses.add(1);
         self.paused.push(key);
         Direct::Unwanted
@@ -350,10 +354,7 @@ impl Core {
         connection.parsed_bytes_max = 0;
         let prepared = connection.window.prepare(frame_bytes, parsed, &mut self.receive_memory);
         let Some(span) = prepared else {
-            connection.wants_receive = false;
-            connection.pause = Some(Pause::Memory);
-            self.counters.receive_pauses.add(1);
-            self.paused.push(key);
+            self.pause_for_memory(key);
             return true;
         };
         let options = ReceiveOptions {

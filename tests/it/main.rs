@@ -5,6 +5,7 @@
 //! bytes matter. Each test runs in a process of its own (see [`util::isolated`]), which must have
 //! as many descriptors open afterwards as before; every wait has a deadline.
 
+mod backpressure;
 mod endpoints;
 mod exchange;
 mod framing;
