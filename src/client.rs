@@ -141,9 +141,10 @@ impl Client {
         Ok(())
     }
 
-    /// Submits what is queued, without waiting and without handling what came.
+    /// Submits what is queued, as far as the socket takes it, without waiting and without handling
+    /// what came.
     pub fn flush(&mut self) {
-        self.reactor.flush_replies();
+        self.reactor.flush_all();
     }
 
     /// Sends a request and waits for its answer. Handlers are called meanwhile; other messages

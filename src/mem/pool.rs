@@ -119,6 +119,12 @@ impl Pool {
         self.classes[self.classes.len() - 1].bytes
     }
 
+    /// Whether [`Pool::take`] would lend a buffer of at least `bytes`.
+    #[inline]
+    pub(crate) fn can_lend(&self, bytes: usize) -> bool {
+        self.classes.iter().any(|class| class.bytes >= bytes && !class.free.is_empty())
+    }
+
     /// Lends the smallest free buffer of at least `bytes`.
     #[inline]
     pub(crate) fn take(&mut self, bytes: usize) -> Option<Buffer> {

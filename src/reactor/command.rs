@@ -131,16 +131,19 @@ impl Mailbox {
         false
     }
 
-    /// Announces that a connection is held back until the shared inbox has room.
+    /// Announces that this reactor sleeps until the shared inbox has room. Look whether it has
+    /// *after* this.
     pub(crate) fn want_inbox(&self) {
-        // ORDERING: Relaxed, the fence in `prepare_to_sleep` follows and orders it.
+        // ORDERING: Relaxed, the fence below orders it before the caller's look at the inbox.
         self.inbox_wanted.store(true, Ordering::Relaxed);
+        // ORDERING: pairs with the fence in `inbox_has_room`.
+        fence(Ordering::SeqCst);
     }
 
     /// Wakes the reactor if it waits for the room that the caller has just made in the inbox.
     pub(crate) fn inbox_has_room(&self) {
-        // ORDERING: pairs with the fence in `prepare_to_sleep`: either this sees the wish, or the
-        // reactor sees the room.
+        // ORDERING: pairs with the fence in `want_inbox`: either this sees the wish, or the reactor
+        // sees the room.
         fence(Ordering::SeqCst);
         if self.inbox_wanted.load(Ordering::Relaxed)
             && self.inbox_wanted.swap(false, Ordering::Relaxed)

@@ -65,9 +65,9 @@ pub(crate) enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pause {
     /// The inbox has no room for the next message.
-    Inbox,
+    Inbox { payload_bytes: usize },
     /// The receive memory has no buffer for the frame begun.
-    Memory,
+    Memory { frame_bytes: usize },
 }
 
 /// A block whose buffer the ring owns for a send.

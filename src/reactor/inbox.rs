@@ -100,6 +100,17 @@ impl Inbox {
         }
     }
 
+    /// Whether a message waits because another reactor was faster to take the last place.
+    #[inline]
+    pub(crate) fn has_overflow(&self) -> bool {
+        matches!(self, Self::Shared { overflow: Some(_), .. })
+    }
+
+    /// Whether [`Inbox::settle`] would place such a message now.
+    pub(crate) fn can_settle(&self) -> bool {
+        matches!(self, Self::Shared { sender, overflow: Some(_), .. } if !sender.is_full())
+    }
+
     /// Tries again to place what another reactor was faster for.
     pub(crate) fn settle(&mut self) {
         if let Self::Shared { sender, overflow, .. } = self

@@ -611,6 +611,8 @@ impl Reactor {
     /// that never polls from filling its lane while the socket is idle.
     #[inline]
     pub(crate) fn flush_full_block(&mut self, connection: ConnectionId) {
+        // The block before this one may have left by now. Completions only record what happened.
+        self.core.reap();
         let is_idle = self
             .core
             .connections
@@ -634,6 +636,20 @@ impl Reactor {
         }
     }
 
+    /// Submits everything that waits to be sent, as far as the sockets take it. Calls no handler:
+    /// completions only record what happened.
+    pub(crate) fn flush_all(&mut self) {
+        loop {
+            let sent_before = self.core.counters.direct_sends.get();
+            self.flush_replies();
+            let sent_directly = self.core.counters.direct_sends.get() != sent_before;
+            let has_progressed = self.core.reap() > 0 || sent_directly;
+            if !has_progressed || !self.core.has_sends() {
+                return;
+            }
+        }
+    }
+
     /// Bytes waiting in the lanes of a connection.
     pub(crate) fn bytes_queued(&self, connection: ConnectionId) -> usize {
         let found = self.core.connections.get(connection.key);
@@ -648,7 +664,7 @@ impl Core {
         if !self.mailbox_polled {
             self.poll_mailbox();
         }
-        if !self.paused.is_empty() {
+        if self.is_held_back() {
             self.resume_paused();
         }
         self.transmit();
@@ -738,7 +754,12 @@ impl Core {
             }
             if self.ring.needs_enter() {
                 self.enter(0, None)?;
-                continue;
+                if self.ring.has_completion() {
+                    return Ok(true);
+                }
+                // No completion, and the flag may stay up: the kernel raises it *after* it has
+                // queued the deferred work (io_req_local_work_add), which an `enter` in between
+                // has run already. So commands and the clock are looked at in any case.
             }
             if self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_empty()) {
                 return Ok(true);
@@ -746,7 +767,7 @@ impl Core {
             spins += 1;
             if spins % SPINS_PER_CLOCK_READING == 0 {
                 let now = Nanos::now();
-                if now >= limit || (!self.paused.is_empty() && self.inbox.has_room(0)) {
+                if now >= limit || (self.is_held_back() && self.can_resume()) {
                     return Ok(true);
                 }
                 if now >= spin_until {
@@ -760,15 +781,17 @@ impl Core {
     /// Sleeps in the kernel.
     fn park(&mut self, limit: Nanos) -> io::Result<()> {
         if let Some(mailbox) = &self.mailbox {
-            if !self.paused.is_empty() {
-                mailbox.want_inbox();
-            }
             if !mailbox.prepare_to_sleep() {
                 return self.enter_if_needed();
             }
-            if !self.paused.is_empty() && self.inbox.has_room(0) {
-                mailbox.awake();
-                return self.enter_if_needed();
+            if self.is_held_back() {
+                // Only now: a wish that is granted before this reactor is known to sleep would
+                // wake nobody, and another reactor may take the room.
+                mailbox.want_inbox();
+                if self.can_resume() {
+                    mailbox.awake();
+                    return self.enter_if_needed();
+                }
             }
         }
         let timeout = (limit != Nanos::NEVER).then(|| limit.since(Nanos::now()));

@@ -27,7 +27,7 @@ enum Stop {
     /// The budget of the turn is used up.
     Budget,
     /// The next message has no room in the inbox.
-    InboxFull,
+    InboxFull { payload_bytes: usize },
     /// The connection is ending.
     Ended,
 }
@@ -67,32 +67,50 @@ impl Core {
         }
     }
 
+    /// Whether anything waits for room: a connection, or a message that another reactor was faster
+    /// than.
+    #[inline]
+    pub(crate) fn is_held_back(&self) -> bool {
+        !self.paused.is_empty() || self.inbox.has_overflow()
+    }
+
+    /// Whether anything that was held back can go on now.
+    #[cold]
+    pub(crate) fn can_resume(&self) -> bool {
+        self.inbox.can_settle() || self.paused.iter().any(|&key| self.may_go_on(key))
+    }
+
+    /// Whether a connection that was held back has room now, or is over.
+    fn may_go_on(&self, key: ConnectionKey) -> bool {
+        let Some(connection) = self.connections.get(key) else { return true };
+        match connection.pause {
+            _ if !connection.is_live() => true,
+            Some(Pause::Inbox { payload_bytes }) => self.inbox.has_room(payload_bytes),
+            Some(Pause::Memory { frame_bytes }) => self.receive_memory.can_lend(frame_bytes),
+            None => true,
+        }
+    }
+
     /// Continues with connections that were held back.
+    #[cold]
     pub(crate) fn resume_paused(&mut self) {
         self.inbox.settle();
         let mut index = 0;
         while index < self.paused.len() {
             let key = self.paused[index];
-            let Some(connection) = self.connections.get_mut(key) else {
-                self.paused.swap_remove(index);
-                continue;
-            };
-            let may_go_on = match connection.pause {
-                Some(Pause::Inbox) => self.inbox.has_room(0),
-                Some(Pause::Memory) => {
-                    let needed = connection.frame_bytes.unwrap_or(0);
-                    self.receive_memory.free_bytes() >= needed
-                }
-                None => true,
-            };
-            if !may_go_on {
+            if !self.may_go_on(key) {
                 index += 1;
                 continue;
             }
             self.paused.swap_remove(index);
+            let Some(connection) = self.connections.get_mut(key) else { continue };
             match connection.pause.take() {
-                Some(Pause::Inbox) if connection.is_live() => self.ready.push(key),
-                Some(Pause::Memory) => self.mark_unarmed(key),
+                Some(Pause::Inbox { .. }) if connection.is_live() => self.ready.push(key),
+                Some(Pause::Memory { .. }) => {
+                    connection.frame_begun = self.now;
+                    self.set_deadline(key);
+                    self.mark_unarmed(key);
+                }
                 _ => {}
             }
         }
@@ -155,8 +173,8 @@ fn handle_window(
             core.mark_unarmed(key);
         }
         Ok(Stop::Budget) => core.ready.push(key),
-        Ok(Stop::InboxFull) => {
-            connection.pause = Some(Pause::Inbox);
+        Ok(Stop::InboxFull { payload_bytes }) => {
+            connection.pause = Some(Pause::Inbox { payload_bytes });
             connection.frame_begun = Nanos::NEVER;
             core.counters.receive_pauses.add(1);
             core.paused.push(key);
@@ -184,7 +202,7 @@ fn handle_frames(
     input: &mut &[u8],
 ) -> Result<Stop, ProtocolError> {
     let mut messages = 0;
-    let before = input.len();
+    let mut bytes = 0;
     let mut longest = 0;
     let outcome = loop {
         if messages == FRAMES_PER_TURN as u64 {
@@ -196,8 +214,7 @@ fn handle_frames(
         let frame = match decoder.next(input) {
             Ok(Some(frame)) => frame,
             Ok(None) => {
-                let promise = decoder.promise(rest)?;
-                break Ok(Stop::Starved {
+                break decoder.promise(rest).map(|promise| Stop::Starved {
                     frame_bytes: promise.map(|promise| promise.frame_bytes),
                 });
             }
@@ -206,15 +223,22 @@ fn handle_frames(
         let route = handlers.route(&frame);
         if route == Route::Inbox && frame.kind().is_application() {
             let is_awaited = frame.is_response();
-            if !is_awaited && !core.inbox.has_room(frame.payload().len()) {
+            let payload_bytes = frame.payload().len();
+            if !is_awaited && !core.inbox.has_room(payload_bytes) {
                 *input = rest;
-                break Ok(Stop::InboxFull);
+                break Ok(Stop::InboxFull { payload_bytes });
             }
         }
-        longest = longest.max(frame.frame_bytes());
-        match connection.session.handle(&frame)? {
+        let frame_bytes = frame.frame_bytes();
+        longest = longest.max(frame_bytes);
+        let input = match connection.session.handle(&frame) {
+            Ok(input) => input,
+            Err(error) => break Err(error),
+        };
+        match input {
             Input::Message => {
                 messages += 1;
+                bytes += frame_bytes as u64;
                 if frame.is_response() {
                     respond(core, awaited, key, frame);
                 } else if route == Route::Inbox {
@@ -229,13 +253,14 @@ fn handle_frames(
                 }
             }
             Input::Nothing => {}
-            Input::Greeting => match greet(core, key, &frame)? {
-                Input::Established => core.establish(key),
-                Input::End(reason) => {
+            Input::Greeting => match greet(core, key, &frame) {
+                Ok(Input::Established) => core.establish(key),
+                Ok(Input::End(reason)) => {
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);
                 }
-                Input::Message | Input::Greeting | Input::Nothing => {}
+                Ok(Input::Message | Input::Greeting | Input::Nothing) => {}
+                Err(error) => break Err(error),
             },
             Input::Established => core.establish(key),
             Input::End(reason) => {
@@ -248,7 +273,7 @@ fn handle_frames(
     connection.messages_received += messages;
     connection.parsed_bytes_max = connection.parsed_bytes_max.max(longest);
     core.counters.messages_received.add(messages);
-    core.counters.bytes_received.add((before - input.len()) as u64);
+    core.counters.bytes_received.add(bytes);
     outcome
 }
 

@@ -11,6 +11,7 @@ use crate::reactor::core::Core;
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
+use crate::time::Nanos;
 use crate::wire::handshake::GoodbyeReason;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -165,6 +166,8 @@ impl Core {
         let connection = self.connections.get_mut(key).expect("a slot outlives its operations");
         let mut in_flight = connection.in_flight.expect("a send was in flight");
         let buffer = completion.buffer.expect("the last completion of a send has its buffer");
+        // A refused zero-copy send is reported as copied, too.
+        let was_zero_copy = connection.zero_copy;
         if completion.copied {
             connection.zero_copy = false;
             self.counters.zero_copy_copies.add(1);
@@ -200,7 +203,7 @@ impl Core {
             }
             Some(libc::ENOBUFS | libc::ENOMEM) => self.counters.enobufs.add(1),
             Some(libc::EINTR) => {}
-            Some(libc::EOPNOTSUPP) if connection.zero_copy => connection.zero_copy = false,
+            Some(libc::EOPNOTSUPP) if was_zero_copy => connection.zero_copy = false,
             Some(libc::EPIPE | libc::ECONNRESET) if !connection.window.is_idle() => {
                 // What the peer sent before it went is still to be read; the receive in flight
                 // reports the end.
@@ -315,7 +318,10 @@ impl Core {
     fn pause_for_memory(&mut self, key: ConnectionKey) -> Direct {
         let connection = &mut self.connections[key];
         connection.wants_receive = false;
-        connection.pause = Some(Pause::Memory);
+        let frame_bytes = connection.frame_bytes.unwrap_or(0);
+        connection.pause = Some(Pause::Memory { frame_bytes });
+        // The peer is not to blame for what it takes until the frame is read on.
+        connection.frame_begun = Nanos::NEVER;
         self.counters.receive_pauses.add(1);
         self.paused.push(key);
         Direct::Unwanted
@@ -348,10 +354,7 @@ impl Core {
         connection.parsed_bytes_max = 0;
         let prepared = connection.window.prepare(frame_bytes, parsed, &mut self.receive_memory);
         let Some(span) = prepared else {
-            connection.wants_receive = false;
-            connection.pause = Some(Pause::Memory);
-            self.counters.receive_pauses.add(1);
-            self.paused.push(key);
+            self.pause_for_memory(key);
             return true;
         };
         let options = ReceiveOptions {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -35,8 +36,7 @@ pub(crate) fn listen(address: &Address, config: &Config) -> io::Result<Socket> {
             socket.set_reuse_port(true)?;
         }
         Address::Unix(path) => {
-            let abandoned = path.exists() && std::os::unix::net::UnixStream::connect(path).is_err();
-            if abandoned {
+            if is_abandoned(path) {
                 std::fs::remove_file(path)?;
             }
         }
@@ -45,6 +45,16 @@ pub(crate) fn listen(address: &Address, config: &Config) -> io::Result<Socket> {
     let backlog = i32::try_from(config.listen_backlog()).expect("Config bounds it");
     socket.listen(backlog)?;
     Ok(socket)
+}
+
+/// Whether `path` is a socket file that nobody listens on any more: connecting to it is refused,
+/// as it is to a file of any other type, so that is looked at first (connect(2), ECONNREFUSED).
+fn is_abandoned(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket =
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused)
 }
 
 /// Refuses a TCP port that another process listens on: SO_REUSEPORT alone would share it

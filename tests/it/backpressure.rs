@@ -1,0 +1,434 @@
+//! Nobody who reads slowly costs more than bounded memory, or delays anybody else; nothing that
+//! was admitted is lost; what is urgent overtakes.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ringwire::{Client, Config, ConfigBuilder, Envelope, Idle, Priority, SendError, Server};
+
+use crate::util::{
+    CRITICAL, DATA, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, client_and_peer, client_with, echo,
+    endpoint, isolated, pattern, resident_kib, settings, start, wait_for, wait_until,
+};
+
+/// Small kernel buffers and a lane of 256 KiB.
+fn narrow() -> ConfigBuilder {
+    settings()
+        .frame_bytes_max(64 << 10)
+        .lane_bytes_max(256 << 10)
+        .send_memory_bytes(4 << 20)
+        .receive_memory_bytes(1 << 20)
+        .tcp_send_buffer_bytes(32 << 10)
+}
+
+fn valid(settings: ConfigBuilder) -> Config {
+    settings.build().expect("valid")
+}
+
+fn number_of(payload: &[u8]) -> u32 {
+    u32::from_le_bytes(payload[..4].try_into().expect("it begins with its number"))
+}
+
+fn numbered(number: u32, bytes: usize) -> Vec<u8> {
+    let mut payload = vec![number as u8; bytes];
+    payload[..4].copy_from_slice(&number.to_le_bytes());
+    payload
+}
+
+/// Sends numbered messages until the lane is full, twice in a row with a turn between. Returns how
+/// many were admitted.
+fn fill(client: &mut Client, priority: Priority, bytes: usize) -> u32 {
+    let envelope = Envelope::data().priority(priority);
+    let mut admitted = 0;
+    let mut refused = 0;
+    while refused < 50 {
+        assert!(admitted < 100_000, "the lane never fills");
+        match client.send(envelope, &numbered(admitted, bytes)) {
+            Ok(()) => {
+                admitted += 1;
+                refused = 0;
+            }
+            Err(SendError::Full) => {
+                refused += 1;
+                client.poll();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    admitted
+}
+
+/// A peer stops reading until the client's lane is full, then reads on: everything comes, in
+/// order, and the lane takes messages again.
+fn check_stalled_peer(idle: Idle, bytes: usize) {
+    let (mut client, mut peer) = client_and_peer(valid(narrow().idle(idle)));
+    let before = resident_kib();
+    let admitted = fill(&mut client, Priority::Normal, bytes);
+    assert!(admitted as usize * bytes > 200 << 10, "less than a lane was admitted: {admitted}");
+    let info = client.connection().expect("connected");
+    assert!(info.bytes_queued <= 256 << 10, "{info:?}");
+    assert!(info.bytes_queued > 100 << 10, "the lane is not what is full: {info:?}");
+    // A send that was not tried in one go waits for room without being short.
+    assert!(bytes > 16 << 10 || client.statistics().short_sends > 0, "the socket was never full");
+    assert!(client.statistics().sends_refused >= 50);
+    // Kernel buffers are not resident here; the lane and what the test holds are.
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 8192, "{grown} KiB for a lane of 256");
+
+    let (done, is_done) = mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        for number in 0..admitted {
+            assert_eq!(peer.frame().payload, numbered(number, bytes));
+        }
+        done.send(()).expect("the test waits");
+        assert_eq!(peer.frame().payload, b"after");
+        peer
+    });
+    wait_until("everything admitted has arrived", || {
+        client.poll();
+        is_done.try_recv().is_ok()
+    });
+    client.send(Envelope::data(), b"after").expect("room again");
+    client.flush();
+    let peer = reading.join().expect("in order and intact");
+    assert_eq!(client.connection().expect("connected").bytes_queued, 0);
+    drop(peer);
+}
+
+#[test]
+fn stalled_peer_fills_the_lane_and_gets_everything_parked() {
+    isolated(|| check_stalled_peer(Idle::Park, 1000));
+}
+
+#[test]
+fn stalled_peer_fills_the_lane_and_gets_everything_spinning() {
+    isolated(|| check_stalled_peer(Idle::Spin, 1000));
+}
+
+#[test]
+fn stalled_peer_gets_large_frames_intact() {
+    isolated(|| check_stalled_peer(Idle::Park, 60_000));
+}
+
+#[test]
+fn frames_max_bounds_the_lane_too() {
+    isolated(|| {
+        let (mut client, _peer) = client_and_peer(valid(settings().lane_frames_max(10)));
+        for _ in 0..10 {
+            client.send(Envelope::data(), b"x").expect("room");
+        }
+        assert_eq!(client.send(Envelope::data(), b"x"), Err(SendError::Full));
+        // Each lane has its own bound.
+        client.send(Envelope::data().critical(), b"x").expect("room");
+        client.flush();
+        client.send(Envelope::data(), b"x").expect("room again");
+    });
+}
+
+#[test]
+fn refused_message_changes_nothing() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(valid(settings().lane_frames_max(2)));
+        for round in 0..50_u8 {
+            client.send(Envelope::data(), &[round]).expect("room");
+            client.send(Envelope::data(), &[round]).expect("room");
+            assert_eq!(client.send(Envelope::data(), &[99]), Err(SendError::Full));
+            client.flush();
+            client.poll();
+            // The peer checks the sequences: a refused message must not use one up.
+            assert_eq!(peer.frame().payload, [round]);
+            assert_eq!(peer.frame().payload, [round]);
+        }
+    });
+}
+
+/// One client stops reading what a server broadcasts; the other gets its answers meanwhile, and
+/// every broadcast.
+#[test]
+fn stalled_client_delays_nobody_else() {
+    isolated(|| {
+        let server = start(echo().config(valid(narrow())));
+        let mut stalled = Peer::dial_narrow(&server.addresses()[0]);
+        let mut well = Peer::connect(&server);
+        let before = resident_kib();
+        let mut refused = 0;
+        let mut queued = 0;
+        for number in 0..3000_u32 {
+            let report = server.broadcast(Envelope::data(), &numbered(number, 4000)).expect("runs");
+            assert_eq!(report.outcomes.len(), 2);
+            refused += report.refused().count();
+            queued += report.queued() - 1;
+            assert_eq!(well.frame().payload, numbered(number, 4000));
+            if number % 100 == 0 {
+                assert_eq!(well.ask(b"still there?"), b"still there?");
+            }
+        }
+        assert!(refused > 1000, "the stalled client's lane never filled: {refused}");
+        let grown = resident_kib().saturating_sub(before);
+        assert!(grown < 8192, "{grown} KiB for one stalled client");
+        // It reads on and finds what was admitted for it, in order.
+        let mut last = None;
+        for _ in 0..queued {
+            let number = number_of(&stalled.frame().payload);
+            assert!(last < Some(number), "{number} after {last:?}");
+            last = Some(number);
+        }
+        server.broadcast(Envelope::data(), &numbered(7, 10)).map(drop).expect("runs");
+        assert_eq!(number_of(&stalled.frame().payload), 7);
+    });
+}
+
+/// Slow readers together can not take all the send memory: one that reads is still served.
+#[test]
+fn many_stalled_clients_leave_memory_for_the_others() {
+    isolated(|| {
+        let server = start(echo().config(valid(narrow().send_memory_bytes(1 << 20))));
+        let stalled: Vec<_> = (0..20).map(|_| Peer::dial_narrow(&server.addresses()[0])).collect();
+        for number in 0..300_u32 {
+            server.broadcast(Envelope::data(), &numbered(number, 4000)).map(drop).expect("runs");
+        }
+        assert!(server.statistics().sends_refused > 0, "memory never ran out");
+        let mut well = Peer::connect(&server);
+        for _ in 0..100 {
+            assert_eq!(well.ask(&[5; 2000]), [5; 2000]);
+        }
+        drop(stalled);
+    });
+}
+
+/// Receives slowly through a tiny inbox what `send` sends; everything comes, in order.
+fn check_inbox(count: u32, send: impl FnOnce() + Send, mut receive: impl FnMut() -> Vec<u8>) {
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(send);
+        for number in 0..count {
+            assert_eq!(number_of(&receive()), number, "in order, nothing lost");
+        }
+        sending.join().expect("no panic");
+    });
+}
+
+fn tiny_inbox() -> Config {
+    valid(narrow().inbox_frames_max(4).tcp_receive_buffer_bytes(16 << 10))
+}
+
+#[test]
+fn full_shared_inbox_holds_the_sender_back() {
+    isolated(|| {
+        let server = start(Server::builder().config(tiny_inbox()).listen("127.0.0.1:0"));
+        let mut peer = Peer::connect(&server);
+        let (sent, is_sent) = mpsc::channel();
+        let send = move || {
+            for number in 0..2000 {
+                peer.send(Plain::new(DATA, NORMAL, &numbered(number, 4000)));
+                let _ = sent.send(number);
+            }
+        };
+        wait_for(&server, "the client is there", |s| s.connections_active == 1);
+        let mut first = true;
+        let receive = || {
+            if std::mem::take(&mut first) {
+                wait_for(&server, "the inbox is full", |s| s.receive_pauses > 0);
+            }
+            server.receive(PATIENCE).expect("a message").payload().to_vec()
+        };
+        check_inbox(2000, send, receive);
+        assert_eq!(is_sent.iter().count(), 2000);
+        assert!(server.statistics().receive_pauses > 100, "{:?}", server.statistics());
+        assert_eq!(server.statistics().messages_received, 2000);
+    });
+}
+
+#[test]
+fn full_local_inbox_holds_the_sender_back() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(tiny_inbox());
+        let send = move || {
+            for number in 0..2000 {
+                peer.send(Plain::new(DATA, NORMAL, &numbered(number, 4000)));
+            }
+            // Kept open until everything was read.
+            peer.expect_end();
+        };
+        let mut received = 0;
+        check_inbox_on_this_thread(send, || {
+            let message = client.receive(PATIENCE).expect("a message");
+            assert_eq!(number_of(message.payload()), received);
+            received += 1;
+            if received == 2000 {
+                assert!(client.statistics().receive_pauses > 100);
+                client.disconnect(PATIENCE);
+            }
+            received < 2000
+        });
+    });
+}
+
+fn check_inbox_on_this_thread(
+    send: impl FnOnce() + Send + 'static,
+    mut receive: impl FnMut() -> bool,
+) {
+    let sending = std::thread::spawn(send);
+    while receive() {}
+    sending.join().expect("no panic");
+}
+
+/// With several reactors and one place in the inbox, each message still comes, without another to
+/// push it along.
+#[test]
+fn reactors_sharing_a_full_inbox_lose_nothing() {
+    isolated(|| {
+        let config = valid(narrow().inbox_frames_max(1).idle(Idle::Adaptive));
+        let server = start(Server::builder().config(config).reactors(3).listen("127.0.0.1:0"));
+        let mut peers: Vec<_> = (0..6).map(|_| Peer::connect(&server)).collect();
+        for round in 0..1500_u32 {
+            for peer in &mut peers {
+                peer.send(Plain::new(DATA, NORMAL, &round.to_le_bytes()));
+            }
+            for _ in 0..peers.len() {
+                let message = server.receive(PATIENCE).expect("none is left behind");
+                assert_eq!(number_of(message.payload()), round);
+            }
+        }
+    });
+}
+
+/// A reactor that waits for memory or inbox room sleeps meanwhile.
+fn check_sleeps_while_paused(server: &Server) {
+    wait_for(server, "a connection is held back", |s| s.receive_pauses > 0);
+    let turns = server.statistics().turns;
+    std::thread::park_timeout(Duration::from_millis(200));
+    let turned = server.statistics().turns - turns;
+    assert!(turned < 50, "{turned} turns in 200 ms of waiting");
+}
+
+#[test]
+fn reactor_sleeps_while_the_inbox_has_no_room_for_the_next_message() {
+    isolated(|| {
+        let config = valid(narrow().inbox_bytes_max(64 << 10));
+        let server = start(Server::builder().config(config).listen("127.0.0.1:0"));
+        let mut peer = Peer::connect(&server);
+        // The second is larger than what is left, although there is room for a small one.
+        let payload = pattern(40_000, 1);
+        peer.send(Plain::new(DATA, NORMAL, &payload));
+        peer.send(Plain::new(DATA, NORMAL, &payload));
+        check_sleeps_while_paused(&server);
+        for _ in 0..2 {
+            assert!(server.receive(PATIENCE).expect("a message").payload()[..] == payload);
+        }
+    });
+}
+
+#[test]
+fn reactor_sleeps_while_large_frames_wait_for_memory() {
+    isolated(|| {
+        let config = valid(
+            settings().frame_bytes_max(1 << 20).receive_memory_bytes(2 << 20).frame_timeout_ms(500),
+        );
+        let server = start(echo().config(config));
+        let mut peers: Vec<_> = (0..6).map(|_| Peer::connect(&server)).collect();
+        let mut well = Peer::connect(&server);
+        for peer in &mut peers {
+            let frame = peer.stamp(Plain::new(DATA, NORMAL, &vec![1; 900_000])).encode();
+            peer.write(&frame[..100_000]);
+        }
+        check_sleeps_while_paused(&server);
+        assert_eq!(well.ask(b"small"), b"small");
+        // They never finish: each is closed in its time, and the memory serves others again.
+        for peer in &mut peers {
+            peer.expect_end();
+        }
+        let payload = pattern(900_000, 3);
+        well.send(Plain::new(DATA, NORMAL, &payload));
+        assert!(server.receive(PATIENCE).expect("a message").payload()[..] == payload);
+    });
+}
+
+/// Fills the low lane against a peer that does not read, then queues `urgent`; they must come
+/// before the low messages that were queued, each lane in order.
+fn check_overtaking(urgent: Priority, byte: u8) {
+    let (mut client, mut peer) = client_and_peer(valid(narrow()));
+    let low = fill(&mut client, Priority::Low, 1000);
+    let behind = client.connection().expect("connected").frames_queued;
+    assert!(behind > 100, "only {behind} wait in the lane");
+    for number in 0..5 {
+        let envelope = Envelope::data().priority(urgent);
+        client.send(envelope, &numbered(number, 1000)).expect("a lane of its own");
+    }
+    let reading = std::thread::spawn(move || {
+        let mut order = Vec::new();
+        for _ in 0..low + 5 {
+            let frame = peer.frame();
+            order.push((frame.priority, number_of(&frame.payload)));
+        }
+        order
+    });
+    wait_until("everything has left", || {
+        client.poll();
+        reading.is_finished()
+    });
+    let order = reading.join().expect("no panic");
+    let lane = |priority| order.iter().filter(move |(lane, _)| *lane == priority);
+    assert!(lane(LOW).map(|&(_, number)| number).eq(0..low), "low stays in order");
+    assert!(lane(byte).map(|&(_, number)| number).eq(0..5), "urgent stays in order");
+    let last_urgent = order.iter().rposition(|&(lane, _)| lane == byte).expect("it came");
+    let overtaken = order.len() - 1 - last_urgent;
+    // What the socket and the block in flight held is in front of it.
+    assert!(overtaken > 50, "only {overtaken} of {behind} were overtaken");
+}
+
+#[test]
+fn critical_overtakes_low() {
+    isolated(|| check_overtaking(Priority::Critical, CRITICAL));
+}
+
+#[test]
+fn high_overtakes_low() {
+    isolated(|| check_overtaking(Priority::High, HIGH));
+}
+
+#[test]
+fn normal_overtakes_low() {
+    isolated(|| check_overtaking(Priority::Normal, NORMAL));
+}
+
+#[test]
+fn lanes_queued_together_leave_by_priority() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(valid(settings()));
+        for priority in Priority::ALL {
+            for number in 0..3 {
+                let envelope = Envelope::data().priority(priority);
+                client.send(envelope, &numbered(number, 8)).expect("room");
+            }
+        }
+        client.flush();
+        for priority in [CRITICAL, HIGH, NORMAL, LOW] {
+            for number in 0..3 {
+                let frame = peer.frame();
+                assert_eq!((frame.priority, number_of(&frame.payload)), (priority, number));
+            }
+        }
+    });
+}
+
+#[test]
+fn node_answers_full_at_once() {
+    isolated(|| {
+        let server = start(echo().config(valid(narrow())));
+        let _stalled = Peer::dial_narrow(&server.addresses()[0]);
+        let id = server.clients()[0].id;
+        let outcome = (0..100_000)
+            .find_map(|number| server.send_to(id, Envelope::data(), &numbered(number, 4000)).err());
+        assert_eq!(outcome, Some(SendError::Full));
+        // Another client, with the library's own end, is served.
+        let mut client = client_with(valid(settings()), &endpoint(&server));
+        client.request(Envelope::command(), b"hello", PATIENCE).expect("an answer");
+        // Posted without waiting, a refused message is counted.
+        while server.statistics().posts_dropped == 0 {
+            match server.post_to(id, Envelope::data(), &numbered(0, 4000)) {
+                Ok(()) | Err(SendError::Busy) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+}

@@ -1,0 +1,172 @@
+//! Where a server listens and a client connects.
+
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use ringwire::{Address, Client, ConnectError, Envelope, Server, SetupError};
+
+use crate::util::{
+    Directory, Peer, client, config, echo, endpoint, isolated, plain_listener, start,
+};
+
+const SECOND: Duration = Duration::from_secs(5);
+
+/// A client and a plain peer get their answers from a server that listens on `listen`.
+fn check(listen: &str, connect: impl Fn(&Server) -> String) {
+    let server = start(Server::builder().config(config()).listen(listen).on(
+        ringwire::Kind::Command,
+        |context, frame| {
+            context.reply(Envelope::status(), frame.payload()).expect("room");
+        },
+    ));
+    let mut client = client(&connect(&server));
+    let answer = client.request(Envelope::command(), b"ping", SECOND).expect("an answer");
+    assert_eq!(&answer.payload()[..], b"ping");
+    let mut peer = Peer::connect(&server);
+    assert_eq!(peer.ask(b"plain"), b"plain");
+    assert_eq!(server.clients().len(), 2);
+    assert_eq!(client.disconnect(SECOND).flushed, 1);
+}
+
+fn port(server: &Server) -> u16 {
+    match server.addresses()[0] {
+        Address::Tcp(address) => address.port(),
+        Address::Unix(_) => panic!("not TCP"),
+    }
+}
+
+fn refused(listen: &str) -> SetupError {
+    let outcome = Server::builder().config(config()).listen(listen).start();
+    outcome.expect_err("the address is not to be had")
+}
+
+#[test]
+fn tcp_v4() {
+    isolated(|| check("127.0.0.1:0", endpoint));
+}
+
+#[test]
+fn tcp_v6() {
+    isolated(|| check("[::1]:0", endpoint));
+}
+
+#[test]
+fn v6_wildcard_takes_v4_clients() {
+    isolated(|| check("[::]:0", |server| format!("127.0.0.1:{}", port(server))));
+}
+
+#[test]
+fn host_name() {
+    isolated(|| check("localhost:0", |server| format!("localhost:{}", port(server))));
+}
+
+#[test]
+fn unix_path() {
+    isolated(|| {
+        let directory = Directory::new();
+        let path = directory.path("socket");
+        check(&format!("unix:{}", path.display()), endpoint);
+        assert!(!path.exists(), "the server takes its socket file away");
+    });
+}
+
+#[test]
+fn several_addresses_at_once() {
+    isolated(|| {
+        let directory = Directory::new();
+        let unix = format!("unix:{}", directory.path("socket").display());
+        let server = start(echo().listen("[::1]:0").listen(unix));
+        assert_eq!(server.addresses().len(), 3);
+        for address in server.addresses() {
+            assert_eq!(Peer::connect_to(address).ask(b"here"), b"here");
+        }
+    });
+}
+
+#[test]
+fn abandoned_unix_socket_is_replaced() {
+    isolated(|| {
+        let directory = Directory::new();
+        let path = directory.path("socket");
+        drop(UnixListener::bind(&path).expect("a free path"));
+        assert!(path.exists(), "closing a Unix listener leaves its file");
+        check(&format!("unix:{}", path.display()), endpoint);
+    });
+}
+
+#[test]
+fn live_unix_socket_is_refused_and_untouched() {
+    isolated(|| {
+        let directory = Directory::new();
+        let path = directory.path("socket");
+        let live = UnixListener::bind(&path).expect("a free path");
+        let text = refused(&format!("unix:{}", path.display())).to_string();
+        assert!(text.contains("another process listens there"), "{text}");
+        drop(std::os::unix::net::UnixStream::connect(&path).expect("the listener lives on"));
+        drop(live);
+    });
+}
+
+#[test]
+fn file_that_is_no_socket_is_refused_and_untouched() {
+    isolated(|| {
+        let directory = Directory::new();
+        let path = directory.path("notes.txt");
+        std::fs::write(&path, "precious").expect("writable");
+        let error = refused(&format!("unix:{}", path.display()));
+        assert!(matches!(error, SetupError::Listen { .. }), "{error}");
+        assert_eq!(std::fs::read(&path).expect("still there"), b"precious");
+    });
+}
+
+#[test]
+fn port_in_use_names_the_remedy() {
+    isolated(|| {
+        let (_taken, endpoint) = plain_listener();
+        let text = refused(&endpoint).to_string();
+        assert!(text.contains(&endpoint), "{text}");
+        assert!(text.contains("ss -ltnp"), "{text}");
+        // Its own, too: SO_REUSEPORT would have shared it.
+        let server = start(echo());
+        let text = refused(&crate::util::endpoint(&server)).to_string();
+        assert!(text.contains("another process listens there"), "{text}");
+    });
+}
+
+#[test]
+fn address_of_another_machine_is_refused() {
+    isolated(|| {
+        let text = refused("192.0.2.1:0").to_string();
+        assert!(text.contains("no interface of this machine has that address"), "{text}");
+    });
+}
+
+#[test]
+fn port_nobody_listens_on_is_refused_at_once() {
+    isolated(|| {
+        let (listener, endpoint) = plain_listener();
+        drop(listener);
+        let mut client = Client::new(config()).expect("a ring");
+        match client.connect(&endpoint) {
+            Err(ConnectError::Connect { address, source }) => {
+                assert_eq!(address, endpoint);
+                assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(client.statistics().closed("socket"), 1);
+    });
+}
+
+#[test]
+fn malformed_endpoint_says_which_part() {
+    isolated(|| {
+        let mut client = Client::new(config()).expect("a ring");
+        for (text, part) in [("host:99999", "99999"), ("[::1:7411", "IPv6"), (":7411", "host")] {
+            let error = client.connect(text).expect_err("malformed").to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        let error = client.connect("no-such-host.invalid:1").expect_err("no such host");
+        assert!(matches!(error, ConnectError::Resolve { .. }), "{error}");
+    });
+}

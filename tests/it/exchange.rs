@@ -1,0 +1,246 @@
+//! Messages between both ends of the library: under every idle strategy, through the trait, and
+//! counted.
+
+use std::time::Duration;
+
+use ringwire::transport::ServerTransport;
+use ringwire::{Client, ConnectionState, Envelope, Idle, Kind, Nanos, Priority, Server, Transport};
+
+use crate::util::{
+    DATA, EXTENDED, NORMAL, PATIENCE, Peer, Plain, STATUS, client_and_peer, client_with, echo,
+    endpoint, isolated, settings, start, wait_for,
+};
+
+/// Requests, messages both ways and an orderly end, with both ends idling as told.
+fn check_idle(idle: Idle) {
+    let config = settings().idle(idle).build().expect("valid");
+    let server = start(echo().config(config.clone()));
+    let mut client = client_with(config, &endpoint(&server));
+    for number in 0..200_u32 {
+        let answer = client.request(Envelope::command(), &number.to_le_bytes(), PATIENCE);
+        assert_eq!(answer.expect("an answer").payload()[..], number.to_le_bytes());
+    }
+    for number in 0..500_u32 {
+        client.send(Envelope::data(), &number.to_le_bytes()).expect("room");
+    }
+    client.flush();
+    for number in 0..500_u32 {
+        let message = server.receive(PATIENCE).expect("a message");
+        assert_eq!(message.payload()[..], number.to_le_bytes());
+        assert_eq!(message.kind(), Kind::Data);
+    }
+    let id = server.clients()[0].id;
+    for number in 0..500_u32 {
+        server.send_to(id, Envelope::data(), &number.to_le_bytes()).expect("room");
+    }
+    for number in 0..500_u32 {
+        assert_eq!(client.receive(PATIENCE).expect("one").payload()[..], number.to_le_bytes());
+    }
+    assert_eq!(client.disconnect(PATIENCE).flushed, 1);
+    wait_for(&server, "the client is gone", |statistics| statistics.connections_active == 0);
+}
+
+#[test]
+fn spinning_ends_exchange() {
+    isolated(|| check_idle(Idle::Spin));
+}
+
+#[test]
+fn adaptive_ends_exchange() {
+    isolated(|| check_idle(Idle::Adaptive));
+}
+
+#[test]
+fn parked_ends_exchange() {
+    isolated(|| check_idle(Idle::Park));
+}
+
+#[test]
+fn parked_server_sleeps_when_nothing_happens() {
+    isolated(|| {
+        let server = start(echo());
+        let mut peer = Peer::connect(&server);
+        assert_eq!(peer.ask(b"x"), b"x");
+        let parks = server.statistics().parks;
+        assert!(parks > 0, "it parks");
+        // Time passes while somebody else is waited for in vain.
+        server.receive(Duration::from_millis(100)).expect_err("nobody sends");
+        let turns = server.statistics().turns;
+        server.receive(Duration::from_millis(200)).expect_err("nobody sends");
+        assert!(server.statistics().turns - turns <= 2, "it did not sleep");
+    });
+}
+
+#[test]
+fn statistics_of_both_ends_add_up() {
+    isolated(|| {
+        let server = start(echo());
+        let mut client = client_with(settings().build().expect("valid"), &endpoint(&server));
+        assert!(server.statistics().is_server);
+        assert!(!client.statistics().is_server);
+        for bytes in [0, 1, 15, 16, 17, 1000, 5000] {
+            client.send(Envelope::data(), &vec![1; bytes]).expect("room");
+            client.request(Envelope::command(), &vec![2; bytes], PATIENCE).expect("an answer");
+        }
+        for _ in 0..7 {
+            server.receive(PATIENCE).expect("a message");
+        }
+        let id = server.clients()[0].id;
+        server.send_to(id, Envelope::status().critical(), b"last").expect("room");
+        client.receive(PATIENCE).expect("a message");
+
+        // From another thread, while the server runs.
+        let handle = server.handle();
+        let theirs = std::thread::spawn(move || handle.statistics()).join().expect("no panic");
+        let ours = client.statistics();
+        assert_eq!((ours.messages_sent, ours.messages_received), (14, 8));
+        assert_eq!((theirs.messages_received, theirs.messages_sent), (14, 8));
+        // Messages only, not the handshake.
+        assert_eq!(theirs.bytes_received, ours.bytes_sent);
+        assert_eq!(ours.bytes_received, theirs.bytes_sent);
+        assert_eq!((ours.connections_established, theirs.connections_established), (1, 1));
+        assert_eq!((ours.connections_active, theirs.connections_active), (1, 1));
+        assert_eq!(theirs.connections_lost, 0);
+        let now = Nanos::now();
+        assert!(now.since(Nanos(theirs.last_activity_ns)) < PATIENCE);
+        assert!(theirs.last_activity_ns > 0);
+
+        let info = &server.clients()[0];
+        assert_eq!((info.messages_received, info.messages_sent), (14, 8));
+        assert!(info.is_established);
+        assert_eq!(client.connection_state(), ConnectionState::Connected);
+        client.disconnect(PATIENCE);
+        wait_for(&server, "the client is gone", |statistics| {
+            statistics.connections_active == 0 && statistics.connections_lost == 1
+        });
+        assert_eq!(server.statistics().closed("goodbye"), 1);
+        assert_eq!(server.statistics().errors(), 0);
+    });
+}
+
+/// Each idle strategy sends in its own way.
+fn for_each_idle(check: impl Fn(Idle)) {
+    for idle in [Idle::Park, Idle::Adaptive, Idle::Spin] {
+        check(idle);
+    }
+}
+
+#[test]
+fn flush_sends_everything_queued() {
+    isolated(|| {
+        for_each_idle(|idle| {
+            let (mut client, mut peer) =
+                client_and_peer(settings().idle(idle).build().expect("valid"));
+            // Several blocks: the first takes 4 KiB, the next 64 KiB each.
+            for number in 0..2000_u32 {
+                client.send(Envelope::data(), &number.to_le_bytes()).expect("room");
+            }
+            client.flush();
+            for number in 0..2000_u32 {
+                assert_eq!(peer.frame().payload, number.to_le_bytes());
+            }
+        });
+    });
+}
+
+#[test]
+fn sender_that_never_polls_sends_by_itself() {
+    isolated(|| {
+        for_each_idle(|idle| {
+            let (mut client, mut peer) =
+                client_and_peer(settings().idle(idle).build().expect("valid"));
+            let reading = std::thread::spawn(move || {
+                for number in 0..200_u8 {
+                    assert_eq!(peer.frame().payload, vec![number; 8000]);
+                }
+                peer
+            });
+            for number in 0..=u8::MAX {
+                client.send(Envelope::data(), &vec![number; 8000]).expect("room");
+            }
+            drop(reading.join().expect("all but the last 64 KiB or so have come"));
+        });
+    });
+}
+
+#[test]
+fn messages_before_a_protocol_error_are_counted() {
+    isolated(|| {
+        let server = start(echo());
+        let mut peer = Peer::connect(&server);
+        let mut bytes = Vec::new();
+        for _ in 0..5 {
+            bytes.extend(peer.stamp(Plain::new(DATA, NORMAL, b"good")).encode());
+        }
+        bytes.extend([0xff; 32]);
+        peer.write(&bytes);
+        peer.expect_end();
+        for _ in 0..5 {
+            server.receive(PATIENCE).expect("a message");
+        }
+        wait_for(&server, "the close is counted", |s| s.closed("protocol") == 1);
+        assert_eq!(server.statistics().messages_received, 5);
+    });
+}
+
+#[test]
+fn envelope_arrives_as_it_was_sent() {
+    isolated(|| {
+        let server = start(
+            Server::builder().config(settings().build().expect("valid")).listen("127.0.0.1:0"),
+        );
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        let envelopes = [
+            (Envelope::data().priority(Priority::Low), DATA, 1, 0),
+            (Envelope::status().json(), STATUS, 2, 2),
+            (Envelope::error().priority(Priority::High), 4, 3, 0),
+            (Envelope::configuration().critical(), 7, 4, 0),
+        ];
+        for (envelope, kind, priority, codec) in envelopes {
+            server.send_to(id, envelope, b"{}").expect("room");
+            let frame = peer.frame();
+            assert_eq!((frame.kind, frame.priority, frame.codec), (kind, priority, codec));
+            assert_eq!((frame.flags, &frame.payload[..]), (0, &b"{}"[..]));
+        }
+        server.send_to(id, Envelope::command(), b"go").expect("room");
+        let frame = peer.frame();
+        assert_eq!(frame.flags & EXTENDED, EXTENDED);
+        assert_eq!(frame.correlation, 0);
+    });
+}
+
+/// The same code over either end.
+fn exchange(mine: &mut dyn Transport, theirs: &mut dyn Transport, text: &[u8]) {
+    mine.send(Envelope::data(), &text).expect("room");
+    // A client's message leaves with its next call.
+    let _ = mine.receive(Duration::ZERO);
+    let message = theirs.receive(PATIENCE).expect("a message");
+    assert_eq!(&message.payload()[..], text);
+}
+
+#[test]
+fn both_ends_are_transports() {
+    isolated(|| {
+        let mut server = ServerTransport::new(|| {
+            Server::builder().config(settings().build().expect("valid")).reactors(1)
+        });
+        let mut client = Client::new(settings().build().expect("valid")).expect("a ring");
+        assert_eq!(server.connection_state(), ConnectionState::Disconnected);
+        for round in 1..=2_u64 {
+            server.connect("127.0.0.1:0").expect("a free port");
+            let endpoint = endpoint(server.server().expect("it listens"));
+            Transport::connect(&mut client, &endpoint).expect("it listens");
+            assert_eq!(server.connection_state(), ConnectionState::Connected);
+            assert_eq!(Transport::connection_state(&client), ConnectionState::Connected);
+            exchange(&mut client, &mut server, b"up");
+            exchange(&mut server, &mut client, b"down");
+            assert_eq!(Transport::statistics(&client).messages_sent, round);
+            assert_eq!(server.statistics().messages_received, 1);
+            assert_eq!(Transport::disconnect(&mut client, PATIENCE).flushed, 1);
+            server.disconnect(PATIENCE);
+            assert_eq!(server.connection_state(), ConnectionState::Disconnected);
+            assert_eq!(server.statistics().messages_received, 1, "kept after the end");
+        }
+    });
+}

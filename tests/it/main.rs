@@ -1,0 +1,12 @@
+//! Real sockets, the real kernel: what must hold whatever the peer, the kernel or the application
+//! does.
+//!
+//! The other end is a plain blocking `std` socket that speaks the documented bytes wherever the
+//! bytes matter. Each test runs in a process of its own (see [`util::isolated`]), which must have
+//! as many descriptors open afterwards as before; every wait has a deadline.
+
+mod backpressure;
+mod endpoints;
+mod exchange;
+mod framing;
+mod util;
