@@ -93,7 +93,7 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
     let settings = read_settings(command.config)?;
     match command.task {
         Task::Bench(options) => bench::run(&options, settings).map(|()| ExitCode::SUCCESS),
-        Task::Doctor(options) => doctor::run(&options, &settings.check()?)
+        Task::Doctor(args) => doctor::run(&args, &settings.check()?)
             .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
     }
 }

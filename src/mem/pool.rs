@@ -114,6 +114,7 @@ impl Pool {
     }
 
     /// Size of the largest class.
+    #[cfg(test)]
     pub(crate) fn largest_bytes(&self) -> usize {
         self.classes[self.classes.len() - 1].bytes
     }
@@ -147,6 +148,7 @@ impl Pool {
     }
 
     /// How many buffers are lent.
+    #[cfg(test)]
     pub(crate) fn lent(&self) -> usize {
         self.classes.iter().map(|class| class.total - class.free.len()).sum()
     }

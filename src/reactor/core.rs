@@ -41,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) limits: LaneLimits,
     pub(crate) idle: Idle,
     pub(crate) now: Nanos,
+    /// `now` was read since the last turn.
+    pub(crate) now_is_fresh: bool,
     pub(crate) connections: SlotMap<ConnectionKey, Connection>,
     /// The key last used in each slot, to find it by the number the deadlines know.
     pub(crate) keys: Vec<ConnectionKey>,
@@ -125,6 +127,7 @@ impl Core {
             limits,
             idle: config.idle(),
             now: Nanos::now(),
+            now_is_fresh: false,
             connections: SlotMap::with_capacity_and_key(connections_max),
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
@@ -174,6 +177,16 @@ impl Core {
             Ok(id.key)
         } else {
             Err(SendError::NotConnected)
+        }
+    }
+
+    /// Brings the time up to date for a call from outside a turn, once per turn: what is queued
+    /// in one go shares its time.
+    #[inline]
+    pub(crate) fn refresh_now(&mut self) {
+        if !self.now_is_fresh {
+            self.now = Nanos::now();
+            self.now_is_fresh = true;
         }
     }
 
@@ -304,6 +317,7 @@ impl Core {
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let mut dropped = connection.session.end(reason, &mut memory);
         if let Some(in_flight) = connection.in_flight {
+            self.backlog = true;
             dropped += u64::from(in_flight.frames);
             if let Some(buffer) = connection.unsent.take() {
                 let block = in_flight.into_block(buffer);

@@ -117,11 +117,6 @@ impl Inbox {
         *bytes -= message.payload().len() as u64;
         Some(message)
     }
-
-    /// Whether a local inbox holds messages.
-    pub(crate) fn has_message(&self) -> bool {
-        matches!(self, Self::Local { messages, .. } if !messages.is_empty())
-    }
 }
 
 impl SharedInbox {

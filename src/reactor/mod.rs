@@ -281,6 +281,7 @@ impl Reactor {
             core.counters.completions.add(u64::from(completions));
             core.counters.last_activity_ns.set(core.now.0);
         }
+        core.now_is_fresh = false;
         Ok(Turn { completions, is_busy: core.has_work() })
     }
 
@@ -380,7 +381,8 @@ impl Reactor {
         &mut self.handlers
     }
 
-    /// Queues a message. It leaves with the next turn.
+    /// Queues a message. It leaves with the next turn. Its `sent_at` is the time of the first
+    /// message queued since the last turn.
     ///
     /// Hot path: no allocation, no system call.
     ///
@@ -395,6 +397,7 @@ impl Reactor {
         body: &B,
     ) -> Result<(), SendError> {
         let key = self.core.key(connection)?;
+        self.core.refresh_now();
         self.core.push(key, envelope, Correlation::None, body)
     }
 
@@ -410,11 +413,13 @@ impl Reactor {
         body: &B,
     ) -> Result<(), SendError> {
         let key = self.core.key(request.connection())?;
+        self.core.refresh_now();
         self.core.push(key, envelope, response_to(request), body)
     }
 
     /// Queues a message on every established connection.
     pub fn broadcast<B: Body + ?Sized>(&mut self, envelope: Envelope, body: &B) -> BroadcastReport {
+        self.core.refresh_now();
         self.core.broadcast(envelope, body)
     }
 
@@ -478,8 +483,7 @@ impl Reactor {
         timeout: Duration,
     ) -> Result<RequestId, RequestError> {
         let key = self.core.key(connection)?;
-        // The turn's time may be old when the caller computed in between.
-        self.core.now = Nanos::now();
+        self.core.refresh_now();
         let id = self.core.requests.open(key, timeout, self.core.now)?;
         let pushed = self.core.push(key, envelope, Correlation::Request(id.correlation()), body);
         if let Err(error) = pushed {

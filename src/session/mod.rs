@@ -265,12 +265,6 @@ impl Session {
         Ok(Input::Established)
     }
 
-    /// Refuses a peer before it said anything: the server is full or shutting down.
-    pub(crate) fn refuse(&mut self, buffer: Buffer, reason: RejectReason, detail: u32, now: Nanos) {
-        assert_eq!(self.role, Role::Listener, "only the listening side refuses");
-        self.push_farewell(Kind::Reject, buffer, reason.code(), detail, now);
-    }
-
     /// Queues a message.
     ///
     /// Hot path: once per message. No allocation, no syscall.
@@ -389,11 +383,6 @@ impl Session {
     /// Bytes queued and in flight, all lanes.
     pub(crate) fn bytes_queued(&self) -> usize {
         self.lanes.iter().map(Lane::bytes).sum()
-    }
-
-    /// Largest frame that may be sent: the smaller of both sides' limits.
-    pub(crate) fn frame_bytes_max(&self) -> usize {
-        self.limits.frame_bytes_max
     }
 
     #[cold]

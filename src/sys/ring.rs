@@ -380,6 +380,7 @@ impl Ring {
     }
 
     /// Operations the kernel still holds.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.ops.len()
     }
@@ -389,11 +390,10 @@ impl Ring {
         let key = OpKey::from(KeyData::from_ffi(entry.user_data()));
         let flags = entry.flags();
         let continues = cqueue::more(flags);
+        // A notification's result is a set of flags, not an outcome.
         let notification = cqueue::notif(flags);
         let result = match entry.result() {
-            // No error number: the top bit of a notification's result says that the kernel
-            // copied, and the result proper came with the completion before.
-            _ if notification => Ok(0),
+            flags if notification => Ok(flags as u32),
             error if error < 0 => Err(-error),
             value => Ok(value as u32),
         };
@@ -527,3 +527,6 @@ impl Op {
 fn clamp(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! The ring against the running kernel: what the module promises, and what it relies on.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+const TOKEN: Token = Token(7);
+
+fn ring() -> Ring {
+    Ring::new(8, 64).expect("this kernel has io_uring")
+}
+
+/// A connected TCP pair: prompt sends are about TCP first of all.
+fn tcp_pair() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let near = std::net::TcpStream::connect(address).expect("it listens");
+    let (far, _) = listener.accept().expect("it connected");
+    near.set_nonblocking(true).expect("a socket");
+    (near, far)
+}
+
+fn any(bytes: usize) -> ReceiveOptions {
+    ReceiveOptions { offset: 0, bytes, whole: false, poll_first: false }
+}
+
+/// Enters until a completion can be reaped; fails after five seconds.
+fn wait(ring: &mut Ring) -> Completion {
+    let deadline = crate::time::Nanos::now() + Duration::from_secs(5);
+    loop {
+        if let Some(completion) = ring.reap() {
+            return completion;
+        }
+        assert!(crate::time::Nanos::now() < deadline, "no completion in five seconds");
+        ring.enter(1, Some(Duration::from_millis(50)), None).expect("the ring works");
+    }
+}
+
+#[test]
+fn prompt_send_completes_without_a_completion_of_the_kernels() {
+    let (near, mut far) = tcp_pair();
+    let mut ring = ring();
+    let mut buffer = Buffer::new(64);
+    buffer.bytes_mut().fill(9);
+    ring.send(near.as_raw_fd(), buffer, 0, 64, SendMode::Prompt, TOKEN).expect("room");
+    assert!(ring.reap().is_none(), "nothing is known before it was submitted");
+    ring.enter(0, None, None).expect("the ring works");
+    assert!(ring.uring.completion().is_empty(), "the kernel posts nothing for a success");
+    let completion = ring.reap().expect("it is known to be done");
+    assert_eq!(completion.result, Ok(64));
+    assert_eq!(completion.buffer.expect("it comes back").bytes(), [9; 64]);
+    let mut received = [0; 64];
+    io::Read::read_exact(&mut far, &mut received).expect("it was sent");
+    assert_eq!(received, [9; 64]);
+}
+
+#[test]
+fn prompt_send_into_a_full_socket_reports_what_was_taken() {
+    let (near, far) = tcp_pair();
+    let mut ring = ring();
+    let bytes = 64 << 20;
+    let buffer = Buffer::new(bytes);
+    ring.send(near.as_raw_fd(), buffer, 0, bytes, SendMode::Prompt, TOKEN).expect("room");
+    ring.enter(0, None, None).expect("the ring works");
+    let completion = ring.reap().expect("the one attempt is over");
+    let taken = completion.result.expect("a part was taken") as usize;
+    assert!(taken > 0 && taken < bytes, "{taken} of {bytes}");
+
+    // The socket is full now: the next attempt takes nothing and says so.
+    let buffer = completion.buffer.expect("it comes back");
+    let mut buffer = Some(buffer);
+    let mut last = Ok(1);
+    for _ in 0..100 {
+        let next = buffer.take().expect("it came back");
+        ring.send(near.as_raw_fd(), next, 0, bytes, SendMode::Prompt, TOKEN).expect("room");
+        ring.enter(0, None, None).expect("the ring works");
+        let completion = ring.reap().expect("the one attempt is over");
+        buffer = completion.buffer;
+        last = completion.result;
+        if last == Err(libc::EAGAIN) {
+            break;
+        }
+    }
+    assert_eq!(last, Err(libc::EAGAIN));
+    assert_eq!(ring.in_flight(), 0);
+    drop(far);
+}
+
+#[test]
+fn prompt_send_to_a_closed_peer_reports_the_error() {
+    let (near, far) = UnixStream::pair().expect("a pair");
+    drop(far);
+    let mut ring = ring();
+    ring.send(near.as_raw_fd(), Buffer::new(16), 0, 16, SendMode::Prompt, TOKEN).expect("room");
+    ring.enter(0, None, None).expect("the ring works");
+    let completion = ring.reap().expect("an error is a completion");
+    assert_eq!(completion.result, Err(libc::EPIPE));
+    assert!(completion.buffer.is_some());
+    assert!(ring.reap().is_none(), "it completes once");
+}
+
+#[test]
+fn whole_send_waits_for_room_and_sends_everything() {
+    let (near, mut far) = tcp_pair();
+    let mut ring = ring();
+    let bytes = 32 << 20;
+    let send = ring.send(near.as_raw_fd(), Buffer::new(bytes), 0, bytes, SendMode::Whole, TOKEN);
+    send.expect("room");
+    ring.enter(0, None, None).expect("the ring works");
+    assert!(ring.reap().is_none(), "the socket can not hold that much");
+    let reader = std::thread::spawn(move || {
+        let mut sink = vec![0; bytes];
+        io::Read::read_exact(&mut far, &mut sink).expect("everything comes");
+    });
+    assert_eq!(wait(&mut ring).result, Ok(u32::try_from(bytes).expect("small")));
+    reader.join().expect("it read everything");
+}
+
+#[test]
+fn zero_copy_send_gives_its_buffer_back_with_the_notification() {
+    let (near, mut far) = tcp_pair();
+    let mut ring = ring();
+    let mut buffers = [Buffer::new(1 << 16)];
+    let registered = ring.register_buffers(buffers.iter_mut(), 1 << 20);
+    assert_eq!(registered.expect("within RLIMIT_MEMLOCK"), 1 << 16);
+    let [buffer] = buffers;
+    assert_eq!(buffer.registered(), Some(0));
+    ring.send(near.as_raw_fd(), buffer, 0, 1 << 16, SendMode::ZeroCopy, TOKEN).expect("room");
+    let mut received = vec![0; 1 << 16];
+    let reader = std::thread::spawn(move || {
+        io::Read::read_exact(&mut far, &mut received).expect("everything comes");
+        far
+    });
+    let completion = wait(&mut ring);
+    assert_eq!(completion.result, Ok(1 << 16));
+    assert!(completion.buffer.is_some());
+    assert!(completion.copied, "loopback copies, and the kernel says so");
+    assert_eq!(ring.in_flight(), 0);
+    reader.join().expect("it read everything");
+}
+
+#[test]
+fn overflowing_completion_queue_loses_nothing() {
+    // 8 entries, 64 completions: 100 receives that all complete before anything is reaped.
+    let mut ring = Ring::new(8, 128).expect("this kernel has io_uring");
+    let pairs: Vec<_> = (0..100).map(|_| UnixStream::pair().expect("a pair")).collect();
+    for (index, (near, mut far)) in pairs.iter().map(|(near, far)| (near, far)).enumerate() {
+        io::Write::write_all(&mut far, &[1; 16]).expect("room");
+        ring.receive(near.as_raw_fd(), Buffer::new(64), any(64), Token(index as u64))
+            .expect("a full queue is submitted by itself");
+    }
+    ring.enter(0, None, None).expect("the ring works");
+    assert!(ring.has_overflow(), "the queue was meant to overflow");
+    let mut seen = vec![false; pairs.len()];
+    for _ in 0..pairs.len() {
+        let completion = wait(&mut ring);
+        assert_eq!(completion.result, Ok(16));
+        let first_time = !std::mem::replace(&mut seen[completion.token.0 as usize], true);
+        assert!(first_time, "each completes once");
+    }
+    assert_eq!(ring.in_flight(), 0);
+}
+
+#[test]
+fn prompt_send_is_not_settled_while_completions_overflow() {
+    let mut ring = Ring::new(8, 128).expect("this kernel has io_uring");
+    let pairs: Vec<_> = (0..80).map(|_| UnixStream::pair().expect("a pair")).collect();
+    for (near, mut far) in pairs.iter().map(|(near, far)| (near, far)) {
+        io::Write::write_all(&mut far, &[1; 16]).expect("room");
+        ring.receive(near.as_raw_fd(), Buffer::new(64), any(64), Token(0)).expect("room");
+    }
+    // Fails, and its completion goes to the overflow list behind the others.
+    let (near, far) = UnixStream::pair().expect("a pair");
+    drop(far);
+    ring.send(near.as_raw_fd(), Buffer::new(16), 0, 16, SendMode::Prompt, TOKEN).expect("room");
+    ring.enter(0, None, None).expect("the ring works");
+    assert!(ring.has_overflow(), "the queue was meant to overflow");
+    let outcome = loop {
+        let completion = wait(&mut ring);
+        if completion.kind == OpKind::Send {
+            break completion.result;
+        }
+    };
+    assert_eq!(outcome, Err(libc::EPIPE), "an overflowed failure is not taken for success");
+}
+
+#[test]
+fn full_table_gives_the_buffer_back() {
+    let (near, _far) = tcp_pair();
+    let mut ring = Ring::new(8, 1).expect("this kernel has io_uring");
+    let fd = near.as_raw_fd();
+    ring.receive(fd, Buffer::new(64), any(64), TOKEN).expect("room for one");
+    let buffer = Buffer::new(32);
+    let back = ring.receive(fd, buffer, any(32), TOKEN).expect_err("no room for two");
+    assert_eq!(back.len(), 32);
+    assert_eq!(ring.in_flight(), 1);
+}
+
+#[test]
+fn cancelled_receive_gives_its_buffer_back_once() {
+    let (near, mut far) = tcp_pair();
+    let mut ring = ring();
+    let key = ring.receive(near.as_raw_fd(), Buffer::new(64), any(64), TOKEN).expect("room");
+    ring.cancel(key);
+    let completion = wait(&mut ring);
+    assert_eq!(completion.result, Err(libc::ECANCELED));
+    assert!(completion.buffer.is_some());
+    ring.cancel(key); // Too late: the key finds nothing.
+    assert_eq!(ring.in_flight(), 0);
+
+    // The race: data is there before the cancel. One completion either way.
+    for _ in 0..200 {
+        let key = ring.receive(near.as_raw_fd(), Buffer::new(64), any(64), TOKEN).expect("room");
+        ring.enter(0, None, None).expect("the ring works");
+        io::Write::write_all(&mut far, b"x").expect("room");
+        ring.cancel(key);
+        let completion = wait(&mut ring);
+        assert!(matches!(completion.result, Ok(1..) | Err(libc::ECANCELED)), "{completion:?}");
+        assert!(completion.buffer.is_some());
+        assert!(ring.reap().is_none());
+        assert_eq!(ring.in_flight(), 0);
+    }
+}
+
+#[test]
+fn dropped_ring_waits_for_the_kernel() {
+    for _ in 0..100 {
+        let (near, _far) = tcp_pair();
+        let mut ring = ring();
+        let (fd, bytes) = (near.as_raw_fd(), 16 << 20);
+        ring.receive(fd, Buffer::new(64), any(64), TOKEN).expect("room");
+        let send = ring.send(fd, Buffer::new(bytes), 0, bytes, SendMode::Whole, TOKEN);
+        send.expect("room");
+        ring.enter(0, None, None).expect("the ring works");
+        assert_eq!(ring.in_flight(), 2, "both are meant to be in flight");
+        ring.drain();
+        assert_eq!(ring.in_flight(), 0);
+        // Queued and never submitted: owned all the same.
+        ring.receive(fd, Buffer::new(64), any(64), TOKEN).expect("room");
+    }
+}
+
+#[test]
+fn multishot_accept_delivers_a_descriptor_each() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let mut ring = ring();
+    ring.accept(listener.as_raw_fd(), TOKEN).expect("room");
+    for _ in 0..3 {
+        let _peer = std::net::TcpStream::connect(address).expect("it listens");
+        let completion = wait(&mut ring);
+        assert!(completion.continues);
+        drop(crate::sys::socket::adopt(completion.result.expect("a descriptor")));
+    }
+}
