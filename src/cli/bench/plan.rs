@@ -9,12 +9,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ringwire::config::{Config, ConfigBuilder, Idle};
 use ringwire::wire::frame_bytes;
 use serde::Serialize;
 
-use crate::cli::{CommandError, Settings};
+use crate::cli::{CommandError, Settings, idle_parser};
 
 /// Rounds when the option does not say: odd, so that the median is a round that happened.
 const ROUNDS: usize = 7;
@@ -256,14 +255,6 @@ impl FromStr for Size {
         }
         Ok(Self(bytes))
     }
-}
-
-fn idle_parser() -> impl TypedValueParser<Value = Idle> {
-    PossibleValuesParser::new(["spin", "adaptive", "park"]).map(|name| match name.as_str() {
-        "spin" => Idle::Spin,
-        "park" => Idle::Park,
-        _ => Idle::Adaptive,
-    })
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
