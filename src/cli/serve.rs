@@ -31,7 +31,8 @@ pub(crate) struct Options {
     cores: Option<Vec<usize>>,
 
     /// What a reactor does while it waits [default: adaptive].
-    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true, value_parser = idle_parser())]
+    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true,
+          value_parser = idle_parser())]
     idle: Option<Idle>,
 }
 

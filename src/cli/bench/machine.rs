@@ -86,7 +86,8 @@ impl fmt::Display for Machine {
         )?;
         writeln!(
             f,
-            "{} cores (server on {core_server}, client on {core_client}), governor {}, clock {}, {}",
+            "{} cores (server on {core_server}, client on {core_client}), governor {}, clock {}, \
+             {}",
             self.cores,
             known(&self.governor),
             known(&self.clock_source),

@@ -40,7 +40,8 @@ pub(crate) struct Options {
     payload: Option<Size>,
 
     /// What both ends do while they wait [default: spin].
-    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true, value_parser = idle_parser())]
+    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true,
+          value_parser = idle_parser())]
     idle: Option<Idle>,
 
     /// Connections; in rtt each has one message in flight.

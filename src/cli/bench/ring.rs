@@ -57,10 +57,10 @@ fn config(plan: &Plan, core: usize) -> Result<Config, SubjectError> {
     let case = plan.case;
     let count = case.connections + CONNECTIONS_SPARE;
     let connections = u32::try_from(count).expect("at most 10,000 and a few");
-    // So that no message is refused for want of memory, which would be another test: each connection
-    // may have a block in flight and one that gathers. Frames longer than a block come from classes
-    // up to four times their length, which get an eighth of the memory. This is address space, of
-    // which only what is used becomes resident.
+    // So that no message is refused for want of memory, which would be another test: each
+    // connection may have a block in flight and one that gathers. Frames longer than a block come
+    // from classes up to four times their length, which get an eighth of the memory. This is
+    // address space, of which only what is used becomes resident.
     let block_bytes = plan.config.block_bytes().max(plan.config.window_bytes()) as usize;
     let memory = match case.frame_bytes() {
         // One connection runs with what the configuration says.
