@@ -27,7 +27,7 @@ pub(crate) struct PayloadArena {
 impl PayloadArena {
     /// Allocates the chunks, one MiB in all, resident as used.
     pub(crate) fn new() -> Self {
-        let chunks = (0..CHUNKS).map(|_| BytesMut::with_capacity(CHUNK_BYTES)).collect();
+        let chunks = (0..CHUNKS).map(|_| new_chunk()).collect();
         Self { chunks, current: 0 }
     }
 
@@ -47,6 +47,14 @@ impl PayloadArena {
         let mut own = BytesMut::with_capacity(padded(payload.len()) + FRAME_ALIGN);
         place(&mut own, payload).expect("it was made large enough")
     }
+}
+
+/// A chunk that has been split once already: `bytes` allocates its reference count then.
+fn new_chunk() -> BytesMut {
+    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+    chunk.put_bytes(0, FRAME_ALIGN);
+    drop(chunk.split());
+    chunk
 }
 
 /// Copies `payload` to the aligned front of what `chunk` has left, or of the whole chunk when

@@ -66,6 +66,10 @@ pub(crate) struct Core {
     pub(crate) ended: Vec<ConnectionKey>,
     /// Sends queued in the ring and not submitted.
     pub(crate) sends_unsubmitted: u32,
+    /// Receives made outside the ring since the last turn.
+    pub(crate) direct_receives: u32,
+    /// Sends of this pass go out by system calls of their own.
+    pub(crate) sends_directly: bool,
     pub(crate) active: u64,
     pub(crate) last_activity: Nanos,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
@@ -143,6 +147,8 @@ impl Core {
             paused: Vec::with_capacity(connections_max),
             ended: Vec::with_capacity(connections_max),
             sends_unsubmitted: 0,
+            direct_receives: 0,
+            sends_directly: false,
             active: 0,
             last_activity: Nanos(0),
             mailbox,

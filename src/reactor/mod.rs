@@ -77,7 +77,7 @@ pub enum Wait {
 /// What a turn did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
-    /// Completions reaped. 0 means that nothing happened.
+    /// Completions reaped, and receives made while spinning. 0 means that nothing happened.
     pub completions: u32,
     /// Whether there is more to do at once.
     pub is_busy: bool,
@@ -268,7 +268,9 @@ impl Reactor {
         core.submit_and_wait(wait)?;
         core.now = Nanos::now();
 
-        let completions = core.reap();
+        let directly = std::mem::take(&mut core.direct_receives);
+        core.counters.direct_receives.add(u64::from(directly));
+        let completions = core.reap() + directly;
         receive::handle_ready(core, &mut self.handlers, awaited);
         core.run_commands();
         core.expire();
@@ -650,12 +652,12 @@ impl Core {
             self.resume_paused();
         }
         self.transmit();
-        self.arm();
         if !self.has_work()
             && let Wait::Until(limit) = wait
         {
             return self.wait(limit);
         }
+        self.arm();
         self.enter_if_needed()
     }
 
@@ -702,6 +704,7 @@ impl Core {
         // A prompt send tells that it is done only after the next enter, and somebody waits for
         // that: more to send, or a connection to end.
         if self.backlog {
+            self.arm();
             return self.enter(0, None);
         }
         let spin_until = match self.idle {
@@ -714,14 +717,22 @@ impl Core {
         if spin_until > self.now && self.spin(limit, spin_until)? {
             return Ok(());
         }
+        self.arm();
         self.park(limit)
     }
 
     /// Watches memory. Returns whether there is something to do, or `limit` has come.
     fn spin(&mut self, limit: Nanos, spin_until: Nanos) -> io::Result<bool> {
+        let directly = self.receives_directly();
+        if !directly {
+            self.arm();
+        }
         self.enter_if_needed()?;
         let mut spins = 0;
         loop {
+            if directly && self.receive_directly() {
+                return Ok(true);
+            }
             if self.ring.has_completion() {
                 return Ok(true);
             }

@@ -1,1 +1,361 @@
-//! Tests of the session, without any I/O.
+//! Two sessions talking through memory: no socket, no ring, no clock.
+
+use super::*;
+use crate::config::Config;
+use crate::mem::{Pool, PoolLayout};
+use crate::wire::Scratch;
+
+/// One end with its own memory.
+struct End {
+    session: Session,
+    identity: Identity,
+    pool: Pool,
+    scratch: Scratch,
+    /// Frames of messages received: priority and payload.
+    received: Vec<(Priority, Vec<u8>)>,
+    established: bool,
+    ended: Option<CloseReason>,
+}
+
+const LIMITS: LaneLimits = LaneLimits {
+    frames_max: 64,
+    bytes_max: 64 << 10,
+    frame_bytes_max: 16 << 10,
+    block_bytes: 8192,
+};
+const NOW: Nanos = Nanos(1_000);
+
+fn identity(name: &str) -> Identity {
+    Identity {
+        session_id: SessionId([name.len() as u8; 16]),
+        node_name: name.into(),
+        node_number: 7,
+        schema_hash: 0,
+        frame_bytes_max: 16 << 10,
+        checksum: Checksum::Commands,
+    }
+}
+
+impl End {
+    fn new(role: Role, identity: Identity) -> Self {
+        let pool = Pool::new(&PoolLayout::classes(256 << 10, 8192, 16 << 10).with_small(2048, 4));
+        let limits = LaneLimits { frame_bytes_max: identity.frame_bytes_max as usize, ..LIMITS };
+        Self {
+            session: Session::new(role, limits),
+            identity,
+            pool,
+            scratch: Scratch::new(),
+            received: Vec::new(),
+            established: false,
+            ended: None,
+        }
+    }
+
+    fn greet(&mut self) {
+        let buffer = self.pool.take(1024).expect("memory");
+        self.session.greet(buffer, &self.identity, NOW, 0);
+    }
+
+    fn push(&mut self, priority: Priority, body: &[u8]) -> Result<usize, SendError> {
+        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        let envelope = Envelope::data().priority(priority);
+        self.session.push(envelope, Correlation::None, body, &self.identity, NOW, &mut memory)
+    }
+
+    /// Takes one block off the session, as the reactor would send it.
+    fn send_block(&mut self) -> Option<Vec<u8>> {
+        let (source, block) = self.session.poll_block()?;
+        let bytes = block.buffer.bytes()[..block.filled].to_vec();
+        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        self.session.block_sent(source, block, &mut memory);
+        Some(bytes)
+    }
+
+    fn handle(&mut self, bytes: &[u8]) -> Result<(), ProtocolError> {
+        // As in the window: frames start 16-aligned.
+        let mut aligned = Buffer::new(bytes.len());
+        aligned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        let mut input = &aligned.bytes()[..bytes.len()];
+        while let Some(frame) = self.session.decoder().next(&mut input)? {
+            match self.session.handle(frame)? {
+                Input::Message(frame) => {
+                    self.received.push((frame.priority(), frame.payload().to_vec()));
+                }
+                Input::Greeting(frame) => {
+                    let outcome = match self.session.role() {
+                        Role::Dialer => self.session.accept_welcome(&frame, &self.identity, NOW)?,
+                        Role::Listener => {
+                            let buffer = self.pool.take(1024).expect("memory");
+                            self.session.answer(&frame, buffer, &self.identity, NOW, 0)?
+                        }
+                    };
+                    match outcome {
+                        Input::Established => self.established = true,
+                        Input::End(reason) => self.ended = Some(reason),
+                        other => panic!("a greeting became {other:?}"),
+                    }
+                }
+                Input::End(reason) => self.ended = Some(reason),
+                Input::Established | Input::Nothing => {}
+            }
+        }
+        assert!(input.is_empty(), "blocks hold whole frames");
+        Ok(())
+    }
+}
+
+fn exchange(near: &mut End, far: &mut End) {
+    loop {
+        let forth = near.send_block();
+        if let Some(bytes) = &forth {
+            far.handle(bytes).expect("well formed");
+        }
+        let back = far.send_block();
+        if let Some(bytes) = &back {
+            near.handle(bytes).expect("well formed");
+        }
+        if forth.is_none() && back.is_none() {
+            return;
+        }
+    }
+}
+
+fn pair() -> (End, End) {
+    let (mut near, mut far) =
+        (End::new(Role::Dialer, identity("near")), End::new(Role::Listener, identity("server")));
+    near.greet();
+    exchange(&mut near, &mut far);
+    assert!(near.established);
+    assert!(far.established);
+    (near, far)
+}
+
+#[test]
+fn handshake_tells_each_end_who_the_other_is() {
+    let (near, far) = pair();
+    assert_eq!(near.session.peer().expect("established").node_name, "server");
+    let peer = far.session.peer().expect("established");
+    assert_eq!((peer.node_name.as_str(), peer.node_number), ("near", 7));
+    assert_eq!(peer.session_id, near.identity.session_id);
+}
+
+#[test]
+fn nothing_is_admitted_before_the_handshake() {
+    let mut end = End::new(Role::Dialer, identity("near"));
+    assert_eq!(end.push(Priority::Normal, b"early"), Err(SendError::NotConnected));
+}
+
+#[test]
+fn message_before_the_hello_is_a_protocol_error() {
+    let (mut near, _) = pair();
+    near.push(Priority::Normal, b"x").expect("room");
+    let bytes = near.send_block().expect("queued");
+    let mut fresh = End::new(Role::Listener, identity("server"));
+    assert_eq!(fresh.handle(&bytes), Err(ProtocolError::Unexpected { kind: Kind::Data }));
+}
+
+#[test]
+fn second_hello_is_a_protocol_error() {
+    let (_, mut far) = pair();
+    let mut again = End::new(Role::Dialer, identity("near"));
+    again.greet();
+    let hello = again.send_block().expect("queued");
+    assert_eq!(far.handle(&hello), Err(ProtocolError::Unexpected { kind: Kind::Hello }));
+}
+
+#[test]
+fn different_schemas_refuse_each_other() {
+    let mut near = End::new(Role::Dialer, Identity { schema_hash: 1, ..identity("near") });
+    let mut far = End::new(Role::Listener, Identity { schema_hash: 2, ..identity("server") });
+    near.greet();
+    exchange(&mut near, &mut far);
+    assert_eq!(far.ended, Some(CloseReason::Refused(RejectReason::Schema)));
+    assert_eq!(near.ended, Some(CloseReason::Rejected(RejectReason::Schema)));
+}
+
+#[test]
+fn smaller_frame_limit_of_both_holds() {
+    let mut near = End::new(Role::Dialer, identity("near"));
+    let far = Identity { frame_bytes_max: 1024, ..identity("server") };
+    let mut far = End::new(Role::Listener, far);
+    near.greet();
+    exchange(&mut near, &mut far);
+    let error = near.push(Priority::Normal, &[0; 1024]).expect_err("too large for the peer");
+    assert_eq!(error, SendError::TooLarge { bytes: 1056, bytes_max: 1024 });
+    near.push(Priority::Normal, &[0; 1024 - 32]).expect("just fits");
+}
+
+#[test]
+fn higher_lanes_overtake_at_frame_boundaries() {
+    let (mut near, mut far) = pair();
+    for priority in Priority::ALL {
+        near.push(priority, &[priority as u8; 10]).expect("room");
+        near.push(priority, &[priority as u8; 20]).expect("room");
+    }
+    exchange(&mut near, &mut far);
+    let order: Vec<_> =
+        far.received.iter().map(|(priority, body)| (*priority, body.len())).collect();
+    let expected: Vec<_> =
+        Priority::ALL.iter().rev().flat_map(|&priority| [(priority, 10), (priority, 20)]).collect();
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn full_lane_refuses_and_the_others_go_on() {
+    let (mut near, mut far) = pair();
+    let mut admitted = 0;
+    while near.push(Priority::Low, b"x").is_ok() {
+        admitted += 1;
+    }
+    assert_eq!(admitted, LIMITS.frames_max);
+    assert_eq!(near.push(Priority::Low, b"x"), Err(SendError::Full));
+    near.push(Priority::Critical, b"stop").expect("its lane is empty");
+    exchange(&mut near, &mut far);
+    assert_eq!(far.received[0], (Priority::Critical, b"stop".to_vec()));
+    assert_eq!(far.received.len(), 1 + admitted as usize);
+    near.push(Priority::Low, b"x").expect("room again");
+}
+
+#[test]
+fn lane_is_bounded_in_bytes() {
+    let (mut near, mut far) = pair();
+    let body = [0; 8000];
+    let mut bytes = 0;
+    while let Ok(frame_bytes) = near.push(Priority::Normal, &body) {
+        bytes += frame_bytes;
+    }
+    assert!(bytes <= LIMITS.bytes_max, "{bytes}");
+    assert!(bytes + 8032 > LIMITS.bytes_max, "{bytes}");
+    assert_eq!(near.session.bytes_queued(), bytes);
+    exchange(&mut near, &mut far);
+    assert_eq!(near.session.bytes_queued(), 0);
+    assert_eq!(near.pool.lent(), 0, "an idle lane holds no memory");
+}
+
+#[test]
+fn session_that_holds_more_than_is_free_is_refused() {
+    let (mut near, _) = pair();
+    near.session = {
+        let limits = LaneLimits { bytes_max: 1 << 30, frames_max: 1 << 20, ..LIMITS };
+        let mut session = Session::new(Role::Dialer, limits);
+        session.state = State::Open;
+        session
+    };
+    let total = near.pool.total_bytes();
+    while near.push(Priority::Normal, &[0; 4000]).is_ok() {}
+    let free = near.pool.free_bytes();
+    assert!(free >= total / 4, "{free} of {total} left for the others");
+    assert!(near.session.holdings.bytes > free, "and no less than its share was given");
+}
+
+#[test]
+fn every_session_is_guaranteed_a_small_block() {
+    let (mut near, _) = pair();
+    // Somebody else has all the large memory.
+    let mut taken = Vec::new();
+    while let Some(buffer) = near.pool.take(4096) {
+        taken.push(buffer);
+    }
+    near.push(Priority::Critical, b"stop").expect("the small block is there");
+}
+
+#[test]
+fn refused_message_changes_nothing() {
+    let (mut near, mut far) = pair();
+    near.push(Priority::Normal, b"first").expect("room");
+    let too_large = vec![0; 20 << 10];
+    assert!(matches!(near.push(Priority::Normal, &too_large), Err(SendError::TooLarge { .. })));
+    near.push(Priority::Normal, b"second").expect("room");
+    // A sequence that had advanced would be a protocol error here.
+    exchange(&mut near, &mut far);
+    assert_eq!(far.received.len(), 2);
+}
+
+#[test]
+fn skipped_or_repeated_sequence_is_a_protocol_error() {
+    let (mut near, mut far) = pair();
+    near.push(Priority::Normal, b"one").expect("room");
+    let one = near.send_block().expect("queued");
+    near.push(Priority::Normal, b"two").expect("room");
+    let two = near.send_block().expect("queued");
+    assert_eq!(far.handle(&two), Err(ProtocolError::BadSequence { expected: 1, got: 2 }));
+    far.handle(&one).expect("in order");
+    assert_eq!(far.handle(&one), Err(ProtocolError::BadSequence { expected: 2, got: 1 }));
+}
+
+#[test]
+fn reserved_kinds_are_refused() {
+    let (mut near, _) = pair();
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let envelope = Envelope::of(Kind::Hello);
+    let body: &[u8] = b"";
+    let outcome =
+        near.session.push(envelope, Correlation::None, body, &near.identity, NOW, &mut memory);
+    assert_eq!(outcome, Err(SendError::KindReserved { kind: Kind::Hello }));
+}
+
+#[test]
+fn goodbye_comes_last_and_ends_the_peer() {
+    let (mut near, mut far) = pair();
+    near.push(Priority::Low, b"last words").expect("room");
+    near.session.drain();
+    assert_eq!(near.push(Priority::Critical, b"no"), Err(SendError::NotConnected));
+    exchange(&mut near, &mut far);
+    let buffer = near.pool.take(1024).expect("memory");
+    near.session.finish(buffer, GoodbyeReason::Disconnect, NOW);
+    exchange(&mut near, &mut far);
+    assert_eq!(far.received, [(Priority::Low, b"last words".to_vec())]);
+    assert_eq!(far.ended, Some(CloseReason::Goodbye));
+    assert_eq!(near.session.state(), State::Finishing);
+}
+
+#[test]
+fn ended_session_counts_what_it_drops_and_gives_its_memory_back() {
+    let (mut near, _) = pair();
+    for _ in 0..5 {
+        near.push(Priority::Normal, b"x").expect("room");
+    }
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    assert_eq!(near.session.end(CloseReason::PeerClosed, &mut memory), 5);
+    assert_eq!(near.pool.lent(), 0);
+}
+
+/// Random traffic in both directions over all lanes: per lane nothing is lost, nothing is
+/// reordered, and all memory comes back.
+#[test]
+fn lanes_keep_their_order_under_random_traffic() {
+    for seed in 0..200 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (mut near, mut far) = pair();
+        let mut sent: Vec<(Priority, Vec<u8>)> = Vec::new();
+        for number in 0..300_u32 {
+            let priority = Priority::ALL[rng.usize(..4)];
+            let mut body = number.to_le_bytes().to_vec();
+            let most = if rng.u8(..20) == 0 { 9_000 } else { 100 };
+            body.resize(4 + rng.usize(..most), 0);
+            if near.push(priority, &body).is_ok() {
+                sent.push((priority, body));
+            }
+            for _ in 0..rng.usize(..3) {
+                if let Some(bytes) = near.send_block() {
+                    far.handle(&bytes).expect("well formed");
+                }
+            }
+        }
+        exchange(&mut near, &mut far);
+        for lane in Priority::ALL {
+            let of_lane = |all: &[(Priority, Vec<u8>)]| -> Vec<Vec<u8>> {
+                all.iter().filter(|(p, _)| *p == lane).map(|(_, body)| body.clone()).collect()
+            };
+            assert_eq!(of_lane(&far.received), of_lane(&sent), "seed {seed}, {lane:?}");
+        }
+        assert_eq!(near.pool.lent(), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn limits_follow_the_configuration() {
+    let config = Config::builder().lane_frames_max(5).build().expect("valid");
+    let limits = LaneLimits::from_config(&config);
+    assert_eq!((limits.frames_max, limits.frame_bytes_max), (5, 4 << 20));
+}

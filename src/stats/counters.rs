@@ -88,6 +88,10 @@ pub struct Counters {
     pub enobufs: Counter,
     /// Sends that the socket took only in part, and that were continued.
     pub short_sends: Counter,
+    /// Sends made by a system call of their own while spinning.
+    pub direct_sends: Counter,
+    /// Receives made by a system call of their own while spinning.
+    pub direct_receives: Counter,
     /// Zero-copy sends.
     pub zero_copy_sends: Counter,
     /// Zero-copy sends that the kernel copied after all.

@@ -95,6 +95,10 @@ statistics! {
     enobufs,
     /// Sends that the socket took only in part, and that were continued.
     short_sends,
+    /// Sends made by a system call of their own while spinning.
+    direct_sends,
+    /// Receives made by a system call of their own while spinning.
+    direct_receives,
     /// Zero-copy sends.
     zero_copy_sends,
     /// Zero-copy sends that the kernel copied after all.

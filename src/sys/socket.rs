@@ -121,6 +121,13 @@ fn set_dscp(socket: &SockRef<'_>, dscp: u8) -> io::Result<()> {
     }
 }
 
+/// Reads what is there, without waiting.
+#[inline]
+pub(crate) fn receive(socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
+    use rustix::net::{RecvFlags, recv};
+    Ok(recv(socket, into, RecvFlags::DONTWAIT)?.0)
+}
+
 /// Takes ownership of a descriptor that an accept completion delivered.
 pub(crate) fn adopt(fd: u32) -> Socket {
     use std::os::fd::FromRawFd;

@@ -128,10 +128,10 @@ impl Decoder {
         let align = FRAME_ALIGN as u64;
         let whole = head_bytes as u64 + u64::from(header.payload_bytes.get());
         let frame_bytes = whole.next_multiple_of(align);
-        match usize::try_from(frame_bytes) {
-            Ok(frame_bytes) if frame_bytes <= self.frame_bytes_max => Ok(frame_bytes),
-            _ => Err(too_long(frame_bytes, self.frame_bytes_max)),
+        if frame_bytes > self.frame_bytes_max as u64 {
+            return Err(too_long(frame_bytes, self.frame_bytes_max));
         }
+        Ok(usize::try_from(frame_bytes).expect("not above a limit that is a usize"))
     }
 }
 
@@ -299,14 +299,14 @@ fn check_fixed_fields(header: &Header) -> Result<(Kind, Priority, Codec), Protoc
     if header.reserved != 0 {
         return Err(ProtocolError::ReservedNotZero);
     }
-    if !flags.contains(Flags::CHECKSUM) {
-        if kind.is_handshake() {
-            return Err(ProtocolError::ChecksumMissing);
-        }
-        // Most likely a peer that computes checksums and forgot to say so: do not skip them.
-        if header.checksum.get() != 0 {
-            return Err(ProtocolError::ReservedNotZero);
-        }
+    // A checksum without its flag: most likely a peer that forgot to say so. Do not skip it.
+    let unchecked = !flags.contains(Flags::CHECKSUM);
+    if unchecked && (kind.is_handshake() | (header.checksum.get() != 0)) {
+        return Err(if kind.is_handshake() {
+            ProtocolError::ChecksumMissing
+        } else {
+            ProtocolError::ReservedNotZero
+        });
     }
     Ok((kind, priority, codec))
 }

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Defines green. Needs the Rust toolchain and nothing else: no C compiler, no root, no network once
+# the dependencies are fetched.
+#
+#   scripts/ci.sh          every step, in order; stops at the first that fails
+#   scripts/ci.sh STEP...  only these, e.g. `scripts/ci.sh fmt clippy`
+#
+# FUZZ_SECONDS (default 3) is the time per fuzz target.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-always}"
+export RUST_BACKTRACE="${RUST_BACKTRACE:-1}"
+fuzz_seconds="${FUZZ_SECONDS:-3}"
+
+# Tests open many connections, two descriptors each. As far as the hard limit lets us.
+raise_descriptor_limit() {
+    local hard
+    hard="$(ulimit -Hn)"
+    if [ "$hard" = unlimited ] || [ "$hard" -gt 65536 ]; then
+        hard=65536
+    fi
+    ulimit -Sn "$hard"
+    echo "descriptors: $(ulimit -Sn)"
+}
+
+# rustfmt and clippy, from rustup, only where they are missing.
+ensure_component() {
+    local command="$1" component="$2"
+    if "$command" --version >/dev/null 2>&1; then
+        return
+    fi
+    if ! command -v rustup >/dev/null; then
+        echo "$command is missing and there is no rustup to install it: install $component" >&2
+        return 1
+    fi
+    rustup component add "$component"
+}
+
+step_tools() {
+    cargo --version
+    rustc --version
+    ensure_component cargo-fmt rustfmt
+    ensure_component cargo-clippy clippy
+    raise_descriptor_limit
+}
+
+step_fmt() {
+    cargo fmt --check
+    cargo fmt --check --manifest-path fuzz/Cargo.toml
+}
+
+step_clippy() {
+    cargo clippy --locked --all-targets --all-features -- -D warnings
+}
+
+# What an embedder compiles: the library without the command and its dependencies.
+step_library() {
+    cargo check --locked --lib --no-default-features
+    cargo clippy --locked --lib --no-default-features -- -D warnings
+}
+
+step_doc() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+}
+
+# The README's test command, word for word: tests/tidy.rs keeps it in README.md.
+step_test() {
+    raise_descriptor_limit
+    cargo test
+}
+
+step_test_release() {
+    raise_descriptor_limit
+    cargo test --locked --release
+}
+
+step_examples() {
+    cargo build --locked --examples
+}
+
+# Every bench once, as a test: they compile, and their answers are right.
+step_bench() {
+    raise_descriptor_limit
+    cargo bench --locked -- --test
+}
+
+step_fuzz() {
+    cargo run --release --locked --manifest-path fuzz/Cargo.toml -- "$fuzz_seconds"
+}
+
+# The oldest compiler we promise. Checked only where it is installed: CI downloads nothing.
+step_msrv() {
+    local version
+    version="$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)"
+    if [ -z "$version" ]; then
+        echo "Cargo.toml has no rust-version" >&2
+        return 1
+    fi
+    if command -v rustup >/dev/null && rustup run "$version" rustc --version 2>/dev/null; then
+        CARGO_TARGET_DIR=target/msrv rustup run "$version" cargo check --locked --all-features
+    else
+        echo "skipped: Rust $version is not installed (rustup toolchain install $version)"
+    fi
+}
+
+steps=(tools fmt clippy library doc test test_release examples bench fuzz msrv)
+
+if [ "$#" -gt 0 ]; then
+    for name in "$@"; do
+        if ! declare -F "step_$name" >/dev/null; then
+            echo "no step $name; there are: ${steps[*]}" >&2
+            exit 2
+        fi
+    done
+    steps=("$@")
+fi
+
+current=""
+finish() {
+    local status="$?"
+    if [ "$status" -ne 0 ]; then
+        printf '\n==> FAILED in step %s after %d s\n' "$current" "$SECONDS" >&2
+    fi
+}
+trap finish EXIT
+
+for current in "${steps[@]}"; do
+    begin="$SECONDS"
+    printf '\n==> %s\n' "$current"
+    # In a subshell, so that limits and variables of a step end with it. Not in a condition: that
+    # would switch `set -e` off inside.
+    ("step_$current")
+    printf '<== %s: %d s\n' "$current" "$((SECONDS - begin))"
+done
+printf '\n==> all green in %d s\n' "$SECONDS"
