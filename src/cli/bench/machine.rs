@@ -93,7 +93,11 @@ impl fmt::Display for Machine {
             known(&self.clock_source),
             known(&self.congestion_control),
         )?;
-        writeln!(f, "A round trip is two frames. CPU and enters are those of both ends together.")
+        writeln!(
+            f,
+            "A round trip is two frames; CPU time and calls are those of both ends together."
+        )?;
+        writeln!(f, "enters: io_uring_enter(2). direct: send(2) and recv(2) past the ring.")
     }
 }
 
