@@ -9,13 +9,17 @@
 
 mod bench;
 mod doctor;
+mod send;
+mod serve;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use ringwire::config::{Config, ConfigBuilder, ConfigError};
+use ringwire::config::{Config, ConfigBuilder, ConfigError, Idle};
+use ringwire::error::{ConnectError, RequestError, SendError, SetupError};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code of a command that failed.
@@ -39,6 +43,8 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Task {
     Bench(bench::Options),
+    Serve(serve::Options),
+    Send(send::Options),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -54,6 +60,30 @@ enum CommandError {
     /// The benchmark failed.
     #[error("bench: {0}")]
     Bench(#[from] bench::BenchError),
+    /// No ring, or no listening.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// No session.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A message was not queued.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// A request was not answered.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The session ended before everything had left.
+    #[error("the connection ended out of order; {messages} messages were not sent")]
+    NotDelivered {
+        /// How many had been queued.
+        messages: u64,
+    },
+    /// Messages could not be read.
+    #[error("cannot read standard input: {source}")]
+    Input {
+        /// What the system said.
+        source: io::Error,
+    },
     /// Results could not be written.
     #[error("cannot write {what}: {source}")]
     Output {
@@ -93,8 +123,9 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
     let settings = read_settings(command.config)?;
     match command.task {
         Task::Bench(options) => bench::run(&options, settings).map(|()| ExitCode::SUCCESS),
-        Task::Doctor(args) => doctor::run(&args, &settings.check()?)
-            .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
+        Task::Serve(options) => serve::run(&options, settings).map(|()| ExitCode::SUCCESS),
+        Task::Send(options) => send::run(&options, settings).map(|()| ExitCode::SUCCESS),
+        Task::Doctor(args) => doctor::run(&args, &settings.check()?).map_err(CommandError::stdout),
     }
 }
 
@@ -119,11 +150,27 @@ fn start_logging() {
         .init();
 }
 
+/// Reads the name of an idle strategy.
+fn idle_parser() -> impl TypedValueParser<Value = Idle> {
+    PossibleValuesParser::new(["spin", "adaptive", "park"]).map(|name| match name.as_str() {
+        "spin" => Idle::Spin,
+        "park" => Idle::Park,
+        _ => Idle::Adaptive,
+    })
+}
+
 impl CommandError {
+    fn stdout(source: io::Error) -> Self {
+        Self::Output { what: "standard output".into(), source }
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Usage(_) => USAGE,
-            Self::Bench(_) | Self::Output { .. } => FAILURE,
+            Self::Config(_)
+            | Self::Usage(_)
+            | Self::Setup(SetupError::Endpoint(_))
+            | Self::Connect(ConnectError::Endpoint(_)) => USAGE,
+            _ => FAILURE,
         }
     }
 }

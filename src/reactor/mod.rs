@@ -668,7 +668,10 @@ impl Core {
             self.resume_paused();
         }
         self.transmit();
-        if !self.has_work()
+        // A send made directly is over at once, and what follows it, the next block or a goodbye,
+        // has no completion to wait for.
+        if self.dirty.is_empty()
+            && !self.has_work()
             && let Wait::Until(limit) = wait
         {
             return self.wait(limit);
