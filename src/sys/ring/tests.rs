@@ -186,6 +186,34 @@ fn prompt_send_is_not_settled_while_completions_overflow() {
 }
 
 #[test]
+fn prompt_send_is_settled_although_the_queue_never_empties() {
+    let mut ring = Ring::new(8, 64).expect("this kernel has io_uring");
+    let pairs: Vec<_> = (0..20).map(|_| UnixStream::pair().expect("a pair")).collect();
+    let receive = |ring: &mut Ring| {
+        for (near, mut far) in pairs.iter().map(|(near, far)| (near, far)) {
+            io::Write::write_all(&mut far, &[1; 16]).expect("room");
+            ring.receive(near.as_raw_fd(), Buffer::new(64), any(64), Token(0)).expect("room");
+        }
+    };
+    let (near, _far) = tcp_pair();
+    ring.send(near.as_raw_fd(), Buffer::new(16), 0, 16, SendMode::Prompt, TOKEN).expect("room");
+    receive(&mut ring);
+    ring.enter(0, None, None).expect("the ring works");
+    // As a busy reactor does: reap some, submit more, so that there is always something to reap.
+    for reaped in 0..20 {
+        assert!(!ring.uring.completion().is_empty(), "the queue is meant never to empty");
+        if ring.reap().expect("there is something").kind == OpKind::Send {
+            return;
+        }
+        if reaped == 10 {
+            receive(&mut ring);
+            ring.enter(0, None, None).expect("the ring works");
+        }
+    }
+    panic!("the send is held back by completions that came after it");
+}
+
+#[test]
 fn full_table_gives_the_buffer_back() {
     let (near, _far) = tcp_pair();
     let mut ring = Ring::new(8, 1).expect("this kernel has io_uring");
