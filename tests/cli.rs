@@ -2,9 +2,9 @@
 //!
 //! Runs the built binary. Not here: whether the figures are good (`ringwire bench` itself).
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::BufRead;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -170,106 +170,4 @@ fn unwritable_file_is_a_failure() {
     let output = ringwire(&["bench", "--json", "/nonexistent/bench.jsonl"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("/nonexistent/bench.jsonl"));
-}
-
-/// A `ringwire serve` on a port of the kernel's choice; ends when dropped.
-struct Serve {
-    child: Child,
-    endpoint: String,
-}
-
-impl Serve {
-    fn start(endpoint: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-            .args(["serve", endpoint, "--idle", "park"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary was built with this test");
-        let mut line = String::new();
-        let stderr = child.stderr.take().expect("it is piped");
-        BufReader::new(stderr).read_line(&mut line).expect("it says where it listens");
-        let endpoint = line.trim().strip_prefix("listening on ").expect(&line).to_owned();
-        Self { child, endpoint }
-    }
-
-    /// Ends the server and returns what it printed.
-    fn end(mut self) -> String {
-        self.child.kill().expect("it still runs");
-        let mut printed = String::new();
-        let mut stdout = self.child.stdout.take().expect("it is piped");
-        stdout.read_to_string(&mut printed).expect("UTF-8");
-        printed
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[test]
-fn messages_are_answered_with_themselves() {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("serve.sock");
-    let unix = format!("unix:{}", folder.display());
-    for endpoint in ["127.0.0.1:0", &unix] {
-        let _ = std::fs::remove_file(&folder);
-        let server = Serve::start(endpoint);
-        let output = ringwire(&["send", &server.endpoint, "hello", "world", ""]);
-        assert_eq!(text(&output.stderr), "");
-        assert_eq!(text(&output.stdout), "hello\nworld\n\n");
-        assert_eq!(output.status.code(), Some(0));
-        let output = ringwire(&["send", &server.endpoint, "--kind", "status", "how?"]);
-        assert_eq!(text(&output.stdout), "how?\n");
-        let printed = server.end();
-        assert!(printed.ends_with("status 4 B: how?\n"), "{printed}");
-    }
-}
-
-#[test]
-fn lines_of_standard_input_are_messages() {
-    let server = Serve::start("127.0.0.1:0");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-        .args(["send", &server.endpoint])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary was built with this test");
-    let mut stdin = child.stdin.take().expect("it is piped");
-    stdin.write_all("one\nzwei \u{fc}\n".as_bytes()).expect("it reads");
-    drop(stdin);
-    let output = child.wait_with_output().expect("it ends with its input");
-    assert_eq!(text(&output.stdout), "one\nzwei \u{fc}\n");
-    assert_eq!(output.status.code(), Some(0));
-}
-
-#[test]
-fn one_way_messages_are_printed_by_the_server() {
-    let server = Serve::start("127.0.0.1:0");
-    let output = ringwire(&["send", &server.endpoint, "--one-way", "first", "sec\nond"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(output.stdout.is_empty());
-    // A request on another connection, answered by the same thread as prints: what came before
-    // it has been printed.
-    ringwire(&["send", &server.endpoint, "--kind", "data", "last"]);
-    let printed = server.end();
-    let printed: Vec<&str> =
-        printed.lines().filter_map(|line| line.split_once(' ')).map(|p| p.1).collect();
-    assert_eq!(printed, ["data 5 B: first", "data 7 B: sec\\nond", "data 4 B: last"]);
-}
-
-#[test]
-fn nobody_there_is_a_failure_and_nonsense_a_usage_error() {
-    let check = |endpoint: &str, code: i32, said: &str| {
-        let output = ringwire(&["send", endpoint, "hello"]);
-        let stderr = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{endpoint}: {stderr}");
-        assert!(stderr.contains(said), "{endpoint}: {stderr}");
-    };
-    check("127.0.0.1:1", 1, "127.0.0.1:1");
-    check("unix:/nonexistent/socket", 1, "/nonexistent/socket");
-    check("host:port", 2, "port");
 }

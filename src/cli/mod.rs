@@ -2,24 +2,25 @@
 //!
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
 //! configuration makes no sense. Results go to standard output, everything else to standard
-//! error. No signal is caught: Ctrl-C ends the process at once, and nothing here puts the terminal
-//! into a state that would have to be undone.
+//! error. `serve` ends in order on Ctrl-C and SIGTERM; every other subcommand catches no signal and
+//! is ended at once: nothing here puts the terminal into a state that would have to be undone.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 
 mod bench;
 mod doctor;
+mod options;
 mod send;
 mod serve;
+mod show;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use ringwire::config::{Config, ConfigBuilder, ConfigError, Idle};
-use ringwire::error::{ConnectError, RequestError, SendError, SetupError};
+use ringwire::config::{Config, ConfigBuilder, ConfigError};
+use ringwire::{ConnectError, SetupError};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code of a command that failed.
@@ -29,7 +30,7 @@ const USAGE: u8 = 2;
 
 /// Message transport for low-latency control nodes.
 #[derive(Debug, Parser)]
-#[command(name = "ringwire", version, arg_required_else_help = true)]
+#[command(name = "ringwire", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "RUST_LOG=info shows what the library logs, on standard error.")]
 struct Command {
     /// Configuration file (TOML). Options given here override it.
@@ -43,8 +44,8 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Task {
     Bench(bench::Options),
-    Serve(serve::Options),
-    Send(send::Options),
+    Serve(serve::ServeOptions),
+    Send(send::SendOptions),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -60,30 +61,15 @@ enum CommandError {
     /// The benchmark failed.
     #[error("bench: {0}")]
     Bench(#[from] bench::BenchError),
-    /// No ring, or no listening.
+    /// A server or client could not be set up.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// No session.
+    /// There is no session with the server.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A message was not queued.
+    /// Messages could not be sent, or were not answered.
     #[error(transparent)]
-    Send(#[from] SendError),
-    /// A request was not answered.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// The session ended before everything had left.
-    #[error("the connection ended out of order; {messages} messages were not sent")]
-    NotDelivered {
-        /// How many had been queued.
-        messages: u64,
-    },
-    /// Messages could not be read.
-    #[error("cannot read standard input: {source}")]
-    Input {
-        /// What the system said.
-        source: io::Error,
-    },
+    Send(#[from] send::SendFailure),
     /// Results could not be written.
     #[error("cannot write {what}: {source}")]
     Output {
@@ -123,9 +109,10 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
     let settings = read_settings(command.config)?;
     match command.task {
         Task::Bench(options) => bench::run(&options, settings).map(|()| ExitCode::SUCCESS),
-        Task::Serve(options) => serve::run(&options, settings).map(|()| ExitCode::SUCCESS),
-        Task::Send(options) => send::run(&options, settings).map(|()| ExitCode::SUCCESS),
-        Task::Doctor(args) => doctor::run(&args, &settings.check()?).map_err(CommandError::stdout),
+        Task::Serve(options) => serve::run(&options, settings),
+        Task::Send(options) => send::run(&options, settings),
+        Task::Doctor(args) => doctor::run(&args, &settings.check()?)
+            .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
     }
 }
 
@@ -150,27 +137,17 @@ fn start_logging() {
         .init();
 }
 
-/// Reads the name of an idle strategy.
-fn idle_parser() -> impl TypedValueParser<Value = Idle> {
-    PossibleValuesParser::new(["spin", "adaptive", "park"]).map(|name| match name.as_str() {
-        "spin" => Idle::Spin,
-        "park" => Idle::Park,
-        _ => Idle::Adaptive,
-    })
-}
-
 impl CommandError {
-    fn stdout(source: io::Error) -> Self {
-        Self::Output { what: "standard output".into(), source }
-    }
-
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_)
-            | Self::Usage(_)
-            | Self::Setup(SetupError::Endpoint(_))
-            | Self::Connect(ConnectError::Endpoint(_)) => USAGE,
-            _ => FAILURE,
+            Self::Config(_) | Self::Usage(_) => USAGE,
+            Self::Setup(SetupError::Config(_) | SetupError::Endpoint(_)) => USAGE,
+            Self::Connect(ConnectError::Endpoint(_)) => USAGE,
+            Self::Bench(_)
+            | Self::Setup(_)
+            | Self::Connect(_)
+            | Self::Send(_)
+            | Self::Output { .. } => FAILURE,
         }
     }
 }

@@ -4,7 +4,6 @@
 //! steps of a turn that need no handler are methods here and in `transmit`; `mod.rs` puts them in
 //! order.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -19,7 +18,9 @@ use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase}
 use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
 use crate::reactor::requests::Requests;
-use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
+use crate::reactor::{
+    BroadcastReport, ConnectionInfo, Event, EventKind, EventQueue, ShutdownReport,
+};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
@@ -50,7 +51,7 @@ pub(crate) struct Core {
     pub(crate) requests: Requests,
     pub(crate) inbox: Inbox,
     pub(crate) arena: PayloadArena,
-    pub(crate) events: VecDeque<Event>,
+    pub(crate) events: EventQueue,
     pub(crate) deadlines: Deadlines,
     /// Connections with bytes to parse.
     pub(crate) ready: Vec<ConnectionKey>,
@@ -100,6 +101,7 @@ impl Core {
         index: u16,
         mailbox: Option<Arc<Mailbox>>,
         inbox: Inbox,
+        events: EventQueue,
     ) -> Result<Self, SetupError> {
         let connections_max = config.connections_max() as usize;
         // A receive and a send each, a connect before them, the listeners, the eventfd.
@@ -138,7 +140,7 @@ impl Core {
             requests: Requests::new(config.requests_max()),
             inbox,
             arena: PayloadArena::new(),
-            events: VecDeque::with_capacity(config.events_max() as usize),
+            events,
             deadlines: Deadlines::with_capacity(slots),
             ready: Vec::with_capacity(connections_max),
             dirty: Vec::with_capacity(connections_max),
@@ -458,13 +460,11 @@ impl Core {
 
     /// Keeps an event for whoever polls them; the oldest makes room.
     pub(crate) fn emit(&mut self, key: ConnectionKey, kind: EventKind) {
-        if self.events.len() >= self.config.events_max() as usize {
-            self.events.pop_front();
-            self.counters.events_dropped.add(1);
-        }
         let event = Event { connection: self.id(key), kind };
         tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
-        self.events.push_back(event);
+        if self.events.force_push(event).is_some() {
+            self.counters.events_dropped.add(1);
+        }
     }
 
     /// Takes a buffer for one of the session's own frames.

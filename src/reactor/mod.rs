@@ -35,6 +35,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_queue::ArrayQueue;
 use slotmap::{Key, KeyData};
 
 use self::command::{Command, DialError, DialFailure, Mailbox};
@@ -107,6 +108,15 @@ pub enum EventKind {
         /// Admitted messages that had not been handed to the kernel in full.
         messages_dropped: u64,
     },
+}
+
+/// Connection events on their way to whoever polls them. Shared by the reactors of a node; when it
+/// is full, the oldest makes room.
+pub(crate) type EventQueue = Arc<ArrayQueue<Event>>;
+
+/// A queue with room for what each of `reactors` reactors may leave unfetched.
+pub(crate) fn event_queue(config: &Config, reactors: usize) -> EventQueue {
+    Arc::new(ArrayQueue::new(config.events_max() as usize * reactors.max(1)))
 }
 
 /// Where a connection stands.
@@ -233,7 +243,8 @@ impl Reactor {
     ///
     /// [`SetupError`], which says what the kernel refused and what to do.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
-        Self::with_parts(config.clone(), 0, None, Inbox::local(config))
+        let events = event_queue(config, 1);
+        Self::with_parts(config.clone(), 0, None, Inbox::local(config), events)
     }
 
     pub(crate) fn with_parts(
@@ -241,8 +252,9 @@ impl Reactor {
         index: u16,
         mailbox: Option<Arc<Mailbox>>,
         inbox: Inbox,
+        events: EventQueue,
     ) -> Result<Self, SetupError> {
-        let core = Core::new(config, index, mailbox, inbox)?;
+        let core = Core::new(config, index, mailbox, inbox, events)?;
         let handlers = Handlers::default();
         Ok(Self { core, handlers, is_server: false, not_send: PhantomData })
     }
@@ -512,7 +524,7 @@ impl Reactor {
 
     /// The oldest connection event not fetched yet.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.core.events.pop_front()
+        self.core.events.pop()
     }
 
     /// What is known of a connection; `None` when it is gone.

@@ -13,7 +13,8 @@ use ringwire::config::{Config, ConfigBuilder, Idle};
 use ringwire::wire::frame_bytes;
 use serde::Serialize;
 
-use crate::cli::{CommandError, Settings, idle_parser};
+use crate::cli::options::idle_parser;
+use crate::cli::{CommandError, Settings};
 
 /// Rounds when the option does not say: odd, so that the median is a round that happened.
 const ROUNDS: usize = 7;
