@@ -17,9 +17,9 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
-use crate::message::{Message, OwnedBody};
 use crate::reactor::command::{Command, Mailbox};
 use crate::reactor::inbox::{Inbox, SharedInbox};
+use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, EventQueue, Reactor,
     ShutdownReport, Wait, dial_error, event_queue,

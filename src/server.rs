@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::Config;
 use crate::endpoint::Address;
 use crate::error::{ReceiveError, SendError, SetupError};
-use crate::message::Message;
 use crate::node::{Node, NodeBuilder, NodeHandle};
+use crate::reactor::message::Message;
 use crate::reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport,
 };

@@ -12,11 +12,11 @@ use slotmap::SlotMap;
 use crate::config::{Config, Idle};
 use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, PayloadArena, Pool, PoolLayout};
-use crate::message::Message;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
 use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
+use crate::reactor::message::Message;
 use crate::reactor::requests::Requests;
 use crate::reactor::{
     BroadcastReport, ConnectionInfo, Event, EventKind, EventQueue, ShutdownReport,
@@ -33,6 +33,7 @@ use crate::wire::{Body, Frame, Scratch};
 /// Size of the small send blocks, of which every session is guaranteed one.
 const SMALL_BLOCK_BYTES: usize = 4096;
 const _: () = assert!(SMALL_BLOCK_BYTES >= HANDSHAKE_BYTES_MAX);
+const _: () = assert!(crate::mem::ALIGN == crate::wire::FRAME_ALIGN);
 
 /// See the module.
 pub(crate) struct Core {

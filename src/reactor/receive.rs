@@ -186,7 +186,7 @@ fn handle_window(
         }
         Err(error) => {
             let id = core.id(key);
-            tracing::info!(connection = %id, %error, "closing a connection that broke the protocol");
+            tracing::info!(connection = %id, %error, "the peer broke the protocol: closing");
             core.close(key, CloseReason::Protocol(error));
         }
     }

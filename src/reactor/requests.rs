@@ -10,8 +10,8 @@ use slotmap::{Key, KeyData, SlotMap, new_key_type};
 
 use crate::error::{CloseReason, RequestError};
 use crate::mem::Deadlines;
-use crate::message::Message;
 use crate::reactor::connection::ConnectionKey;
+use crate::reactor::message::Message;
 use crate::time::Nanos;
 
 new_key_type! {
