@@ -57,10 +57,10 @@ use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::sys::socket;
 use crate::time::Nanos;
-use crate::wire::{Body, Frame, Kind, Payload};
+use crate::wire::{Body, Frame, Kind, Payload, low_half};
 
 /// Completions reaped in one turn.
-const COMPLETIONS_PER_TURN: usize = 64;
+const COMPLETIONS_PER_TURN: u32 = 64;
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
 /// How often a spinning reactor looks at the clock, in iterations of some 5 ns.
@@ -232,7 +232,7 @@ impl Tokens {
         } else if token == Self::WAKER {
             Target::Waker
         } else {
-            Target::Listener(token.0 as usize)
+            Target::Listener(low_half(token.0) as usize)
         }
     }
 }
@@ -824,7 +824,7 @@ impl Core {
     #[inline]
     fn reap(&mut self) -> u32 {
         let mut count = 0;
-        while count < COMPLETIONS_PER_TURN as u32 {
+        while count < COMPLETIONS_PER_TURN {
             let Some(completion) = self.ring.reap() else { break };
             count += 1;
             self.record(completion);

@@ -30,6 +30,7 @@ use crate::wire::handshake::{
 };
 use crate::wire::{
     Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Priority, VERSION,
+    low_half,
 };
 
 /// Which end of the connection this is.
@@ -416,9 +417,9 @@ impl Session {
     fn check_sequence(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
         let received = &mut self.received[frame.priority().index()];
         let expected = *received + 1;
-        if frame.sequence() != expected as u32 {
+        if frame.sequence() != low_half(expected) {
             return Err(ProtocolError::BadSequence {
-                expected: expected as u32,
+                expected: low_half(expected),
                 got: frame.sequence(),
             });
         }

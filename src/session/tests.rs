@@ -27,7 +27,7 @@ const NOW: Nanos = Nanos(1_000);
 
 fn identity(name: &str) -> Identity {
     Identity {
-        session_id: SessionId([name.len() as u8; 16]),
+        session_id: SessionId([name.as_bytes()[0]; 16]),
         node_name: name.into(),
         node_number: 7,
         schema_hash: 0,
