@@ -448,7 +448,8 @@ impl<'a> Talk<'a> {
         let noun = if self.asks { "request" } else { "message" };
         let sent = counted(tally.sent, noun);
         let mut text = match tally.sent {
-            0 | 1 => format!("{sent} sent"),
+            0 => return "nothing to send\n".into(),
+            1 => format!("{sent} sent"),
             _ => format!("{sent} in {} ({rate:.0} per second)", Short(seconds)),
         };
         if self.asks {

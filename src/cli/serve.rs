@@ -461,15 +461,18 @@ impl Meter {
         let seconds = (now.since(self.due) + self.every).as_secs_f64();
         let rate = |new: u64, old: u64| Metric((new - old) as f64 / seconds);
         let last = &self.last;
-        let line = format!(
-            "= {}, in {}msg/s {}B/s, out {}msg/s {}B/s, {}",
+        let mut line = format!(
+            "= {}, in {}msg/s {}B/s, out {}msg/s {}B/s",
             counted(statistics.connections_active, "client"),
             rate(statistics.messages_received, last.messages_received),
             rate(statistics.bytes_received, last.bytes_received),
             rate(statistics.messages_sent, last.messages_sent),
             rate(statistics.bytes_sent, last.bytes_sent),
-            counted(statistics.errors(), "error"),
         );
+        // Left out as long as there are none, so that the line fits a terminal.
+        if statistics.errors() > 0 {
+            line += &format!(", {} so far", counted(statistics.errors(), "error"));
+        }
         self.last = statistics;
         self.due = now + self.every;
         line
