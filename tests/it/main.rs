@@ -9,4 +9,7 @@ mod backpressure;
 mod endpoints;
 mod exchange;
 mod framing;
+mod handlers;
+mod hostile;
+mod requests;
 mod util;
