@@ -11,5 +11,6 @@ mod exchange;
 mod framing;
 mod handlers;
 mod hostile;
+mod kernel;
 mod requests;
 mod util;
