@@ -137,10 +137,15 @@ impl NodeBuilder {
         let (listeners, addresses) = bind(&self.endpoints, count, &config)?;
         let (inboxes, inbox) = Inbox::shared(&config, count);
         let events = event_queue(&config, count);
+        // Before any thread: dropping the node stops the threads through these.
+        let mailboxes = (0..count)
+            .map(|_| Mailbox::new(config.commands_max()).map(Arc::new))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|source| SetupError::System { operation: "eventfd", source })?;
         let mut node = Node {
             handle: NodeHandle {
                 shared: Arc::new(Shared {
-                    mailboxes: Vec::new(),
+                    mailboxes: mailboxes.clone(),
                     counters: Vec::new(),
                     inbox,
                     events: Arc::clone(&events),
@@ -153,17 +158,14 @@ impl NodeBuilder {
             addresses,
         };
         let mut starts = Vec::new();
-        let mut mailboxes = Vec::new();
-        for (index, (sockets, inbox)) in listeners.into_iter().zip(inboxes).enumerate() {
-            let mailbox = Mailbox::new(config.commands_max())
-                .map_err(|source| SetupError::System { operation: "eventfd", source })?;
-            let mailbox = Arc::new(mailbox);
+        let parts = listeners.into_iter().zip(inboxes).zip(mailboxes);
+        for (index, ((sockets, inbox), mailbox)) in parts.enumerate() {
             let (ready, is_ready) = bounded(1);
             let plan = ThreadPlan {
                 config: config.clone(),
                 index: u16::try_from(index).expect("at most 1024 reactors"),
                 core: config.cores().get(index).copied(),
-                mailbox: Arc::clone(&mailbox),
+                mailbox,
                 inbox,
                 events: Arc::clone(&events),
                 sockets,
@@ -175,7 +177,6 @@ impl NodeBuilder {
                 .spawn(move || plan.run(&ready))
                 .map_err(|source| SetupError::System { operation: "spawning a thread", source })?;
             node.threads.push(thread);
-            mailboxes.push(mailbox);
             starts.push(is_ready);
         }
         let mut counters = Vec::new();
@@ -192,7 +193,6 @@ impl NodeBuilder {
             }
         }
         let shared = Arc::get_mut(&mut node.handle.shared).expect("no handle was given out yet");
-        shared.mailboxes = mailboxes;
         shared.counters = counters;
         match failure {
             None => Ok(node),

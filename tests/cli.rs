@@ -2,7 +2,6 @@
 //!
 //! Runs the built binary. Not here: whether the figures are good (`ringwire bench` itself).
 
-use std::io::BufRead;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 

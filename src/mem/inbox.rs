@@ -80,7 +80,7 @@ mod tests {
         let mut arena = PayloadArena::new();
         let mut kept = Vec::new();
         for round in 0..2_000_usize {
-            let seed = (round % 251) as u8;
+            let seed = u8::try_from(round % 251).expect("small");
             let payload = vec![seed; (round * 37) % (SMALL_BYTES_MAX + 100)];
             kept.push((seed, arena.copy(&payload)));
             if round % 3 == 0 {

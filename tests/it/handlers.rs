@@ -1,1 +1,204 @@
+//! Handlers: called with what was sent, free to answer anybody, unable to take anything down.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ringwire::{ConnectionId, Envelope, Kind, Server, ServerBuilder};
+
+use crate::util::{
+    COMMAND, DATA, GOODBYE, NORMAL, PATIENCE, Peer, Plain, RESPONSE, STATUS, client, config,
+    endpoint, isolated, start, wait_for,
+};
+
+#[derive(rkyv::Archive, rkyv::Serialize)]
+struct Setpoint {
+    axis: u32,
+    unit: String,
+}
+ringwire::payload!(Setpoint = 0x0101);
+
+#[derive(rkyv::Archive, rkyv::Serialize)]
+struct Unhandled {
+    number: u64,
+}
+ringwire::payload!(Unhandled = 0x0202);
+
+fn server() -> ServerBuilder {
+    Server::builder().config(config()).listen("127.0.0.1:0")
+}
+
+#[test]
+fn panic_is_caught_counted_and_harms_nobody() {
+    isolated(|| {
+        let server = start(server().on(Kind::Command, |context, frame| {
+            assert_ne!(frame.payload(), b"bang", "as asked");
+            context.reply(Envelope::status(), frame.payload()).expect("room");
+        }));
+        let mut one = Peer::connect(&server);
+        let mut other = Peer::connect(&server);
+        for round in 1..=10 {
+            one.send(Plain::new(COMMAND, NORMAL, b"bang"));
+            // The connection it came on, and the others, go on.
+            assert_eq!(one.ask(b"fine"), b"fine");
+            assert_eq!(other.ask(b"fine"), b"fine");
+            assert_eq!(server.statistics().handler_panics, round);
+        }
+        assert_eq!(server.statistics().connections_lost, 0);
+    });
+}
+
+#[test]
+fn typed_handler_reads_the_value_in_place() {
+    isolated(|| {
+        let server = start(server().on_type::<Setpoint>(|context, frame, setpoint| {
+            assert_eq!(frame.payload().as_ptr().align_offset(16), 0, "aligned where it stands");
+            let text = format!("{} {}", setpoint.axis, setpoint.unit);
+            context.reply(Envelope::status(), &text).expect("room");
+        }));
+        let mut client = client(&endpoint(&server));
+        for axis in 0..20 {
+            let unit = "mm".repeat(axis as usize + 1);
+            let setpoint = Setpoint { axis, unit: unit.clone() };
+            let answer = client.request(Envelope::command(), &setpoint, PATIENCE).expect("one");
+            assert_eq!(answer.payload()[..], *format!("{axis} {unit}").as_bytes());
+        }
+        // A type without a handler goes to the inbox and can be read there.
+        client.send(Envelope::data(), &Unhandled { number: 42 }).expect("room");
+        client.flush();
+        let message = server.receive(PATIENCE).expect("a message");
+        assert_eq!(message.access::<Unhandled>().expect("valid").number, 42);
+        assert!(message.access::<Setpoint>().is_err(), "another type");
+    });
+}
+
+#[test]
+fn handler_by_type_goes_before_handler_by_kind() {
+    isolated(|| {
+        let server = start(
+            server()
+                .on(Kind::Data, |context, _| {
+                    context.reply(Envelope::status(), b"kind").expect("room")
+                })
+                .on_type::<Setpoint>(|context, _, _| {
+                    context.reply(Envelope::status(), b"type").expect("room");
+                }),
+        );
+        let mut client = client(&endpoint(&server));
+        client.send(Envelope::data(), &Setpoint { axis: 1, unit: "m".into() }).expect("room");
+        client.send(Envelope::data(), b"plain").expect("room");
+        assert_eq!(client.receive(PATIENCE).expect("an answer").payload()[..], *b"type");
+        assert_eq!(client.receive(PATIENCE).expect("an answer").payload()[..], *b"kind");
+    });
+}
+
+#[test]
+fn reply_carries_the_correlation_of_its_request_only() {
+    isolated(|| {
+        let server = start(crate::util::echo());
+        let mut peer = Peer::connect(&server);
+        for correlation in [1, u64::MAX, 7] {
+            peer.send(Plain::new(COMMAND, NORMAL, b"?").correlated(4, correlation));
+            let answer = peer.frame();
+            assert_eq!((answer.kind, answer.correlation), (STATUS, correlation));
+            assert_eq!(answer.flags & RESPONSE, RESPONSE);
+        }
+        peer.send(Plain::new(COMMAND, NORMAL, b"no request"));
+        let answer = peer.frame();
+        assert_eq!((answer.flags & RESPONSE, answer.correlation), (0, 0));
+        assert_eq!(answer.payload, b"no request");
+    });
+}
+
+#[test]
+fn context_sends_to_others_and_to_all() {
+    isolated(|| {
+        let first = Arc::new(std::sync::OnceLock::<ConnectionId>::new());
+        let known = Arc::clone(&first);
+        let server = start(
+            server()
+                .on(Kind::Command, move |context, frame| {
+                    let first = *known.get_or_init(|| context.connection());
+                    assert_eq!(context.peer().expect("established").node_name, "peer");
+                    context.send_to(first, Envelope::data(), frame.payload()).expect("room");
+                })
+                .on(Kind::Status, |context, frame| {
+                    let report = context.broadcast(Envelope::status(), frame.payload());
+                    assert_eq!(report.queued(), 3);
+                }),
+        );
+        let mut peers = [(); 3].map(|()| Peer::connect(&server));
+        peers[0].send(Plain::new(COMMAND, NORMAL, b"mine"));
+        assert_eq!(peers[0].frame().payload, b"mine");
+        assert!(first.get().is_some());
+        peers[2].send(Plain::new(COMMAND, NORMAL, b"for the first"));
+        let frame = peers[0].frame();
+        assert_eq!((frame.kind, &frame.payload[..]), (DATA, &b"for the first"[..]));
+        peers[1].send(Plain::new(STATUS, NORMAL, b"for all"));
+        for peer in &mut peers {
+            assert_eq!(peer.frame().payload, b"for all");
+        }
+    });
+}
+
+#[test]
+fn handler_ends_its_own_connection_after_its_answer() {
+    isolated(|| {
+        let server = start(server().on(Kind::Command, |context, frame| {
+            context.reply(Envelope::status(), frame.payload()).expect("room");
+            context.disconnect(PATIENCE);
+            let refused = context.reply(Envelope::status(), b"too late");
+            assert_eq!(refused, Err(ringwire::SendError::NotConnected));
+        }));
+        let mut other = Peer::connect(&server);
+        let mut peer = Peer::connect(&server);
+        peer.send(Plain::new(COMMAND, NORMAL, b"bye"));
+        assert_eq!(peer.frame().payload, b"bye");
+        assert_eq!(peer.frame().kind, GOODBYE);
+        peer.expect_end();
+        drop(peer);
+        wait_for(&server, "it is over", |s| s.closed("local") == 1);
+        assert_eq!(server.statistics().handler_panics, 0);
+        other.send(Plain::new(DATA, NORMAL, b"here"));
+        assert_eq!(server.receive(PATIENCE).expect("one").payload()[..], *b"here");
+    });
+}
+
+#[test]
+fn handlers_run_in_order_of_arrival() {
+    isolated(|| {
+        let next = AtomicU64::new(0);
+        let server = start(server().on(Kind::Data, move |_, frame| {
+            let expected = next.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(frame.payload(), expected.to_le_bytes());
+        }));
+        let mut client = client(&endpoint(&server));
+        for number in 0..5000_u64 {
+            client.send(Envelope::data(), &number.to_le_bytes()).expect("room");
+        }
+        client.flush();
+        wait_for(&server, "all are handled", |s| s.messages_received == 5000);
+        assert_eq!(server.statistics().handler_panics, 0);
+        assert_eq!(client.disconnect(Duration::from_secs(5)).messages_dropped, 0);
+    });
+}
+
+#[test]
+fn client_handlers_answer_the_servers_requests() {
+    isolated(|| {
+        let (mut client, mut peer) = crate::util::client_and_peer(config());
+        client.on(Kind::Command, |context, frame| {
+            context.reply(Envelope::status(), frame.payload()).expect("room");
+        });
+        let asking = std::thread::spawn(move || {
+            for number in 0..50_u8 {
+                assert_eq!(peer.ask(&[number]), [number]);
+            }
+        });
+        crate::util::wait_until("the peer has its answers", || {
+            client.poll();
+            asking.is_finished()
+        });
+        asking.join().expect("no panic");
+    });
+}

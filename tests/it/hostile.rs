@@ -1,1 +1,496 @@
+//! Peers that mean harm, or know no better: each loses its own connection, for a reason that is
+//! counted, and nobody else notices.
 
+use std::io::Write;
+use std::time::Duration;
+
+use ringwire::{Client, ConnectError, Envelope, Kind, Server, ServerBuilder};
+
+use crate::util::{
+    CHECKSUM, COMMAND, CRITICAL, DATA, GOODBYE, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain,
+    REJECT, STATUS, WELCOME, client, client_with, config, echo, endpoint, isolated, pattern,
+    plain_listener, resident_kib, settings, start, timed, wait_for,
+};
+
+#[derive(rkyv::Archive, rkyv::Serialize)]
+struct Name {
+    text: String,
+}
+ringwire::payload!(Name = 0x0101);
+
+/// `attack` ends its connection for `reason`, while a well-behaved client keeps working.
+fn check_on(builder: ServerBuilder, reason: &str, attacks: &[&dyn Fn(&Server)]) {
+    let server = start(builder);
+    let mut well = Peer::connect(&server);
+    let before = resident_kib();
+    for (index, attack) in attacks.iter().enumerate() {
+        attack(&server);
+        let expected = index as u64 + 1;
+        wait_for(&server, reason, |statistics| statistics.closed(reason) == expected);
+        assert_eq!(well.ask(b"still there?"), b"still there?");
+    }
+    let statistics = server.statistics();
+    let others: u64 =
+        statistics.closes.iter().filter(|close| close.reason != reason).map(|c| c.count).sum();
+    assert_eq!(others, 0, "closed for other reasons, too: {statistics:?}");
+    assert_eq!(statistics.connections_active, 1, "{statistics:?}");
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 8192, "{grown} KiB");
+}
+
+fn check(reason: &str, attack: impl Fn(&Server)) {
+    check_on(echo(), reason, &[&attack]);
+}
+
+/// Bytes sent before the handshake, or after it, that break the protocol.
+fn check_bytes(established: bool, bytes: &[Vec<u8>]) {
+    for bytes in bytes {
+        check("protocol", |server| {
+            let address = &server.addresses()[0];
+            let mut peer = if established { Peer::connect(server) } else { Peer::dial(address) };
+            // The end may come before all was written.
+            let _ = peer.stream.write_all(bytes);
+            peer.expect_end();
+        });
+    }
+}
+
+/// A well-formed data frame, the first of its lane.
+fn good() -> Vec<u8> {
+    Plain::new(DATA, NORMAL, b"payload").sequence(1).encode()
+}
+
+fn with(at: usize, byte: u8) -> Vec<u8> {
+    let mut bytes = good();
+    assert_ne!(bytes[at], byte, "the byte is changed");
+    bytes[at] = byte;
+    bytes
+}
+
+#[test]
+fn the_unchanged_frame_is_accepted() {
+    isolated(|| {
+        let server = start(echo());
+        let mut peer = Peer::connect(&server);
+        peer.write(&good());
+        assert_eq!(server.receive(PATIENCE).expect("a message").payload()[..], *b"payload");
+    });
+}
+
+#[test]
+fn garbage() {
+    isolated(|| {
+        let http = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+        let bytes = [pattern(4096, 1), http, vec![0; 1], vec![0xff; 1 << 20]];
+        check_bytes(false, &bytes);
+        check_bytes(true, &bytes);
+    });
+}
+
+#[test]
+fn wrong_header_fields() {
+    isolated(|| {
+        let unknown_flag = with(4, 0x20);
+        let needs_extension = with(4, 4);
+        let reserved = with(7, 1);
+        let checksum_unannounced = with(12, 1);
+        check_bytes(
+            true,
+            &[
+                with(0, b'X'),
+                with(1, b'X'),
+                with(2, 2),
+                with(3, 0),
+                with(3, 8),
+                with(3, 0x84),
+                unknown_flag,
+                needs_extension,
+                with(5, 0),
+                with(5, 5),
+                with(6, 3),
+                reserved,
+                checksum_unannounced,
+            ],
+        );
+    });
+}
+
+#[test]
+fn wrong_extension_padding_checksum_and_sequence() {
+    isolated(|| {
+        let mut extension = Plain::new(COMMAND, NORMAL, b"x").sequence(1).flags(1).encode();
+        extension[60] = 1;
+        let mut padding = good();
+        *padding.last_mut().expect("padded") = 1;
+        let mut damaged = Plain::new(DATA, NORMAL, b"payload").flags(CHECKSUM).sequence(1).encode();
+        damaged[35] ^= 1;
+        let sequence = |number| Plain::new(DATA, NORMAL, b"x").sequence(number).encode();
+        let twice = [good(), good()].concat();
+        check_bytes(
+            true,
+            &[extension, padding, damaged, sequence(0), sequence(2), sequence(u32::MAX), twice],
+        );
+    });
+}
+
+#[test]
+fn handshake_frames_out_of_place() {
+    isolated(|| {
+        let hello = || Greeting::default().frame(HELLO);
+        let unannounced = hello().flags(0).encode();
+        let welcome = Greeting::default().frame(WELCOME).encode();
+        let reject = Plain::new(REJECT, CRITICAL, &[0; 8]).flags(CHECKSUM).encode();
+        let goodbye = Plain::new(GOODBYE, CRITICAL, &[0; 8]).flags(CHECKSUM).encode();
+        let short_goodbye = Plain::new(GOODBYE, CRITICAL, &[0; 7]).flags(CHECKSUM).encode();
+        // Hello twice, a welcome or reject to a server, a malformed goodbye.
+        check_bytes(true, &[hello().encode(), welcome.clone(), reject.clone(), short_goodbye]);
+        // Data, a welcome, a reject, a goodbye instead of a hello; a hello without checksum.
+        check_bytes(false, &[good(), welcome, reject, goodbye, unannounced]);
+    });
+}
+
+#[test]
+fn malformed_hello() {
+    isolated(|| {
+        let payload = || Greeting::default().payload();
+        let hello = |payload: &[u8]| Plain::new(HELLO, CRITICAL, payload).flags(CHECKSUM).encode();
+        let changed = |at: usize, byte: u8| {
+            let mut payload = payload();
+            payload[at] = byte;
+            hello(&payload)
+        };
+        check_bytes(
+            false,
+            &[
+                hello(b""),
+                hello(&payload()[..95]),
+                hello(&payload()[..99]),
+                hello(&[payload(), vec![0]].concat()),
+                changed(0, 9),
+                changed(2, 200),
+                changed(94, 1),
+                changed(96, 0xff),
+                hello(&vec![1; 1200]),
+                Greeting { frame_bytes_max: 100, ..Greeting::default() }.frame(HELLO).encode(),
+            ],
+        );
+    });
+}
+
+/// A hello that is understood and refused: the peer is told why.
+fn check_refused(greeting: Greeting, code: u16) {
+    let config = settings().schema_hash(1234).build().expect("valid");
+    check_on(
+        echo().config(config),
+        "refused",
+        &[&|server| {
+            let mut peer = Peer::dial(&server.addresses()[0]);
+            peer.write(&greeting.frame(HELLO).encode());
+            let reject = peer.frame();
+            assert_eq!(reject.kind, REJECT);
+            assert_eq!(reject.payload[..2], code.to_le_bytes());
+            peer.expect_end();
+        }],
+    );
+}
+
+#[test]
+fn other_version_is_refused() {
+    isolated(|| check_refused(Greeting { protocol: (2, 3), ..Greeting::default() }, 1));
+}
+
+#[test]
+fn other_schema_is_refused() {
+    isolated(|| check_refused(Greeting { schema_hash: 99, ..Greeting::default() }, 3));
+}
+
+#[test]
+fn refused_client_is_told_why() {
+    isolated(|| {
+        let of = |hash| settings().schema_hash(hash).build().expect("valid");
+        let server = start(echo().config(of(1)));
+        let mut other = Client::new(of(2)).expect("a ring");
+        let error = other.connect(&endpoint(&server)).expect_err("another schema");
+        let expected = ringwire::wire::handshake::RejectReason::Schema;
+        assert!(matches!(error, ConnectError::Rejected { reason, .. } if reason == expected));
+        assert_eq!(other.statistics().closed("rejected"), 1);
+        // 0 is not compared.
+        client(&endpoint(&server)).request(Envelope::command(), b"x", PATIENCE).expect("one");
+    });
+}
+
+#[test]
+fn truncated_frame_then_close() {
+    isolated(|| {
+        for cut in [1, 31, 32, 40] {
+            check("peer_closed", |server| {
+                let mut peer = Peer::connect(server);
+                peer.write(&good()[..cut]);
+            });
+        }
+    });
+}
+
+#[test]
+fn payload_that_fails_validation() {
+    isolated(|| {
+        let builder = echo().on_type::<Name>(|context, _, name| {
+            context.reply(Envelope::status(), name.text.as_bytes()).expect("room");
+        });
+        let attack = |codec: u8, payload: Vec<u8>| {
+            move |server: &Server| {
+                let mut peer = Peer::connect(server);
+                let mut frame = Plain::new(DATA, NORMAL, &payload);
+                (frame.type_id, frame.codec) = (0x0101, codec);
+                peer.send(frame);
+                peer.expect_end();
+            }
+        };
+        let (wild, short, opaque) =
+            (attack(1, vec![0x85; 64]), attack(1, vec![1; 3]), attack(0, vec![0; 16]));
+        check_on(builder, "payload", &[&wild, &short, &opaque]);
+    });
+}
+
+fn impatient() -> ServerBuilder {
+    let settings = settings().handshake_timeout_ms(150).frame_timeout_ms(150);
+    echo().config(settings.build().expect("valid"))
+}
+
+#[test]
+fn handshake_never_begun_or_never_finished() {
+    isolated(|| {
+        let silent = |server: &Server| Peer::dial(&server.addresses()[0]).expect_end();
+        let half = |server: &Server| {
+            let mut peer = Peer::dial(&server.addresses()[0]);
+            peer.write(&Greeting::default().frame(HELLO).encode()[..50]);
+            let ((), took) = timed(|| peer.expect_end());
+            assert!(took >= Duration::from_millis(50), "closed after {took:?}");
+        };
+        check_on(impatient(), "handshake_timeout", &[&silent, &half]);
+    });
+}
+
+#[test]
+fn handshake_trickled_byte_by_byte() {
+    isolated(|| {
+        let trickle = |server: &Server| {
+            let mut peer = Peer::dial(&server.addresses()[0]);
+            let hello = Greeting::default().frame(HELLO).encode();
+            let mut written = 0;
+            for byte in hello {
+                std::thread::park_timeout(Duration::from_millis(5));
+                match peer.stream.write_all(&[byte]) {
+                    Ok(()) => written += 1,
+                    Err(_) => break,
+                }
+            }
+            assert!(written > 5, "it did trickle: {written}");
+            peer.expect_end();
+        };
+        check_on(impatient(), "handshake_timeout", &[&trickle]);
+    });
+}
+
+#[test]
+fn frame_begun_and_never_finished() {
+    isolated(|| {
+        let begin = |bytes: usize, cut: usize| {
+            move |server: &Server| {
+                let mut peer = Peer::connect(server);
+                // A frame before it does not excuse this one.
+                peer.send(Plain::new(DATA, NORMAL, b"whole"));
+                let frame = peer.stamp(Plain::new(DATA, NORMAL, &vec![1; bytes])).encode();
+                peer.write(&frame[..cut]);
+                peer.expect_end();
+            }
+        };
+        let (head, small, large) = (begin(100, 20), begin(100, 60), begin(1 << 20, 300_000));
+        check_on(impatient(), "frame_timeout", &[&head, &small, &large]);
+    });
+}
+
+#[test]
+fn frame_trickled_past_its_time() {
+    isolated(|| {
+        let trickle = |server: &Server| {
+            let mut peer = Peer::connect(server);
+            let frame = peer.stamp(Plain::new(DATA, NORMAL, &[1; 200])).encode();
+            for byte in frame {
+                std::thread::park_timeout(Duration::from_millis(5));
+                if peer.stream.write_all(&[byte]).is_err() {
+                    break;
+                }
+            }
+            peer.expect_end();
+        };
+        check_on(impatient(), "frame_timeout", &[&trickle]);
+    });
+}
+
+#[test]
+fn quiet_peer_between_frames_stays_connected() {
+    isolated(|| {
+        let server = start(impatient());
+        let mut peer = Peer::connect(&server);
+        for _ in 0..4 {
+            assert_eq!(peer.ask(b"x"), b"x");
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        assert_eq!(server.statistics().connections_active, 1);
+    });
+}
+
+#[test]
+fn flood_above_the_limit_is_turned_away() {
+    isolated(|| {
+        let config = settings().connections_max(8).build().expect("valid");
+        let server = start(echo().config(config.clone()));
+        let mut well: Vec<_> = (0..8).map(|_| Peer::connect(&server)).collect();
+        let before = resident_kib();
+        for _ in 0..200 {
+            let mut peer = Peer::dial(&server.addresses()[0]);
+            let reject = peer.frame();
+            assert_eq!((reject.kind, &reject.payload[..2]), (REJECT, &[2, 0][..]));
+            assert_eq!(reject.payload[4..8], 8_u32.to_le_bytes(), "the limit");
+            peer.expect_end();
+        }
+        assert_eq!(server.statistics().closed("connection_limit"), 200);
+        let grown = resident_kib().saturating_sub(before);
+        assert!(grown < 4096, "{grown} KiB");
+        let mut late = Client::new(config).expect("a ring");
+        let error = late.connect(&endpoint(&server)).expect_err("full");
+        let expected = ringwire::wire::handshake::RejectReason::Full;
+        assert!(
+            matches!(error, ConnectError::Rejected { reason, .. } if reason == expected),
+            "{error}"
+        );
+        for peer in &mut well {
+            assert_eq!(peer.ask(b"x"), b"x");
+        }
+        // Room again as soon as one leaves.
+        drop(well.pop());
+        wait_for(&server, "one has left", |s| s.connections_active == 7);
+        assert_eq!(Peer::connect(&server).ask(b"in"), b"in");
+    });
+}
+
+#[test]
+fn peers_that_connect_and_reset_at_once() {
+    isolated(|| {
+        let server = start(echo());
+        let mut well = Peer::connect(&server);
+        for round in 0..300 {
+            let mut peer = Peer::dial(&server.addresses()[0]);
+            if round % 3 == 1 {
+                peer.write(&Greeting::default().frame(HELLO).encode());
+            } else if round % 3 == 2 {
+                peer.write(&[0x52]);
+            }
+            peer.reset();
+            if round % 50 == 0 {
+                assert_eq!(well.ask(b"x"), b"x");
+            }
+        }
+        let over = |s: &ringwire::Statistics| s.closed("socket") + s.closed("peer_closed");
+        wait_for(&server, "all are gone", |s| over(s) == 300 && s.connections_active == 1);
+        assert!(server.statistics().closed("socket") > 100, "resets were seen");
+        assert_eq!(well.ask(b"x"), b"x");
+    });
+}
+
+#[test]
+fn client_survives_a_hostile_server() {
+    isolated(|| {
+        let answers: [(Vec<u8>, &str); 5] = [
+            (pattern(500, 1), "protocol"),
+            (Greeting::default().frame(HELLO).encode(), "protocol"),
+            (good(), "protocol"),
+            (vec![], "peer_closed"),
+            (
+                Greeting { protocol: (2, 2), ..Greeting::default() }.frame(WELCOME).encode(),
+                "refused",
+            ),
+        ];
+        let config = settings().handshake_timeout_ms(500).build().expect("valid");
+        let mut client = Client::new(config).expect("a ring");
+        for (answer, reason) in answers {
+            let (listener, endpoint) = plain_listener();
+            let serving = std::thread::spawn(move || {
+                let mut peer =
+                    Peer::new(crate::util::Stream::Tcp(listener.accept().expect("one").0));
+                assert_eq!(peer.frame().kind, HELLO);
+                peer.write(&answer);
+            });
+            let before = client.statistics().closed(reason);
+            let error = client.connect(&endpoint).expect_err("no welcome");
+            assert!(matches!(error, ConnectError::Handshake { .. }), "{error}");
+            assert_eq!(client.statistics().closed(reason), before + 1, "{error}");
+            serving.join().expect("no panic");
+        }
+        // It still works with a decent one.
+        let server = start(echo());
+        client.connect(&endpoint(&server)).expect("a decent server");
+        client.request(Envelope::command(), b"x", PATIENCE).expect("an answer");
+    });
+}
+
+#[test]
+fn silent_server_times_out() {
+    isolated(|| {
+        let (listener, endpoint) = plain_listener();
+        let config = settings().handshake_timeout_ms(100).build().expect("valid");
+        let mut client = Client::new(config).expect("a ring");
+        let (outcome, took) = timed(|| client.connect(&endpoint));
+        outcome.expect_err("nobody answers");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert_eq!(client.statistics().closed("handshake_timeout"), 1);
+        drop(listener);
+    });
+}
+
+#[test]
+fn hostile_peers_all_at_once() {
+    isolated(|| {
+        let settings = settings().handshake_timeout_ms(300).frame_timeout_ms(300);
+        let server = start(echo().config(settings.build().expect("valid")));
+        let before = resident_kib();
+        std::thread::scope(|scope| {
+            for seed in 0..3_u64 {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(seed);
+                    for _ in 0..200 {
+                        let mut peer = if rng.bool() {
+                            Peer::connect(server)
+                        } else {
+                            Peer::dial(&server.addresses()[0])
+                        };
+                        let mut bytes = good().repeat(3);
+                        let at = rng.usize(..bytes.len());
+                        bytes[at] ^= 1 << rng.u8(..8);
+                        bytes.truncate(rng.usize(..=bytes.len()));
+                        let _ = peer.stream.write_all(&bytes);
+                        if rng.bool() {
+                            peer.reset();
+                        }
+                    }
+                });
+            }
+            let mut well = client_with(config(), &endpoint(&server));
+            for number in 0..500_u32 {
+                let answer = well.request(Envelope::command(), &number.to_le_bytes(), PATIENCE);
+                assert_eq!(answer.expect("an answer").payload()[..], number.to_le_bytes());
+                while server.receive(Duration::ZERO).is_ok() {}
+            }
+        });
+        while server.receive(Duration::ZERO).is_ok() {}
+        wait_for(&server, "all are gone", |s| s.connections_active == 0);
+        let grown = resident_kib().saturating_sub(before);
+        assert!(grown < 16_384, "{grown} KiB");
+        assert_eq!(server.statistics().handler_panics, 0);
+        let mut peer = Peer::connect(&server);
+        peer.send(Plain::new(STATUS, NORMAL, b"at last"));
+        assert_eq!(server.receive(PATIENCE).expect("one").kind(), Kind::Status);
+    });
+}

@@ -1,1 +1,322 @@
+//! Trouble that the kernel makes, provoked on purpose.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ringwire::{Client, Config, Envelope, Idle, Kind, Nanos, Reactor, SetupError, Wait};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+use crate::util::{
+    COMMAND, DATA, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, STATUS, WELCOME, client,
+    client_with, config, echo, endpoint, isolated, open_descriptors, pattern, settings, start,
+    timed, wait_for,
+};
+
+fn limit(resource: Resource, to: u64) -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(resource);
+    setrlimit(resource, Rlimit { current: Some(to), maximum }).expect("below the hard limit");
+    current
+}
+
+#[test]
+fn no_descriptor_for_the_next_connection() {
+    isolated(|| {
+        // An accept keeps the limit of when it was armed, so the limit comes first.
+        let usual = limit(Resource::Nofile, open_descriptors() as u64 + 30);
+        let server = start(echo());
+        let ringwire::Address::Tcp(address) = server.addresses()[0] else { panic!("TCP") };
+        let mut well = Peer::connect(&server);
+        let mut spare = Some(std::fs::File::open("/dev/null").expect("a descriptor"));
+        let mut peers = Vec::new();
+        while server.statistics().accept_errors == 0 {
+            let Ok(stream) = std::net::TcpStream::connect(address) else {
+                // None is left for this side. With the spare one there is none for the server.
+                drop(spare.take().expect("the server does not get one more"));
+                continue;
+            };
+            let mut peer = Peer::new(crate::util::Stream::Tcp(stream));
+            peer.write(&Greeting::default().frame(HELLO).encode());
+            peers.push(peer);
+            let established = peers.len() as u64 + 1;
+            wait_for(&server, "it is accepted or not", |s| {
+                s.accept_errors > 0 || s.connections_established == established
+            });
+        }
+        assert!(peers.len() > 5, "the limit was met at the right place: {}", peers.len());
+        assert_eq!(well.ask(b"still there?"), b"still there?");
+        limit(Resource::Nofile, usual.unwrap_or(4096));
+        // Whoever waited is served now, and so is the next.
+        for peer in &mut peers {
+            assert_eq!(peer.frame().kind, WELCOME);
+            assert_eq!(peer.ask(b"late"), b"late");
+        }
+        assert_eq!(Peer::connect(&server).ask(b"next"), b"next");
+    });
+}
+
+#[test]
+fn too_few_descriptors_to_start_is_an_error_and_leaves_nothing() {
+    isolated(|| {
+        let open = open_descriptors() as u64;
+        let usual = getrlimit(Resource::Nofile).current.unwrap_or(4096);
+        let mut failures = 0;
+        for more in 0..30 {
+            limit(Resource::Nofile, open - 1 + more);
+            let outcome = echo().reactors(3).start();
+            limit(Resource::Nofile, usual);
+            match outcome {
+                Ok(server) => {
+                    assert_eq!(Peer::connect(&server).ask(b"x"), b"x");
+                    drop(server);
+                    assert!(more > 6, "three rings, listeners and eventfds with {more}");
+                    assert!(failures > 6, "the limit was never met");
+                    return;
+                }
+                Err(error) => {
+                    failures += 1;
+                    let text = error.to_string();
+                    assert!(text.contains("ulimit -n"), "{more}: {text}");
+                }
+            }
+            crate::util::wait_until("the failed start left nothing open", || {
+                open_descriptors() as u64 == open
+            });
+        }
+        panic!("30 descriptors are not enough");
+    });
+}
+
+fn tiny_ring(idle: Idle) -> Config {
+    let settings = settings().idle(idle).ring_entries(8).connections_max(600);
+    settings.build().expect("valid")
+}
+
+/// Hundreds of connections through a ring of 8 entries, while the reactor is busy and after.
+fn check_tiny_ring(idle: Idle) {
+    let (entered, is_entered) = crossbeam_channel::unbounded();
+    let (release, is_released) = crossbeam_channel::unbounded();
+    let hold = move |_: &mut ringwire::Context<'_>, _: ringwire::Frame<'_>| {
+        entered.send(()).expect("the test waits");
+        is_released.recv_timeout(PATIENCE).expect("the test releases");
+    };
+    let server = start(echo().config(tiny_ring(idle)).on(Kind::Status, hold));
+    let mut first = Peer::connect(&server);
+    let held = |first: &mut Peer| {
+        first.send(Plain::new(STATUS, NORMAL, b"hold"));
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+    };
+    // While the reactor stands in a handler, all this gathers in the kernel.
+    held(&mut first);
+    let mut peers: Vec<_> = (0..300).map(|_| Peer::dial(&server.addresses()[0])).collect();
+    for peer in &mut peers {
+        peer.write(&Greeting::default().frame(HELLO).encode());
+    }
+    release.send(()).expect("the handler waits");
+    for peer in &mut peers {
+        assert_eq!(peer.frame().kind, WELCOME);
+    }
+    for round in 0..5_u8 {
+        held(&mut first);
+        for peer in &mut peers {
+            for _ in 0..3 {
+                peer.send(Plain::new(COMMAND, NORMAL, &[round; 100]));
+            }
+        }
+        release.send(()).expect("the handler waits");
+        for peer in &mut peers {
+            for _ in 0..3 {
+                assert_eq!(peer.frame().payload, [round; 100]);
+            }
+        }
+    }
+    let report = server.broadcast(Envelope::data(), b"to all").expect("it runs");
+    assert_eq!(report.queued(), 301);
+    for peer in &mut peers {
+        assert_eq!(peer.frame().payload, b"to all");
+    }
+    let statistics = server.statistics();
+    assert!(statistics.cq_overflows > 0, "64 entries never overflowed: {statistics:?}");
+    assert_eq!(statistics.connections_active, 301);
+    assert_eq!(statistics.messages_received, 6 + 300 * 15);
+    // All of them go at once.
+    held(&mut first);
+    drop(peers);
+    release.send(()).expect("the handler waits");
+    wait_for(&server, "all are gone", |s| s.connections_active == 1);
+    assert_eq!(first.frame().payload, b"to all");
+    assert_eq!(first.ask(b"x"), b"x");
+}
+
+#[test]
+fn tiny_ring_overflows_and_loses_nothing_parked() {
+    isolated(|| check_tiny_ring(Idle::Park));
+}
+
+#[test]
+fn tiny_ring_overflows_and_loses_nothing_adaptive() {
+    isolated(|| check_tiny_ring(Idle::Adaptive));
+}
+
+/// Interrupts a reactor that waits in the kernel, again and again.
+#[test]
+fn signals_interrupt_waits_and_nothing_else() {
+    isolated(|| {
+        let mut reactor = Reactor::new(&config()).expect("a ring");
+        let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("a free port");
+        reactor.on(Kind::Command, |context, frame| {
+            context.reply(Envelope::status(), frame.payload()).expect("room");
+        });
+        let seen = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGUSR1, Arc::clone(&seen)).expect("a handler");
+        let rounds = 200;
+        let signalling = std::thread::spawn(move || {
+            let mut peer = Peer::connect_to(&address);
+            for round in 0..rounds {
+                rustix::process::kill_process(rustix::process::getpid(), Signal::USR1)
+                    .expect("our own process");
+                let deadline = Nanos::now() + PATIENCE;
+                while !seen.swap(false, Ordering::SeqCst) {
+                    assert!(Nanos::now() < deadline, "the signal is lost");
+                    std::thread::yield_now();
+                }
+                if round % 4 == 0 {
+                    assert_eq!(peer.ask(&pattern(20_000, round)), pattern(20_000, round));
+                }
+            }
+        });
+        let deadline = Nanos::now() + PATIENCE;
+        while !signalling.is_finished() {
+            assert!(Nanos::now() < deadline, "in time");
+            reactor
+                .turn(Wait::Until(Nanos::now() + Duration::from_secs(1)))
+                .expect("EINTR is none");
+        }
+        signalling.join().expect("no panic");
+        assert_eq!(reactor.statistics().messages_received, rounds / 4);
+    });
+}
+
+#[test]
+fn interrupted_wait_returns_before_its_deadline() {
+    isolated(|| {
+        // The only thread besides this one waits in `park_timeout`, so either may take the signal;
+        // what must hold is that a turn which is interrupted is not an error.
+        let mut reactor = Reactor::new(&config()).expect("a ring");
+        let seen = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGALRM, Arc::clone(&seen)).expect("a handler");
+        for _ in 0..20 {
+            signal_hook::low_level::raise(libc::SIGALRM).expect("this very thread");
+            assert!(seen.swap(false, Ordering::SeqCst), "the signal was handled");
+            let limit = Duration::from_millis(5);
+            let (turn, took) = timed(|| reactor.turn(Wait::Until(Nanos::now() + limit)));
+            assert_eq!(turn.expect("a working ring").completions, 0);
+            assert!(took < Duration::from_secs(2), "{took:?}");
+        }
+    });
+}
+
+/// Too little lockable memory to register send memory: it runs unregistered, zero-copy or not.
+#[test]
+fn too_little_lockable_memory_runs_unregistered() {
+    isolated(|| {
+        limit(Resource::Memlock, 600 << 10);
+        let mut sets = capabilities(None).expect("own capabilities");
+        sets.effective.remove(CapabilitySet::IPC_LOCK);
+        set_capabilities(None, sets).expect("giving one up is allowed");
+        let server = start(echo());
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        let payload = pattern(3 << 20, 1);
+        for _ in 0..5 {
+            server.send_to(id, Envelope::data(), &payload).expect("room");
+            assert!(peer.frame().payload == payload);
+            assert_eq!(peer.ask(b"x"), b"x");
+        }
+        let statistics = server.statistics();
+        assert!(statistics.zero_copy_sends > 0, "zero-copy was tried: {statistics:?}");
+        assert!(statistics.enobufs < 10, "it did not try for ever: {statistics:?}");
+    });
+}
+
+#[test]
+fn refused_ring_is_a_clear_error_and_leaves_nothing() {
+    isolated(|| {
+        limit(Resource::Memlock, 0);
+        let mut sets = capabilities(None).expect("own capabilities");
+        sets.effective.remove(CapabilitySet::IPC_LOCK);
+        set_capabilities(None, sets).expect("giving one up is allowed");
+        for _ in 0..3 {
+            match Client::new(config()) {
+                // Linux 5.12 to 6.13 charges no rings.
+                Ok(_) => {}
+                Err(SetupError::Ring(error)) => {
+                    assert!(error.to_string().contains("ulimit -l"), "{error}");
+                    let error = echo().reactors(2).start().expect_err("neither here");
+                    assert!(matches!(error, SetupError::Ring(_)), "{error}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn short_sends_are_continued() {
+    isolated(|| {
+        let settings = settings().tcp_send_buffer_bytes(8 << 10).zero_copy_bytes_min(0);
+        let server = start(echo().config(settings.build().expect("valid")));
+        let mut peer = Peer::dial_narrow(&server.addresses()[0]);
+        let id = server.clients()[0].id;
+        let payload = pattern(1 << 20, 4);
+        for _ in 0..3 {
+            server.send_to(id, Envelope::data(), &payload).expect("room");
+        }
+        wait_for(&server, "a send is short", |s| s.short_sends > 0);
+        for _ in 0..3 {
+            assert!(peer.frame().payload == payload);
+        }
+        // And the next goes out in one piece again.
+        assert_eq!(peer.ask(b"x"), b"x");
+    });
+}
+
+#[test]
+fn both_ends_survive_narrow_sockets_in_both_directions() {
+    isolated(|| {
+        let settings = settings().tcp_send_buffer_bytes(8 << 10).tcp_receive_buffer_bytes(8 << 10);
+        let config = settings.build().expect("valid");
+        let server = start(echo().config(config.clone()));
+        let mut client = client_with(config, &endpoint(&server));
+        let payload = pattern(300_000, 6);
+        for _ in 0..3 {
+            let answer = client.request(Envelope::command(), &payload, PATIENCE).expect("one");
+            assert!(answer.payload()[..] == payload);
+        }
+        client.send(Envelope::data(), b"last").expect("room");
+        client.flush();
+        assert_eq!(server.receive(PATIENCE).expect("one").payload()[..], *b"last");
+    });
+}
+
+#[test]
+fn listener_and_clients_of_one_process_share_nothing_but_the_kernel() {
+    isolated(|| {
+        let servers = [(); 3].map(|()| start(echo()));
+        let mut clients: Vec<_> = servers.iter().map(|server| client(&endpoint(server))).collect();
+        for (index, client) in clients.iter_mut().enumerate() {
+            let index = index as u32;
+            client.send(Envelope::data(), &index.to_le_bytes()).expect("room");
+            client.flush();
+        }
+        for (index, server) in servers.iter().enumerate() {
+            let message = server.receive(PATIENCE).expect("a message");
+            assert_eq!(message.payload()[..], (index as u32).to_le_bytes());
+            assert_eq!(server.statistics().messages_received, 1);
+        }
+        let mut peer = Peer::connect(&servers[0]);
+        peer.send(Plain::new(DATA, NORMAL, b"x"));
+        servers[0].receive(PATIENCE).expect("a message");
+    });
+}

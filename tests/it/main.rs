@@ -9,4 +9,8 @@ mod backpressure;
 mod endpoints;
 mod exchange;
 mod framing;
+mod handlers;
+mod hostile;
+mod kernel;
+mod requests;
 mod util;

@@ -156,7 +156,10 @@ fn overflowing_completion_queue_loses_nothing() {
     for _ in 0..pairs.len() {
         let completion = wait(&mut ring);
         assert_eq!(completion.result, Ok(16));
-        let first_time = !std::mem::replace(&mut seen[completion.token.0 as usize], true);
+        let first_time = !std::mem::replace(
+            &mut seen[usize::try_from(completion.token.0).expect("small")],
+            true,
+        );
         assert!(first_time, "each completes once");
     }
     assert_eq!(ring.in_flight(), 0);
