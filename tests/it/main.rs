@@ -6,11 +6,14 @@
 //! as many descriptors open afterwards as before; every wait has a deadline.
 
 mod backpressure;
+mod drops;
 mod endpoints;
 mod exchange;
 mod framing;
 mod handlers;
 mod hostile;
 mod kernel;
+mod node;
 mod requests;
+mod shutdown;
 mod util;

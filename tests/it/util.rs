@@ -495,6 +495,8 @@ impl Peer {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return,
+                // A ring that this thread has just dropped still interrupts it.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("neither closed nor reset: {error}"),
             }
         }
