@@ -5,6 +5,8 @@
 //! bytes matter. Each test runs in a process of its own (see [`util::isolated`]), which must have
 //! as many descriptors open afterwards as before; every wait has a deadline.
 
+#![expect(clippy::cast_possible_truncation, reason = "the numbers that name messages are small")]
+
 mod backpressure;
 mod drops;
 mod endpoints;

@@ -59,7 +59,9 @@ fn threads_share_one_handle() {
             assert_eq!(seen.len(), 6 * per_thread, "each once");
         });
         assert_eq!(node.statistics().reactors, 2);
-        assert_eq!(node.statistics().messages_received, 6 * per_thread as u64);
+        wait_until("all are counted", || {
+            node.statistics().messages_received == 6 * per_thread as u64
+        });
         assert_eq!(node.counters().len(), 2);
         assert!(node.counters().iter().all(|counters| counters.messages_received.get() > 0));
         assert!(!node.statistics().is_server);

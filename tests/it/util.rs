@@ -54,8 +54,8 @@ pub(crate) fn isolated<F: FnOnce()>(body: F) {
     }
     if outcome.is_none() {
         child.kill().expect("our own child");
-        child.wait().expect("our own child");
     }
+    child.wait().expect("our own child");
     let said = said.join().expect("no panic");
     let complained = complained.join().expect("no panic");
     let outcome = outcome.unwrap_or_else(|| panic!("hangs:\n{said}\n{complained}"));
