@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::error::{ConnectError, ReceiveError, RequestError, SendError, SetupError};
-use crate::message::Message;
+use crate::reactor::message::Message;
 use crate::reactor::{
     ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind, Reactor, RequestId,
     ShutdownReport, Turn, Wait,

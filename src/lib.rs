@@ -30,7 +30,7 @@
 //!
 //! | you write | use |
 //! |---|---|
-//! | a control loop that talks to one server | [`Client`]: no hidden thread, [`Client::poll`] once a cycle |
+//! | a control loop that talks to one server | [`Client`]: no hidden thread, just `poll` |
 //! | a service with handlers on its own cores | [`Server`] |
 //! | an application that does not want to poll | [`Node`] and its [`NodeHandle`] |
 //! | an event loop of your own, several connections | [`Reactor`] |
@@ -53,7 +53,7 @@
 //! ```text
 //! client, server, node ──▶ reactor ──▶ session ──▶ wire      transport: one trait over them
 //!                             ├──────▶ sys ──────▶ mem       sys: the only unsafe code
-//!                             └──────▶ mem                   config, endpoint, error, stats, time: leaves
+//!                             └──────▶ mem       config, endpoint, error, stats, time: leaves
 //! ```
 //!
 //! Start reading at [`reactor`]. ARCHITECTURE.md has the decisions and their figures.
@@ -72,7 +72,6 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod mem;
-pub mod message;
 pub mod node;
 pub mod reactor;
 pub mod server;
@@ -92,11 +91,11 @@ pub use error::{
     AccessError, CloseReason, ConfigError, ConnectError, EndpointError, ProtocolError,
     ReceiveError, RequestError, RingError, SendError, SetupError,
 };
-pub use message::Message;
+
 pub use node::{Node, NodeBuilder, NodeHandle};
 pub use reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind,
-    Reactor, RequestId, ShutdownReport, Turn, Wait,
+    Message, Reactor, RequestId, ShutdownReport, Turn, Wait,
 };
 pub use server::{Server, ServerBuilder};
 pub use session::{Envelope, PeerInfo};

@@ -17,12 +17,12 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
-use crate::message::{Message, OwnedBody};
 use crate::reactor::command::{Command, Mailbox};
 use crate::reactor::inbox::{Inbox, SharedInbox};
+use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::{
-    BroadcastReport, ConnectionId, ConnectionInfo, Context, Reactor, ShutdownReport, Wait,
-    dial_error,
+    BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, EventQueue, Reactor,
+    ShutdownReport, Wait, dial_error, event_queue,
 };
 use crate::session::Envelope;
 use crate::stats::{Counters, Statistics};
@@ -136,6 +136,7 @@ impl NodeBuilder {
         }
         let (listeners, addresses) = bind(&self.endpoints, count, &config)?;
         let (inboxes, inbox) = Inbox::shared(&config, count);
+        let events = event_queue(&config, count);
         // Before any thread: dropping the node stops the threads through these.
         let mailboxes = (0..count)
             .map(|_| Mailbox::new(config.commands_max()).map(Arc::new))
@@ -147,6 +148,7 @@ impl NodeBuilder {
                     mailboxes: mailboxes.clone(),
                     counters: Vec::new(),
                     inbox,
+                    events: Arc::clone(&events),
                     is_server: !addresses.is_empty(),
                     config: config.clone(),
                     stopped: AtomicBool::new(false),
@@ -165,6 +167,7 @@ impl NodeBuilder {
                 core: config.cores().get(index).copied(),
                 mailbox,
                 inbox,
+                events: Arc::clone(&events),
                 sockets,
                 by_kind: self.by_kind.clone(),
                 by_type: self.by_type.clone(),
@@ -235,6 +238,7 @@ struct ThreadPlan {
     core: Option<usize>,
     mailbox: Arc<Mailbox>,
     inbox: Inbox,
+    events: EventQueue,
     sockets: Vec<socket2::Socket>,
     by_kind: Vec<(Kind, SharedHandler)>,
     by_type: Vec<(u32, SharedHandler)>,
@@ -266,8 +270,9 @@ impl ThreadPlan {
             affinity::set_fifo_priority(self.config.scheduler_fifo_priority())
                 .map_err(system("sched_setscheduler(SCHED_FIFO), which needs CAP_SYS_NICE"))?;
         }
+        let mailbox = Some(self.mailbox);
         let mut reactor =
-            Reactor::with_parts(self.config, self.index, Some(self.mailbox), self.inbox)?;
+            Reactor::with_parts(self.config, self.index, mailbox, self.inbox, self.events)?;
         for socket in self.sockets {
             reactor.add_listener(socket)?;
         }
@@ -304,6 +309,7 @@ struct Shared {
     mailboxes: Vec<Arc<Mailbox>>,
     counters: Vec<Arc<Counters>>,
     inbox: SharedInbox,
+    events: EventQueue,
     is_server: bool,
     config: Config,
     stopped: AtomicBool,
@@ -561,6 +567,17 @@ impl NodeHandle {
             mailbox.inbox_has_room();
         }
         Ok(message)
+    }
+
+    /// The oldest connection event not fetched yet, of any reactor. Never blocks.
+    ///
+    /// The events of one connection come in their order, and before any message of it that
+    /// [`receive`](Self::receive) returns its [`Connected`](crate::EventKind::Connected) can be
+    /// fetched. Once `events_max` per reactor are waiting, the oldest is dropped and counted
+    /// (`events_dropped`).
+    #[must_use]
+    pub fn poll_event(&self) -> Option<Event> {
+        self.shared.events.pop()
     }
 
     /// What has happened so far, all reactors together.

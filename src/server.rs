@@ -5,9 +5,11 @@ use std::time::Duration;
 use crate::Config;
 use crate::endpoint::Address;
 use crate::error::{ReceiveError, SendError, SetupError};
-use crate::message::Message;
 use crate::node::{Node, NodeBuilder, NodeHandle};
-use crate::reactor::{BroadcastReport, ConnectionId, ConnectionInfo, Context, ShutdownReport};
+use crate::reactor::message::Message;
+use crate::reactor::{
+    BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport,
+};
 use crate::session::Envelope;
 use crate::stats::Statistics;
 use crate::wire::{Body, Frame, Kind, Payload};
@@ -194,6 +196,13 @@ impl Server {
     /// [`ReceiveError::Timeout`].
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
         self.node.receive(timeout)
+    }
+
+    /// The oldest connection event not fetched yet: who came, who left and why. Never blocks; see
+    /// [`NodeHandle::poll_event`].
+    #[must_use]
+    pub fn poll_event(&self) -> Option<Event> {
+        self.node.poll_event()
     }
 
     /// Ends one client's connection once what is queued for it has left, or at `deadline`.

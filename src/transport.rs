@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
-use crate::message::Message;
+use crate::reactor::message::Message;
 use crate::reactor::{ConnectionState, ShutdownReport};
 use crate::server::{Server, ServerBuilder};
 use crate::session::Envelope;

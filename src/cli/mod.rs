@@ -2,13 +2,17 @@
 //!
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
 //! configuration makes no sense. Results go to standard output, everything else to standard
-//! error. No signal is caught: Ctrl-C ends the process at once, and nothing here puts the terminal
-//! into a state that would have to be undone.
+//! error. `serve` ends in order on Ctrl-C and SIGTERM; every other subcommand catches no signal and
+//! is ended at once: nothing here puts the terminal into a state that would have to be undone.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 
 mod bench;
 mod doctor;
+mod options;
+mod send;
+mod serve;
+mod show;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -16,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringwire::config::{Config, ConfigBuilder, ConfigError};
+use ringwire::{ConnectError, SetupError};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code of a command that failed.
@@ -25,7 +30,7 @@ const USAGE: u8 = 2;
 
 /// Message transport for low-latency control nodes.
 #[derive(Debug, Parser)]
-#[command(name = "ringwire", version, arg_required_else_help = true)]
+#[command(name = "ringwire", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "RUST_LOG=info shows what the library logs, on standard error.")]
 struct Command {
     /// Configuration file (TOML). Options given here override it.
@@ -39,6 +44,8 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Task {
     Bench(bench::Options),
+    Serve(serve::ServeOptions),
+    Send(send::SendOptions),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -54,6 +61,15 @@ enum CommandError {
     /// The benchmark failed.
     #[error("bench: {0}")]
     Bench(#[from] bench::BenchError),
+    /// A server or client could not be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// There is no session with the server.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Messages could not be sent, or were not answered.
+    #[error(transparent)]
+    Send(#[from] send::SendFailure),
     /// Results could not be written.
     #[error("cannot write {what}: {source}")]
     Output {
@@ -93,6 +109,8 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
     let settings = read_settings(command.config)?;
     match command.task {
         Task::Bench(options) => bench::run(&options, settings).map(|()| ExitCode::SUCCESS),
+        Task::Serve(options) => serve::run(&options, settings),
+        Task::Send(options) => send::run(&options, settings),
         Task::Doctor(args) => doctor::run(&args, &settings.check()?)
             .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
     }
@@ -123,7 +141,13 @@ impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Usage(_) => USAGE,
-            Self::Bench(_) | Self::Output { .. } => FAILURE,
+            Self::Setup(SetupError::Config(_) | SetupError::Endpoint(_)) => USAGE,
+            Self::Connect(ConnectError::Endpoint(_)) => USAGE,
+            Self::Bench(_)
+            | Self::Setup(_)
+            | Self::Connect(_)
+            | Self::Send(_)
+            | Self::Output { .. } => FAILURE,
         }
     }
 }

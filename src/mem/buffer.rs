@@ -7,14 +7,14 @@
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::wire::FRAME_ALIGN;
+use crate::mem::ALIGN;
 
 /// The unit of allocation: gives the buffer its alignment.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(16))]
-struct Chunk([u8; FRAME_ALIGN]);
+struct Chunk([u8; ALIGN]);
 
-const _: () = assert!(align_of::<Chunk>() == FRAME_ALIGN);
+const _: () = assert!(align_of::<Chunk>() == ALIGN);
 
 /// Memory that can be lent to the kernel. Never grows, never moves.
 pub(crate) struct Buffer {
@@ -30,7 +30,7 @@ impl Buffer {
     ///
     /// When the allocator has no such memory: this runs at setup only.
     pub(crate) fn new(bytes: usize) -> Self {
-        let chunks = Chunk::new_vec_zeroed(bytes.div_ceil(FRAME_ALIGN))
+        let chunks = Chunk::new_vec_zeroed(bytes.div_ceil(ALIGN))
             .expect("the allocator provides what Config asks for");
         Self { chunks, registered: None }
     }
@@ -38,7 +38,7 @@ impl Buffer {
     /// Capacity in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.chunks.len() * FRAME_ALIGN
+        self.chunks.len() * ALIGN
     }
 
     #[inline]
@@ -76,6 +76,6 @@ mod tests {
         let mut buffer = Buffer::new(33);
         assert_eq!(buffer.len(), 48);
         assert!(buffer.bytes().iter().all(|&byte| byte == 0));
-        assert_eq!(buffer.bytes_mut().as_ptr().align_offset(FRAME_ALIGN), 0);
+        assert_eq!(buffer.bytes_mut().as_ptr().align_offset(ALIGN), 0);
     }
 }

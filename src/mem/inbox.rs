@@ -10,7 +10,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::wire::{FRAME_ALIGN, padded};
+use crate::mem::ALIGN;
 
 /// Largest payload that shares a chunk.
 pub(crate) const SMALL_BYTES_MAX: usize = 16 << 10;
@@ -44,7 +44,7 @@ impl PayloadArena {
                 self.current = (self.current + 1) % CHUNKS;
             }
         }
-        let mut own = BytesMut::with_capacity(padded(payload.len()) + FRAME_ALIGN);
+        let mut own = BytesMut::with_capacity(payload.len() + ALIGN);
         place(&mut own, payload).expect("it was made large enough")
     }
 }
@@ -52,7 +52,7 @@ impl PayloadArena {
 /// A chunk that has been split once already: `bytes` allocates its reference count then.
 fn new_chunk() -> BytesMut {
     let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-    chunk.put_bytes(0, FRAME_ALIGN);
+    chunk.put_bytes(0, ALIGN);
     drop(chunk.split());
     chunk
 }
@@ -60,11 +60,11 @@ fn new_chunk() -> BytesMut {
 /// Copies `payload` to the aligned front of what `chunk` has left, or of the whole chunk when
 /// every message in it has been dropped.
 fn place(chunk: &mut BytesMut, payload: &[u8]) -> Option<Bytes> {
-    let needed = payload.len() + FRAME_ALIGN;
+    let needed = payload.len() + ALIGN;
     if chunk.capacity() < needed && !chunk.try_reclaim(needed) {
         return None;
     }
-    let gap = chunk.as_ptr().align_offset(FRAME_ALIGN);
+    let gap = chunk.as_ptr().align_offset(ALIGN);
     chunk.put_bytes(0, gap);
     chunk.advance(gap);
     chunk.put_slice(payload);
@@ -79,14 +79,15 @@ mod tests {
     fn payloads_are_aligned_and_unchanged() {
         let mut arena = PayloadArena::new();
         let mut kept = Vec::new();
-        for seed in 0..2_000_usize {
-            let payload = vec![seed as u8; (seed * 37) % (SMALL_BYTES_MAX + 100)];
+        for round in 0..2_000_usize {
+            let seed = u8::try_from(round % 251).expect("small");
+            let payload = vec![seed; (round * 37) % (SMALL_BYTES_MAX + 100)];
             kept.push((seed, arena.copy(&payload)));
-            if seed % 3 == 0 {
+            if round % 3 == 0 {
                 kept.clear();
             }
             for (seed, bytes) in &kept {
-                assert!(bytes.iter().all(|&byte| byte == *seed as u8));
+                assert!(bytes.iter().all(|&byte| byte == *seed));
                 assert!(bytes.is_empty() || bytes.as_ptr().align_offset(16) == 0);
             }
         }

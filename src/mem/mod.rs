@@ -3,6 +3,9 @@
 //! [`Buffer`] is what the kernel may be lent: it is moved into the operation that uses it and
 //! comes back with the last completion, so no part of the crate can reach memory the kernel owns.
 
+/// Alignment of every buffer, and of every payload that leaves the reactor.
+pub(crate) const ALIGN: usize = 16;
+
 mod buffer;
 mod deadlines;
 mod inbox;

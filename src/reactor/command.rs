@@ -19,7 +19,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::endpoint::Address;
 use crate::error::{CloseReason, SendError};
-use crate::message::OwnedBody;
+use crate::reactor::message::OwnedBody;
 use crate::reactor::{ConnectionId, ConnectionInfo};
 use crate::session::Envelope;
 use crate::sys::socket::Waker;

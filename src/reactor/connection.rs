@@ -16,6 +16,7 @@ use crate::session::lane::Block;
 use crate::session::{Session, Source};
 use crate::sys::ring::OpKey;
 use crate::time::Nanos;
+use crate::wire::low_half;
 
 new_key_type! {
     /// A connection of one reactor. A key of a connection that is gone finds nothing.
@@ -25,7 +26,7 @@ new_key_type! {
 impl ConnectionKey {
     /// The slot number: the low half of the key's number, by slotmap's documentation.
     pub(crate) fn slot(self) -> u32 {
-        (self.data().as_ffi() & u64::from(u32::MAX)) as u32
+        low_half(self.data().as_ffi())
     }
 }
 

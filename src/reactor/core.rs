@@ -4,7 +4,6 @@
 //! steps of a turn that need no handler are methods here and in `transmit`; `mod.rs` puts them in
 //! order.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -13,13 +12,15 @@ use slotmap::SlotMap;
 use crate::config::{Config, Idle};
 use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, PayloadArena, Pool, PoolLayout};
-use crate::message::Message;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
 use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
+use crate::reactor::message::Message;
 use crate::reactor::requests::Requests;
-use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
+use crate::reactor::{
+    BroadcastReport, ConnectionInfo, Event, EventKind, EventQueue, ShutdownReport,
+};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
@@ -33,6 +34,7 @@ use crate::wire::{Body, Frame, Scratch};
 /// Size of the small send blocks, of which every session is guaranteed one.
 const SMALL_BLOCK_BYTES: usize = 4096;
 const _: () = assert!(SMALL_BLOCK_BYTES >= HANDSHAKE_BYTES_MAX);
+const _: () = assert!(crate::mem::ALIGN == crate::wire::FRAME_ALIGN);
 
 /// See the module.
 pub(crate) struct Core {
@@ -51,7 +53,7 @@ pub(crate) struct Core {
     pub(crate) requests: Requests,
     pub(crate) inbox: Inbox,
     pub(crate) arena: PayloadArena,
-    pub(crate) events: VecDeque<Event>,
+    pub(crate) events: EventQueue,
     pub(crate) deadlines: Deadlines,
     /// Connections with bytes to parse.
     pub(crate) ready: Vec<ConnectionKey>,
@@ -101,6 +103,7 @@ impl Core {
         index: u16,
         mailbox: Option<Arc<Mailbox>>,
         inbox: Inbox,
+        events: EventQueue,
     ) -> Result<Self, SetupError> {
         let connections_max = config.connections_max() as usize;
         // A receive and a send each, a connect before them, the listeners, the eventfd.
@@ -139,7 +142,7 @@ impl Core {
             requests: Requests::new(config.requests_max()),
             inbox,
             arena: PayloadArena::new(),
-            events: VecDeque::with_capacity(config.events_max() as usize),
+            events,
             deadlines: Deadlines::with_capacity(slots),
             ready: Vec::with_capacity(connections_max),
             dirty: Vec::with_capacity(connections_max),
@@ -463,13 +466,11 @@ impl Core {
 
     /// Keeps an event for whoever polls them; the oldest makes room.
     pub(crate) fn emit(&mut self, key: ConnectionKey, kind: EventKind) {
-        if self.events.len() >= self.config.events_max() as usize {
-            self.events.pop_front();
-            self.counters.events_dropped.add(1);
-        }
         let event = Event { connection: self.id(key), kind };
         tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
-        self.events.push_back(event);
+        if self.events.force_push(event).is_some() {
+            self.counters.events_dropped.add(1);
+        }
     }
 
     /// Takes a buffer for one of the session's own frames.

@@ -8,9 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::{AccessError, SendError};
-use crate::message::Message;
 use crate::reactor::connection::ConnectionKey;
 use crate::reactor::core::Core;
+use crate::reactor::message::Message;
 use crate::reactor::{BroadcastReport, ConnectionId};
 use crate::session::{Correlation, Envelope, PeerInfo};
 use crate::time::Nanos;
@@ -192,8 +192,8 @@ impl Handlers {
 #[cold]
 fn report_panic(core: &Core, key: ConnectionKey, frame: &Frame<'_>) {
     core.counters.handler_panics.add(1);
-    let kind = frame.kind();
-    tracing::error!(connection = %core.id(key), ?kind, type_id = frame.type_id(), "a handler panicked");
+    let (id, kind, type_id) = (core.id(key), frame.kind(), frame.type_id());
+    tracing::error!(connection = %id, ?kind, type_id, "a handler panicked");
 }
 
 /// Makes a handler that reads its payload as a `T` first. A payload that claims to be a `T` and is

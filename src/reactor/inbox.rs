@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::config::Config;
-use crate::message::Message;
+use crate::reactor::message::Message;
 
 /// The reactor's end.
 #[derive(Debug)]

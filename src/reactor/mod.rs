@@ -26,6 +26,7 @@ pub(crate) mod core;
 pub(crate) mod dispatch;
 pub(crate) mod inbox;
 pub(crate) mod listener;
+pub(crate) mod message;
 mod receive;
 pub(crate) mod requests;
 mod transmit;
@@ -35,6 +36,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_queue::ArrayQueue;
 use slotmap::{Key, KeyData};
 
 use self::command::{Command, DialError, DialFailure, Mailbox};
@@ -44,21 +46,21 @@ use self::core::Core;
 pub use self::dispatch::Context;
 use self::dispatch::Handlers;
 use self::inbox::Inbox;
+pub use self::message::Message;
 use self::receive::Awaited;
 pub use self::requests::RequestId;
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
-use crate::message::Message;
 use crate::session::{Correlation, Envelope, PeerInfo};
 use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::sys::socket;
 use crate::time::Nanos;
-use crate::wire::{Body, Frame, Kind, Payload};
+use crate::wire::{Body, Frame, Kind, Payload, low_half};
 
 /// Completions reaped in one turn.
-const COMPLETIONS_PER_TURN: usize = 64;
+const COMPLETIONS_PER_TURN: u32 = 64;
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
 /// How often a spinning reactor looks at the clock, in iterations of some 5 ns.
@@ -107,6 +109,15 @@ pub enum EventKind {
         /// Admitted messages that had not been handed to the kernel in full.
         messages_dropped: u64,
     },
+}
+
+/// Connection events on their way to whoever polls them. Shared by the reactors of a node; when it
+/// is full, the oldest makes room.
+pub(crate) type EventQueue = Arc<ArrayQueue<Event>>;
+
+/// A queue with room for what each of `reactors` reactors may leave unfetched.
+pub(crate) fn event_queue(config: &Config, reactors: usize) -> EventQueue {
+    Arc::new(ArrayQueue::new(config.events_max() as usize * reactors.max(1)))
 }
 
 /// Where a connection stands.
@@ -221,7 +232,7 @@ impl Tokens {
         } else if token == Self::WAKER {
             Target::Waker
         } else {
-            Target::Listener(token.0 as usize)
+            Target::Listener(low_half(token.0) as usize)
         }
     }
 }
@@ -233,7 +244,8 @@ impl Reactor {
     ///
     /// [`SetupError`], which says what the kernel refused and what to do.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
-        Self::with_parts(config.clone(), 0, None, Inbox::local(config))
+        let events = event_queue(config, 1);
+        Self::with_parts(config.clone(), 0, None, Inbox::local(config), events)
     }
 
     pub(crate) fn with_parts(
@@ -241,8 +253,9 @@ impl Reactor {
         index: u16,
         mailbox: Option<Arc<Mailbox>>,
         inbox: Inbox,
+        events: EventQueue,
     ) -> Result<Self, SetupError> {
-        let core = Core::new(config, index, mailbox, inbox)?;
+        let core = Core::new(config, index, mailbox, inbox, events)?;
         let handlers = Handlers::default();
         Ok(Self { core, handlers, is_server: false, not_send: PhantomData })
     }
@@ -512,7 +525,7 @@ impl Reactor {
 
     /// The oldest connection event not fetched yet.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.core.events.pop_front()
+        self.core.events.pop()
     }
 
     /// What is known of a connection; `None` when it is gone.
@@ -668,7 +681,10 @@ impl Core {
             self.resume_paused();
         }
         self.transmit();
-        if !self.has_work()
+        // A send made directly is over at once, and what follows it, the next block or a goodbye,
+        // has no completion to wait for.
+        if self.dirty.is_empty()
+            && !self.has_work()
             && let Wait::Until(limit) = wait
         {
             return self.wait(limit);
@@ -808,7 +824,7 @@ impl Core {
     #[inline]
     fn reap(&mut self) -> u32 {
         let mut count = 0;
-        while count < COMPLETIONS_PER_TURN as u32 {
+        while count < COMPLETIONS_PER_TURN {
             let Some(completion) = self.ring.reap() else { break };
             count += 1;
             self.record(completion);

@@ -186,7 +186,7 @@ fn handle_window(
         }
         Err(error) => {
             let id = core.id(key);
-            tracing::info!(connection = %id, %error, "closing a connection that broke the protocol");
+            tracing::info!(connection = %id, %error, "the peer broke the protocol: closing");
             core.close(key, CloseReason::Protocol(error));
         }
     }
@@ -231,12 +231,12 @@ fn handle_frames(
         }
         let frame_bytes = frame.frame_bytes();
         longest = longest.max(frame_bytes);
-        let input = match connection.session.handle(frame) {
+        let input = match connection.session.handle(&frame) {
             Ok(input) => input,
             Err(error) => break Err(error),
         };
         match input {
-            Input::Message(frame) => {
+            Input::Message => {
                 messages += 1;
                 bytes += frame_bytes as u64;
                 if frame.is_response() {
@@ -253,13 +253,13 @@ fn handle_frames(
                 }
             }
             Input::Nothing => {}
-            Input::Greeting(frame) => match greet(core, key, &frame) {
+            Input::Greeting => match greet(core, key, &frame) {
                 Ok(Input::Established) => core.establish(key),
                 Ok(Input::End(reason)) => {
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);
                 }
-                Ok(_) => {}
+                Ok(Input::Message | Input::Greeting | Input::Nothing) => {}
                 Err(error) => break Err(error),
             },
             Input::Established => core.establish(key),
@@ -304,11 +304,7 @@ fn respond(
 
 /// Completes the handshake, from either side.
 #[cold]
-fn greet(
-    core: &mut Core,
-    key: ConnectionKey,
-    frame: &Frame<'_>,
-) -> Result<Input<'static>, ProtocolError> {
+fn greet(core: &mut Core, key: ConnectionKey, frame: &Frame<'_>) -> Result<Input, ProtocolError> {
     let now = core.now;
     let connection = &core.connections[key];
     if connection.session.role() == Role::Dialer {

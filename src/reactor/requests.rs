@@ -10,9 +10,10 @@ use slotmap::{Key, KeyData, SlotMap, new_key_type};
 
 use crate::error::{CloseReason, RequestError};
 use crate::mem::Deadlines;
-use crate::message::Message;
 use crate::reactor::connection::ConnectionKey;
+use crate::reactor::message::Message;
 use crate::time::Nanos;
+use crate::wire::low_half;
 
 new_key_type! {
     struct RequestKey;
@@ -140,5 +141,5 @@ fn key_of(correlation: u64) -> RequestKey {
 
 /// The slot number of a key: the low half of its number, by slotmap's documentation.
 fn slot(key: RequestKey) -> u32 {
-    (key.data().as_ffi() & u64::from(u32::MAX)) as u32
+    low_half(key.data().as_ffi())
 }

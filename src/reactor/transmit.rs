@@ -301,7 +301,7 @@ impl Core {
             return Direct::Nothing;
         }
         connection.wants_receive = false;
-        let result = outcome.map(|bytes| bytes as u32);
+        let result = outcome.map(|bytes| u32::try_from(bytes).expect("buffers are far smaller"));
         let completion = Completion {
             token: Tokens::connection(key),
             kind: OpKind::Receive,

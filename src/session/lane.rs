@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 
 use crate::error::SendError;
 use crate::mem::{Buffer, Pool};
-use crate::wire::{Body, BodyError, FrameHead, Scratch, frame_bytes};
+use crate::wire::{Body, BodyError, FrameHead, Scratch, frame_bytes, low_half};
 
 /// Frames encoded back to back in one buffer.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Lane {
             return Err(SendError::Full);
         }
         let sequence = self.sequence + 1;
-        head.sequence = sequence as u32; // The low half, by definition of the header.
+        head.sequence = low_half(sequence);
         let room = limits.bytes_max - self.bytes;
         let written = match self.blocks.back_mut() {
             Some(block) => block.write(&head, body, limits, room, memory.scratch),

@@ -27,7 +27,7 @@ const NOW: Nanos = Nanos(1_000);
 
 fn identity(name: &str) -> Identity {
     Identity {
-        session_id: SessionId([name.len() as u8; 16]),
+        session_id: SessionId([name.as_bytes()[0]; 16]),
         node_name: name.into(),
         node_number: 7,
         schema_hash: 0,
@@ -77,11 +77,11 @@ impl End {
         aligned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         let mut input = &aligned.bytes()[..bytes.len()];
         while let Some(frame) = self.session.decoder().next(&mut input)? {
-            match self.session.handle(frame)? {
-                Input::Message(frame) => {
+            match self.session.handle(&frame)? {
+                Input::Message => {
                     self.received.push((frame.priority(), frame.payload().to_vec()));
                 }
-                Input::Greeting(frame) => {
+                Input::Greeting => {
                     let outcome = match self.session.role() {
                         Role::Dialer => self.session.accept_welcome(&frame, &self.identity, NOW)?,
                         Role::Listener => {

@@ -114,10 +114,24 @@ pub(crate) struct Ring {
     ops: ManuallyDrop<SlotMap<OpKey, Op>>,
     /// Prompt sends not yet known to be done, oldest first.
     prompt: std::collections::VecDeque<OpKey>,
-    /// How many of `prompt` an `enter` has consumed.
+    /// The same in batches, one for each `enter` that consumed some.
+    batches: std::collections::VecDeque<Batch>,
+    /// How many of `prompt` are in batches.
     prompt_submitted: usize,
+    /// Completions taken off the queue so far.
+    reaped: u64,
     ops_max: usize,
     registered: bool,
+}
+
+/// Prompt sends that one `enter` consumed.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    count: usize,
+    /// They are known to be done once this many completions have been reaped; `None` while the
+    /// queue had overflowed, when what the kernel holds back can not be counted: once the queue
+    /// is empty and nothing is held back.
+    barrier: Option<u64>,
 }
 
 const IORING_ENTER_GETEVENTS: u32 = 1;
@@ -140,7 +154,9 @@ impl Ring {
             uring: ManuallyDrop::new(uring),
             ops: ManuallyDrop::new(SlotMap::with_capacity_and_key(ops_max)),
             prompt: std::collections::VecDeque::with_capacity(ops_max),
+            batches: std::collections::VecDeque::with_capacity(ops_max),
             prompt_submitted: 0,
+            reaped: 0,
             ops_max,
             registered: false,
         })
@@ -325,9 +341,7 @@ impl Ring {
                 .map(drop)
             }
         };
-        if self.uring.submission().is_empty() {
-            self.prompt_submitted = self.prompt.len();
-        }
+        self.close_batch();
         if let Some(counters) = counters {
             counters.enters.add(1);
         }
@@ -361,7 +375,8 @@ impl Ring {
     /// Whether a completion can be reaped without entering the kernel.
     #[inline]
     pub(crate) fn has_completion(&mut self) -> bool {
-        !self.uring.completion().is_empty() || self.prompt_submitted > 0
+        !self.uring.completion().is_empty()
+            || (self.prompt_submitted > 0 && self.is_first_batch_done())
     }
 
     /// Takes the next completion.
@@ -370,9 +385,14 @@ impl Ring {
     #[inline]
     pub(crate) fn reap(&mut self) -> Option<Completion> {
         loop {
-            let Some(entry) = self.uring.completion().next() else {
-                return self.reap_prompt();
-            };
+            if self.prompt_submitted > 0
+                && self.is_first_batch_done()
+                && let Some(completion) = self.reap_prompt()
+            {
+                return Some(completion);
+            }
+            let entry = self.uring.completion().next()?;
+            self.reaped += 1;
             if let Some(completion) = self.complete(&entry) {
                 return Some(completion);
             }
@@ -415,29 +435,62 @@ impl Ring {
         Some(Completion { token, kind, result, buffer, more_data, continues, copied })
     }
 
-    /// The completion queue is empty: prompt sends that were submitted and had no completion
-    /// have succeeded.
+    /// After an `enter`: notes which prompt sends it consumed, and how many completions were
+    /// posted by then.
+    #[inline]
+    fn close_batch(&mut self) {
+        let count = self.prompt.len() - self.prompt_submitted;
+        if count == 0 || !self.uring.submission().is_empty() {
+            return;
+        }
+        let posted = self.reaped + self.uring.completion().len() as u64;
+        let barrier = if self.has_overflow() { None } else { Some(posted) };
+        self.batches.push_back(Batch { count, barrier });
+        self.prompt_submitted += count;
+    }
+
+    /// Whether every completion that the sends of the oldest batch may have had has been reaped.
+    #[inline]
+    fn is_first_batch_done(&mut self) -> bool {
+        match self.batches.front() {
+            Some(Batch { barrier: Some(barrier), .. }) => self.reaped >= *barrier,
+            Some(Batch { barrier: None, .. }) => {
+                self.uring.completion().is_empty() && !self.has_overflow()
+            }
+            None => false,
+        }
+    }
+
+    /// Settles the next prompt send of the oldest batch, which is done: one that had no
+    /// completion has succeeded.
     #[inline]
     fn reap_prompt(&mut self) -> Option<Completion> {
-        while self.prompt_submitted > 0 {
-            if self.has_overflow() {
-                return None;
+        loop {
+            let batch = self.batches.front_mut().expect("the caller looked at it");
+            batch.count -= 1;
+            let is_last = batch.count == 0;
+            if is_last {
+                self.batches.pop_front();
             }
             self.prompt_submitted -= 1;
-            let key = self.prompt.pop_front().expect("submitted ones are in the queue");
-            // One that failed has been completed, and its slot freed, by its completion.
-            let Some(op) = self.ops.remove(key) else { continue };
-            return Some(Completion {
-                token: op.token,
-                kind: op.kind,
-                result: Ok(op.bytes),
-                buffer: op.buffer,
-                more_data: false,
-                continues: false,
-                copied: false,
-            });
+            let key = self.prompt.pop_front().expect("batches count what is in the queue");
+            match self.ops.remove(key) {
+                Some(op) => {
+                    return Some(Completion {
+                        token: op.token,
+                        kind: op.kind,
+                        result: Ok(op.bytes),
+                        buffer: op.buffer,
+                        more_data: false,
+                        continues: false,
+                        copied: false,
+                    });
+                }
+                // One that failed has been completed, and its slot freed, by its completion.
+                None if is_last => return None,
+                None => {}
+            }
         }
-        None
     }
 
     fn insert(&mut self, op: Op) -> Result<OpKey, Op> {

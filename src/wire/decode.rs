@@ -25,14 +25,13 @@ pub struct Decoder {
 ///
 /// The fields were checked when the frame was cut off the stream, the payload's *content* was
 /// not: [`Frame::access`] validates it.
-#[derive(Debug, Clone, Copy)]
+///
+/// Two words, so that it travels in registers: with its fields unpacked it was copied through
+/// memory several times, and each copy stalled on store forwarding (ARCHITECTURE.md has figures).
+#[derive(Clone, Copy)]
 pub struct Frame<'a> {
-    kind: Kind,
-    priority: Priority,
-    codec: Codec,
-    header: &'a Header,
-    extension: Option<&'a Extension>,
-    payload: &'a [u8],
+    /// The whole frame, padding included. Its head has been checked.
+    bytes: &'a [u8],
 }
 
 /// What the first bytes of a stream promise: enough to know how much memory the frame needs.
@@ -64,47 +63,34 @@ impl Decoder {
     #[inline]
     pub fn next<'a>(&self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, ProtocolError> {
         let bytes = *input;
-        let Ok((header, rest)) = Header::ref_from_prefix(bytes) else {
+        let Ok((header, _)) = Header::ref_from_prefix(bytes) else {
             return check_prefix(bytes).map(|()| None);
         };
-        let (kind, priority, codec) = check_fixed_fields(header)?;
-        let flags = Flags(header.flags);
-        let head_bytes = if flags.contains(Flags::EXTENDED) {
-            HEADER_BYTES + EXTENSION_BYTES
-        } else {
-            HEADER_BYTES
-        };
+        check_fixed_fields(header)?;
         // Before waiting for that many bytes: a hostile length must fail now.
         let frame_bytes = self.check_length(header)?;
-        let payload_bytes = header.payload_bytes.get() as usize;
-        if bytes.len() < frame_bytes {
+        let Some((whole, rest)) = bytes.split_at_checked(frame_bytes) else {
             return Ok(None);
-        }
-        let (extension, body) = if flags.contains(Flags::EXTENDED) {
-            let Ok((extension, body)) = Extension::ref_from_prefix(rest) else {
-                return Ok(None);
-            };
-            if extension.reserved.get() != 0 {
-                return Err(ProtocolError::ReservedNotZero);
-            }
-            (Some(extension), body)
-        } else {
-            (None, rest)
         };
-        let (payload, padding) = body.split_at(payload_bytes);
-        let padding = &padding[..frame_bytes - head_bytes - payload_bytes];
+        let frame = Frame { bytes: whole };
+        if let Some(extension) = frame.extension()
+            && extension.reserved.get() != 0
+        {
+            return Err(ProtocolError::ReservedNotZero);
+        }
+        let (unpadded, padding) = whole.split_at(frame.unpadded_bytes());
         if padding.iter().any(|&byte| byte != 0) {
             return Err(ProtocolError::PaddingNotZero);
         }
-        if flags.contains(Flags::CHECKSUM) {
+        if frame.flags().contains(Flags::CHECKSUM) {
             let carried = header.checksum.get();
-            let computed = checksum_in_place(&bytes[..head_bytes + payload_bytes]);
+            let computed = checksum_in_place(unpadded);
             if computed != carried {
                 return Err(ProtocolError::BadChecksum { carried, computed });
             }
         }
-        *input = &bytes[frame_bytes..];
-        Ok(Some(Frame { kind, priority, codec, header, extension, payload }))
+        *input = rest;
+        Ok(Some(frame))
     }
 
     /// How long the frame at the front of `input` will be; `None` before its header has arrived.
@@ -122,8 +108,7 @@ impl Decoder {
     /// Length of the frame behind `header`, padding included.
     #[inline]
     fn check_length(&self, header: &Header) -> Result<usize, ProtocolError> {
-        let extended = Flags(header.flags).contains(Flags::EXTENDED);
-        let head_bytes = if extended { HEADER_BYTES + EXTENSION_BYTES } else { HEADER_BYTES };
+        let head_bytes = head_bytes(Flags(header.flags));
         // In 64 bits: head and a hostile length together do not fit a `usize` of 32.
         let align = FRAME_ALIGN as u64;
         let whole = head_bytes as u64 + u64::from(header.payload_bytes.get());
@@ -140,70 +125,75 @@ impl<'a> Frame<'a> {
     #[inline]
     #[must_use]
     pub fn kind(&self) -> Kind {
-        self.kind
+        Kind::from_byte(self.header().kind).expect("checked when the frame was cut")
     }
 
     /// The lane it travelled in.
     #[inline]
     #[must_use]
     pub fn priority(&self) -> Priority {
-        self.priority
+        Priority::from_byte(self.header().priority).expect("checked when the frame was cut")
     }
 
     /// How the payload is to be read.
     #[inline]
     #[must_use]
     pub fn codec(&self) -> Codec {
-        self.codec
+        Codec::from_byte(self.header().codec).expect("checked when the frame was cut")
     }
 
     /// The header's flags.
     #[inline]
     #[must_use]
     pub fn flags(&self) -> Flags {
-        Flags(self.header.flags)
+        Flags(self.header().flags)
     }
 
     /// The application's number of the payload type, 0 for none.
     #[inline]
     #[must_use]
     pub fn type_id(&self) -> u32 {
-        self.header.type_id.get()
+        self.header().type_id.get()
     }
 
     /// Low 32 bits of the lane's sequence.
     #[inline]
     #[must_use]
     pub fn sequence(&self) -> u32 {
-        self.header.sequence.get()
+        self.header().sequence.get()
     }
 
     /// When the sender queued it, in nanoseconds of the *sender's* monotonic clock.
     #[inline]
     #[must_use]
     pub fn sent_at_ns(&self) -> u64 {
-        self.header.sent_at.get()
+        self.header().sent_at.get()
     }
 
     /// The payload, without padding. Starts 16-aligned in memory when it came from a connection.
     #[inline]
     #[must_use]
     pub fn payload(&self) -> &'a [u8] {
-        self.payload
+        &self.bytes[self.head_bytes()..self.unpadded_bytes()]
     }
 
     /// The extension, when the frame has one.
     #[inline]
     #[must_use]
     pub fn extension(&self) -> Option<&'a Extension> {
-        self.extension
+        if !self.flags().contains(Flags::EXTENDED) {
+            return None;
+        }
+        let (extension, _) = Extension::ref_from_prefix(&self.bytes[HEADER_BYTES..])
+            .expect("checked when the frame was cut");
+        Some(extension)
     }
 
     /// Ties a response to its request; 0 when the frame is neither.
     #[inline]
     #[must_use]
     pub fn correlation(&self) -> u64 {
-        self.extension.map_or(0, |extension| extension.correlation.get())
+        self.extension().map_or(0, |extension| extension.correlation.get())
     }
 
     /// Whether the sender waits for an answer (see `Context::reply`).
@@ -224,7 +214,7 @@ impl<'a> Frame<'a> {
     #[inline]
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
-        crate::wire::frame_bytes(self.payload.len(), self.extension.is_some())
+        self.bytes.len()
     }
 
     /// Reads the payload as a `T`, in place: no copy, no allocation.
@@ -241,8 +231,47 @@ impl<'a> Frame<'a> {
     where
         T: Payload,
     {
-        payload::access::<T>(self.codec, self.type_id(), self.payload)
+        payload::access::<T>(self.codec(), self.type_id(), self.payload())
     }
+}
+
+impl<'a> Frame<'a> {
+    #[inline]
+    fn header(&self) -> &'a Header {
+        let (header, _) = Header::ref_from_prefix(self.bytes).expect("a frame has a header");
+        header
+    }
+
+    /// Bytes before the payload.
+    #[inline]
+    fn head_bytes(&self) -> usize {
+        head_bytes(self.flags())
+    }
+
+    /// Length without padding.
+    #[inline]
+    fn unpadded_bytes(&self) -> usize {
+        self.head_bytes() + self.header().payload_bytes.get() as usize
+    }
+}
+
+impl std::fmt::Debug for Frame<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frame")
+            .field("kind", &self.kind())
+            .field("priority", &self.priority())
+            .field("codec", &self.codec())
+            .field("flags", &self.flags())
+            .field("type_id", &self.type_id())
+            .field("sequence", &self.sequence())
+            .field("payload_bytes", &self.payload().len())
+            .finish()
+    }
+}
+
+#[inline]
+fn head_bytes(flags: Flags) -> usize {
+    if flags.contains(Flags::EXTENDED) { HEADER_BYTES + EXTENSION_BYTES } else { HEADER_BYTES }
 }
 
 #[cold]
@@ -273,7 +302,7 @@ fn check_prefix(bytes: &[u8]) -> Result<(), ProtocolError> {
 }
 
 #[inline]
-fn check_fixed_fields(header: &Header) -> Result<(Kind, Priority, Codec), ProtocolError> {
+fn check_fixed_fields(header: &Header) -> Result<(), ProtocolError> {
     if header.magic != MAGIC {
         return Err(ProtocolError::BadMagic { got: u16::from_le_bytes(header.magic) });
     }
@@ -290,12 +319,12 @@ fn check_fixed_fields(header: &Header) -> Result<(Kind, Priority, Codec), Protoc
     if flags.0 & Flags::NEED_EXTENSION.0 != 0 && !flags.contains(Flags::EXTENDED) {
         return Err(ProtocolError::BadFlags { got: header.flags });
     }
-    let Some(priority) = Priority::from_byte(header.priority) else {
+    if Priority::from_byte(header.priority).is_none() {
         return Err(ProtocolError::BadPriority { got: header.priority });
-    };
-    let Some(codec) = Codec::from_byte(header.codec) else {
+    }
+    if Codec::from_byte(header.codec).is_none() {
         return Err(ProtocolError::BadCodec { got: header.codec });
-    };
+    }
     if header.reserved != 0 {
         return Err(ProtocolError::ReservedNotZero);
     }
@@ -308,5 +337,5 @@ fn check_fixed_fields(header: &Header) -> Result<(Kind, Priority, Codec), Protoc
             ProtocolError::ReservedNotZero
         });
     }
-    Ok((kind, priority, codec))
+    Ok(())
 }

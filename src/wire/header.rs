@@ -251,6 +251,13 @@ const _: () = assert!(std::mem::offset_of!(Extension, correlation) == 8);
 const _: () = assert!(std::mem::offset_of!(Extension, ttl_us) == 16);
 const _: () = assert!(std::mem::offset_of!(Extension, destination) == 24);
 
+/// The low 32 bits: a sequence on the wire, or the slot number of a key.
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+#[inline]
+pub(crate) const fn low_half(value: u64) -> u32 {
+    value as u32
+}
+
 /// Rounds up to the next multiple of [`FRAME_ALIGN`].
 #[inline]
 #[must_use]

@@ -55,6 +55,7 @@ pub mod payload;
 
 pub use decode::{Decoder, Frame};
 pub use encode::{Checksum, FrameHead};
+pub(crate) use header::low_half;
 pub use header::{
     Codec, EXTENSION_BYTES, Extension, FRAME_ALIGN, Flags, HEADER_BYTES, Header, Kind, MAGIC,
     Priority, VERSION, frame_bytes, padded,

@@ -75,7 +75,7 @@ fn drive(mut crowd: Crowd, plan: &Plan) -> Result<Round, SubjectError> {
     let errors = crowd.ping_pong(&request, until, &mut latency).map_err(&io)?;
     let (elapsed_ns, cpu_ns) = stopwatch.stop();
     let frames = 2.0 * latency.len() as f64;
-    Ok(Round { latency: Some(latency), frames, elapsed_ns, cpu_ns, enters: None, errors })
+    Ok(Round { latency: Some(latency), frames, elapsed_ns, cpu_ns, calls: None, errors })
 }
 
 impl Crowd {

@@ -49,11 +49,20 @@ pub(super) struct Round {
     pub(super) elapsed_ns: u64,
     /// CPU time of both ends.
     pub(super) cpu_ns: u64,
-    /// `io_uring_enter` calls of both ends; `None` for subjects without a ring, whose system
-    /// calls nobody counts.
-    pub(super) enters: Option<u64>,
+    /// System calls of both ends; `None` for subjects without a ring, whose calls nobody counts.
+    pub(super) calls: Option<Calls>,
     /// Answers that were not what was asked for.
     pub(super) errors: u64,
+}
+
+/// System calls that moved messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Calls {
+    /// `io_uring_enter`.
+    pub(super) enters: u64,
+    /// send(2) and recv(2) past the ring that moved something. A spinning reactor with few
+    /// connections does that; attempts that found nothing are not counted.
+    pub(super) direct: u64,
 }
 
 /// Wall and CPU time since it was started.
@@ -307,6 +316,13 @@ impl Stopwatch {
         let now = Nanos::now();
         let cpu_ns = process_cpu_ns().saturating_sub(self.cpu_ns);
         (now.0.saturating_sub(self.started.0).max(1), cpu_ns)
+    }
+}
+
+impl Calls {
+    /// The calls made after `before`.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self { enters: self.enters - before.enters, direct: self.direct - before.direct }
     }
 }
 

@@ -86,13 +86,18 @@ impl fmt::Display for Machine {
         )?;
         writeln!(
             f,
-            "{} cores (server on {core_server}, client on {core_client}), governor {}, clock {}, {}",
+            "{} cores (server on {core_server}, client on {core_client}), governor {}, clock {}, \
+             {}",
             self.cores,
             known(&self.governor),
             known(&self.clock_source),
             known(&self.congestion_control),
         )?;
-        writeln!(f, "A round trip is two frames. CPU and enters are those of both ends together.")
+        writeln!(
+            f,
+            "A round trip is two frames; CPU time and calls are those of both ends together."
+        )?;
+        writeln!(f, "enters: io_uring_enter(2). direct: send(2) and recv(2) past the ring.")
     }
 }
 

@@ -1,7 +1,7 @@
 //! `ringwire bench`: the library beside what the same machine does over raw sockets.
 //!
 //! ```text
-//! plan     what is measured               socket   round trips over plain sockets: the floor of rtt
+//! plan     what is measured               socket   round trips over sockets: the floor of rtt
 //! harness  rounds, order, deadlines       crowd    the same over many connections (epoll)
 //! summary  medians, the JSON lines        framing  the bare framing loop: the floor of stream
 //! table    what people read               raw      bulk bytes without frames
@@ -85,7 +85,7 @@ fn warn_about(machine: &machine::Machine, suite: &Suite) {
     }
     if machine.cores_allowed < 2 {
         eprintln!(
-            "warning: one core for both ends: they take turns on it, and \"spin\" runs as \"adaptive\""
+            "warning: one core for both ends: they take turns on it, and spin runs as adaptive"
         );
     }
     if suite.rounds.is_multiple_of(2) {

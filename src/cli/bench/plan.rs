@@ -9,11 +9,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ringwire::config::{Config, ConfigBuilder, Idle};
 use ringwire::wire::frame_bytes;
 use serde::Serialize;
 
+use crate::cli::options::idle_parser;
 use crate::cli::{CommandError, Settings};
 
 /// Rounds when the option does not say: odd, so that the median is a round that happened.
@@ -29,7 +29,9 @@ const CONNECTIONS_MAX: u32 = 10_000;
 /// under a minute: rtt of 64 B spinning and parking, stream of 64 B and of 1 MiB.
 ///
 /// A frame is one message on the wire: a round trip is two, a request and its response.
-/// Bytes are payload bytes. CPU time is that of both ends.
+/// Bytes are payload bytes. CPU time and calls are those of both ends. `enters_per_frame` counts
+/// io_uring_enter only; a spinning reactor with few connections calls send and recv directly, which
+/// the table shows as direct/frame, without the attempts that found nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// What to measure; the default suite when left out.
@@ -41,7 +43,8 @@ pub(crate) struct Options {
     payload: Option<Size>,
 
     /// What both ends do while they wait [default: spin].
-    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true, value_parser = idle_parser())]
+    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true,
+          value_parser = idle_parser())]
     idle: Option<Idle>,
 
     /// Connections; in rtt each has one message in flight.
@@ -256,14 +259,6 @@ impl FromStr for Size {
         }
         Ok(Self(bytes))
     }
-}
-
-fn idle_parser() -> impl TypedValueParser<Value = Idle> {
-    PossibleValuesParser::new(["spin", "adaptive", "park"]).map(|name| match name.as_str() {
-        "spin" => Idle::Spin,
-        "park" => Idle::Park,
-        _ => Idle::Adaptive,
-    })
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

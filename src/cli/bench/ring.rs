@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use ringwire::error::SendError;
+use ringwire::stats::Statistics;
 use ringwire::time::Nanos;
 use ringwire::{
     Client, Config, ConnectionId, Context, Envelope, Frame, Kind, Reactor, Server, Wait,
 };
 
-use super::harness::{Round, Stopwatch, Subject, SubjectError, WAIT_MAX, latency_histogram};
+use super::harness::{Calls, Round, Stopwatch, Subject, SubjectError, WAIT_MAX, latency_histogram};
 use super::plan::{Plan, Scenario};
 use super::socket::payload;
 use super::stream::Answer;
@@ -57,10 +58,10 @@ fn config(plan: &Plan, core: usize) -> Result<Config, SubjectError> {
     let case = plan.case;
     let count = case.connections + CONNECTIONS_SPARE;
     let connections = u32::try_from(count).expect("at most 10,000 and a few");
-    // So that no message is refused for want of memory, which would be another test: each connection
-    // may have a block in flight and one that gathers. Frames longer than a block come from classes
-    // up to four times their length, which get an eighth of the memory. This is address space, of
-    // which only what is used becomes resident.
+    // So that no message is refused for want of memory, which would be another test: each
+    // connection may have a block in flight and one that gathers. Frames longer than a block come
+    // from classes up to four times their length, which get an eighth of the memory. This is
+    // address space, of which only what is used becomes resident.
     let block_bytes = plan.config.block_bytes().max(plan.config.window_bytes()) as usize;
     let memory = match case.frame_bytes() {
         // One connection runs with what the configuration says.
@@ -141,8 +142,8 @@ trait End: Sized {
     /// Asks for what has arrived since it was last asked.
     fn ask(&mut self) -> Result<Answer, SubjectError>;
 
-    /// `io_uring_enter` calls so far.
-    fn enters(&self) -> u64;
+    /// What has happened so far.
+    fn statistics(&self) -> Statistics;
 
     /// Says goodbye; a server that does not answer costs [`GOODBYE_TIME`] and no figure.
     fn close(self);
@@ -180,8 +181,8 @@ impl End for One {
         Ok(self.client.request_with(Envelope::command(), &[][..], WAIT_MAX, read_answer)?)
     }
 
-    fn enters(&self) -> u64 {
-        self.client.statistics().enters
+    fn statistics(&self) -> Statistics {
+        self.client.statistics()
     }
 
     fn close(mut self) {
@@ -227,8 +228,8 @@ impl End for Many {
         Ok(sum)
     }
 
-    fn enters(&self) -> u64 {
-        self.reactor.statistics().enters
+    fn statistics(&self) -> Statistics {
+        self.reactor.statistics()
     }
 
     fn close(mut self) {
@@ -238,6 +239,13 @@ impl End for Many {
         // The goodbyes leave with the next turn; the server closes, or its shutdown does.
         let _ = self.reactor.turn(Wait::Poll);
     }
+}
+
+/// System calls of both ends so far.
+fn calls(client: &Statistics, server: &Server) -> Calls {
+    let server = server.statistics();
+    let direct = |end: &Statistics| end.direct_sends + end.direct_receives;
+    Calls { enters: client.enters + server.enters, direct: direct(client) + direct(&server) }
 }
 
 /// An answer of the wrong length counts as nothing having arrived.
@@ -294,11 +302,11 @@ fn stream<E: End>(
     }
     pump(&mut end, Nanos::now() + plan.warm_up())?;
 
-    let enters = end.enters() + server.statistics().enters;
+    let before = calls(&end.statistics(), &server);
     let stopwatch = Stopwatch::start();
     let (sent, answer) = pump(&mut end, Nanos::now() + plan.duration)?;
     let (elapsed_ns, cpu_ns) = stopwatch.stop();
-    let enters = end.enters() + server.statistics().enters - enters;
+    let calls = calls(&end.statistics(), &server).since(before);
     end.close();
     let _ = server.shutdown(GOODBYE_TIME);
     let arrived = answer.bytes / frame_bytes as u64;
@@ -307,7 +315,7 @@ fn stream<E: End>(
         frames: arrived as f64,
         elapsed_ns,
         cpu_ns,
-        enters: Some(enters),
+        calls: Some(calls),
         errors: answer.errors + sent.abs_diff(arrived),
     })
 }
@@ -342,11 +350,11 @@ fn rtt(
     trips.latency.reset();
     trips.errors = 0;
 
-    let enters = trips.client.statistics().enters + server.statistics().enters;
+    let before = calls(&trips.client.statistics(), &server);
     let stopwatch = Stopwatch::start();
     trips.run(Nanos::now() + plan.duration)?;
     let (elapsed_ns, cpu_ns) = stopwatch.stop();
-    let enters = trips.client.statistics().enters + server.statistics().enters - enters;
+    let calls = calls(&trips.client.statistics(), &server).since(before);
     One { client: trips.client }.close();
     let _ = server.shutdown(GOODBYE_TIME);
     Ok(Round {
@@ -354,7 +362,7 @@ fn rtt(
         latency: Some(trips.latency),
         elapsed_ns,
         cpu_ns,
-        enters: Some(enters),
+        calls: Some(calls),
         errors: trips.errors,
     })
 }
@@ -426,11 +434,11 @@ fn rtt_of_many(plan: &Plan) -> Result<Round, SubjectError> {
     run(&mut end, Nanos::now() + plan.warm_up())?;
     exchange.borrow_mut().latency.reset();
 
-    let enters = end.enters() + server.statistics().enters;
+    let before = calls(&end.statistics(), &server);
     let stopwatch = Stopwatch::start();
     let errors = run(&mut end, Nanos::now() + plan.duration)?;
     let (elapsed_ns, cpu_ns) = stopwatch.stop();
-    let enters = end.enters() + server.statistics().enters - enters;
+    let calls = calls(&end.statistics(), &server).since(before);
     end.close();
     let _ = server.shutdown(GOODBYE_TIME);
     let latency = exchange.borrow().latency.clone();
@@ -439,7 +447,7 @@ fn rtt_of_many(plan: &Plan) -> Result<Round, SubjectError> {
         latency: Some(latency),
         elapsed_ns,
         cpu_ns,
-        enters: Some(enters),
+        calls: Some(calls),
         errors,
     })
 }

@@ -91,7 +91,7 @@ fn drive(mut link: Link, plan: &Plan) -> Result<Round, SubjectError> {
         latency: Some(client.latency),
         elapsed_ns,
         cpu_ns,
-        enters: None,
+        calls: None,
         errors: client.errors,
     })
 }

@@ -71,7 +71,7 @@ pub(super) fn round<S: Source, K: Sink>(
             frames: answer.bytes as f64 / frame_bytes as f64,
             elapsed_ns,
             cpu_ns,
-            enters: None,
+            calls: None,
             errors: answer.errors + missing,
         })
     };

@@ -34,7 +34,8 @@ pub(super) struct Record {
     pub(super) bytes_per_s: f64,
     /// Both ends together.
     pub(super) cpu_ns_per_frame: f64,
-    /// Both ends together; `null` for subjects without a ring.
+    /// `io_uring_enter` calls of both ends; `null` for subjects without a ring. Not all system
+    /// calls: a spinning reactor with few connections calls send and recv instead.
     pub(super) enters_per_frame: Option<f64>,
     pub(super) errors: u64,
 }
@@ -45,6 +46,8 @@ pub(super) struct Measured {
     pub(super) record: Record,
     /// Lowest and highest rate of a round.
     pub(super) frames_per_s_range: (f64, f64),
+    /// Sends and receives past the ring, of both ends; `None` for subjects without a ring.
+    pub(super) direct_per_frame: Option<f64>,
 }
 
 impl Record {
@@ -85,10 +88,14 @@ impl Record {
             frames_per_s: tidy(frames_per_s),
             bytes_per_s: tidy(frames_per_s * case.payload_bytes as f64),
             cpu_ns_per_frame: per_frame(|round| Some(round.cpu_ns as f64)).unwrap_or(0.0),
-            enters_per_frame: per_frame(|round| Some(round.enters? as f64)),
+            enters_per_frame: per_frame(|round| Some(round.calls?.enters as f64)),
             errors: rounds.iter().map(|round| round.errors).sum(),
         };
-        Measured { record, frames_per_s_range: (low_of(&rates), high_of(&rates)) }
+        Measured {
+            record,
+            frames_per_s_range: (low_of(&rates), high_of(&rates)),
+            direct_per_frame: per_frame(|round| Some(round.calls?.direct as f64)),
+        }
     }
 }
 
@@ -148,7 +155,7 @@ fn whole(value: f64) -> u64 {
 mod tests {
     use ringwire::config::Idle;
 
-    use super::super::harness::latency_histogram;
+    use super::super::harness::{Calls, latency_histogram};
     use super::super::plan::{Scenario, sample};
     use super::*;
 
@@ -157,7 +164,8 @@ mod tests {
         let mut latency = latency_histogram();
         latency.record(ns).expect("within bounds");
         let frames = 2.0;
-        Round { latency: Some(latency), frames, elapsed_ns: ns, cpu_ns: 10, enters, errors: 1 }
+        let calls = enters.map(|enters| Calls { enters, direct: 2 });
+        Round { latency: Some(latency), frames, elapsed_ns: ns, cpu_ns: 10, calls, errors: 1 }
     }
 
     #[test]
@@ -216,6 +224,7 @@ mod tests {
         assert_eq!(record.cpu_ns_per_frame, 5.0);
         assert_eq!(record.enters_per_frame, Some(1.5));
         assert_eq!(measured.frames_per_s_range.1, 2e6);
+        assert_eq!(measured.direct_per_frame, Some(1.0));
     }
 
     #[test]

@@ -7,13 +7,13 @@
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 use super::plan::Plan;
-use super::summary::{Measured, Record, ratio};
+use super::summary::{Measured, ratio};
 
 /// One line of the table.
 struct Line {
     title: &'static str,
     /// The figure, where the subject has it.
-    figure: fn(&Record) -> Option<f64>,
+    figure: fn(&Measured) -> Option<f64>,
     /// How it is written.
     unit: fn(f64) -> String,
     /// Lowest and highest of the rounds, shown on a line of its own.
@@ -23,23 +23,25 @@ struct Line {
 /// Lowest and highest figure of the rounds, where the subject has it.
 type Range = fn(&Measured) -> Option<(f64, f64)>;
 
-const LINES: [Line; 10] = [
+const LINES: [Line; 11] = [
     Line {
         range: Some(|m| Some((ns(m.record.p50_ns_low)?, ns(m.record.p50_ns_high)?))),
-        ..line("p50", |r| ns(r.p50_ns), time)
+        ..line("p50", |m| ns(m.record.p50_ns), time)
     },
-    line("p90", |r| ns(r.p90_ns), time),
-    line("p99", |r| ns(r.p99_ns), time),
-    line("p99.9", |r| ns(r.p99_9_ns), time),
-    line("p99.99", |r| ns(r.p99_99_ns), time),
-    line("max", |r| ns(r.max_ns), time),
+    line("p90", |m| ns(m.record.p90_ns), time),
+    line("p99", |m| ns(m.record.p99_ns), time),
+    line("p99.9", |m| ns(m.record.p99_9_ns), time),
+    line("p99.99", |m| ns(m.record.p99_99_ns), time),
+    line("max", |m| ns(m.record.max_ns), time),
     Line {
         range: Some(|m| Some(m.frames_per_s_range)),
-        ..line("frames/s", |r| Some(r.frames_per_s), number)
+        ..line("frames/s", |m| Some(m.record.frames_per_s), number)
     },
-    line("bytes/s", |r| Some(r.bytes_per_s), bytes),
-    line("CPU/frame", |r| Some(r.cpu_ns_per_frame), time),
-    line("enters/frame", |r| r.enters_per_frame, count),
+    line("bytes/s", |m| Some(m.record.bytes_per_s), bytes),
+    line("CPU/frame", |m| Some(m.record.cpu_ns_per_frame), time),
+    line("enters/frame", |m| m.record.enters_per_frame, count),
+    // Only where there are any: a spinning reactor with few connections.
+    line("direct/frame", |m| m.direct_per_frame.filter(|&calls| calls > 0.0), count),
 ];
 
 const STYLE: TableStyle =
@@ -51,7 +53,7 @@ pub(super) fn render(plan: &Plan, rounds: usize, measured: &[Measured]) -> Strin
     table.load_style(STYLE);
     table.set_header(header(measured));
     for line in &LINES {
-        if measured.iter().all(|one| (line.figure)(&one.record).is_none()) {
+        if measured.iter().all(|one| (line.figure)(one).is_none()) {
             continue;
         }
         table.add_row(figures(line, measured));
@@ -86,10 +88,10 @@ fn header(measured: &[Measured]) -> Vec<String> {
 fn figures(line: &Line, measured: &[Measured]) -> Vec<Cell> {
     let mut cells = vec![Cell::new(line.title)];
     for (index, one) in measured.iter().enumerate() {
-        let figure = (line.figure)(&one.record);
+        let figure = (line.figure)(one);
         cells.push(optional(figure.map(line.unit)));
         for floor in floors(measured, index) {
-            let floor = (line.figure)(&floor.record);
+            let floor = (line.figure)(floor);
             let ratio = figure.zip(floor).and_then(|(figure, floor)| ratio(figure, floor));
             cells.push(optional(ratio.map(|ratio| format!("{ratio:.2}x"))));
         }
@@ -113,7 +115,7 @@ fn optional(text: Option<String>) -> Cell {
 
 const fn line(
     title: &'static str,
-    figure: fn(&Record) -> Option<f64>,
+    figure: fn(&Measured) -> Option<f64>,
     unit: fn(f64) -> String,
 ) -> Line {
     Line { title, figure, unit, range: None }

@@ -119,7 +119,7 @@ fn fifo(host: &Host, config: &Config) -> Check {
     }
     Check::bad(CHECK, format!("scheduler_fifo_priority = {priority} is not allowed"))
         .advice(
-            "grant CAP_SYS_NICE, or raise the limit for new logins (LimitRTPRIO= in a systemd unit)",
+            "grant CAP_SYS_NICE, or raise the limit for logins (LimitRTPRIO= in a systemd unit)",
         )
         .command(limits_line("rtprio", priority))
 }

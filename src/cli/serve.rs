@@ -1,0 +1,515 @@
+//! `ringwire serve`: listens, answers, and prints what comes.
+//!
+//! What is sent back and not printed is handled on the reactors' threads. What is printed goes
+//! through the inbox to this thread, which writes one line for it; when the reader of standard
+//! output is slow the inbox fills, and the senders feel it through TCP: nothing is dropped. Who
+//! comes and who leaves is printed in order with the messages of that connection.
+//!
+//! Ctrl-C and SIGTERM set a flag and nothing else; this thread sees it within [`TICK`] and ends
+//! the server in order. A second signal ends the process at once.
+//!
+//! Not a broker: nothing is routed from one client to another.
+
+use std::collections::VecDeque;
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use ringwire::config::Config;
+use ringwire::time::wall_ns;
+use ringwire::{
+    ConnectionId, ConnectionInfo, Context, Envelope, Event, EventKind, Frame, Idle, Kind, Message,
+    Nanos, NodeHandle, Priority, Server, SetupError, ShutdownReport, Statistics,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::signal::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::cli::options::{idle_parser, kind_name, parse_seconds, priority_name};
+use crate::cli::show::{Excerpt, Marked, Metric, TimeOfDay, counted, terminal_columns};
+use crate::cli::{CommandError, Settings};
+
+/// How late a signal, a connection's line or the statistics may be while nothing is received.
+const TICK: Duration = Duration::from_millis(20);
+/// How long the end may take: what is queued is sent, and the clients close.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
+/// Exit code of a process that a second signal ended, as a shell reports SIGINT.
+const INTERRUPTED: i32 = 130;
+/// Width of a payload on a line that goes to no terminal.
+const EXCERPT_COLUMNS: usize = 1024;
+/// Descriptors beside the connections': rings, listeners, standard streams.
+const DESCRIPTORS_SPARE: u64 = 128;
+
+/// Listen, send back what is asked, and print the rest.
+///
+/// Commands and requests get their own payload back as the answer; every other message is printed,
+/// one line each: time (UTC), client, kind, priority, type, payload. Lines of connections start
+/// with + and -. The first line says where it listens. Ctrl-C or SIGTERM ends it in order.
+#[derive(Debug, Args)]
+pub(crate) struct ServeOptions {
+    /// Where to listen: host:port, [v6]:port, a bare host (port 7411) or unix:/path.
+    ///
+    /// Port 0 takes a free one. `[::]` listens on every interface; nothing is authenticated, so
+    /// the default is this machine only.
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1")]
+    address: String,
+
+    /// Send every message back, of whatever kind.
+    #[arg(long)]
+    echo: bool,
+
+    /// Print every message, also what is sent back.
+    #[arg(long)]
+    print: bool,
+
+    /// Print neither messages nor connections.
+    #[arg(long, short, conflicts_with = "print")]
+    quiet: bool,
+
+    /// Threads, each with a ring of its own [default: one for each of --cores, or 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    reactors: Option<u16>,
+
+    /// Cores to pin the reactors to, in order: 0,1.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cores: Option<Vec<usize>>,
+
+    /// What a reactor does while nothing happens [default: adaptive].
+    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true,
+          value_parser = idle_parser())]
+    idle: Option<Idle>,
+
+    /// Print statistics every so many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    statistics: Option<Duration>,
+
+    /// End after so many seconds.
+    #[arg(long = "for", value_name = "SECONDS", value_parser = parse_seconds)]
+    run_for: Option<Duration>,
+}
+
+/// What happens to a message.
+#[derive(Debug, Clone, Copy)]
+struct Conduct {
+    echo_all: bool,
+    print_all: bool,
+    quiet: bool,
+}
+
+/// One run of the server, seen from the thread that prints.
+struct Run {
+    server: Server,
+    conduct: Conduct,
+    /// Answers that were not queued.
+    refused: Arc<AtomicU64>,
+    log: Log,
+    /// Who has left, and how many messages may have to be printed before it is said: what the
+    /// inbox held at that moment.
+    leaving: VecDeque<(Event, u64)>,
+    messages: u64,
+    /// How many messages the inbox can hold, with those at its door and the one in hand.
+    inbox_frames_max: u64,
+}
+
+/// Standard output, a line at a time.
+struct Log {
+    out: BufWriter<StdoutLock<'static>>,
+    columns: Option<usize>,
+}
+
+/// What the last line of statistics was about.
+struct Meter {
+    every: Duration,
+    due: Nanos,
+    last: Statistics,
+}
+
+/// Runs `ringwire serve`.
+pub(super) fn run(options: &ServeOptions, settings: Settings) -> Result<ExitCode, CommandError> {
+    let config = configure(options, settings)?;
+    let stop = stop_on_signals()?;
+    raise_descriptor_limit(options, &config);
+    let conduct =
+        Conduct { echo_all: options.echo, print_all: options.print, quiet: options.quiet };
+    let refused = Arc::new(AtomicU64::new(0));
+    let server = start(options, &config, conduct, &refused)?;
+    let reactors = server.handle().counters().len() as u64;
+    let log = Log { out: BufWriter::new(io::stdout().lock()), columns: terminal_columns() };
+    let mut run = Run {
+        server,
+        conduct,
+        refused,
+        log,
+        leaving: VecDeque::new(),
+        messages: 0,
+        inbox_frames_max: u64::from(config.inbox_frames_max()) + reactors + 1,
+    };
+    run.serve(options, &stop).map_err(stdout_error)?;
+    run.end().map_err(stdout_error)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stdout_error(source: io::Error) -> CommandError {
+    CommandError::Output { what: "standard output".into(), source }
+}
+
+fn configure(options: &ServeOptions, settings: Settings) -> Result<Config, CommandError> {
+    let mut builder = settings.builder;
+    if let Some(idle) = options.idle {
+        builder = builder.idle(idle);
+    }
+    if let Some(cores) = &options.cores {
+        builder = builder.cores(cores.clone());
+    }
+    Ok(builder.build()?)
+}
+
+fn start(
+    options: &ServeOptions,
+    config: &Config,
+    conduct: Conduct,
+    refused: &Arc<AtomicU64>,
+) -> Result<Server, SetupError> {
+    let mut builder = Server::builder().config(config.clone()).listen(&*options.address);
+    if let Some(reactors) = options.reactors {
+        builder = builder.reactors(reactors.into());
+    }
+    for kind in Kind::APPLICATION {
+        if conduct.prints_any(kind) {
+            continue;
+        }
+        let refused = Arc::clone(refused);
+        builder = builder.on(kind, move |context, frame| {
+            if conduct.answers(frame.kind(), frame.is_request())
+                && reply_in_place(context, frame).is_err()
+            {
+                // ORDERING: Relaxed, paired with the load in `end`: a mere count.
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    builder.start()
+}
+
+/// Hot path: once per message that is sent back and not printed.
+fn reply_in_place(context: &mut Context<'_>, frame: Frame<'_>) -> Result<(), ringwire::SendError> {
+    let (codec, type_id, payload) = (frame.codec(), frame.type_id(), frame.payload());
+    context.reply(answer_to(frame.kind(), frame.priority()), &Marked { codec, type_id, payload })
+}
+
+/// How an answer travels: what a command leads to is a status, anything else comes back as it was.
+fn answer_to(kind: Kind, priority: Priority) -> Envelope {
+    let kind = if kind == Kind::Command { Kind::Status } else { kind };
+    Envelope::of(kind).priority(priority)
+}
+
+/// A flag that the first signal sets; the second ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>, SetupError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: what is registered first runs first, and must not see its own signal.
+        flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
+            .map_err(|source| SetupError::System { operation: "sigaction", source })?;
+    }
+    Ok(stop)
+}
+
+/// Makes room for as many connections as the configuration allows. Where it is refused, accepting
+/// fails later, is counted and tried again.
+fn raise_descriptor_limit(options: &ServeOptions, config: &Config) {
+    let reactors = options.reactors.map_or(config.cores().len().max(1), usize::from) as u64;
+    let needed = reactors * u64::from(config.connections_max()) + DESCRIPTORS_SPARE;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < needed) {
+        let raised = Rlimit { current: limit.maximum.map(|most| most.min(needed)), ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, needed, "the descriptor limit could not be raised");
+        }
+    }
+}
+
+impl Conduct {
+    fn answers(self, kind: Kind, is_request: bool) -> bool {
+        self.echo_all || is_request || kind == Kind::Command
+    }
+
+    fn prints(self, kind: Kind, is_request: bool) -> bool {
+        !self.quiet && (self.print_all || !self.answers(kind, is_request))
+    }
+
+    /// Whether messages of this kind have to pass through the inbox.
+    fn prints_any(self, kind: Kind) -> bool {
+        self.prints(kind, false) || self.prints(kind, true)
+    }
+}
+
+impl Run {
+    /// Until a signal, or the time given.
+    fn serve(&mut self, options: &ServeOptions, stop: &AtomicBool) -> io::Result<()> {
+        let end = options.run_for.map_or(Nanos::NEVER, |time| Nanos::now() + time);
+        let mut meter = options.statistics.map(|every| Meter {
+            every,
+            due: Nanos::now() + every,
+            last: self.server.statistics(),
+        });
+        for address in self.server.addresses() {
+            writeln!(self.log.out, "listening on {address}")?;
+        }
+        self.log.out.flush()?;
+        let is_watched = self.log.columns.is_some() && io::stderr().is_terminal();
+        if is_watched {
+            eprintln!("Ctrl-C ends in order, twice at once");
+        }
+        // ORDERING: Relaxed, paired with the store in the signal handler: it carries nothing else.
+        while !stop.load(Ordering::Relaxed) {
+            let now = Nanos::now();
+            if now >= end {
+                break;
+            }
+            if let Some(meter) = &mut meter
+                && now >= meter.due
+            {
+                let statistics = self.server.statistics();
+                writeln!(self.log.out, "{} {}", stamp(), meter.line(now, statistics))?;
+            }
+            let due = meter.as_ref().map_or(Nanos::NEVER, |meter| meter.due);
+            let wait = TICK.min(end.min(due).since(now));
+            self.step(wait)?;
+        }
+        if is_watched {
+            // The terminal has written ^C without a line break.
+            eprintln!();
+        }
+        Ok(())
+    }
+
+    /// Prints the next message, and who came and left until then.
+    fn step(&mut self, wait: Duration) -> io::Result<()> {
+        self.fetch_events()?;
+        let message = match self.server.receive(Duration::ZERO) {
+            Ok(message) => message,
+            Err(_) => {
+                // All that came before those events has been printed.
+                self.say_who_left(u64::MAX)?;
+                self.log.out.flush()?;
+                let Ok(message) = self.server.receive(wait) else { return Ok(()) };
+                message
+            }
+        };
+        // Again: whoever sent it has come by now, and that is said first.
+        self.fetch_events()?;
+        self.handle(&message)?;
+        self.messages += 1;
+        self.say_who_left(self.messages)
+    }
+
+    fn handle(&mut self, message: &Message) -> io::Result<()> {
+        if self.conduct.prints(message.kind(), message.is_request()) {
+            self.log.message(message)?;
+        }
+        if self.conduct.answers(message.kind(), message.is_request()) {
+            let (codec, type_id) = (message.codec(), message.type_id());
+            let body = Marked { codec, type_id, payload: message.payload() };
+            let envelope = answer_to(message.kind(), message.priority());
+            if self.server.reply(message, envelope, &body).is_err() {
+                // ORDERING: Relaxed, paired with the load in `end`: a mere count.
+                self.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says who came, and remembers who left until their messages are printed.
+    fn fetch_events(&mut self) -> io::Result<()> {
+        let mut clients: Option<Vec<ConnectionInfo>> = None;
+        while let Some(event) = self.server.poll_event() {
+            if self.conduct.quiet {
+                continue;
+            }
+            match event.kind {
+                EventKind::Connected => {
+                    let clients = clients.get_or_insert_with(|| self.server.clients());
+                    let client = clients.iter().find(|client| client.id == event.connection);
+                    self.log.connected(event.connection, client)?;
+                }
+                _ => self.leaving.push_back((event, self.messages + self.inbox_frames_max)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says who left, as far as their messages are among the first `printed`.
+    fn say_who_left(&mut self, printed: u64) -> io::Result<()> {
+        while self.leaving.front().is_some_and(|&(_, before)| before <= printed) {
+            if let Some((event, _)) = self.leaving.pop_front() {
+                self.log.left(&event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the server in order, and says what became of what was under way.
+    fn end(mut self) -> io::Result<()> {
+        let handle = self.server.handle();
+        let report = self.server.shutdown(SHUTDOWN_DEADLINE);
+        while let Ok(message) = handle.receive(Duration::ZERO) {
+            if self.conduct.prints(message.kind(), message.is_request()) {
+                self.log.message(&message)?;
+            }
+        }
+        self.leaving.extend(std::iter::from_fn(|| handle.poll_event()).map(|event| (event, 0)));
+        if !self.conduct.quiet {
+            self.leaving.iter().try_for_each(|(event, _)| self.log.left(event))?;
+        }
+        // ORDERING: Relaxed: the threads that counted have been joined.
+        let refused = self.refused.load(Ordering::Relaxed);
+        self.log.summary(&handle, report, refused)?;
+        self.log.out.flush()
+    }
+}
+
+fn stamp() -> TimeOfDay {
+    TimeOfDay(wall_ns())
+}
+
+impl Log {
+    fn message(&mut self, message: &Message) -> io::Result<()> {
+        let type_id = match message.type_id() {
+            0 => "-".into(),
+            number => format!("{number:#x}"),
+        };
+        let head = format!(
+            "{} {:<6} {:<7} {:<8} {type_id:<5} ",
+            stamp(),
+            message.connection().to_string(),
+            kind_name(message.kind()),
+            priority_name(message.priority()),
+        );
+        let columns = self.columns.map_or(EXCERPT_COLUMNS, |columns| {
+            // A narrow terminal wraps rather than show nothing.
+            columns.saturating_sub(head.chars().count()).max(16)
+        });
+        writeln!(self.out, "{head}{}", Excerpt { payload: message.payload(), columns })
+    }
+
+    fn connected(&mut self, id: ConnectionId, client: Option<&ConnectionInfo>) -> io::Result<()> {
+        let mut text = format!("{} {:<6} + connected", stamp(), id.to_string());
+        if let Some(client) = client {
+            // A Unix socket's client has no address.
+            if !client.address.is_empty() && client.address != "unix:" {
+                text += &format!(" from {}", client.address);
+            }
+            let name = client.peer.as_ref().map_or("", |peer| &peer.node_name);
+            if !name.is_empty() {
+                let excerpt = Excerpt { payload: name.as_bytes(), columns: 64 };
+                text += &format!(" ({excerpt})");
+            }
+        }
+        writeln!(self.out, "{text}")
+    }
+
+    fn left(&mut self, event: &Event) -> io::Result<()> {
+        let EventKind::Disconnected { reason, established, messages_dropped } = event.kind else {
+            return Ok(());
+        };
+        let what = if established { "disconnected" } else { "not admitted" };
+        let id = event.connection.to_string();
+        write!(self.out, "{} {id:<6} - {what}: {reason}", stamp())?;
+        if messages_dropped > 0 {
+            write!(self.out, "; {} dropped", counted(messages_dropped, "message"))?;
+        }
+        writeln!(self.out)
+    }
+
+    fn summary(
+        &mut self,
+        handle: &NodeHandle,
+        report: ShutdownReport,
+        refused: u64,
+    ) -> io::Result<()> {
+        let statistics = handle.statistics();
+        writeln!(
+            self.out,
+            "ended: {} received, {} sent, {} dropped; {} served",
+            counted(statistics.messages_received, "message"),
+            statistics.messages_sent,
+            statistics.messages_dropped,
+            counted(statistics.connections_established, "client"),
+        )?;
+        if report.connections > 0 {
+            let open = counted(report.connections, "open connection");
+            writeln!(self.out, "  {} of {open} flushed and ended in order", report.flushed)?;
+        }
+        if refused > 0 {
+            let answers = counted(refused, "answer");
+            writeln!(self.out, "  {answers} not sent: the client read too slowly, or was leaving")?;
+        }
+        for close in statistics.closes.iter().filter(|_| statistics.errors() > 0) {
+            writeln!(self.out, "  {} {}", close.count, close.reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl Meter {
+    /// What happened since the last line.
+    fn line(&mut self, now: Nanos, statistics: Statistics) -> String {
+        let seconds = (now.since(self.due) + self.every).as_secs_f64();
+        let rate = |new: u64, old: u64| Metric((new - old) as f64 / seconds);
+        let last = &self.last;
+        let mut line = format!(
+            "= {}, in {}msg/s {}B/s, out {}msg/s {}B/s",
+            counted(statistics.connections_active, "client"),
+            rate(statistics.messages_received, last.messages_received),
+            rate(statistics.bytes_received, last.bytes_received),
+            rate(statistics.messages_sent, last.messages_sent),
+            rate(statistics.bytes_sent, last.bytes_sent),
+        );
+        // Left out as long as there are none, so that the line fits a terminal.
+        if statistics.errors() > 0 {
+            line += &format!(", {} so far", counted(statistics.errors(), "error"));
+        }
+        self.last = statistics;
+        self.due = now + self.every;
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Conduct = Conduct { echo_all: false, print_all: false, quiet: false };
+
+    #[test]
+    fn every_message_is_answered_or_printed() {
+        for kind in Kind::APPLICATION {
+            for is_request in [false, true] {
+                let answered = kind == Kind::Command || is_request;
+                assert_eq!(PLAIN.answers(kind, is_request), answered);
+                assert_eq!(PLAIN.prints(kind, is_request), !answered);
+                let echo = Conduct { echo_all: true, ..PLAIN };
+                assert!(echo.answers(kind, is_request));
+                assert!(!echo.prints(kind, is_request));
+                let print = Conduct { print_all: true, ..PLAIN };
+                assert!(print.prints(kind, is_request));
+                assert_eq!(print.answers(kind, is_request), answered);
+                let quiet = Conduct { quiet: true, ..PLAIN };
+                assert!(!quiet.prints(kind, is_request));
+            }
+        }
+    }
+
+    /// Answers to commands do not pass through the printing thread unless they are printed.
+    #[test]
+    fn what_is_not_printed_stays_on_its_reactor() {
+        assert!(!PLAIN.prints_any(Kind::Command));
+        assert!(PLAIN.prints_any(Kind::Data));
+        assert!(!Conduct { echo_all: true, ..PLAIN }.prints_any(Kind::Data));
+        assert!(Conduct { print_all: true, ..PLAIN }.prints_any(Kind::Command));
+    }
+}

@@ -1,0 +1,364 @@
+//! `ringwire serve` and `ringwire send` as two processes that talk; and what they say when they
+//! can not. `ringwire doctor --json` as a program reads it.
+//!
+//! Runs the built binary. Every wait has a deadline: a process that hangs is killed, and its test
+//! fails.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ringwire::Nanos;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A process whose standard output is read line by line.
+struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    errors: Option<JoinHandle<String>>,
+}
+
+fn ringwire(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+impl Process {
+    fn start(mut command: Command) -> Self {
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("the binary was built with this test");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut errors = child.stderr.take().expect("piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.split(b'\n').map_while(Result::ok) {
+                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                    break;
+                }
+            }
+        });
+        let errors = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = errors.read_to_string(&mut text);
+            text
+        });
+        Self { child, lines, errors: Some(errors) }
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line in time")
+    }
+
+    /// The next line that contains `text`; those before it are dropped.
+    fn line_with(&self, text: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it runs, and is ours");
+    }
+
+    /// Waits for its end: the lines not read yet, what it said on standard error, the exit code.
+    fn finish(mut self) -> (Vec<String>, String, Option<i32>) {
+        let deadline = Nanos::now() + PATIENCE;
+        let mut rest = Vec::new();
+        loop {
+            match self.lines.recv_timeout(deadline.since(Nanos::now())) {
+                Ok(line) => rest.push(line),
+                // Its end closes its standard output.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("no end in time; it wrote {rest:?}"),
+            }
+        }
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                break status;
+            }
+            assert!(Nanos::now() < deadline, "no end in time; it wrote {rest:?}");
+            std::thread::yield_now();
+        };
+        let errors = self.errors.take().map(|reader| reader.join().expect("it only reads"));
+        (rest, errors.unwrap_or_default(), status.code())
+    }
+}
+
+impl Drop for Process {
+    /// Also when a test fails: nothing stays behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a server on a free port, and returns the address its first line names.
+fn serve(options: &[&str]) -> (Process, String) {
+    serve_at("127.0.0.1:0", options)
+}
+
+fn serve_at(address: &str, options: &[&str]) -> (Process, String) {
+    let server = Process::start(ringwire(&[&["serve", address], options].concat()));
+    let first = server.line();
+    let address = first.strip_prefix("listening on ").expect("the first line says where");
+    (server, address.to_owned())
+}
+
+fn send(arguments: &[&str]) -> (Vec<String>, String, Option<i32>) {
+    Process::start(ringwire(&[&["send"], arguments].concat())).finish()
+}
+
+/// Sends, and expects success.
+fn sent(arguments: &[&str]) -> Vec<String> {
+    let (lines, errors, code) = send(arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {errors}");
+    lines
+}
+
+fn terminate(server: Process) -> Vec<String> {
+    server.signal(Signal::TERM);
+    let (lines, errors, code) = server.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(lines.iter().any(|line| line.starts_with("ended: ")), "{lines:?}");
+    lines
+}
+
+fn temporary(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
+#[test]
+fn command_gets_its_payload_back_with_a_round_trip() {
+    let (server, address) = serve(&[]);
+    let (lines, errors, code) = send(&[&address, "ping"]);
+    assert_eq!((lines, code), (vec!["ping".into()], Some(0)), "{errors}");
+    assert!(errors.contains("status, 4 B, round trip "), "{errors}");
+    assert_eq!(sent(&[&address, "--kind", "data", "--request", "a", "b"]), ["a", "b"]);
+    let lines = terminate(server);
+    let messages =
+        lines.iter().filter(|line| line.contains(" command ") || line.contains(" data "));
+    assert_eq!(messages.count(), 0, "what is answered is not printed: {lines:?}");
+}
+
+#[test]
+fn other_messages_are_printed_between_coming_and_leaving() {
+    let (server, address) = serve(&[]);
+    let message = ["--kind", "status", "--priority", "high", "--type", "0x101", "axis 3 ready"];
+    assert!(sent(&[&[&*address][..], &message].concat()).is_empty());
+    let id = |line: &str| line.split(' ').nth(1).expect("time, client").to_owned();
+    let connected = server.line();
+    assert!(connected.contains(" + connected"), "{connected}");
+    let line = server.line();
+    assert!(line.contains(" status  high     0x101 axis 3 ready"), "{line}");
+    assert_eq!(id(&line), id(&connected));
+    let left = server.line();
+    assert!(left.contains(" - disconnected: the peer said goodbye"), "{left}");
+    assert_eq!(id(&left), id(&connected));
+
+    sent(&[&address, "--kind", "data", "\u{1b}[2Jgone"]);
+    assert!(server.line_with(" data ").ends_with("hex 1b 5b 32 4a 67 6f 6e 65"));
+    terminate(server);
+}
+
+#[test]
+fn every_line_of_standard_input_is_a_message() {
+    let (server, address) = serve(&[]);
+    let path = temporary("lines.txt");
+    let count = 5_000;
+    let text: String = (0..count).map(|number| format!("line {number}\n")).collect();
+    std::fs::write(&path, text).expect("a writable folder");
+
+    let mut command = ringwire(&["send", &address, "--kind", "data"]);
+    command.stdin(std::fs::File::open(&path).expect("just written"));
+    let (_, errors, code) = Process::start(command).finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.contains("5000 messages in "), "{errors}");
+    for number in 0..count {
+        let line = server.line_with(" data ");
+        assert!(line.ends_with(&format!(" line {number}")), "{line}");
+    }
+
+    let mut command = ringwire(&["send", &address, "-"]);
+    command.stdin(std::fs::File::open(&path).expect("just written"));
+    let (lines, errors, code) = Process::start(command).finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(lines.len(), count);
+    assert_eq!(lines[count - 1], format!("line {}", count - 1));
+    terminate(server);
+}
+
+/// A line leaves at once, not with the next one.
+#[test]
+fn line_does_not_wait_for_the_next() {
+    let (server, address) = serve(&[]);
+    let mut command = ringwire(&["send", &address, "--kind", "data"]);
+    command.stdin(Stdio::piped());
+    let mut sender = Process::start(command);
+    let mut input = sender.child.stdin.take().expect("piped");
+    for number in 0..3 {
+        writeln!(input, "line {number}").expect("it reads");
+        let line = server.line_with(" data ");
+        assert!(line.ends_with(&format!(" line {number}")), "{line}");
+    }
+    drop(input);
+    assert_eq!(sender.finish().2, Some(0));
+    terminate(server);
+}
+
+#[test]
+fn repeated_requests_are_summed_up() {
+    let (server, address) = serve(&["--echo", "--reactors", "2", "--idle", "park"]);
+    let options = ["--count", "200", "--rate", "4000", "--kind", "data", "--request", "x"];
+    let lines = sent(&[&[&*address][..], &options].concat());
+    assert!(lines[0].starts_with("200 requests in "), "{lines:?}");
+    assert!(lines[0].ends_with("200 answered, 0 timed out"), "{lines:?}");
+    assert!(lines[1].starts_with("round trip: p50 "), "{lines:?}");
+    assert!(lines[1].ends_with("from the intended instant"), "{lines:?}");
+    terminate(server);
+}
+
+#[test]
+fn file_and_json_travel_as_they_are() {
+    let (server, address) = serve(&["--print"]);
+    let path = temporary("payload.json");
+    std::fs::write(&path, "{\"axis\": 3}").expect("a writable folder");
+    let name = path.to_str().expect("a plain path");
+    assert_eq!(sent(&[&address, "--json", "--file", name]), ["{\"axis\": 3}"]);
+    assert!(server.line_with(" command ").ends_with("{\"axis\": 3}"));
+    let (_, errors, code) = send(&[&address, "--json", "{\"axis\""]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("is not JSON"), "{errors}");
+    terminate(server);
+}
+
+#[test]
+fn unix_socket_serves_and_is_removed() {
+    let path = std::env::temp_dir().join(format!("ringwire-talk-{}.sock", std::process::id()));
+    let endpoint = format!("unix:{}", path.display());
+    let (server, address) = serve_at(&endpoint, &[]);
+    assert_eq!(address, endpoint);
+    assert_eq!(sent(&[&endpoint, "ping"]), ["ping"]);
+    terminate(server);
+    assert!(!path.exists());
+}
+
+#[test]
+fn signal_ends_the_server_and_its_clients_in_order() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let (server, address) = serve(&[]);
+        let mut command = ringwire(&["send", &address, "--count", "1000000000", "--rate", "100"]);
+        let mut client = Process::start({
+            command.arg("ping");
+            command
+        });
+        server.line_with(" + connected");
+        server.signal(signal);
+        let (lines, errors, code) = server.finish();
+        assert_eq!(code, Some(0), "{errors}");
+        let said = lines.join("\n");
+        assert!(said.contains(" - disconnected: "), "{said}");
+        assert!(said.contains("1 of 1 open connection flushed and ended in order"), "{said}");
+        assert!(errors.is_empty(), "{errors}");
+        let errors = client.errors.take().expect("not taken yet").join().expect("it only reads");
+        assert!(errors.contains("connection lost: the peer said goodbye"), "{errors}");
+        assert_eq!(client.finish().2, Some(1));
+    }
+}
+
+#[test]
+fn server_ends_by_itself_and_prints_statistics() {
+    let (server, address) = serve(&["--for", "1.5", "--statistics", "0.2"]);
+    sent(&[&address, "ping"]);
+    assert!(server.line_with(" = ").contains("msg/s"));
+    let (lines, errors, code) = server.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(lines.last().expect("a summary").starts_with("ended: 1 message received, 1 sent"));
+}
+
+#[test]
+fn unreachable_server_is_a_failure_that_names_it() {
+    // Bound and not listening: nobody else can take the port, and connecting is refused.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let address = socket.local_addr().expect("bound").as_socket().expect("TCP").to_string();
+    let (lines, errors, code) = send(&[&address, "ping"]);
+    assert_eq!((lines.len(), code), (0, Some(1)), "{errors}");
+    assert!(
+        errors.contains(&format!("cannot connect to {address}: Connection refused")),
+        "{errors}"
+    );
+}
+
+#[test]
+fn silent_server_is_a_failure_in_time() {
+    // Accepts, as the kernel does for it, and never says welcome.
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = socket.local_addr().expect("bound").to_string();
+    let (_, errors, code) = send(&[&address, "--timeout", "50", "ping"]);
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("handshake_timeout_ms"), "{errors}");
+}
+
+#[test]
+fn taken_port_is_a_failure_with_a_remedy() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = socket.local_addr().expect("bound").to_string();
+    let (lines, errors, code) = Process::start(ringwire(&["serve", &address])).finish();
+    assert_eq!((lines.len(), code), (0, Some(1)), "{errors}");
+    assert!(errors.contains("another process listens there"), "{errors}");
+}
+
+#[test]
+fn senseless_command_lines_say_what_is_wrong() {
+    let check = |arguments: &[&str], said: &str| {
+        let (lines, errors, code) = Process::start(ringwire(arguments)).finish();
+        assert_eq!((lines.len(), code), (0, Some(2)), "{arguments:?}: {errors}");
+        assert!(errors.contains(said), "{arguments:?}: {errors}");
+    };
+    check(&["send", "host:99999", "x"], "the port \"99999\"");
+    check(&["serve", "[::1"], "[::1");
+    check(&["serve", "unix:"], "unix:");
+    check(&["send"], "ADDR");
+    check(&["send", "localhost", "--kind", "heartbeat", "x"], "command");
+    check(&["send", "localhost", "--type", "x", "x"], "0xffffffff");
+    check(&["send", "localhost", "--rate", "0", "x"], "per second");
+    check(&["send", "localhost", "--count", "3"], "standard input");
+    check(&["send", "localhost", "--request", "--one-way", "x"], "--one-way");
+    check(&["serve", "--reactors", "0"], "1..=1024");
+    check(&["serve", "--cores", "5000"], "core numbers from 0 to 1023");
+
+    let path = temporary("wrong.toml");
+    std::fs::write(&path, "window_bytes = 16\n").expect("a writable folder");
+    let name = path.to_str().expect("a plain path");
+    let bound = "window_bytes = 16 is out of bounds: 4096 to 4194304";
+    check(&["serve", "127.0.0.1:0", "--config", name], bound);
+    check(&["send", "localhost", "x", "--config", name], bound);
+    check(&["--config", name, "doctor"], bound);
+}
+
+#[test]
+fn doctor_reports_json_and_its_verdict() {
+    let Output { status, stdout, stderr } =
+        ringwire(&["doctor", "--json"]).output().expect("the binary was built with this test");
+    let report: Value = serde_json::from_slice(&stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&stderr)));
+    let verdict = report["verdict"].as_str().expect("a verdict");
+    let expected = i32::from(verdict == "will_not_work");
+    assert_eq!(status.code(), Some(expected), "{verdict}");
+}
