@@ -80,6 +80,8 @@ pub(crate) struct InFlight {
     pub(crate) payload_bytes_max: usize,
     /// Bytes the socket has taken.
     pub(crate) sent: usize,
+    /// The kernel sends from the buffer itself.
+    pub(crate) zero_copy: bool,
 }
 
 impl InFlight {
@@ -90,6 +92,7 @@ impl InFlight {
             frames: block.frames,
             payload_bytes_max: block.payload_bytes_max,
             sent: 0,
+            zero_copy: false,
         }
     }
 

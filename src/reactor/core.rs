@@ -26,6 +26,7 @@ use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
 use crate::stats::Counters;
 use crate::sys::ring::Ring;
+use crate::sys::socket;
 use crate::time::Nanos;
 use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
 use crate::wire::{Body, Frame, Scratch};
@@ -350,6 +351,10 @@ impl Core {
         }
         // ENOTCONN only, when the peer was faster: then the operations have ended already.
         let _ = connection.socket.shutdown(std::net::Shutdown::Both);
+        if connection.in_flight.is_some_and(|in_flight| in_flight.zero_copy) {
+            // The kernel holds its pages until the peer has read them, or the queue is dropped.
+            socket::reset(&connection.socket);
+        }
         let connecting = match connection.phase {
             Phase::Connecting { operation } => Some(operation),
             _ => None,

@@ -49,7 +49,7 @@ impl Core {
         if connection.phase != Phase::Live {
             return;
         }
-        let (buffer, in_flight) = match (connection.in_flight, connection.unsent.take()) {
+        let (buffer, mut in_flight) = match (connection.in_flight, connection.unsent.take()) {
             (Some(in_flight), Some(buffer)) => (buffer, in_flight),
             (Some(_), None) => {
                 // More to send once this is known to have left.
@@ -78,6 +78,7 @@ impl Core {
         if mode == SendMode::Prompt && self.sends_directly {
             return self.send_directly(key, in_flight, buffer);
         }
+        in_flight.zero_copy = mode == SendMode::ZeroCopy;
         let connection = &mut self.connections[key];
         connection.in_flight = Some(in_flight);
         let fd = connection.socket.as_raw_fd();

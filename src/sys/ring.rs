@@ -535,7 +535,12 @@ impl Ring {
         self.cancel_matching(CancelBuilder::any());
         let deadline = crate::time::Nanos::now() + DRAIN_TIMEOUT;
         loop {
-            while self.reap().is_some() {}
+            while let Some(completion) = self.reap() {
+                if let (OpKind::Accept, Ok(fd)) = (completion.kind, completion.result) {
+                    // Nobody is left to serve this connection; its descriptor is ours to close.
+                    drop(crate::sys::socket::adopt(fd));
+                }
+            }
             if self.ops.is_empty() || crate::time::Nanos::now() >= deadline {
                 return;
             }

@@ -138,6 +138,14 @@ pub(crate) fn receive(socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket, into, RecvFlags::DONTWAIT)?.0)
 }
 
+/// Ends a TCP connection with a reset and drops what the kernel still holds to send on it: only
+/// then does it let go of the pages of a zero-copy send that the peer does not read.
+pub(crate) fn reset(socket: &Socket) {
+    // "Connecting" to no address dissolves the association (connect(2), AF_UNSPEC). It fails when
+    // the connection is gone, and then so is what it held.
+    let _ = rustix::net::connect_unspec(socket);
+}
+
 /// Takes ownership of a descriptor that an accept completion delivered.
 pub(crate) fn adopt(fd: u32) -> Socket {
     use std::os::fd::FromRawFd;

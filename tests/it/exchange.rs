@@ -109,7 +109,7 @@ fn statistics_of_both_ends_add_up() {
         assert_eq!((info.messages_received, info.messages_sent), (14, 8));
         assert!(info.is_established);
         assert_eq!(client.connection_state(), ConnectionState::Connected);
-        client.disconnect(PATIENCE);
+        assert_eq!(client.disconnect(PATIENCE).flushed, 1);
         wait_for(&server, "the client is gone", |statistics| {
             statistics.connections_active == 0 && statistics.connections_lost == 1
         });
@@ -238,7 +238,7 @@ fn both_ends_are_transports() {
             assert_eq!(Transport::statistics(&client).messages_sent, round);
             assert_eq!(server.statistics().messages_received, 1);
             assert_eq!(Transport::disconnect(&mut client, PATIENCE).flushed, 1);
-            server.disconnect(PATIENCE);
+            assert_eq!(server.disconnect(PATIENCE).connections, 0, "the client has left");
             assert_eq!(server.connection_state(), ConnectionState::Disconnected);
             assert_eq!(server.statistics().messages_received, 1, "kept after the end");
         }

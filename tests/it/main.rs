@@ -5,12 +5,17 @@
 //! bytes matter. Each test runs in a process of its own (see [`util::isolated`]), which must have
 //! as many descriptors open afterwards as before; every wait has a deadline.
 
+#![expect(clippy::cast_possible_truncation, reason = "the numbers that name messages are small")]
+
 mod backpressure;
+mod drops;
 mod endpoints;
 mod exchange;
 mod framing;
 mod handlers;
 mod hostile;
 mod kernel;
+mod node;
 mod requests;
+mod shutdown;
 mod util;

@@ -1,1 +1,247 @@
+//! A node's handle: many threads, several reactors, sleeping or not.
 
+use std::time::Duration;
+
+use ringwire::{ConnectError, Envelope, Idle, Kind, Node, ReceiveError, SendError, Server};
+
+use crate::util::{
+    COMMAND, DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, config, echo, endpoint,
+    isolated, plain_listener, settings, start, timed, wait_for, wait_until,
+};
+
+fn node(reactors: usize) -> Node {
+    Node::builder().config(config()).reactors(reactors).start().expect("it starts")
+}
+
+#[test]
+fn threads_share_one_handle() {
+    isolated(|| {
+        let server = start(echo().reactors(3));
+        let node = node(2);
+        let ids: Vec<_> =
+            (0..6).map(|number| node.connect(&endpoint(&server), number).expect("one")).collect();
+        let per_thread = 300;
+        std::thread::scope(|scope| {
+            for (thread, &id) in ids.iter().enumerate() {
+                let handle = node.handle();
+                scope.spawn(move || {
+                    for number in 0..per_thread as u32 {
+                        let text = [thread as u32, number].map(u32::to_le_bytes).concat();
+                        if number % 2 == 0 {
+                            handle.send_to(id, Envelope::command(), &text).expect("room");
+                        } else {
+                            while let Err(error) = handle.post_to(id, Envelope::command(), &text) {
+                                assert_eq!(error, SendError::Busy);
+                                std::thread::yield_now();
+                            }
+                        }
+                    }
+                });
+            }
+            // Two threads share the answers.
+            let receivers: Vec<_> = (0..2)
+                .map(|_| {
+                    let handle = node.handle();
+                    scope.spawn(move || {
+                        (0..6 * per_thread / 2)
+                            .map(|_| handle.receive(PATIENCE).expect("an answer"))
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            let mut seen: Vec<_> = receivers
+                .into_iter()
+                .flat_map(|receiver| receiver.join().expect("no panic"))
+                .map(|message| message.payload().to_vec())
+                .collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), 6 * per_thread, "each once");
+        });
+        assert_eq!(node.statistics().reactors, 2);
+        wait_until("all are counted", || {
+            node.statistics().messages_received == 6 * per_thread as u64
+        });
+        assert_eq!(node.counters().len(), 2);
+        assert!(node.counters().iter().all(|counters| counters.messages_received.get() > 0));
+        assert!(!node.statistics().is_server);
+    });
+}
+
+#[test]
+fn reply_answers_a_request_that_was_received() {
+    isolated(|| {
+        let server = start(Server::builder().config(config()).listen("127.0.0.1:0").reactors(2));
+        let mut peers: Vec<_> = (0..4).map(|_| Peer::connect(&server)).collect();
+        for (number, peer) in peers.iter_mut().enumerate() {
+            let request = Plain::new(COMMAND, NORMAL, &[number as u8]);
+            peer.send(request.correlated(REQUEST, 100 + number as u64));
+        }
+        for _ in 0..4 {
+            let request = server.receive(PATIENCE).expect("a request");
+            assert!(request.is_request());
+            assert_eq!(request.correlation(), 100 + u64::from(request.payload()[0]));
+            server.reply(&request, Envelope::status(), &request.payload()[..]).expect("room");
+        }
+        for (number, peer) in peers.iter_mut().enumerate() {
+            let answer = peer.frame();
+            assert_eq!(answer.payload, [number as u8]);
+            assert_eq!(
+                (answer.flags & RESPONSE, answer.correlation),
+                (RESPONSE, 100 + number as u64)
+            );
+        }
+    });
+}
+
+#[test]
+fn broadcast_reports_on_each_client_of_each_reactor() {
+    isolated(|| {
+        let server = start(echo().reactors(3));
+        let mut peers: Vec<_> = (0..9).map(|_| Peer::connect(&server)).collect();
+        let report = server.broadcast(Envelope::data(), b"to all").expect("it runs");
+        assert_eq!((report.queued(), report.refused().count()), (9, 0));
+        let mut ids: Vec<_> = report.outcomes.iter().map(|&(id, _)| id).collect();
+        let mut clients: Vec<_> = server.clients().iter().map(|client| client.id).collect();
+        ids.sort_unstable();
+        clients.sort_unstable();
+        assert_eq!(ids, clients);
+        for peer in &mut peers {
+            assert_eq!(peer.frame().payload, b"to all");
+        }
+        let too_large = server.broadcast(Envelope::data(), &vec![0; 5 << 20]).map(drop);
+        assert!(matches!(too_large, Err(SendError::TooLarge { .. })), "{too_large:?}");
+    });
+}
+
+#[test]
+fn disconnect_ends_one_client_only() {
+    isolated(|| {
+        let server = start(echo());
+        let mut one = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        let mut other = Peer::connect(&server);
+        server.send_to(id, Envelope::data(), b"last").expect("room");
+        server.disconnect(id, PATIENCE).expect("it runs");
+        assert_eq!(one.frame().payload, b"last");
+        assert_eq!(one.frame().kind, 0x83);
+        drop(one);
+        wait_for(&server, "it is gone", |s| s.connections_active == 1);
+        assert_eq!(server.send_to(id, Envelope::data(), b"x"), Err(SendError::NotConnected));
+        assert_eq!(other.ask(b"x"), b"x");
+        // The slot is used again; the old id still finds nothing.
+        let mut next = Peer::connect(&server);
+        assert_eq!(server.send_to(id, Envelope::data(), b"x"), Err(SendError::NotConnected));
+        assert_eq!(next.ask(b"x"), b"x");
+    });
+}
+
+/// Commands reach a reactor in whatever way it idles.
+fn check_wakes(idle: Idle) {
+    let config = settings().idle(idle).build().expect("valid");
+    let server = start(echo().config(config));
+    let mut peer = Peer::connect(&server);
+    let id = server.clients()[0].id;
+    for number in 0..300_u32 {
+        if number % 100 == 0 && idle != Idle::Spin {
+            let parks = server.statistics().parks;
+            assert!(parks > 0 || idle == Idle::Adaptive);
+            // Long enough for it to fall asleep.
+            server.receive(Duration::from_millis(20)).expect_err("nobody sends");
+        }
+        let ((), took) = timed(|| {
+            server.send_to(id, Envelope::data(), &number.to_le_bytes()).expect("room");
+            assert_eq!(peer.frame().payload, number.to_le_bytes());
+        });
+        assert!(took < Duration::from_secs(1), "{took:?}: a wake-up was lost");
+    }
+    if idle == Idle::Park {
+        assert!(server.statistics().wakeups > 0, "it slept");
+    }
+}
+
+#[test]
+fn command_wakes_a_parked_reactor() {
+    isolated(|| check_wakes(Idle::Park));
+}
+
+#[test]
+fn command_reaches_an_adaptive_reactor() {
+    isolated(|| check_wakes(Idle::Adaptive));
+}
+
+#[test]
+fn command_reaches_a_spinning_reactor() {
+    isolated(|| check_wakes(Idle::Spin));
+}
+
+#[test]
+fn full_command_queue_is_an_error_at_once() {
+    isolated(|| {
+        let (entered, is_entered) = crossbeam_channel::unbounded();
+        let (release, is_released) = crossbeam_channel::unbounded::<()>();
+        let config = settings().commands_max(4).build().expect("valid");
+        let server = start(echo().config(config).on(Kind::Data, move |_, _| {
+            entered.send(()).expect("the test waits");
+            is_released.recv_timeout(PATIENCE).expect("the test releases");
+        }));
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        peer.send(Plain::new(DATA, NORMAL, b"hold"));
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        for _ in 0..4 {
+            server.post_to(id, Envelope::status(), b"queued").expect("room");
+        }
+        let (outcome, took) = timed(|| server.post_to(id, Envelope::status(), b"too many"));
+        assert_eq!(outcome, Err(SendError::Busy));
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        release.send(()).expect("the handler waits");
+        for _ in 0..4 {
+            assert_eq!(peer.frame().payload, b"queued");
+        }
+    });
+}
+
+#[test]
+fn connect_tells_what_went_wrong() {
+    isolated(|| {
+        let node = node(1);
+        let (listener, taken) = plain_listener();
+        drop(listener);
+        let error = node.connect(&taken, 0).expect_err("nobody listens");
+        assert!(matches!(error, ConnectError::Connect { .. }), "{error}");
+        assert!(error.to_string().contains(&taken), "{error}");
+        let error = node.connect("host:port", 0).expect_err("malformed");
+        assert!(matches!(error, ConnectError::Endpoint(_)), "{error}");
+        let timeout = Duration::from_millis(30);
+        assert_eq!(node.receive(timeout).expect_err("none"), ReceiveError::Timeout { timeout });
+        let handle = node.handle();
+        let _ = node.shutdown(Duration::ZERO);
+        let error = handle.connect(&taken, 0).expect_err("over");
+        assert!(matches!(error, ConnectError::ShutDown), "{error}");
+        assert!(handle.connections().is_empty());
+    });
+}
+
+#[test]
+fn connections_spread_over_the_reactors() {
+    isolated(|| {
+        let server = start(echo().reactors(2));
+        let peers: Vec<_> = (0..40).map(|_| Peer::connect(&server)).collect();
+        let active = |at: usize| server.counters_of(at);
+        wait_until("all are there", || active(0) + active(1) == 40);
+        assert!(active(0) > 0, "the kernel gave one reactor all");
+        assert!(active(1) > 0, "the kernel gave one reactor all");
+        drop(peers);
+    });
+}
+
+trait CountersOf {
+    fn counters_of(&self, reactor: usize) -> u64;
+}
+
+impl CountersOf for Server {
+    fn counters_of(&self, reactor: usize) -> u64 {
+        self.handle().counters()[reactor].connections_active.get()
+    }
+}

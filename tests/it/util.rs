@@ -54,8 +54,8 @@ pub(crate) fn isolated<F: FnOnce()>(body: F) {
     }
     if outcome.is_none() {
         child.kill().expect("our own child");
-        child.wait().expect("our own child");
     }
+    child.wait().expect("our own child");
     let said = said.join().expect("no panic");
     let complained = complained.join().expect("no panic");
     let outcome = outcome.unwrap_or_else(|| panic!("hangs:\n{said}\n{complained}"));
@@ -495,6 +495,8 @@ impl Peer {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return,
+                // A ring that this thread has just dropped still interrupts it.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("neither closed nor reset: {error}"),
             }
         }
