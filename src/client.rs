@@ -134,8 +134,10 @@ impl Client {
         body: &B,
     ) -> Result<(), SendError> {
         let connection = self.connection.ok_or(SendError::NotConnected)?;
-        self.reactor.send(connection, envelope, body)?;
-        if self.reactor.bytes_queued(connection) >= AUTO_FLUSH_BYTES {
+        let admitted = self.reactor.send_counting(connection, envelope, body)?;
+        // Whenever the lane has grown past another 64 KiB, not at every message from there on.
+        let lane_bytes_before = admitted.lane_bytes - admitted.frame_bytes;
+        if admitted.lane_bytes / AUTO_FLUSH_BYTES != lane_bytes_before / AUTO_FLUSH_BYTES {
             self.reactor.flush_full_block(connection);
         }
         Ok(())

@@ -36,6 +36,15 @@ const SMALL_BLOCK_BYTES: usize = 4096;
 const _: () = assert!(SMALL_BLOCK_BYTES >= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(crate::mem::ALIGN == crate::wire::FRAME_ALIGN);
 
+/// A message that was queued.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Admitted {
+    /// Its length on the wire.
+    pub(crate) frame_bytes: usize,
+    /// What its lane holds now, itself included.
+    pub(crate) lane_bytes: usize,
+}
+
 /// See the module.
 pub(crate) struct Core {
     pub(crate) index: u16,
@@ -200,7 +209,8 @@ impl Core {
         }
     }
 
-    /// Queues a message on a connection. Hot path: no allocation, no syscall.
+    /// Queues a message on a connection; returns how full its lane is now. Hot path: no
+    /// allocation, no syscall.
     #[inline]
     pub(crate) fn push<B: Body + ?Sized>(
         &mut self,
@@ -208,7 +218,7 @@ impl Core {
         envelope: Envelope,
         correlation: Correlation,
         body: &B,
-    ) -> Result<(), SendError> {
+    ) -> Result<Admitted, SendError> {
         let Some(connection) = self.connections.get_mut(key) else {
             return Err(SendError::NotConnected);
         };
@@ -225,7 +235,8 @@ impl Core {
                     connection.is_dirty = true;
                     self.dirty.push(key);
                 }
-                Ok(())
+                let lane_bytes = connection.session.lane_bytes(envelope.lane());
+                Ok(Admitted { frame_bytes: bytes, lane_bytes })
             }
             Err(error) => {
                 self.count_refusal(error);
@@ -257,7 +268,10 @@ impl Core {
             .collect();
         let outcomes = keys
             .into_iter()
-            .map(|key| (self.id(key), self.push(key, envelope, Correlation::None, body)))
+            .map(|key| {
+                let outcome = self.push(key, envelope, Correlation::None, body);
+                (self.id(key), outcome.map(drop))
+            })
             .collect();
         BroadcastReport { outcomes }
     }

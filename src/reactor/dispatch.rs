@@ -68,7 +68,7 @@ impl Context<'_> {
             0 => Correlation::None,
             id => Correlation::Response(id),
         };
-        self.core.push(self.key, envelope, correlation, body)
+        self.core.push(self.key, envelope, correlation, body).map(drop)
     }
 
     /// Sends to any connection of the same reactor.
@@ -84,7 +84,7 @@ impl Context<'_> {
         body: &B,
     ) -> Result<(), SendError> {
         let key = self.core.key(connection)?;
-        self.core.push(key, envelope, Correlation::None, body)
+        self.core.push(key, envelope, Correlation::None, body).map(drop)
     }
 
     /// Sends to every established connection of this reactor.

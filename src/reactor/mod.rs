@@ -42,7 +42,7 @@ use slotmap::{Key, KeyData};
 use self::command::{Command, DialError, DialFailure, Mailbox};
 pub use self::connection::ConnectionId;
 use self::connection::ConnectionKey;
-use self::core::Core;
+use self::core::{Admitted, Core};
 pub use self::dispatch::Context;
 use self::dispatch::Handlers;
 use self::inbox::Inbox;
@@ -293,7 +293,6 @@ impl Reactor {
         }
         if completions > 0 {
             core.last_activity = core.now;
-            core.counters.completions.add(u64::from(completions));
             core.counters.last_activity_ns.set(core.now.0);
         }
         core.now_is_fresh = false;
@@ -411,9 +410,22 @@ impl Reactor {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let key = self.core.key(connection)?;
+        self.send_counting(connection, envelope, body).map(drop)
+    }
+
+    /// As [`Reactor::send`]; returns how full the lane is now.
+    #[inline]
+    pub(crate) fn send_counting<B: Body + ?Sized>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<Admitted, SendError> {
+        if connection.reactor != self.core.index {
+            return Err(SendError::NotConnected);
+        }
         self.core.refresh_now();
-        self.core.push(key, envelope, Correlation::None, body)
+        self.core.push(connection.key, envelope, Correlation::None, body)
     }
 
     /// Queues the answer to a request that was received as a message.
@@ -429,7 +441,7 @@ impl Reactor {
     ) -> Result<(), SendError> {
         let key = self.core.key(request.connection())?;
         self.core.refresh_now();
-        self.core.push(key, envelope, response_to(request), body)
+        self.core.push(key, envelope, response_to(request), body).map(drop)
     }
 
     /// Queues a message on every established connection.
@@ -662,12 +674,6 @@ impl Reactor {
             }
         }
     }
-
-    /// Bytes waiting in the lanes of a connection.
-    pub(crate) fn bytes_queued(&self, connection: ConnectionId) -> usize {
-        let found = self.core.connections.get(connection.key);
-        found.map_or(0, |connection| connection.session.bytes_queued())
-    }
 }
 
 impl Core {
@@ -829,6 +835,7 @@ impl Core {
             count += 1;
             self.record(completion);
         }
+        self.counters.completions.add(u64::from(count));
         count
     }
 
@@ -895,7 +902,7 @@ impl Core {
                 };
                 let outcome = self
                     .key(connection)
-                    .and_then(|key| self.push(key, envelope, correlation, &body));
+                    .and_then(|key| self.push(key, envelope, correlation, &body).map(drop));
                 match verdict {
                     Some(verdict) => drop(verdict.try_send(outcome)),
                     None if outcome.is_err() => self.counters.posts_dropped.add(1),

@@ -78,7 +78,7 @@ impl Lane {
         &mut self,
         mut head: FrameHead,
         body: &B,
-        limits: LaneLimits,
+        limits: &LaneLimits,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
@@ -140,7 +140,7 @@ impl Lane {
         mut bytes: usize,
         head: &FrameHead,
         body: &B,
-        limits: LaneLimits,
+        limits: &LaneLimits,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
@@ -206,7 +206,7 @@ impl Block {
         &mut self,
         head: &FrameHead,
         body: &B,
-        limits: LaneLimits,
+        limits: &LaneLimits,
         room: usize,
         scratch: &mut Scratch,
     ) -> Result<usize, Refusal> {

@@ -170,6 +170,12 @@ impl Envelope {
     pub const fn kind(&self) -> Kind {
         self.kind
     }
+
+    /// The lane it will travel in.
+    #[must_use]
+    pub const fn lane(&self) -> Priority {
+        self.priority
+    }
 }
 
 /// See the module.
@@ -288,7 +294,7 @@ impl Session {
         }
         let head = frame_head(envelope, correlation, body, identity, now);
         let lane = &mut self.lanes[envelope.priority.index()];
-        lane.push(head, body, self.limits, memory, &mut self.holdings)
+        lane.push(head, body, &self.limits, memory, &mut self.holdings)
     }
 
     /// The next block to send: the session's own frames, then the highest lane.
@@ -380,6 +386,12 @@ impl Session {
     /// Frames queued and in flight, all lanes.
     pub(crate) fn frames_queued(&self) -> u64 {
         self.lanes.iter().map(|lane| u64::from(lane.frames())).sum()
+    }
+
+    /// Bytes queued and in flight in one lane.
+    #[inline]
+    pub(crate) fn lane_bytes(&self, lane: Priority) -> usize {
+        self.lanes[lane.index()].bytes()
     }
 
     /// Bytes queued and in flight, all lanes.

@@ -66,7 +66,7 @@ impl FrameHead {
     ///
     /// When `out` is shorter than [`frame_bytes`] says, `payload_bytes` does not fit 32 bits, or
     /// `flags` need an extension that is not there: the peer would close the connection over it.
-    #[inline]
+    #[inline(always)]
     pub fn finish(&self, out: &mut [u8], payload_bytes: usize) -> usize {
         let head_bytes = self.head_bytes();
         let total = frame_bytes(payload_bytes, self.extension.is_some());
