@@ -4,11 +4,12 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use ringwire::{Client, Config, ConfigBuilder, Envelope, Idle, Priority, SendError, Server};
+use ringwire::{Client, Config, ConfigBuilder, Envelope, Idle, Node, Priority, SendError, Server};
 
 use crate::util::{
     CRITICAL, DATA, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, client_and_peer, client_with, echo,
-    endpoint, isolated, pattern, resident_kib, settings, start, wait_for, wait_until,
+    endpoint, isolated, pattern, plain_listener, resident_kib, settings, start, wait_for,
+    wait_until,
 };
 
 /// Small kernel buffers and a lane of 256 KiB.
@@ -264,21 +265,30 @@ fn full_local_inbox_holds_the_sender_back() {
     });
 }
 
-/// With several reactors and one place in the inbox, each message still comes, without another to
-/// push it along.
+/// With one place in the inbox of several reactors, each message still comes: also the last of a
+/// round, which has no other behind it to push it along.
 #[test]
 fn reactors_sharing_a_full_inbox_lose_nothing() {
     isolated(|| {
-        let config = valid(narrow().inbox_frames_max(1).idle(Idle::Adaptive));
-        let server = start(Server::builder().config(config).reactors(3).listen("127.0.0.1:0"));
-        let mut peers: Vec<_> = (0..6).map(|_| Peer::connect(&server)).collect();
-        for round in 0..1500_u32 {
-            for peer in &mut peers {
-                peer.send(Plain::new(DATA, NORMAL, &round.to_le_bytes()));
-            }
-            for _ in 0..peers.len() {
-                let message = server.receive(PATIENCE).expect("none is left behind");
-                assert_eq!(number_of(message.payload()), round);
+        for per_reactor in [1, 3] {
+            let config = valid(narrow().inbox_frames_max(1).idle(Idle::Adaptive));
+            let node = Node::builder().config(config).reactors(3).start().expect("it starts");
+            let mut peers: Vec<_> = (0..3 * per_reactor)
+                .map(|number| {
+                    let (listener, endpoint) = plain_listener();
+                    let accepting = std::thread::spawn(move || Peer::accept(&listener));
+                    node.connect(&endpoint, number).expect("the peer listens");
+                    accepting.join().expect("the handshake completes")
+                })
+                .collect();
+            for round in 0..1500_u32 {
+                for peer in &mut peers {
+                    peer.send(Plain::new(DATA, NORMAL, &round.to_le_bytes()));
+                }
+                for _ in 0..peers.len() {
+                    let message = node.receive(PATIENCE).expect("none is left behind");
+                    assert_eq!(number_of(message.payload()), round);
+                }
             }
         }
     });

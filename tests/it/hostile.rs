@@ -341,37 +341,42 @@ fn quiet_peer_between_frames_stays_connected() {
     });
 }
 
+fn check_flood(limit: u32) {
+    let config = settings().connections_max(limit).build().expect("valid");
+    let server = start(echo().config(config.clone()));
+    let mut well: Vec<_> = (0..limit).map(|_| Peer::connect(&server)).collect();
+    let before = resident_kib();
+    for _ in 0..200 {
+        let mut peer = Peer::dial(&server.addresses()[0]);
+        let reject = peer.frame();
+        assert_eq!((reject.kind, &reject.payload[..2]), (REJECT, &[2, 0][..]));
+        assert_eq!(reject.payload[4..8], limit.to_le_bytes(), "the limit");
+        peer.expect_end();
+    }
+    assert_eq!(server.statistics().closed("connection_limit"), 200);
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB");
+    let mut late = Client::new(config).expect("a ring");
+    let error = late.connect(&endpoint(&server)).expect_err("full");
+    let expected = ringwire::wire::handshake::RejectReason::Full;
+    assert!(
+        matches!(error, ConnectError::Rejected { reason, .. } if reason == expected),
+        "{error}"
+    );
+    for peer in &mut well {
+        assert_eq!(peer.ask(b"x"), b"x");
+    }
+    // Room again as soon as one leaves.
+    drop(well.pop());
+    wait_for(&server, "one has left", |s| s.connections_active == u64::from(limit) - 1);
+    assert_eq!(Peer::connect(&server).ask(b"in"), b"in");
+}
+
 #[test]
 fn flood_above_the_limit_is_turned_away() {
     isolated(|| {
-        let config = settings().connections_max(8).build().expect("valid");
-        let server = start(echo().config(config.clone()));
-        let mut well: Vec<_> = (0..8).map(|_| Peer::connect(&server)).collect();
-        let before = resident_kib();
-        for _ in 0..200 {
-            let mut peer = Peer::dial(&server.addresses()[0]);
-            let reject = peer.frame();
-            assert_eq!((reject.kind, &reject.payload[..2]), (REJECT, &[2, 0][..]));
-            assert_eq!(reject.payload[4..8], 8_u32.to_le_bytes(), "the limit");
-            peer.expect_end();
-        }
-        assert_eq!(server.statistics().closed("connection_limit"), 200);
-        let grown = resident_kib().saturating_sub(before);
-        assert!(grown < 4096, "{grown} KiB");
-        let mut late = Client::new(config).expect("a ring");
-        let error = late.connect(&endpoint(&server)).expect_err("full");
-        let expected = ringwire::wire::handshake::RejectReason::Full;
-        assert!(
-            matches!(error, ConnectError::Rejected { reason, .. } if reason == expected),
-            "{error}"
-        );
-        for peer in &mut well {
-            assert_eq!(peer.ask(b"x"), b"x");
-        }
-        // Room again as soon as one leaves.
-        drop(well.pop());
-        wait_for(&server, "one has left", |s| s.connections_active == 7);
-        assert_eq!(Peer::connect(&server).ask(b"in"), b"in");
+        check_flood(1);
+        check_flood(8);
     });
 }
 

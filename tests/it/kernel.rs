@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use ringwire::{Client, Config, Envelope, Idle, Kind, Nanos, Reactor, SetupError, Wait};
+use ringwire::{Client, Config, Envelope, Idle, Kind, Nanos, Reactor, Server, SetupError, Wait};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::util::{
     COMMAND, DATA, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, STATUS, WELCOME, client,
     client_with, config, echo, endpoint, isolated, open_descriptors, pattern, settings, start,
-    timed, wait_for,
+    wait_for, wait_until,
 };
 
 fn limit(resource: Resource, to: u64) -> Option<u64> {
@@ -80,9 +79,7 @@ fn too_few_descriptors_to_start_is_an_error_and_leaves_nothing() {
                     assert!(text.contains("ulimit -n"), "{more}: {text}");
                 }
             }
-            crate::util::wait_until("the failed start left nothing open", || {
-                open_descriptors() as u64 == open
-            });
+            wait_until("the failed start left nothing open", || open_descriptors() as u64 == open);
         }
         panic!("30 descriptors are not enough");
     });
@@ -159,61 +156,97 @@ fn tiny_ring_overflows_and_loses_nothing_adaptive() {
     isolated(|| check_tiny_ring(Idle::Adaptive));
 }
 
-/// Interrupts a reactor that waits in the kernel, again and again.
+/// A short send whose completion finds no room in the queue must not pass for a whole one.
 #[test]
-fn signals_interrupt_waits_and_nothing_else() {
+fn short_sends_reported_late_are_continued() {
+    isolated(|| {
+        let (entered, is_entered) = crossbeam_channel::unbounded();
+        let (release, is_released) = crossbeam_channel::unbounded();
+        let settings = settings().ring_entries(8).connections_max(200);
+        let settings = settings.zero_copy_bytes_min(0).tcp_send_buffer_bytes(8 << 10);
+        let server = Server::builder()
+            .config(settings.build().expect("valid"))
+            .listen("127.0.0.1:0")
+            .on(Kind::Status, move |_, _| {
+                entered.send(()).expect("the test waits");
+                is_released.recv_timeout(PATIENCE).expect("the test releases");
+            })
+            .on(Kind::Data, |context, frame| {
+                let seed = u64::from(frame.payload()[0]);
+                context.reply(Envelope::data(), &pattern(60_000, seed)).expect("room");
+            });
+        let server = start(server);
+        let mut first = Peer::connect(&server);
+        let mut peers: Vec<_> =
+            (0..150).map(|_| Peer::dial_narrow(&server.addresses()[0])).collect();
+        first.send(Plain::new(STATUS, NORMAL, b"hold"));
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        for (number, peer) in peers.iter_mut().enumerate() {
+            peer.send(Plain::new(DATA, NORMAL, &[number as u8]));
+        }
+        release.send(()).expect("the handler waits");
+        wait_for(&server, "all have asked", |s| s.messages_received == 151);
+        for (number, peer) in peers.iter_mut().enumerate() {
+            assert!(peer.frame().payload == pattern(60_000, number as u64), "peer {number}");
+        }
+        let statistics = server.statistics();
+        assert!(statistics.short_sends >= 150, "{statistics:?}");
+        assert!(statistics.cq_overflows > 0, "64 entries never overflowed: {statistics:?}");
+    });
+}
+
+/// Signals this thread, again and again, until it is told to stop. Checks that each was handled.
+///
+/// kill(2) with the number of a thread prefers that thread; the test runs beside the main thread
+/// of its process, which would else take them all.
+fn signal_this_thread(stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
+    let seen = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(libc::SIGUSR1, Arc::clone(&seen)).expect("a handler");
+    let target = rustix::thread::gettid();
+    std::thread::spawn(move || {
+        let mut signals = 0;
+        while !stop.load(Ordering::SeqCst) {
+            rustix::process::kill_process(target, Signal::USR1).expect("a thread of ours");
+            wait_until("the signal is handled", || seen.swap(false, Ordering::SeqCst));
+            signals += 1;
+        }
+        signals
+    })
+}
+
+#[test]
+fn signal_ends_a_wait_and_is_no_error() {
     isolated(|| {
         let mut reactor = Reactor::new(&config()).expect("a ring");
-        let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("a free port");
-        reactor.on(Kind::Command, |context, frame| {
-            context.reply(Envelope::status(), frame.payload()).expect("room");
-        });
-        let seen = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(libc::SIGUSR1, Arc::clone(&seen)).expect("a handler");
-        let rounds = 200;
-        let signalling = std::thread::spawn(move || {
-            let mut peer = Peer::connect_to(&address);
-            for round in 0..rounds {
-                rustix::process::kill_process(rustix::process::getpid(), Signal::USR1)
-                    .expect("our own process");
-                let deadline = Nanos::now() + PATIENCE;
-                while !seen.swap(false, Ordering::SeqCst) {
-                    assert!(Nanos::now() < deadline, "the signal is lost");
-                    std::thread::yield_now();
-                }
-                if round % 4 == 0 {
-                    assert_eq!(peer.ask(&pattern(20_000, round)), pattern(20_000, round));
-                }
-            }
-        });
-        let deadline = Nanos::now() + PATIENCE;
-        while !signalling.is_finished() {
-            assert!(Nanos::now() < deadline, "in time");
-            reactor
-                .turn(Wait::Until(Nanos::now() + Duration::from_secs(1)))
-                .expect("EINTR is none");
+        let stop = Arc::new(AtomicBool::new(false));
+        let signalling = signal_this_thread(Arc::clone(&stop));
+        for _ in 0..50 {
+            // Nothing else ends this turn before its time.
+            let limit = Nanos::now() + PATIENCE;
+            let turn = reactor.turn(Wait::Until(limit)).expect("EINTR is no error");
+            assert_eq!(turn.completions, 0);
+            assert!(Nanos::now() < limit, "the wait was not interrupted");
         }
-        signalling.join().expect("no panic");
-        assert_eq!(reactor.statistics().messages_received, rounds / 4);
+        stop.store(true, Ordering::SeqCst);
+        assert!(signalling.join().expect("no panic") > 10);
     });
 }
 
 #[test]
-fn interrupted_wait_returns_before_its_deadline() {
+fn signals_harm_no_traffic() {
     isolated(|| {
-        // The only thread besides this one waits in `park_timeout`, so either may take the signal;
-        // what must hold is that a turn which is interrupted is not an error.
-        let mut reactor = Reactor::new(&config()).expect("a ring");
-        let seen = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(libc::SIGALRM, Arc::clone(&seen)).expect("a handler");
-        for _ in 0..20 {
-            signal_hook::low_level::raise(libc::SIGALRM).expect("this very thread");
-            assert!(seen.swap(false, Ordering::SeqCst), "the signal was handled");
-            let limit = Duration::from_millis(5);
-            let (turn, took) = timed(|| reactor.turn(Wait::Until(Nanos::now() + limit)));
-            assert_eq!(turn.expect("a working ring").completions, 0);
-            assert!(took < Duration::from_secs(2), "{took:?}");
+        let server = start(echo());
+        let stop = Arc::new(AtomicBool::new(false));
+        let signalling = signal_this_thread(Arc::clone(&stop));
+        let mut client = client(&endpoint(&server));
+        for round in 0..100 {
+            let payload = pattern(20_000, round);
+            let answer = client.request(Envelope::command(), &payload, PATIENCE).expect("one");
+            assert!(answer.payload()[..] == payload);
         }
+        stop.store(true, Ordering::SeqCst);
+        assert!(signalling.join().expect("no panic") > 0);
+        assert_eq!(client.disconnect(PATIENCE).flushed, 1);
     });
 }
 
