@@ -221,7 +221,7 @@ settings! {
     /// Bytes that may wait in one lane behind what is in flight; the frame that reaches the bound
     /// may exceed it, so an empty lane takes any frame. Larger absorbs longer bursts, and lets
     /// more stand in front of what is queued last.
-    lane_bytes_max: u32 = 256 * KIB, KIB => 1 << 30;
+    lane_bytes_max: u32 = MIB, KIB => 1 << 30;
 
     /// Receive window of a connection, in bytes: what one receive can take. Rounded up to a
     /// multiple of 16.
