@@ -436,8 +436,8 @@ fn check_readme(readme: &str, cargo_toml: &str, probe: &str) -> Findings {
         None => require("rust-version".into(), "Cargo.toml has no rust-version"),
     }
     match kernel_min(probe) {
-        Some(version) => require(format!("Linux {version}"), "KERNEL_MIN in src/sys/probe.rs"),
-        None => require("KERNEL_MIN".into(), "src/sys/probe.rs has no `pub const KERNEL_MIN`"),
+        Some(version) => require(format!("Linux {version}"), "KERNEL_MIN in src/sys/probe/mod.rs"),
+        None => require("KERNEL_MIN".into(), "src/sys/probe/mod.rs has no `pub const KERNEL_MIN`"),
     }
     if !readme.lines().any(|line| line.trim() == "cargo test") {
         findings.push("README.md: no line `cargo test`, which scripts/ci.sh runs".into());
@@ -500,7 +500,11 @@ fn ci_runs_the_readme_test_command() {
 fn readme_agrees_with_the_code() {
     // Until there is a README, nothing can disagree with it.
     if root().join("README.md").exists() {
-        report(&check_readme(&read("README.md"), &read("Cargo.toml"), &read("src/sys/probe.rs")));
+        report(&check_readme(
+            &read("README.md"),
+            &read("Cargo.toml"),
+            &read("src/sys/probe/mod.rs"),
+        ));
     }
 }
 
