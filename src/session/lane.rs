@@ -7,6 +7,9 @@
 //!
 //! - `frames` and `bytes` count what was admitted and is not yet handed to the kernel in full:
 //!   queued and in flight.
+//! - A message is admitted while less than `bytes_max` waits behind the block in flight. So a lane
+//!   holds at most that, one frame more, and the block in flight, and one that is empty admits a
+//!   frame of any length.
 //! - A refused message changes nothing: the sequence does not advance and no memory is kept.
 //!
 //! # Memory
@@ -65,6 +68,8 @@ pub(crate) struct Lane {
     blocks: VecDeque<Block>,
     frames: u32,
     bytes: usize,
+    /// Of those bytes, the ones in flight.
+    taken: usize,
     /// Sequence of the last frame admitted.
     sequence: u64,
 }
@@ -82,14 +87,13 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
-        if self.frames >= limits.frames_max || self.bytes >= limits.bytes_max {
+        if self.frames >= limits.frames_max || self.bytes - self.taken >= limits.bytes_max {
             return Err(SendError::Full);
         }
         let sequence = self.sequence + 1;
         head.sequence = low_half(sequence);
-        let room = limits.bytes_max - self.bytes;
         let written = match self.blocks.back_mut() {
-            Some(block) => block.write(&head, body, limits, room, memory.scratch),
+            Some(block) => block.write(&head, body, limits, memory.scratch),
             None => Err(Refusal::Needs { bytes: 0 }),
         };
         let written = match written {
@@ -108,7 +112,9 @@ impl Lane {
     /// Takes the oldest block for sending; [`Lane::sent`] settles it.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<Block> {
-        self.blocks.pop_front()
+        let block = self.blocks.pop_front()?;
+        self.taken += block.filled;
+        Some(block)
     }
 
     /// Books a block that has been sent, or dropped.
@@ -116,6 +122,7 @@ impl Lane {
     pub(crate) fn sent(&mut self, block: &Block) {
         self.frames -= block.frames;
         self.bytes -= block.filled;
+        self.taken -= block.filled;
     }
 
     /// Whether nothing waits to be taken.
@@ -155,8 +162,7 @@ impl Lane {
             }
             let buffer = memory.pool.take(wanted).ok_or(SendError::Full)?;
             let mut block = Block { buffer, filled: 0, frames: 0, payload_bytes_max: 0 };
-            let room = limits.bytes_max - self.bytes;
-            match block.write(head, body, limits, room, memory.scratch) {
+            match block.write(head, body, limits, memory.scratch) {
                 Ok(written) => {
                     holdings.add(&block, memory.pool);
                     self.blocks.push_back(block);
@@ -207,7 +213,6 @@ impl Block {
         head: &FrameHead,
         body: &B,
         limits: &LaneLimits,
-        room: usize,
         scratch: &mut Scratch,
     ) -> Result<usize, Refusal> {
         let head_bytes = head.head_bytes();
@@ -221,9 +226,6 @@ impl Block {
         let total = frame_bytes(payload_bytes, head.extension.is_some());
         if total > limits.frame_bytes_max {
             return Err(Refusal::Send(too_large(total, limits.frame_bytes_max)));
-        }
-        if total > room {
-            return Err(Refusal::Send(SendError::Full));
         }
         if total > out.len() {
             return Err(Refusal::Needs { bytes: total });

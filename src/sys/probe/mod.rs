@@ -1,6 +1,6 @@
 //! What the kernel can do, and why it refuses.
 //!
-//! [`build_ring`] makes the one kind of ring this library runs on, or says in a [`RingError`] what
+//! `build_ring` makes the one kind of ring this library runs on, or says in a [`RingError`] what
 //! stands in the way and what to do about it. Nothing is silently left out: a ring without
 //! `DEFER_TASKRUN` would work and be slow, which is the kind of fault nobody finds.
 //!
