@@ -459,6 +459,8 @@ fn hostile_peers_all_at_once() {
     isolated(|| {
         let settings = settings().handshake_timeout_ms(300).frame_timeout_ms(300);
         let server = start(echo().config(settings.build().expect("valid")));
+        // The well-behaved client's own memory is not the hostile peers' doing.
+        let mut well = client_with(config(), &endpoint(&server));
         let before = resident_kib();
         std::thread::scope(|scope| {
             for seed in 0..3_u64 {
@@ -482,7 +484,6 @@ fn hostile_peers_all_at_once() {
                     }
                 });
             }
-            let mut well = client_with(config(), &endpoint(&server));
             for number in 0..500_u32 {
                 let answer = well.request(Envelope::command(), &number.to_le_bytes(), PATIENCE);
                 assert_eq!(answer.expect("an answer").payload()[..], number.to_le_bytes());
@@ -490,9 +491,9 @@ fn hostile_peers_all_at_once() {
             }
         });
         while server.receive(Duration::ZERO).is_ok() {}
-        wait_for(&server, "all are gone", |s| s.connections_active == 0);
+        wait_for(&server, "all but one are gone", |s| s.connections_active == 1);
         let grown = resident_kib().saturating_sub(before);
-        assert!(grown < 16_384, "{grown} KiB");
+        assert!(grown < 8192, "{grown} KiB");
         assert_eq!(server.statistics().handler_panics, 0);
         let mut peer = Peer::connect(&server);
         peer.send(Plain::new(STATUS, NORMAL, b"at last"));

@@ -298,8 +298,9 @@ fn refused_ring_is_a_clear_error_and_leaves_nothing() {
 #[test]
 fn short_sends_are_continued() {
     isolated(|| {
-        let settings = settings().lane_bytes_max(4 << 20).tcp_send_buffer_bytes(8 << 10);
-        let settings = settings.zero_copy_bytes_min(0);
+        let settings = settings().tcp_send_buffer_bytes(8 << 10).zero_copy_bytes_min(0);
+        // Room for all three behind each other.
+        let settings = settings.lane_bytes_max(4 << 20);
         let server = start(echo().config(settings.build().expect("valid")));
         let mut peer = Peer::dial_narrow(&server.addresses()[0]);
         let id = server.clients()[0].id;
