@@ -9,7 +9,7 @@
 //! Cost: [`Pool::take`] and [`Pool::give`] are a push and a pop. Who may take how much is the
 //! borrower's business (see `session::lane`), with [`Pool::free_bytes`] to go by.
 
-use crate::mem::Buffer;
+use crate::mem::{ALIGN, Buffer};
 
 /// How many buffers of which size a pool holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,9 +87,9 @@ impl Pool {
             .classes
             .iter()
             .map(|&(bytes, total)| Class {
-                bytes: Buffer::new(bytes).len(),
+                bytes: bytes.next_multiple_of(ALIGN),
                 total,
-                free: (0..total).map(|_| Buffer::new(bytes)).collect(),
+                free: Buffer::slab(bytes, total).collect(),
             })
             .collect();
         let free_bytes: usize = classes.iter().map(|class| class.bytes * class.total).sum();
