@@ -111,7 +111,13 @@ pub(crate) fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Resul
         socket.set_recv_buffer_size(config.tcp_receive_buffer_bytes() as usize)?;
     }
     if let Some(name) = &config.tcp_congestion {
-        socket.set_tcp_congestion(name.as_bytes())?;
+        socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
+            let text = format!(
+                "tcp_congestion = {name:?} is refused ({error}): \
+                 net.ipv4.tcp_allowed_congestion_control lists what may be used"
+            );
+            io::Error::new(error.kind(), text)
+        })?;
     }
     if config.tcp_notsent_lowat_bytes() > 0 {
         socket.set_tcp_notsent_lowat(config.tcp_notsent_lowat_bytes())?;

@@ -11,8 +11,12 @@ pub(crate) fn pin_to_core(core: usize) -> io::Result<()> {
     }
     let mut set = CpuSet::new();
     set.set(core);
-    sched_setaffinity(None, &set)?;
-    Ok(())
+    sched_setaffinity(None, &set).map_err(|error| {
+        let text = format!(
+            "core {core} of `cores` is refused ({error}): `taskset -p $$` tells which may be used"
+        );
+        io::Error::new(error.kind(), text)
+    })
 }
 
 /// How many cores the calling thread may run on; 1 when the kernel does not say.
