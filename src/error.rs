@@ -308,8 +308,8 @@ pub enum SetupError {
 fn listen_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "; another process listens there, or a file that is no socket stands at the path: stop it \
-             or choose another (`ss -ltnp` names it, `ss -lxp` for Unix sockets)"
+            "; another process listens there, or a file that is no socket stands at the path: \
+             stop it or choose another (`ss -ltnp` names it, `ss -lxp` for Unix sockets)"
         }
         io::ErrorKind::PermissionDenied => {
             "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE, a Unix \

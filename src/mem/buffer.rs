@@ -15,7 +15,7 @@ use crate::mem::ALIGN;
 
 /// Bytes between two buffers of a slab: an odd number of cache lines.
 const GAP_BYTES: usize = 192;
-const _: () = assert!(GAP_BYTES % ALIGN == 0);
+const _: () = assert!(GAP_BYTES.is_multiple_of(ALIGN));
 
 /// Memory that can be lent to the kernel. Never grows, never moves.
 pub(crate) struct Buffer {
