@@ -59,7 +59,8 @@ impl Core {
                 connection.last_activity = self.now;
                 self.ready.push(key);
             }
-            Err(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN | libc::EINTR) => {
+            Err(libc::EAGAIN | libc::EINTR) => self.mark_unarmed(key),
+            Err(libc::ENOBUFS | libc::ENOMEM) => {
                 self.counters.enobufs.add(1);
                 self.mark_unarmed(key);
             }
