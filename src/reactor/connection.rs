@@ -146,7 +146,6 @@ pub(crate) struct Connection {
     /// When the session was established; [`Nanos::NEVER`] before.
     pub(crate) established_at: Nanos,
     pub(crate) messages_received: u64,
-    pub(crate) messages_sent: u64,
     pub(crate) last_activity: Nanos,
 }
 
@@ -174,7 +173,6 @@ impl Connection {
             frame_begun: Nanos::NEVER,
             established_at: Nanos::NEVER,
             messages_received: 0,
-            messages_sent: 0,
             last_activity: Nanos(0),
         }
     }

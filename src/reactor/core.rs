@@ -228,9 +228,6 @@ impl Core {
             connection.session.push(envelope, correlation, body, identity, self.now, &mut memory);
         match outcome {
             Ok(bytes) => {
-                connection.messages_sent += 1;
-                self.counters.messages_sent.add(1);
-                self.counters.bytes_sent.add(bytes as u64);
                 if !connection.is_dirty {
                     connection.is_dirty = true;
                     self.dirty.push(key);
@@ -502,7 +499,7 @@ impl Core {
             is_established: connection.is_established() && connection.is_live(),
             connected_for: self.now.since(connection.established_at),
             last_activity: connection.last_activity,
-            messages_sent: connection.messages_sent,
+            messages_sent: connection.session.messages_admitted(),
             messages_received: connection.messages_received,
             frames_queued: connection.session.frames_queued(),
             bytes_queued: connection.session.bytes_queued() as u64,

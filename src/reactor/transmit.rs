@@ -8,8 +8,9 @@ use crate::mem::{Buffer, WindowMode};
 use crate::reactor::Tokens;
 use crate::reactor::connection::{ConnectionKey, InFlight, Pause, Phase};
 use crate::reactor::core::Core;
-use crate::session::lane::SendMemory;
+use crate::session::lane::{Block, SendMemory};
 use crate::session::state::State;
+use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
 use crate::time::Nanos;
 use crate::wire::handshake::GoodbyeReason;
@@ -59,6 +60,7 @@ impl Core {
             (None, _) => match connection.session.poll_block() {
                 Some((source, block)) => {
                     let in_flight = InFlight::new(source, &block);
+                    count_sent(&self.counters, &block);
                     (block.buffer, in_flight)
                 }
                 None => return self.nothing_to_send(key),
@@ -387,4 +389,13 @@ enum Direct {
     Received,
     /// The connection needs no receive any more.
     Unwanted,
+}
+
+/// Counts a block that leaves its lane: once per block, not per message.
+#[inline]
+fn count_sent(counters: &Counters, block: &Block) {
+    if block.frames > 0 {
+        counters.messages_sent.add(block.frames.into());
+        counters.bytes_sent.add(block.filled as u64);
+    }
 }

@@ -15,7 +15,9 @@
 //! # Memory
 //!
 //! An idle lane holds none. Its first frame takes a small block, which every session is
-//! guaranteed one of; further memory comes from the shared classes as long as the session holds
+//! guaranteed one of (a lane that filled more last time begins with a shared block, so that a
+//! stream leaves in whole blocks: the small ones cost it a second send each time); further memory
+//! comes from the shared classes as long as the session holds
 //! less than what is free there, so that slow peers can not take it all
 //! (the dynamic threshold of Choudhury and Hahne, 1998).
 
@@ -24,6 +26,9 @@ use std::collections::VecDeque;
 use crate::error::SendError;
 use crate::mem::{Buffer, Pool};
 use crate::wire::{Body, BodyError, FrameHead, Scratch, frame_bytes, low_half};
+
+/// A lane whose block leaves filled by no more than this fraction begins with a small one again.
+const BULKY_FRACTION: usize = 16;
 
 /// Frames encoded back to back in one buffer.
 #[derive(Debug)]
@@ -72,13 +77,15 @@ pub(crate) struct Lane {
     taken: usize,
     /// Sequence of the last frame admitted.
     sequence: u64,
+    /// More gathered than a small block holds, last time: begin with a shared one.
+    is_bulky: bool,
 }
 
 impl Lane {
     /// Encodes a frame at the end of the lane. Returns its length on the wire.
     ///
     /// `head.sequence` is filled in here. Hot path: once per message. No allocation, no syscall.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push<B: Body + ?Sized>(
         &mut self,
         mut head: FrameHead,
@@ -93,14 +100,14 @@ impl Lane {
         let sequence = self.sequence + 1;
         head.sequence = low_half(sequence);
         let written = match self.blocks.back_mut() {
-            Some(block) => block.write(&head, body, limits, memory.scratch),
+            Some(block) => block.write(head, body, limits, memory.scratch),
             None => Err(Refusal::Needs { bytes: 0 }),
         };
         let written = match written {
             Ok(written) => written,
             Err(Refusal::Send(error)) => return Err(error),
             Err(Refusal::Needs { bytes }) => {
-                self.write_to_new_block(bytes, &head, body, limits, memory, holdings)?
+                self.write_to_new_block(bytes, head, body, limits, memory, holdings)?
             }
         };
         self.sequence = sequence;
@@ -114,6 +121,7 @@ impl Lane {
     pub(crate) fn take(&mut self) -> Option<Block> {
         let block = self.blocks.pop_front()?;
         self.taken += block.filled;
+        self.is_bulky &= block.filled > block.buffer.len() / BULKY_FRACTION;
         Some(block)
     }
 
@@ -131,6 +139,11 @@ impl Lane {
         self.blocks.is_empty()
     }
 
+    /// Sequence of the last frame admitted: how many have been.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Frames queued and in flight.
     pub(crate) fn frames(&self) -> u32 {
         self.frames
@@ -145,7 +158,7 @@ impl Lane {
     fn write_to_new_block<B: Body + ?Sized>(
         &mut self,
         mut bytes: usize,
-        head: &FrameHead,
+        head: FrameHead,
         body: &B,
         limits: &LaneLimits,
         memory: &mut SendMemory<'_>,
@@ -153,14 +166,22 @@ impl Lane {
     ) -> Result<usize, SendError> {
         // Twice at most: the first attempt tells the length when it was not known.
         for _ in 0..2 {
-            let small = self.blocks.is_empty()
+            self.is_bulky |= !self.blocks.is_empty();
+            let small_will_do = self.blocks.is_empty()
                 && holdings.small == 0
                 && bytes <= memory.pool.smallest_bytes();
-            let wanted = if small { bytes } else { bytes.max(limits.block_bytes) };
-            if !small && holdings.bytes > memory.pool.free_bytes() {
-                return Err(SendError::Full);
-            }
-            let buffer = memory.pool.take(wanted).ok_or(SendError::Full)?;
+            let shared = bytes.max(limits.block_bytes);
+            let wants_shared = self.is_bulky || !small_will_do;
+            let buffer = if wants_shared && holdings.bytes <= memory.pool.free_bytes() {
+                memory.pool.take(shared)
+            } else {
+                None
+            };
+            let buffer = match buffer {
+                None if small_will_do => memory.pool.take(bytes),
+                taken => taken,
+            };
+            let buffer = buffer.ok_or(SendError::Full)?;
             let mut block = Block { buffer, filled: 0, frames: 0, payload_bytes_max: 0 };
             match block.write(head, body, limits, memory.scratch) {
                 Ok(written) => {
@@ -207,10 +228,10 @@ enum Refusal {
 
 impl Block {
     /// Encodes a frame behind those already here.
-    #[inline]
+    #[inline(always)]
     fn write<B: Body + ?Sized>(
         &mut self,
-        head: &FrameHead,
+        head: FrameHead,
         body: &B,
         limits: &LaneLimits,
         scratch: &mut Scratch,

@@ -370,3 +370,25 @@ fn limits_follow_the_configuration() {
     let limits = LaneLimits::from_config(&config);
     assert_eq!((limits.frames_max, limits.frame_bytes_max), (5, 4 << 20));
 }
+
+/// The block of the first frame: small for little traffic, shared once a stream filled more.
+#[test]
+fn stream_leaves_in_whole_blocks() {
+    let (mut dialer, _) = pair();
+    let fill = |dialer: &mut End, bytes: usize| {
+        for _ in 0..bytes / 96 {
+            dialer.push(Priority::Normal, &[7; 64]).expect("room");
+        }
+        let mut blocks = Vec::new();
+        while let Some(block) = dialer.send_block() {
+            blocks.push(block.len() / 96);
+        }
+        blocks
+    };
+    assert_eq!(fill(&mut dialer, 960), [10]);
+    // 2,048 bytes are a small block here: it overflows once, and not again.
+    assert_eq!(fill(&mut dialer, 6144), [21, 43]);
+    assert_eq!(fill(&mut dialer, 6144), [64]);
+    assert_eq!(fill(&mut dialer, 96), [1], "little again");
+    assert_eq!(fill(&mut dialer, 6144), [21, 43]);
+}

@@ -53,8 +53,9 @@ impl Gauge {
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub struct Counters {
-    // Written for every message; first, so that they share their cache lines with nothing else.
-    /// Application frames handed to the kernel's queue of this side: admitted to a lane.
+    // Written for every block of messages; first, so that they share their cache lines with
+    // nothing else.
+    /// Application frames handed to the kernel.
     pub messages_sent: Counter,
     /// Bytes of those frames on the wire.
     pub bytes_sent: Counter,

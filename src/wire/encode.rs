@@ -73,24 +73,22 @@ impl FrameHead {
         let out = &mut out[..total];
         clear_padding(out, total - head_bytes - payload_bytes);
 
+        // The header as four words. A `Header` filled field by field was read back in wider loads
+        // than it was stored in, and each frame waited for that.
         let flags = self.flags_on_wire();
-        let header = Header {
-            magic: MAGIC,
-            version: VERSION,
-            kind: self.kind as u8,
-            flags: flags.0,
-            priority: self.priority as u8,
-            codec: self.codec as u8,
-            reserved: 0,
-            payload_bytes: u32::try_from(payload_bytes)
-                .expect("frame_bytes_max is below 4 GiB")
-                .into(),
-            checksum: 0.into(),
-            sequence: self.sequence.into(),
-            type_id: self.type_id.into(),
-            sent_at: self.sent_at_ns.into(),
-        };
-        out[..HEADER_BYTES].copy_from_slice(header.as_bytes());
+        let payload_bytes_field = u32::try_from(payload_bytes).expect("frame_bytes_max < 4 GiB");
+        let first = u64::from(u16::from_le_bytes(MAGIC))
+            | u64::from(VERSION) << 16
+            | (self.kind as u64) << 24
+            | u64::from(flags.0) << 32
+            | (self.priority as u64) << 40
+            | (self.codec as u64) << 48;
+        let third = u64::from(self.sequence) | u64::from(self.type_id) << 32;
+        let header = out.first_chunk_mut::<HEADER_BYTES>().expect("a frame is at least a header");
+        header[..8].copy_from_slice(&first.to_le_bytes());
+        header[8..16].copy_from_slice(&u64::from(payload_bytes_field).to_le_bytes());
+        header[16..24].copy_from_slice(&third.to_le_bytes());
+        header[24..].copy_from_slice(&self.sent_at_ns.to_le_bytes());
         if let Some(extension) = &self.extension {
             out[HEADER_BYTES..head_bytes].copy_from_slice(extension.as_bytes());
         }
