@@ -342,6 +342,7 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["send", "localhost", "--request", "--one-way", "x"], "--one-way");
     check(&["serve", "--reactors", "0"], "1..=1024");
     check(&["serve", "--cores", "5000"], "core numbers from 0 to 1023");
+    check(&["serve", "--cores", "0,0"], "cores = [0, 0] is invalid");
 
     let path = temporary("wrong.toml");
     std::fs::write(&path, "window_bytes = 16\n").expect("a writable folder");
@@ -350,6 +351,28 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["serve", "127.0.0.1:0", "--config", name], bound);
     check(&["send", "localhost", "x", "--config", name], bound);
     check(&["--config", name, "doctor"], bound);
+}
+
+/// `reactors` of the file holds unless the option says otherwise. A reactor's thread has its name.
+#[test]
+fn number_of_reactors_comes_from_the_file() {
+    let path = temporary("reactors.toml");
+    std::fs::write(&path, "reactors = 3\nidle = \"park\"\n").expect("a writable folder");
+    let name = path.to_str().expect("a plain path");
+    let threads = |server: &Process| {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.child.id()));
+        let name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
+        };
+        let names: Vec<String> = tasks.expect("it runs").filter_map(name).collect();
+        names.iter().filter(|name| name.starts_with("ringwire-")).count()
+    };
+    let (server, _) = serve(&["--config", name]);
+    assert_eq!(threads(&server), 3);
+    terminate(server);
+    let (server, _) = serve(&["--config", name, "--reactors", "2"]);
+    assert_eq!(threads(&server), 2);
+    terminate(server);
 }
 
 #[test]
