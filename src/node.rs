@@ -406,7 +406,7 @@ impl NodeHandle {
     ///
     /// [`ConnectError`], of the last address tried.
     pub fn connect(&self, endpoint: &str, reactor: usize) -> Result<ConnectionId, ConnectError> {
-        let endpoint: Endpoint = endpoint.parse()?;
+        let endpoint = Endpoint::of_server(endpoint)?;
         let addresses = endpoint.resolve().map_err(|source| ConnectError::Resolve {
             host: endpoint.host().into_owned(),
             source,

@@ -334,6 +334,10 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["send", "host:99999", "x"], "the port \"99999\"");
     check(&["serve", "[::1"], "[::1");
     check(&["serve", "unix:"], "unix:");
+    check(&["serve", "unix:rel.sock"], "must be absolute");
+    check(&["send", "127.0.0.1:0", "x"], "port 0 can not be connected to");
+    check(&["send", "http://host:1", "x"], "a scheme such as \"http\" is not part");
+    check(&["send", "[::1]x", "x"], "\"x\" after the bracket is not a port");
     check(&["send"], "ADDR");
     check(&["send", "localhost", "--kind", "heartbeat", "x"], "command");
     check(&["send", "localhost", "--type", "x", "x"], "0xffffffff");
