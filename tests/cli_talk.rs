@@ -225,7 +225,9 @@ fn line_does_not_wait_for_the_next() {
 fn repeated_requests_are_summed_up() {
     let (server, address) = serve(&["--echo", "--reactors", "2", "--idle", "park"]);
     let options = ["--count", "200", "--rate", "4000", "--kind", "data", "--request", "x"];
-    let lines = sent(&[&[&*address][..], &options].concat());
+    let (answers, errors, code) = send(&[&[&*address][..], &options].concat());
+    assert_eq!((answers.len(), code), (0, Some(0)), "{errors}");
+    let lines: Vec<&str> = errors.lines().collect();
     assert!(lines[0].starts_with("200 requests in "), "{lines:?}");
     assert!(lines[0].ends_with("200 answered, 0 timed out"), "{lines:?}");
     assert!(lines[1].starts_with("round trip: p50 "), "{lines:?}");
@@ -244,6 +246,21 @@ fn file_and_json_travel_as_they_are() {
     let (_, errors, code) = send(&[&address, "--json", "{\"axis\""]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("is not JSON"), "{errors}");
+    terminate(server);
+}
+
+/// Where standard output is no terminal: the very bytes, and no line break behind them.
+#[test]
+fn file_that_is_sent_back_is_the_same_file() {
+    let (server, address) = serve(&[]);
+    let path = temporary("payload.bin");
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    std::fs::write(&path, &bytes).expect("a writable folder");
+    let name = path.to_str().expect("a plain path");
+    let output = ringwire(&["send", &address, "--file", name]).output();
+    let Output { status, stdout, stderr } = output.expect("the binary was built with this test");
+    assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
+    assert!(stdout == bytes, "{} bytes came back", stdout.len());
     terminate(server);
 }
 
@@ -353,7 +370,7 @@ fn senseless_command_lines_say_what_is_wrong() {
     let name = path.to_str().expect("a plain path");
     let bound = "window_bytes = 16 is out of bounds: 4096 to 4194304";
     check(&["serve", "127.0.0.1:0", "--config", name], bound);
-    check(&["send", "localhost", "x", "--config", name], bound);
+    check(&["send", "localhost", "x", "--config", name], &format!("wrong.toml: {bound}"));
     check(&["--config", name, "doctor"], bound);
 }
 

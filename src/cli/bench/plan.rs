@@ -13,7 +13,7 @@ use ringwire::config::{Config, ConfigBuilder, Idle};
 use ringwire::wire::frame_bytes;
 use serde::Serialize;
 
-use crate::cli::options::idle_parser;
+use crate::cli::options::{idle_parser, parse_seconds};
 use crate::cli::{CommandError, Settings};
 
 /// Rounds when the option does not say: odd, so that the median is a round that happened.
@@ -259,15 +259,6 @@ impl FromStr for Size {
         }
         Ok(Self(bytes))
     }
-}
-
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let expected = "seconds from 0.001 to 3600 are expected";
-    let seconds: f64 = text.parse().map_err(|_| expected)?;
-    if !(0.001..=3600.0).contains(&seconds) {
-        return Err(expected.into());
-    }
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 fn parse_rounds(text: &str) -> Result<usize, String> {
