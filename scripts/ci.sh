@@ -12,6 +12,8 @@ cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-always}"
 export RUST_BACKTRACE="${RUST_BACKTRACE:-1}"
 fuzz_seconds="${FUZZ_SECONDS:-3}"
+# Far longer than any example takes.
+example_seconds_max=30
 
 # Tests open many connections, two descriptors each. As far as the hard limit lets us.
 raise_descriptor_limit() {
@@ -75,8 +77,14 @@ step_test_release() {
     cargo test --locked --release
 }
 
+# Every example talks to itself when it is given no address, checks what comes back, and ends by
+# itself within seconds.
 step_examples() {
     cargo build --locked --examples
+    local file
+    for file in examples/*.rs; do
+        timeout "$example_seconds_max" cargo run --locked --quiet --example "$(basename "$file" .rs)"
+    done
 }
 
 # Every bench once, as a test: they compile, and their answers are right.

@@ -70,7 +70,7 @@ impl Client {
         if self.connection_state() != ConnectionState::Disconnected {
             return Err(ConnectError::AlreadyConnected);
         }
-        let endpoint: Endpoint = endpoint.parse()?;
+        let endpoint = Endpoint::of_server(endpoint)?;
         let addresses = endpoint.resolve().map_err(|source| ConnectError::Resolve {
             host: endpoint.host().into_owned(),
             source,

@@ -3,16 +3,22 @@
 //! A [`Config`] that exists is valid: [`ConfigBuilder::build`] and [`Config::from_toml`] check each
 //! value against its bounds and the values against each other, and nothing checks them again.
 //! The names of the setters are the keys of the TOML file. Memory is what the limits say: see the
-//! notes at each key. Limits are *per reactor* unless they say otherwise.
+//! notes at each key. Limits are *per reactor* unless they say otherwise. What is said about a
+//! file's keys and values is in `text`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, Deserializer};
 
 use crate::wire::Checksum;
 use crate::wire::handshake::NAME_BYTES_MAX;
 use crate::wire::padded;
+
+mod text;
+
+use text::{Suggestion, Takes};
 
 /// What a reactor does when it has nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -71,17 +77,39 @@ pub enum ConfigError {
         /// Why, starting with a space, or empty.
         why: &'static str,
     },
-    /// A value of the right type that makes no sense.
-    #[error("{key} = {value:?} is invalid: {expected}")]
+    /// A value where a whole number belongs: of another type, negative, or beyond 64 bits.
+    #[error("{key} = {value} is invalid: a whole number from {min} to {max} is expected")]
+    NotWhole {
+        /// The key.
+        key: &'static str,
+        /// Its value as it was written; a long one is cut.
+        value: String,
+        /// Smallest valid value.
+        min: u64,
+        /// Largest valid value.
+        max: u64,
+    },
+    /// A value that is no number and makes no sense, or is of another type than its key takes.
+    #[error("{key} = {value} is invalid: {expected}")]
     Invalid {
         /// The key.
         key: &'static str,
-        /// Its value.
+        /// Its value as a file would have it; a long one is cut.
         value: String,
         /// What is expected.
         expected: &'static str,
     },
-    /// The text is not a configuration: a syntax error, an unknown key, a value of another type.
+    /// There is no such key.
+    #[error("unknown key {key} in line {line}: {hint}", hint = Suggestion(*.near))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// Where it stands, from 1.
+        line: usize,
+        /// The key that was probably meant.
+        near: Option<&'static str>,
+    },
+    /// The text is not TOML.
     #[error("configuration: {message}")]
     Toml {
         /// What and where, over several lines.
@@ -130,6 +158,22 @@ macro_rules! settings {
             tcp_congestion: Option<String>,
             mlockall: bool,
         }
+
+        /// Every key of the TOML file, and what it takes.
+        const KEYS: &[(&str, Takes)] = &[
+            $( (stringify!($key), Takes::Whole { min: $min as u64, max: $max as u64 }), )+
+            ("node_name", Takes::Text),
+            ("idle", Takes::OneOf(
+                &["spin", "adaptive", "park"], "\"spin\", \"adaptive\" or \"park\" is expected",
+            )),
+            ("checksum", Takes::OneOf(
+                &["never", "commands", "always"],
+                "\"never\", \"commands\" or \"always\" is expected",
+            )),
+            ("cores", Takes::Cores),
+            ("tcp_congestion", Takes::Text),
+            ("mlockall", Takes::Flag),
+        ];
 
         impl Default for ConfigBuilder {
             fn default() -> Self {
@@ -198,6 +242,10 @@ macro_rules! settings {
     };
 }
 
+/// Cores are numbered from 0 to below this.
+const CORES_MAX: usize = 1024;
+const CORES_EXPECTED: &str = "a list of core numbers from 0 to 1023, each once, is expected";
+
 const KIB: u32 = 1 << 10;
 const MIB: u32 = 1 << 20;
 
@@ -207,6 +255,11 @@ settings! {
     /// Hash of the application's payload types. Two nodes whose hashes are both non-zero and
     /// differ refuse each other in the handshake.
     schema_hash: u64 = 0, 0 => u64::MAX;
+
+    /// How many reactors a `Node` or `Server` starts, each a thread with a ring; 0 is one for each
+    /// of `cores`, and one when that is empty. Reactors beyond `cores` are not pinned. A `Client`
+    /// and a `Reactor` of its own ignore it.
+    reactors: u32 = 0, 0 => 1024;
 
     /// Largest frame accepted and sent: header, extension, payload and padding, in bytes. The
     /// smaller of both sides' limits holds for what is sent.
@@ -348,6 +401,12 @@ impl Config {
         &self.cores
     }
 
+    /// How many reactors a `Node` starts: `reactors`, or one for each of `cores`, and at least one.
+    #[must_use]
+    pub fn reactor_count(&self) -> usize {
+        reactor_count(self.reactors, &self.cores)
+    }
+
     /// TCP congestion control of the connections; `None` is the system's.
     #[must_use]
     pub fn tcp_congestion(&self) -> Option<&str> {
@@ -374,15 +433,20 @@ impl Default for Config {
 }
 
 impl ConfigBuilder {
-    /// Reads settings from TOML text without checking them yet, so that options given elsewhere
-    /// can be laid over them.
+    /// Reads settings from TOML text, each checked by itself. How they go together is left to
+    /// [`build`](Self::build), so that options given elsewhere can be laid over them.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Toml`] for a syntax error, an unknown key or a value of another type.
+    /// [`ConfigError`] naming the line of a syntax error or an unknown key, or the key, the value
+    /// and the bound.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text)
-            .map_err(|error| ConfigError::Toml { message: error.to_string().trim_end().into() })
+        let not_toml = |error: toml::de::Error| ConfigError::Toml {
+            message: error.to_string().trim_end().into(),
+        };
+        let table = DeTable::parse(text).map_err(not_toml)?;
+        text::check(text, table.get_ref())?;
+        Self::deserialize(Deserializer::from(table)).map_err(not_toml)
     }
 
     /// The name this node gives in the handshake; at most 64 bytes. Default: empty.
@@ -406,7 +470,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// The cores to pin the reactors of a `Node` to, in order. Default: none are pinned.
+    /// The cores to pin the reactors of a `Node` to, in order: numbers from 0 to 1023, each once.
+    /// Default: none are pinned.
     #[must_use]
     pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
         self.cores = cores.into();
@@ -463,43 +528,45 @@ impl ConfigBuilder {
         let share = ": every connection needs room for something to send";
         let floor = "connections_max * block_bytes / 16";
         at_least("send_memory_bytes", self.send_memory_bytes, floor, blocks, share)?;
-        if self.scheduler_fifo_priority > 0 && self.idle == Idle::Spin && self.cores.is_empty() {
+        let is_pinned = self.cores.len() >= reactor_count(self.reactors, &self.cores);
+        if self.scheduler_fifo_priority > 0 && self.idle == Idle::Spin && !is_pinned {
             return Err(ConfigError::Invalid {
                 key: "scheduler_fifo_priority",
                 value: self.scheduler_fifo_priority.to_string(),
                 expected: "a spinning SCHED_FIFO thread must be pinned: \
-                           set cores, or idle = \"park\"",
+                           set cores for every reactor, or idle = \"park\"",
             });
         }
         Ok(())
     }
 
     fn check_names(&self) -> Result<(), ConfigError> {
+        let invalid = |key, value, expected| Err(ConfigError::Invalid { key, value, expected });
         if self.node_name.len() > NAME_BYTES_MAX {
-            return Err(ConfigError::Invalid {
-                key: "node_name",
-                value: self.node_name.clone(),
-                expected: "at most 64 bytes",
-            });
+            let name = text::quoted(&self.node_name);
+            return invalid("node_name", name, "at most 64 bytes are expected");
         }
         if let Some(name) = &self.tcp_congestion
             && (name.is_empty() || name.len() > 15 || !name.is_ascii())
         {
-            return Err(ConfigError::Invalid {
-                key: "tcp_congestion",
-                value: name.clone(),
-                expected: "a name from net.ipv4.tcp_available_congestion_control",
-            });
+            let expected = "a name from net.ipv4.tcp_available_congestion_control is expected";
+            return invalid("tcp_congestion", text::quoted(name), expected);
         }
-        if let Some(core) = self.cores.iter().find(|&&core| core >= 1024) {
-            return Err(ConfigError::Invalid {
-                key: "cores",
-                value: core.to_string(),
-                expected: "core numbers from 0 to 1023",
-            });
+        let mut seen = [false; CORES_MAX];
+        for &core in &self.cores {
+            // Out of range, or set before.
+            if seen.get(core).copied().unwrap_or(true) {
+                return invalid("cores", text::cut(&format!("{:?}", self.cores)), CORES_EXPECTED);
+            }
+            seen[core] = true;
         }
         Ok(())
     }
+}
+
+/// `reactors`, or what 0 means.
+fn reactor_count(reactors: u32, cores: &[usize]) -> usize {
+    if reactors == 0 { cores.len().max(1) } else { reactors as usize }
 }
 
 #[cfg(test)]
@@ -514,7 +581,7 @@ mod tests {
 
     #[test]
     fn out_of_bounds_names_key_value_and_bound() {
-        let error = Config::from_toml("window_bytes = 16").expect_err("too small");
+        let error = Config::builder().window_bytes(16).build().expect_err("too small");
         assert_eq!(error.to_string(), "window_bytes = 16 is out of bounds: 4096 to 4194304");
     }
 
@@ -527,21 +594,6 @@ mod tests {
     }
 
     #[test]
-    fn unknown_key_is_named_with_its_line() {
-        let error = Config::from_toml("idle = \"park\"\nwindow = 3").expect_err("unknown key");
-        let text = error.to_string();
-        assert!(text.contains("line 2"), "{text}");
-        assert!(text.contains("`window`"), "{text}");
-    }
-
-    #[test]
-    fn wrong_type_is_named() {
-        let text = Config::from_toml("idle = \"fast\"").expect_err("no such").to_string();
-        assert!(text.contains("fast"), "{text}");
-        assert!(text.contains("adaptive"), "{text}");
-    }
-
-    #[test]
     fn toml_and_builder_agree() {
         let text = "idle = \"spin\"\ncores = [0, 1]\nring_entries = 100\nchecksum = \"always\"";
         let config = Config::from_toml(text).expect("valid");
@@ -549,6 +601,53 @@ mod tests {
         assert_eq!(config.cores(), [0, 1]);
         assert_eq!(config.ring_entries(), 128);
         assert_eq!(config.checksum(), Checksum::Always);
+    }
+
+    /// What `text` lets pass is what the fields hold, for every key there is.
+    #[test]
+    fn keys_are_the_fields() {
+        let written =
+            toml::to_string(&Config { tcp_congestion: Some("reno".into()), ..Config::default() });
+        let table: toml::Table = written.expect("it can be written").parse().expect("TOML");
+        let mut keys: Vec<&str> = KEYS.iter().map(|&(key, _)| key).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, table.keys().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn bounds_are_within_their_types() {
+        for &(key, takes) in KEYS {
+            let Takes::Whole { min, max } = takes else { continue };
+            for value in [min, max] {
+                let builder = ConfigBuilder::from_toml(&format!("{key} = {value}"));
+                assert!(builder.is_ok(), "{key} = {value}: {builder:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn largest_hash_is_written_and_read_back() {
+        let config = Config::builder().schema_hash(u64::MAX).build().expect("valid");
+        let written = toml::to_string(&config).expect("it can be written");
+        let again = Config::from_toml(&written).expect("it reads back");
+        assert_eq!(again.schema_hash(), u64::MAX);
+    }
+
+    #[test]
+    fn core_named_twice_is_refused() {
+        let error = Config::builder().cores([2, 0, 2]).build().expect_err("2 twice");
+        assert_eq!(error.to_string(), format!("cores = [2, 0, 2] is invalid: {CORES_EXPECTED}"));
+        assert!(Config::from_toml("cores = [0, 0]").is_err());
+        assert!(Config::from_toml("cores = [1024]").is_err());
+        assert!(Config::from_toml("cores = [0, 1023]").is_ok());
+    }
+
+    #[test]
+    fn reactors_default_to_one_for_each_core() {
+        let count = |text| Config::from_toml(text).expect("valid").reactor_count();
+        assert_eq!(count(""), 1);
+        assert_eq!(count("cores = [0, 1, 2]"), 3);
+        assert_eq!(count("reactors = 4\ncores = [0]"), 4);
     }
 
     #[test]
@@ -561,6 +660,8 @@ mod tests {
     fn spinning_fifo_thread_must_be_pinned() {
         let builder = Config::builder().idle(Idle::Spin).scheduler_fifo_priority(10);
         assert!(builder.clone().build().is_err());
-        assert!(builder.cores([0]).build().is_ok());
+        let builder = builder.cores([0]);
+        assert!(builder.clone().build().is_ok());
+        assert!(builder.reactors(2).build().is_err(), "the second would not be pinned");
     }
 }

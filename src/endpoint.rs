@@ -1,6 +1,8 @@
 //! Where to connect or listen: `host:port`, `[v6]:port`, a bare host, or `unix:/path`.
 //!
-//! Parsing touches nothing outside; [`Endpoint::resolve`] asks the resolver and may block.
+//! Parsing touches nothing outside; [`Endpoint::resolve`] asks the resolver and may block. A Unix
+//! path is absolute: a relative one would name another socket after a change of the working
+//! directory, and a server would leave its own behind.
 
 use std::fmt;
 use std::io;
@@ -21,7 +23,7 @@ pub enum Endpoint {
     Tcp {
         /// Host name, IPv4 address, or IPv6 address without brackets.
         host: String,
-        /// Port; 0 asks the kernel for a free one when listening.
+        /// Port; 0 asks the kernel for a free one when listening, and can not be connected to.
         port: u16,
     },
     /// A Unix stream socket.
@@ -47,6 +49,17 @@ pub enum EndpointError {
     /// Nothing there.
     #[error("the endpoint is empty: expected host:port, [v6]:port, host or unix:/path")]
     Empty,
+    /// A URL.
+    #[error(
+        "endpoint {text:?}: a scheme such as {scheme:?} is not part of an endpoint: \
+         expected host:port, [v6]:port, host or unix:/path"
+    )]
+    Scheme {
+        /// The endpoint.
+        text: String,
+        /// What stands before `://`.
+        scheme: String,
+    },
     /// No host before the port.
     #[error("endpoint {text:?}: the host before the port is missing")]
     HostMissing {
@@ -61,11 +74,19 @@ pub enum EndpointError {
         /// Its host part.
         host: String,
     },
-    /// The part in brackets is not an IPv6 address, or the brackets do not match.
+    /// The part in brackets is not an IPv6 address, or there are no brackets around it.
     #[error("endpoint {text:?}: the IPv6 part must be an address in brackets, as in [::1]:7411")]
     Ipv6 {
         /// The endpoint.
         text: String,
+    },
+    /// Something else than a port behind the bracket.
+    #[error("endpoint {text:?}: {rest:?} after the bracket is not a port, as in [::1]:7411")]
+    AfterBracket {
+        /// The endpoint.
+        text: String,
+        /// What stands behind the bracket.
+        rest: String,
     },
     /// The port is not a number from 0 to 65535.
     #[error("endpoint {text:?}: the port {port:?} is not a number from 0 to 65535")]
@@ -75,9 +96,22 @@ pub enum EndpointError {
         /// Its port part.
         port: String,
     },
-    /// The path of a Unix socket is empty or too long.
+    /// Port 0 of a server: only who listens can leave the choice to the kernel.
+    #[error("endpoint {text:?}: port 0 can not be connected to, only listened on")]
+    PortZero {
+        /// The endpoint.
+        text: String,
+    },
+    /// The path of a Unix socket depends on the working directory.
+    #[error("endpoint {text:?}: a Unix path must be absolute, as in unix:/run/ringwire.sock")]
+    UnixPathRelative {
+        /// The endpoint.
+        text: String,
+    },
+    /// The path of a Unix socket is empty or too long, or has a zero byte in it.
     #[error(
-        "endpoint {text:?}: a Unix path has 1 to {UNIX_PATH_BYTES_MAX} bytes, this one {bytes}"
+        "endpoint {text:?}: a Unix path has 1 to {UNIX_PATH_BYTES_MAX} bytes, none of them zero; \
+         this one has {bytes}"
     )]
     UnixPath {
         /// The endpoint.
@@ -103,7 +137,13 @@ impl FromStr for Endpoint {
             if !(1..=UNIX_PATH_BYTES_MAX).contains(&bytes) || path.contains('\0') {
                 return Err(EndpointError::UnixPath { text: text.into(), bytes });
             }
+            if !path.starts_with('/') {
+                return Err(EndpointError::UnixPathRelative { text: text.into() });
+            }
             return Ok(Self::Unix { path: path.into() });
+        }
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Err(EndpointError::Scheme { text: text.into(), scheme: scheme.into() });
         }
         if let Some(rest) = text.strip_prefix('[') {
             return parse_bracketed(text, rest);
@@ -151,6 +191,18 @@ impl Endpoint {
         }
     }
 
+    /// Reads the endpoint of a server that is to be connected to.
+    ///
+    /// # Errors
+    ///
+    /// As parsing, and [`EndpointError::PortZero`].
+    pub(crate) fn of_server(text: &str) -> Result<Self, EndpointError> {
+        match text.parse()? {
+            Self::Tcp { port: 0, .. } => Err(EndpointError::PortZero { text: text.into() }),
+            endpoint => Ok(endpoint),
+        }
+    }
+
     /// The host name, or the path of a Unix socket.
     #[must_use]
     pub fn host(&self) -> std::borrow::Cow<'_, str> {
@@ -172,7 +224,9 @@ fn parse_bracketed(text: &str, rest: &str) -> Result<Endpoint, EndpointError> {
     let port = match rest.strip_prefix(':') {
         Some(port) => parse_port(text, port)?,
         None if rest.is_empty() => DEFAULT_PORT,
-        None => return Err(malformed()),
+        None => {
+            return Err(EndpointError::AfterBracket { text: text.into(), rest: rest.into() });
+        }
     };
     Ok(Endpoint::Tcp { host: host.into(), port })
 }
@@ -275,13 +329,30 @@ mod tests {
         assert!(matches!(refuse("host:65536"), EndpointError::Port { .. }));
         assert!(matches!(refuse("host:+1"), EndpointError::Port { .. }));
         assert!(matches!(refuse("[::1"), EndpointError::Ipv6 { .. }));
-        assert!(matches!(refuse("[::1]9"), EndpointError::Ipv6 { .. }));
+        assert!(matches!(refuse("[::1]9"), EndpointError::AfterBracket { .. }));
+        assert!(matches!(refuse("[::1]x"), EndpointError::AfterBracket { .. }));
+        assert!(matches!(refuse("http://x:1"), EndpointError::Scheme { .. }));
+        assert!(matches!(refuse("tcp://[::1]:1"), EndpointError::Scheme { .. }));
+        assert!(matches!(refuse("unix:rel"), EndpointError::UnixPathRelative { .. }));
+        assert!(matches!(refuse("unix:@abstract"), EndpointError::UnixPathRelative { .. }));
+        assert!(matches!(refuse("unix:/a\0b"), EndpointError::UnixPath { bytes: 4, .. }));
         assert!(matches!(refuse("[zz]:9"), EndpointError::Ipv6 { .. }));
         assert!(matches!(refuse("1:2:3"), EndpointError::Ipv6 { .. }));
         assert!(matches!(refuse("unix:"), EndpointError::UnixPath { bytes: 0, .. }));
         assert!(matches!(refuse("unix"), EndpointError::UnixPath { bytes: 0, .. }));
         let long = format!("unix:/{}", "x".repeat(107));
         assert!(matches!(refuse(&long), EndpointError::UnixPath { bytes: 108, .. }));
+    }
+
+    #[test]
+    fn port_zero_is_for_listening_only() {
+        assert!("127.0.0.1:0".parse::<Endpoint>().is_ok());
+        let refused =
+            |text: &str| matches!(Endpoint::of_server(text), Err(EndpointError::PortZero { .. }));
+        assert!(refused("127.0.0.1:0"));
+        assert!(refused("[::1]:0"));
+        assert!(!refused("localhost:1"));
+        assert!(!refused("unix:/run/x"));
     }
 
     #[test]

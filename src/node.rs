@@ -63,8 +63,8 @@ impl NodeBuilder {
         self
     }
 
-    /// How many reactors, each a thread with a ring. Default: as many as `cores` of the
-    /// configuration names, else 1. Clamped to 1 to 1024.
+    /// How many reactors, each a thread with a ring. Default:
+    /// [`reactor_count`](Config::reactor_count) of the configuration. Clamped to 1 to 1024.
     #[must_use]
     pub fn reactors(mut self, count: usize) -> Self {
         self.reactors = Some(count.clamp(1, 1024));
@@ -119,7 +119,7 @@ impl NodeBuilder {
     /// [`SetupError`] of the first thing that failed; everything started is stopped again.
     pub fn start(self) -> Result<Node, SetupError> {
         let mut config = self.config.unwrap_or_default();
-        let count = self.reactors.unwrap_or(config.cores().len().max(1));
+        let count = self.reactors.unwrap_or(config.reactor_count());
         let cores_available = affinity::cores_available();
         if config.idle == Idle::Spin && count > cores_available {
             tracing::warn!(
@@ -406,7 +406,7 @@ impl NodeHandle {
     ///
     /// [`ConnectError`], of the last address tried.
     pub fn connect(&self, endpoint: &str, reactor: usize) -> Result<ConnectionId, ConnectError> {
-        let endpoint: Endpoint = endpoint.parse()?;
+        let endpoint = Endpoint::of_server(endpoint)?;
         let addresses = endpoint.resolve().map_err(|source| ConnectError::Resolve {
             host: endpoint.host().into_owned(),
             source,

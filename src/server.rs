@@ -29,8 +29,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How many reactors, each a thread with a ring. Default: as many as `cores` of the
-    /// configuration names, else 1.
+    /// How many reactors, each a thread with a ring. Default:
+    /// [`reactor_count`](Config::reactor_count) of the configuration.
     #[must_use]
     pub fn reactors(mut self, count: usize) -> Self {
         self.node = self.node.reactors(count);

@@ -78,6 +78,31 @@ fn subjects(records: &[Value]) -> Vec<&str> {
     records.iter().map(|record| record["subject"].as_str().expect("a name")).collect()
 }
 
+/// The whole default suite: its last case compares ringwire with itself, where descriptors allow.
+#[test]
+fn default_suite_shows_its_goals() {
+    let short = ["bench", "--duration", "0.01", "--rounds", "1", "--json", "-"];
+    let output = ringwire(&short);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let counts: Vec<u64> = stdout
+        .lines()
+        .skip(1)
+        .map(|line| serde_json::from_str::<Value>(line).expect("an object"))
+        .map(|record| record["connections"].as_u64().expect("a count"))
+        .collect();
+    assert_eq!(counts[..10], [1; 10]);
+    let has_many = !stderr.contains("descriptors, the limit is");
+    assert_eq!(counts[10..], if has_many { vec![64, 1_000] } else { vec![] });
+    // Above the first table stand warnings and the machine's name, as long as they are.
+    let mut tables = stderr.lines().skip_while(|line| !line.contains("1 round of"));
+    assert!(tables.all(|line| line.chars().count() <= 80), "{stderr}");
+    // Spinning has goals only where the two ends have a core each.
+    let goals = if cores() == 1 { 1 } else { 4 + usize::from(has_many) };
+    let judged = stderr.lines().filter(|line| line.contains("x met") || line.contains("x missed"));
+    assert_eq!(judged.count(), goals, "{stderr}");
+}
+
 #[test]
 fn rtt_writes_json_lines_and_nothing_else() {
     for idle in ["spin", "adaptive", "park"] {

@@ -225,7 +225,9 @@ fn line_does_not_wait_for_the_next() {
 fn repeated_requests_are_summed_up() {
     let (server, address) = serve(&["--echo", "--reactors", "2", "--idle", "park"]);
     let options = ["--count", "200", "--rate", "4000", "--kind", "data", "--request", "x"];
-    let lines = sent(&[&[&*address][..], &options].concat());
+    let (answers, errors, code) = send(&[&[&*address][..], &options].concat());
+    assert_eq!((answers.len(), code), (0, Some(0)), "{errors}");
+    let lines: Vec<&str> = errors.lines().collect();
     assert!(lines[0].starts_with("200 requests in "), "{lines:?}");
     assert!(lines[0].ends_with("200 answered, 0 timed out"), "{lines:?}");
     assert!(lines[1].starts_with("round trip: p50 "), "{lines:?}");
@@ -244,6 +246,21 @@ fn file_and_json_travel_as_they_are() {
     let (_, errors, code) = send(&[&address, "--json", "{\"axis\""]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("is not JSON"), "{errors}");
+    terminate(server);
+}
+
+/// Where standard output is no terminal: the very bytes, and no line break behind them.
+#[test]
+fn file_that_is_sent_back_is_the_same_file() {
+    let (server, address) = serve(&[]);
+    let path = temporary("payload.bin");
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    std::fs::write(&path, &bytes).expect("a writable folder");
+    let name = path.to_str().expect("a plain path");
+    let output = ringwire(&["send", &address, "--file", name]).output();
+    let Output { status, stdout, stderr } = output.expect("the binary was built with this test");
+    assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
+    assert!(stdout == bytes, "{} bytes came back", stdout.len());
     terminate(server);
 }
 
@@ -334,6 +351,10 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["send", "host:99999", "x"], "the port \"99999\"");
     check(&["serve", "[::1"], "[::1");
     check(&["serve", "unix:"], "unix:");
+    check(&["serve", "unix:rel.sock"], "must be absolute");
+    check(&["send", "127.0.0.1:0", "x"], "port 0 can not be connected to");
+    check(&["send", "http://host:1", "x"], "a scheme such as \"http\" is not part");
+    check(&["send", "[::1]x", "x"], "\"x\" after the bracket is not a port");
     check(&["send"], "ADDR");
     check(&["send", "localhost", "--kind", "heartbeat", "x"], "command");
     check(&["send", "localhost", "--type", "x", "x"], "0xffffffff");
@@ -342,14 +363,37 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["send", "localhost", "--request", "--one-way", "x"], "--one-way");
     check(&["serve", "--reactors", "0"], "1..=1024");
     check(&["serve", "--cores", "5000"], "core numbers from 0 to 1023");
+    check(&["serve", "--cores", "0,0"], "cores = [0, 0] is invalid");
 
     let path = temporary("wrong.toml");
     std::fs::write(&path, "window_bytes = 16\n").expect("a writable folder");
     let name = path.to_str().expect("a plain path");
     let bound = "window_bytes = 16 is out of bounds: 4096 to 4194304";
     check(&["serve", "127.0.0.1:0", "--config", name], bound);
-    check(&["send", "localhost", "x", "--config", name], bound);
+    check(&["send", "localhost", "x", "--config", name], &format!("wrong.toml: {bound}"));
     check(&["--config", name, "doctor"], bound);
+}
+
+/// `reactors` of the file holds unless the option says otherwise. A reactor's thread has its name.
+#[test]
+fn number_of_reactors_comes_from_the_file() {
+    let path = temporary("reactors.toml");
+    std::fs::write(&path, "reactors = 3\nidle = \"park\"\n").expect("a writable folder");
+    let name = path.to_str().expect("a plain path");
+    let threads = |server: &Process| {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.child.id()));
+        let name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
+        };
+        let names: Vec<String> = tasks.expect("it runs").filter_map(name).collect();
+        names.iter().filter(|name| name.starts_with("ringwire-")).count()
+    };
+    let (server, _) = serve(&["--config", name]);
+    assert_eq!(threads(&server), 3);
+    terminate(server);
+    let (server, _) = serve(&["--config", name, "--reactors", "2"]);
+    assert_eq!(threads(&server), 2);
+    terminate(server);
 }
 
 #[test]

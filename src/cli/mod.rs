@@ -1,9 +1,10 @@
 //! The command line: options, configuration, logging, exit codes.
 //!
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
-//! configuration makes no sense. Results go to standard output, everything else to standard
-//! error. `serve` ends in order on Ctrl-C and SIGTERM; every other subcommand catches no signal and
-//! is ended at once: nothing here puts the terminal into a state that would have to be undone.
+//! configuration makes no sense. Results go to standard output, everything else to standard error;
+//! the results of `send` are the answers. `serve` ends in order on Ctrl-C and SIGTERM; every other
+//! subcommand catches no signal and is ended at once: nothing here puts the terminal into a state
+//! that would have to be undone.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 
@@ -55,6 +56,9 @@ enum CommandError {
     /// The configuration or an option makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The configuration file makes no sense.
+    #[error("{}: {source}", .path.display())]
+    File { path: PathBuf, source: ConfigError },
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),
@@ -120,9 +124,12 @@ fn read_settings(file: Option<PathBuf>) -> Result<Settings, CommandError> {
     let Some(path) = file else {
         return Ok(Settings::default());
     };
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| ConfigError::File { path, message: error.to_string() })?;
-    let builder = ConfigBuilder::from_toml(&text)?;
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        let path = path.clone();
+        ConfigError::File { path, message: error.to_string() }
+    })?;
+    let builder =
+        ConfigBuilder::from_toml(&text).map_err(|source| CommandError::File { path, source })?;
     Ok(Settings { builder, from_file: true })
 }
 
@@ -140,7 +147,7 @@ fn start_logging() {
 impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Usage(_) => USAGE,
+            Self::Config(_) | Self::File { .. } | Self::Usage(_) => USAGE,
             Self::Setup(SetupError::Config(_) | SetupError::Endpoint(_)) => USAGE,
             Self::Connect(ConnectError::Endpoint(_)) => USAGE,
             Self::Bench(_)

@@ -7,6 +7,8 @@
 //! With `--rate`, a message has an intended instant, and its round trip counts from there: a
 //! request that was late because the one before it hung is as late as its caller would find it.
 //!
+//! Answers go to standard output, and nothing else does.
+//!
 //! Not a benchmark: `ringwire bench` knows what the machine itself costs.
 
 use std::cell::Cell;
@@ -30,7 +32,7 @@ use serde::de::IgnoredAny;
 use crate::cli::options::{
     idle_parser, kind_name, kind_parser, parse_rate, parse_type_id, priority_parser,
 };
-use crate::cli::show::{Excerpt, Marked, Short, counted};
+use crate::cli::show::{Excerpt, Marked, Short, counted, terminal_columns};
 use crate::cli::{CommandError, Settings};
 
 /// How long to wait for an answer, or for room, when the option does not say.
@@ -39,15 +41,15 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 const TIMEOUT_MS_MAX: i64 = 600_000;
 /// The last part of a wait for an instant is spun: a sleep may end this much too late.
 const WAKE_SLACK: Duration = Duration::from_micros(150);
-/// An answer's payload on the terminal is cut here.
-const EXCERPT_COLUMNS: usize = 4096;
+/// An answer on a terminal is cut after so many of its lines.
+const EXCERPT_LINES: usize = 4;
 
 /// Send messages to a server and print its answers.
 ///
 /// Each MESSAGE is one message. Without any, or with `-`, every line of standard input is one.
-/// Commands wait for their answer: it goes to standard output, and its round trip to standard
-/// error. On a terminal an answer that is not text is shown in hexadecimal; elsewhere its bytes
-/// are written as they are, with a line break behind them.
+/// Commands wait for their answer: it goes to standard output, everything else to standard error.
+/// On a terminal a long answer is cut, and one that is not text is shown in hexadecimal; elsewhere
+/// its bytes are written as they are, with a line break behind them unless they answer a --file.
 ///
 /// Exit code 0 when everything was sent and answered, 1 when not, 2 for a senseless command line.
 #[derive(Debug, Args)]
@@ -95,7 +97,7 @@ pub(crate) struct SendOptions {
     #[arg(long, conflicts_with = "request")]
     one_way: bool,
 
-    /// Send all of it so many times, and sum up.
+    /// Send all of it so many times; the answers are summed up, not printed.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
@@ -370,11 +372,27 @@ impl<'a> Talk<'a> {
         let nanos = u64::try_from(round_trip.as_nanos()).unwrap_or(u64::MAX);
         self.tally.round_trips.saturating_record(nanos);
         if self.prints {
-            print_answer(&answer, round_trip).map_err(|source| CommandError::Output {
+            self.print_answer(&answer, round_trip).map_err(|source| CommandError::Output {
                 what: "standard output".into(),
                 source,
             })?;
         }
+        Ok(())
+    }
+
+    fn print_answer(&self, answer: &Message, round_trip: Duration) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let payload = answer.payload();
+        if let Some(columns) = terminal_columns() {
+            writeln!(out, "{}", Excerpt { payload, columns: EXCERPT_LINES * columns })?;
+        } else {
+            out.write_all(payload)?;
+            // What was a file is one again.
+            out.write_all(if self.options.file.is_some() { b"" } else { b"\n" })?;
+        }
+        out.flush()?;
+        let (kind, bytes) = (kind_name(answer.kind()), payload.len());
+        eprintln!("  {kind}, {bytes} B, round trip {}", Short(round_trip));
         Ok(())
     }
 
@@ -420,13 +438,8 @@ impl<'a> Talk<'a> {
         }
         let report = self.client.disconnect(self.timeout);
         let ended = Nanos::now();
-        if self.options.count > 1 {
-            let summary = self.summary(ended);
-            io::stdout().write_all(summary.as_bytes()).map_err(|source| CommandError::Output {
-                what: "standard output".into(),
-                source,
-            })?;
-        } else if self.tally.sent != 1 || !self.asks {
+        // The line below a single answer has said it all.
+        if self.tally.sent != 1 || !self.asks || !self.prints {
             eprint!("{}", self.summary(ended));
         }
         if self.unasked.get() > 0 {
@@ -469,20 +482,6 @@ impl<'a> Talk<'a> {
         }
         text
     }
-}
-
-fn print_answer(answer: &Message, round_trip: Duration) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if out.is_terminal() {
-        writeln!(out, "{}", Excerpt { payload: answer.payload(), columns: EXCERPT_COLUMNS })?;
-    } else {
-        out.write_all(answer.payload())?;
-        out.write_all(b"\n")?;
-    }
-    out.flush()?;
-    let (kind, bytes) = (kind_name(answer.kind()), answer.payload().len());
-    eprintln!("  {kind}, {bytes} B, round trip {}", Short(round_trip));
-    Ok(())
 }
 
 impl Tally {

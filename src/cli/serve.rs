@@ -69,7 +69,7 @@ pub(crate) struct ServeOptions {
     #[arg(long, short, conflicts_with = "print")]
     quiet: bool,
 
-    /// Threads, each with a ring of its own [default: one for each of --cores, or 1].
+    /// Threads, each with a ring of its own [default: one for each core, or 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     reactors: Option<u16>,
 
@@ -131,12 +131,11 @@ struct Meter {
 pub(super) fn run(options: &ServeOptions, settings: Settings) -> Result<ExitCode, CommandError> {
     let config = configure(options, settings)?;
     let stop = stop_on_signals()?;
-    raise_descriptor_limit(options, &config);
+    raise_descriptor_limit(&config);
     let conduct =
         Conduct { echo_all: options.echo, print_all: options.print, quiet: options.quiet };
     let refused = Arc::new(AtomicU64::new(0));
     let server = start(options, &config, conduct, &refused)?;
-    let reactors = server.handle().counters().len() as u64;
     let log = Log { out: BufWriter::new(io::stdout().lock()), columns: terminal_columns() };
     let mut run = Run {
         server,
@@ -145,7 +144,7 @@ pub(super) fn run(options: &ServeOptions, settings: Settings) -> Result<ExitCode
         log,
         leaving: VecDeque::new(),
         messages: 0,
-        inbox_frames_max: u64::from(config.inbox_frames_max()) + reactors + 1,
+        inbox_frames_max: u64::from(config.inbox_frames_max()) + config.reactor_count() as u64 + 1,
     };
     run.serve(options, &stop).map_err(stdout_error)?;
     run.end().map_err(stdout_error)?;
@@ -161,6 +160,9 @@ fn configure(options: &ServeOptions, settings: Settings) -> Result<Config, Comma
     if let Some(idle) = options.idle {
         builder = builder.idle(idle);
     }
+    if let Some(reactors) = options.reactors {
+        builder = builder.reactors(reactors.into());
+    }
     if let Some(cores) = &options.cores {
         builder = builder.cores(cores.clone());
     }
@@ -174,9 +176,6 @@ fn start(
     refused: &Arc<AtomicU64>,
 ) -> Result<Server, SetupError> {
     let mut builder = Server::builder().config(config.clone()).listen(&*options.address);
-    if let Some(reactors) = options.reactors {
-        builder = builder.reactors(reactors.into());
-    }
     for kind in Kind::APPLICATION {
         if conduct.prints_any(kind) {
             continue;
@@ -220,8 +219,8 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, SetupError> {
 
 /// Makes room for as many connections as the configuration allows. Where it is refused, accepting
 /// fails later, is counted and tried again.
-fn raise_descriptor_limit(options: &ServeOptions, config: &Config) {
-    let reactors = options.reactors.map_or(config.cores().len().max(1), usize::from) as u64;
+fn raise_descriptor_limit(config: &Config) {
+    let reactors = config.reactor_count() as u64;
     let needed = reactors * u64::from(config.connections_max()) + DESCRIPTORS_SPARE;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < needed) {

@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::framing::Framing;
-use super::plan::{Case, Cores, Options, Plan, Scenario, Suite};
+use super::plan::{Beside, Case, Cores, Plan, Scenario, Suite};
 use super::raw::Raw;
 use super::ring::Ring;
 use super::socket::Socket;
@@ -71,6 +71,9 @@ pub(super) struct Stopwatch {
     started: Nanos,
     cpu_ns: u64,
 }
+
+/// A subject and what it is to do.
+type Entry = (&'static dyn Subject, Arc<Plan>);
 
 /// Why a round gave no figures.
 #[derive(Debug, thiserror::Error)]
@@ -167,19 +170,18 @@ pub(super) fn measure(
     rounds: usize,
     progress: &Progress,
 ) -> Result<Vec<Measured>, BenchError> {
-    let subjects = subjects(plan.case.scenario);
-    let plan = Arc::new(plan.clone());
-    let mut results: Vec<Vec<Round>> = subjects.iter().map(|_| Vec::new()).collect();
+    let entries = entries(plan);
+    let mut results: Vec<Vec<Round>> = entries.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
         // A B, B A, A B …: what drifts with time, or follows from who went before, evens out.
-        let mut order: Vec<usize> = (0..subjects.len()).collect();
+        let mut order: Vec<usize> = (0..entries.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for index in order {
-            let subject = subjects[index];
+            let (subject, plan) = &entries[index];
             progress.show(plan.case, subject.name(), round, rounds);
-            let result = run_round(subject, &plan).map_err(|source| BenchError::Round {
+            let result = run_round(*subject, plan).map_err(|source| BenchError::Round {
                 subject: subject.name(),
                 case: plan.case.to_string(),
                 round: round + 1,
@@ -189,21 +191,26 @@ pub(super) fn measure(
             progress.advance();
         }
     }
-    let summed = subjects.iter().zip(&results);
-    Ok(summed.map(|(subject, rounds)| Record::sum_up(&plan, subject.name(), rounds)).collect())
+    let sum_up = |((subject, plan), rounds): (&Entry, &Vec<Round>)| {
+        Record::sum_up(plan, subject.name(), rounds)
+    };
+    Ok(entries.iter().zip(&results).map(sum_up).collect())
 }
 
-/// The subjects of a scenario; the floor that ratios refer to comes first.
-fn subjects(scenario: Scenario) -> &'static [&'static dyn Subject] {
-    match scenario {
-        Scenario::Rtt => &[&Socket, &Ring],
-        Scenario::Stream => &[&Framing, &Raw, &Ring],
+/// Who takes turns in a case; ringwire, whose ratios to the others are shown, comes last.
+fn entries(plan: &Plan) -> Vec<Entry> {
+    let over = |connections| {
+        let case = Case { connections, beside: Beside::Floors, ..plan.case };
+        Arc::new(Plan { case, ..plan.clone() })
+    };
+    let many = over(plan.case.connections);
+    match (plan.case.beside, plan.case.scenario) {
+        (Beside::Fewer(count), _) => vec![(&Ring, over(count)), (&Ring, many)],
+        (Beside::Floors, Scenario::Rtt) => vec![(&Socket, Arc::clone(&many)), (&Ring, many)],
+        (Beside::Floors, Scenario::Stream) => {
+            vec![(&Framing, Arc::clone(&many)), (&Raw, Arc::clone(&many)), (&Ring, many)]
+        }
     }
-}
-
-/// How many subjects a scenario has.
-fn subject_count(case: Case) -> usize {
-    subjects(case.scenario).len()
 }
 
 /// Runs one round on a thread of its own, so that a subject that hangs cannot hang the bench:
@@ -281,8 +288,7 @@ fn siblings_of(core: usize) -> Vec<usize> {
 }
 
 /// Raises the soft limit of descriptors when the connections need more.
-pub(super) fn raise_descriptor_limit(options: &Options) -> Result<(), BenchError> {
-    let connections = options.connections();
+pub(super) fn raise_descriptor_limit(connections: usize) -> Result<(), BenchError> {
     let needed = 2 * connections as u64 + DESCRIPTORS_SPARE;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
@@ -335,11 +341,11 @@ impl SubjectError {
 
 impl Progress {
     pub(super) fn new(suite: &Suite) -> Self {
-        let rounds: usize = suite.plans.iter().map(|plan| subject_count(plan.case)).sum();
+        let rounds: usize = suite.plans.iter().map(|plan| entries(plan).len()).sum();
         let total = (rounds * suite.rounds) as u64;
         // No steady tick: its thread would wake up on a core that is being measured.
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{bar:24} {percent:>3} %  {msg}")
+        let style = ProgressStyle::with_template("{bar:24} {percent:>3} %  {wide_msg}")
             .expect("the template is a constant and valid");
         bar.set_style(style);
         Self { bar }

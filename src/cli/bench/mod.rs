@@ -4,9 +4,9 @@
 //! plan     what is measured               socket   round trips over sockets: the floor of rtt
 //! harness  rounds, order, deadlines       crowd    the same over many connections (epoll)
 //! summary  medians, the JSON lines        framing  the bare framing loop: the floor of stream
-//! table    what people read               raw      bulk bytes without frames
-//! machine  where it was measured          ring     ringwire itself: client and server
-//!                                         link     a socket that waits as the idle strategy says
+//! goal     what ringwire is held to       raw      bulk bytes without frames
+//! table    what people read               ring     ringwire itself: client and server
+//! machine  where it was measured          link     a socket that waits as the idle strategy says
 //! ```
 //!
 //! Every subject does the same work: the same bytes on the wire, over TCP on 127.0.0.1, between
@@ -18,6 +18,7 @@
 
 mod crowd;
 mod framing;
+mod goal;
 mod harness;
 mod link;
 mod machine;
@@ -52,11 +53,16 @@ struct Report {
 /// Runs `ringwire bench`.
 pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandError> {
     let cores = harness::choose_cores()?;
-    let suite = Suite::new(options, settings, cores)?;
+    let mut suite = Suite::new(options, settings, cores)?;
     let mut report = Report::open(options.json.as_deref())?;
     let machine = machine::Machine::look(&suite);
     warn_about(&machine, &suite);
-    harness::raise_descriptor_limit(options)?;
+    if let Err(error) = harness::raise_descriptor_limit(suite.connections_max()) {
+        if !suite.leave_out_many() {
+            return Err(error.into());
+        }
+        eprintln!("warning: {error}; left out");
+    }
 
     report.line(&machine)?;
     report.text(&machine.to_string())?;

@@ -13,9 +13,12 @@ use ringwire::config::{Config, ConfigBuilder, Idle};
 use ringwire::wire::frame_bytes;
 use serde::Serialize;
 
-use crate::cli::options::idle_parser;
+use crate::cli::options::{idle_parser, parse_seconds};
 use crate::cli::{CommandError, Settings};
 
+/// Connections of the default suite's last case, and of what stands beside it.
+const MANY: usize = 1_000;
+const FEWER: usize = 64;
 /// Rounds when the option does not say: odd, so that the median is a round that happened.
 const ROUNDS: usize = 7;
 /// Connections at most: each costs a descriptor at either end.
@@ -26,7 +29,13 @@ const CONNECTIONS_MAX: u32 = 10_000;
 /// Two threads, pinned to different cores, talk over TCP on 127.0.0.1. The subjects take turns,
 /// round by round, and the figures are medians over the rounds: `p50_ns_low` and `p50_ns_high`
 /// are the lowest and the highest p50 of a round. Without a scenario the default suite runs, in
-/// under a minute: rtt of 64 B spinning and parking, stream of 64 B and of 1 MiB.
+/// under a minute: rtt of 64 B spinning and parking, stream of 64 B and of 1 MiB, and rtt over 1000
+/// connections beside 64. What ringwire is held to stands beside its ratio, as met or missed.
+///
+/// Subjects: `socket` does the same work over plain sockets: in rtt it sends the same bytes to and
+/// fro, in stream it writes, reads and looks at the same frames. `raw`, in stream only, moves as
+/// many bytes without frames, 256 KiB at once: what the machine can do for bulk. `ringwire` is the
+/// library.
 ///
 /// A frame is one message on the wire: a round trip is two, a request and its response.
 /// Bytes are payload bytes. CPU time and calls are those of both ends. `enters_per_frame` counts
@@ -47,13 +56,13 @@ pub(crate) struct Options {
           value_parser = idle_parser())]
     idle: Option<Idle>,
 
-    /// Connections; in rtt each has one message in flight.
-    #[arg(long, value_name = "N", default_value_t = 1,
+    /// Connections; in rtt each has one message in flight [default: 1].
+    #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
-    connections: u32,
+    connections: Option<u32>,
 
     /// How long each subject is timed in each round, in seconds.
-    #[arg(long, value_name = "S", default_value = "0.5", value_parser = parse_seconds)]
+    #[arg(long, value_name = "S", default_value = "0.4", value_parser = parse_seconds)]
     duration: Duration,
 
     /// Rounds of each subject; best odd.
@@ -83,6 +92,16 @@ pub(super) struct Case {
     pub(super) payload_bytes: usize,
     pub(super) idle: Idle,
     pub(super) connections: usize,
+    pub(super) beside: Beside,
+}
+
+/// What ringwire is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// Other ways of doing the same work.
+    Floors,
+    /// Itself, over so many connections.
+    Fewer(usize),
 }
 
 /// A case and everything needed to carry out a round of it.
@@ -128,8 +147,13 @@ impl Suite {
         let config = settings.check()?;
         let file_idle = settings.from_file.then_some(config.idle());
         let mut cases: Vec<Case> = Vec::new();
+        let given = options.connections.map(|count| count as usize);
         for mut case in default_suite(options.scenario) {
-            case.connections = options.connections();
+            // Not beside itself, and not a thousand times something that may be large.
+            if case.beside != Beside::Floors && (given.is_some() || options.payload.is_some()) {
+                continue;
+            }
+            case.connections = given.unwrap_or(case.connections);
             if let Some(Size(bytes)) = options.payload {
                 case.payload_bytes = bytes;
             }
@@ -158,10 +182,34 @@ impl Suite {
     }
 }
 
+impl Suite {
+    /// The most connections of a case.
+    pub(super) fn connections_max(&self) -> usize {
+        self.plans.iter().map(|plan| plan.case.connections).max().unwrap_or(0)
+    }
+
+    /// Leaves the case with many connections out; returns whether there was one beside others.
+    pub(super) fn leave_out_many(&mut self) -> bool {
+        let count = self.plans.len();
+        self.plans.retain(|plan| plan.case.beside == Beside::Floors);
+        self.plans.len() < count
+    }
+}
+
 /// The cases before options are laid over them.
 fn default_suite(scenario: Option<Scenario>) -> Vec<Case> {
-    let case =
-        |scenario, payload_bytes, idle| Case { scenario, payload_bytes, idle, connections: 1 };
+    let case = |scenario, payload_bytes, idle| Case {
+        scenario,
+        payload_bytes,
+        idle,
+        connections: 1,
+        beside: Beside::Floors,
+    };
+    let many = Case {
+        connections: MANY,
+        beside: Beside::Fewer(FEWER),
+        ..case(Scenario::Rtt, 64, Idle::Spin)
+    };
     match scenario {
         Some(scenario) => vec![case(scenario, 64, Idle::Spin)],
         None => vec![
@@ -169,6 +217,7 @@ fn default_suite(scenario: Option<Scenario>) -> Vec<Case> {
             case(Scenario::Rtt, 64, Idle::Park),
             case(Scenario::Stream, 64, Idle::Spin),
             case(Scenario::Stream, 1 << 20, Idle::Spin),
+            many,
         ],
     }
 }
@@ -184,12 +233,6 @@ fn check_payload(case: Case, config: &Config) -> Result<(), CommandError> {
          raise it in a file given with --config",
         case.payload_bytes
     )))
-}
-
-impl Options {
-    pub(super) fn connections(&self) -> usize {
-        self.connections as usize
-    }
 }
 
 impl Case {
@@ -220,10 +263,13 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, size, idle) = (self.scenario.name(), Size(self.payload_bytes), self.idle.name());
         write!(f, "{name} {size} {idle}")?;
-        if self.connections > 1 {
-            write!(f, " {} connections", self.connections)?;
+        match (self.beside, self.connections) {
+            (Beside::Fewer(count), many) => {
+                write!(f, ", ringwire over {many} connections beside {count}")
+            }
+            (Beside::Floors, 1) => Ok(()),
+            (Beside::Floors, count) => write!(f, " {count} connections"),
         }
-        Ok(())
     }
 }
 
@@ -261,15 +307,6 @@ impl FromStr for Size {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let expected = "seconds from 0.001 to 3600 are expected";
-    let seconds: f64 = text.parse().map_err(|_| expected)?;
-    if !(0.001..=3600.0).contains(&seconds) {
-        return Err(expected.into());
-    }
-    Ok(Duration::from_secs_f64(seconds))
-}
-
 fn parse_rounds(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(rounds @ 1..=1001) => Ok(rounds),
@@ -287,7 +324,7 @@ pub(super) fn sample(
 ) -> Plan {
     let settings = Config::builder();
     Plan {
-        case: Case { scenario, payload_bytes, idle, connections },
+        case: Case { scenario, payload_bytes, idle, connections, beside: Beside::Floors },
         duration: Duration::from_millis(5),
         spin: Duration::from_micros(50),
         cores: Cores { server: 0, client: 0 },
@@ -300,6 +337,7 @@ pub(super) fn sample(
 mod tests {
     use clap::Parser;
 
+    use super::super::goal::Goal;
     use super::*;
 
     const CORES: Cores = Cores { server: 0, client: 1 };
@@ -323,18 +361,40 @@ mod tests {
         let titles = titles(&[], CORES).expect("valid");
         assert_eq!(
             titles,
-            ["rtt 64 B spin", "rtt 64 B park", "stream 64 B spin", "stream 1 MiB spin"]
+            [
+                "rtt 64 B spin",
+                "rtt 64 B park",
+                "stream 64 B spin",
+                "stream 1 MiB spin",
+                "rtt 64 B spin, ringwire over 1000 connections beside 64"
+            ]
         );
+        assert!(suite.plans.iter().all(|plan| Goal::of(plan.case).is_some()), "{suite:?}");
         // Two subjects in rtt, three in stream.
-        let subjects = 10;
+        let subjects = 12;
         let timed = suite.plans[0].duration + suite.plans[0].warm_up();
-        assert!(timed * subjects * 7 < Duration::from_secs(50));
+        assert!(timed * subjects * 7 < Duration::from_secs(40));
     }
 
     #[test]
     fn options_lie_over_the_default_suite() {
         let titles = titles(&["--payload", "1KiB", "--idle", "park"], CORES).expect("valid");
         assert_eq!(titles, ["rtt 1 KiB park", "stream 1 KiB park"]);
+    }
+
+    #[test]
+    fn many_connections_are_left_out_where_descriptors_are_few() {
+        let suite = |arguments: &[&str]| {
+            let line = Line::parse_from([&["bench"], arguments].concat());
+            Suite::new(&line.options, Settings::default(), CORES).expect("valid")
+        };
+        let mut default = suite(&[]);
+        assert_eq!(default.connections_max(), MANY);
+        assert!(default.leave_out_many());
+        assert_eq!((default.connections_max(), default.plans.len()), (1, 4));
+        let mut asked_for = suite(&["--connections", "1000"]);
+        assert_eq!(asked_for.connections_max(), MANY);
+        assert!(!asked_for.leave_out_many());
     }
 
     #[test]

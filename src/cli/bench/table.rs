@@ -1,12 +1,14 @@
 //! What people read: one table per case, the subjects side by side.
 //!
 //! Figures run down and subjects across, so that a table is as wide as its subjects are many and
-//! fits 80 columns. Each subject but the floor has its ratio to the floor beside it: of times the
-//! smaller is the better, of rates the larger.
+//! fits 80 columns. Beside ringwire stand its ratios to the others: of times the smaller is the
+//! better, of rates the larger; and beside the ratio it is held to, the goal. What one must know to
+//! read a table stands below it.
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
-use super::plan::Plan;
+use super::goal::{Figure, Goal, NOISY};
+use super::plan::{Beside, Case, Plan, Scenario};
 use super::summary::{Measured, ratio};
 
 /// One line of the table.
@@ -18,6 +20,8 @@ struct Line {
     unit: fn(f64) -> String,
     /// Lowest and highest of the rounds, shown on a line of its own.
     range: Option<Range>,
+    /// The figure, where a goal may be about it.
+    judged: Option<Figure>,
 }
 
 /// Lowest and highest figure of the rounds, where the subject has it.
@@ -26,6 +30,7 @@ type Range = fn(&Measured) -> Option<(f64, f64)>;
 const LINES: [Line; 11] = [
     Line {
         range: Some(|m| Some((ns(m.record.p50_ns_low)?, ns(m.record.p50_ns_high)?))),
+        judged: Some(Figure::P50),
         ..line("p50", |m| ns(m.record.p50_ns), time)
     },
     line("p90", |m| ns(m.record.p90_ns), time),
@@ -35,6 +40,7 @@ const LINES: [Line; 11] = [
     line("max", |m| ns(m.record.max_ns), time),
     Line {
         range: Some(|m| Some(m.frames_per_s_range)),
+        judged: Some(Figure::Rate),
         ..line("frames/s", |m| Some(m.record.frames_per_s), number)
     },
     line("bytes/s", |m| Some(m.record.bytes_per_s), bytes),
@@ -44,23 +50,23 @@ const LINES: [Line; 11] = [
     line("direct/frame", |m| m.direct_per_frame.filter(|&calls| calls > 0.0), count),
 ];
 
-const STYLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─'));
 
-/// The table of one case, with its title above and an empty line below.
+/// The table of one case, with its title above, notes and an empty line below.
 pub(super) fn render(plan: &Plan, rounds: usize, measured: &[Measured]) -> String {
+    let case = plan.case;
     let mut table = Table::new();
     table.load_style(STYLE);
-    table.set_header(header(measured));
+    table.set_header(header(case, measured));
     for line in &LINES {
         if measured.iter().all(|one| (line.figure)(one).is_none()) {
             continue;
         }
-        table.add_row(figures(line, measured));
+        table.add_row(figures(case, line, measured));
         if let Some(range) = line.range
             && rounds > 1
         {
-            table.add_row(ranges(range, line.unit, measured));
+            table.add_row(ranges(case, range, line.unit, measured));
         }
     }
     for column in table.column_iter_mut().skip(1) {
@@ -68,49 +74,103 @@ pub(super) fn render(plan: &Plan, rounds: usize, measured: &[Measured]) -> Strin
     }
     let plural = if rounds == 1 { "" } else { "s" };
     let seconds = plan.duration.as_secs_f64();
-    format!("{}, {rounds} round{plural} of {seconds} s\n{}\n", plan.case, table.trim_fmt())
-}
-
-/// The subjects that `index` is compared with: the floor, and bulk bytes where they were measured.
-fn floors(measured: &[Measured], index: usize) -> impl Iterator<Item = &Measured> {
-    measured[..index].iter().enumerate().filter(|(at, _)| *at < 2).map(|(_, floor)| floor)
-}
-
-fn header(measured: &[Measured]) -> Vec<String> {
-    let mut cells = vec![String::new()];
-    for (index, one) in measured.iter().enumerate() {
-        cells.push(one.record.subject.into());
-        cells.extend(floors(measured, index).map(|floor| format!("/{}", floor.record.subject)));
+    let mut text = format!("{case}, {rounds} round{plural} of {seconds} s\n{}\n", table.trim_fmt());
+    for note in notes(case, measured) {
+        text += &format!(" {note}\n");
     }
-    cells
+    text
 }
 
-fn figures(line: &Line, measured: &[Measured]) -> Vec<Cell> {
-    let mut cells = vec![Cell::new(line.title)];
-    for (index, one) in measured.iter().enumerate() {
-        let figure = (line.figure)(one);
-        cells.push(optional(figure.map(line.unit)));
-        for floor in floors(measured, index) {
-            let floor = (line.figure)(floor);
-            let ratio = figure.zip(floor).and_then(|(figure, floor)| ratio(figure, floor));
-            cells.push(optional(ratio.map(|ratio| format!("{ratio:.2}x"))));
+/// What one must know to read the table.
+fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
+    let mut notes = Vec::new();
+    if case.scenario == Scenario::Stream {
+        notes.push(
+            "socket: the same frames over plain sockets. raw: as many bytes, no frames.".into(),
+        );
+    }
+    if case.beside != Beside::Floors {
+        notes.push("Each message waits for those of all other connections: compare rates.".into());
+    }
+    let noise: Vec<String> = measured.iter().filter_map(|one| noise(case, one)).collect();
+    if !noise.is_empty() {
+        let head = "This machine was noisy: ";
+        let indent = format!(",\n {:width$}", "", width = head.len());
+        notes.push(format!("{head}{}.", noise.join(&indent)));
+    }
+    notes
+}
+
+/// By how much the rounds of a subject differ, where that is too much; the first figure that says
+/// so is enough.
+fn noise(case: Case, one: &Measured) -> Option<String> {
+    LINES.iter().find_map(|line| {
+        let (low, high) = line.range?(one)?;
+        let (from, to) = ((line.unit)(low), (line.unit)(high));
+        let text = format!("{}, {} from {from} to {to}", label(case, one), line.title);
+        (high > NOISY * low).then_some(text)
+    })
+}
+
+/// What stands above a subject's column.
+fn label(case: Case, one: &Measured) -> String {
+    match case.beside {
+        Beside::Floors => one.record.subject.into(),
+        Beside::Fewer(_) => format!("{} conns", one.record.connections),
+    }
+}
+
+/// Fills a row: a cell for each subject, one for each of ringwire's ratios, and one for the goal
+/// behind the ratio it is about.
+fn row(
+    case: Case,
+    measured: &[Measured],
+    mut subject: impl FnMut(&Measured) -> String,
+    mut ratio: impl FnMut(&Measured, &Measured) -> String,
+    mut goal: impl FnMut(Goal, &Measured, &Measured) -> String,
+) -> Vec<Cell> {
+    let mut cells: Vec<Cell> = measured.iter().map(|one| Cell::new(subject(one))).collect();
+    let Some((ringwire, floors)) = measured.split_last() else { return cells };
+    for (index, floor) in floors.iter().enumerate() {
+        cells.push(Cell::new(ratio(ringwire, floor)));
+        if let Some(held_to) = Goal::of(case).filter(|goal| goal.floor == index) {
+            cells.push(Cell::new(goal(held_to, ringwire, floor)));
         }
     }
     cells
 }
 
-fn ranges(range: Range, unit: fn(f64) -> String, measured: &[Measured]) -> Vec<Cell> {
-    let mut lows = vec![Cell::new("  low\n  high")];
-    for (index, one) in measured.iter().enumerate() {
-        let written = range(one).map(|(low, high)| format!("{}\n{}", unit(low), unit(high)));
-        lows.push(optional(written));
-        lows.extend(floors(measured, index).map(|_| Cell::new("")));
-    }
-    lows
+fn header(case: Case, measured: &[Measured]) -> Vec<Cell> {
+    let floor = |_: &Measured, floor: &Measured| match case.beside {
+        Beside::Floors => format!("/{}", floor.record.subject),
+        Beside::Fewer(count) => format!("/{count}"),
+    };
+    let cells = row(case, measured, |one| label(case, one), floor, |_, _, _| "goal".into());
+    std::iter::once(Cell::new("")).chain(cells).collect()
 }
 
-fn optional(text: Option<String>) -> Cell {
-    Cell::new(text.unwrap_or_else(|| "-".into()))
+fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
+    let subject = |one: &Measured| (line.figure)(one).map_or("-".into(), line.unit);
+    let to_floor = |ringwire: &Measured, floor: &Measured| {
+        ratio((line.figure)(ringwire)?, (line.figure)(floor)?)
+    };
+    let shown = |ringwire: &Measured, floor: &Measured| {
+        to_floor(ringwire, floor).map_or("-".into(), |ratio| format!("{ratio:.2}x"))
+    };
+    let goal = |goal: Goal, ringwire: &Measured, floor: &Measured| {
+        let ratio = to_floor(ringwire, floor).filter(|_| line.judged == Some(goal.figure));
+        ratio.map_or(String::new(), |ratio| goal.verdict(ratio))
+    };
+    let cells = row(case, measured, subject, shown, goal);
+    std::iter::once(Cell::new(line.title)).chain(cells).collect()
+}
+
+fn ranges(case: Case, range: Range, unit: fn(f64) -> String, measured: &[Measured]) -> Vec<Cell> {
+    let subject = |one: &Measured| {
+        range(one).map_or("-".into(), |(low, high)| format!("{}\n{}", unit(low), unit(high)))
+    };
+    let cells = row(case, measured, subject, |_, _| String::new(), |_, _, _| String::new());
+    std::iter::once(Cell::new("  low\n  high")).chain(cells).collect()
 }
 
 const fn line(
@@ -118,7 +178,7 @@ const fn line(
     figure: fn(&Measured) -> Option<f64>,
     unit: fn(f64) -> String,
 ) -> Line {
-    Line { title, figure, unit, range: None }
+    Line { title, figure, unit, range: None, judged: None }
 }
 
 fn ns(value: Option<u64>) -> Option<f64> {
@@ -156,7 +216,67 @@ fn count(count: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ringwire::config::Idle;
+
+    use super::super::harness::{Round, latency_histogram};
+    use super::super::plan::sample;
+    use super::super::summary::Record;
     use super::*;
+
+    /// A subject whose rounds are those of `elapsed_ns`, each with one round trip.
+    fn measured(plan: &Plan, subject: &'static str, elapsed_ns: &[u64]) -> Measured {
+        let round = |&elapsed_ns: &u64| {
+            let mut latency = latency_histogram();
+            latency.record(elapsed_ns).expect("within bounds");
+            let latency = (plan.case.scenario == Scenario::Rtt).then_some(latency);
+            Round { latency, frames: 2.0, elapsed_ns, cpu_ns: 10, calls: None, errors: 0 }
+        };
+        let rounds: Vec<Round> = elapsed_ns.iter().map(round).collect();
+        Record::sum_up(plan, subject, &rounds)
+    }
+
+    #[test]
+    fn goal_stands_beside_its_ratio() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
+        let floor = measured(&plan, "socket", &[1000, 1000, 1000]);
+        let check = |ns: u64, expected: &str| {
+            let text = render(&plan, 3, &[floor.clone(), measured(&plan, "ringwire", &[ns; 3])]);
+            let p50 = text.lines().find(|line| line.starts_with(" p50 ")).expect("a line of p50");
+            assert!(p50.ends_with(expected), "{text}");
+            assert_eq!(text.matches(" met").count() + text.matches(" missed").count(), 1, "{text}");
+            assert!(!text.contains("noisy"), "{text}");
+        };
+        check(1100, "1.10x  <= 1.15x met");
+        check(1200, "1.20x  <= 1.15x missed");
+    }
+
+    #[test]
+    fn long_frames_are_held_to_bulk_bytes() {
+        let plan = sample(Scenario::Stream, Idle::Spin, 1 << 20, 1);
+        let names = ["socket", "raw", "ringwire"].into_iter().zip([1000, 500, 600]);
+        let all: Vec<_> = names.map(|(name, ns)| measured(&plan, name, &[ns])).collect();
+        let text = render(&plan, 1, &all);
+        assert!(text.contains("1.67x  0.83x  >= 0.85x missed"), "{text}");
+        assert!(text.contains("raw: as many bytes, no frames"), "{text}");
+    }
+
+    #[test]
+    fn case_without_a_goal_has_no_column_for_it() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 65, 1);
+        let all = ["socket", "ringwire"].map(|name| measured(&plan, name, &[1000]));
+        assert!(!render(&plan, 1, &all).contains("goal"));
+    }
+
+    #[test]
+    fn rounds_that_differ_too_much_are_said() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
+        let quiet = measured(&plan, "socket", &[1000, 2000, 1500]);
+        let noisy = measured(&plan, "ringwire", &[1000, 2100, 1500]);
+        let text = render(&plan, 3, &[quiet, noisy]);
+        let said = "This machine was noisy: ringwire, p50 from 1.00 us to 2.10 us.";
+        assert!(text.contains(said), "{text}");
+        assert_eq!(text.matches(", p50 from").count(), 1, "{text}");
+    }
 
     #[test]
     fn figures_have_three_digits_and_a_unit() {

@@ -33,7 +33,7 @@ pub(crate) struct DoctorArgs {
     /// Print JSON: the same checks, and what io_uring can do here
     #[arg(long)]
     json: bool,
-    /// How many reactors are to run [default: as many as `cores` of the configuration, or 1]
+    /// How many reactors are to run [default: what the configuration says, or 1]
     #[arg(long, value_name = "N")]
     reactors: Option<NonZeroUsize>,
 }
@@ -44,8 +44,7 @@ pub(crate) struct DoctorArgs {
 ///
 /// When standard output can not be written.
 pub(crate) fn run(args: &DoctorArgs, config: &Config) -> io::Result<ExitCode> {
-    let pinned = config.cores().len().max(1);
-    let reactors = args.reactors.map_or(pinned, NonZeroUsize::get);
+    let reactors = args.reactors.map_or(config.reactor_count(), NonZeroUsize::get);
     let host = Host::gather(Path::new("/"));
     let probed = Capabilities::probe_sized(config.ring_entries(), 8 * config.ring_entries());
     let report = judge(&host, config, reactors, probed);

@@ -36,10 +36,6 @@ fn cores(host: &Host, config: &Config, reactors: usize) -> Check {
         )
         .advice("name other cores, or allow it (taskset, CPUAffinity=, --cpuset-cpus)");
     }
-    if let Some(core) = first_repeated(pinned) {
-        return Check::better(CHECK, format!("cores names {core} twice: two reactors share it"))
-            .advice("name each core once");
-    }
     let found = format!("{count} usable, {reactors} {}", plural(reactors, "reactor"));
     if reactors > count {
         return Check::better(CHECK, format!("{found}: they take turns, and none may spin"))
@@ -162,11 +158,6 @@ fn clock_source(host: &Host) -> Check {
     }
 }
 
-fn first_repeated(cores: &[usize]) -> Option<usize> {
-    let repeated = |(index, core): (usize, &usize)| cores[..index].contains(core).then_some(*core);
-    cores.iter().enumerate().find_map(repeated)
-}
-
 fn plural(count: usize, noun: &str) -> String {
     if count == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
@@ -217,8 +208,6 @@ mod tests {
         assert_eq!(check.verdict, Verdict::WillNotWork);
         assert!(check.found.contains("names 7"), "{}", check.found);
         assert!(check.found.contains("0-1"), "{}", check.found);
-        let twice = cores(&host(4), &config(Idle::Park, &[1, 1]), 2);
-        assert_eq!(twice.verdict, Verdict::CouldBeBetter);
     }
 
     #[test]

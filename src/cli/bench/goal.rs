@@ -1,0 +1,91 @@
+//! What ringwire is held to in the default suite, and whether a run shows it.
+//!
+//! A goal is a ratio to something measured in the same rounds, never a figure by itself: figures
+//! are the machine's. Not here: how the ratio is shown (`table`).
+
+use std::fmt;
+
+use ringwire::config::Idle;
+
+use super::plan::{Beside, Case, Scenario};
+
+/// Rounds whose lowest and highest figure differ by more than this were disturbed.
+pub(super) const NOISY: f64 = 2.0;
+
+/// The figure a goal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Figure {
+    /// The median round trip: the smaller the better.
+    P50,
+    /// Frames per second: the larger the better.
+    Rate,
+}
+
+/// A bound for the ratio of ringwire's figure to another's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Goal {
+    pub(super) figure: Figure,
+    /// Which of the subjects before ringwire it is compared with.
+    pub(super) floor: usize,
+    bound: f64,
+}
+
+impl Goal {
+    /// The goal of a case; only those of the default suite have one.
+    pub(super) fn of(case: Case) -> Option<Self> {
+        let goal = |figure, floor, bound| Some(Self { figure, floor, bound });
+        let Case { scenario, payload_bytes, idle, connections, beside } = case;
+        match (scenario, payload_bytes, idle, connections, beside) {
+            (Scenario::Rtt, 64, Idle::Spin | Idle::Park, 1, Beside::Floors) => {
+                goal(Figure::P50, 0, 1.15)
+            }
+            (Scenario::Rtt, 64, Idle::Spin, 1_000, Beside::Fewer(64)) => goal(Figure::Rate, 0, 0.8),
+            // The framing loop does the same work; long frames are judged against bulk bytes.
+            (Scenario::Stream, 64, Idle::Spin, 1, Beside::Floors) => goal(Figure::Rate, 0, 0.6),
+            (Scenario::Stream, 1_048_576, Idle::Spin, 1, Beside::Floors) => {
+                goal(Figure::Rate, 1, 0.85)
+            }
+            _ => None,
+        }
+    }
+
+    /// Judges the ratio as it is shown, with two decimals.
+    pub(super) fn is_met(&self, ratio: f64) -> bool {
+        let shown = (ratio * 100.0).round() / 100.0;
+        match self.figure {
+            Figure::P50 => shown <= self.bound,
+            Figure::Rate => shown >= self.bound,
+        }
+    }
+
+    /// The bound and the verdict: `<= 1.15x met`.
+    pub(super) fn verdict(&self, ratio: f64) -> String {
+        format!("{self} {}", if self.is_met(ratio) { "met" } else { "missed" })
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let relation = match self.figure {
+            Figure::P50 => "<=",
+            Figure::Rate => ">=",
+        };
+        write!(f, "{relation} {:.2}x", self.bound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goals_are_judged_as_shown() {
+        let check = |figure, bound, ratio, expected: &str| {
+            assert_eq!(Goal { figure, floor: 0, bound }.verdict(ratio), expected);
+        };
+        check(Figure::P50, 1.15, 1.154, "<= 1.15x met");
+        check(Figure::P50, 1.15, 1.156, "<= 1.15x missed");
+        check(Figure::Rate, 0.6, 0.595, ">= 0.60x met");
+        check(Figure::Rate, 0.6, 0.594, ">= 0.60x missed");
+    }
+}
