@@ -59,14 +59,14 @@ impl Core {
     }
 
     fn rest_listener(&mut self, index: usize) {
-        let slot = self.config.connections_max() as usize + 1 + index;
+        let slot = self.places_max + 1 + index;
         let slot = u32::try_from(slot).expect("Config bounds the connections");
         self.deadlines.set(slot, self.now + ACCEPT_PAUSE);
     }
 
     /// A listener's rest is over.
     pub(crate) fn rearm_listener(&mut self, slot: u32) {
-        let index = slot as usize - 1 - self.config.connections_max() as usize;
+        let index = slot as usize - 1 - self.places_max;
         if index < self.listeners.len() && !self.closing {
             self.arm_listener(index);
         }
@@ -135,8 +135,7 @@ impl Core {
 
     /// Gives a socket a slot. Without room the peer is told, and the close counted.
     fn insert(&mut self, socket: Socket, address: String, role: Role) -> Option<ConnectionKey> {
-        let is_full = self.connections.len() >= self.config.connections_max() as usize;
-        let base = if is_full { None } else { self.windows.take(1) };
+        let base = if self.is_full() { None } else { self.windows.take(1) };
         let Some(base) = base else {
             self.counters.closes[CloseReason::ConnectionLimit.index()].add(1);
             if role == Role::Listener {
@@ -164,7 +163,7 @@ impl Core {
     pub(crate) fn dial(&mut self, address: &Address) -> Result<ConnectionKey, DialFailure> {
         use std::os::fd::AsRawFd;
         let connections_max = self.config.connections_max();
-        if self.connections.len() >= connections_max as usize {
+        if self.is_full() {
             return Err(DialFailure::TooMany { connections_max });
         }
         let (socket, target) = socket::open(address, &self.config).map_err(DialFailure::Socket)?;
@@ -193,7 +192,7 @@ impl Core {
                 self.ended.push(key);
                 return;
             }
-            Phase::Live => unreachable!("a connect completes once"),
+            Phase::Live | Phase::Departed { .. } => unreachable!("a connect completes once"),
         }
         if let Err(errno) = result {
             self.close(key, CloseReason::Socket { errno });

@@ -27,6 +27,7 @@ pub(crate) mod dispatch;
 pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod message;
+mod pause;
 mod receive;
 pub(crate) mod requests;
 mod transmit;
@@ -100,7 +101,7 @@ pub struct Event {
 pub enum EventKind {
     /// The handshake is complete: messages flow.
     Connected,
-    /// The connection is over.
+    /// The connection is over, and every message of it has been handed over.
     Disconnected {
         /// Why.
         reason: CloseReason,
@@ -130,7 +131,8 @@ pub enum ConnectionState {
     Connecting,
     /// Messages flow.
     Connected,
-    /// What is queued still leaves; new messages are refused.
+    /// New messages are refused. What is queued still leaves; or the peer is gone, and what it sent
+    /// before waits for room in the inbox.
     Closing,
 }
 
@@ -609,6 +611,7 @@ impl Reactor {
             return ConnectionState::Disconnected;
         };
         match (connection.phase, connection.session.state()) {
+            (connection::Phase::Departed { .. }, _) => ConnectionState::Closing,
             (connection::Phase::Closing { .. }, _) | (_, State::Ended { .. }) => {
                 ConnectionState::Disconnected
             }
@@ -845,6 +848,7 @@ impl Core {
             Target::Connection(key) => match completion.kind {
                 OpKind::Receive => self.on_received(key, completion),
                 OpKind::Send => self.on_sent(key, completion),
+                OpKind::Poll => self.on_watched(key, &completion),
                 _ => self.on_connect(key, completion.result),
             },
             Target::Listener(index) => self.on_accept(index, &completion),

@@ -1,0 +1,292 @@
+//! Peers that go while nobody takes their messages: noticed at once, and nothing of theirs lost.
+
+use std::time::Duration;
+
+use ringwire::{
+    Client, Config, ConfigBuilder, ConnectionState, Envelope, EventKind, Kind, ReceiveError,
+    SendError, Server,
+};
+
+use crate::util::{
+    DATA, Directory, NORMAL, PATIENCE, Peer, Plain, client_and_peer, echo, endpoint, isolated,
+    settings, start, timed, wait_for, wait_until,
+};
+
+/// An inbox of four messages.
+fn tiny_inbox() -> ConfigBuilder {
+    settings().inbox_frames_max(4)
+}
+
+fn valid(settings: ConfigBuilder) -> Config {
+    settings.build().expect("valid")
+}
+
+fn numbered(number: u32) -> Vec<u8> {
+    let mut payload = vec![number as u8; 4000];
+    payload[..4].copy_from_slice(&number.to_le_bytes());
+    payload
+}
+
+/// More than the inbox holds, and no more than the socket has room for: the end of a stream stands
+/// behind its data, so only then can it be seen.
+const MESSAGES: u32 = 12;
+
+fn send_all(peer: &mut Peer) {
+    for number in 0..MESSAGES {
+        peer.send(Plain::new(DATA, NORMAL, &numbered(number)));
+    }
+}
+
+/// How a peer goes.
+type Leave = fn(Peer);
+
+const CLOSE: Leave = drop;
+const RESET: Leave = Peer::reset;
+
+/// How often the server has said that somebody left.
+fn departures(server: &Server) -> usize {
+    std::iter::from_fn(|| server.poll_event())
+        .filter(|event| matches!(event.kind, EventKind::Disconnected { .. }))
+        .count()
+}
+
+/// A peer fills the inbox and goes: nobody takes a message out, and yet the server knows.
+fn check_gone(listen: &str, leave: Leave) {
+    let server =
+        start(echo().config(valid(tiny_inbox().connections_max(2))).listen(listen).reactors(1));
+    let address = server.addresses().last().expect("it listens").clone();
+    let mut peer = Peer::connect_to(&address);
+    send_all(&mut peer);
+    wait_for(&server, "it is held back", |s| s.receive_pauses > 0);
+    assert_eq!(server.clients().len(), 1);
+    leave(peer);
+
+    wait_for(&server, "its end is noticed", |s| s.connections_active == 0);
+    assert!(server.clients().is_empty());
+    assert_eq!(server.statistics().connections_lost, 1);
+    assert_eq!(server.statistics().messages_received, 4, "nobody made room");
+    // Its place is free: as many as ever are let in and served.
+    let mut others: Vec<_> = (0..2).map(|_| Peer::connect_to(&address)).collect();
+    for other in &mut others {
+        assert_eq!(other.ask(b"served"), b"served");
+    }
+    assert_eq!(departures(&server), 0, "not before its last message");
+
+    for number in 0..MESSAGES {
+        let message = server.receive(PATIENCE).expect("nothing that came is lost");
+        assert_eq!(message.payload()[..], numbered(number));
+    }
+    wait_until("it is said that it left", || departures(&server) == 1);
+    wait_for(&server, "its end is counted", |s| s.closed("peer_closed") + s.closed("socket") == 1);
+    assert_eq!(server.statistics().connections_lost, 1, "counted once");
+    assert_eq!(others[0].ask(b"still"), b"still");
+}
+
+#[test]
+fn close_is_noticed_while_the_inbox_is_full() {
+    isolated(|| check_gone("127.0.0.1:0", CLOSE));
+}
+
+#[test]
+fn reset_is_noticed_while_the_inbox_is_full() {
+    isolated(|| check_gone("127.0.0.1:0", RESET));
+}
+
+#[test]
+fn close_of_a_unix_socket_is_noticed_while_the_inbox_is_full() {
+    isolated(|| {
+        let directory = Directory::new();
+        check_gone(&format!("unix:{}", directory.path("socket").display()), CLOSE);
+    });
+}
+
+/// Those who left and whose messages wait are bounded: beyond it they take places, and are served
+/// in the end like the others.
+#[test]
+fn many_who_left_take_places_and_lose_nothing() {
+    isolated(|| {
+        let server = start(echo().config(valid(tiny_inbox().connections_max(1))));
+        for round in 1..=2 {
+            let mut peer = Peer::connect(&server);
+            send_all(&mut peer);
+            wait_for(&server, "it is held back", |s| s.receive_pauses >= round);
+            drop(peer);
+            wait_for(&server, "its end is noticed", |s| s.connections_lost == round);
+        }
+        let mut refused = Peer::dial(&server.addresses()[0]);
+        refused.expect_end();
+        assert_eq!(server.statistics().closed("connection_limit"), 1);
+        for _ in 0..2 * MESSAGES {
+            server.receive(PATIENCE).expect("nothing that came is lost");
+        }
+        wait_for(&server, "their ends are counted", |s| s.closed("peer_closed") == 2);
+        assert_eq!(Peer::connect(&server).ask(b"room"), b"room");
+    });
+}
+
+#[test]
+fn shutdown_does_not_report_those_who_left() {
+    isolated(|| {
+        let server = start(echo().config(valid(tiny_inbox())));
+        let mut gone = Peer::connect(&server);
+        let mut well = Peer::connect(&server);
+        send_all(&mut gone);
+        wait_for(&server, "it is held back", |s| s.receive_pauses > 0);
+        drop(gone);
+        wait_for(&server, "its end is noticed", |s| s.connections_active == 1);
+        let handle = server.handle();
+        let ending = std::thread::spawn(move || timed(|| server.shutdown(PATIENCE)));
+        well.expect_end();
+        drop(well);
+        // Other threads may still receive what came before.
+        for number in 0..MESSAGES {
+            let message = handle.receive(PATIENCE).expect("nothing that came is lost");
+            assert_eq!(message.payload()[..], numbered(number));
+        }
+        let (report, took) = ending.join().expect("no panic");
+        assert_eq!((report.connections, report.flushed, report.messages_dropped), (1, 1, 0));
+        assert!(took < PATIENCE / 2, "{took:?}");
+    });
+}
+
+#[test]
+fn shutdown_with_messages_that_nobody_takes_keeps_its_deadline() {
+    isolated(|| {
+        let server = start(echo().config(valid(tiny_inbox())));
+        let mut gone = Peer::connect(&server);
+        send_all(&mut gone);
+        wait_for(&server, "it is held back", |s| s.receive_pauses > 0);
+        drop(gone);
+        wait_for(&server, "its end is noticed", |s| s.connections_active == 0);
+        let (report, took) = timed(|| server.shutdown(Duration::from_millis(200)));
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert_eq!((report.connections, report.flushed, report.messages_dropped), (0, 0, 0));
+    });
+}
+
+/// A client whose server goes while its inbox is full; `act` comes between.
+fn check_client(leave: Leave, act: impl FnOnce(&mut Client)) {
+    let (mut client, mut peer) = client_and_peer(valid(tiny_inbox()));
+    send_all(&mut peer);
+    wait_until("it is held back", || {
+        client.poll();
+        client.statistics().receive_pauses > 0
+    });
+    // Submits what watches for the end.
+    client.poll();
+    leave(peer);
+    act(&mut client);
+    wait_until("the end is noticed", || {
+        client.poll();
+        client.connection_state() != ConnectionState::Connected
+    });
+    assert_eq!(client.connection_state(), ConnectionState::Closing);
+    assert_eq!(client.statistics().connections_active, 0);
+    assert_eq!(client.send(Envelope::data(), b"x"), Err(SendError::NotConnected));
+    for number in 0..MESSAGES {
+        let message = client.receive(PATIENCE).expect("nothing that came is lost");
+        assert_eq!(message.payload()[..], numbered(number));
+    }
+    assert_eq!(client.receive(PATIENCE).map(drop), Err(ReceiveError::NotConnected));
+    assert_eq!(client.connection_state(), ConnectionState::Disconnected);
+}
+
+#[test]
+fn client_with_a_full_inbox_notices_a_close() {
+    isolated(|| check_client(CLOSE, |_| {}));
+}
+
+#[test]
+fn client_with_a_full_inbox_notices_a_reset() {
+    isolated(|| check_client(RESET, |_| {}));
+}
+
+/// The failing send is seen before the socket's own end; it must not take the messages with it.
+#[test]
+fn failed_send_does_not_lose_what_waits_for_the_inbox() {
+    isolated(|| {
+        check_client(RESET, |client| {
+            client.send(Envelope::data(), b"into the void").expect("not noticed yet");
+        });
+    });
+}
+
+/// The same while frames wait for their turn, not for room.
+#[test]
+fn failed_send_does_not_lose_what_waits_for_its_turn() {
+    isolated(|| {
+        const FRAMES: usize = 1500;
+        let (mut client, mut peer) = client_and_peer(valid(settings()));
+        client.on(Kind::Data, |_, _| {});
+        let burst: Vec<u8> =
+            (0..FRAMES).flat_map(|_| peer.stamp(Plain::new(DATA, NORMAL, &[])).encode()).collect();
+        peer.write(&burst);
+        wait_until("the first come", || {
+            client.poll();
+            client.statistics().messages_received > 0
+        });
+        let first = client.statistics().messages_received;
+        assert!(first < FRAMES as u64, "some wait for the next turn");
+        peer.reset();
+        client.send(Envelope::data(), b"into the void").expect("not noticed yet");
+        wait_until("the end is noticed", || {
+            client.poll();
+            client.connection_state() == ConnectionState::Disconnected
+        });
+        assert_eq!(client.statistics().messages_received, FRAMES as u64);
+    });
+}
+
+#[test]
+fn client_may_leave_and_come_back_after_its_server_left() {
+    isolated(|| {
+        let server = start(echo());
+        let (mut client, mut peer) = client_and_peer(valid(tiny_inbox()));
+        send_all(&mut peer);
+        wait_until("it is held back", || {
+            client.poll();
+            client.statistics().receive_pauses > 0
+        });
+        drop(peer);
+        wait_until("the end is noticed", || {
+            client.poll();
+            client.connection_state() == ConnectionState::Closing
+        });
+        // What waits is given up: only this thread could take it.
+        let (report, took) = timed(|| client.disconnect(PATIENCE));
+        assert!(took < PATIENCE / 2, "{took:?}");
+        assert_eq!((report.connections, report.messages_dropped), (0, 0));
+        client.connect(&endpoint(&server)).expect("it listens");
+        while client.receive(Duration::ZERO).is_ok() {}
+        client.request(Envelope::command(), b"x", PATIENCE).expect("an answer");
+    });
+}
+
+/// A frame that waits for receive memory, not for the inbox.
+#[test]
+fn close_is_noticed_while_memory_is_short() {
+    isolated(|| {
+        const STALLED: u64 = 40;
+        let config = settings().frame_bytes_max(1 << 20).receive_memory_bytes(2 << 20);
+        let server = start(echo().config(valid(config)));
+        let payload = vec![7; 80_000];
+        // More frames begun, each larger than a window, than there are buffers for.
+        let stalled: Vec<_> = (0..STALLED)
+            .map(|_| {
+                let mut peer = Peer::connect(&server);
+                let frame = peer.stamp(Plain::new(DATA, NORMAL, &payload)).encode();
+                peer.write(&frame[..70_000]);
+                peer
+            })
+            .collect();
+        wait_for(&server, "memory is short", |s| s.receive_pauses > 0);
+        let mut gone = Peer::connect(&server);
+        gone.send(Plain::new(DATA, NORMAL, &payload));
+        drop(gone);
+        wait_for(&server, "its end is noticed", |s| s.connections_active == STALLED);
+        assert_eq!(server.statistics().messages_received, 0, "it waits for memory");
+        drop(stalled);
+        let message = server.receive(PATIENCE).expect("nothing that came is lost");
+        assert_eq!(message.payload()[..], payload);
+    });
+}
