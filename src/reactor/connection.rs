@@ -18,7 +18,7 @@ use crate::session::lane::Block;
 use crate::session::{Session, Source};
 use crate::sys::ring::OpKey;
 use crate::time::Nanos;
-use crate::wire::low_half;
+use crate::wire::{Decoder, low_half};
 
 new_key_type! {
     /// A connection of one reactor. A key of a connection that is gone finds nothing.
@@ -98,6 +98,23 @@ impl InFlight {
             sent: 0,
             zero_copy: false,
         }
+    }
+
+    /// How many of its frames the socket has not taken in full. `buffer` is the block's, `decoder`
+    /// that of the session. Reads the frames over again: for the end of a connection only.
+    #[cold]
+    pub(crate) fn frames_dropped(&self, buffer: &Buffer, decoder: Decoder) -> u64 {
+        if self.frames == 0 {
+            // The session's own frame: nobody's message.
+            return 0;
+        }
+        let mut taken = &buffer.bytes()[..self.sent];
+        let mut frames = 0;
+        while let Ok(Some(_)) = decoder.next(&mut taken) {
+            frames += 1;
+        }
+        assert!(frames <= self.frames, "a block holds the frames it was counted with");
+        u64::from(self.frames - frames)
     }
 
     /// The block again, now that its buffer is back.

@@ -355,8 +355,8 @@ impl Core {
         let mut dropped = connection.session.end(reason, &mut memory);
         if let Some(in_flight) = connection.in_flight {
             self.backlog = true;
-            dropped += u64::from(in_flight.frames);
             if let Some(buffer) = connection.unsent.take() {
+                dropped += in_flight.frames_dropped(&buffer, connection.session.decoder());
                 let block = in_flight.into_block(buffer);
                 connection.session.block_sent(in_flight.source, block, &mut memory);
                 connection.in_flight = None;
@@ -383,24 +383,39 @@ impl Core {
         connection.phase = Phase::Closing { reason };
 
         connection.messages_dropped += dropped;
-        let messages_dropped = connection.messages_dropped;
+        let in_flight = connection.in_flight.map_or(0, |in_flight| u64::from(in_flight.frames));
+        let is_sending = connection.in_flight.is_some();
 
         self.counters.messages_dropped.add(dropped);
         self.counters.closes[reason.index()].add(1);
         if is_active {
-            self.session_ended(reason, dropped);
+            self.session_ended(reason, dropped + in_flight);
         }
         self.set_deadline(key);
         self.last_closed = Some((key, reason));
         self.notify_watcher(key, Err(reason));
         self.requests.fail(key, reason);
-        let kind = EventKind::Disconnected { reason, established, messages_dropped };
-        self.emit(key, kind);
+        // How much of the block in flight the socket has taken is known once its send has ended.
+        if !is_sending {
+            self.report_end(key);
+        }
         if let Some(operation) = connecting {
             self.ring.cancel(operation);
         } else if !has_operations {
             self.ended.push(key);
         }
+    }
+
+    /// Says that a connection is over, now that what it took with it is known.
+    #[cold]
+    pub(crate) fn report_end(&mut self, key: ConnectionKey) {
+        let connection = &self.connections[key];
+        let Phase::Closing { reason } = connection.phase else {
+            unreachable!("a connection closes before its end")
+        };
+        let established = connection.is_established();
+        let messages_dropped = connection.messages_dropped;
+        self.emit(key, EventKind::Disconnected { reason, established, messages_dropped });
     }
 
     /// Counts an established session as ended.
@@ -441,6 +456,13 @@ impl Core {
         let keys: Vec<_> = self.connections.keys().collect();
         for key in keys {
             self.close(key, CloseReason::Local);
+            // Nobody waits for the sends in flight: what they hold counts as dropped.
+            let connection = &mut self.connections[key];
+            if let Some(in_flight) = connection.in_flight {
+                connection.messages_dropped += u64::from(in_flight.frames);
+                self.counters.messages_dropped.add(in_flight.frames.into());
+                self.report_end(key);
+            }
         }
     }
 

@@ -145,7 +145,7 @@ impl Core {
         if let Some(in_flight) = connection.in_flight
             && let Some(buffer) = connection.unsent.take()
         {
-            dropped += u64::from(in_flight.frames);
+            dropped += in_flight.frames_dropped(&buffer, connection.session.decoder());
             let block = in_flight.into_block(buffer);
             connection.session.block_sent(in_flight.source, block, &mut memory);
             connection.in_flight = None;

@@ -181,15 +181,18 @@ impl Core {
         };
         let is_complete = in_flight.sent == in_flight.filled;
         if is_complete || !connection.is_live() {
+            let dropped = match is_complete {
+                true => 0,
+                false => in_flight.frames_dropped(&buffer, connection.session.decoder()),
+            };
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
             let block = in_flight.into_block(buffer);
             connection.session.block_sent(in_flight.source, block, &mut memory);
             connection.in_flight = None;
-            if matches!(connection.phase, Phase::Departed { .. }) && !is_complete {
-                connection.messages_dropped += u64::from(in_flight.frames);
-                self.counters.messages_dropped.add(in_flight.frames.into());
-            }
+            connection.messages_dropped += dropped;
+            self.counters.messages_dropped.add(dropped);
             if matches!(connection.phase, Phase::Closing { .. }) {
+                self.report_end(key);
                 self.operation_ended(key);
             } else {
                 connection.last_activity = self.now;

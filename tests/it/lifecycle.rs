@@ -290,3 +290,68 @@ fn close_is_noticed_while_memory_is_short() {
         assert_eq!(message.payload()[..], payload);
     });
 }
+
+/// Reads what still comes, and says how many messages came whole.
+fn read_out(peer: &mut Peer) -> u64 {
+    let mut messages = 0;
+    while peer.try_frame().is_ok() {
+        messages += 1;
+    }
+    messages
+}
+
+/// A connection is given up while blocks of many frames are in flight: what counts as dropped is
+/// exactly what the peer can not read.
+#[test]
+fn messages_that_the_kernel_took_are_not_dropped() {
+    isolated(|| {
+        for bytes in [10, 1000, 30_000] {
+            let settings = settings().tcp_send_buffer_bytes(64 << 10);
+            let (mut client, mut peer) = client_and_peer(valid(settings));
+            let mut admitted = 0;
+            let mut refused = 0;
+            while refused < 20 {
+                match client.send(Envelope::data(), &vec![1; bytes]) {
+                    Ok(()) => admitted += 1,
+                    Err(_) => {
+                        refused += 1;
+                        client.poll();
+                    }
+                }
+            }
+            let report = client.disconnect(Duration::from_millis(100));
+            assert_eq!(client.statistics().closed("drain_timeout"), 1);
+            assert!(report.messages_dropped > 0, "{report:?}");
+            assert_eq!(client.statistics().messages_dropped, report.messages_dropped);
+            assert_eq!(read_out(&mut peer), admitted - report.messages_dropped, "of {bytes} bytes");
+        }
+    });
+}
+
+/// The same on a server, which says it with the event.
+#[test]
+fn event_tells_exactly_what_was_dropped() {
+    isolated(|| {
+        let config = settings().tcp_send_buffer_bytes(64 << 10);
+        let server = start(echo().config(valid(config)));
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        let mut admitted = 0;
+        while server.send_to(id, Envelope::data(), &[1; 3000]).is_ok() {
+            admitted += 1;
+        }
+        server.disconnect(id, Duration::from_millis(100)).expect("it runs");
+        let mut dropped = None;
+        wait_until("it is said that it left", || {
+            while let Some(event) = server.poll_event() {
+                if let EventKind::Disconnected { messages_dropped, .. } = event.kind {
+                    dropped = Some(messages_dropped);
+                }
+            }
+            dropped.is_some()
+        });
+        assert_eq!(dropped, Some(server.statistics().messages_dropped));
+        assert!(dropped > Some(0), "the lane was full");
+        assert_eq!(Some(admitted - read_out(&mut peer)), dropped);
+    });
+}
