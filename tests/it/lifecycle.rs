@@ -8,8 +8,8 @@ use ringwire::{
 };
 
 use crate::util::{
-    DATA, Directory, NORMAL, PATIENCE, Peer, Plain, client_and_peer, echo, endpoint, isolated,
-    settings, start, timed, wait_for, wait_until,
+    CHECKSUM, DATA, Directory, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, client_and_peer,
+    echo, endpoint, isolated, settings, start, timed, wait_for, wait_until,
 };
 
 /// An inbox of four messages.
@@ -353,5 +353,58 @@ fn event_tells_exactly_what_was_dropped() {
         assert_eq!(dropped, Some(server.statistics().messages_dropped));
         assert!(dropped > Some(0), "the lane was full");
         assert_eq!(Some(admitted - read_out(&mut peer)), dropped);
+    });
+}
+
+/// Whoever reads the statistics sees which rule was broken.
+#[test]
+fn each_way_to_break_the_protocol_has_its_counter() {
+    isolated(|| {
+        let server = start(echo());
+        let sound = Plain::new(DATA, NORMAL, b"x").sequence(1).encode();
+        let with = |at: usize, byte: u8| {
+            let mut bytes = sound.clone();
+            bytes[at] = byte;
+            bytes
+        };
+        let damaged = {
+            let frame = Plain::new(DATA, NORMAL, b"x").sequence(1).flags(CHECKSUM);
+            let mut bytes = frame.encode();
+            bytes[12] ^= 1;
+            bytes
+        };
+        let ways = [
+            ("protocol.magic", with(0, 0)),
+            ("protocol.version", with(2, 9)),
+            ("protocol.kind", with(3, 0x7f)),
+            ("protocol.flags", with(4, 0x80)),
+            ("protocol.priority", with(5, 9)),
+            ("protocol.codec", with(6, 99)),
+            ("protocol.reserved", with(7, 1)),
+            ("protocol.padding", with(47, 1)),
+            ("protocol.length", with(11, 0xff)),
+            ("protocol.checksum", damaged),
+            ("protocol.unexpected", Greeting::default().frame(HELLO).encode()),
+            ("protocol.sequence", with(16, 5)),
+        ];
+        for (name, bytes) in &ways {
+            let mut peer = Peer::connect(&server);
+            peer.write(bytes);
+            peer.expect_end();
+            wait_for(&server, name, |s| s.closed(name) == 1);
+        }
+        for (name, bytes) in [
+            ("protocol.checksum_missing", Plain::new(HELLO, 4, &[0; 96]).encode()),
+            ("protocol.handshake", Plain::new(HELLO, 4, &[0; 7]).flags(CHECKSUM).encode()),
+        ] {
+            let mut peer = Peer::dial(&server.addresses()[0]);
+            peer.write(&bytes);
+            peer.expect_end();
+            wait_for(&server, name, |s| s.closed(name) == 1);
+        }
+        let statistics = server.statistics();
+        assert_eq!(statistics.closed("protocol"), ways.len() as u64 + 2);
+        let text = statistics.to_string();
+        assert!(text.contains("1 protocol.checksum,"), "{text}");
     });
 }
