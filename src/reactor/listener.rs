@@ -31,6 +31,42 @@ pub(crate) struct Listener {
     pub(crate) is_tcp: bool,
     /// The operation, while connections are being accepted.
     pub(crate) operation: Option<crate::sys::ring::OpKey>,
+    /// Accepting fails since some attempts ago.
+    outage: Option<Outage>,
+}
+
+/// Accepting fails; said once when it begins and once when it is over.
+#[derive(Debug)]
+struct Outage {
+    errno: i32,
+    attempts: u64,
+}
+
+impl Listener {
+    /// Accepting has failed once more.
+    fn failed(&mut self, errno: i32) {
+        let attempts = match self.outage {
+            Some(Outage { errno: before, attempts }) if before == errno => attempts + 1,
+            _ => {
+                let error = io::Error::from_raw_os_error(errno);
+                let remedy = crate::error::descriptor_remedy(&error);
+                tracing::warn!(address = %self.address, %error, "cannot accept{remedy}");
+                1
+            }
+        };
+        self.outage = Some(Outage { errno, attempts });
+    }
+
+    /// A connection was accepted.
+    fn succeeded(&mut self) {
+        if let Some(Outage { attempts, .. }) = self.outage.take() {
+            tracing::warn!(
+                address = %self.address,
+                attempts,
+                "accepting again, after failed attempts"
+            );
+        }
+    }
 }
 
 impl Core {
@@ -43,7 +79,9 @@ impl Core {
             let source = io::Error::other("a reactor listens on 32 addresses at most");
             return Err(SetupError::Listen { address: address.to_string(), source });
         }
-        self.listeners.push(Listener { socket, address: address.clone(), is_tcp, operation: None });
+        let (operation, outage) = (None, None);
+        let listener = Listener { socket, address: address.clone(), is_tcp, operation, outage };
+        self.listeners.push(listener);
         self.arm_listener(self.listeners.len() - 1);
         Ok(address)
     }
@@ -98,15 +136,16 @@ impl Core {
                 if self.closing || index >= self.listeners.len() {
                     self.turn_away(&socket, RejectReason::ShuttingDown);
                 } else {
+                    self.listeners[index].succeeded();
                     self.admit(socket, self.listeners[index].is_tcp);
                 }
             }
             Err(libc::ECANCELED) => return,
             Err(errno) => {
                 self.counters.accept_errors.add(1);
-                let error = io::Error::from_raw_os_error(errno);
-                let remedy = crate::error::descriptor_remedy(&error);
-                tracing::warn!(%error, "cannot accept{remedy}");
+                if let Some(listener) = self.listeners.get_mut(index) {
+                    listener.failed(errno);
+                }
             }
         }
         if !completion.continues && index < self.listeners.len() && !self.closing {

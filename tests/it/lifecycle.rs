@@ -1,15 +1,18 @@
-//! Peers that go while nobody takes their messages: noticed at once, and nothing of theirs lost.
+//! How connections begin and end when something is short: peers that go while nobody takes their
+//! messages, what counts as dropped and why, and listeners out of descriptors.
 
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use ringwire::{
     Client, Config, ConfigBuilder, ConnectionState, Envelope, EventKind, Kind, ReceiveError,
     SendError, Server,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::util::{
     CHECKSUM, DATA, Directory, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, client_and_peer,
-    echo, endpoint, isolated, settings, start, timed, wait_for, wait_until,
+    echo, endpoint, isolated, open_descriptors, settings, start, timed, wait_for, wait_until,
 };
 
 /// An inbox of four messages.
@@ -406,5 +409,68 @@ fn each_way_to_break_the_protocol_has_its_counter() {
         assert_eq!(statistics.closed("protocol"), ways.len() as u64 + 2);
         let text = statistics.to_string();
         assert!(text.contains("1 protocol.checksum,"), "{text}");
+    });
+}
+
+/// What the library has logged as a warning.
+struct Warnings(Sender<String>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{field}={value:?} ");
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.send(text.0).expect("the test keeps the other end");
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn outage_of_accepting_is_said_once_when_it_begins_and_ends() {
+    isolated(|| {
+        let (said, warnings) = crossbeam_channel::unbounded();
+        tracing::subscriber::set_global_default(Warnings(said)).expect("the first");
+        // An accept keeps the limit of when it was armed, so the limit comes first.
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let limit = |to| {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(to), maximum }).expect("lower");
+        };
+        limit(open_descriptors() as u64 + 30);
+        let server = start(echo());
+        let ringwire::Address::Tcp(address) = server.addresses()[0] else { panic!("TCP") };
+        // One socket for this side is made before all others are used up.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a descriptor");
+        let filler: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        assert!(!filler.is_empty(), "the limit is met");
+        socket.connect(&address.into()).expect("the kernel's queue has room");
+        wait_for(&server, "several attempts have failed", |s| s.accept_errors >= 4);
+        drop(filler);
+        let mut peer = Peer::new(crate::util::Stream::Tcp(socket.into()));
+        peer.write(&Greeting::default().frame(HELLO).encode());
+        wait_for(&server, "it is let in", |s| s.connections_established == 1);
+        let failed = server.statistics().accept_errors;
+        limit(current.unwrap_or(4096));
+        drop(server);
+        let warnings: Vec<String> = warnings.try_iter().collect();
+        assert_eq!(warnings.len(), 2, "{failed} attempts failed: {warnings:#?}");
+        assert!(warnings[0].contains("ulimit -n"), "{warnings:#?}");
+        assert!(warnings[1].contains(&format!("attempts={failed} ")), "{warnings:#?}");
     });
 }
