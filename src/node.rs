@@ -359,10 +359,14 @@ impl Node {
         // ORDERING: Relaxed: only makes the handles' calls fail early.
         self.handle.shared.stopped.store(true, Ordering::Relaxed);
         let mut report = ShutdownReport::default();
-        for mailbox in &self.handle.shared.mailboxes {
+        for (index, mailbox) in self.handle.shared.mailboxes.iter().enumerate() {
             let mut command = Command::Shutdown { deadline };
-            // A full queue is being emptied by its reactor: try until there is room.
+            // A full queue is being emptied by its reactor: try until there is room, or nobody who
+            // would make it: a reactor stops by itself when its ring fails.
             while let Err(refused) = mailbox.post(command) {
+                if self.threads.get(index).is_none_or(JoinHandle::is_finished) {
+                    break;
+                }
                 command = refused;
                 std::thread::yield_now();
             }
@@ -620,4 +624,42 @@ impl NodeHandle {
 
 fn wait_for<T>(answer: &Receiver<T>) -> Result<T, SendError> {
     answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| SendError::Busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node whose only reactor has died, with its command queue full.
+    fn node_with_a_dead_reactor() -> Node {
+        let config = Config::builder().commands_max(2).build().expect("valid");
+        let mailbox = Arc::new(Mailbox::new(config.commands_max()).expect("a descriptor"));
+        let (_, inbox) = Inbox::shared(&config, 0);
+        let shared = Shared {
+            mailboxes: vec![Arc::clone(&mailbox)],
+            counters: Vec::new(),
+            inbox,
+            events: event_queue(&config, 1),
+            is_server: false,
+            config,
+            stopped: AtomicBool::new(false),
+        };
+        while mailbox.post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
+        Node {
+            handle: NodeHandle { shared: Arc::new(shared) },
+            threads: vec![std::thread::spawn(ShutdownReport::default)],
+            addresses: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn node_stops_when_a_reactor_died_with_its_queue_full() {
+        let (done, is_done) = bounded(1);
+        std::thread::spawn(move || {
+            let report = node_with_a_dead_reactor().shutdown(Duration::from_millis(10));
+            done.send(report)
+        });
+        let report = is_done.recv_timeout(Duration::from_secs(10)).expect("it ends");
+        assert_eq!(report, ShutdownReport::default());
+    }
 }

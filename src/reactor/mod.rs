@@ -34,6 +34,7 @@ mod transmit;
 
 use std::io;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -514,12 +515,22 @@ impl Reactor {
         let key = self.core.key(connection)?;
         self.core.refresh_now();
         let id = self.core.requests.open(key, timeout, self.core.now)?;
-        let pushed = self.core.push(key, envelope, Correlation::Request(id.correlation()), body);
-        if let Err(error) = pushed {
-            self.core.requests.close(id);
-            return Err(error.into());
+        let correlation = Correlation::Request(id.correlation());
+        // Unwind safety: a body that panics changes nothing in its lane, and goes on panicking.
+        let pushed = catch_unwind(AssertUnwindSafe(|| {
+            self.core.push(key, envelope, correlation, body).map(drop)
+        }));
+        match pushed {
+            Ok(Ok(())) => Ok(id),
+            Ok(Err(error)) => {
+                self.core.requests.close(id);
+                Err(error.into())
+            }
+            Err(panic) => {
+                self.core.requests.close(id);
+                resume_unwind(panic)
+            }
         }
-        Ok(id)
     }
 
     /// The outcome of a request, once there is one; it is then forgotten.

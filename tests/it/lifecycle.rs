@@ -474,3 +474,38 @@ fn outage_of_accepting_is_said_once_when_it_begins_and_ends() {
         assert!(warnings[1].contains(&format!("attempts={failed} ")), "{warnings:#?}");
     });
 }
+
+struct Panicking;
+
+impl ringwire::Body for Panicking {
+    fn encode(
+        &self,
+        _: &mut [u8],
+        _: &mut ringwire::Scratch,
+    ) -> Result<usize, ringwire::BodyError> {
+        panic!("on purpose");
+    }
+}
+
+/// A body that panics costs neither memory nor a request's place, however often.
+#[test]
+fn panicking_body_costs_nothing() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    isolated(|| {
+        let server = start(echo());
+        let config = valid(settings().requests_max(2).send_memory_bytes(8 << 20));
+        let mut client = crate::util::client_with(config, &endpoint(&server));
+        std::panic::set_hook(Box::new(|_| {}));
+        for _ in 0..1000 {
+            let send = AssertUnwindSafe(|| client.send(Envelope::data(), &Panicking));
+            assert!(catch_unwind(send).is_err());
+            let ask = AssertUnwindSafe(|| {
+                client.start_request(Envelope::command(), &Panicking, PATIENCE)
+            });
+            assert!(catch_unwind(ask).is_err());
+        }
+        let _ = std::panic::take_hook();
+        let answer = client.request(Envelope::command(), &vec![5; 100_000], PATIENCE);
+        assert_eq!(answer.expect("memory and a place").payload().len(), 100_000);
+    });
+}
