@@ -14,6 +14,10 @@ use crate::wire::Checksum;
 use crate::wire::handshake::NAME_BYTES_MAX;
 use crate::wire::padded;
 
+/// Most reactors a `Node` may have. Each is a thread with a ring and all the memory that the limits
+/// name: with the defaults 200 MB of address space each, resident as used.
+pub const REACTORS_MAX: u16 = 256;
+
 /// What a reactor does when it has nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -406,7 +410,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// The cores to pin the reactors of a `Node` to, in order. Default: none are pinned.
+    /// The cores to pin the reactors of a `Node` to, in order; at most [`REACTORS_MAX`]. Default:
+    /// none are pinned.
     #[must_use]
     pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
         self.cores = cores.into();
@@ -498,8 +503,17 @@ impl ConfigBuilder {
                 expected: "core numbers from 0 to 1023",
             });
         }
-        Ok(())
+        check_reactors("number of cores", self.cores.len(), 0)
     }
+}
+
+/// Whether there may be so many reactors: as many as `key` asks for, by its number or its length.
+pub(crate) fn check_reactors(key: &'static str, count: usize, min: u64) -> Result<(), ConfigError> {
+    let (value, max) = (count as u64, u64::from(REACTORS_MAX));
+    if value < min || value > max {
+        return Err(ConfigError::OutOfBounds { key, value, min, max });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -516,6 +530,13 @@ mod tests {
     fn out_of_bounds_names_key_value_and_bound() {
         let error = Config::from_toml("window_bytes = 16").expect_err("too small");
         assert_eq!(error.to_string(), "window_bytes = 16 is out of bounds: 4096 to 4194304");
+    }
+
+    #[test]
+    fn too_many_cores_name_count_and_bound() {
+        let error = Config::builder().cores([1; 257]).build().expect_err("too many");
+        assert_eq!(error.to_string(), "number of cores = 257 is out of bounds: 0 to 256");
+        assert!(Config::builder().cores([1; 256]).build().is_ok());
     }
 
     #[test]

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::config::{Config, Idle};
+#[cfg(doc)]
+use crate::config::REACTORS_MAX;
+use crate::config::{Config, Idle, check_reactors};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
 use crate::reactor::command::{Command, Mailbox};
@@ -64,10 +66,12 @@ impl NodeBuilder {
     }
 
     /// How many reactors, each a thread with a ring. Default: as many as `cores` of the
-    /// configuration names, else 1. Clamped to 1 to 1024.
+    /// configuration names, else 1. From 1 to [`REACTORS_MAX`]; `start` refuses other numbers.
+    ///
+    /// Each has all the memory that the limits of the configuration name.
     #[must_use]
     pub fn reactors(mut self, count: usize) -> Self {
-        self.reactors = Some(count.clamp(1, 1024));
+        self.reactors = Some(count);
         self
     }
 
@@ -116,10 +120,12 @@ impl NodeBuilder {
     ///
     /// # Errors
     ///
-    /// [`SetupError`] of the first thing that failed; everything started is stopped again.
+    /// [`SetupError`] of the first thing that failed; everything started is stopped again. A number
+    /// of reactors out of bounds is a [`SetupError::Config`].
     pub fn start(self) -> Result<Node, SetupError> {
         let mut config = self.config.unwrap_or_default();
         let count = self.reactors.unwrap_or(config.cores().len().max(1));
+        check_reactors("reactors", count, 1).map_err(SetupError::Config)?;
         let cores_available = affinity::cores_available();
         if config.idle == Idle::Spin && count > cores_available {
             tracing::warn!(
@@ -163,7 +169,7 @@ impl NodeBuilder {
             let (ready, is_ready) = bounded(1);
             let plan = ThreadPlan {
                 config: config.clone(),
-                index: u16::try_from(index).expect("at most 1024 reactors"),
+                index: u16::try_from(index).expect("their number is checked"),
                 core: config.cores().get(index).copied(),
                 mailbox,
                 inbox,

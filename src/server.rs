@@ -30,7 +30,7 @@ impl ServerBuilder {
     }
 
     /// How many reactors, each a thread with a ring. Default: as many as `cores` of the
-    /// configuration names, else 1.
+    /// configuration names, else 1. From 1 to [`REACTORS_MAX`](crate::config::REACTORS_MAX).
     #[must_use]
     pub fn reactors(mut self, count: usize) -> Self {
         self.node = self.node.reactors(count);

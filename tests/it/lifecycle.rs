@@ -509,3 +509,18 @@ fn panicking_body_costs_nothing() {
         assert_eq!(answer.expect("memory and a place").payload().len(), 100_000);
     });
 }
+
+#[test]
+fn number_of_reactors_is_bounded() {
+    isolated(|| {
+        for (count, text) in [
+            (0, "reactors = 0 is out of bounds: 1 to 256"),
+            (257, "reactors = 257 is out of bounds: 1 to 256"),
+            (usize::MAX, "is out of bounds: 1 to 256"),
+        ] {
+            let error = echo().reactors(count).start().expect_err("out of bounds");
+            assert!(matches!(error, ringwire::SetupError::Config(_)), "{error:?}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    });
+}
