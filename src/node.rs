@@ -21,6 +21,7 @@ use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
 use crate::reactor::command::{Command, Mailbox};
 use crate::reactor::inbox::{Inbox, SharedInbox};
+use crate::reactor::listener;
 use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, EventQueue, Reactor,
@@ -77,6 +78,11 @@ impl NodeBuilder {
 
     /// Listens on `endpoint` (see [`Endpoint`]); may be called several times. With several
     /// reactors, the kernel spreads TCP connections over them (SO_REUSEPORT, socket(7)).
+    ///
+    /// A host name is listened on at all its addresses, on the same port, also when that is chosen
+    /// by the kernel (port 0). Those that this machine does not have are left out, with a warning,
+    /// while one remains: `localhost` is 127.0.0.1 and, where there is IPv6, ::1.
+    /// [`Node::addresses`] names what is listened on.
     #[must_use]
     pub fn listen(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoints.push(endpoint.into());
@@ -208,7 +214,7 @@ impl NodeBuilder {
     }
 }
 
-/// One listening socket per reactor and endpoint.
+/// One listening socket per reactor and address.
 fn bind(
     endpoints: &[String],
     reactors: usize,
@@ -219,20 +225,18 @@ fn bind(
     for text in endpoints {
         let endpoint: Endpoint = text.parse()?;
         let refused = |source| SetupError::Listen { address: text.clone(), source };
-        let wanted = endpoint.resolve().map_err(refused)?.swap_remove(0);
-        socket::check_port_is_free(&wanted).map_err(refused)?;
-        let first = socket::listen(&wanted, config).map_err(refused)?;
-        let address = socket::local_address(&first).map_err(refused)?;
-        for sockets in &mut listeners[1..] {
-            let another = match &address {
-                Address::Tcp(_) => socket::listen(&address, config),
-                // Reactors accept from one Unix listener in turns.
-                Address::Unix(_) => first.try_clone(),
-            };
-            sockets.push(another.map_err(refused)?);
+        for (first, address) in listener::bind(&endpoint, config)? {
+            for sockets in &mut listeners[1..] {
+                let another = match &address {
+                    Address::Tcp(_) => socket::listen(&address, config),
+                    // Reactors accept from one Unix listener in turns.
+                    Address::Unix(_) => first.try_clone(),
+                };
+                sockets.push(another.map_err(refused)?);
+            }
+            listeners[0].push(first);
+            addresses.push(address);
         }
-        listeners[0].push(first);
-        addresses.push(address);
     }
     Ok((listeners, addresses))
 }

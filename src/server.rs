@@ -38,6 +38,9 @@ impl ServerBuilder {
     }
 
     /// Listens on `endpoint`; may be called several times. Default: `[::]` with the default port.
+    ///
+    /// A host name is listened on at all its addresses that this machine has, on the same port; see
+    /// [`NodeBuilder::listen`].
     #[must_use]
     pub fn listen(mut self, endpoint: impl Into<String>) -> Self {
         self.node = self.node.listen(endpoint);

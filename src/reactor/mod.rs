@@ -57,7 +57,6 @@ use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupErro
 use crate::session::{Correlation, Envelope, PeerInfo};
 use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
-use crate::sys::socket;
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Payload, low_half};
 
@@ -304,17 +303,20 @@ impl Reactor {
 
     /// Listens on `endpoint`; returns the address, with the port the kernel chose for port 0.
     ///
+    /// A host name is listened on at all its addresses, on the same port: the first is returned,
+    /// [`Reactor::addresses`] names all. Those that this machine does not have are left out, with a
+    /// warning, while one remains. Blocks on the resolver when the host is a name.
+    ///
     /// # Errors
     ///
-    /// [`SetupError`]: port in use, no permission, no such address.
+    /// [`SetupError`]: port in use at one of the addresses, no permission, no such address.
     pub fn listen(&mut self, endpoint: &Endpoint) -> Result<Address, SetupError> {
-        let addresses = endpoint
-            .resolve()
-            .map_err(|source| SetupError::Listen { address: endpoint.to_string(), source })?;
-        let refused = |source| SetupError::Listen { address: endpoint.to_string(), source };
-        socket::check_port_is_free(&addresses[0]).map_err(refused)?;
-        let socket = socket::listen(&addresses[0], &self.core.config).map_err(refused)?;
-        self.add_listener(socket)
+        let mut first = None;
+        for (socket, _) in listener::bind(endpoint, &self.core.config)? {
+            let address = self.add_listener(socket)?;
+            first.get_or_insert(address);
+        }
+        Ok(first.expect("an endpoint has an address"))
     }
 
     pub(crate) fn add_listener(&mut self, socket: socket2::Socket) -> Result<Address, SetupError> {

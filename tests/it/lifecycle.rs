@@ -524,3 +524,46 @@ fn number_of_reactors_is_bounded() {
         }
     });
 }
+
+/// `localhost` is every address that the resolver names and the machine has, on one port.
+fn check_localhost(reactors: usize) {
+    use std::net::{TcpListener, ToSocketAddrs};
+    let server = start(
+        Server::builder()
+            .config(valid(settings()))
+            .reactors(reactors)
+            .listen("localhost:0")
+            .on(Kind::Command, |context, frame| {
+                context.reply(Envelope::status(), frame.payload()).expect("room")
+            }),
+    );
+    let ringwire::Address::Tcp(first) = server.addresses()[0] else { panic!("TCP") };
+    let mut expected: Vec<ringwire::Address> = Vec::new();
+    for address in ("localhost", 0).to_socket_addrs().expect("a resolver") {
+        let with_port = ringwire::Address::Tcp((address.ip(), first.port()).into());
+        if TcpListener::bind(address).is_ok() && !expected.contains(&with_port) {
+            expected.push(with_port);
+        }
+    }
+    assert_eq!(server.addresses(), expected);
+    for address in server.addresses() {
+        assert_eq!(Peer::connect_to(address).ask(b"here"), b"here");
+    }
+    let mut client =
+        crate::util::client_with(valid(settings()), &format!("localhost:{}", first.port()));
+    client.request(Envelope::command(), b"x", PATIENCE).expect("an answer");
+    // As long as it is listened on, no address of it can be had by another.
+    let again = Server::builder().listen(format!("localhost:{}", first.port())).start();
+    let text = again.expect_err("taken").to_string();
+    assert!(text.contains("localhost:") && text.contains("another process"), "{text}");
+}
+
+#[test]
+fn localhost_is_listened_on_at_all_its_addresses() {
+    isolated(|| check_localhost(1));
+}
+
+#[test]
+fn reactors_share_all_addresses_of_localhost() {
+    isolated(|| check_localhost(2));
+}
