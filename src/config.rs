@@ -20,6 +20,10 @@ mod text;
 
 use text::{Suggestion, Takes};
 
+/// Most reactors a `Node` may have. Each is a thread with a ring and all the memory that the limits
+/// name: with the defaults 200 MB of address space each, resident as used.
+pub const REACTORS_MAX: u16 = 256;
+
 /// What a reactor does when it has nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -259,7 +263,7 @@ settings! {
     /// How many reactors a `Node` or `Server` starts, each a thread with a ring; 0 is one for each
     /// of `cores`, and one when that is empty. Reactors beyond `cores` are not pinned. A `Client`
     /// and a `Reactor` of its own ignore it.
-    reactors: u32 = 0, 0 => 1024;
+    reactors: u32 = 0, 0 => REACTORS_MAX as u32;
 
     /// Largest frame accepted and sent: header, extension, payload and padding, in bytes. The
     /// smaller of both sides' limits holds for what is sent.
@@ -470,8 +474,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// The cores to pin the reactors of a `Node` to, in order: numbers from 0 to 1023, each once.
-    /// Default: none are pinned.
+    /// The cores to pin the reactors of a `Node` to, in order: numbers from 0 to 1023, each once, at
+    /// most [`REACTORS_MAX`]. Default: none are pinned.
     #[must_use]
     pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
         self.cores = cores.into();
@@ -560,13 +564,22 @@ impl ConfigBuilder {
             }
             seen[core] = true;
         }
-        Ok(())
+        check_reactors("number of cores", self.cores.len(), 0)
     }
 }
 
 /// `reactors`, or what 0 means.
 fn reactor_count(reactors: u32, cores: &[usize]) -> usize {
     if reactors == 0 { cores.len().max(1) } else { reactors as usize }
+}
+
+/// Whether there may be so many reactors: as many as `key` asks for, by its number or its length.
+pub(crate) fn check_reactors(key: &'static str, count: usize, min: u64) -> Result<(), ConfigError> {
+    let (value, max) = (count as u64, u64::from(REACTORS_MAX));
+    if value < min || value > max {
+        return Err(ConfigError::OutOfBounds { key, value, min, max });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -583,6 +596,14 @@ mod tests {
     fn out_of_bounds_names_key_value_and_bound() {
         let error = Config::builder().window_bytes(16).build().expect_err("too small");
         assert_eq!(error.to_string(), "window_bytes = 16 is out of bounds: 4096 to 4194304");
+    }
+
+    #[test]
+    fn too_many_cores_name_count_and_bound() {
+        let cores = |count| (0..count).collect::<Vec<_>>();
+        let error = Config::builder().cores(cores(257)).build().expect_err("too many");
+        assert_eq!(error.to_string(), "number of cores = 257 is out of bounds: 0 to 256");
+        assert!(Config::builder().cores(cores(256)).build().is_ok());
     }
 
     #[test]

@@ -331,7 +331,8 @@ pub(crate) fn descriptor_remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Why a connection ended. Each has a counter in the statistics.
+/// Why a connection ended. Each has a counter in the statistics, a broken protocol one for each
+/// [`ProtocolError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -380,21 +381,35 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Names of the counters, by [`CloseReason::index`].
-    pub const NAMES: [&'static str; 13] = [
+    /// Names of the counters, by [`CloseReason::index`]. A name with a dot is one of the group
+    /// before it: `protocol.magic` is one of `protocol`.
+    pub const NAMES: [&'static str; 26] = [
         "peer_closed",
         "goodbye",
         "local",
         "handshake_timeout",
         "connect_timeout",
         "frame_timeout",
-        "protocol",
         "socket",
         "connection_limit",
         "rejected",
         "refused",
         "drain_timeout",
         "payload",
+        "protocol.magic",
+        "protocol.version",
+        "protocol.kind",
+        "protocol.flags",
+        "protocol.priority",
+        "protocol.codec",
+        "protocol.reserved",
+        "protocol.padding",
+        "protocol.length",
+        "protocol.checksum_missing",
+        "protocol.checksum",
+        "protocol.handshake",
+        "protocol.unexpected",
+        "protocol.sequence",
     ];
 
     /// Position in [`CloseReason::NAMES`].
@@ -407,13 +422,86 @@ impl CloseReason {
             Self::HandshakeTimeout => 3,
             Self::ConnectTimeout => 4,
             Self::FrameTimeout => 5,
-            Self::Protocol(_) => 6,
-            Self::Socket { .. } => 7,
-            Self::ConnectionLimit => 8,
-            Self::Rejected(_) => 9,
-            Self::Refused(_) => 10,
-            Self::DrainTimeout => 11,
-            Self::Payload(_) => 12,
+            Self::Socket { .. } => 6,
+            Self::ConnectionLimit => 7,
+            Self::Rejected(_) => 8,
+            Self::Refused(_) => 9,
+            Self::DrainTimeout => 10,
+            Self::Payload(_) => 11,
+            Self::Protocol(error) => match error {
+                ProtocolError::BadMagic { .. } => 12,
+                ProtocolError::BadVersion { .. } => 13,
+                ProtocolError::BadKind { .. } => 14,
+                ProtocolError::BadFlags { .. } => 15,
+                ProtocolError::BadPriority { .. } => 16,
+                ProtocolError::BadCodec { .. } => 17,
+                ProtocolError::ReservedNotZero => 18,
+                ProtocolError::PaddingNotZero => 19,
+                ProtocolError::FrameTooLong { .. } => 20,
+                ProtocolError::ChecksumMissing => 21,
+                ProtocolError::BadChecksum { .. } => 22,
+                ProtocolError::BadHandshake => 23,
+                ProtocolError::Unexpected { .. } => 24,
+                ProtocolError::BadSequence { .. } => 25,
+            },
         }
+    }
+
+    /// Its name in the statistics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        let protocol = [
+            (ProtocolError::BadMagic { got: 0 }, "protocol.magic"),
+            (ProtocolError::BadVersion { got: 0 }, "protocol.version"),
+            (ProtocolError::BadKind { got: 0 }, "protocol.kind"),
+            (ProtocolError::BadFlags { got: 0 }, "protocol.flags"),
+            (ProtocolError::BadPriority { got: 0 }, "protocol.priority"),
+            (ProtocolError::BadCodec { got: 0 }, "protocol.codec"),
+            (ProtocolError::ReservedNotZero, "protocol.reserved"),
+            (ProtocolError::PaddingNotZero, "protocol.padding"),
+            (ProtocolError::FrameTooLong { bytes: 2, bytes_max: 1 }, "protocol.length"),
+            (ProtocolError::ChecksumMissing, "protocol.checksum_missing"),
+            (ProtocolError::BadChecksum { carried: 1, computed: 2 }, "protocol.checksum"),
+            (ProtocolError::BadHandshake, "protocol.handshake"),
+            (ProtocolError::Unexpected { kind: Kind::Data }, "protocol.unexpected"),
+            (ProtocolError::BadSequence { expected: 1, got: 2 }, "protocol.sequence"),
+        ]
+        .map(|(error, name)| (CloseReason::Protocol(error), name));
+        let access = AccessError::Invalid { type_id: 1 };
+        let others = [
+            (CloseReason::PeerClosed, "peer_closed"),
+            (CloseReason::Goodbye, "goodbye"),
+            (CloseReason::Local, "local"),
+            (CloseReason::HandshakeTimeout, "handshake_timeout"),
+            (CloseReason::ConnectTimeout, "connect_timeout"),
+            (CloseReason::FrameTimeout, "frame_timeout"),
+            (CloseReason::Socket { errno: 1 }, "socket"),
+            (CloseReason::ConnectionLimit, "connection_limit"),
+            (CloseReason::Rejected(RejectReason::Full), "rejected"),
+            (CloseReason::Refused(RejectReason::Full), "refused"),
+            (CloseReason::DrainTimeout, "drain_timeout"),
+            (CloseReason::Payload(access), "payload"),
+        ];
+        let named = others.into_iter().chain(protocol);
+        let mut names: Vec<_> = named
+            .map(|(reason, name)| {
+                assert_eq!(reason.name(), name, "{reason}");
+                name
+            })
+            .collect();
+        assert_eq!(names.len(), CloseReason::NAMES.len());
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CloseReason::NAMES.len());
     }
 }

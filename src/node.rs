@@ -14,11 +14,14 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::config::{Config, Idle};
+#[cfg(doc)]
+use crate::config::REACTORS_MAX;
+use crate::config::{Config, Idle, check_reactors};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
 use crate::reactor::command::{Command, Mailbox};
 use crate::reactor::inbox::{Inbox, SharedInbox};
+use crate::reactor::listener;
 use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, EventQueue, Reactor,
@@ -64,15 +67,23 @@ impl NodeBuilder {
     }
 
     /// How many reactors, each a thread with a ring. Default:
-    /// [`reactor_count`](Config::reactor_count) of the configuration. Clamped to 1 to 1024.
+    /// [`reactor_count`](Config::reactor_count) of the configuration. From 1 to [`REACTORS_MAX`];
+    /// `start` refuses other numbers.
+    ///
+    /// Each has all the memory that the limits of the configuration name.
     #[must_use]
     pub fn reactors(mut self, count: usize) -> Self {
-        self.reactors = Some(count.clamp(1, 1024));
+        self.reactors = Some(count);
         self
     }
 
     /// Listens on `endpoint` (see [`Endpoint`]); may be called several times. With several
     /// reactors, the kernel spreads TCP connections over them (SO_REUSEPORT, socket(7)).
+    ///
+    /// A host name is listened on at all its addresses, on the same port, also when that is chosen
+    /// by the kernel (port 0). Those that this machine does not have are left out, with a warning,
+    /// while one remains: `localhost` is 127.0.0.1 and, where there is IPv6, ::1.
+    /// [`Node::addresses`] names what is listened on.
     #[must_use]
     pub fn listen(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoints.push(endpoint.into());
@@ -116,10 +127,12 @@ impl NodeBuilder {
     ///
     /// # Errors
     ///
-    /// [`SetupError`] of the first thing that failed; everything started is stopped again.
+    /// [`SetupError`] of the first thing that failed; everything started is stopped again. A number
+    /// of reactors out of bounds is a [`SetupError::Config`].
     pub fn start(self) -> Result<Node, SetupError> {
         let mut config = self.config.unwrap_or_default();
         let count = self.reactors.unwrap_or(config.reactor_count());
+        check_reactors("reactors", count, 1).map_err(SetupError::Config)?;
         let cores_available = affinity::cores_available();
         if config.idle == Idle::Spin && count > cores_available {
             tracing::warn!(
@@ -163,7 +176,7 @@ impl NodeBuilder {
             let (ready, is_ready) = bounded(1);
             let plan = ThreadPlan {
                 config: config.clone(),
-                index: u16::try_from(index).expect("at most 1024 reactors"),
+                index: u16::try_from(index).expect("their number is checked"),
                 core: config.cores().get(index).copied(),
                 mailbox,
                 inbox,
@@ -202,7 +215,7 @@ impl NodeBuilder {
     }
 }
 
-/// One listening socket per reactor and endpoint.
+/// One listening socket per reactor and address.
 fn bind(
     endpoints: &[String],
     reactors: usize,
@@ -213,20 +226,18 @@ fn bind(
     for text in endpoints {
         let endpoint: Endpoint = text.parse()?;
         let refused = |source| SetupError::Listen { address: text.clone(), source };
-        let wanted = endpoint.resolve().map_err(refused)?.swap_remove(0);
-        socket::check_port_is_free(&wanted).map_err(refused)?;
-        let first = socket::listen(&wanted, config).map_err(refused)?;
-        let address = socket::local_address(&first).map_err(refused)?;
-        for sockets in &mut listeners[1..] {
-            let another = match &address {
-                Address::Tcp(_) => socket::listen(&address, config),
-                // Reactors accept from one Unix listener in turns.
-                Address::Unix(_) => first.try_clone(),
-            };
-            sockets.push(another.map_err(refused)?);
+        for (first, address) in listener::bind(&endpoint, config)? {
+            for sockets in &mut listeners[1..] {
+                let another = match &address {
+                    Address::Tcp(_) => socket::listen(&address, config),
+                    // Reactors accept from one Unix listener in turns.
+                    Address::Unix(_) => first.try_clone(),
+                };
+                sockets.push(another.map_err(refused)?);
+            }
+            listeners[0].push(first);
+            addresses.push(address);
         }
-        listeners[0].push(first);
-        addresses.push(address);
     }
     Ok((listeners, addresses))
 }
@@ -359,10 +370,14 @@ impl Node {
         // ORDERING: Relaxed: only makes the handles' calls fail early.
         self.handle.shared.stopped.store(true, Ordering::Relaxed);
         let mut report = ShutdownReport::default();
-        for mailbox in &self.handle.shared.mailboxes {
+        for (index, mailbox) in self.handle.shared.mailboxes.iter().enumerate() {
             let mut command = Command::Shutdown { deadline };
-            // A full queue is being emptied by its reactor: try until there is room.
+            // A full queue is being emptied by its reactor: try until there is room, or nobody who
+            // would make it: a reactor stops by itself when its ring fails.
             while let Err(refused) = mailbox.post(command) {
+                if self.threads.get(index).is_none_or(JoinHandle::is_finished) {
+                    break;
+                }
                 command = refused;
                 std::thread::yield_now();
             }
@@ -620,4 +635,42 @@ impl NodeHandle {
 
 fn wait_for<T>(answer: &Receiver<T>) -> Result<T, SendError> {
     answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| SendError::Busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node whose only reactor has died, with its command queue full.
+    fn node_with_a_dead_reactor() -> Node {
+        let config = Config::builder().commands_max(2).build().expect("valid");
+        let mailbox = Arc::new(Mailbox::new(config.commands_max()).expect("a descriptor"));
+        let (_, inbox) = Inbox::shared(&config, 0);
+        let shared = Shared {
+            mailboxes: vec![Arc::clone(&mailbox)],
+            counters: Vec::new(),
+            inbox,
+            events: event_queue(&config, 1),
+            is_server: false,
+            config,
+            stopped: AtomicBool::new(false),
+        };
+        while mailbox.post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
+        Node {
+            handle: NodeHandle { shared: Arc::new(shared) },
+            threads: vec![std::thread::spawn(ShutdownReport::default)],
+            addresses: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn node_stops_when_a_reactor_died_with_its_queue_full() {
+        let (done, is_done) = bounded(1);
+        std::thread::spawn(move || {
+            let report = node_with_a_dead_reactor().shutdown(Duration::from_millis(10));
+            done.send(report)
+        });
+        let report = is_done.recv_timeout(Duration::from_secs(10)).expect("it ends");
+        assert_eq!(report, ShutdownReport::default());
+    }
 }

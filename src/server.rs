@@ -30,7 +30,8 @@ impl ServerBuilder {
     }
 
     /// How many reactors, each a thread with a ring. Default:
-    /// [`reactor_count`](Config::reactor_count) of the configuration.
+    /// [`reactor_count`](Config::reactor_count) of the configuration. From 1 to
+    /// [`REACTORS_MAX`](crate::config::REACTORS_MAX).
     #[must_use]
     pub fn reactors(mut self, count: usize) -> Self {
         self.node = self.node.reactors(count);
@@ -38,6 +39,9 @@ impl ServerBuilder {
     }
 
     /// Listens on `endpoint`; may be called several times. Default: `[::]` with the default port.
+    ///
+    /// A host name is listened on at all its addresses that this machine has, on the same port; see
+    /// [`NodeBuilder::listen`].
     #[must_use]
     pub fn listen(mut self, endpoint: impl Into<String>) -> Self {
         self.node = self.node.listen(endpoint);

@@ -361,7 +361,7 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["send", "localhost", "--rate", "0", "x"], "per second");
     check(&["send", "localhost", "--count", "3"], "standard input");
     check(&["send", "localhost", "--request", "--one-way", "x"], "--one-way");
-    check(&["serve", "--reactors", "0"], "1..=1024");
+    check(&["serve", "--reactors", "0"], "1..=256");
     check(&["serve", "--cores", "5000"], "core numbers from 0 to 1023");
     check(&["serve", "--cores", "0,0"], "cores = [0, 0] is invalid");
 

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use ringwire::config::Config;
+use ringwire::config::{Config, REACTORS_MAX};
 use ringwire::time::wall_ns;
 use ringwire::{
     ConnectionId, ConnectionInfo, Context, Envelope, Event, EventKind, Frame, Idle, Kind, Message,
@@ -70,7 +70,8 @@ pub(crate) struct ServeOptions {
     quiet: bool,
 
     /// Threads, each with a ring of its own [default: one for each core, or 1].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=REACTORS_MAX.into()))]
     reactors: Option<u16>,
 
     /// Cores to pin the reactors to, in order: 0,1.

@@ -1,8 +1,10 @@
 //! One connection: a socket, its session, its receive window, and what is in flight on it.
 //!
 //! ```text
-//!   Connecting ──connected──▶ Live ──┬── close ──▶ Closing ──last operation ended──▶ (freed)
-//!        └─────────── failed ────────┘
+//!   Connecting ──connected──▶ Live ──┬─────── close ──────▶ Closing ──last operation──▶ (freed)
+//!        └─────────── failed ────────┤                        ▲       ended
+//!                    peer gone while │                        │
+//!                    reading pauses  └──▶ Departed ──read out─┘
 //! ```
 //!
 //! Closing is always: `shutdown(2)`, wait until no operation is in flight, `close`, free the slot.
@@ -16,7 +18,7 @@ use crate::session::lane::Block;
 use crate::session::{Session, Source};
 use crate::sys::ring::OpKey;
 use crate::time::Nanos;
-use crate::wire::low_half;
+use crate::wire::{Decoder, low_half};
 
 new_key_type! {
     /// A connection of one reactor. A key of a connection that is gone finds nothing.
@@ -58,6 +60,8 @@ pub(crate) enum Phase {
     Connecting { operation: OpKey },
     /// The socket is connected; the session has its own state.
     Live,
+    /// The peer is gone and the session over; what came before is still read. See `pause`.
+    Departed { reason: CloseReason },
     /// `shutdown(2)` is done; waits for the operations in flight.
     Closing { reason: CloseReason },
 }
@@ -94,6 +98,23 @@ impl InFlight {
             sent: 0,
             zero_copy: false,
         }
+    }
+
+    /// How many of its frames the socket has not taken in full. `buffer` is the block's, `decoder`
+    /// that of the session. Reads the frames over again: for the end of a connection only.
+    #[cold]
+    pub(crate) fn frames_dropped(&self, buffer: &Buffer, decoder: Decoder) -> u64 {
+        if self.frames == 0 {
+            // The session's own frame: nobody's message.
+            return 0;
+        }
+        let mut taken = &buffer.bytes()[..self.sent];
+        let mut frames = 0;
+        while let Ok(Some(_)) = decoder.next(&mut taken) {
+            frames += 1;
+        }
+        assert!(frames <= self.frames, "a block holds the frames it was counted with");
+        u64::from(self.frames - frames)
     }
 
     /// The block again, now that its buffer is back.
@@ -137,6 +158,8 @@ pub(crate) struct Connection {
     /// Longest frame parsed since the window was last prepared.
     pub(crate) parsed_bytes_max: usize,
     pub(crate) pause: Option<Pause>,
+    /// A poll for the peer's end is in flight.
+    pub(crate) is_watched: bool,
     /// Close once everything queued has left.
     pub(crate) close_when_sent: Option<CloseReason>,
     /// Bound of the current state: connect, handshake or drain.
@@ -146,6 +169,8 @@ pub(crate) struct Connection {
     /// When the session was established; [`Nanos::NEVER`] before.
     pub(crate) established_at: Nanos,
     pub(crate) messages_received: u64,
+    /// Admitted messages that the kernel has not taken in full, as far as the session is over.
+    pub(crate) messages_dropped: u64,
     pub(crate) last_activity: Nanos,
 }
 
@@ -168,6 +193,8 @@ impl Connection {
             frame_bytes: None,
             parsed_bytes_max: 0,
             pause: None,
+            is_watched: false,
+            messages_dropped: 0,
             close_when_sent: None,
             state_deadline: Nanos::NEVER,
             frame_begun: Nanos::NEVER,
@@ -180,11 +207,20 @@ impl Connection {
     /// Whether the kernel holds an operation of this connection.
     pub(crate) fn has_operations(&self) -> bool {
         let sending = self.in_flight.is_some() && self.unsent.is_none();
-        self.receiving || sending || matches!(self.phase, Phase::Connecting { .. })
+        self.receiving
+            || self.is_watched
+            || sending
+            || matches!(self.phase, Phase::Connecting { .. })
     }
 
     pub(crate) fn is_live(&self) -> bool {
         self.phase == Phase::Live
+    }
+
+    /// Whether what has come, or still comes, is handed over.
+    #[inline]
+    pub(crate) fn is_readable(&self) -> bool {
+        matches!(self.phase, Phase::Live | Phase::Departed { .. })
     }
 
     pub(crate) fn is_established(&self) -> bool {

@@ -17,6 +17,7 @@ use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase}
 use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
+use crate::reactor::pause::departed_max;
 use crate::reactor::requests::Requests;
 use crate::reactor::{
     BroadcastReport, ConnectionInfo, Event, EventKind, EventQueue, ShutdownReport,
@@ -74,6 +75,10 @@ pub(crate) struct Core {
     pub(crate) unarmed: Vec<ConnectionKey>,
     /// Connections that wait for inbox room or receive memory.
     pub(crate) paused: Vec<ConnectionKey>,
+    /// How many connections are departed; see `pause`.
+    pub(crate) departed: usize,
+    /// Places for connections, departed ones included.
+    pub(crate) places_max: usize,
     /// Connections whose last operation has ended.
     pub(crate) ended: Vec<ConnectionKey>,
     /// Sends queued in the ring and not submitted.
@@ -114,9 +119,9 @@ impl Core {
         inbox: Inbox,
         events: EventQueue,
     ) -> Result<Self, SetupError> {
-        let connections_max = config.connections_max() as usize;
-        // A receive and a send each, a connect before them, the listeners, the eventfd.
-        let mut ring = Ring::new(config.ring_entries(), connections_max * 2 + 64)?;
+        let places_max = places_max(&config);
+        // A receive, a send and a poll each, a connect before them, the listeners, the eventfd.
+        let mut ring = Ring::new(config.ring_entries(), places_max * 3 + 64)?;
         let limits = LaneLimits::from_config(&config);
         let mut send_memory = send_memory(&config);
         register(&mut ring, &mut send_memory, &config);
@@ -130,7 +135,7 @@ impl Core {
             operation: "getrandom",
             source: std::io::Error::other(error.to_string()),
         })?;
-        let slots = connections_max + 64;
+        let slots = places_max + 64;
         Ok(Self {
             index,
             identity: Identity {
@@ -145,7 +150,7 @@ impl Core {
             idle: config.idle(),
             now: Nanos::now(),
             now_is_fresh: false,
-            connections: SlotMap::with_capacity_and_key(connections_max),
+            connections: SlotMap::with_capacity_and_key(places_max),
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
             requests: Requests::new(config.requests_max()),
@@ -153,12 +158,14 @@ impl Core {
             arena: PayloadArena::new(),
             events,
             deadlines: Deadlines::with_capacity(slots),
-            ready: Vec::with_capacity(connections_max),
-            dirty: Vec::with_capacity(connections_max),
-            dirty_spare: Vec::with_capacity(connections_max),
-            unarmed: Vec::with_capacity(connections_max),
-            paused: Vec::with_capacity(connections_max),
-            ended: Vec::with_capacity(connections_max),
+            ready: Vec::with_capacity(places_max),
+            dirty: Vec::with_capacity(places_max),
+            dirty_spare: Vec::with_capacity(places_max),
+            unarmed: Vec::with_capacity(places_max),
+            paused: Vec::with_capacity(places_max),
+            departed: 0,
+            places_max,
+            ended: Vec::with_capacity(places_max),
             sends_unsubmitted: 0,
             direct_receives: 0,
             sends_directly: false,
@@ -323,6 +330,12 @@ impl Core {
                 self.set_deadline(key);
             }
             (Phase::Live | Phase::Connecting { .. }, _) => self.close(key, CloseReason::Local),
+            // Only other threads can make the room it waits for while this one waits for its end.
+            (Phase::Departed { reason }, _) if self.inbox.is_local() => self.close(key, reason),
+            (Phase::Departed { .. }, _) => {
+                connection.state_deadline = connection.state_deadline.min(deadline);
+                self.set_deadline(key);
+            }
             (Phase::Closing { .. }, _) => {}
         }
     }
@@ -339,8 +352,8 @@ impl Core {
         let mut dropped = connection.session.end(reason, &mut memory);
         if let Some(in_flight) = connection.in_flight {
             self.backlog = true;
-            dropped += u64::from(in_flight.frames);
             if let Some(buffer) = connection.unsent.take() {
+                dropped += in_flight.frames_dropped(&buffer, connection.session.decoder());
                 let block = in_flight.into_block(buffer);
                 connection.session.block_sent(in_flight.source, block, &mut memory);
                 connection.in_flight = None;
@@ -357,32 +370,65 @@ impl Core {
             _ => None,
         };
         let established = connection.is_established();
+        if matches!(connection.phase, Phase::Departed { .. }) {
+            self.departed -= 1;
+        }
+        let is_active = established && connection.is_live();
         let has_operations = connection.has_operations();
         connection.state_deadline = Nanos::NEVER;
         connection.frame_begun = Nanos::NEVER;
         connection.phase = Phase::Closing { reason };
 
+        connection.messages_dropped += dropped;
+        let in_flight = connection.in_flight.map_or(0, |in_flight| u64::from(in_flight.frames));
+        let is_sending = connection.in_flight.is_some();
+
         self.counters.messages_dropped.add(dropped);
         self.counters.closes[reason.index()].add(1);
-        if established {
-            self.active -= 1;
-            self.counters.connections_active.set(self.active);
-            self.counters.connections_lost.add(1);
+        if is_active {
+            self.session_ended(reason, dropped + in_flight);
         }
         self.set_deadline(key);
-        if self.closing && established && reason == CloseReason::Local && dropped == 0 {
-            self.shutdown_report.flushed += 1;
-        }
         self.last_closed = Some((key, reason));
         self.notify_watcher(key, Err(reason));
         self.requests.fail(key, reason);
-        let kind = EventKind::Disconnected { reason, established, messages_dropped: dropped };
-        self.emit(key, kind);
+        // How much of the block in flight the socket has taken is known once its send has ended.
+        if !is_sending {
+            self.report_end(key);
+        }
         if let Some(operation) = connecting {
             self.ring.cancel(operation);
         } else if !has_operations {
             self.ended.push(key);
         }
+    }
+
+    /// Says that a connection is over, now that what it took with it is known.
+    #[cold]
+    pub(crate) fn report_end(&mut self, key: ConnectionKey) {
+        let connection = &self.connections[key];
+        let Phase::Closing { reason } = connection.phase else {
+            unreachable!("a connection closes before its end")
+        };
+        let established = connection.is_established();
+        let messages_dropped = connection.messages_dropped;
+        self.emit(key, EventKind::Disconnected { reason, established, messages_dropped });
+    }
+
+    /// Counts an established session as ended.
+    pub(crate) fn session_ended(&mut self, reason: CloseReason, dropped: u64) {
+        self.active -= 1;
+        self.counters.connections_active.set(self.active);
+        self.counters.connections_lost.add(1);
+        if self.closing && reason == CloseReason::Local && dropped == 0 {
+            self.shutdown_report.flushed += 1;
+        }
+    }
+
+    /// Whether no place is left for another connection.
+    pub(crate) fn is_full(&self) -> bool {
+        let departed = self.departed.min(departed_max(&self.config));
+        self.connections.len() >= self.config.connections_max() as usize + departed
     }
 
     /// Tells whoever waits for this connection how it went.
@@ -407,6 +453,13 @@ impl Core {
         let keys: Vec<_> = self.connections.keys().collect();
         for key in keys {
             self.close(key, CloseReason::Local);
+            // Nobody waits for the sends in flight: what they hold counts as dropped.
+            let connection = &mut self.connections[key];
+            if let Some(in_flight) = connection.in_flight {
+                connection.messages_dropped += u64::from(in_flight.frames);
+                self.counters.messages_dropped.add(in_flight.frames.into());
+                self.report_end(key);
+            }
         }
     }
 
@@ -451,7 +504,7 @@ impl Core {
 
     #[cold]
     fn expire_slot(&mut self, slot: u32) {
-        if slot as usize > self.config.connections_max() as usize {
+        if slot as usize > self.places_max {
             self.rearm_listener(slot);
             return;
         }
@@ -469,6 +522,7 @@ impl Core {
         let reason = match (connection.phase, connection.session.state()) {
             (Phase::Connecting { .. }, _) => CloseReason::ConnectTimeout,
             (_, State::Greeting) => CloseReason::HandshakeTimeout,
+            (Phase::Departed { reason }, _) => reason,
             (_, State::Finishing) => CloseReason::Local,
             _ => CloseReason::DrainTimeout,
         };
@@ -517,9 +571,14 @@ impl std::fmt::Debug for Core {
     }
 }
 
+/// How many connections a reactor has memory for.
+fn places_max(config: &Config) -> usize {
+    config.connections_max() as usize + departed_max(config)
+}
+
 fn windows(config: &Config) -> Pool {
     let bytes = config.window_bytes() as usize;
-    let budget = bytes * config.connections_max() as usize;
+    let budget = bytes * places_max(config);
     Pool::new(&PoolLayout::classes(budget, bytes, bytes))
 }
 
@@ -535,7 +594,7 @@ fn send_memory(config: &Config) -> Pool {
     let budget = usize::try_from(config.send_memory_bytes()).expect("64-bit target");
     let largest = config.frame_bytes_max() as usize;
     // One small block for each session's lanes, one more for its handshake frames.
-    let small = 2 * config.connections_max() as usize + 2;
+    let small = 2 * places_max(config) + 2;
     let layout = PoolLayout::classes(budget, block, largest.max(block));
     Pool::new(&layout.with_small(SMALL_BLOCK_BYTES, small))
 }

@@ -121,6 +121,11 @@ impl Inbox {
         }
     }
 
+    /// Whether the thread that drives the reactor is the one that takes messages out.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Local { .. })
+    }
+
     /// Takes the oldest message of a local inbox.
     pub(crate) fn take(&mut self) -> Option<Message> {
         let Self::Local { messages, bytes, .. } = self else { return None };

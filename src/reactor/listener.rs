@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, Socket};
 
-use crate::endpoint::Address;
+use crate::config::Config;
+use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, SetupError};
 use crate::mem::Window;
 use crate::reactor::command::DialFailure;
@@ -23,6 +24,9 @@ use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, RejectReason, write_farewell};
 /// connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How many ports are tried for a name with several addresses before it is given up.
+const PORT_ATTEMPTS: u32 = 16;
+
 /// A listening socket of this reactor.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -31,6 +35,129 @@ pub(crate) struct Listener {
     pub(crate) is_tcp: bool,
     /// The operation, while connections are being accepted.
     pub(crate) operation: Option<crate::sys::ring::OpKey>,
+    /// Accepting fails since some attempts ago.
+    outage: Option<Outage>,
+}
+
+/// Accepting fails; said once when it begins and once when it is over.
+#[derive(Debug)]
+struct Outage {
+    errno: i32,
+    attempts: u64,
+}
+
+impl Listener {
+    /// Accepting has failed once more.
+    fn failed(&mut self, errno: i32) {
+        let attempts = match self.outage {
+            Some(Outage { errno: before, attempts }) if before == errno => attempts + 1,
+            _ => {
+                let error = io::Error::from_raw_os_error(errno);
+                let remedy = crate::error::descriptor_remedy(&error);
+                tracing::warn!(address = %self.address, %error, "cannot accept{remedy}");
+                1
+            }
+        };
+        self.outage = Some(Outage { errno, attempts });
+    }
+
+    /// A connection was accepted.
+    fn succeeded(&mut self) {
+        if let Some(Outage { attempts, .. }) = self.outage.take() {
+            tracing::warn!(
+                address = %self.address,
+                attempts,
+                "accepting again, after failed attempts"
+            );
+        }
+    }
+}
+
+/// Listens on every address of `endpoint`, all on the same port.
+///
+/// For port 0 the first address gets a free one and the others the same; where it is taken there,
+/// another is tried. Of several addresses, those that this machine does not have are left out,
+/// with a warning, as long as one remains (`localhost` without IPv6). Anything else is an error,
+/// and nothing is listened on.
+pub(crate) fn bind(
+    endpoint: &Endpoint,
+    config: &Config,
+) -> Result<Vec<(Socket, Address)>, SetupError> {
+    let name = endpoint.to_string();
+    let wanted = match endpoint.resolve() {
+        Ok(wanted) => wanted,
+        Err(source) => return Err(SetupError::Listen { address: name, source }),
+    };
+    let mut listen = |address: &Address| {
+        socket::check_port_is_free(address)?;
+        let socket = socket::listen(address, config)?;
+        let address = socket::local_address(&socket)?;
+        Ok((socket, address))
+    };
+    bind_all(&wanted, &mut listen).map_err(|(address, source)| {
+        let address = address.to_string();
+        let address = if address == name { name } else { format!("{name} ({address})") };
+        SetupError::Listen { address, source }
+    })
+}
+
+type Bound = (Socket, Address);
+type Listen<'a> = &'a mut dyn FnMut(&Address) -> io::Result<Bound>;
+
+fn bind_all(wanted: &[Address], listen: Listen<'_>) -> Result<Vec<Bound>, (Address, io::Error)> {
+    let mut attempts = 1;
+    loop {
+        match bind_once(wanted, listen) {
+            Err((address, error))
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && !wanted.contains(&address)
+                    && attempts < PORT_ATTEMPTS =>
+            {
+                // The port that the first address was given is taken at another one.
+                attempts += 1;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn bind_once(wanted: &[Address], listen: Listen<'_>) -> Result<Vec<Bound>, (Address, io::Error)> {
+    let mut bound: Vec<Bound> = Vec::with_capacity(wanted.len());
+    let mut absent = None;
+    for (index, address) in wanted.iter().enumerate() {
+        if wanted[..index].contains(address) {
+            // A resolver may name an address twice.
+            continue;
+        }
+        let mut address = address.clone();
+        if let Address::Tcp(address) = &mut address
+            && address.port() == 0
+            && let Some((_, Address::Tcp(first))) = bound.first()
+        {
+            address.set_port(first.port());
+        }
+        match listen(&address) {
+            Ok(listening) => bound.push(listening),
+            Err(error) if is_absent(&error) => {
+                absent.get_or_insert((address, error));
+            }
+            Err(error) => return Err((address, error)),
+        }
+    }
+    match absent {
+        Some(absent) if bound.is_empty() => Err(absent),
+        Some((address, error)) => {
+            tracing::warn!(%address, %error, "not listening on every address of the name");
+            Ok(bound)
+        }
+        None => Ok(bound),
+    }
+}
+
+/// Whether an address could not be bound because this machine does not have it, or its family.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 impl Core {
@@ -43,7 +170,9 @@ impl Core {
             let source = io::Error::other("a reactor listens on 32 addresses at most");
             return Err(SetupError::Listen { address: address.to_string(), source });
         }
-        self.listeners.push(Listener { socket, address: address.clone(), is_tcp, operation: None });
+        let (operation, outage) = (None, None);
+        let listener = Listener { socket, address: address.clone(), is_tcp, operation, outage };
+        self.listeners.push(listener);
         self.arm_listener(self.listeners.len() - 1);
         Ok(address)
     }
@@ -59,14 +188,14 @@ impl Core {
     }
 
     fn rest_listener(&mut self, index: usize) {
-        let slot = self.config.connections_max() as usize + 1 + index;
+        let slot = self.places_max + 1 + index;
         let slot = u32::try_from(slot).expect("Config bounds the connections");
         self.deadlines.set(slot, self.now + ACCEPT_PAUSE);
     }
 
     /// A listener's rest is over.
     pub(crate) fn rearm_listener(&mut self, slot: u32) {
-        let index = slot as usize - 1 - self.config.connections_max() as usize;
+        let index = slot as usize - 1 - self.places_max;
         if index < self.listeners.len() && !self.closing {
             self.arm_listener(index);
         }
@@ -98,15 +227,16 @@ impl Core {
                 if self.closing || index >= self.listeners.len() {
                     self.turn_away(&socket, RejectReason::ShuttingDown);
                 } else {
+                    self.listeners[index].succeeded();
                     self.admit(socket, self.listeners[index].is_tcp);
                 }
             }
             Err(libc::ECANCELED) => return,
             Err(errno) => {
                 self.counters.accept_errors.add(1);
-                let error = io::Error::from_raw_os_error(errno);
-                let remedy = crate::error::descriptor_remedy(&error);
-                tracing::warn!(%error, "cannot accept{remedy}");
+                if let Some(listener) = self.listeners.get_mut(index) {
+                    listener.failed(errno);
+                }
             }
         }
         if !completion.continues && index < self.listeners.len() && !self.closing {
@@ -135,8 +265,7 @@ impl Core {
 
     /// Gives a socket a slot. Without room the peer is told, and the close counted.
     fn insert(&mut self, socket: Socket, address: String, role: Role) -> Option<ConnectionKey> {
-        let is_full = self.connections.len() >= self.config.connections_max() as usize;
-        let base = if is_full { None } else { self.windows.take(1) };
+        let base = if self.is_full() { None } else { self.windows.take(1) };
         let Some(base) = base else {
             self.counters.closes[CloseReason::ConnectionLimit.index()].add(1);
             if role == Role::Listener {
@@ -164,7 +293,7 @@ impl Core {
     pub(crate) fn dial(&mut self, address: &Address) -> Result<ConnectionKey, DialFailure> {
         use std::os::fd::AsRawFd;
         let connections_max = self.config.connections_max();
-        if self.connections.len() >= connections_max as usize {
+        if self.is_full() {
             return Err(DialFailure::TooMany { connections_max });
         }
         let (socket, target) = socket::open(address, &self.config).map_err(DialFailure::Socket)?;
@@ -193,7 +322,7 @@ impl Core {
                 self.ended.push(key);
                 return;
             }
-            Phase::Live => unreachable!("a connect completes once"),
+            Phase::Live | Phase::Departed { .. } => unreachable!("a connect completes once"),
         }
         if let Err(errno) = result {
             self.close(key, CloseReason::Socket { errno });
@@ -225,5 +354,92 @@ impl Core {
         self.set_deadline(key);
         self.emit(key, EventKind::Connected);
         self.notify_watcher(key, Ok(()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    /// Addresses of this machine, all on `port`.
+    fn loopback(hosts: &[[u8; 4]], port: u16) -> Vec<Address> {
+        hosts.iter().map(|&host| Address::Tcp((host, port).into())).collect()
+    }
+
+    const HERE: [u8; 4] = [127, 0, 0, 1];
+    const ALSO_HERE: [u8; 4] = [127, 0, 0, 2];
+    /// TEST-NET-1 (RFC 5737): no machine has it.
+    const ELSEWHERE: [u8; 4] = [192, 0, 2, 1];
+
+    fn listen(address: &Address) -> io::Result<Bound> {
+        socket::check_port_is_free(address)?;
+        let socket = socket::listen(address, &Config::default())?;
+        let address = socket::local_address(&socket)?;
+        Ok((socket, address))
+    }
+
+    fn port(address: &Address) -> u16 {
+        let Address::Tcp(address) = address else { panic!("TCP") };
+        address.port()
+    }
+
+    #[test]
+    fn all_addresses_share_the_port_and_none_comes_twice() {
+        let wanted = loopback(&[HERE, ALSO_HERE, HERE], 0);
+        let bound = bind_all(&wanted, &mut listen).expect("two addresses");
+        let addresses: Vec<_> = bound.into_iter().map(|(_, address)| address).collect();
+        assert_eq!(addresses, loopback(&[HERE, ALSO_HERE], port(&addresses[0])));
+        assert_ne!(port(&addresses[0]), 0);
+    }
+
+    #[test]
+    fn address_of_another_machine_is_left_out_while_one_remains() {
+        let wanted = loopback(&[ELSEWHERE, HERE], 0);
+        let bound = bind_all(&wanted, &mut listen).expect("one address");
+        assert_eq!(bound.len(), 1);
+        let (address, error) =
+            bind_all(&wanted[..1], &mut listen).expect_err("not an address of this machine");
+        assert_eq!(address, wanted[0]);
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+    }
+
+    #[test]
+    fn taken_port_is_named_and_nothing_is_kept() {
+        let taken =
+            std::net::TcpListener::bind(SocketAddr::from((ALSO_HERE, 0))).expect("loopback");
+        let number = taken.local_addr().expect("bound").port();
+        let wanted = loopback(&[HERE, ALSO_HERE], number);
+        let (address, error) = bind_all(&wanted, &mut listen).expect_err("taken");
+        assert_eq!((address, error.kind()), (wanted[1].clone(), io::ErrorKind::AddrInUse));
+        drop(std::net::TcpListener::bind(SocketAddr::from((HERE, number))).expect("free again"));
+    }
+
+    /// The port of the first address is taken at the second `times` times. Returns how often the
+    /// second was tried.
+    fn retry(times: u32) -> (u32, Result<Vec<Bound>, (Address, io::Error)>) {
+        let mut tried = 0;
+        let mut listen_elsewhere = |address: &Address| {
+            let Address::Tcp(tcp) = address else { panic!("TCP") };
+            if tcp.ip() == std::net::IpAddr::from(ALSO_HERE) {
+                tried += 1;
+                if tried <= times {
+                    return Err(io::ErrorKind::AddrInUse.into());
+                }
+            }
+            listen(address)
+        };
+        let outcome = bind_all(&loopback(&[HERE, ALSO_HERE], 0), &mut listen_elsewhere);
+        (tried, outcome)
+    }
+
+    #[test]
+    fn port_that_is_taken_at_another_address_is_exchanged() {
+        let (tried, outcome) = retry(3);
+        assert_eq!((tried, outcome.expect("another port").len()), (4, 2));
+        let (tried, outcome) = retry(u32::MAX);
+        assert_eq!(tried, PORT_ATTEMPTS);
+        assert_eq!(outcome.expect_err("no port").1.kind(), io::ErrorKind::AddrInUse);
     }
 }

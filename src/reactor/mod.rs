@@ -27,12 +27,14 @@ pub(crate) mod dispatch;
 pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod message;
+mod pause;
 mod receive;
 pub(crate) mod requests;
 mod transmit;
 
 use std::io;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +57,6 @@ use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupErro
 use crate::session::{Correlation, Envelope, PeerInfo};
 use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
-use crate::sys::socket;
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Payload, low_half};
 
@@ -100,7 +101,7 @@ pub struct Event {
 pub enum EventKind {
     /// The handshake is complete: messages flow.
     Connected,
-    /// The connection is over.
+    /// The connection is over, and every message of it has been handed over.
     Disconnected {
         /// Why.
         reason: CloseReason,
@@ -130,7 +131,8 @@ pub enum ConnectionState {
     Connecting,
     /// Messages flow.
     Connected,
-    /// What is queued still leaves; new messages are refused.
+    /// New messages are refused. What is queued still leaves; or the peer is gone, and what it sent
+    /// before waits for room in the inbox.
     Closing,
 }
 
@@ -301,17 +303,20 @@ impl Reactor {
 
     /// Listens on `endpoint`; returns the address, with the port the kernel chose for port 0.
     ///
+    /// A host name is listened on at all its addresses, on the same port: the first is returned,
+    /// [`Reactor::addresses`] names all. Those that this machine does not have are left out, with a
+    /// warning, while one remains. Blocks on the resolver when the host is a name.
+    ///
     /// # Errors
     ///
-    /// [`SetupError`]: port in use, no permission, no such address.
+    /// [`SetupError`]: port in use at one of the addresses, no permission, no such address.
     pub fn listen(&mut self, endpoint: &Endpoint) -> Result<Address, SetupError> {
-        let addresses = endpoint
-            .resolve()
-            .map_err(|source| SetupError::Listen { address: endpoint.to_string(), source })?;
-        let refused = |source| SetupError::Listen { address: endpoint.to_string(), source };
-        socket::check_port_is_free(&addresses[0]).map_err(refused)?;
-        let socket = socket::listen(&addresses[0], &self.core.config).map_err(refused)?;
-        self.add_listener(socket)
+        let mut first = None;
+        for (socket, _) in listener::bind(endpoint, &self.core.config)? {
+            let address = self.add_listener(socket)?;
+            first.get_or_insert(address);
+        }
+        Ok(first.expect("an endpoint has an address"))
     }
 
     pub(crate) fn add_listener(&mut self, socket: socket2::Socket) -> Result<Address, SetupError> {
@@ -512,12 +517,22 @@ impl Reactor {
         let key = self.core.key(connection)?;
         self.core.refresh_now();
         let id = self.core.requests.open(key, timeout, self.core.now)?;
-        let pushed = self.core.push(key, envelope, Correlation::Request(id.correlation()), body);
-        if let Err(error) = pushed {
-            self.core.requests.close(id);
-            return Err(error.into());
+        let correlation = Correlation::Request(id.correlation());
+        // Unwind safety: a body that panics changes nothing in its lane, and goes on panicking.
+        let pushed = catch_unwind(AssertUnwindSafe(|| {
+            self.core.push(key, envelope, correlation, body).map(drop)
+        }));
+        match pushed {
+            Ok(Ok(())) => Ok(id),
+            Ok(Err(error)) => {
+                self.core.requests.close(id);
+                Err(error.into())
+            }
+            Err(panic) => {
+                self.core.requests.close(id);
+                resume_unwind(panic)
+            }
         }
-        Ok(id)
     }
 
     /// The outcome of a request, once there is one; it is then forgotten.
@@ -609,6 +624,7 @@ impl Reactor {
             return ConnectionState::Disconnected;
         };
         match (connection.phase, connection.session.state()) {
+            (connection::Phase::Departed { .. }, _) => ConnectionState::Closing,
             (connection::Phase::Closing { .. }, _) | (_, State::Ended { .. }) => {
                 ConnectionState::Disconnected
             }
@@ -845,6 +861,7 @@ impl Core {
             Target::Connection(key) => match completion.kind {
                 OpKind::Receive => self.on_received(key, completion),
                 OpKind::Send => self.on_sent(key, completion),
+                OpKind::Poll => self.on_watched(key, &completion),
                 _ => self.on_connect(key, completion.result),
             },
             Target::Listener(index) => self.on_accept(index, &completion),

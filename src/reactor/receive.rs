@@ -5,6 +5,7 @@ use crate::mem::Buffer;
 use crate::reactor::connection::{ConnectionKey, Pause, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::dispatch::{Handlers, Route};
+use crate::session::state::State;
 use crate::session::{Input, Role};
 use crate::sys::ring::Completion;
 use crate::time::{Nanos, wall_ns};
@@ -47,10 +48,10 @@ impl Core {
         }
         match completion.result {
             Ok(0) => {
-                let reason = connection.close_when_sent.unwrap_or(CloseReason::PeerClosed);
-                let reason = match connection.session.state() {
-                    crate::session::state::State::Finishing => CloseReason::Local,
-                    _ => reason,
+                let reason = match (connection.phase, connection.session.state()) {
+                    (Phase::Departed { reason }, _) => reason,
+                    (_, State::Finishing) => CloseReason::Local,
+                    _ => connection.close_when_sent.unwrap_or(CloseReason::PeerClosed),
                 };
                 self.close(key, reason);
             }
@@ -65,55 +66,6 @@ impl Core {
                 self.mark_unarmed(key);
             }
             Err(errno) => self.close(key, CloseReason::Socket { errno }),
-        }
-    }
-
-    /// Whether anything waits for room: a connection, or a message that another reactor was faster
-    /// than.
-    #[inline]
-    pub(crate) fn is_held_back(&self) -> bool {
-        !self.paused.is_empty() || self.inbox.has_overflow()
-    }
-
-    /// Whether anything that was held back can go on now.
-    #[cold]
-    pub(crate) fn can_resume(&self) -> bool {
-        self.inbox.can_settle() || self.paused.iter().any(|&key| self.may_go_on(key))
-    }
-
-    /// Whether a connection that was held back has room now, or is over.
-    fn may_go_on(&self, key: ConnectionKey) -> bool {
-        let Some(connection) = self.connections.get(key) else { return true };
-        match connection.pause {
-            _ if !connection.is_live() => true,
-            Some(Pause::Inbox { payload_bytes }) => self.inbox.has_room(payload_bytes),
-            Some(Pause::Memory { frame_bytes }) => self.receive_memory.can_lend(frame_bytes),
-            None => true,
-        }
-    }
-
-    /// Continues with connections that were held back.
-    #[cold]
-    pub(crate) fn resume_paused(&mut self) {
-        self.inbox.settle();
-        let mut index = 0;
-        while index < self.paused.len() {
-            let key = self.paused[index];
-            if !self.may_go_on(key) {
-                index += 1;
-                continue;
-            }
-            self.paused.swap_remove(index);
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            match connection.pause.take() {
-                Some(Pause::Inbox { .. }) if connection.is_live() => self.ready.push(key),
-                Some(Pause::Memory { .. }) => {
-                    connection.frame_begun = self.now;
-                    self.set_deadline(key);
-                    self.mark_unarmed(key);
-                }
-                _ => {}
-            }
         }
     }
 }
@@ -143,7 +95,7 @@ fn handle_window(
     key: ConnectionKey,
 ) {
     let Some(connection) = core.connections.get_mut(key) else { return };
-    if connection.phase != Phase::Live || !connection.window.is_idle() {
+    if !connection.is_readable() || !connection.window.is_idle() {
         return;
     }
     let range = connection.window.range();
@@ -175,10 +127,7 @@ fn handle_window(
         }
         Ok(Stop::Budget) => core.ready.push(key),
         Ok(Stop::InboxFull { payload_bytes }) => {
-            connection.pause = Some(Pause::Inbox { payload_bytes });
-            connection.frame_begun = Nanos::NEVER;
-            core.counters.receive_pauses.add(1);
-            core.paused.push(key);
+            core.pause(key, Pause::Inbox { payload_bytes });
         }
         Ok(Stop::Ended) => {
             if matches!(connection.phase, Phase::Closing { .. }) {
@@ -247,8 +196,7 @@ fn handle_frames(
                     core.deliver(message);
                 } else {
                     handlers.call(route, core, key, frame);
-                    let phase = core.connections[key].phase;
-                    if phase != Phase::Live {
+                    if !core.connections[key].is_readable() {
                         break Ok(Stop::Ended);
                     }
                 }

@@ -12,7 +12,6 @@ use crate::session::lane::{Block, SendMemory};
 use crate::session::state::State;
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
-use crate::time::Nanos;
 use crate::wire::handshake::GoodbyeReason;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -183,12 +182,19 @@ impl Core {
             Err(errno) => Some(errno),
         };
         let is_complete = in_flight.sent == in_flight.filled;
-        if is_complete || matches!(connection.phase, Phase::Closing { .. }) {
+        if is_complete || !connection.is_live() {
+            let dropped = match is_complete {
+                true => 0,
+                false => in_flight.frames_dropped(&buffer, connection.session.decoder()),
+            };
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
             let block = in_flight.into_block(buffer);
             connection.session.block_sent(in_flight.source, block, &mut memory);
             connection.in_flight = None;
+            connection.messages_dropped += dropped;
+            self.counters.messages_dropped.add(dropped);
             if matches!(connection.phase, Phase::Closing { .. }) {
+                self.report_end(key);
                 self.operation_ended(key);
             } else {
                 connection.last_activity = self.now;
@@ -207,9 +213,13 @@ impl Core {
             Some(libc::ENOBUFS | libc::ENOMEM) => self.counters.enobufs.add(1),
             Some(libc::EINTR) => {}
             Some(libc::EOPNOTSUPP) if was_zero_copy => connection.zero_copy = false,
-            Some(libc::EPIPE | libc::ECONNRESET) if !connection.window.is_idle() => {
-                // What the peer sent before it went is still to be read; the receive in flight
-                // reports the end.
+            // What the peer sent before it went is still to be read.
+            Some(libc::EPIPE | libc::ECONNRESET) if connection.pause.is_some() => {
+                self.depart(key);
+                return;
+            }
+            Some(libc::EPIPE | libc::ECONNRESET) => {
+                // A receive is in flight or about to be: it reports the end.
                 connection.close_when_sent = Some(CloseReason::PeerClosed);
                 return;
             }
@@ -283,7 +293,7 @@ impl Core {
     #[inline]
     fn receive_one_directly(&mut self, key: ConnectionKey) -> Direct {
         let Some(connection) = self.connections.get_mut(key) else { return Direct::Unwanted };
-        if connection.phase != Phase::Live || connection.receiving {
+        if !connection.is_readable() || connection.receiving {
             connection.wants_receive = false;
             return Direct::Unwanted;
         }
@@ -322,11 +332,7 @@ impl Core {
         let connection = &mut self.connections[key];
         connection.wants_receive = false;
         let frame_bytes = connection.frame_bytes.unwrap_or(0);
-        connection.pause = Some(Pause::Memory { frame_bytes });
-        // The peer is not to blame for what it takes until the frame is read on.
-        connection.frame_begun = Nanos::NEVER;
-        self.counters.receive_pauses.add(1);
-        self.paused.push(key);
+        self.pause(key, Pause::Memory { frame_bytes });
         Direct::Unwanted
     }
 
@@ -349,7 +355,7 @@ impl Core {
     #[inline]
     fn arm_one(&mut self, key: ConnectionKey) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return true };
-        if connection.phase != Phase::Live || connection.receiving {
+        if !connection.is_readable() || connection.receiving {
             connection.wants_receive = false;
             return true;
         }

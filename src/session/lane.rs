@@ -182,24 +182,49 @@ impl Lane {
                 taken => taken,
             };
             let buffer = buffer.ok_or(SendError::Full)?;
-            let mut block = Block { buffer, filled: 0, frames: 0, payload_bytes_max: 0 };
-            match block.write(head, body, limits, memory.scratch) {
+            let mut loan = Loan::new(buffer, memory.pool);
+            match loan.block().write(head, body, limits, memory.scratch) {
                 Ok(written) => {
+                    let block = loan.keep();
                     holdings.add(&block, memory.pool);
                     self.blocks.push_back(block);
                     return Ok(written);
                 }
-                Err(refusal) => {
-                    memory.pool.give(block.buffer);
-                    match refusal {
-                        Refusal::Send(error) => return Err(error),
-                        Refusal::Needs { bytes: needed } => bytes = needed,
-                    }
-                }
+                Err(Refusal::Send(error)) => return Err(error),
+                Err(Refusal::Needs { bytes: needed }) => bytes = needed,
             }
         }
         // The body wrote more at its second attempt than it asked for at its first.
         Err(SendError::Unserializable)
+    }
+}
+
+/// A block whose memory goes back unless it is kept: also when the body panics while it writes.
+struct Loan<'a> {
+    block: Option<Block>,
+    pool: &'a mut Pool,
+}
+
+impl<'a> Loan<'a> {
+    fn new(buffer: Buffer, pool: &'a mut Pool) -> Self {
+        let block = Block { buffer, filled: 0, frames: 0, payload_bytes_max: 0 };
+        Self { block: Some(block), pool }
+    }
+
+    fn block(&mut self) -> &mut Block {
+        self.block.as_mut().expect("only keeping takes it")
+    }
+
+    fn keep(mut self) -> Block {
+        self.block.take().expect("only keeping takes it")
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.pool.give(block.buffer);
+        }
     }
 }
 

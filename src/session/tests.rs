@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::mem::{Pool, PoolLayout};
-use crate::wire::Scratch;
+use crate::wire::{BodyError, Scratch};
 
 /// One end with its own memory.
 struct End {
@@ -328,6 +328,49 @@ fn ended_session_counts_what_it_drops_and_gives_its_memory_back() {
     }
     let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
     assert_eq!(near.session.end(CloseReason::PeerClosed, &mut memory), 5);
+    assert_eq!(near.pool.lent(), 0);
+}
+
+/// A body that asks for `bytes` at first, if any, and panics when it has them.
+struct Panicking {
+    bytes: usize,
+}
+
+impl Body for Panicking {
+    fn encode(&self, out: &mut [u8], _: &mut Scratch) -> Result<usize, BodyError> {
+        if out.len() < self.bytes {
+            return Err(BodyError::Overflow { bytes: self.bytes });
+        }
+        out.fill(0xff);
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn panicking_body_changes_nothing() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let (mut near, mut far) = pair();
+    // Into a lane without a block, with one, and into one that is larger than any so far.
+    for queued in 0..3_u8 {
+        for bytes in [0, 1000, 10_000] {
+            let before = (near.pool.lent(), near.pool.free_bytes());
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+                let (envelope, correlation) = (Envelope::data(), Correlation::None);
+                let body = Panicking { bytes };
+                let identity = &near.identity;
+                near.session.push(envelope, correlation, &body, identity, NOW, &mut memory)
+            }));
+            assert!(panicked.is_err(), "the body was asked");
+            assert_eq!((near.pool.lent(), near.pool.free_bytes()), before, "{queued}, {bytes}");
+        }
+        near.push(Priority::Normal, &[queued; 100]).expect("room");
+    }
+    while let Some(bytes) = near.send_block() {
+        far.handle(&bytes).expect("sequences and frames are sound");
+    }
+    let received: Vec<_> = far.received.iter().map(|(_, payload)| payload[0]).collect();
+    assert_eq!(received, [0, 1, 2]);
     assert_eq!(near.pool.lent(), 0);
 }
 

@@ -1,5 +1,7 @@
 //! A snapshot of the counters, for people and programs.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::error::CloseReason;
@@ -128,10 +130,15 @@ impl Statistics {
         statistics
     }
 
-    /// Connections that ended for the named reason (see [`CloseReason::NAMES`]).
+    /// Connections that ended for the named reason (see [`CloseReason::NAMES`]), or for any of the
+    /// group named: `closed("protocol")` is the sum of `protocol.magic`, `protocol.checksum` …
     #[must_use]
     pub fn closed(&self, reason: &str) -> u64 {
-        self.closes.iter().find(|close| close.reason == reason).map_or(0, |close| close.count)
+        let is_meant = |close: &&CloseCount| {
+            close.reason == reason
+                || close.reason.split_once('.').is_some_and(|(group, _)| group == reason)
+        };
+        self.closes.iter().filter(is_meant).map(|close| close.count).sum()
     }
 
     /// Connections that ended for a reason that is nobody's wish: everything but an orderly end.
@@ -139,5 +146,73 @@ impl Statistics {
     pub fn errors(&self) -> u64 {
         let orderly = ["peer_closed", "goodbye", "local"];
         self.closes.iter().filter(|close| !orderly.contains(&close.reason)).map(|c| c.count).sum()
+    }
+}
+
+/// What matters at the end of a run, on one line. Only what occurred is named, apart from the
+/// messages.
+impl fmt::Display for Statistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "messages: {} received, {} sent", self.messages_received, self.messages_sent)?;
+        let occurred = [
+            (self.messages_dropped, "dropped"),
+            (self.sends_refused, "refused"),
+            (self.sends_too_large, "too large"),
+            (self.posts_dropped, "posts dropped"),
+            (self.responses_late, "responses late"),
+        ];
+        for (count, what) in occurred.into_iter().filter(|&(count, _)| count > 0) {
+            write!(f, ", {count} {what}")?;
+        }
+        write!(f, "; connections: {}", self.connections_active)?;
+        if self.connections_established > 0 {
+            write!(f, " of {}", self.connections_established)?;
+        }
+        let failures = [
+            (self.accept_errors, "not accepted"),
+            (self.handler_panics, "handler panics"),
+            (self.events_dropped, "events dropped"),
+        ];
+        for (count, what) in failures.into_iter().filter(|&(count, _)| count > 0) {
+            write!(f, ", {count} {what}")?;
+        }
+        for (index, close) in self.closes.iter().enumerate() {
+            let before = if index == 0 { "; ended: " } else { ", " };
+            write!(f, "{before}{} {}", close.count, close.reason)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ProtocolError;
+
+    #[test]
+    fn only_what_occurred_is_shown() {
+        let counters = Counters::default();
+        counters.messages_received.add(3);
+        let text = Statistics::collect(true, [&counters]).to_string();
+        assert_eq!(text, "messages: 3 received, 0 sent; connections: 0");
+
+        counters.messages_dropped.add(2);
+        counters.connections_established.add(5);
+        counters.connections_active.set(1);
+        counters.accept_errors.add(7);
+        counters.closes[CloseReason::PeerClosed.index()].add(1);
+        for error in [ProtocolError::BadMagic { got: 1 }, ProtocolError::BadHandshake] {
+            counters.closes[CloseReason::Protocol(error).index()].add(2);
+        }
+        let statistics = Statistics::collect(true, [&counters]);
+        assert_eq!(
+            statistics.to_string(),
+            "messages: 3 received, 0 sent, 2 dropped; connections: 1 of 5, 7 not accepted; \
+             ended: 1 peer_closed, 2 protocol.magic, 2 protocol.handshake"
+        );
+        assert_eq!(statistics.closed("protocol"), 4);
+        assert_eq!(statistics.closed("protocol.magic"), 2);
+        assert_eq!(statistics.closed("protocol.checksum"), 0);
+        assert_eq!((statistics.closed("peer"), statistics.errors()), (0, 4));
     }
 }

@@ -294,6 +294,14 @@ impl Ring {
         self.insert_and_push(Op::new(OpKind::Poll, token, None, 0), entry)
     }
 
+    /// Queues a poll that completes once, when the peer of a stream socket has closed its end or
+    /// the connection has failed; at once if that is so already.
+    pub(crate) fn poll_end(&mut self, fd: RawFd, token: Token) -> Option<OpKey> {
+        // POLLHUP and POLLERR are always reported (poll(2)).
+        let entry = opcode::PollAdd::new(Fd(fd), libc::POLLRDHUP as u32).build();
+        self.insert_and_push(Op::new(OpKind::Poll, token, None, 0), entry)
+    }
+
     /// Asks the kernel to end an operation early. Its completion still comes, and frees it.
     ///
     /// Blocks briefly in the kernel; for closing only.

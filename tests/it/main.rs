@@ -15,6 +15,7 @@ mod framing;
 mod handlers;
 mod hostile;
 mod kernel;
+mod lifecycle;
 mod node;
 mod requests;
 mod shutdown;

@@ -1,0 +1,161 @@
+//! Connections that are not read on for lack of room, and peers that go meanwhile.
+//!
+//! A connection pauses while the inbox has no room for its next message, or the receive memory no
+//! buffer for the frame begun. No receive is in flight then, so a poll watches for the peer's end
+//! (POLLRDHUP, poll(2)): armed at the first pause, kept until it fires or the connection closes,
+//! so that pausing and resuming costs nothing more.
+//!
+//! # When the peer goes while the connection is paused
+//!
+//! The session is over at once: the connection is no longer listed, counts no more as active, what
+//! was queued for the peer is dropped and counted, and its place among `connections_max` is free.
+//! What came before the end, in the window and in the socket, is still read and handed over as
+//! room comes; the connection is *departed* until then. After its last message comes its
+//! `Disconnected` event, with the reason that stood at the end of the stream.
+//!
+//! An orderly end stands behind the data in the stream, so it is seen once the socket has room for
+//! what the peer had sent before; a reset is seen at once.
+//!
+//! At most [`departed_max`] departed connections stand beside `connections_max`; more of them take
+//! places of it, so that their memory stays bounded and nothing of theirs is lost. A shutdown gives
+//! them until its deadline where other threads receive, and no time where nobody can.
+
+use crate::config::Config;
+use crate::error::CloseReason;
+use crate::reactor::Tokens;
+use crate::reactor::connection::{ConnectionKey, Pause, Phase};
+use crate::reactor::core::Core;
+use crate::session::lane::SendMemory;
+use crate::session::state::State;
+use crate::sys::ring::Completion;
+use crate::time::Nanos;
+
+/// How many departed connections take no place of `connections_max`.
+pub(crate) fn departed_max(config: &Config) -> usize {
+    config.connections_max().min(64) as usize
+}
+
+impl Core {
+    /// Stops reading a connection until there is room.
+    #[cold]
+    pub(crate) fn pause(&mut self, key: ConnectionKey, pause: Pause) {
+        let connection = &mut self.connections[key];
+        assert!(connection.pause.is_none(), "a paused connection is not read");
+        connection.pause = Some(pause);
+        // The peer is not to blame for what it takes until the frame is read on.
+        connection.frame_begun = Nanos::NEVER;
+        self.counters.receive_pauses.add(1);
+        self.paused.push(key);
+        self.watch(key);
+    }
+
+    /// Has the ring watch for the end of a paused connection's peer.
+    fn watch(&mut self, key: ConnectionKey) {
+        use std::os::fd::AsRawFd;
+        let connection = &mut self.connections[key];
+        if connection.is_live() && !connection.is_watched {
+            let fd = connection.socket.as_raw_fd();
+            // Without room in the queue: with the next turn, see `resume_paused`.
+            connection.is_watched = self.ring.poll_end(fd, Tokens::connection(key)).is_some();
+        }
+    }
+
+    /// Whether anything waits for room: a connection, or a message that another reactor was faster
+    /// than.
+    #[inline]
+    pub(crate) fn is_held_back(&self) -> bool {
+        !self.paused.is_empty() || self.inbox.has_overflow()
+    }
+
+    /// Whether anything that was held back can go on now.
+    #[cold]
+    pub(crate) fn can_resume(&self) -> bool {
+        self.inbox.can_settle() || self.paused.iter().any(|&key| self.may_go_on(key))
+    }
+
+    /// Whether a connection that was held back has room now, or is over.
+    fn may_go_on(&self, key: ConnectionKey) -> bool {
+        let Some(connection) = self.connections.get(key) else { return true };
+        match connection.pause {
+            _ if !connection.is_readable() => true,
+            Some(Pause::Inbox { payload_bytes }) => self.inbox.has_room(payload_bytes),
+            Some(Pause::Memory { frame_bytes }) => self.receive_memory.can_lend(frame_bytes),
+            None => true,
+        }
+    }
+
+    /// Continues with connections that were held back.
+    #[cold]
+    pub(crate) fn resume_paused(&mut self) {
+        self.inbox.settle();
+        let mut index = 0;
+        while index < self.paused.len() {
+            let key = self.paused[index];
+            if !self.may_go_on(key) {
+                self.watch(key);
+                index += 1;
+                continue;
+            }
+            self.paused.swap_remove(index);
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            match connection.pause.take() {
+                Some(Pause::Inbox { .. }) if connection.is_readable() => self.ready.push(key),
+                Some(Pause::Memory { .. }) if connection.is_readable() => {
+                    connection.frame_begun = self.now;
+                    self.set_deadline(key);
+                    self.mark_unarmed(key);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The poll of [`Core::watch`] has fired.
+    #[cold]
+    pub(crate) fn on_watched(&mut self, key: ConnectionKey, completion: &Completion) {
+        let connection = self.connections.get_mut(key).expect("a slot outlives its operations");
+        connection.is_watched = false;
+        match connection.phase {
+            Phase::Closing { .. } => self.operation_ended(key),
+            Phase::Live if connection.pause.is_some() && completion.result.is_ok() => {
+                self.depart(key);
+            }
+            // It is read again: the socket itself tells, behind what came before.
+            _ => {}
+        }
+    }
+
+    /// The peer of a paused connection is gone; see the module.
+    #[cold]
+    pub(crate) fn depart(&mut self, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        assert!(connection.is_live(), "a peer goes once");
+        assert!(connection.pause.is_some(), "otherwise the socket itself tells");
+        let reason = match connection.session.state() {
+            State::Finishing => CloseReason::Local,
+            _ => CloseReason::PeerClosed,
+        };
+        let nobody_receives = self.closing && self.inbox.is_local();
+        if !connection.is_established() || nobody_receives {
+            self.close(key, reason);
+            return;
+        }
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let mut dropped = connection.session.end(reason, &mut memory);
+        if let Some(in_flight) = connection.in_flight
+            && let Some(buffer) = connection.unsent.take()
+        {
+            dropped += in_flight.frames_dropped(&buffer, connection.session.decoder());
+            let block = in_flight.into_block(buffer);
+            connection.session.block_sent(in_flight.source, block, &mut memory);
+            connection.in_flight = None;
+        }
+        connection.messages_dropped += dropped;
+        connection.close_when_sent = None;
+        connection.phase = Phase::Departed { reason };
+        self.counters.messages_dropped.add(dropped);
+        self.departed += 1;
+        self.session_ended(reason, dropped);
+        tracing::debug!(connection = %self.id(key), "the peer of a paused connection is gone");
+    }
+}
