@@ -134,7 +134,8 @@ impl NodeBuilder {
         {
             return Err(SetupError::System { operation: "mlockall", source });
         }
-        let (listeners, addresses) = bind(&self.endpoints, count, &config)?;
+        let mut files = SocketFiles::default();
+        let (listeners, addresses) = bind(&self.endpoints, count, &config, &mut files)?;
         let (inboxes, inbox) = Inbox::shared(&config, count);
         let events = event_queue(&config, count);
         // Before any thread: dropping the node stops the threads through these.
@@ -195,9 +196,26 @@ impl NodeBuilder {
         let shared = Arc::get_mut(&mut node.handle.shared).expect("no handle was given out yet");
         shared.counters = counters;
         match failure {
-            None => Ok(node),
+            None => {
+                // From here on they are the reactors' to remove.
+                files.0.clear();
+                Ok(node)
+            }
             // Dropping the node stops what did start.
             Some(error) => Err(error),
+        }
+    }
+}
+
+/// The files of Unix listeners that no reactor looks after yet: removed when the start fails.
+#[derive(Default)]
+struct SocketFiles(Vec<std::path::PathBuf>);
+
+impl Drop for SocketFiles {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // A reactor that did start may have removed it already.
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -207,6 +225,7 @@ fn bind(
     endpoints: &[String],
     reactors: usize,
     config: &Config,
+    files: &mut SocketFiles,
 ) -> Result<(Vec<Vec<socket2::Socket>>, Vec<Address>), SetupError> {
     let mut listeners: Vec<Vec<socket2::Socket>> = (0..reactors).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
@@ -217,6 +236,7 @@ fn bind(
         socket::check_port_is_free(&wanted).map_err(refused)?;
         let first = socket::listen(&wanted, config).map_err(refused)?;
         let address = socket::local_address(&first).map_err(refused)?;
+        files.0.extend(address.unix_path().map(Into::into));
         for sockets in &mut listeners[1..] {
             let another = match &address {
                 Address::Tcp(_) => socket::listen(&address, config),

@@ -16,6 +16,7 @@ mod handlers;
 mod hostile;
 mod kernel;
 mod node;
+mod refused;
 mod requests;
 mod shutdown;
 mod util;
