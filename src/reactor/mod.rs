@@ -29,6 +29,8 @@ pub(crate) mod listener;
 pub(crate) mod message;
 mod receive;
 pub(crate) mod requests;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 use std::io;

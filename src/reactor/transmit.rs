@@ -202,7 +202,12 @@ impl Core {
                 connection.congested = true;
                 self.counters.short_sends.add(1);
             }
+            // ENOMEM: pages of a zero-copy send above RLIMIT_MEMLOCK (io_uring/notif.c), or no
+            // memory for the request. ENOBUFS: none for a Unix socket's message (net/core/sock.c,
+            // sock_alloc_send_pskb); TCP waits for memory instead (tcp_sendmsg_locked).
             Some(libc::ENOBUFS | libc::ENOMEM) => self.counters.enobufs.add(1),
+            // Of operations that a worker thread of the ring made and a signal ended
+            // (io_uring/net.c); ours are made by polling, so this is only for completeness.
             Some(libc::EINTR) => {}
             Some(libc::EOPNOTSUPP) if was_zero_copy => connection.zero_copy = false,
             Some(libc::EPIPE | libc::ECONNRESET) if !connection.window.is_idle() => {
