@@ -92,7 +92,7 @@ pub use error::{
     ReceiveError, RequestError, RingError, SendError, SetupError,
 };
 
-pub use node::{Node, NodeBuilder, NodeHandle};
+pub use node::{Incoming, Node, NodeBuilder, NodeHandle};
 pub use reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind,
     Message, Reactor, RequestId, ShutdownReport, Turn, Wait,

@@ -18,11 +18,12 @@ use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
 use crate::reactor::command::{Command, Mailbox};
+use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::{Inbox, SharedInbox};
 use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::{
-    BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, EventQueue, Reactor,
-    ShutdownReport, Wait, dial_error, event_queue,
+    BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, Reactor, ShutdownReport, Wait,
+    dial_error,
 };
 use crate::session::Envelope;
 use crate::stats::{Counters, Statistics};
@@ -137,7 +138,7 @@ impl NodeBuilder {
         let mut files = SocketFiles::default();
         let (listeners, addresses) = bind(&self.endpoints, count, &config, &mut files)?;
         let (inboxes, inbox) = Inbox::shared(&config, count);
-        let events = event_queue(&config, count);
+        let events = EventQueue::new(&config, count);
         // Before any thread: dropping the node stops the threads through these.
         let mailboxes = (0..count)
             .map(|_| Mailbox::new(config.commands_max()).map(Arc::new))
@@ -149,7 +150,7 @@ impl NodeBuilder {
                     mailboxes: mailboxes.clone(),
                     counters: Vec::new(),
                     inbox,
-                    events: Arc::clone(&events),
+                    events: events.clone(),
                     is_server: !addresses.is_empty(),
                     config: config.clone(),
                     stopped: AtomicBool::new(false),
@@ -168,7 +169,7 @@ impl NodeBuilder {
                 core: config.cores().get(index).copied(),
                 mailbox,
                 inbox,
-                events: Arc::clone(&events),
+                events: events.clone(),
                 sockets,
                 by_kind: self.by_kind.clone(),
                 by_type: self.by_type.clone(),
@@ -341,6 +342,16 @@ pub struct NodeHandle {
     shared: Arc<Shared>,
 }
 
+/// What [`NodeHandle::wait`] waited for.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Incoming {
+    /// A message that no handler takes.
+    Message(Message),
+    /// Who came, or who left and why.
+    Event(Event),
+}
+
 /// Reactors on threads of their own. Dropping it ends them without flushing;
 /// [`Node::shutdown`] ends them in order.
 #[derive(Debug)]
@@ -494,8 +505,24 @@ impl NodeHandle {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let response_to = if request.is_request() { request.correlation() } else { 0 };
-        self.send_correlated(request.connection(), envelope, body, response_to)
+        self.send_correlated(request.connection(), envelope, body, correlation_of(request))
+    }
+
+    /// Hands the answer to a request that came through [`receive`](Self::receive) or
+    /// [`wait`](Self::wait) to its reactor without waiting for its verdict. If the lane is full by
+    /// then, or the connection gone, the answer is dropped and counted (`posts_dropped`).
+    ///
+    /// # Errors
+    ///
+    /// At once: [`SendError::Busy`] when the command queue is full; what can be known here
+    /// otherwise.
+    pub fn post_reply<B: Body + ?Sized>(
+        &self,
+        request: &Message,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        self.post_correlated(request.connection(), envelope, body, correlation_of(request))
     }
 
     fn send_correlated<B: Body + ?Sized>(
@@ -525,8 +552,18 @@ impl NodeHandle {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        self.post_correlated(connection, envelope, body, 0)
+    }
+
+    fn post_correlated<B: Body + ?Sized>(
+        &self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+        response_to: u64,
+    ) -> Result<(), SendError> {
         let body = self.own(body)?;
-        let command = Command::Send { connection, envelope, body, response_to: 0, verdict: None };
+        let command = Command::Send { connection, envelope, body, response_to, verdict: None };
         self.post(connection, command)
     }
 
@@ -583,10 +620,46 @@ impl NodeHandle {
     /// [`ReceiveError::Timeout`].
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
         let message = self.shared.inbox.take(timeout).ok_or(ReceiveError::Timeout { timeout })?;
+        self.tell_inbox_has_room();
+        Ok(message)
+    }
+
+    /// Waits for the next message that no handler takes *or* the next connection event, of any
+    /// connection, for up to `timeout`; zero only looks. Sleeps meanwhile.
+    ///
+    /// Events go first: on a thread that alone waits, a connection's
+    /// [`Connected`](crate::EventKind::Connected) comes before its messages, and its
+    /// [`Disconnected`](crate::EventKind::Disconnected) may come before the last of them. With
+    /// several waiting threads each event and each message goes to one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::Timeout`].
+    pub fn wait(&self, timeout: Duration) -> Result<Incoming, ReceiveError> {
+        let Shared { inbox, events, .. } = &*self.shared;
+        let deadline = Nanos::now() + timeout;
+        loop {
+            // Looked at first: the event that belongs before this message is in its queue by then.
+            let has_message = !inbox.is_empty();
+            if let Some(event) = events.pop() {
+                return Ok(Incoming::Event(event));
+            }
+            if has_message && let Some(message) = inbox.try_take() {
+                self.tell_inbox_has_room();
+                return Ok(Incoming::Message(message));
+            }
+            let left = deadline.since(Nanos::now());
+            if left.is_zero() {
+                return Err(ReceiveError::Timeout { timeout });
+            }
+            inbox.wait_beside(events.doorbell(), left);
+        }
+    }
+
+    fn tell_inbox_has_room(&self) {
         for mailbox in &self.shared.mailboxes {
             mailbox.inbox_has_room();
         }
-        Ok(message)
     }
 
     /// The oldest connection event not fetched yet, of any reactor. Never blocks.
@@ -636,6 +709,11 @@ impl NodeHandle {
             true => Err(SendError::ShutDown),
         }
     }
+}
+
+/// What an answer to `request` is correlated with; 0 when nobody waits for one.
+fn correlation_of(request: &Message) -> u64 {
+    if request.is_request() { request.correlation() } else { 0 }
 }
 
 fn wait_for<T>(answer: &Receiver<T>) -> Result<T, SendError> {

@@ -14,13 +14,12 @@ use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, PayloadArena, Pool, PoolLayout};
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
+use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
 use crate::reactor::requests::Requests;
-use crate::reactor::{
-    BroadcastReport, ConnectionInfo, Event, EventKind, EventQueue, ShutdownReport,
-};
+use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
@@ -480,9 +479,16 @@ impl Core {
 
     /// Keeps an event for whoever polls them; the oldest makes room.
     pub(crate) fn emit(&mut self, key: ConnectionKey, kind: EventKind) {
-        let event = Event { connection: self.id(key), kind };
+        let connection = self.connections.get(key);
+        let peer = connection.and_then(|connection| connection.session.peer());
+        let event = Event {
+            connection: self.id(key),
+            address: connection.map_or_else(String::new, |found| found.address.clone()),
+            node_name: peer.map_or_else(String::new, |peer| peer.node_name.clone()),
+            kind,
+        };
         tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
-        if self.events.force_push(event).is_some() {
+        if self.events.push(event) {
             self.counters.events_dropped.add(1);
         }
     }

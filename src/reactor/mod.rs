@@ -24,6 +24,7 @@ pub(crate) mod command;
 pub(crate) mod connection;
 pub(crate) mod core;
 pub(crate) mod dispatch;
+pub(crate) mod events;
 pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod message;
@@ -38,7 +39,6 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
 use slotmap::{Key, KeyData};
 
 use self::command::{Command, DialError, DialFailure, Mailbox};
@@ -47,6 +47,7 @@ use self::connection::ConnectionKey;
 use self::core::{Admitted, Core};
 pub use self::dispatch::Context;
 use self::dispatch::Handlers;
+use self::events::EventQueue;
 use self::inbox::Inbox;
 pub use self::message::Message;
 use self::receive::Awaited;
@@ -89,9 +90,15 @@ pub struct Turn {
 
 /// Something that happened to a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Event {
     /// Which.
     pub connection: ConnectionId,
+    /// The other end's address, as [`ConnectionInfo::address`]; valid also when the connection is
+    /// gone by the time the event is fetched.
+    pub address: String,
+    /// What the peer calls itself (`node_name`); empty when it does not, or said nothing yet.
+    pub node_name: String,
     /// What.
     pub kind: EventKind,
 }
@@ -111,15 +118,6 @@ pub enum EventKind {
         /// Admitted messages that had not been handed to the kernel in full.
         messages_dropped: u64,
     },
-}
-
-/// Connection events on their way to whoever polls them. Shared by the reactors of a node; when it
-/// is full, the oldest makes room.
-pub(crate) type EventQueue = Arc<ArrayQueue<Event>>;
-
-/// A queue with room for what each of `reactors` reactors may leave unfetched.
-pub(crate) fn event_queue(config: &Config, reactors: usize) -> EventQueue {
-    Arc::new(ArrayQueue::new(config.events_max() as usize * reactors.max(1)))
 }
 
 /// Where a connection stands.
@@ -142,7 +140,8 @@ pub enum ConnectionState {
 pub struct ConnectionInfo {
     /// Its id.
     pub id: ConnectionId,
-    /// The other end's address.
+    /// The other end's address: `host:port`, `unix:/path`, or `unix:` for the client of a Unix
+    /// socket, which has none.
     pub address: String,
     /// What the peer said of itself; `None` before the handshake.
     pub peer: Option<PeerInfo>,
@@ -246,7 +245,7 @@ impl Reactor {
     ///
     /// [`SetupError`], which says what the kernel refused and what to do.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
-        let events = event_queue(config, 1);
+        let events = EventQueue::new(config, 1);
         Self::with_parts(config.clone(), 0, None, Inbox::local(config), events)
     }
 
