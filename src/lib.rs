@@ -88,7 +88,7 @@ pub use client::Client;
 pub use config::{Config, ConfigBuilder, Idle};
 pub use endpoint::{Address, DEFAULT_PORT, Endpoint};
 pub use error::{
-    AccessError, CloseReason, ConfigError, ConnectError, EndpointError, ProtocolError,
+    AccessError, CloseReason, ConfigError, ConnectError, EndpointError, FlushError, ProtocolError,
     ReceiveError, RequestError, RingError, SendError, SetupError,
 };
 

@@ -89,8 +89,8 @@ pub(crate) struct Core {
     pub(crate) backlog: bool,
     /// Who waits for a connection to be established.
     pub(crate) watchers: Vec<(ConnectionKey, Sender<Result<ConnectionId, DialError>>)>,
-    /// The connection that ended last, for whoever waits for it in a loop of its own.
-    pub(crate) last_closed: Option<(ConnectionKey, CloseReason)>,
+    /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
+    pub(crate) closed: Vec<Option<(ConnectionKey, CloseReason)>>,
     /// The reactor is shutting down and admits nobody.
     pub(crate) closing: bool,
     pub(crate) shutdown_deadline: Nanos,
@@ -167,7 +167,7 @@ impl Core {
             mailbox_polled: false,
             backlog: false,
             watchers: Vec::new(),
-            last_closed: None,
+            closed: vec![None; slots],
             closing: false,
             shutdown_deadline: Nanos::NEVER,
             shutdown_report: ShutdownReport::default(),
@@ -375,7 +375,7 @@ impl Core {
         if self.closing && established && reason == CloseReason::Local && dropped == 0 {
             self.shutdown_report.flushed += 1;
         }
-        self.last_closed = Some((key, reason));
+        self.closed[key.slot() as usize] = Some((key, reason));
         self.notify_watcher(key, Err(reason));
         self.requests.fail(key, reason);
         let kind = EventKind::Disconnected { reason, established, messages_dropped: dropped };

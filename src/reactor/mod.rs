@@ -550,6 +550,16 @@ impl Reactor {
         self.core.info(connection.key)
     }
 
+    /// Why a connection ended: `None` while it lives, and once another connection has ended in its
+    /// place (of which there are `connections_max`).
+    #[must_use]
+    pub fn disconnected_reason(&self, connection: ConnectionId) -> Option<CloseReason> {
+        if connection.reactor != self.core.index {
+            return None;
+        }
+        self.core.closed_reason(connection.key)
+    }
+
     /// The established connections.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
@@ -651,6 +661,12 @@ impl Reactor {
 
     pub(crate) fn shutdown_report(&self) -> ShutdownReport {
         self.core.shutdown_report()
+    }
+
+    /// Frames queued and in flight on a connection.
+    pub(crate) fn frames_queued(&self, connection: ConnectionId) -> u64 {
+        let connection = self.core.connections.get(connection.key);
+        connection.map_or(0, |connection| connection.session.frames_queued())
     }
 
     /// Submits what handlers queued during a call that is about to return to the application.
@@ -959,17 +975,18 @@ impl Core {
         }
     }
 
-    /// Why a connection that is gone, or going, ended.
+    /// Why a connection that is gone, or going, ended; `None` while it lives, and when another one
+    /// has ended in its slot since.
     fn closed_reason(&self, key: ConnectionKey) -> Option<CloseReason> {
-        match self.connections.get(key) {
-            Some(connection) => match connection.phase {
+        if let Some(connection) = self.connections.get(key) {
+            return match connection.phase {
                 connection::Phase::Closing { reason } => Some(reason),
                 _ => None,
-            },
-            None => match self.last_closed {
-                Some((last, reason)) if last == key => Some(reason),
-                _ => Some(CloseReason::Local),
-            },
+            };
+        }
+        match self.closed.get(key.slot() as usize) {
+            Some(&Some((last, reason))) if last == key => Some(reason),
+            _ => None,
         }
     }
 }
