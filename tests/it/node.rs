@@ -133,6 +133,33 @@ fn posted_reply_answers_without_waiting() {
     });
 }
 
+/// A call that gave up waiting: what it is told later is not the next call's.
+#[test]
+fn late_verdict_is_not_the_next_calls() {
+    isolated(|| {
+        let (entered, is_entered) = crossbeam_channel::unbounded();
+        let (release, is_released) = crossbeam_channel::unbounded::<()>();
+        let server = start(echo().on(Kind::Status, move |_, _| {
+            entered.send(()).expect("the test waits");
+            is_released.recv_timeout(PATIENCE).expect("the test releases");
+        }));
+        let gone = Peer::connect(&server);
+        let gone_id = server.clients()[0].id;
+        drop(gone);
+        wait_for(&server, "it is gone", |s| s.connections_active == 0);
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        peer.send(Plain::new(STATUS, NORMAL, b"hold"));
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        assert_eq!(server.send_to(id, Envelope::data(), b"slow"), Err(SendError::Busy));
+        release.send(()).expect("the handler waits");
+        assert_eq!(peer.frame().payload, b"slow");
+        assert_eq!(server.send_to(gone_id, Envelope::data(), b"x"), Err(SendError::NotConnected));
+        assert_eq!(server.send_to(id, Envelope::data(), b"next"), Ok(()));
+        assert_eq!(peer.frame().payload, b"next");
+    });
+}
+
 #[test]
 fn broadcast_reports_on_each_client_of_each_reactor() {
     isolated(|| {
