@@ -342,7 +342,7 @@ fn too_little_lockable_memory_runs_unregistered() {
         let statistics = server.statistics();
         assert!(statistics.zero_copy_sends > 0, "zero-copy was tried: {statistics:?}");
         // Without registered buffers the kernel charges the pages of each such send, and refuses
-        // it with ENOMEM (io_uring/notif.c, io_notif_account_mem).
+        // it with ENOMEM (io_uring/notif.h, io_notif_account_mem).
         assert!(statistics.enobufs > 0, "no send was refused: {statistics:?}");
         assert!(statistics.enobufs < 10, "it did not try for ever: {statistics:?}");
     });
