@@ -136,10 +136,11 @@ fn wait_until(client: &mut Client, due: Nanos) {
         if left.is_zero() {
             return;
         }
-        if left > WAKE_SLACK {
-            client.run_for(left - WAKE_SLACK);
-        } else {
+        if left <= WAKE_SLACK {
             client.poll();
+        } else if client.run_for(left - WAKE_SLACK).is_err() {
+            // The link is lost: the cycle's send says so.
+            return;
         }
     }
 }

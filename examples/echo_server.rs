@@ -11,7 +11,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use ringwire::{Client, Config, Envelope, EventKind, Kind, Nanos, Server};
+use ringwire::{Client, Config, Envelope, Event, EventKind, Incoming, Kind, Nanos, Server};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -61,21 +61,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// and every message that no handler takes.
 fn serve_for(server: &Server, time: Duration) {
     let end = Nanos::now() + time;
-    while Nanos::now() < end {
-        let wait = Duration::from_millis(100).min(end.since(Nanos::now()));
-        let message = server.receive(wait);
-        while let Some(event) = server.poll_event() {
-            match event.kind {
-                EventKind::Connected => println!("{} connected", event.connection),
-                EventKind::Disconnected { reason, .. } => {
-                    println!("{} left: {reason}", event.connection);
-                }
+    while let Ok(incoming) = server.wait(end.since(Nanos::now())) {
+        match incoming {
+            Incoming::Event(Event { connection, address, kind, .. }) => match kind {
+                EventKind::Connected => println!("{connection} connected from {address}"),
+                EventKind::Disconnected { reason, .. } => println!("{connection} left: {reason}"),
                 _ => {}
+            },
+            Incoming::Message(message) => {
+                let (kind, bytes) = (message.kind(), message.payload().len());
+                println!("{} sent {bytes} bytes of kind {kind:?}", message.connection());
             }
-        }
-        if let Ok(message) = message {
-            let (kind, bytes) = (message.kind(), message.payload().len());
-            println!("{} sent {bytes} bytes of kind {kind:?}", message.connection());
+            _ => {}
         }
     }
 }

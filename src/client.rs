@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::endpoint::Endpoint;
-use crate::error::{ConnectError, ReceiveError, RequestError, SendError, SetupError};
+use crate::error::{
+    CloseReason, ConnectError, FlushError, ReceiveError, RequestError, SendError, SetupError,
+};
 use crate::reactor::message::Message;
 use crate::reactor::{
     ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind, Reactor, RequestId,
@@ -44,6 +46,8 @@ const AUTO_FLUSH_BYTES: usize = 64 << 10;
 pub struct Client {
     reactor: Reactor,
     connection: Option<ConnectionId>,
+    /// Why the session before `connection` ended.
+    ended: Option<CloseReason>,
 }
 
 impl Client {
@@ -55,7 +59,7 @@ impl Client {
     /// [`SetupError`], which says what the kernel refused and what to do.
     pub fn new(mut config: Config) -> Result<Self, SetupError> {
         config.connections_max = config.connections_max.min(CLIENT_CONNECTIONS_MAX);
-        Ok(Self { reactor: Reactor::new(&config)?, connection: None })
+        Ok(Self { reactor: Reactor::new(&config)?, connection: None, ended: None })
     }
 
     /// Connects to `endpoint` (see [`Endpoint`] for its forms) and completes the handshake.
@@ -75,6 +79,7 @@ impl Client {
             host: endpoint.host().into_owned(),
             source,
         })?;
+        self.forget_session();
         let mut failure = None;
         for address in &addresses {
             match self.reactor.connect(address) {
@@ -91,7 +96,7 @@ impl Client {
     /// Flushes what is queued, says goodbye, and waits for the server to close: at most until
     /// `deadline` from now.
     pub fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
-        let Some(connection) = self.connection.take() else { return ShutdownReport::default() };
+        let Some(connection) = self.connection else { return ShutdownReport::default() };
         let dropped_before = self.reactor.statistics().messages_dropped;
         let was_connected = self.reactor.connection(connection).is_some_and(|c| c.is_established);
         self.reactor.disconnect(connection, deadline);
@@ -105,18 +110,22 @@ impl Client {
             if event.connection == connection
                 && let EventKind::Disconnected { messages_dropped, reason, .. } = event.kind
             {
-                let in_order = matches!(
-                    reason,
-                    crate::error::CloseReason::Local | crate::error::CloseReason::Goodbye
-                );
+                let in_order = matches!(reason, CloseReason::Local | CloseReason::Goodbye);
                 flushed = in_order && messages_dropped == 0;
             }
         }
+        self.forget_session();
         ShutdownReport {
             connections: u64::from(was_connected),
             flushed: u64::from(was_connected && flushed),
             messages_dropped: self.reactor.statistics().messages_dropped - dropped_before,
         }
+    }
+
+    /// The session is over: what is kept of it is why it ended.
+    fn forget_session(&mut self) {
+        self.ended = self.disconnected_reason();
+        self.connection = None;
     }
 
     /// Queues a message. It leaves with the next [`poll`](Self::poll), [`receive`](Self::receive),
@@ -126,7 +135,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`SendError`]; nothing was queued. After [`SendError::Full`], poll and try again.
+    /// [`SendError`]; nothing was queued. After [`SendError::Full`], poll and try again; after
+    /// [`SendError::NotConnected`], [`disconnected_reason`](Self::disconnected_reason) says why.
     #[inline]
     pub fn send<B: Body + ?Sized>(
         &mut self,
@@ -147,6 +157,35 @@ impl Client {
     /// what came.
     pub fn flush(&mut self) {
         self.reactor.flush_all();
+    }
+
+    /// Submits what is queued and waits until the kernel has taken all of it, for up to `timeout`.
+    /// Handlers are called meanwhile; other messages wait for [`receive`](Self::receive).
+    ///
+    /// What the kernel has taken may still be lost with the connection: only an answer tells that
+    /// it arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`]. After a timeout what is left stays queued, in order.
+    pub fn flush_within(&mut self, timeout: Duration) -> Result<(), FlushError> {
+        let deadline = Nanos::now() + timeout;
+        loop {
+            self.reactor.flush_all();
+            let Some(connection) = self.connection else { return Err(FlushError::NotConnected) };
+            if self.connection_state() == ConnectionState::Disconnected {
+                return Err(FlushError::NotConnected);
+            }
+            if self.reactor.frames_queued(connection) == 0 {
+                return Ok(());
+            }
+            if Nanos::now() >= deadline {
+                return Err(FlushError::Timeout { timeout });
+            }
+            if self.reactor.turn(Wait::Until(deadline)).is_err() {
+                return Err(FlushError::NotConnected);
+            }
+        }
     }
 
     /// Sends a request and waits for its answer. Handlers are called meanwhile; other messages
@@ -265,11 +304,26 @@ impl Client {
         self.reactor.turn(Wait::Poll).unwrap_or_default()
     }
 
-    /// Handles what comes until `deadline` from now, sleeping or spinning as configured.
-    pub fn run_for(&mut self, duration: Duration) {
+    /// Handles what comes for `duration`, sleeping or spinning as configured. Returns early when
+    /// the link is lost: what came before that was handled, or waits for
+    /// [`receive`](Self::receive).
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::NotConnected`], at once when there was no link to begin with;
+    /// [`disconnected_reason`](Self::disconnected_reason) says why.
+    pub fn run_for(&mut self, duration: Duration) -> Result<(), ReceiveError> {
         let deadline = Nanos::now() + duration;
-        while Nanos::now() < deadline && self.reactor.turn(Wait::Until(deadline)).is_ok() {}
-        self.reactor.flush_replies();
+        while self.connection_state() != ConnectionState::Disconnected {
+            if Nanos::now() >= deadline {
+                self.reactor.flush_replies();
+                return Ok(());
+            }
+            if self.reactor.turn(Wait::Until(deadline)).is_err() {
+                break;
+            }
+        }
+        Err(ReceiveError::NotConnected)
     }
 
     /// Calls `handler` for messages of this kind that no handler by type takes.
@@ -295,6 +349,17 @@ impl Client {
     #[must_use]
     pub fn connection_state(&self) -> ConnectionState {
         self.connection.map_or(ConnectionState::Disconnected, |id| self.reactor.state_of(id))
+    }
+
+    /// Why the last session ended, as of the last call that turned the reactor. `None` while one
+    /// lives, and before the first. A failed [`connect`](Self::connect) says itself what happened
+    /// and changes nothing here.
+    #[must_use]
+    pub fn disconnected_reason(&self) -> Option<CloseReason> {
+        match self.connection {
+            Some(connection) => self.reactor.disconnected_reason(connection),
+            None => self.ended,
+        }
     }
 
     /// What is known of the connection.

@@ -474,8 +474,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// The cores to pin the reactors of a `Node` to, in order: numbers from 0 to 1023, each once, at
-    /// most [`REACTORS_MAX`]. Default: none are pinned.
+    /// The cores to pin the reactors of a `Node` to, in order: numbers from 0 to 1023, each once,
+    /// at most [`REACTORS_MAX`]. Default: none are pinned.
     #[must_use]
     pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
         self.cores = cores.into();

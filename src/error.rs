@@ -148,7 +148,8 @@ pub enum SendError {
         /// The smaller of both sides' limits.
         bytes_max: u32,
     },
-    /// There is no connection, or no such client.
+    /// There is no connection, or no such client. Why tells `Client::disconnected_reason`, and the
+    /// connection's `Disconnected` event.
     #[error("not connected")]
     NotConnected,
     /// The kind belongs to the session, not to applications.
@@ -209,6 +210,21 @@ pub enum ReceiveError {
         timeout: Duration,
     },
     /// None is waiting and none can come any more.
+    #[error("not connected")]
+    NotConnected,
+}
+
+/// Not everything that was queued has been handed to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The peer reads too slowly. What is left stays queued.
+    #[error("not flushed within {timeout:?}")]
+    Timeout {
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// There is no connection; what was queued on it is lost and counted.
     #[error("not connected")]
     NotConnected,
 }

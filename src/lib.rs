@@ -88,11 +88,11 @@ pub use client::Client;
 pub use config::{Config, ConfigBuilder, Idle};
 pub use endpoint::{Address, DEFAULT_PORT, Endpoint};
 pub use error::{
-    AccessError, CloseReason, ConfigError, ConnectError, EndpointError, ProtocolError,
+    AccessError, CloseReason, ConfigError, ConnectError, EndpointError, FlushError, ProtocolError,
     ReceiveError, RequestError, RingError, SendError, SetupError,
 };
 
-pub use node::{Node, NodeBuilder, NodeHandle};
+pub use node::{Incoming, Node, NodeBuilder, NodeHandle};
 pub use reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind,
     Message, Reactor, RequestId, ShutdownReport, Turn, Wait,

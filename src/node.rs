@@ -5,14 +5,19 @@
 //!
 //! Do not call the handle's waiting methods from a handler: the handler's reactor would wait for
 //! itself. Handlers use their [`Context`].
+//!
+//! Sending to one connection and receiving allocate nothing in steady state, as far as payloads
+//! are at most 16 KiB: a thread that sends keeps a quarter of a MiB to serialise into. Broadcasts,
+//! lists of connections and connecting allocate what they return, and a few hundred bytes.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 #[cfg(doc)]
 use crate::config::REACTORS_MAX;
@@ -20,12 +25,13 @@ use crate::config::{Config, Idle, check_reactors};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
 use crate::reactor::command::{Command, Mailbox};
+use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::{Inbox, SharedInbox};
 use crate::reactor::listener;
 use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::{
-    BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, EventQueue, Reactor,
-    ShutdownReport, Wait, dial_error, event_queue,
+    BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, Reactor, ShutdownReport, Wait,
+    dial_error,
 };
 use crate::session::Envelope;
 use crate::stats::{Counters, Statistics};
@@ -147,9 +153,10 @@ impl NodeBuilder {
         {
             return Err(SetupError::System { operation: "mlockall", source });
         }
-        let (listeners, addresses) = bind(&self.endpoints, count, &config)?;
+        let mut files = SocketFiles::default();
+        let (listeners, addresses) = bind(&self.endpoints, count, &config, &mut files)?;
         let (inboxes, inbox) = Inbox::shared(&config, count);
-        let events = event_queue(&config, count);
+        let events = EventQueue::new(&config, count);
         // Before any thread: dropping the node stops the threads through these.
         let mailboxes = (0..count)
             .map(|_| Mailbox::new(config.commands_max()).map(Arc::new))
@@ -161,7 +168,7 @@ impl NodeBuilder {
                     mailboxes: mailboxes.clone(),
                     counters: Vec::new(),
                     inbox,
-                    events: Arc::clone(&events),
+                    events: events.clone(),
                     is_server: !addresses.is_empty(),
                     config: config.clone(),
                     stopped: AtomicBool::new(false),
@@ -180,7 +187,7 @@ impl NodeBuilder {
                 core: config.cores().get(index).copied(),
                 mailbox,
                 inbox,
-                events: Arc::clone(&events),
+                events: events.clone(),
                 sockets,
                 by_kind: self.by_kind.clone(),
                 by_type: self.by_type.clone(),
@@ -208,9 +215,26 @@ impl NodeBuilder {
         let shared = Arc::get_mut(&mut node.handle.shared).expect("no handle was given out yet");
         shared.counters = counters;
         match failure {
-            None => Ok(node),
+            None => {
+                // From here on they are the reactors' to remove.
+                files.0.clear();
+                Ok(node)
+            }
             // Dropping the node stops what did start.
             Some(error) => Err(error),
+        }
+    }
+}
+
+/// The files of Unix listeners that no reactor looks after yet: removed when the start fails.
+#[derive(Default)]
+struct SocketFiles(Vec<std::path::PathBuf>);
+
+impl Drop for SocketFiles {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // A reactor that did start may have removed it already.
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -220,6 +244,7 @@ fn bind(
     endpoints: &[String],
     reactors: usize,
     config: &Config,
+    files: &mut SocketFiles,
 ) -> Result<(Vec<Vec<socket2::Socket>>, Vec<Address>), SetupError> {
     let mut listeners: Vec<Vec<socket2::Socket>> = (0..reactors).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
@@ -227,6 +252,7 @@ fn bind(
         let endpoint: Endpoint = text.parse()?;
         let refused = |source| SetupError::Listen { address: text.clone(), source };
         for (first, address) in listener::bind(&endpoint, config)? {
+            files.0.extend(address.unix_path().map(Into::into));
             for sockets in &mut listeners[1..] {
                 let another = match &address {
                     Address::Tcp(_) => socket::listen(&address, config),
@@ -255,7 +281,7 @@ struct ThreadPlan {
     by_type: Vec<(u32, SharedHandler)>,
 }
 
-type Ready = crossbeam_channel::Sender<Result<Arc<Counters>, SetupError>>;
+type Ready = Sender<Result<Arc<Counters>, SetupError>>;
 
 impl ThreadPlan {
     fn run(self, ready: &Ready) -> ShutdownReport {
@@ -330,6 +356,16 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub struct NodeHandle {
     shared: Arc<Shared>,
+}
+
+/// What [`NodeHandle::wait`] waited for.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Incoming {
+    /// A message that no handler takes.
+    Message(Message),
+    /// Who came, or who left and why.
+    Event(Event),
 }
 
 /// Reactors on threads of their own. Dropping it ends them without flushing;
@@ -463,7 +499,8 @@ impl NodeHandle {
     }
 
     /// Queues a message on a connection and waits for its reactor's verdict: some microseconds
-    /// when the reactor spins, a wake-up when it sleeps. Serialises on this thread.
+    /// when the reactor spins, a wake-up when it sleeps. Serialises on this thread: without an
+    /// allocation up to 16 KiB, with one or two above.
     ///
     /// # Errors
     ///
@@ -489,8 +526,24 @@ impl NodeHandle {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let response_to = if request.is_request() { request.correlation() } else { 0 };
-        self.send_correlated(request.connection(), envelope, body, response_to)
+        self.send_correlated(request.connection(), envelope, body, correlation_of(request))
+    }
+
+    /// Hands the answer to a request that came through [`receive`](Self::receive) or
+    /// [`wait`](Self::wait) to its reactor without waiting for its verdict. If the lane is full by
+    /// then, or the connection gone, the answer is dropped and counted (`posts_dropped`).
+    ///
+    /// # Errors
+    ///
+    /// At once: [`SendError::Busy`] when the command queue is full; what can be known here
+    /// otherwise.
+    pub fn post_reply<B: Body + ?Sized>(
+        &self,
+        request: &Message,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        self.post_correlated(request.connection(), envelope, body, correlation_of(request))
     }
 
     fn send_correlated<B: Body + ?Sized>(
@@ -500,11 +553,22 @@ impl NodeHandle {
         body: &B,
         response_to: u64,
     ) -> Result<(), SendError> {
-        let (verdict, answer) = bounded(1);
         let body = self.own(body)?;
-        let verdict = Some(verdict);
-        self.post(connection, Command::Send { connection, envelope, body, response_to, verdict })?;
-        wait_for(&answer)?
+        // While the thread ends there is none any more.
+        let kept = VERDICTS.try_with(Cell::take).ok().flatten();
+        let (verdict, answer) = kept.unwrap_or_else(|| bounded(1));
+        let sender = Some(verdict.clone());
+        let command = Command::Send { connection, envelope, body, response_to, verdict: sender };
+        let posted = self.post(connection, command);
+        if posted.is_ok() {
+            // A verdict that may still come must not be the next call's: after a timeout the
+            // channel is not kept.
+            let outcome = wait_for(&answer)?;
+            keep_verdicts((verdict, answer));
+            return outcome;
+        }
+        keep_verdicts((verdict, answer));
+        posted
     }
 
     /// Hands a message to a connection's reactor without waiting for its verdict. If the lane is
@@ -520,12 +584,23 @@ impl NodeHandle {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        self.post_correlated(connection, envelope, body, 0)
+    }
+
+    fn post_correlated<B: Body + ?Sized>(
+        &self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+        response_to: u64,
+    ) -> Result<(), SendError> {
         let body = self.own(body)?;
-        let command = Command::Send { connection, envelope, body, response_to: 0, verdict: None };
+        let command = Command::Send { connection, envelope, body, response_to, verdict: None };
         self.post(connection, command)
     }
 
-    /// Queues a message on every established connection, and reports on each.
+    /// Queues a message on every established connection, and reports on each. Allocates its report
+    /// and the way there.
     ///
     /// # Errors
     ///
@@ -578,10 +653,47 @@ impl NodeHandle {
     /// [`ReceiveError::Timeout`].
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
         let message = self.shared.inbox.take(timeout).ok_or(ReceiveError::Timeout { timeout })?;
+        self.tell_inbox_has_room();
+        Ok(message)
+    }
+
+    /// Waits for the next message that no handler takes *or* the next connection event, of any
+    /// connection, for up to `timeout`; zero only looks. Sleeps meanwhile, for which it allocates
+    /// once.
+    ///
+    /// Events go first: on a thread that alone waits, a connection's
+    /// [`Connected`](crate::EventKind::Connected) comes before its messages, and its
+    /// [`Disconnected`](crate::EventKind::Disconnected) may come before the last of them. With
+    /// several waiting threads each event and each message goes to one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::Timeout`].
+    pub fn wait(&self, timeout: Duration) -> Result<Incoming, ReceiveError> {
+        let Shared { inbox, events, .. } = &*self.shared;
+        let deadline = Nanos::now() + timeout;
+        loop {
+            // Looked at first: the event that belongs before this message is in its queue by then.
+            let has_message = !inbox.is_empty();
+            if let Some(event) = events.pop() {
+                return Ok(Incoming::Event(event));
+            }
+            if has_message && let Some(message) = inbox.try_take() {
+                self.tell_inbox_has_room();
+                return Ok(Incoming::Message(message));
+            }
+            let left = deadline.since(Nanos::now());
+            if left.is_zero() {
+                return Err(ReceiveError::Timeout { timeout });
+            }
+            inbox.wait_beside(events.doorbell(), left);
+        }
+    }
+
+    fn tell_inbox_has_room(&self) {
         for mailbox in &self.shared.mailboxes {
             mailbox.inbox_has_room();
         }
-        Ok(message)
     }
 
     /// The oldest connection event not fetched yet, of any reactor. Never blocks.
@@ -633,6 +745,22 @@ impl NodeHandle {
     }
 }
 
+type Verdict = Result<(), SendError>;
+
+thread_local! {
+    /// This thread's way to be told what became of a send; empty, and nobody else can send on it.
+    static VERDICTS: Cell<Option<(Sender<Verdict>, Receiver<Verdict>)>> = const { Cell::new(None) };
+}
+
+fn keep_verdicts(channel: (Sender<Verdict>, Receiver<Verdict>)) {
+    let _ = VERDICTS.try_with(|place| place.set(Some(channel)));
+}
+
+/// What an answer to `request` is correlated with; 0 when nobody waits for one.
+fn correlation_of(request: &Message) -> u64 {
+    if request.is_request() { request.correlation() } else { 0 }
+}
+
 fn wait_for<T>(answer: &Receiver<T>) -> Result<T, SendError> {
     answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| SendError::Busy)
 }
@@ -650,7 +778,7 @@ mod tests {
             mailboxes: vec![Arc::clone(&mailbox)],
             counters: Vec::new(),
             inbox,
-            events: event_queue(&config, 1),
+            events: EventQueue::new(&config, 1),
             is_server: false,
             config,
             stopped: AtomicBool::new(false),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::Config;
 use crate::endpoint::Address;
 use crate::error::{ReceiveError, SendError, SetupError};
-use crate::node::{Node, NodeBuilder, NodeHandle};
+use crate::node::{Incoming, Node, NodeBuilder, NodeHandle};
 use crate::reactor::message::Message;
 use crate::reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport,
@@ -179,6 +179,21 @@ impl Server {
         self.node.reply(request, envelope, body)
     }
 
+    /// Hands the answer to a request to its client's reactor without waiting; see
+    /// [`NodeHandle::post_reply`].
+    ///
+    /// # Errors
+    ///
+    /// As [`post_to`](Self::post_to).
+    pub fn post_reply<B: Body + ?Sized>(
+        &self,
+        request: &Message,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        self.node.post_reply(request, envelope, body)
+    }
+
     /// Queues a message for every connected client, and reports on each.
     ///
     /// # Errors
@@ -200,6 +215,16 @@ impl Server {
     /// [`ReceiveError::Timeout`].
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
         self.node.receive(timeout)
+    }
+
+    /// Waits for the next message that no handler takes or the next connection event, for up to
+    /// `timeout`; see [`NodeHandle::wait`].
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::Timeout`].
+    pub fn wait(&self, timeout: Duration) -> Result<Incoming, ReceiveError> {
+        self.node.wait(timeout)
     }
 
     /// The oldest connection event not fetched yet: who came, who left and why. Never blocks; see

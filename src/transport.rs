@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
+use crate::error::{ConnectError, FlushError, ReceiveError, SendError, SetupError};
 use crate::reactor::message::Message;
 use crate::reactor::{ConnectionState, ShutdownReport};
 use crate::server::{Server, ServerBuilder};
@@ -39,13 +39,26 @@ pub trait Transport {
     /// now.
     fn disconnect(&mut self, deadline: Duration) -> ShutdownReport;
 
-    /// Queues a message: a client for its server, a server for every client. On a client it leaves
-    /// with the next `receive`, or by itself once 64 KiB are waiting.
+    /// Queues a message: a client for its server, a server for every client.
+    ///
+    /// A server's messages leave by themselves. A client's leave with its next `receive` or
+    /// [`flush`](Self::flush), or by themselves once 64 KiB are waiting: a client has no thread to
+    /// send from between its calls, and one system call for many messages is what makes streams
+    /// fast. Flush after the last message of a burst, or after each that must not wait.
     ///
     /// # Errors
     ///
     /// [`SendError`]. A server reports the first client's refusal; the others have the message.
     fn send(&mut self, envelope: Envelope, body: &dyn Body) -> Result<(), SendError>;
+
+    /// Sees to it that what was sent leaves without another call: a client waits until the kernel
+    /// has taken all of it, for up to `timeout`, and handles what comes meanwhile; a server returns
+    /// at once, because its reactors send by themselves. Says nothing of its arrival.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`]. After a timeout what is left stays queued, in order.
+    fn flush(&mut self, timeout: Duration) -> Result<(), FlushError>;
 
     /// Waits for the next message that no handler takes, for up to `timeout`.
     ///
@@ -72,6 +85,10 @@ impl Transport for Client {
 
     fn send(&mut self, envelope: Envelope, body: &dyn Body) -> Result<(), SendError> {
         Self::send(self, envelope, body)
+    }
+
+    fn flush(&mut self, timeout: Duration) -> Result<(), FlushError> {
+        self.flush_within(timeout)
     }
 
     fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError> {
@@ -150,6 +167,10 @@ impl Transport for ServerTransport {
         let server = self.server.as_ref().ok_or(SendError::NotConnected)?;
         let report = server.broadcast(envelope, body)?;
         report.refused().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    fn flush(&mut self, _: Duration) -> Result<(), FlushError> {
+        self.server.as_ref().map(drop).ok_or(FlushError::NotConnected)
     }
 
     fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError> {

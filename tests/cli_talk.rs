@@ -7,7 +7,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,11 +33,22 @@ fn ringwire(arguments: &[&str]) -> Command {
     command
 }
 
+/// Starts a process whose standard output nobody reads yet.
+fn spawn(mut command: Command) -> (Child, BufReader<ChildStdout>) {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("the binary was built with this test");
+    let output = BufReader::new(child.stdout.take().expect("piped"));
+    (child, output)
+}
+
 impl Process {
-    fn start(mut command: Command) -> Self {
-        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().expect("the binary was built with this test");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
+    fn start(command: Command) -> Self {
+        let (child, output) = spawn(command);
+        Self::read(child, output)
+    }
+
+    /// Begins to read what a process says.
+    fn read(mut child: Child, output: BufReader<ChildStdout>) -> Self {
         let mut errors = child.stderr.take().expect("piped");
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -163,7 +174,7 @@ fn other_messages_are_printed_between_coming_and_leaving() {
     assert!(sent(&[&[&*address][..], &message].concat()).is_empty());
     let id = |line: &str| line.split(' ').nth(1).expect("time, client").to_owned();
     let connected = server.line();
-    assert!(connected.contains(" + connected"), "{connected}");
+    assert!(connected.contains(" + connected from 127.0.0.1:"), "{connected}");
     let line = server.line();
     assert!(line.contains(" status  high     0x101 axis 3 ready"), "{line}");
     assert_eq!(id(&line), id(&connected));
@@ -174,6 +185,52 @@ fn other_messages_are_printed_between_coming_and_leaving() {
     sent(&[&address, "--kind", "data", "\u{1b}[2Jgone"]);
     assert!(server.line_with(" data ").ends_with("hex 1b 5b 32 4a 67 6f 6e 65"));
     terminate(server);
+}
+
+/// While its reader is slow the server accepts and answers; who came then is said at the end.
+#[test]
+fn who_came_unseen_is_printed_before_the_end() {
+    let (child, mut output) = spawn(ringwire(&["serve", "127.0.0.1:0"]));
+    let mut first = String::new();
+    output.read_line(&mut first).expect("the first line");
+    let address = first.trim_end().strip_prefix("listening on ").expect("says where");
+    let path = temporary("many.txt");
+    std::fs::write(&path, format!("{}\n", "x".repeat(1000)).repeat(500)).expect("writable");
+    let mut command = ringwire(&["send", address, "--kind", "data"]);
+    command.stdin(std::fs::File::open(&path).expect("just written"));
+    assert_eq!(Process::start(command).finish().2, Some(0));
+
+    // Its printing thread is the main one. /proc names the call of a blocked thread only
+    // (proc_pid_syscall(5)), and nobody reads: from here on it prints nothing.
+    let doing = format!("/proc/{}/syscall", child.id());
+    let write = format!("{} ", libc::SYS_write);
+    let deadline = Nanos::now() + PATIENCE;
+    while !std::fs::read_to_string(&doing).expect("it is our child").starts_with(&write) {
+        assert!(Nanos::now() < deadline, "500 kB fit the pipe");
+        std::thread::yield_now();
+    }
+    // One that is admitted, and one that never says hello.
+    assert_eq!(sent(&[address, "ping"]), ["ping"]);
+    let silent = std::net::TcpStream::connect(address).expect("it listens");
+    let silent_address = silent.local_addr().expect("connected").to_string();
+    silent.shutdown(std::net::Shutdown::Write).expect("connected");
+    let closed = Read::read(&mut &silent, &mut [0]).expect("it closes");
+    assert_eq!(closed, 0);
+
+    let server = Process::read(child, output);
+    let lines = terminate(server);
+    let at = |text: &str| {
+        let is_it = |line: &String| line.contains(text);
+        lines.iter().position(is_it).unwrap_or_else(|| panic!("no {text:?} in {lines:?}"))
+    };
+    let came: Vec<_> = lines.iter().filter(|line| line.contains(" + connected from ")).collect();
+    assert_eq!(came.len(), 2, "{came:?}");
+    let id = came[1].split(' ').nth(1).expect("time, client");
+    let left = at(&format!(" {id}  - disconnected: "));
+    assert!(at(&format!(" {id}  + connected from ")) < left);
+    assert!(left < at("ended: "), "{lines:?}");
+    at(&format!(" - not admitted from {silent_address}: the peer closed"));
+    assert_eq!(lines.iter().filter(|line| line.contains(" data ")).count(), 500);
 }
 
 #[test]

@@ -1,13 +1,20 @@
 //! Steady state allocates nothing: a counting allocator watches send, receive, request and
-//! handlers.
+//! handlers, of a client, a reactor and a node's handle. What does allocate is counted exactly.
 //!
-//! One test function, because the allocator counts for the whole process.
+//! Each thread has its own count, so that the tests may run side by side.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringwire::{Client, Config, Endpoint, Envelope, Idle, Kind, Nanos, Reactor, SendError, Wait};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use ringwire::{
+    Client, Config, ConnectionId, Endpoint, Envelope, Idle, Incoming, Kind, Message, Nanos,
+    NodeHandle, Reactor, SendError, Server, Wait,
+};
+use rustix::thread::{Pid, gettid};
 
 struct Counting;
 
@@ -131,4 +138,176 @@ fn exercise(client: &mut Client, sample: &Sample) {
     }
     let message = client.receive(second).expect("the typed message is answered");
     assert_eq!(message.kind(), Kind::Data);
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A server's thread beside the reactor's, and what it talks to: a client that sends every
+/// message back, and a status after it.
+struct Handle {
+    node: NodeHandle,
+    client: ConnectionId,
+    /// A request that may be answered again and again: the client drops what comes too late.
+    request: Message,
+    /// Allocations of the reactor's thread, as of the last status.
+    of_reactor: Arc<AtomicU64>,
+    statuses: u64,
+}
+
+/// How the reactor is held in a handler.
+struct Hold {
+    is_entered: Receiver<()>,
+    release: Sender<()>,
+}
+
+/// Waits until a thread of this process sleeps for another one: /proc names the call of a blocked
+/// thread only (proc_pid_syscall(5)).
+fn until_asleep(thread: Pid) {
+    let path = format!("/proc/self/task/{}/syscall", thread.as_raw_nonzero());
+    let futex = format!("{} ", libc::SYS_futex);
+    let deadline = Nanos::now() + PATIENCE;
+    while !std::fs::read_to_string(&path).expect("a thread of ours").starts_with(&futex) {
+        assert!(Nanos::now() < deadline, "it does not sleep");
+        std::thread::yield_now();
+    }
+}
+
+impl Handle {
+    /// What came back.
+    fn receive(&mut self) -> Message {
+        let message = self.node.receive(PATIENCE).expect("it comes back");
+        self.statuses += 1;
+        message
+    }
+
+    /// One of each call that sends, and what comes back.
+    fn exercise(&mut self, sample: &Sample) {
+        self.node.send_to(self.client, Envelope::data(), &[5; 64]).expect("room");
+        assert_eq!(self.receive().payload()[..], [5; 64]);
+        self.node.send_to(self.client, Envelope::data(), &[6; 16 << 10]).expect("room");
+        assert_eq!(self.receive().payload()[..], [6; 16 << 10]);
+        self.node.post_to(self.client, Envelope::data(), sample).expect("room");
+        assert_eq!(self.receive().payload().len() % 4, 0);
+        self.node.reply(&self.request, Envelope::status(), b"late").expect("room");
+        self.node.post_reply(&self.request, Envelope::status(), b"late").expect("room");
+    }
+
+    /// Sleeps for a message and for a verdict: the first to sleep for something makes room in its
+    /// channel for those who do.
+    fn sleep_once(&mut self, hold: &Hold) {
+        let thread = gettid();
+        let node = self.node.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                until_asleep(thread);
+                node.post_to(self.client, Envelope::data(), b"hold").expect("room");
+            });
+            assert_eq!(self.node.receive(PATIENCE).expect("it comes back").payload(), "hold");
+        });
+        self.statuses += 1;
+        hold.is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                until_asleep(thread);
+                hold.release.send(()).expect("the handler waits");
+            });
+            self.node.send_to(self.client, Envelope::data(), b"x").expect("room");
+        });
+        self.receive();
+    }
+
+    /// Allocations of the reactor's thread so far: all that was sent before has been handled.
+    fn of_reactor(&self) -> u64 {
+        let deadline = Nanos::now() + PATIENCE;
+        while self.node.counters()[0].messages_received.get() < 2 * self.statuses + 1 {
+            assert!(Nanos::now() < deadline, "the statuses do not come");
+            std::thread::yield_now();
+        }
+        self.of_reactor.load(Ordering::SeqCst)
+    }
+}
+
+/// Sends back what comes, until the server ends the session.
+fn mirror(address: &str) {
+    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let mut client = Client::new(config).expect("a ring");
+    client.connect(address).expect("the server listens");
+    client.start_request(Envelope::command(), b"ask", PATIENCE).expect("room");
+    while let Ok(message) = client.receive(PATIENCE) {
+        client.send(Envelope::data(), &message.payload()[..]).expect("room");
+        let head = &message.payload()[..message.payload().len().min(4)];
+        client.send(Envelope::status(), head).expect("room");
+    }
+}
+
+#[test]
+fn handle_of_a_node_allocates_nothing() {
+    let of_reactor = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&of_reactor);
+    let (enter, is_entered) = bounded(1);
+    let (release, is_released) = bounded(1);
+    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let server = Server::builder()
+        .config(config)
+        .listen("127.0.0.1:0")
+        .on(Kind::Status, move |_, frame| {
+            if frame.payload() == b"hold" {
+                enter.send(()).expect("the test waits");
+                is_released.recv_timeout(PATIENCE).expect("the test releases");
+            }
+            seen.store(ALLOCATIONS.with(Cell::get), Ordering::SeqCst);
+        })
+        .start()
+        .expect("a free port");
+    let address = server.addresses()[0].to_string();
+    let far = std::thread::spawn(move || mirror(&address));
+    let request = server.receive(PATIENCE).expect("the request");
+    let (node, client) = (server.handle(), request.connection());
+    let mut handle = Handle { node, client, request, of_reactor, statuses: 0 };
+    let sample = Sample { axis: 3, position: 0.5, history: vec![1.0; 16] };
+    handle.sleep_once(&Hold { is_entered, release });
+    for _ in 0..1_000 {
+        handle.exercise(&sample);
+    }
+    let of_reactor_before = handle.of_reactor();
+    let of_handle = allocations(|| {
+        for _ in 0..2_000 {
+            handle.exercise(&sample);
+        }
+    });
+    let of_reactor = handle.of_reactor() - of_reactor_before;
+    assert_eq!(of_handle, 0, "handle: send_to, post_to, reply, post_reply, receive");
+    assert_eq!(of_reactor, 0, "reactor: commands, sends, receives, inbox");
+
+    check_costs(&mut handle);
+    let _ = server.shutdown(PATIENCE);
+    far.join().expect("no panic");
+}
+
+/// What does allocate, and how often: as the documentation of each call says.
+fn check_costs(handle: &mut Handle) {
+    handle.node.wait(Duration::from_micros(10)).map(drop).expect("the client came");
+    // The first to sleep makes room in the channels for those who do.
+    handle.node.wait(Duration::from_millis(5)).expect_err("nobody speaks");
+    let large = vec![7; 20 << 10];
+    for _ in 0..100 {
+        let (node, client) = (&handle.node, handle.client);
+        let count = allocations(|| node.send_to(client, Envelope::data(), &large).expect("room"));
+        assert_eq!(count, 1, "a payload above 16 KiB");
+        assert_eq!(handle.receive().payload().len(), large.len());
+
+        // Nothing to wait for: the message is there.
+        handle.node.send_to(handle.client, Envelope::data(), b"x").expect("room");
+        handle.statuses += 1;
+        handle.of_reactor();
+        let mut incoming = None;
+        let count = allocations(|| incoming = handle.node.wait(Duration::ZERO).ok());
+        assert!(matches!(incoming, Some(Incoming::Message(_))), "{incoming:?}");
+        assert_eq!(count, 0, "a wait that finds something");
+
+        let count = allocations(|| {
+            handle.node.wait(Duration::from_millis(2)).expect_err("nobody speaks");
+        });
+        assert_eq!(count, 1, "a wait that sleeps");
+    }
 }

@@ -24,8 +24,8 @@ use hdrhistogram::Histogram;
 use ringwire::config::Config;
 use ringwire::wire::Codec;
 use ringwire::{
-    Client, CloseReason, ConnectionState, Envelope, EventKind, Idle, Kind, Message, Nanos,
-    Priority, RequestError, SendError, Wait,
+    Client, CloseReason, ConnectionState, Envelope, Idle, Kind, Message, Nanos, Priority,
+    RequestError, SendError, Wait,
 };
 use serde::de::IgnoredAny;
 
@@ -345,10 +345,11 @@ impl<'a> Talk<'a> {
             if left.is_zero() {
                 return due;
             }
-            if left > WAKE_SLACK {
-                self.client.run_for(left - WAKE_SLACK);
-            } else {
+            if left <= WAKE_SLACK {
                 self.client.poll();
+            } else if self.client.run_for(left - WAKE_SLACK).is_err() {
+                // The link is lost: the next message, which is due for nobody, tells why.
+                return due;
             }
         }
     }
@@ -419,11 +420,8 @@ impl<'a> Talk<'a> {
         match error {
             RequestError::ConnectionLost { reason } => SendFailure::Lost { reason },
             RequestError::Send(SendError::NotConnected) => {
-                let ended = std::iter::from_fn(|| self.client.poll_event()).find_map(|event| {
-                    let EventKind::Disconnected { reason, .. } = event.kind else { return None };
-                    Some(reason)
-                });
-                SendFailure::Lost { reason: ended.unwrap_or(CloseReason::PeerClosed) }
+                let reason = self.client.disconnected_reason();
+                SendFailure::Lost { reason: reason.unwrap_or(CloseReason::PeerClosed) }
             }
             RequestError::Send(error) => SendFailure::Refused(error),
             error => SendFailure::NotAnswered(error),

@@ -21,8 +21,8 @@ use clap::Args;
 use ringwire::config::{Config, REACTORS_MAX};
 use ringwire::time::wall_ns;
 use ringwire::{
-    ConnectionId, ConnectionInfo, Context, Envelope, Event, EventKind, Frame, Idle, Kind, Message,
-    Nanos, NodeHandle, Priority, Server, SetupError, ShutdownReport, Statistics,
+    Context, Envelope, Event, EventKind, Frame, Idle, Kind, Message, Nanos, NodeHandle, Priority,
+    Server, SetupError, ShutdownReport, Statistics,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
@@ -325,18 +325,14 @@ impl Run {
 
     /// Says who came, and remembers who left until their messages are printed.
     fn fetch_events(&mut self) -> io::Result<()> {
-        let mut clients: Option<Vec<ConnectionInfo>> = None;
         while let Some(event) = self.server.poll_event() {
             if self.conduct.quiet {
                 continue;
             }
-            match event.kind {
-                EventKind::Connected => {
-                    let clients = clients.get_or_insert_with(|| self.server.clients());
-                    let client = clients.iter().find(|client| client.id == event.connection);
-                    self.log.connected(event.connection, client)?;
-                }
-                _ => self.leaving.push_back((event, self.messages + self.inbox_frames_max)),
+            if event.kind == EventKind::Connected {
+                self.log.connected(&event)?;
+            } else {
+                self.leaving.push_back((event, self.messages + self.inbox_frames_max));
             }
         }
         Ok(())
@@ -356,15 +352,20 @@ impl Run {
     fn end(mut self) -> io::Result<()> {
         let handle = self.server.handle();
         let report = self.server.shutdown(SHUTDOWN_DEADLINE);
+        // Before its messages, also of who came while this thread had to wait for its reader.
+        for event in std::iter::from_fn(|| handle.poll_event()).filter(|_| !self.conduct.quiet) {
+            if event.kind == EventKind::Connected {
+                self.log.connected(&event)?;
+            } else {
+                self.leaving.push_back((event, 0));
+            }
+        }
         while let Ok(message) = handle.receive(Duration::ZERO) {
             if self.conduct.prints(message.kind(), message.is_request()) {
                 self.log.message(&message)?;
             }
         }
-        self.leaving.extend(std::iter::from_fn(|| handle.poll_event()).map(|event| (event, 0)));
-        if !self.conduct.quiet {
-            self.leaving.iter().try_for_each(|(event, _)| self.log.left(event))?;
-        }
+        self.leaving.iter().try_for_each(|(event, _)| self.log.left(event))?;
         // ORDERING: Relaxed: the threads that counted have been joined.
         let refused = self.refused.load(Ordering::Relaxed);
         self.log.summary(&handle, report, refused)?;
@@ -396,29 +397,27 @@ impl Log {
         writeln!(self.out, "{head}{}", Excerpt { payload: message.payload(), columns })
     }
 
-    fn connected(&mut self, id: ConnectionId, client: Option<&ConnectionInfo>) -> io::Result<()> {
-        let mut text = format!("{} {:<6} + connected", stamp(), id.to_string());
-        if let Some(client) = client {
-            // A Unix socket's client has no address.
-            if !client.address.is_empty() && client.address != "unix:" {
-                text += &format!(" from {}", client.address);
-            }
-            let name = client.peer.as_ref().map_or("", |peer| &peer.node_name);
-            if !name.is_empty() {
-                let excerpt = Excerpt { payload: name.as_bytes(), columns: 64 };
-                text += &format!(" ({excerpt})");
-            }
-        }
-        writeln!(self.out, "{text}")
+    fn connected(&mut self, event: &Event) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "{} {:<6} + connected{}",
+            stamp(),
+            event.connection.to_string(),
+            Whose(event)
+        )
     }
 
     fn left(&mut self, event: &Event) -> io::Result<()> {
         let EventKind::Disconnected { reason, established, messages_dropped } = event.kind else {
             return Ok(());
         };
-        let what = if established { "disconnected" } else { "not admitted" };
         let id = event.connection.to_string();
-        write!(self.out, "{} {id:<6} - {what}: {reason}", stamp())?;
+        write!(self.out, "{} {id:<6} - ", stamp())?;
+        match established {
+            true => write!(self.out, "disconnected: {reason}")?,
+            // Nobody was said to have come.
+            false => write!(self.out, "not admitted{}: {reason}", Whose(event))?,
+        }
         if messages_dropped > 0 {
             write!(self.out, "; {} dropped", counted(messages_dropped, "message"))?;
         }
@@ -450,6 +449,23 @@ impl Log {
         }
         for close in statistics.closes.iter().filter(|_| statistics.errors() > 0) {
             writeln!(self.out, "  {} {}", close.count, close.reason)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whose event it is, as far as the peer has an address and a name.
+struct Whose<'a>(&'a Event);
+
+impl std::fmt::Display for Whose<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Event { address, node_name, .. } = self.0;
+        // A Unix socket's client has no address.
+        if !address.is_empty() && address != "unix:" {
+            write!(f, " from {address}")?;
+        }
+        if !node_name.is_empty() {
+            write!(f, " ({})", Excerpt { payload: node_name.as_bytes(), columns: 64 })?;
         }
         Ok(())
     }

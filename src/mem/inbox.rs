@@ -27,8 +27,13 @@ pub(crate) struct PayloadArena {
 impl PayloadArena {
     /// Allocates the chunks, one MiB in all, resident as used.
     pub(crate) fn new() -> Self {
-        let chunks = (0..CHUNKS).map(|_| new_chunk()).collect();
-        Self { chunks, current: 0 }
+        Self::with_chunks(CHUNKS)
+    }
+
+    /// Allocates this many chunks of 64 KiB, resident as used.
+    pub(crate) fn with_chunks(count: usize) -> Self {
+        assert!(count > 0, "chunks take turns");
+        Self { chunks: (0..count).map(|_| new_chunk()).collect(), current: 0 }
     }
 
     /// Copies `payload` into shared memory, 16-aligned.
@@ -37,11 +42,11 @@ impl PayloadArena {
             return Bytes::new();
         }
         if payload.len() <= SMALL_BYTES_MAX {
-            for _ in 0..=CHUNKS {
+            for _ in 0..=self.chunks.len() {
                 if let Some(bytes) = place(&mut self.chunks[self.current], payload) {
                     return bytes;
                 }
-                self.current = (self.current + 1) % CHUNKS;
+                self.current = (self.current + 1) % self.chunks.len();
             }
         }
         let mut own = BytesMut::with_capacity(payload.len() + ALIGN);

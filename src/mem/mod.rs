@@ -14,6 +14,6 @@ mod window;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use deadlines::Deadlines;
-pub(crate) use inbox::PayloadArena;
+pub(crate) use inbox::{PayloadArena, SMALL_BYTES_MAX};
 pub(crate) use pool::{Pool, PoolLayout};
 pub(crate) use window::{Window, WindowMode};

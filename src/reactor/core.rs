@@ -14,14 +14,13 @@ use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, PayloadArena, Pool, PoolLayout};
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
+use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
 use crate::reactor::pause::departed_max;
 use crate::reactor::requests::Requests;
-use crate::reactor::{
-    BroadcastReport, ConnectionInfo, Event, EventKind, EventQueue, ShutdownReport,
-};
+use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
@@ -95,8 +94,8 @@ pub(crate) struct Core {
     pub(crate) backlog: bool,
     /// Who waits for a connection to be established.
     pub(crate) watchers: Vec<(ConnectionKey, Sender<Result<ConnectionId, DialError>>)>,
-    /// The connection that ended last, for whoever waits for it in a loop of its own.
-    pub(crate) last_closed: Option<(ConnectionKey, CloseReason)>,
+    /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
+    pub(crate) closed: Vec<Option<(ConnectionKey, CloseReason)>>,
     /// The reactor is shutting down and admits nobody.
     pub(crate) closing: bool,
     pub(crate) shutdown_deadline: Nanos,
@@ -175,7 +174,7 @@ impl Core {
             mailbox_polled: false,
             backlog: false,
             watchers: Vec::new(),
-            last_closed: None,
+            closed: vec![None; slots],
             closing: false,
             shutdown_deadline: Nanos::NEVER,
             shutdown_report: ShutdownReport::default(),
@@ -389,7 +388,7 @@ impl Core {
             self.session_ended(reason, dropped + in_flight);
         }
         self.set_deadline(key);
-        self.last_closed = Some((key, reason));
+        self.closed[key.slot() as usize] = Some((key, reason));
         self.notify_watcher(key, Err(reason));
         self.requests.fail(key, reason);
         // How much of the block in flight the socket has taken is known once its send has ended.
@@ -531,9 +530,16 @@ impl Core {
 
     /// Keeps an event for whoever polls them; the oldest makes room.
     pub(crate) fn emit(&mut self, key: ConnectionKey, kind: EventKind) {
-        let event = Event { connection: self.id(key), kind };
+        let connection = self.connections.get(key);
+        let peer = connection.and_then(|connection| connection.session.peer());
+        let event = Event {
+            connection: self.id(key),
+            address: connection.map_or_else(String::new, |found| found.address.clone()),
+            node_name: peer.map_or_else(String::new, |peer| peer.node_name.clone()),
+            kind,
+        };
         tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
-        if self.events.force_push(event).is_some() {
+        if self.events.push(event) {
             self.counters.events_dropped.add(1);
         }
     }

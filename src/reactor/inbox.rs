@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
 use crate::config::Config;
 use crate::reactor::message::Message;
@@ -136,14 +136,39 @@ impl Inbox {
 }
 
 impl SharedInbox {
-    /// Waits for the next message until `deadline`.
+    /// Waits for the next message, for up to `timeout`.
     pub(crate) fn take(&self, timeout: std::time::Duration) -> Option<Message> {
-        let message = match self.receiver.try_recv() {
-            Ok(message) => message,
-            Err(_) => self.receiver.recv_timeout(timeout).ok()?,
-        };
+        if let Some(message) = self.try_take() {
+            return Some(message);
+        }
+        Some(self.book(self.receiver.recv_timeout(timeout).ok()?))
+    }
+
+    /// The next message, if there is one.
+    pub(crate) fn try_take(&self) -> Option<Message> {
+        Some(self.book(self.receiver.try_recv().ok()?))
+    }
+
+    /// Whether no message waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
+    /// Waits until there may be a message, or `other` receives, for up to `timeout`. Takes no
+    /// message; takes what `other` receives.
+    pub(crate) fn wait_beside(&self, other: &Receiver<()>, timeout: std::time::Duration) {
+        let mut select = Select::new();
+        select.recv(&self.receiver);
+        let other_index = select.recv(other);
+        if select.ready_timeout(timeout) == Ok(other_index) {
+            // Another thread may have been faster: then it looks.
+            let _ = other.try_recv();
+        }
+    }
+
+    fn book(&self, message: Message) -> Message {
         // ORDERING: Relaxed, paired with `Inbox::put`: a mere count.
         self.bytes.fetch_sub(message.payload().len() as u64, Ordering::Relaxed);
-        Some(message)
+        message
     }
 }

@@ -3,9 +3,12 @@
 //! A [`Frame`] is borrowed from the receive window; a [`Message`] is its copy in shared memory
 //! ([`bytes::Bytes`]), made when it leaves the reactor's thread or waits for `receive`.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 
 use crate::error::AccessError;
+use crate::mem::{PayloadArena, SMALL_BYTES_MAX};
 use crate::reactor::ConnectionId;
 use crate::wire::{Body, BodyError, Codec, Frame, Kind, Payload, Priority, Scratch, payload};
 
@@ -135,21 +138,57 @@ pub(crate) struct OwnedBody {
     payload: Bytes,
 }
 
+/// What a thread needs to serialise for others, kept from call to call: a quarter of a MiB,
+/// resident as used.
+struct Workshop {
+    bytes: Vec<u8>,
+    scratch: Scratch,
+    arena: PayloadArena,
+}
+
+/// Chunks that bodies on their way to a reactor share. Two would do for calls that wait; posts
+/// that pile up beyond them get memory of their own.
+const CHUNKS: usize = 4;
+
+thread_local! {
+    /// Taken out while in use: a body that sends something itself makes do with a new one.
+    static WORKSHOP: Cell<Option<Box<Workshop>>> = const { Cell::new(None) };
+}
+
 impl OwnedBody {
-    /// Serialises `body` into memory of its own: one allocation, two for types whose length is
-    /// not known before.
+    /// Serialises `body` into memory of its own. Allocates nothing for up to 16 KiB, once this
+    /// thread has sent something; else once, or twice for types whose length is not known before.
     pub(crate) fn new<B: Body + ?Sized>(body: &B, bytes_max: usize) -> Result<Self, BodyError> {
-        let mut scratch = Scratch::new();
-        let mut bytes = vec![0; 256];
-        let written = match body.encode(&mut bytes, &mut scratch) {
+        // While the thread ends there is none any more.
+        let kept = WORKSHOP.try_with(Cell::take).ok().flatten();
+        let mut workshop = kept.unwrap_or_else(|| Box::new(Workshop::new()));
+        let payload = workshop.serialize(body, bytes_max);
+        let _ = WORKSHOP.try_with(|place| place.set(Some(workshop)));
+        Ok(Self { codec: body.codec(), type_id: body.type_id(), payload: payload? })
+    }
+}
+
+impl Workshop {
+    fn new() -> Self {
+        let arena = PayloadArena::with_chunks(CHUNKS);
+        Self { bytes: vec![0; SMALL_BYTES_MAX], scratch: Scratch::new(), arena }
+    }
+
+    fn serialize<B: Body + ?Sized>(
+        &mut self,
+        body: &B,
+        bytes_max: usize,
+    ) -> Result<Bytes, BodyError> {
+        match body.encode(&mut self.bytes, &mut self.scratch) {
+            Ok(written) => Ok(self.arena.copy(&self.bytes[..written])),
             Err(BodyError::Overflow { bytes: needed }) if needed <= bytes_max => {
-                bytes.resize(needed, 0);
-                body.encode(&mut bytes, &mut scratch)?
+                let mut own = vec![0; needed];
+                let written = body.encode(&mut own, &mut self.scratch)?;
+                own.truncate(written);
+                Ok(own.into())
             }
-            other => other?,
-        };
-        bytes.truncate(written);
-        Ok(Self { codec: body.codec(), type_id: body.type_id(), payload: bytes.into() })
+            Err(error) => Err(error),
+        }
     }
 }
 

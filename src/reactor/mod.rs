@@ -24,12 +24,15 @@ pub(crate) mod command;
 pub(crate) mod connection;
 pub(crate) mod core;
 pub(crate) mod dispatch;
+pub(crate) mod events;
 pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod message;
 mod pause;
 mod receive;
 pub(crate) mod requests;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 use std::io;
@@ -38,7 +41,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
 use slotmap::{Key, KeyData};
 
 use self::command::{Command, DialError, DialFailure, Mailbox};
@@ -47,6 +49,7 @@ use self::connection::ConnectionKey;
 use self::core::{Admitted, Core};
 pub use self::dispatch::Context;
 use self::dispatch::Handlers;
+use self::events::EventQueue;
 use self::inbox::Inbox;
 pub use self::message::Message;
 use self::receive::Awaited;
@@ -88,9 +91,15 @@ pub struct Turn {
 
 /// Something that happened to a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Event {
     /// Which.
     pub connection: ConnectionId,
+    /// The other end's address, as [`ConnectionInfo::address`]; valid also when the connection is
+    /// gone by the time the event is fetched.
+    pub address: String,
+    /// What the peer calls itself (`node_name`); empty when it does not, or said nothing yet.
+    pub node_name: String,
     /// What.
     pub kind: EventKind,
 }
@@ -110,15 +119,6 @@ pub enum EventKind {
         /// Admitted messages that had not been handed to the kernel in full.
         messages_dropped: u64,
     },
-}
-
-/// Connection events on their way to whoever polls them. Shared by the reactors of a node; when it
-/// is full, the oldest makes room.
-pub(crate) type EventQueue = Arc<ArrayQueue<Event>>;
-
-/// A queue with room for what each of `reactors` reactors may leave unfetched.
-pub(crate) fn event_queue(config: &Config, reactors: usize) -> EventQueue {
-    Arc::new(ArrayQueue::new(config.events_max() as usize * reactors.max(1)))
 }
 
 /// Where a connection stands.
@@ -142,7 +142,8 @@ pub enum ConnectionState {
 pub struct ConnectionInfo {
     /// Its id.
     pub id: ConnectionId,
-    /// The other end's address.
+    /// The other end's address: `host:port`, `unix:/path`, or `unix:` for the client of a Unix
+    /// socket, which has none.
     pub address: String,
     /// What the peer said of itself; `None` before the handshake.
     pub peer: Option<PeerInfo>,
@@ -246,7 +247,7 @@ impl Reactor {
     ///
     /// [`SetupError`], which says what the kernel refused and what to do.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
-        let events = event_queue(config, 1);
+        let events = EventQueue::new(config, 1);
         Self::with_parts(config.clone(), 0, None, Inbox::local(config), events)
     }
 
@@ -564,6 +565,16 @@ impl Reactor {
         self.core.info(connection.key)
     }
 
+    /// Why a connection ended: `None` while it lives, and once another connection has ended in its
+    /// place (of which there are `connections_max`).
+    #[must_use]
+    pub fn disconnected_reason(&self, connection: ConnectionId) -> Option<CloseReason> {
+        if connection.reactor != self.core.index {
+            return None;
+        }
+        self.core.closed_reason(connection.key)
+    }
+
     /// The established connections.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
@@ -666,6 +677,12 @@ impl Reactor {
 
     pub(crate) fn shutdown_report(&self) -> ShutdownReport {
         self.core.shutdown_report()
+    }
+
+    /// Frames queued and in flight on a connection.
+    pub(crate) fn frames_queued(&self, connection: ConnectionId) -> u64 {
+        let connection = self.core.connections.get(connection.key);
+        connection.map_or(0, |connection| connection.session.frames_queued())
     }
 
     /// Submits what handlers queued during a call that is about to return to the application.
@@ -975,17 +992,18 @@ impl Core {
         }
     }
 
-    /// Why a connection that is gone, or going, ended.
+    /// Why a connection that is gone, or going, ended; `None` while it lives, and when another one
+    /// has ended in its slot since.
     fn closed_reason(&self, key: ConnectionKey) -> Option<CloseReason> {
-        match self.connections.get(key) {
-            Some(connection) => match connection.phase {
+        if let Some(connection) = self.connections.get(key) {
+            return match connection.phase {
                 connection::Phase::Closing { reason } => Some(reason),
                 _ => None,
-            },
-            None => match self.last_closed {
-                Some((last, reason)) if last == key => Some(reason),
-                _ => Some(CloseReason::Local),
-            },
+            };
+        }
+        match self.closed.get(key.slot() as usize) {
+            Some(&Some((last, reason))) if last == key => Some(reason),
+            _ => None,
         }
     }
 }

@@ -60,7 +60,10 @@ impl Core {
                 connection.last_activity = self.now;
                 self.ready.push(key);
             }
+            // EINTR: as in `on_sent`.
             Err(libc::EAGAIN | libc::EINTR) => self.mark_unarmed(key),
+            // ENOMEM: no memory for the request. ENOBUFS is what a receive that picks a provided
+            // buffer gets when there is none (Linux commit bcda7baaa3f1); ours bring their own.
             Err(libc::ENOBUFS | libc::ENOMEM) => {
                 self.counters.enobufs.add(1);
                 self.mark_unarmed(key);

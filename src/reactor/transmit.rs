@@ -210,7 +210,13 @@ impl Core {
                 connection.congested = true;
                 self.counters.short_sends.add(1);
             }
+            // ENOMEM: pages of a zero-copy send above RLIMIT_MEMLOCK (io_uring/notif.h,
+            // io_notif_account_mem), or no memory for the request. ENOBUFS: none for a Unix
+            // socket's message (net/core/skbuff.c, alloc_skb_with_frags); TCP waits for memory
+            // instead (net/ipv4/tcp.c, sk_stream_wait_memory).
             Some(libc::ENOBUFS | libc::ENOMEM) => self.counters.enobufs.add(1),
+            // Of operations that a worker thread of the ring made and a signal ended
+            // (io_uring/net.c); ours are made by polling, so this is only for completeness.
             Some(libc::EINTR) => {}
             Some(libc::EOPNOTSUPP) if was_zero_copy => connection.zero_copy = false,
             // What the peer sent before it went is still to be read.

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringwire::{Client, Config, Envelope, Idle, Kind, Nanos, Reactor, Server, SetupError, Wait};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
-use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use ringwire::{Config, Envelope, Idle, Kind, Nanos, Reactor, Server, Wait};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, gettid, set_capabilities};
+use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
+use crate::refused::refuse;
 use crate::util::{
-    COMMAND, DATA, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, STATUS, WELCOME, client,
-    client_with, config, echo, endpoint, isolated, open_descriptors, pattern, settings, start,
-    wait_for, wait_until,
+    COMMAND, DATA, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, RESPONSE, STATUS, WELCOME,
+    client, client_and_peer, client_with, config, echo, endpoint, isolated, open_descriptors,
+    pattern, settings, start, wait_for, wait_until,
 };
 
 fn limit(resource: Resource, to: u64) -> Option<u64> {
@@ -195,58 +197,128 @@ fn short_sends_reported_late_are_continued() {
     });
 }
 
-/// Signals this thread, again and again, until it is told to stop. Checks that each was handled.
+/// Sends a signal to a thread that waits in its ring, and waits until it has been handled.
 ///
-/// kill(2) with the number of a thread prefers that thread; the test runs beside the main thread
-/// of its process, which would else take them all.
-fn signal_this_thread(stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
-    let seen = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(libc::SIGUSR1, Arc::clone(&seen)).expect("a handler");
-    let target = rustix::thread::gettid();
-    std::thread::spawn(move || {
-        let mut signals = 0;
-        while !stop.load(Ordering::SeqCst) {
-            rustix::process::kill_process(target, Signal::USR1).expect("a thread of ours");
-            wait_until("the signal is handled", || seen.swap(false, Ordering::SeqCst));
-            signals += 1;
-        }
-        signals
-    })
+/// That the thread waits is what /proc says of a blocked thread only (proc_pid_syscall(5)): so the
+/// signal arrives during the wait. kill(2) with the number of a thread prefers that thread; the
+/// test runs beside the main thread of its process, which would else take it.
+fn interrupt_wait(thread: Pid, handled: &AtomicBool) {
+    let path = format!("/proc/self/task/{}/syscall", thread.as_raw_nonzero());
+    let enter = format!("{} ", libc::SYS_io_uring_enter);
+    wait_until("the thread waits in its ring", || {
+        std::fs::read_to_string(&path).expect("a thread of ours").starts_with(&enter)
+    });
+    assert!(!handled.load(Ordering::SeqCst), "one signal at a time");
+    kill_process(thread, Signal::USR1).expect("a thread of ours");
+    wait_until("the signal is handled", || handled.swap(false, Ordering::SeqCst));
+}
+
+/// A flag that SIGUSR1 sets.
+fn signal_flag() -> Arc<AtomicBool> {
+    let handled = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(libc::SIGUSR1, Arc::clone(&handled)).expect("a handler");
+    handled
 }
 
 #[test]
-fn signal_ends_a_wait_and_is_no_error() {
+fn interrupted_wait_returns_before_its_deadline() {
     isolated(|| {
         let mut reactor = Reactor::new(&config()).expect("a ring");
-        let stop = Arc::new(AtomicBool::new(false));
-        let signalling = signal_this_thread(Arc::clone(&stop));
-        for _ in 0..50 {
-            // Nothing else ends this turn before its time.
-            let limit = Nanos::now() + PATIENCE;
-            let turn = reactor.turn(Wait::Until(limit)).expect("EINTR is no error");
-            assert_eq!(turn.completions, 0);
-            assert!(Nanos::now() < limit, "the wait was not interrupted");
+        let handled = signal_flag();
+        let thread = gettid();
+        for _ in 0..20 {
+            std::thread::scope(|scope| {
+                let signalling = scope.spawn(|| interrupt_wait(thread, &handled));
+                // Nothing else ends this turn before its time.
+                let limit = Nanos::now() + PATIENCE;
+                let turn = reactor.turn(Wait::Until(limit)).expect("EINTR is no error");
+                assert_eq!(turn.completions, 0);
+                assert!(Nanos::now() < limit, "the wait was not interrupted");
+                signalling.join().expect("no panic");
+            });
         }
-        stop.store(true, Ordering::SeqCst);
-        assert!(signalling.join().expect("no panic") > 10);
+        let statistics = reactor.statistics();
+        assert_eq!(statistics.parks, 20, "each signal ended one wait");
+        assert_eq!(statistics.enobufs, 0);
     });
 }
 
+/// A client whose waits are interrupted before, in the middle of and after each answer.
 #[test]
 fn signals_harm_no_traffic() {
     isolated(|| {
-        let server = start(echo());
-        let stop = Arc::new(AtomicBool::new(false));
-        let signalling = signal_this_thread(Arc::clone(&stop));
-        let mut client = client(&endpoint(&server));
-        for round in 0..100 {
-            let payload = pattern(20_000, round);
-            let answer = client.request(Envelope::command(), &payload, PATIENCE).expect("one");
-            assert!(answer.payload()[..] == payload);
+        let handled = signal_flag();
+        let thread = gettid();
+        let (mut client, mut peer) = client_and_peer(config());
+        std::thread::scope(|scope| {
+            let answering = scope.spawn(|| {
+                for _ in 0..20 {
+                    let request = peer.frame();
+                    interrupt_wait(thread, &handled);
+                    interrupt_wait(thread, &handled);
+                    let answer = Plain::new(STATUS, NORMAL, &request.payload);
+                    let answer = answer.correlated(RESPONSE, request.correlation);
+                    let bytes = peer.stamp(answer).encode();
+                    let (first, rest) = bytes.split_at(bytes.len() / 2);
+                    peer.write(first);
+                    interrupt_wait(thread, &handled);
+                    peer.write(rest);
+                }
+                peer
+            });
+            for round in 0..20 {
+                let payload = pattern(20_000, round);
+                let answer = client.request(Envelope::command(), &payload, PATIENCE).expect("one");
+                assert!(answer.payload()[..] == payload);
+            }
+            drop(answering.join().expect("no panic"));
+        });
+        assert_eq!(client.statistics().enobufs, 0);
+    });
+}
+
+/// An enter that may wait is refused with `errno`; one that may not wait goes through.
+fn check_refused_enter(errno: i32) {
+    let (mut client, mut peer) = client_and_peer(config());
+    let waits = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 1);
+    let rule = SeccompRule::new(vec![waits.expect("the third argument")]).expect("a rule");
+    refuse(libc::SYS_io_uring_enter, vec![rule], errno);
+    let lacks = u64::from(errno != libc::EINTR);
+    for round in 0..5_u64 {
+        let before = client.statistics();
+        let payload = pattern(1_000, round);
+        client.send(Envelope::data(), &payload).expect("room");
+        let limit = Nanos::now() + PATIENCE;
+        let turn = client.reactor().turn(Wait::Until(limit)).expect("it passes");
+        assert_eq!(turn.completions, 0);
+        assert!(Nanos::now() < limit, "the wait was not refused");
+        let after = client.statistics();
+        assert_eq!(after.parks - before.parks, 1, "it was about to wait");
+        assert_eq!(after.enobufs - before.enobufs, lacks, "error number {errno}");
+        let info = client.connection().expect("it lives on");
+        assert_eq!(info.frames_queued, 1, "what was not submitted stays queued");
+        client.poll();
+        assert!(peer.frame().payload == payload, "once, and in order");
+        peer.send(Plain::new(DATA, NORMAL, &payload));
+        let mut message = None;
+        wait_until("it is received", || {
+            client.poll();
+            message = client.reactor().receive();
+            message.is_some()
+        });
+        assert!(message.expect("just seen").payload()[..] == payload);
+    }
+}
+
+/// The kernel has no memory for the moment, or too many completions wait (io_uring_enter(2)).
+#[test]
+fn refused_enter_is_no_error_and_loses_nothing() {
+    isolated(|| {
+        for errno in [libc::EINTR, libc::EAGAIN, libc::EBUSY, libc::ENOMEM, libc::ENOBUFS] {
+            // A filter stays as long as its thread.
+            let checking = std::thread::spawn(move || check_refused_enter(errno));
+            checking.join().expect("no panic");
         }
-        stop.store(true, Ordering::SeqCst);
-        assert!(signalling.join().expect("no panic") > 0);
-        assert_eq!(client.disconnect(PATIENCE).flushed, 1);
     });
 }
 
@@ -269,29 +341,10 @@ fn too_little_lockable_memory_runs_unregistered() {
         }
         let statistics = server.statistics();
         assert!(statistics.zero_copy_sends > 0, "zero-copy was tried: {statistics:?}");
+        // Without registered buffers the kernel charges the pages of each such send, and refuses
+        // it with ENOMEM (io_uring/notif.h, io_notif_account_mem).
+        assert!(statistics.enobufs > 0, "no send was refused: {statistics:?}");
         assert!(statistics.enobufs < 10, "it did not try for ever: {statistics:?}");
-    });
-}
-
-#[test]
-fn refused_ring_is_a_clear_error_and_leaves_nothing() {
-    isolated(|| {
-        limit(Resource::Memlock, 0);
-        let mut sets = capabilities(None).expect("own capabilities");
-        sets.effective.remove(CapabilitySet::IPC_LOCK);
-        set_capabilities(None, sets).expect("giving one up is allowed");
-        for _ in 0..3 {
-            match Client::new(config()) {
-                // Linux 5.12 to 6.13 charges no rings.
-                Ok(_) => {}
-                Err(SetupError::Ring(error)) => {
-                    assert!(error.to_string().contains("ulimit -l"), "{error}");
-                    let error = echo().reactors(2).start().expect_err("neither here");
-                    assert!(matches!(error, SetupError::Ring(_)), "{error}");
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
     });
 }
 

@@ -8,6 +8,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "the numbers that name messages are small")]
 
 mod backpressure;
+mod client;
 mod drops;
 mod endpoints;
 mod exchange;
@@ -17,6 +18,7 @@ mod hostile;
 mod kernel;
 mod lifecycle;
 mod node;
+mod refused;
 mod requests;
 mod shutdown;
 mod util;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ringwire::{ConnectError, Envelope, Idle, Kind, Node, ReceiveError, SendError, Server};
 
 use crate::util::{
-    COMMAND, DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, config, echo, endpoint,
-    isolated, plain_listener, settings, start, timed, wait_for, wait_until,
+    COMMAND, DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS, config, echo,
+    endpoint, isolated, plain_listener, settings, start, timed, wait_for, wait_until,
 };
 
 fn node(reactors: usize) -> Node {
@@ -91,6 +91,72 @@ fn reply_answers_a_request_that_was_received() {
                 (RESPONSE, 100 + number as u64)
             );
         }
+    });
+}
+
+#[test]
+fn posted_reply_answers_without_waiting() {
+    isolated(|| {
+        let (entered, is_entered) = crossbeam_channel::unbounded();
+        let (release, is_released) = crossbeam_channel::unbounded::<()>();
+        let config = settings().commands_max(4).build().expect("valid");
+        let server = Server::builder().config(config).listen("127.0.0.1:0");
+        let server = start(server.on(Kind::Status, move |_, _| {
+            entered.send(()).expect("the test waits");
+            is_released.recv_timeout(PATIENCE).expect("the test releases");
+        }));
+        let mut peer = Peer::connect(&server);
+        peer.send(Plain::new(COMMAND, NORMAL, b"ask").correlated(REQUEST, 7));
+        let request = server.receive(PATIENCE).expect("a request");
+        peer.send(Plain::new(STATUS, NORMAL, b"hold"));
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        // The reactor stands in a handler: whoever waited for its verdict would stand, too.
+        let reply = || timed(|| server.post_reply(&request, Envelope::status(), b"answer"));
+        for _ in 0..4 {
+            let (outcome, took) = reply();
+            assert_eq!(outcome, Ok(()));
+            assert!(took < Duration::from_secs(1), "{took:?}");
+        }
+        let (outcome, took) = reply();
+        assert_eq!(outcome, Err(SendError::Busy));
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        release.send(()).expect("the handler waits");
+        for _ in 0..4 {
+            let answer = peer.frame();
+            assert_eq!((answer.flags & RESPONSE, answer.correlation), (RESPONSE, 7));
+            assert_eq!(answer.payload, b"answer");
+        }
+        drop(peer);
+        wait_for(&server, "it is gone", |s| s.connections_active == 0);
+        assert_eq!(reply().0, Ok(()), "that it comes too late is not known here");
+        wait_for(&server, "it is dropped and counted", |s| s.posts_dropped == 1);
+    });
+}
+
+/// A call that gave up waiting: what it is told later is not the next call's.
+#[test]
+fn late_verdict_is_not_the_next_calls() {
+    isolated(|| {
+        let (entered, is_entered) = crossbeam_channel::unbounded();
+        let (release, is_released) = crossbeam_channel::unbounded::<()>();
+        let server = start(echo().on(Kind::Status, move |_, _| {
+            entered.send(()).expect("the test waits");
+            is_released.recv_timeout(PATIENCE).expect("the test releases");
+        }));
+        let gone = Peer::connect(&server);
+        let gone_id = server.clients()[0].id;
+        drop(gone);
+        wait_for(&server, "it is gone", |s| s.connections_active == 0);
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        peer.send(Plain::new(STATUS, NORMAL, b"hold"));
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        assert_eq!(server.send_to(id, Envelope::data(), b"slow"), Err(SendError::Busy));
+        release.send(()).expect("the handler waits");
+        assert_eq!(peer.frame().payload, b"slow");
+        assert_eq!(server.send_to(gone_id, Envelope::data(), b"x"), Err(SendError::NotConnected));
+        assert_eq!(server.send_to(id, Envelope::data(), b"next"), Ok(()));
+        assert_eq!(peer.frame().payload, b"next");
     });
 }
 

@@ -1,54 +1,46 @@
-//! The kernel refuses the ring, for real, and the error says what to do.
+//! The kernel refuses io_uring, for real, and the error says what to do.
 //!
-//! Each case runs in a child process, because a seccomp filter and lowered limits stay: this test
-//! binary executes itself with [`CASE`] naming the case. Only what needs another kernel (old
-//! versions, sysctls of the whole host) is left to the unit tests of `sys::probe`.
+//! A seccomp filter stays for the life of its thread and lowered limits for that of the process;
+//! both end with the child process of the test. Only what needs another kernel (old versions,
+//! sysctls of the whole host) is left to the unit tests of `sys::probe`.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use ringwire::sys::probe::{Capabilities, RingError, Scope};
+use ringwire::{Client, Node, SetupError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter};
 
-/// Names the case in a child's environment.
-const CASE: &str = "RINGWIRE_RING_REFUSED_CASE";
-
-/// Runs `body` in a child process that executes the test `name` alone.
-fn in_child(name: &str, body: impl FnOnce()) {
-    if std::env::var_os(CASE).is_some_and(|case| case == name) {
-        return body();
-    }
-    let output = Command::new(std::env::current_exe().expect("Linux has /proc"))
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CASE, name)
-        .output()
-        .expect("the child runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}\n{complained}");
-    assert!(said.contains("1 passed"), "the child ran no test of this name: {said}");
-}
+use crate::util::{Directory, Peer, config, echo, isolated, open_descriptors, start, wait_until};
 
 /// Probes where it is refused, and looks for `words` in the message.
 fn refusal(words: &[&str]) -> RingError {
     let error = Capabilities::probe().expect_err("refused");
-    let text = error.to_string();
-    for word in words {
-        assert!(text.contains(word), "{word:?} is not in {text:?}");
-    }
+    contains(&error.to_string(), words);
     error
 }
 
-/// Makes io_uring_setup(2) fail with `errno` for this thread, as a container runtime does.
-fn filter(errno: i32) {
+fn contains(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in {text:?}");
+    }
+}
+
+/// Makes a system call fail with `errno` where one of `rules` matches, or always without rules:
+/// on this thread and those it starts from now on.
+pub(crate) fn refuse(call: i64, rules: Vec<SeccompRule>, errno: i32) {
     let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
     let refused = SeccompAction::Errno(u32::try_from(errno).expect("positive"));
-    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
+    let rules = BTreeMap::from([(call, rules)]);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).expect("a filter");
     let program = BpfProgram::try_from(filter).expect("a program");
     apply_filter(&program).expect("allowed: it sets no_new_privs");
+}
+
+/// Makes io_uring_setup(2) fail, as a container runtime does.
+fn filter(errno: i32) {
+    refuse(libc::SYS_io_uring_setup, Vec::new(), errno);
 }
 
 fn lower(resource: Resource, to: u64) {
@@ -56,9 +48,57 @@ fn lower(resource: Resource, to: u64) {
     setrlimit(resource, Rlimit { current: Some(to), maximum }).expect("lowering is allowed");
 }
 
+/// RLIMIT_MEMLOCK does not bind a thread with CAP_IPC_LOCK.
+fn give_up_lock_capability() {
+    let mut sets = capabilities(None).expect("own capabilities");
+    sets.effective.remove(CapabilitySet::IPC_LOCK);
+    set_capabilities(None, sets).expect("giving one up is allowed");
+}
+
+/// Sets up everything that has a ring, under `errno`, on a thread of its own.
+fn check_refused(errno: i32, words: &[&str]) {
+    let before = open_descriptors();
+    let directory = Directory::new();
+    let path = directory.path("refused.sock");
+    let endpoint = format!("unix:{}", path.display());
+    let refused = |outcome: Result<(), SetupError>| match outcome {
+        Err(SetupError::Ring(error)) => contains(&error.to_string(), words),
+        other => panic!("{other:?} under error number {errno}"),
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            give_up_lock_capability();
+            filter(errno);
+            refused(Client::new(config()).map(drop));
+            refused(Node::builder().config(config()).start().map(drop));
+            // Two listeners are bound before the first ring is asked for.
+            refused(echo().listen(&*endpoint).reactors(2).start().map(drop));
+        });
+    });
+    assert!(!path.exists(), "a server that did not start leaves its socket file behind");
+    wait_until("every descriptor is closed again", || open_descriptors() == before);
+    // Only the filter stood in the way.
+    let server = start(echo().listen(&*endpoint).reactors(2));
+    assert_eq!(Peer::connect(&server).ask(b"x"), b"x");
+}
+
+#[test]
+fn refused_ring_is_a_clear_error_and_leaves_nothing() {
+    isolated(|| {
+        // A limit, where there is none: without one ENOMEM has another meaning.
+        if getrlimit(Resource::Memlock).current.is_none() {
+            lower(Resource::Memlock, 8 << 20);
+        }
+        check_refused(libc::EPERM, &["seccomp", "io_uring_setup"]);
+        check_refused(libc::ENOSYS, &["CONFIG_IO_URING"]);
+        check_refused(libc::ENOMEM, &["RLIMIT_MEMLOCK", "ulimit -l"]);
+        check_refused(libc::EMFILE, &["RLIMIT_NOFILE", "ulimit -n"]);
+    });
+}
+
 #[test]
 fn seccomp_eperm_names_the_container_profile() {
-    in_child("seccomp_eperm_names_the_container_profile", || {
+    isolated(|| {
         filter(libc::EPERM);
         let error = refusal(&["seccomp", "docker", "io_uring_setup"]);
         assert!(matches!(error, RingError::Blocked { filtered: Some(true), .. }), "{error}");
@@ -67,7 +107,7 @@ fn seccomp_eperm_names_the_container_profile() {
 
 #[test]
 fn seccomp_enosys_names_kernel_and_sandbox() {
-    in_child("seccomp_enosys_names_kernel_and_sandbox", || {
+    isolated(|| {
         filter(libc::ENOSYS);
         let error = refusal(&["CONFIG_IO_URING", "gVisor", "Linux >= 6.1"]);
         assert!(matches!(error, RingError::NotSupported { .. }), "{error}");
@@ -76,7 +116,7 @@ fn seccomp_enosys_names_kernel_and_sandbox() {
 
 #[test]
 fn seccomp_einval_names_the_flags() {
-    in_child("seccomp_einval_names_the_flags", || {
+    isolated(|| {
         // A kernel that knows io_uring and none of the flags.
         filter(libc::EINVAL);
         let error = refusal(&["DEFER_TASKRUN", "SINGLE_ISSUER", "Linux >= 6.1"]);
@@ -89,21 +129,21 @@ fn seccomp_einval_names_the_flags() {
 
 #[test]
 fn no_descriptor_left_names_the_limit() {
-    in_child("no_descriptor_left_names_the_limit", || {
+    isolated(|| {
         // Nothing can be opened any more, not even /proc to find out why.
+        let usual = getrlimit(Resource::Nofile).current.expect("a limit");
         lower(Resource::Nofile, 0);
         let error = refusal(&["RLIMIT_NOFILE", "ulimit -n", "LimitNOFILE="]);
+        lower(Resource::Nofile, usual);
         assert!(matches!(error, RingError::Descriptors { scope: Scope::Process, .. }), "{error}");
     });
 }
 
 #[test]
 fn no_lockable_memory_names_limit_and_need() {
-    in_child("no_lockable_memory_names_limit_and_need", || {
+    isolated(|| {
         lower(Resource::Memlock, 0);
-        let mut sets = capabilities(None).expect("own capabilities");
-        sets.effective.remove(CapabilitySet::IPC_LOCK);
-        set_capabilities(None, sets).expect("giving one up is allowed");
+        give_up_lock_capability();
         match Capabilities::probe() {
             Err(error @ RingError::Memlock { limit_bytes: 0, .. }) => {
                 let text = error.to_string();
@@ -123,7 +163,7 @@ fn release_below(release: &str, version: (u32, u32)) -> bool {
 
 #[test]
 fn probing_leaves_no_descriptor_open() {
-    in_child("probing_leaves_no_descriptor_open", || {
+    isolated(|| {
         let open = || std::fs::read_dir("/proc/self/fd").expect("Linux has /proc").count();
         Capabilities::probe().expect("the test host has io_uring");
         let before = open();

@@ -1,0 +1,57 @@
+//! Connection events on their way to whoever fetches them.
+//!
+//! Bounded: when the queue is full, the oldest event makes room. Shared by the reactors of a node;
+//! its doorbell lets a thread wait for events and messages at the same time.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_queue::ArrayQueue;
+
+use crate::config::Config;
+use crate::reactor::Event;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct EventQueue {
+    events: Arc<ArrayQueue<Event>>,
+    /// Holds one token at most. Whoever takes it looks at the queue afterwards, and rings again
+    /// when it leaves something there: so no event waits while a thread does.
+    ring: Sender<()>,
+    doorbell: Receiver<()>,
+}
+
+impl EventQueue {
+    /// A queue with room for what each of `reactors` reactors may leave unfetched.
+    pub(crate) fn new(config: &Config, reactors: usize) -> Self {
+        let events_max = config.events_max() as usize * reactors.max(1);
+        let (ring, doorbell) = bounded(1);
+        Self { events: Arc::new(ArrayQueue::new(events_max)), ring, doorbell }
+    }
+
+    /// Keeps an event. Returns whether the oldest made room for it.
+    pub(crate) fn push(&self, event: Event) -> bool {
+        let has_displaced = self.events.force_push(event).is_some();
+        self.announce();
+        has_displaced
+    }
+
+    /// The oldest event. Never blocks.
+    pub(crate) fn pop(&self) -> Option<Event> {
+        let event = self.events.pop()?;
+        if !self.events.is_empty() {
+            self.announce();
+        }
+        Some(event)
+    }
+
+    /// Receives when there may be an event.
+    pub(crate) fn doorbell(&self) -> &Receiver<()> {
+        &self.doorbell
+    }
+
+    fn announce(&self) {
+        // Full: it has been rung already, and nobody has looked since.
+        let _ = self.ring.try_send(());
+    }
+}

@@ -1,0 +1,219 @@
+//! Completions that no kernel can be made to give on demand, handed in where real ones come in.
+//!
+//! What the kernel can be made to do is in `tests/it/kernel.rs` and `sys/ring/tests.rs`. Here two
+//! reactors talk over loopback, and an operation that was never submitted fails: with the buffer
+//! and the state of a real one, so that what follows must be made good through the real ring.
+
+use super::*;
+use crate::mem::Buffer;
+use crate::reactor::connection::{InFlight, Phase};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Pair {
+    near: Reactor,
+    far: Reactor,
+    id: ConnectionId,
+    far_key: ConnectionKey,
+}
+
+impl Pair {
+    /// Connected; the far end has handled the hello and not armed its next receive.
+    fn new() -> Self {
+        let config = Config::builder().idle(Idle::Park).connections_max(4).build().expect("valid");
+        let mut far = Reactor::new(&config).expect("a ring");
+        let address = far.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
+        let mut near = Reactor::new(&config).expect("a ring");
+        let id = near.dial(&address).expect("a socket");
+        until(|| {
+            poll(&mut near);
+            poll(&mut far);
+            !far.connections().is_empty()
+        });
+        until(|| {
+            poll(&mut near);
+            near.state_of(id) == ConnectionState::Connected
+        });
+        let far_key = far.connections()[0].id.key;
+        Self { near, far, id, far_key }
+    }
+
+    /// Turns both ends until the far one has a message.
+    fn receive(&mut self) -> Message {
+        let mut message = None;
+        until(|| {
+            poll(&mut self.near);
+            poll(&mut self.far);
+            message = self.far.receive();
+            message.is_some()
+        });
+        message.expect("just seen")
+    }
+
+    /// Takes what is to be sent next, as if it had been handed to the ring.
+    fn take_send(&mut self) -> Buffer {
+        let connection = &mut self.near.core.connections[self.id.key];
+        assert!(connection.in_flight.is_none(), "one send at a time");
+        let (source, block) = connection.session.poll_block().expect("something is queued");
+        connection.in_flight = Some(InFlight::new(source, &block));
+        block.buffer
+    }
+
+    fn fail_send(&mut self, buffer: Buffer, errno: i32) {
+        let completion = failed(self.id.key, OpKind::Send, buffer, errno);
+        self.near.core.record(completion);
+    }
+}
+
+fn failed(key: ConnectionKey, kind: OpKind, buffer: Buffer, errno: i32) -> Completion {
+    Completion {
+        token: Tokens::connection(key),
+        kind,
+        result: Err(errno),
+        buffer: Some(buffer),
+        more_data: false,
+        continues: false,
+        copied: false,
+    }
+}
+
+fn poll(reactor: &mut Reactor) {
+    reactor.turn(Wait::Poll).expect("the ring works");
+}
+
+#[track_caller]
+fn until(mut condition: impl FnMut() -> bool) {
+    let deadline = Nanos::now() + PATIENCE;
+    while !condition() {
+        assert!(Nanos::now() < deadline, "in vain for {PATIENCE:?}");
+    }
+}
+
+#[test]
+fn send_refused_for_lack_of_memory_is_made_again() {
+    for errno in [libc::ENOBUFS, libc::ENOMEM] {
+        let mut pair = Pair::new();
+        for round in 1..=3_u8 {
+            pair.near.send(pair.id, Envelope::data(), &[round; 500]).expect("room");
+            for _ in 0..2 {
+                let buffer = match pair.near.core.connections[pair.id.key].unsent.take() {
+                    Some(buffer) => buffer,
+                    None => pair.take_send(),
+                };
+                pair.fail_send(buffer, errno);
+            }
+            assert_eq!(pair.near.core.counters.enobufs.get(), 2 * u64::from(round));
+            assert_eq!(pair.near.state_of(pair.id), ConnectionState::Connected);
+            pair.near.send(pair.id, Envelope::data(), b"behind it").expect("room");
+            assert_eq!(pair.receive().payload()[..], [round; 500]);
+            assert_eq!(pair.receive().payload()[..], *b"behind it");
+        }
+        assert_eq!(pair.far.statistics().messages_received, 6, "each came once");
+    }
+}
+
+#[test]
+fn interrupted_send_is_made_again_and_not_counted() {
+    let mut pair = Pair::new();
+    pair.near.send(pair.id, Envelope::data(), b"text").expect("room");
+    let buffer = pair.take_send();
+    pair.fail_send(buffer, libc::EINTR);
+    assert_eq!(pair.receive().payload()[..], *b"text");
+    assert_eq!(pair.near.statistics().enobufs, 0);
+}
+
+#[test]
+fn send_that_fails_while_closing_frees_everything() {
+    let mut pair = Pair::new();
+    let lent_before = pair.near.core.send_memory.lent();
+    pair.near.send(pair.id, Envelope::data(), b"lost").expect("room");
+    let buffer = pair.take_send();
+    pair.near.core.close(pair.id.key, CloseReason::Local);
+    pair.fail_send(buffer, libc::ENOBUFS);
+    until(|| {
+        poll(&mut pair.near);
+        pair.near.connection(pair.id).is_none()
+    });
+    assert_eq!(pair.near.core.send_memory.lent(), lent_before);
+    assert_eq!(pair.near.statistics().messages_dropped, 1);
+}
+
+#[test]
+fn receive_refused_or_interrupted_is_made_again() {
+    for (errno, lacks) in
+        [(libc::ENOBUFS, 1), (libc::ENOMEM, 1), (libc::EINTR, 0), (libc::EAGAIN, 0)]
+    {
+        let mut pair = Pair::new();
+        let (core, key) = (&mut pair.far.core, pair.far_key);
+        let connection = &mut core.connections[key];
+        assert!(connection.wants_receive, "the next receive is not armed yet");
+        assert!(connection.window.is_idle(), "so the window has its buffer");
+        connection.wants_receive = false;
+        core.unarmed.clear();
+        connection.window.prepare(None, 0, &mut core.receive_memory).expect("the base is enough");
+        let buffer = connection.window.lend();
+        connection.receiving = true;
+        core.record(failed(key, OpKind::Receive, buffer, errno));
+        assert_eq!(core.counters.enobufs.get(), lacks);
+        pair.near.send(pair.id, Envelope::data(), b"text").expect("room");
+        assert_eq!(pair.receive().payload()[..], *b"text");
+    }
+}
+
+/// The kernel was faster: it had connected before it was told to give up.
+#[test]
+fn connect_that_succeeds_while_it_is_cancelled_is_closed() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = Address::Tcp(listener.local_addr().expect("bound"));
+    let mut reactor = Reactor::new(&Config::default()).expect("a ring");
+    for _ in 0..20 {
+        let id = reactor.dial(&address).expect("a socket");
+        until(|| {
+            reactor.core.ring.enter(0, None, None).expect("the ring works");
+            reactor.core.ring.has_completion()
+        });
+        let phase = reactor.core.connections[id.key].phase;
+        assert!(matches!(phase, Phase::Connecting { .. }), "not reaped yet: {phase:?}");
+        check_ends(&mut reactor, id);
+        let (mut peer, _) = listener.accept().expect("the kernel had connected it");
+        let mut rest = Vec::new();
+        let read = io::Read::read_to_end(&mut peer, &mut rest);
+        assert!(rest.is_empty(), "nothing was sent: {read:?}");
+    }
+}
+
+/// The kernel can not connect for now: it is cancelled for sure.
+#[test]
+fn connect_that_is_cancelled_is_closed() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let listener = listener.expect("a socket");
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).expect("a free port");
+    listener.listen(0).expect("bound");
+    let target = listener.local_addr().expect("bound").as_socket().expect("IPv4");
+    // Whoever comes after this one waits for it to be accepted.
+    let _only = std::net::TcpStream::connect(target).expect("the one place");
+    let mut reactor = Reactor::new(&Config::default()).expect("a ring");
+    for _ in 0..20 {
+        let id = reactor.dial(&Address::Tcp(target)).expect("a socket");
+        reactor.core.ring.enter(0, None, None).expect("the ring works");
+        assert!(!reactor.core.ring.has_completion(), "it is under way");
+        check_ends(&mut reactor, id);
+    }
+}
+
+/// Ends a connection that is being made: it is told once, and its slot is free again.
+fn check_ends(reactor: &mut Reactor, id: ConnectionId) {
+    reactor.disconnect(id, PATIENCE);
+    until(|| {
+        poll(reactor);
+        reactor.connection(id).is_none()
+    });
+    assert_eq!(reactor.core.ring.in_flight(), 0);
+    let event = reactor.poll_event().expect("its end");
+    assert_eq!(event.connection, id);
+    let reason = CloseReason::Local;
+    let kind = EventKind::Disconnected { reason, established: false, messages_dropped: 0 };
+    assert_eq!(event.kind, kind);
+    assert_eq!(reactor.poll_event(), None);
+}

@@ -1,0 +1,161 @@
+//! A client's link: flushing it, losing it, and why it was lost.
+
+use std::time::Duration;
+
+use ringwire::{
+    Client, CloseReason, Config, ConnectionState, Envelope, FlushError, ReceiveError, SendError,
+    Transport,
+};
+
+use crate::util::{
+    DATA, NORMAL, PATIENCE, Peer, Plain, client, client_and_peer, config, echo, endpoint, isolated,
+    pattern, plain_listener, settings, start, timed,
+};
+
+#[test]
+fn flushed_message_leaves_without_another_call() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(config());
+        let transport: &mut dyn Transport = &mut client;
+        for number in 0..20_u8 {
+            transport.send(Envelope::data(), &[number]).expect("room");
+            transport.flush(PATIENCE).expect("connected");
+            assert_eq!(peer.frame().payload, [number]);
+        }
+        assert_eq!(client.connection().expect("connected").frames_queued, 0);
+    });
+}
+
+fn narrow() -> Config {
+    let settings = settings().tcp_send_buffer_bytes(8 << 10).zero_copy_bytes_min(0);
+    settings.build().expect("valid")
+}
+
+/// Queues until the sockets between client and peer, and the lane, are full.
+fn queue_much(client: &mut Client) -> usize {
+    let payload = pattern(50_000, 3);
+    let queued = |client: &Client| client.connection().expect("connected").frames_queued;
+    let mut sent = 0;
+    loop {
+        let before = queued(client);
+        match client.send(Envelope::data(), &payload) {
+            Ok(()) => sent += 1,
+            Err(error) => {
+                assert_eq!(error, SendError::Full);
+                client.poll();
+                if queued(client) == before {
+                    return sent;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn flush_waits_for_a_slow_reader_and_no_longer_than_told() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(narrow());
+        let messages = queue_much(&mut client);
+        let timeout = Duration::from_millis(30);
+        let (outcome, took) = timed(|| client.flush_within(timeout));
+        assert_eq!(outcome, Err(FlushError::Timeout { timeout }));
+        assert!(took >= timeout, "{took:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
+        let queued = client.connection().expect("it lives on").frames_queued;
+        assert!(queued > 0, "the sockets hold everything");
+        let reading = std::thread::spawn(move || {
+            for _ in 0..messages {
+                assert!(peer.frame().payload == pattern(50_000, 3));
+            }
+            peer
+        });
+        assert_eq!(client.flush_within(PATIENCE), Ok(()));
+        assert_eq!(client.connection().expect("connected").frames_queued, 0);
+        drop(reading.join().expect("all arrives, in order"));
+    });
+}
+
+#[test]
+fn flush_ends_when_the_link_is_lost() {
+    isolated(|| {
+        let mut client = Client::new(narrow()).expect("a ring");
+        assert_eq!(client.flush_within(PATIENCE), Err(FlushError::NotConnected));
+        let (mut client, mut peer) = client_and_peer(narrow());
+        queue_much(&mut client);
+        let reading = std::thread::spawn(move || {
+            peer.frame();
+            peer.reset();
+        });
+        let (outcome, took) = timed(|| client.flush_within(PATIENCE));
+        assert_eq!(outcome, Err(FlushError::NotConnected));
+        assert!(took < PATIENCE / 2, "{took:?}");
+        assert!(client.statistics().messages_dropped > 0);
+        let reason = client.disconnected_reason().expect("it is lost");
+        let closed = [CloseReason::PeerClosed, CloseReason::Socket { errno: libc::ECONNRESET }];
+        assert!(closed.contains(&reason), "{reason}");
+        reading.join().expect("no panic");
+    });
+}
+
+#[test]
+fn run_ends_early_when_the_link_is_lost() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(config());
+        let while_well = Duration::from_millis(20);
+        let (outcome, took) = timed(|| client.run_for(while_well));
+        assert_eq!(outcome, Ok(()));
+        assert!(took >= while_well, "{took:?}");
+        peer.send(Plain::new(DATA, NORMAL, b"last"));
+        drop(peer);
+        let (outcome, took) = timed(|| client.run_for(PATIENCE));
+        assert_eq!(outcome, Err(ReceiveError::NotConnected));
+        assert!(took < PATIENCE / 2, "{took:?}");
+        assert_eq!(client.disconnected_reason(), Some(CloseReason::PeerClosed));
+        let message = client.receive(Duration::ZERO).expect("what came before is kept");
+        assert_eq!(message.payload()[..], *b"last");
+        // Without a link there is nothing to run.
+        assert_eq!(timed(|| client.run_for(PATIENCE)).0, Err(ReceiveError::NotConnected));
+        let mut unconnected = Client::new(config()).expect("a ring");
+        assert_eq!(unconnected.run_for(PATIENCE), Err(ReceiveError::NotConnected));
+        assert_eq!(unconnected.disconnected_reason(), None);
+    });
+}
+
+/// The reason stays until the next session; failed attempts and events fetched do not change it.
+#[test]
+fn reason_of_the_last_end_can_be_asked() {
+    isolated(|| {
+        let server = start(echo());
+        let mut client = client(&endpoint(&server));
+        assert_eq!(client.disconnected_reason(), None);
+        assert_eq!(client.disconnect(PATIENCE).flushed, 1);
+        assert_eq!(client.disconnected_reason(), Some(CloseReason::Local));
+        let sent = client.send(Envelope::data(), b"x");
+        assert_eq!(sent, Err(SendError::NotConnected));
+
+        let (listener, taken) = plain_listener();
+        let accepting = std::thread::spawn(move || Peer::accept(&listener));
+        client.connect(&taken).expect("it listens");
+        let mut peer = accepting.join().expect("the handshake completes");
+        assert_eq!(client.disconnected_reason(), None);
+        peer.write(&[0xee; 64]);
+        assert_eq!(client.run_for(PATIENCE), Err(ReceiveError::NotConnected));
+        while client.poll_event().is_some() {}
+        let is_protocol = |client: &Client| {
+            let reason = client.disconnected_reason();
+            assert!(matches!(reason, Some(CloseReason::Protocol(_))), "{reason:?}");
+        };
+        is_protocol(&client);
+        assert_eq!(client.send(Envelope::data(), b"x"), Err(SendError::NotConnected));
+        for _ in 0..10 {
+            client.connect(&taken).expect_err("nobody listens any more");
+            is_protocol(&client);
+        }
+        client.connect(&endpoint(&server)).expect("it listens");
+        assert_eq!(client.disconnected_reason(), None);
+        assert_eq!(client.connection_state(), ConnectionState::Connected);
+        let _ = server.shutdown(Duration::ZERO);
+        assert_eq!(client.run_for(PATIENCE), Err(ReceiveError::NotConnected));
+        assert!(client.disconnected_reason().is_some());
+    });
+}
