@@ -97,6 +97,14 @@ pub enum ProtocolError {
         /// What came.
         got: u32,
     },
+    /// The peer confirms what was never sent to it, or takes back what it confirmed.
+    #[error("acknowledgement of {acknowledged} where {sent} was the last sent")]
+    BadAcknowledgement {
+        /// Low 32 bits of the sequence confirmed.
+        acknowledged: u32,
+        /// Low 32 bits of the last sequence sent.
+        sent: u32,
+    },
 }
 
 /// A received payload could not be read as the type asked for.
@@ -152,6 +160,9 @@ pub enum SendError {
     /// connection's `Disconnected` event.
     #[error("not connected")]
     NotConnected,
+    /// Its time to live has passed already.
+    #[error("the message's time to live has passed before it was queued")]
+    Expired,
     /// The kind belongs to the session, not to applications.
     #[error("kind {kind:?} is sent by the session itself; use an application kind")]
     KindReserved {
@@ -388,6 +399,18 @@ pub enum CloseReason {
     /// We refused the peer's hello.
     #[error("this side refused the session: {0}")]
     Refused(RejectReason),
+    /// The peer came back on a new connection while this one still stood.
+    #[error("the peer came back on a new connection")]
+    Superseded,
+    /// Nothing was heard of the peer for too long.
+    #[error("nothing was heard of the peer for too long (liveness_timeout_ms)")]
+    PeerSilent,
+    /// The peer read too slowly, and a lane's policy is to disconnect it then.
+    #[error("the peer reads too slowly: a lane was full (overflow = \"disconnect\")")]
+    SlowPeer,
+    /// The link was lost and the peer did not come back in time.
+    #[error("the link was lost and the peer did not come back in time (session_linger_ms)")]
+    SessionExpired,
     /// A payload was not a valid value of the type it claims to be.
     #[error("invalid payload: {0}")]
     Payload(AccessError),
@@ -399,7 +422,7 @@ pub enum CloseReason {
 impl CloseReason {
     /// Names of the counters, by [`CloseReason::index`]. A name with a dot is one of the group
     /// before it: `protocol.magic` is one of `protocol`.
-    pub const NAMES: [&'static str; 26] = [
+    pub const NAMES: [&'static str; 31] = [
         "peer_closed",
         "goodbye",
         "local",
@@ -426,6 +449,11 @@ impl CloseReason {
         "protocol.handshake",
         "protocol.unexpected",
         "protocol.sequence",
+        "protocol.acknowledgement",
+        "superseded",
+        "peer_silent",
+        "slow_peer",
+        "session_expired",
     ];
 
     /// Position in [`CloseReason::NAMES`].
@@ -459,7 +487,12 @@ impl CloseReason {
                 ProtocolError::BadHandshake => 23,
                 ProtocolError::Unexpected { .. } => 24,
                 ProtocolError::BadSequence { .. } => 25,
+                ProtocolError::BadAcknowledgement { .. } => 26,
             },
+            Self::Superseded => 27,
+            Self::PeerSilent => 28,
+            Self::SlowPeer => 29,
+            Self::SessionExpired => 30,
         }
     }
 
@@ -491,6 +524,10 @@ mod tests {
             (ProtocolError::BadHandshake, "protocol.handshake"),
             (ProtocolError::Unexpected { kind: Kind::Data }, "protocol.unexpected"),
             (ProtocolError::BadSequence { expected: 1, got: 2 }, "protocol.sequence"),
+            (
+                ProtocolError::BadAcknowledgement { acknowledged: 2, sent: 1 },
+                "protocol.acknowledgement",
+            ),
         ]
         .map(|(error, name)| (CloseReason::Protocol(error), name));
         let access = AccessError::Invalid { type_id: 1 };
@@ -507,6 +544,10 @@ mod tests {
             (CloseReason::Refused(RejectReason::Full), "refused"),
             (CloseReason::DrainTimeout, "drain_timeout"),
             (CloseReason::Payload(access), "payload"),
+            (CloseReason::Superseded, "superseded"),
+            (CloseReason::PeerSilent, "peer_silent"),
+            (CloseReason::SlowPeer, "slow_peer"),
+            (CloseReason::SessionExpired, "session_expired"),
         ];
         let named = others.into_iter().chain(protocol);
         let mut names: Vec<_> = named

@@ -14,11 +14,11 @@ use socket2::Socket;
 
 use crate::error::CloseReason;
 use crate::mem::{Buffer, Window};
-use crate::session::lane::Block;
+use crate::session::block::{Block, Frames, Span};
 use crate::session::{Session, Source};
 use crate::sys::ring::OpKey;
 use crate::time::Nanos;
-use crate::wire::{Decoder, low_half};
+use crate::wire::low_half;
 
 new_key_type! {
     /// A connection of one reactor. A key of a connection that is gone finds nothing.
@@ -79,10 +79,8 @@ pub(crate) enum Pause {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InFlight {
     pub(crate) source: Source,
-    pub(crate) filled: usize,
-    pub(crate) frames: u32,
-    pub(crate) payload_bytes_max: usize,
-    /// Bytes the socket has taken.
+    pub(crate) span: Span,
+    /// Up to where in the buffer the socket has taken it.
     pub(crate) sent: usize,
     /// The kernel sends from the buffer itself.
     pub(crate) zero_copy: bool,
@@ -90,41 +88,30 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     pub(crate) fn new(source: Source, block: &Block) -> Self {
-        Self {
-            source,
-            filled: block.filled,
-            frames: block.frames,
-            payload_bytes_max: block.payload_bytes_max,
-            sent: 0,
-            zero_copy: false,
-        }
+        Self { source, span: block.span, sent: block.span.start, zero_copy: false }
     }
 
-    /// How many of its frames the socket has not taken in full. `buffer` is the block's, `decoder`
-    /// that of the session. Reads the frames over again: for the end of a connection only.
+    /// Bytes that the socket has not taken yet.
+    #[inline]
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.span.filled - self.sent
+    }
+
+    /// How many of its messages the socket has not taken in full. `buffer` is the block's. Reads
+    /// the frames over again: for the end of a connection only.
     #[cold]
-    pub(crate) fn frames_dropped(&self, buffer: &Buffer, decoder: Decoder) -> u64 {
-        if self.frames == 0 {
+    pub(crate) fn frames_dropped(&self, buffer: &Buffer) -> u64 {
+        if self.source == Source::Control {
             // The session's own frame: nobody's message.
             return 0;
         }
-        let mut taken = &buffer.bytes()[..self.sent];
-        let mut frames = 0;
-        while let Ok(Some(_)) = decoder.next(&mut taken) {
-            frames += 1;
-        }
-        assert!(frames <= self.frames, "a block holds the frames it was counted with");
-        u64::from(self.frames - frames)
+        let frames = Frames::of(buffer, &self.span);
+        frames.filter(|frame| !frame.is_gap() && frame.at + frame.bytes > self.sent).count() as u64
     }
 
     /// The block again, now that its buffer is back.
     pub(crate) fn into_block(self, buffer: Buffer) -> Block {
-        Block {
-            buffer,
-            filled: self.filled,
-            frames: self.frames,
-            payload_bytes_max: self.payload_bytes_max,
-        }
+        Block { buffer, span: self.span }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::stats::Counters;
 use crate::sys::ring::Ring;
 use crate::sys::socket;
 use crate::time::Nanos;
-use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
+use crate::wire::handshake::{Features, HANDSHAKE_BYTES_MAX, SessionId};
 use crate::wire::{Body, Frame, Scratch};
 
 /// Size of the small send blocks, of which every session is guaranteed one.
@@ -129,16 +129,11 @@ impl Core {
         {
             tracing::warn!(%error, "NAPI busy polling is not available (Linux 6.9)");
         }
-        let mut session_id = SessionId::default();
-        getrandom::fill(&mut session_id.0).map_err(|error| SetupError::System {
-            operation: "getrandom",
-            source: std::io::Error::other(error.to_string()),
-        })?;
         let slots = places_max + 64;
         Ok(Self {
             index,
             identity: Identity {
-                session_id,
+                features: features(&config),
                 node_name: config.node_name().into(),
                 node_number: config.node_number(),
                 schema_hash: config.schema_hash(),
@@ -348,11 +343,11 @@ impl Core {
             return;
         }
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let mut dropped = connection.session.end(reason, &mut memory);
+        let (mut dropped, _) = connection.session.end(reason, &mut memory);
         if let Some(in_flight) = connection.in_flight {
             self.backlog = true;
             if let Some(buffer) = connection.unsent.take() {
-                dropped += in_flight.frames_dropped(&buffer, connection.session.decoder());
+                dropped += in_flight.frames_dropped(&buffer);
                 let block = in_flight.into_block(buffer);
                 connection.session.block_sent(in_flight.source, block, &mut memory);
                 connection.in_flight = None;
@@ -379,7 +374,7 @@ impl Core {
         connection.phase = Phase::Closing { reason };
 
         connection.messages_dropped += dropped;
-        let in_flight = connection.in_flight.map_or(0, |in_flight| u64::from(in_flight.frames));
+        let in_flight = connection.in_flight.map_or(0, |in_flight| u64::from(in_flight.span.frames));
         let is_sending = connection.in_flight.is_some();
 
         self.counters.messages_dropped.add(dropped);
@@ -455,8 +450,8 @@ impl Core {
             // Nobody waits for the sends in flight: what they hold counts as dropped.
             let connection = &mut self.connections[key];
             if let Some(in_flight) = connection.in_flight {
-                connection.messages_dropped += u64::from(in_flight.frames);
-                self.counters.messages_dropped.add(in_flight.frames.into());
+                connection.messages_dropped += u64::from(in_flight.span.frames);
+                self.counters.messages_dropped.add(in_flight.span.frames.into());
                 self.report_end(key);
             }
         }
@@ -580,6 +575,18 @@ impl std::fmt::Debug for Core {
 /// How many connections a reactor has memory for.
 fn places_max(config: &Config) -> usize {
     config.connections_max() as usize + departed_max(config)
+}
+
+/// A new name for one end of a session.
+pub(crate) fn random_session_id() -> std::io::Result<SessionId> {
+    let mut id = SessionId::default();
+    getrandom::fill(&mut id.0).map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(id)
+}
+
+/// What this node offers in its greetings.
+fn features(_config: &Config) -> Features {
+    Features::default()
 }
 
 fn windows(config: &Config) -> Pool {

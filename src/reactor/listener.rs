@@ -11,7 +11,7 @@ use crate::error::{CloseReason, SetupError};
 use crate::mem::Window;
 use crate::reactor::command::DialFailure;
 use crate::reactor::connection::{Connection, ConnectionKey, Phase};
-use crate::reactor::core::Core;
+use crate::reactor::core::{Core, random_session_id};
 use crate::reactor::{EventKind, Tokens};
 use crate::session::{Role, Session};
 use crate::sys::ring::Completion;
@@ -273,7 +273,16 @@ impl Core {
             }
             return None;
         };
-        let session = Session::new(role, self.limits);
+        let id = match random_session_id() {
+            Ok(id) => id,
+            Err(error) => {
+                // Without a name there is no session; getrandom(2) fails in early boot only.
+                tracing::error!(%error, "no random bytes for a session id");
+                self.windows.give(base);
+                return None;
+            }
+        };
+        let session = Session::new(role, id, self.limits);
         let connection = Connection::new(socket, address, session, Window::new(base));
         let key = self.connections.insert(connection);
         self.keys[key.slot() as usize] = key;

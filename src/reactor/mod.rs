@@ -131,6 +131,8 @@ pub enum ConnectionState {
     Connecting,
     /// Messages flow.
     Connected,
+    /// The link was lost; another is being made, and reliable messages wait for it.
+    Reconnecting,
     /// New messages are refused. What is queued still leaves; or the peer is gone, and what it sent
     /// before waits for room in the inbox.
     Closing,
@@ -643,6 +645,7 @@ impl Reactor {
                 ConnectionState::Connecting
             }
             (_, State::Open) => ConnectionState::Connected,
+            (_, State::Down) => ConnectionState::Reconnecting,
             (_, State::Draining | State::Finishing) => ConnectionState::Closing,
         }
     }

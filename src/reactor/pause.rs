@@ -141,11 +141,11 @@ impl Core {
             return;
         }
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let mut dropped = connection.session.end(reason, &mut memory);
+        let (mut dropped, _) = connection.session.end(reason, &mut memory);
         if let Some(in_flight) = connection.in_flight
             && let Some(buffer) = connection.unsent.take()
         {
-            dropped += in_flight.frames_dropped(&buffer, connection.session.decoder());
+            dropped += in_flight.frames_dropped(&buffer);
             let block = in_flight.into_block(buffer);
             connection.session.block_sent(in_flight.source, block, &mut memory);
             connection.in_flight = None;

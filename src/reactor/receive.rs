@@ -6,6 +6,7 @@ use crate::reactor::connection::{ConnectionKey, Pause, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::dispatch::{Handlers, Route};
 use crate::session::state::State;
+use crate::session::lane::SendMemory;
 use crate::session::{Input, Role};
 use crate::sys::ring::Completion;
 use crate::time::{Nanos, wall_ns};
@@ -184,7 +185,8 @@ fn handle_frames(
         }
         let frame_bytes = frame.frame_bytes();
         longest = longest.max(frame_bytes);
-        let input = match connection.session.handle(&frame) {
+        let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+        let input = match connection.session.handle(&frame, core.now, &mut memory) {
             Ok(input) => input,
             Err(error) => break Err(error),
         };
@@ -260,15 +262,18 @@ fn greet(core: &mut Core, key: ConnectionKey, frame: &Frame<'_>) -> Result<Input
     let now = core.now;
     let connection = &core.connections[key];
     if connection.session.role() == Role::Dialer {
-        let identity = &core.identity;
-        return core.connections[key].session.accept_welcome(frame, identity, now);
+        let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+        let session = &mut core.connections[key].session;
+        let (input, _) = session.accept_welcome(frame, &core.identity, now, &mut memory)?;
+        return Ok(input);
     }
     let Some(buffer) = core.take_control_buffer() else {
         // Without memory for the welcome there is none for messages either.
         return Ok(Input::End(CloseReason::ConnectionLimit));
     };
     let session = &mut core.connections[key].session;
-    let outcome = session.answer(frame, buffer, &core.identity, now, wall_ns());
+    let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+    let outcome = session.answer(frame, buffer, &core.identity, now, wall_ns(), &mut memory);
     core.mark_dirty(key);
     outcome
 }

@@ -8,7 +8,8 @@ use crate::mem::{Buffer, WindowMode};
 use crate::reactor::Tokens;
 use crate::reactor::connection::{ConnectionKey, InFlight, Pause, Phase};
 use crate::reactor::core::Core;
-use crate::session::lane::{Block, SendMemory};
+use crate::session::block::Block;
+use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
@@ -49,6 +50,8 @@ impl Core {
         if connection.phase != Phase::Live {
             return;
         }
+        let now = self.now;
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (buffer, mut in_flight) = match (connection.in_flight, connection.unsent.take()) {
             (Some(in_flight), Some(buffer)) => (buffer, in_flight),
             (Some(_), None) => {
@@ -56,7 +59,7 @@ impl Core {
                 self.backlog = true;
                 return;
             }
-            (None, _) => match connection.session.poll_block() {
+            (None, _) => match connection.session.poll_block(now, &mut memory) {
                 Some((source, block)) => {
                     let in_flight = InFlight::new(source, &block);
                     count_sent(&self.counters, &block);
@@ -68,7 +71,7 @@ impl Core {
         let zero_copy_min = self.config.zero_copy_bytes_min() as usize;
         let mode = if connection.zero_copy
             && zero_copy_min > 0
-            && in_flight.payload_bytes_max >= zero_copy_min
+            && in_flight.span.payload_bytes_max >= zero_copy_min
         {
             SendMode::ZeroCopy
         } else if connection.congested {
@@ -83,7 +86,7 @@ impl Core {
         let connection = &mut self.connections[key];
         connection.in_flight = Some(in_flight);
         let fd = connection.socket.as_raw_fd();
-        let (offset, bytes) = (in_flight.sent, in_flight.filled - in_flight.sent);
+        let (offset, bytes) = (in_flight.sent, in_flight.unsent_bytes());
         let queued = self.ring.send(fd, buffer, offset, bytes, mode, Tokens::connection(key));
         match queued {
             Ok(_) => {
@@ -109,7 +112,7 @@ impl Core {
     /// ring's way.
     fn send_directly(&mut self, key: ConnectionKey, mut in_flight: InFlight, buffer: Buffer) {
         let connection = &mut self.connections[key];
-        let bytes = &buffer.bytes()[in_flight.sent..in_flight.filled];
+        let bytes = &buffer.bytes()[in_flight.sent..in_flight.span.filled];
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let outcome = connection.socket.send_with_flags(bytes, flags);
         if let Ok(taken) = outcome
@@ -181,11 +184,11 @@ impl Core {
             }
             Err(errno) => Some(errno),
         };
-        let is_complete = in_flight.sent == in_flight.filled;
+        let is_complete = in_flight.unsent_bytes() == 0;
         if is_complete || !connection.is_live() {
             let dropped = match is_complete {
                 true => 0,
-                false => in_flight.frames_dropped(&buffer, connection.session.decoder()),
+                false => in_flight.frames_dropped(&buffer),
             };
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
             let block = in_flight.into_block(buffer);
@@ -406,8 +409,8 @@ enum Direct {
 /// Counts a block that leaves its lane: once per block, not per message.
 #[inline]
 fn count_sent(counters: &Counters, block: &Block) {
-    if block.frames > 0 {
-        counters.messages_sent.add(block.frames.into());
-        counters.bytes_sent.add(block.filled as u64);
+    if block.span.frames > 0 {
+        counters.messages_sent.add(block.span.frames.into());
+        counters.bytes_sent.add(block.span.bytes() as u64);
     }
 }

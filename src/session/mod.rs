@@ -11,21 +11,43 @@
 //! the highest lane with something to send goes first. The session's own frames (hello, welcome,
 //! reject, goodbye) go before all lanes, the goodbye only once they are empty.
 //!
-//! Resuming after a reconnect will live here: the sequences, the session id and the greeting's
-//! `last_received` are its places.
+//! # Links
+//!
+//! A session outlives its connections when both ends want it to: [`Session::link_lost`] when the
+//! link is gone, [`Session::answer`] or [`Session::accept_welcome`] when there is another. In
+//! between it is *down*: reliable messages are admitted and kept, best-effort ones refused. A
+//! connection whose handshake is under way has a session of its own, which is replaced by the old
+//! one when the peer turns out to have it too.
+//!
+//! # Confirmation
+//!
+//! Every frame with the extension confirms what was received in its lane. When none leaves for
+//! [`CONFIRM_AFTER`], or [`CONFIRM_BYTES`] of reliable messages have come, an acknowledgement frame
+//! does it for all lanes. So a confirmation costs no round trip, and a conversation of requests and
+//! answers no frame.
 
+pub(crate) mod block;
 pub(crate) mod lane;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::Overflow;
 use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::mem::Buffer;
-use crate::session::lane::{Block, Holdings, Lane, LaneLimits, SendMemory};
+use crate::session::block::{Block, Drops};
+use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
 use crate::session::state::{Event, State};
 use crate::time::Nanos;
+use crate::wire::acknowledgement::{
+    ACKNOWLEDGEMENT_BYTES, read_acknowledgement, write_acknowledgement,
+};
 use crate::wire::handshake::{
-    GoodbyeReason, Greeting, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
+    Features, GoodbyeReason, Greeting, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
     read_greeting, version_in_common, write_farewell, write_greeting,
 };
 use crate::wire::{
@@ -45,7 +67,7 @@ pub(crate) enum Role {
 /// What both ends of every session of a reactor have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
-    pub(crate) session_id: SessionId,
+    pub(crate) features: Features,
     pub(crate) node_name: String,
     pub(crate) node_number: u32,
     pub(crate) schema_hash: u64,
@@ -75,6 +97,8 @@ pub struct PeerInfo {
     /// Its monotonic clock minus ours when its greeting arrived, in nanoseconds: an estimate that
     /// includes the greeting's way here.
     pub clock_offset_ns: i64,
+    /// It keeps its end of the session for a while when the link is lost.
+    pub resumes: bool,
 }
 
 /// What a received frame means. Does not carry the frame: moving it through here cost 5 ns a frame
@@ -100,8 +124,15 @@ pub(crate) enum Input {
 pub struct Envelope {
     kind: Kind,
     priority: Priority,
-    destination: u32,
     json: bool,
+    /// It has one of the properties below, and with them the extension.
+    is_special: bool,
+    reliable: bool,
+    destination: u32,
+    /// In microseconds; 0 never expires.
+    ttl_us: u32,
+    key: Option<u32>,
+    expires_at: Nanos,
 }
 
 /// What makes a message a request or an answer.
@@ -114,7 +145,17 @@ pub(crate) enum Correlation {
 
 impl Envelope {
     const fn new(kind: Kind) -> Self {
-        Self { kind, priority: Priority::Normal, destination: 0, json: false }
+        Self {
+            kind,
+            priority: Priority::Normal,
+            json: false,
+            is_special: false,
+            reliable: false,
+            destination: 0,
+            ttl_us: 0,
+            key: None,
+            expires_at: Nanos::NEVER,
+        }
     }
 
     /// Something to do. Carries the extension and, by default, a checksum.
@@ -163,6 +204,53 @@ impl Envelope {
     /// The number of the node this is meant for; carried, not routed. Default 0: the peer.
     pub const fn destination(mut self, node_number: u32) -> Self {
         self.destination = node_number;
+        self.is_special |= node_number != 0;
+        self
+    }
+
+    /// Kept until the peer confirms it, and sent again, in order, on a new link when the one it
+    /// left on is lost: handled once. Without it a message is *best effort*: sent once, and lost
+    /// (counted) with the link.
+    ///
+    /// While the link is down reliable messages are queued; a full lane, or `kept_bytes_max` of
+    /// unconfirmed ones, refuses more. Reliable messages survive the link, not the peer's process:
+    /// when the peer has lost its session, an event lists what it has not confirmed.
+    pub const fn reliable(mut self) -> Self {
+        self.reliable = true;
+        self.is_special = true;
+        self
+    }
+
+    /// The message is worthless after this time, from when it is queued: it is then dropped and
+    /// counted, here or at the receiver, and no handler sees it. 0 is refused when it is sent.
+    ///
+    /// In microseconds on the wire, rounded up; at most about 71 minutes.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        let micros = ttl.as_nanos().div_ceil(1000);
+        // Saturating: a message that expires earlier than asked for is dropped, not run late.
+        #[expect(clippy::cast_possible_truncation, reason = "bounded just before")]
+        let micros = if micros > u32::MAX as u128 { u32::MAX } else { micros as u32 };
+        self.ttl_us = micros;
+        self.is_special = true;
+        if micros == 0 {
+            self.expires_at = Nanos(0);
+        }
+        self
+    }
+
+    /// As [`ttl`](Self::ttl), up to a point in time of this node's clock: for what was decided
+    /// before it is sent.
+    pub const fn expires_at(mut self, at: Nanos) -> Self {
+        self.expires_at = at;
+        self.is_special = true;
+        self
+    }
+
+    /// Only the latest message of this key matters: it takes the place of an older one that still
+    /// waits in the lane, which is dropped and counted.
+    pub const fn latest(mut self, key: u32) -> Self {
+        self.key = Some(key);
+        self.is_special = true;
         self
     }
 
@@ -180,7 +268,36 @@ impl Envelope {
 
     /// Whether a message that is neither request nor response does without the extension.
     const fn is_plain(&self) -> bool {
-        !matches!(self.kind, Kind::Command) && self.destination == 0
+        !matches!(self.kind, Kind::Command) && !self.is_special
+    }
+
+    /// What is to become of the message besides being sent, and its time to live on the wire.
+    fn care<B: Body + ?Sized>(
+        &self,
+        body: &B,
+        overflow: Overflow,
+        now: Nanos,
+    ) -> Result<(Care, u32), SendError> {
+        let ttl = match self.ttl_us {
+            0 => Nanos::NEVER,
+            micros => now + Duration::from_micros(micros.into()),
+        };
+        let expiry = ttl.min(self.expires_at);
+        let mut ttl_us = 0;
+        if expiry != Nanos::NEVER {
+            if expiry <= now {
+                return Err(SendError::Expired);
+            }
+            let micros = (expiry.0 - now.0).div_ceil(1000);
+            ttl_us = u32::try_from(micros).unwrap_or(u32::MAX);
+        }
+        let key = match self.key {
+            // Keys and type numbers are told apart by the upper half.
+            Some(key) => Some(u64::from(key)),
+            None if overflow == Overflow::LatestValue => Some(1 << 32 | u64::from(body.type_id())),
+            None => None,
+        };
+        Ok((Care { reliable: self.reliable, expiry, key }, ttl_us))
     }
 
     /// How the receiver is to read `body`.
@@ -198,10 +315,35 @@ impl Envelope {
     }
 }
 
+/// How long a reliable message waits for a frame that confirms it on its way.
+const CONFIRM_AFTER: Duration = Duration::from_millis(2);
+/// So many bytes of reliable messages are confirmed at once.
+const CONFIRM_BYTES: usize = 128 << 10;
+
+/// A reliable message that the peer has not confirmed, when the peer has lost its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Undelivered {
+    /// The lane it was in.
+    pub priority: Priority,
+    /// Its kind.
+    pub kind: Kind,
+    /// How its payload is to be read.
+    pub codec: Codec,
+    /// The number of its payload type, 0 for none.
+    pub type_id: u32,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Whether the peer may have handled it all the same.
+    pub sent: Sent,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
     role: Role,
+    /// Names this end.
+    id: SessionId,
     state: State,
     decoder: Decoder,
     limits: LaneLimits,
@@ -210,8 +352,24 @@ pub(crate) struct Session {
     control: Option<Block>,
     /// Last sequence received per lane.
     received: [u64; Priority::COUNT],
+    /// Of those, the messages that did not come: what the gaps stood for.
+    missed: [u64; Priority::COUNT],
+    /// Lanes with reliable messages that no frame has confirmed yet, a bit each.
+    unconfirmed: u8,
+    /// Bytes of those messages.
+    unconfirmed_bytes: usize,
+    /// When they must be confirmed.
+    confirm_at: Nanos,
+    /// An acknowledgement frame is due.
+    confirms_now: bool,
+    /// Messages received too late to be handled.
+    expired: u64,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
+    /// Dropped in earlier lives of the lanes: before the peer lost its session.
+    past_drops: [Drops; Priority::COUNT],
+    /// What [`Session::take_drops`] has told.
+    told_drops: [Drops; Priority::COUNT],
 }
 
 /// Which queue a block came from.
@@ -221,19 +379,47 @@ pub(crate) enum Source {
     Lane(Priority),
 }
 
+/// What became of a session that was taken up on a new link.
+#[derive(Debug)]
+pub(crate) enum Reunion {
+    /// There was none before.
+    First,
+    /// Both ends go on where they were.
+    Resumed,
+    /// The peer has lost its end: these it may never have seen.
+    PeerRestarted { undelivered: Vec<Undelivered> },
+}
+
 impl Session {
-    pub(crate) fn new(role: Role, limits: LaneLimits) -> Self {
+    pub(crate) fn new(role: Role, id: SessionId, limits: LaneLimits) -> Self {
         Self {
             role,
+            id,
             state: State::Greeting,
             decoder: Decoder::new(HANDSHAKE_BYTES_MAX),
             limits,
             lanes: Default::default(),
             control: None,
             received: [0; Priority::COUNT],
+            missed: [0; Priority::COUNT],
+            unconfirmed: 0,
+            unconfirmed_bytes: 0,
+            confirm_at: Nanos::NEVER,
+            confirms_now: false,
+            expired: 0,
             holdings: Holdings::default(),
             peer: None,
+            past_drops: [Drops::default(); Priority::COUNT],
+            told_drops: [Drops::default(); Priority::COUNT],
         }
+    }
+
+    /// What says hello on a new link for a session that is down, until the peer has answered.
+    pub(crate) fn stand_in(&self, limits: LaneLimits) -> Self {
+        assert_eq!(self.state, State::Down, "the session has a link");
+        assert_eq!(self.role, Role::Dialer, "the listening side waits");
+        let (received, missed) = (self.received, self.missed);
+        Self { received, missed, ..Self::new(Role::Dialer, self.id, limits) }
     }
 
     /// Queues the hello of the connecting side.
@@ -250,15 +436,34 @@ impl Session {
     ///
     /// [`ProtocolError`]: the connection must be closed.
     #[inline]
-    pub(crate) fn handle(&mut self, frame: &Frame<'_>) -> Result<Input, ProtocolError> {
+    pub(crate) fn handle(
+        &mut self,
+        frame: &Frame<'_>,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<Input, ProtocolError> {
         if matches!(self.state, State::Greeting) || !frame.kind().is_application() {
-            return self.handle_own(frame);
+            return self.handle_own(frame, memory);
         }
         self.check_sequence(frame)?;
+        if let Some(extension) = frame.extension() {
+            return self.handle_extension(frame, extension, now, memory);
+        }
         Ok(Input::Message)
     }
 
-    /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`].
+    /// Whose hello this is: the id of the peer's end.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn peer_id(frame: &Frame<'_>) -> Result<SessionId, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        Ok(SessionId(greeting.session_id))
+    }
+
+    /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`]. A session that is
+    /// down goes on where it was.
     pub(crate) fn answer(
         &mut self,
         frame: &Frame<'_>,
@@ -266,31 +471,123 @@ impl Session {
         identity: &Identity,
         now: Nanos,
         wall_ns: u64,
+        memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
         let (greeting, name) = read_greeting(frame.payload())?;
         if let Some(reason) = refusal(greeting, identity) {
-            let detail = u32::from(VERSION);
-            self.push_farewell(Kind::Reject, buffer, reason.code(), detail, now);
+            self.refuse(buffer, reason, now);
             return Ok(Input::End(CloseReason::Refused(reason)));
+        }
+        if self.state == State::Down {
+            self.resume(greeting, now, memory)?;
         }
         self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);
         self.establish(greeting, name, identity, now);
         Ok(Input::Established)
     }
 
-    /// Completes the handshake of the connecting side with the peer's welcome.
+    /// Queues a reject. The caller ends the connection when it has left.
+    pub(crate) fn refuse(&mut self, buffer: Buffer, reason: RejectReason, now: Nanos) {
+        let detail = u32::from(VERSION);
+        self.push_farewell(Kind::Reject, buffer, reason.code(), detail, now);
+    }
+
+    /// Completes the handshake of the connecting side with the peer's welcome. A session that is
+    /// down goes on where it was, when the peer still has its end.
     pub(crate) fn accept_welcome(
         &mut self,
         frame: &Frame<'_>,
         identity: &Identity,
         now: Nanos,
-    ) -> Result<Input, ProtocolError> {
+        memory: &mut SendMemory<'_>,
+    ) -> Result<(Input, Reunion), ProtocolError> {
         let (greeting, name) = read_greeting(frame.payload())?;
         if let Some(reason) = refusal(greeting, identity) {
-            return Ok(Input::End(CloseReason::Refused(reason)));
+            return Ok((Input::End(CloseReason::Refused(reason)), Reunion::First));
+        }
+        let mut reunion = Reunion::First;
+        if self.state == State::Down {
+            let is_same = self
+                .peer
+                .as_ref()
+                .is_some_and(|peer| peer.session_id == SessionId(greeting.session_id));
+            if is_same {
+                self.resume(greeting, now, memory)?;
+                reunion = Reunion::Resumed;
+            } else {
+                reunion = Reunion::PeerRestarted { undelivered: self.restart(memory) };
+            }
         }
         self.establish(greeting, name, identity, now);
-        Ok(Input::Established)
+        Ok((Input::Established, reunion))
+    }
+
+    /// The link is gone, and the session is to outlive it. `returned` is the block that was in
+    /// flight.
+    pub(crate) fn link_lost(
+        &mut self,
+        returned: Option<(Source, Block)>,
+        memory: &mut SendMemory<'_>,
+    ) {
+        self.state = self.state.step(Event::LinkLost);
+        match returned {
+            Some((Source::Lane(priority), block)) => self.lanes[priority.index()].put_back(block),
+            Some((Source::Control, block)) => memory.pool.give(block.buffer),
+            None => {}
+        }
+        if let Some(block) = self.control.take() {
+            memory.pool.give(block.buffer);
+        }
+        for priority in Priority::ALL {
+            self.lanes[priority.index()].link_lost(priority, memory, &mut self.holdings);
+        }
+        self.forget_confirmations();
+    }
+
+    /// Both ends go on where they were.
+    fn resume(
+        &mut self,
+        greeting: &Greeting,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<(), ProtocolError> {
+        for priority in Priority::ALL {
+            let index = priority.index();
+            let received = greeting.last_received[index].get();
+            let messages = greeting.messages_received[index].get();
+            let lane = &mut self.lanes[index];
+            lane.resume(priority, received, messages, now, memory, &mut self.holdings)?;
+        }
+        Ok(())
+    }
+
+    /// The peer has lost its end: both begin anew.
+    fn restart(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
+        let undelivered = self.abandon(memory);
+        self.received = [0; Priority::COUNT];
+        self.missed = [0; Priority::COUNT];
+        undelivered
+    }
+
+    /// Gives up everything that is queued or kept.
+    fn abandon(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
+        let mut undelivered = Vec::new();
+        for priority in Priority::ALL {
+            let lane = &mut self.lanes[priority.index()];
+            let past = &mut self.past_drops[priority.index()];
+            let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
+                undelivered.push(Undelivered {
+                    priority,
+                    kind: frame.kind(),
+                    codec: frame.codec(),
+                    type_id: frame.type_id(),
+                    payload: Bytes::copy_from_slice(frame.payload()),
+                    sent,
+                });
+            });
+            past.add_all(&drops);
+        }
+        undelivered
     }
 
     /// Queues a message.
@@ -306,7 +603,8 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<usize, SendError> {
-        if self.state != State::Open {
+        let is_kept = self.state == State::Down && envelope.reliable;
+        if self.state != State::Open && !is_kept {
             return Err(SendError::NotConnected);
         }
         if !envelope.kind.is_application() {
@@ -314,7 +612,9 @@ impl Session {
         }
         let lane = &mut self.lanes[envelope.priority.index()];
         let (limits, holdings) = (&self.limits, &mut self.holdings);
-        if correlation == Correlation::None && envelope.is_plain() && !identity.checksums_all() {
+        let overflow = limits.overflow[envelope.priority.index()];
+        let is_plain = correlation == Correlation::None && envelope.is_plain();
+        if is_plain && !identity.checksums_all() && overflow != Overflow::LatestValue {
             // Telemetry: that it has no extension and no checksum is known while compiling, which
             // halves the cost of its head.
             let head = FrameHead {
@@ -328,23 +628,43 @@ impl Session {
                 extension: None,
                 checksum: Checksum::Never,
             };
-            return lane.push(head, body, limits, memory, holdings);
+            return lane.push(head, Care::NONE, body, limits, memory, holdings);
         }
-        let head = frame_head(envelope, correlation, body, identity, now);
-        lane.push(head, body, limits, memory, holdings)
+        let (care, ttl_us) = envelope.care(body, overflow, now)?;
+        let mut head = frame_head(envelope, correlation, body, identity, now);
+        if let Some(extension) = &mut head.extension {
+            extension.ttl_us = ttl_us.into();
+            extension.acknowledged = self.received[envelope.priority.index()].into();
+        }
+        let has_extension = head.extension.is_some();
+        let written = lane.push(head, care, body, limits, memory, holdings)?;
+        if has_extension {
+            self.confirmed(envelope.priority);
+        }
+        Ok(written)
     }
 
     /// The next block to send: the session's own frames, then the highest lane.
     #[inline]
-    pub(crate) fn poll_block(&mut self) -> Option<(Source, Block)> {
+    pub(crate) fn poll_block(
+        &mut self,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Option<(Source, Block)> {
         if let Some(block) = self.control.take() {
             return Some((Source::Control, block));
         }
-        if self.state == State::Greeting {
+        if matches!(self.state, State::Greeting | State::Down) {
             return None;
         }
+        if self.confirms_now
+            && let Some(block) = self.confirm(now, memory)
+        {
+            return Some((Source::Control, block));
+        }
         for priority in Priority::ALL.into_iter().rev() {
-            if let Some(block) = self.lanes[priority.index()].take() {
+            let lane = &mut self.lanes[priority.index()];
+            if let Some(block) = lane.take(priority, now, memory, &mut self.holdings) {
                 return Some((Source::Lane(priority), block));
             }
         }
@@ -355,7 +675,8 @@ impl Session {
     #[inline]
     pub(crate) fn has_block(&self) -> bool {
         self.control.is_some()
-            || (self.state != State::Greeting && self.lanes.iter().any(|lane| !lane.is_empty()))
+            || (!matches!(self.state, State::Greeting | State::Down)
+                && (self.confirms_now || self.lanes.iter().any(|lane| !lane.is_empty())))
     }
 
     /// Books a block that has been handed to the kernel in full (or is being dropped) and gives
@@ -364,11 +685,60 @@ impl Session {
     pub(crate) fn block_sent(&mut self, source: Source, block: Block, memory: &mut SendMemory<'_>) {
         match source {
             Source::Control => memory.pool.give(block.buffer),
-            Source::Lane(priority) => {
-                self.lanes[priority.index()].sent(&block);
+            Source::Lane(_) if matches!(self.state, State::Ended { .. }) => {
                 self.holdings.release(block, memory.pool);
             }
+            Source::Lane(priority) => {
+                let lane = &mut self.lanes[priority.index()];
+                lane.settle(priority, block, memory, &mut self.holdings);
+            }
         }
+    }
+
+    /// Books that time has passed. To be called at [`Session::deadline`].
+    pub(crate) fn expire(&mut self, now: Nanos) {
+        if self.confirm_at <= now {
+            self.confirm_at = Nanos::NEVER;
+            self.confirms_now = true;
+        }
+    }
+
+    /// When [`Session::expire`] has something to do.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Nanos {
+        self.confirm_at
+    }
+
+    /// Messages dropped since the last call, by lane.
+    pub(crate) fn take_drops(&mut self) -> [Drops; Priority::COUNT] {
+        let mut news = [Drops::default(); Priority::COUNT];
+        for (index, news) in news.iter_mut().enumerate() {
+            let mut total = self.past_drops[index];
+            total.add_all(self.lanes[index].drops());
+            *news = total.since(&self.told_drops[index]);
+            self.told_drops[index] = total;
+        }
+        news
+    }
+
+    /// Whether the peer has confirmed every reliable message.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.lanes.iter().all(Lane::is_confirmed)
+    }
+
+    /// Messages that came too late to be handled.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired
+    }
+
+    /// Messages of the peer's that will not come: it dropped them.
+    pub(crate) fn missed(&self) -> u64 {
+        self.missed.iter().sum()
+    }
+
+    /// Memory kept until the peer confirms what is in it.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.lanes.iter().map(Lane::kept_bytes).sum()
     }
 
     /// Stops admitting messages; what is queued still leaves.
@@ -384,21 +754,23 @@ impl Session {
         self.state = self.state.step(Event::Flushed);
     }
 
-    /// Ends the session. Returns how many admitted messages had not been handed to the kernel.
-    pub(crate) fn end(&mut self, reason: CloseReason, memory: &mut SendMemory<'_>) -> u64 {
+    /// Ends the session. Returns how many admitted messages had not been handed to the kernel,
+    /// and the reliable ones that the peer has not confirmed.
+    ///
+    /// What is in flight comes back through [`Session::block_sent`] later.
+    pub(crate) fn end(
+        &mut self,
+        reason: CloseReason,
+        memory: &mut SendMemory<'_>,
+    ) -> (u64, Vec<Undelivered>) {
         self.state = self.state.step(Event::End(reason));
         if let Some(block) = self.control.take() {
             memory.pool.give(block.buffer);
         }
-        let mut dropped = 0;
-        for lane in &mut self.lanes {
-            while let Some(block) = lane.take() {
-                dropped += u64::from(block.frames);
-                lane.sent(&block);
-                self.holdings.release(block, memory.pool);
-            }
-        }
-        dropped
+        let dropped = self.lanes.iter().map(Lane::never_sent).sum();
+        let undelivered = self.abandon(memory);
+        self.forget_confirmations();
+        (dropped, undelivered)
     }
 
     #[inline]
@@ -442,7 +814,11 @@ impl Session {
     }
 
     #[cold]
-    fn handle_own(&mut self, frame: &Frame<'_>) -> Result<Input, ProtocolError> {
+    fn handle_own(
+        &mut self,
+        frame: &Frame<'_>,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<Input, ProtocolError> {
         let unexpected = Err(ProtocolError::Unexpected { kind: frame.kind() });
         match (self.state, self.role, frame.kind()) {
             (State::Greeting, Role::Listener, Kind::Hello)
@@ -457,13 +833,92 @@ impl Session {
                 let _ = GoodbyeReason::from_code(code);
                 Ok(Input::End(CloseReason::Goodbye))
             }
-            // Life signs and confirmations cost nothing to accept.
-            (_, _, Kind::Heartbeat | Kind::Acknowledgement) => {
-                self.check_sequence(frame)?;
+            (_, _, Kind::Acknowledgement) => {
+                let acknowledgement = read_acknowledgement(frame.payload())?;
+                for (lane, received) in self.lanes.iter_mut().zip(acknowledgement.received) {
+                    lane.acknowledge(received.get(), memory, &mut self.holdings)?;
+                }
                 Ok(Input::Nothing)
             }
+            (_, _, Kind::Gap) => {
+                self.skip(frame)?;
+                Ok(Input::Nothing)
+            }
+            // A life sign costs nothing to accept.
+            (_, _, Kind::Heartbeat) => Ok(Input::Nothing),
             _ => unexpected,
         }
+    }
+
+    /// What the extension of a message asks for.
+    fn handle_extension(
+        &mut self,
+        frame: &Frame<'_>,
+        extension: &Extension,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<Input, ProtocolError> {
+        let priority = frame.priority();
+        let acknowledged = extension.acknowledged.get();
+        if acknowledged > 0 {
+            let lane = &mut self.lanes[priority.index()];
+            lane.acknowledge(acknowledged, memory, &mut self.holdings)?;
+        }
+        if frame.flags().contains(Flags::RELIABLE) {
+            self.confirm_later(priority, frame.frame_bytes(), now);
+        }
+        Ok(Input::Message)
+    }
+
+    /// Notes that a reliable message is to be confirmed.
+    fn confirm_later(&mut self, priority: Priority, bytes: usize, now: Nanos) {
+        if self.unconfirmed == 0 {
+            self.confirm_at = now + CONFIRM_AFTER;
+        }
+        self.unconfirmed |= 1 << priority.index();
+        self.unconfirmed_bytes += bytes;
+        self.confirms_now |= self.unconfirmed_bytes >= CONFIRM_BYTES;
+    }
+
+    /// A frame of this lane carries the confirmation.
+    #[inline]
+    fn confirmed(&mut self, priority: Priority) {
+        self.unconfirmed &= !(1 << priority.index());
+        if self.unconfirmed == 0 {
+            self.forget_confirmations();
+        }
+    }
+
+    fn forget_confirmations(&mut self) {
+        self.unconfirmed = 0;
+        self.unconfirmed_bytes = 0;
+        self.confirm_at = Nanos::NEVER;
+        self.confirms_now = false;
+    }
+
+    /// An acknowledgement frame for all lanes.
+    #[cold]
+    fn confirm(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
+        let buffer = memory.pool.take(ACKNOWLEDGEMENT_BYTES)?;
+        let mut block = Block::new(buffer, 1);
+        let out = block.buffer.bytes_mut();
+        block.span.filled = write_acknowledgement(self.received, now.0, out);
+        self.forget_confirmations();
+        Some(block)
+    }
+
+    /// Messages that will not come.
+    fn skip(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
+        let index = frame.priority().index();
+        let count = u64::from(frame.type_id());
+        let last = self.received[index] + count;
+        if count == 0 || frame.sequence() != low_half(last) {
+            let expected = low_half(self.received[index] + 1);
+            return Err(ProtocolError::BadSequence { expected, got: frame.sequence() });
+        }
+        self.received[index] = last;
+        self.missed[index] += count;
+        Ok(())
     }
 
     /// Widens the frame's 32 bits and checks that the lane moved forward by one.
@@ -481,6 +936,11 @@ impl Session {
         Ok(())
     }
 
+    /// Messages received per lane: without those that will not come.
+    fn messages_received(&self) -> [u64; Priority::COUNT] {
+        std::array::from_fn(|index| self.received[index] - self.missed[index])
+    }
+
     fn establish(&mut self, greeting: &Greeting, name: &str, identity: &Identity, now: Nanos) {
         let theirs = greeting.frame_bytes_max.get();
         self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
@@ -490,9 +950,12 @@ impl Session {
             node_name: name.into(),
             node_number: greeting.node.get(),
             frame_bytes_max: theirs,
+            resumes: Features(greeting.features.get()).contains(Features::RESUME),
             clock_offset_ns: greeting.monotonic_ns.get().wrapping_sub(now.0) as i64,
         }));
-        self.state = self.state.step(Event::Established);
+        let event =
+            if self.state == State::Down { Event::Resumed } else { Event::Established };
+        self.state = self.state.step(event);
     }
 
     fn push_greeting(
@@ -507,8 +970,8 @@ impl Session {
             protocol_min: VERSION,
             protocol_max: VERSION,
             name_bytes: 0.into(),
-            features: 0.into(),
-            session_id: identity.session_id.0,
+            features: identity.features.0.into(),
+            session_id: self.id.0,
             schema_hash: identity.schema_hash.into(),
             frame_bytes_max: identity.frame_bytes_max.into(),
             heartbeat_interval_us: 0.into(),
@@ -518,6 +981,7 @@ impl Session {
             node: identity.node_number.into(),
             authentication_bytes: 0.into(),
             reserved: 0.into(),
+            messages_received: self.messages_received().map(Into::into),
         };
         let filled = write_greeting(kind, greeting, &identity.node_name, buffer.bytes_mut());
         self.push_control(buffer, filled);
@@ -537,7 +1001,9 @@ impl Session {
 
     fn push_control(&mut self, buffer: Buffer, filled: usize) {
         assert!(self.control.is_none(), "one handshake frame at a time");
-        self.control = Some(Block { buffer, filled, frames: 0, payload_bytes_max: 0 });
+        let mut block = Block::new(buffer, 1);
+        block.span.filled = filled;
+        self.control = Some(block);
     }
 }
 
@@ -562,11 +1028,14 @@ fn frame_head<B: Body + ?Sized>(
     identity: &Identity,
     now: Nanos,
 ) -> FrameHead {
-    let (flags, correlation) = match correlation {
+    let (mut flags, correlation) = match correlation {
         Correlation::None => (Flags::default(), 0),
         Correlation::Request(id) => (Flags::REQUEST, id),
         Correlation::Response(id) => (Flags::RESPONSE, id),
     };
+    if envelope.reliable {
+        flags = flags.with(Flags::RELIABLE);
+    }
     let extended = flags != Flags::default() || !envelope.is_plain();
     FrameHead {
         kind: envelope.kind,
@@ -594,6 +1063,8 @@ impl LaneLimits {
             bytes_max: config.lane_bytes_max() as usize,
             frame_bytes_max: config.frame_bytes_max() as usize,
             block_bytes: config.block_bytes() as usize,
+            kept_bytes_max: config.kept_bytes_max() as usize,
+            overflow: config.overflow(),
         }
     }
 }

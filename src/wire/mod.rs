@@ -44,9 +44,25 @@
 //! *handshake frames*: see [`handshake`] for their payloads. They carry a checksum always, use the
 //! critical priority, and do not take part in the lanes' sequences (their `sequence` is 0).
 //!
+//! *Acknowledgement* confirms reliable messages (see [`acknowledgement`]); every frame with the
+//! extension does so too, for its lane, in `acknowledged`. It is not sequenced either.
+//!
+//! A *gap* is a header alone that stands for messages of its lane which were dropped before they
+//! could be sent: `type_id` of them, the last with this `sequence`. So a lane has no holes.
+//!
+//! # Resuming
+//!
+//! When both greetings carry the feature `resume`, a session outlives its connection. The side that
+//! connected connects again and says hello with the session id it had. If the other side still has
+//! its end it answers with the id *it* had, and both go on: each sends again, in order, the
+//! reliable messages behind `last_received` of the other's greeting, and gaps for everything else
+//! that was lost. A welcome with another id means that the session is lost: both begin at
+//! sequence 1.
+//!
 //! Any violation is a [`ProtocolError`]; the stream has lost its frame boundaries and the
 //! connection is closed.
 
+pub mod acknowledgement;
 pub mod decode;
 pub mod encode;
 pub mod handshake;

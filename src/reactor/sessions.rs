@@ -1,0 +1,482 @@
+//! Sessions that outlive their connections: where each is, and how it comes back.
+//!
+//! ```text
+//!              link lost, both ends resume            the peer is back, or dialled again
+//!   Here(connection) ─────────────────────────▶ Away ─────────────────────────▶ Here(another)
+//!        │                                        │
+//!        └── goodbye, protocol error, … ──▶ (over) ◀── linger over, refused for good
+//! ```
+//!
+//! A [`ConnectionId`] names the session, from its first connection to its end, so whoever holds
+//! one need not know about its connections.
+//!
+//! The side that connected dials again: at once, then after random times whose bound doubles (full
+//! jitter), until `session_linger_ms` have passed. The other side waits as long for a hello with
+//! the session's id. While the handshake of the new connection is under way it has a stand-in for
+//! a session; the real one moves in when the peer has shown that it has the other end.
+//!
+//! # Invariants
+//!
+//! - A session is in exactly one place: in its connection, or away.
+//! - It leaves its connection only when the kernel holds no send of it: the block that was in
+//!   flight goes with it.
+
+use std::time::Duration;
+
+use slotmap::new_key_type;
+
+use crate::endpoint::Address;
+use crate::error::{CloseReason, ProtocolError, SendError};
+use crate::reactor::connection::{ConnectionId, ConnectionKey, Phase};
+use crate::reactor::core::Core;
+use crate::reactor::{Event, EventKind};
+use crate::session::lane::SendMemory;
+use crate::session::state::State;
+use crate::session::{Input, Reunion, Role, Session};
+use crate::time::{Nanos, wall_ns};
+use crate::wire::Frame;
+use crate::wire::handshake::RejectReason;
+
+new_key_type! {
+    /// A session of one reactor. A key of a session that is over finds nothing.
+    pub(crate) struct SessionKey;
+}
+
+/// Where a session is.
+#[derive(Debug)]
+pub(crate) enum Home {
+    /// In a connection. Its handshake may be under way.
+    Here(ConnectionKey),
+    /// Between two connections.
+    Away(Box<Away>),
+}
+
+/// A session without a connection.
+#[derive(Debug)]
+pub(crate) struct Away {
+    session: Session,
+    /// The other end's address, for people.
+    address: String,
+    /// Where to dial; `None` where the peer dials.
+    target: Option<Address>,
+    /// Why the link was lost.
+    reason: CloseReason,
+    /// When the session is over.
+    until: Nanos,
+    /// When to dial next.
+    retry_at: Nanos,
+    attempts: u32,
+    /// The connection that is being made for it.
+    stand_in: Option<ConnectionKey>,
+}
+
+impl Core {
+    /// Names the session of a connection.
+    #[inline]
+    pub(crate) fn id(&self, key: ConnectionKey) -> ConnectionId {
+        ConnectionId { reactor: self.index, key: self.connections[key].home }
+    }
+
+    /// The connection of a session, if it is of this reactor and has one.
+    #[inline]
+    pub(crate) fn key(&self, id: ConnectionId) -> Result<ConnectionKey, SendError> {
+        if id.reactor != self.index {
+            return Err(SendError::NotConnected);
+        }
+        match self.homes.get(id.key) {
+            Some(&Home::Here(key)) => Ok(key),
+            _ => Err(SendError::NotConnected),
+        }
+    }
+
+    /// The session of a connection or without one.
+    pub(crate) fn session(&self, id: ConnectionId) -> Option<&Session> {
+        if id.reactor != self.index {
+            return None;
+        }
+        match self.homes.get(id.key)? {
+            &Home::Here(key) => Some(&self.connections.get(key)?.session),
+            Home::Away(away) => Some(&away.session),
+        }
+    }
+
+    /// Whether a session is between two connections, or about to be.
+    pub(crate) fn is_away(&self, id: ConnectionId) -> bool {
+        match self.homes.get(id.key) {
+            Some(Home::Away(_)) => true,
+            Some(&Home::Here(key)) => {
+                self.connections.get(key).is_some_and(|connection| connection.survives)
+            }
+            None => false,
+        }
+    }
+
+    /// Whether a connection is a stand-in's: its session has not moved in.
+    pub(crate) fn is_stand_in(&self, key: ConnectionKey) -> bool {
+        let home = self.connections[key].home;
+        !matches!(self.homes.get(home), Some(&Home::Here(here)) if here == key)
+    }
+
+    /// Whether the session of a connection that ends for `reason` will go on on another.
+    pub(crate) fn survives(&self, key: ConnectionKey, reason: CloseReason) -> bool {
+        let connection = &self.connections[key];
+        let is_link_failure = matches!(
+            reason,
+            CloseReason::PeerClosed
+                | CloseReason::Socket { .. }
+                | CloseReason::FrameTimeout
+                | CloseReason::PeerSilent
+                | CloseReason::Superseded
+        );
+        is_link_failure
+            && !self.closing
+            && connection.phase == Phase::Live
+            && connection.session.state() == State::Open
+            && connection.session.resumes(&self.identity)
+            && self.homes.len() <= self.sessions_max
+    }
+
+    /// Takes the session out of a connection that is ending. To be called once the kernel holds no
+    /// send of it.
+    pub(crate) fn detach(&mut self, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        assert!(connection.survives, "other sessions end with their connection");
+        connection.survives = false;
+        let Phase::Closing { reason } = connection.phase else {
+            unreachable!("a session leaves a connection that is ending")
+        };
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let empty = Session::new(connection.session.role(), Default::default(), self.limits);
+        let mut session = std::mem::replace(&mut connection.session, empty);
+        let returned = connection.returned.take();
+        assert!(connection.in_flight.is_none(), "the kernel holds no send");
+        session.link_lost(returned, &mut memory);
+        let away = Away {
+            session,
+            address: connection.address.clone(),
+            target: connection.target.clone(),
+            reason,
+            until: self.now + self.config.session_linger(),
+            retry_at: if connection.target.is_some() { self.now } else { Nanos::NEVER },
+            attempts: 0,
+            stand_in: None,
+        };
+        let home = connection.home;
+        self.homes[home] = Home::Away(Box::new(away));
+        self.set_session_deadline(home);
+        let dropped = self.count_drops(home);
+        self.requests.fail_unreliable(home, reason);
+        self.emit_for(home, EventKind::LinkLost { reason, messages_dropped: dropped });
+    }
+
+    /// Counts what a session has dropped since it was last asked. Returns how many messages.
+    pub(crate) fn count_drops(&mut self, home: SessionKey) -> u64 {
+        let session = match &mut self.homes[home] {
+            &mut Home::Here(key) => &mut self.connections[key].session,
+            Home::Away(away) => &mut away.session,
+        };
+        let mut total = 0;
+        for (lane, drops) in session.take_drops().iter().enumerate() {
+            total += drops.total();
+            for (counter, count) in self.counters.drops[lane].iter().zip(drops.0) {
+                counter.add(count);
+            }
+        }
+        self.counters.messages_dropped.add(total);
+        total
+    }
+
+    /// Answers a hello. It may be of a session that is away, or whose connection is dead and does
+    /// not know it.
+    #[cold]
+    pub(crate) fn answer(
+        &mut self,
+        key: ConnectionKey,
+        frame: &Frame<'_>,
+    ) -> Result<Input, ProtocolError> {
+        let Some(buffer) = self.take_control_buffer() else {
+            // Without memory for the welcome there is none for messages either.
+            return Ok(Input::End(CloseReason::ConnectionLimit));
+        };
+        let peer = match Session::peer_id(frame) {
+            Ok(peer) => peer,
+            Err(error) => {
+                self.send_memory.give(buffer);
+                return Err(error);
+            }
+        };
+        let known = self.by_peer.get(&peer).copied();
+        if let Some(home) = known
+            && !self.welcome_back(key, home)
+        {
+            let session = &mut self.connections[key].session;
+            session.refuse(buffer, RejectReason::Busy, self.now);
+            self.mark_dirty(key);
+            return Ok(Input::End(CloseReason::Refused(RejectReason::Busy)));
+        }
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let connection = &mut self.connections[key];
+        let outcome = connection.session.answer(
+            frame,
+            buffer,
+            &self.identity,
+            self.now,
+            wall_ns(),
+            &mut memory,
+        );
+        if matches!(outcome, Ok(Input::Established)) {
+            let home = connection.home;
+            if known.is_some() {
+                connection.is_resumed = true;
+            } else if connection.session.resumes(&self.identity) {
+                self.by_peer.insert(peer, home);
+            }
+        }
+        self.mark_dirty(key);
+        outcome
+    }
+
+    /// Moves a session whose peer is back into its new connection. Returns `false` when its old
+    /// one still has a send in the kernel: the peer is to try again.
+    fn welcome_back(&mut self, key: ConnectionKey, home: SessionKey) -> bool {
+        if let Home::Here(old) = self.homes[home] {
+            if !self.connections[old].survives {
+                self.close(old, CloseReason::Superseded);
+            }
+            let connection = &self.connections[old];
+            if !connection.survives || connection.is_sending() {
+                return false;
+            }
+            self.detach(old);
+        }
+        self.move_in(key, home);
+        true
+    }
+
+    /// Moves a session that is away into a connection.
+    fn move_in(&mut self, key: ConnectionKey, home: SessionKey) {
+        let here = std::mem::replace(&mut self.homes[home], Home::Here(key));
+        let Home::Away(away) = here else { unreachable!("a session is in one place") };
+        let connection = &mut self.connections[key];
+        connection.session = away.session;
+        connection.attempts = away.attempts;
+        let provisional = std::mem::replace(&mut connection.home, home);
+        if provisional != home {
+            self.homes.remove(provisional);
+        }
+        self.session_deadlines.set(slot(home), Nanos::NEVER);
+    }
+
+    /// Completes the handshake of a connection that this side made.
+    #[cold]
+    pub(crate) fn accept_welcome(
+        &mut self,
+        key: ConnectionKey,
+        frame: &Frame<'_>,
+    ) -> Result<Input, ProtocolError> {
+        if self.is_stand_in(key) {
+            self.move_in(key, self.connections[key].home);
+        }
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let connection = &mut self.connections[key];
+        let session = &mut connection.session;
+        let (input, reunion) =
+            session.accept_welcome(frame, &self.identity, self.now, &mut memory)?;
+        match reunion {
+            Reunion::First => {}
+            Reunion::Resumed => connection.is_resumed = true,
+            Reunion::PeerRestarted { undelivered } => {
+                let home = connection.home;
+                self.count_drops(home);
+                self.counters.sessions_lost.add(1);
+                self.requests.fail(home, CloseReason::PeerClosed);
+                self.emit_for(home, EventKind::SessionLost { undelivered });
+            }
+        }
+        Ok(input)
+    }
+
+    /// A connection that was being made for a session that is away has failed.
+    #[cold]
+    pub(crate) fn stand_in_failed(&mut self, home: SessionKey, reason: CloseReason) {
+        let now = self.now;
+        let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
+        away.stand_in = None;
+        let is_final = matches!(
+            reason,
+            CloseReason::Protocol(_)
+                | CloseReason::Refused(_)
+                | CloseReason::Rejected(
+                    RejectReason::Version | RejectReason::Schema | RejectReason::Authentication
+                )
+        );
+        if is_final {
+            self.end_away(home, reason);
+            return;
+        }
+        away.retry_at = now + self.reconnect_delay(home);
+        self.set_session_deadline(home);
+    }
+
+    /// How long to wait before the next attempt: a random time below a bound that doubles.
+    fn reconnect_delay(&mut self, home: SessionKey) -> Duration {
+        let Some(Home::Away(away)) = self.homes.get(home) else { return Duration::ZERO };
+        let doublings = away.attempts.saturating_sub(1).min(31);
+        let base = u64::from(self.config.reconnect_delay_ms()) << doublings;
+        let bound_ms = base.min(self.config.reconnect_delay_max_ms().into());
+        let bound_us = (bound_ms * 1000).max(1);
+        // At least a tenth of a millisecond: a peer that refuses at once is not asked in a loop.
+        Duration::from_micros(100 + self.random() % bound_us)
+    }
+
+    /// Tells the deadlines when a session wants to be looked at.
+    pub(crate) fn set_session_deadline(&mut self, home: SessionKey) {
+        let deadline = match self.homes.get(home) {
+            None => Nanos::NEVER,
+            Some(&Home::Here(key)) => self.connections[key].session.deadline(),
+            Some(Home::Away(away)) if away.stand_in.is_some() => away.until,
+            Some(Home::Away(away)) => away.until.min(away.retry_at),
+        };
+        self.session_deadlines.set(slot(home), deadline);
+    }
+
+    /// The deadline of a session has come.
+    #[cold]
+    pub(crate) fn expire_session(&mut self, slot: u32) {
+        let home = self.session_keys[slot as usize];
+        match self.homes.get_mut(home) {
+            None => {}
+            Some(&mut Home::Here(key)) => {
+                self.connections[key].session.expire(self.now);
+                self.mark_dirty(key);
+                self.set_session_deadline(home);
+            }
+            Some(Home::Away(away)) if away.until <= self.now => {
+                self.end_away(home, CloseReason::SessionExpired);
+            }
+            Some(Home::Away(_)) => self.dial_again(home),
+        }
+    }
+
+    fn dial_again(&mut self, home: SessionKey) {
+        let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
+        let Some(target) = away.target.clone() else { return };
+        away.attempts += 1;
+        let attempt = away.attempts;
+        let stand_in = away.session.stand_in(self.limits);
+        self.counters.reconnect_attempts.add(1);
+        self.emit_for(home, EventKind::Reconnecting { attempt });
+        match self.dial_for(&target, home, stand_in) {
+            Ok(key) => {
+                if let Some(Home::Away(away)) = self.homes.get_mut(home) {
+                    away.stand_in = Some(key);
+                }
+                self.set_session_deadline(home);
+            }
+            Err(failure) => {
+                tracing::debug!(attempt, ?failure, "cannot dial");
+                let errno = failure.errno();
+                self.stand_in_failed(home, CloseReason::Socket { errno });
+            }
+        }
+    }
+
+    /// A session that is away is over.
+    #[cold]
+    pub(crate) fn end_away(&mut self, home: SessionKey, reason: CloseReason) {
+        let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
+        let stand_in = away.stand_in.take();
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let (_, undelivered) = away.session.end(reason, &mut memory);
+        let messages_dropped = self.count_drops(home);
+        self.counters.closes[reason.index()].add(1);
+        if !undelivered.is_empty() {
+            self.emit_for(home, EventKind::SessionLost { undelivered });
+        }
+        let kind = EventKind::Disconnected { reason, established: true, messages_dropped };
+        self.emit_for(home, kind);
+        self.requests.fail(home, reason);
+        self.forget(home, reason);
+        if let Some(key) = stand_in {
+            self.close(key, CloseReason::Local);
+        }
+    }
+
+    /// Ends every session that is away.
+    pub(crate) fn end_all_away(&mut self, reason: CloseReason) {
+        let away = |(home, place): (SessionKey, &Home)| match place {
+            Home::Away(_) => Some(home),
+            Home::Here(_) => None,
+        };
+        let homes: Vec<_> = self.homes.iter().filter_map(away).collect();
+        for home in homes {
+            self.end_away(home, reason);
+        }
+    }
+
+    /// Forgets a session that is over, but for why.
+    pub(crate) fn forget(&mut self, home: SessionKey, reason: CloseReason) {
+        self.remember_end(home, reason);
+        self.by_peer.retain(|_, known| *known != home);
+        self.session_deadlines.set(slot(home), Nanos::NEVER);
+        self.homes.remove(home);
+    }
+
+    /// Keeps why a session ended, until its place is used again.
+    pub(crate) fn remember_end(&mut self, home: SessionKey, reason: CloseReason) {
+        self.closed[slot(home) as usize] = Some((home, reason));
+    }
+
+    /// A place for the session of a new connection.
+    pub(crate) fn new_home(&mut self, key: ConnectionKey) -> SessionKey {
+        let home = self.homes.insert(Home::Here(key));
+        let at = slot(home) as usize;
+        if at >= self.session_keys.len() {
+            self.session_keys.resize(at + 1, SessionKey::default());
+            self.closed.resize(at + 1, None);
+        }
+        self.session_keys[at] = home;
+        home
+    }
+
+    /// Keeps an event of a session for whoever polls them.
+    pub(crate) fn emit_for(&mut self, home: SessionKey, kind: EventKind) {
+        let (address, peer) = match self.homes.get(home) {
+            None => (String::new(), None),
+            Some(&Home::Here(key)) => {
+                let connection = &self.connections[key];
+                (connection.address.clone(), connection.session.peer())
+            }
+            Some(Home::Away(away)) => (away.address.clone(), away.session.peer()),
+        };
+        let node_name = peer.map_or_else(String::new, |peer| peer.node_name.clone());
+        let connection = ConnectionId { reactor: self.index, key: home };
+        self.publish(Event { connection, address, node_name, kind });
+    }
+
+    /// Why a session that is away lost its link.
+    pub(crate) fn away_reason(&self, home: SessionKey) -> Option<CloseReason> {
+        match self.homes.get(home)? {
+            Home::Away(away) => Some(away.reason),
+            Home::Here(_) => None,
+        }
+    }
+}
+
+/// The slot number of a session: the low half of the key's number, by slotmap's documentation.
+pub(crate) fn slot(home: SessionKey) -> u32 {
+    use slotmap::Key;
+    crate::wire::low_half(home.data().as_ffi())
+}
+
+impl Session {
+    /// Whether both ends keep it when the link is lost.
+    pub(crate) fn resumes(&self, identity: &crate::session::Identity) -> bool {
+        let ours = match self.role() {
+            Role::Dialer => identity.dialer_features,
+            Role::Listener => identity.listener_features,
+        };
+        ours.contains(crate::wire::handshake::Features::RESUME)
+            && self.peer().is_some_and(|peer| peer.resumes)
+    }
+}
