@@ -14,6 +14,8 @@
 //! Resuming after a reconnect will live here: the sequences, the session id and the greeting's
 //! `last_received` are its places.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not dial again yet"))]
+pub(crate) mod backoff;
 pub(crate) mod lane;
 pub(crate) mod state;
 #[cfg(test)]
