@@ -16,6 +16,8 @@
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not dial again yet"))]
 pub(crate) mod backoff;
+#[cfg_attr(not(test), expect(dead_code, reason = "heartbeats do not carry time yet"))]
+pub(crate) mod clock;
 pub(crate) mod lane;
 pub(crate) mod state;
 #[cfg(test)]
