@@ -83,6 +83,9 @@ pub enum ProtocolError {
     /// The payload of a handshake frame makes no sense.
     #[error("malformed handshake payload")]
     BadHandshake,
+    /// The payload of a heartbeat makes no sense.
+    #[error("malformed heartbeat payload")]
+    BadHeartbeat,
     /// A frame that may not come in this state, such as data before the handshake.
     #[error("unexpected frame of kind {kind:?}")]
     Unexpected {

@@ -18,6 +18,8 @@
 pub(crate) mod backoff;
 #[cfg_attr(not(test), expect(dead_code, reason = "heartbeats do not carry time yet"))]
 pub(crate) mod clock;
+#[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not send heartbeats yet"))]
+pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod state;
 #[cfg(test)]
