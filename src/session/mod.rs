@@ -24,6 +24,8 @@ pub(crate) mod lane;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not watch messages yet"))]
+pub(crate) mod watchdog;
 
 use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::mem::Buffer;
