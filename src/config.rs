@@ -12,9 +12,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, Deserializer};
 
-use crate::wire::{Checksum, Priority};
 use crate::wire::handshake::NAME_BYTES_MAX;
 use crate::wire::padded;
+use crate::wire::{Checksum, Priority};
 
 mod text;
 
@@ -381,6 +381,9 @@ settings! {
     reconnect_delay_ms: u32 = 2, 1 => 60_000;
     /// Longest time between two attempts to reconnect, in milliseconds.
     reconnect_delay_max_ms: u32 = 1_000, 1 => 3_600_000;
+    /// Attempts to reconnect before the session is given up; 0 is as many as fit into
+    /// `session_linger_ms`. They are counted anew once a connection has held for a second.
+    reconnect_attempts_max: u32 = 0, 0 => u32::MAX;
 
     /// TCP_USER_TIMEOUT, in milliseconds: how long sent data may stay unacknowledged before the
     /// kernel gives the connection up (tcp(7)); 0 leaves the kernel's default of about 15 minutes.
@@ -463,6 +466,10 @@ impl Config {
     #[must_use]
     pub fn reconnect(&self) -> bool {
         self.reconnect
+    }
+
+    pub(crate) fn session_linger(&self) -> Duration {
+        Duration::from_millis(self.session_linger_ms.into())
     }
 
     /// Which frames carry a checksum.

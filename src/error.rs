@@ -83,6 +83,9 @@ pub enum ProtocolError {
     /// The payload of a handshake frame makes no sense.
     #[error("malformed handshake payload")]
     BadHandshake,
+    /// The payload of a heartbeat makes no sense.
+    #[error("malformed heartbeat payload")]
+    BadHeartbeat,
     /// A frame that may not come in this state, such as data before the handshake.
     #[error("unexpected frame of kind {kind:?}")]
     Unexpected {
@@ -422,7 +425,7 @@ pub enum CloseReason {
 impl CloseReason {
     /// Names of the counters, by [`CloseReason::index`]. A name with a dot is one of the group
     /// before it: `protocol.magic` is one of `protocol`.
-    pub const NAMES: [&'static str; 31] = [
+    pub const NAMES: [&'static str; 32] = [
         "peer_closed",
         "goodbye",
         "local",
@@ -454,6 +457,7 @@ impl CloseReason {
         "peer_silent",
         "slow_peer",
         "session_expired",
+        "protocol.heartbeat",
     ];
 
     /// Position in [`CloseReason::NAMES`].
@@ -488,6 +492,7 @@ impl CloseReason {
                 ProtocolError::Unexpected { .. } => 24,
                 ProtocolError::BadSequence { .. } => 25,
                 ProtocolError::BadAcknowledgement { .. } => 26,
+                ProtocolError::BadHeartbeat => 31,
             },
             Self::Superseded => 27,
             Self::PeerSilent => 28,
@@ -500,6 +505,36 @@ impl CloseReason {
     #[must_use]
     pub const fn name(self) -> &'static str {
         Self::NAMES[self.index()]
+    }
+}
+
+/// Why a message did not reach its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// Best effort, and the link was lost before the peer had it.
+    LinkLost,
+    /// Its time to live passed before it could be sent.
+    Expired,
+    /// A newer message of the same conflation key took its place.
+    Replaced,
+    /// The lane was full and its policy is to drop the oldest.
+    Overflow,
+    /// The session ended before the message was sent, or before the peer confirmed it.
+    SessionEnded,
+}
+
+impl DropReason {
+    /// Number of reasons.
+    pub const COUNT: usize = 5;
+    /// The names used in statistics, by [`DropReason::index`].
+    pub const NAMES: [&str; Self::COUNT] =
+        ["link_lost", "expired", "replaced", "overflow", "session_ended"];
+
+    /// A number below [`DropReason::COUNT`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
     }
 }
 
@@ -528,6 +563,7 @@ mod tests {
                 ProtocolError::BadAcknowledgement { acknowledged: 2, sent: 1 },
                 "protocol.acknowledgement",
             ),
+            (ProtocolError::BadHeartbeat, "protocol.heartbeat"),
         ]
         .map(|(error, name)| (CloseReason::Protocol(error), name));
         let access = AccessError::Invalid { type_id: 1 };

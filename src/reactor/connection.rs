@@ -12,8 +12,11 @@
 use slotmap::{Key, new_key_type};
 use socket2::Socket;
 
+use crate::endpoint::Address;
 use crate::error::CloseReason;
 use crate::mem::{Buffer, Window};
+use crate::reactor::sessions::SessionKey;
+use crate::session::backoff::Backoff;
 use crate::session::block::{Block, Frames, Span};
 use crate::session::{Session, Source};
 use crate::sys::ring::OpKey;
@@ -32,11 +35,12 @@ impl ConnectionKey {
     }
 }
 
-/// Names a connection in the whole node: the client id of a server.
+/// Names a session in the whole node, from its first connection to its end: the client id of a
+/// server. It stays the same when the link is lost and made again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     pub(crate) reactor: u16,
-    pub(crate) key: ConnectionKey,
+    pub(crate) key: SessionKey,
 }
 
 impl std::fmt::Display for ConnectionId {
@@ -51,6 +55,13 @@ impl std::fmt::Debug for ConnectionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)
     }
+}
+
+/// The way to a peer that this side dials.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) target: Address,
+    pub(crate) backoff: Backoff,
 }
 
 /// Where a connection stands.
@@ -123,6 +134,16 @@ pub(crate) struct Connection {
     pub(crate) address: String,
     pub(crate) phase: Phase,
     pub(crate) session: Session,
+    /// What the application calls the session.
+    pub(crate) home: SessionKey,
+    /// Where this side dialled, and when to dial again; `None` where the peer dials.
+    pub(crate) route: Option<Box<Route>>,
+    /// The session goes on when this connection has ended.
+    pub(crate) survives: bool,
+    /// The session has had another connection before.
+    pub(crate) is_resumed: bool,
+    /// The block whose send the end of the link interrupted: it goes with the session.
+    pub(crate) returned: Option<(Source, Block)>,
     pub(crate) window: Window,
     /// A receive is in flight.
     pub(crate) receiving: bool,
@@ -168,6 +189,11 @@ impl Connection {
             address,
             phase: Phase::Live,
             session,
+            home: SessionKey::default(),
+            route: None,
+            survives: false,
+            is_resumed: false,
+            returned: None,
             window,
             receiving: false,
             in_flight: None,
@@ -189,6 +215,11 @@ impl Connection {
             messages_received: 0,
             last_activity: Nanos(0),
         }
+    }
+
+    /// Whether the kernel holds a send.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.in_flight.is_some() && self.unsent.is_none()
     }
 
     /// Whether the kernel holds an operation of this connection.

@@ -4,12 +4,13 @@
 //! steps of a turn that need no handler are methods here and in `transmit`; `mod.rs` puts them in
 //! order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use slotmap::SlotMap;
 
-use crate::config::{Config, Idle};
+use crate::config::{Config, Idle, Overflow};
 use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, PayloadArena, Pool, PoolLayout};
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
@@ -20,6 +21,7 @@ use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
 use crate::reactor::pause::departed_max;
 use crate::reactor::requests::Requests;
+use crate::reactor::sessions::{self, Home, SessionKey};
 use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
@@ -56,6 +58,15 @@ pub(crate) struct Core {
     /// `now` was read since the last turn.
     pub(crate) now_is_fresh: bool,
     pub(crate) connections: SlotMap<ConnectionKey, Connection>,
+    /// Where each session is.
+    pub(crate) homes: SlotMap<SessionKey, Home>,
+    /// The sessions of peers that may come back, by the id of their end.
+    pub(crate) by_peer: BTreeMap<SessionId, SessionKey>,
+    /// The key last used in each slot of `homes`.
+    pub(crate) session_keys: Vec<SessionKey>,
+    pub(crate) session_deadlines: Deadlines,
+    /// Sessions beyond this many end with their connection.
+    pub(crate) sessions_max: usize,
     /// The key last used in each slot, to find it by the number the deadlines know.
     pub(crate) keys: Vec<ConnectionKey>,
     pub(crate) listeners: Vec<Listener>,
@@ -95,7 +106,7 @@ pub(crate) struct Core {
     /// Who waits for a connection to be established.
     pub(crate) watchers: Vec<(ConnectionKey, Sender<Result<ConnectionId, DialError>>)>,
     /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
-    pub(crate) closed: Vec<Option<(ConnectionKey, CloseReason)>>,
+    pub(crate) closed: Vec<Option<(SessionKey, CloseReason)>>,
     /// The reactor is shutting down and admits nobody.
     pub(crate) closing: bool,
     pub(crate) shutdown_deadline: Nanos,
@@ -130,10 +141,14 @@ impl Core {
             tracing::warn!(%error, "NAPI busy polling is not available (Linux 6.9)");
         }
         let slots = places_max + 64;
+        // As many away as there may be connections.
+        let sessions_max = 2 * places_max;
+
         Ok(Self {
             index,
             identity: Identity {
-                features: features(&config),
+                dialer_features: features(config.reconnect() && config.session_linger_ms() > 0),
+                listener_features: features(config.session_linger_ms() > 0),
                 node_name: config.node_name().into(),
                 node_number: config.node_number(),
                 schema_hash: config.schema_hash(),
@@ -145,6 +160,11 @@ impl Core {
             now: Nanos::now(),
             now_is_fresh: false,
             connections: SlotMap::with_capacity_and_key(places_max),
+            homes: SlotMap::with_capacity_and_key(sessions_max),
+            by_peer: BTreeMap::new(),
+            session_keys: vec![SessionKey::default(); sessions_max + 2],
+            session_deadlines: Deadlines::with_capacity(sessions_max + 2),
+            sessions_max,
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
             requests: Requests::new(config.requests_max()),
@@ -169,7 +189,7 @@ impl Core {
             mailbox_polled: false,
             backlog: false,
             watchers: Vec::new(),
-            closed: vec![None; slots],
+            closed: vec![None; sessions_max + 2],
             closing: false,
             shutdown_deadline: Nanos::NEVER,
             shutdown_report: ShutdownReport::default(),
@@ -184,22 +204,6 @@ impl Core {
         })
     }
 
-    /// The id of a connection of this reactor.
-    #[inline]
-    pub(crate) fn id(&self, key: ConnectionKey) -> ConnectionId {
-        ConnectionId { reactor: self.index, key }
-    }
-
-    /// The key of a connection, if it is of this reactor and established.
-    #[inline]
-    pub(crate) fn key(&self, id: ConnectionId) -> Result<ConnectionKey, SendError> {
-        if id.reactor == self.index && self.connections.contains_key(id.key) {
-            Ok(id.key)
-        } else {
-            Err(SendError::NotConnected)
-        }
-    }
-
     /// Brings the time up to date for a call from outside a turn, once per turn: what is queued
     /// in one go shares its time.
     #[inline]
@@ -207,6 +211,21 @@ impl Core {
         if !self.now_is_fresh {
             self.now = Nanos::now();
             self.now_is_fresh = true;
+        }
+    }
+
+    /// Queues a message for a session, which may be without a connection. Hot path.
+    #[inline]
+    pub(crate) fn push_to<B: Body + ?Sized>(
+        &mut self,
+        id: ConnectionId,
+        envelope: Envelope,
+        correlation: Correlation,
+        body: &B,
+    ) -> Result<Admitted, SendError> {
+        match self.key(id) {
+            Ok(key) => self.push(key, envelope, correlation, body),
+            Err(_) => self.push_away(id, envelope, correlation, body),
         }
     }
 
@@ -238,16 +257,21 @@ impl Core {
             }
             Err(error) => {
                 self.count_refusal(error);
+                let lane = envelope.lane().index();
+                if error == SendError::Full && self.limits.overflow[lane] == Overflow::Disconnect {
+                    self.close(key, CloseReason::SlowPeer);
+                }
                 Err(error)
             }
         }
     }
 
     #[cold]
-    fn count_refusal(&self, error: SendError) {
+    pub(crate) fn count_refusal(&self, error: SendError) {
         match error {
             SendError::Full => self.counters.sends_refused.add(1),
             SendError::TooLarge { .. } => self.counters.sends_too_large.add(1),
+            SendError::Expired => self.counters.sends_expired.add(1),
             _ => {}
         }
     }
@@ -342,8 +366,21 @@ impl Core {
         if matches!(connection.phase, Phase::Closing { .. }) {
             return;
         }
+        let survives = self.survives(key, reason);
+        let connection = &mut self.connections[key];
+        connection.survives = survives;
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let (mut dropped, _) = connection.session.end(reason, &mut memory);
+        let (mut dropped, mut undelivered) = (0, Vec::new());
+        if survives {
+            if let Some(in_flight) = connection.in_flight
+                && let Some(buffer) = connection.unsent.take()
+            {
+                connection.returned = Some((in_flight.source, in_flight.into_block(buffer)));
+                connection.in_flight = None;
+            }
+        } else {
+            (dropped, undelivered) = connection.session.end(reason, &mut memory);
+        }
         if let Some(in_flight) = connection.in_flight {
             self.backlog = true;
             if let Some(buffer) = connection.unsent.take() {
@@ -374,7 +411,8 @@ impl Core {
         connection.phase = Phase::Closing { reason };
 
         connection.messages_dropped += dropped;
-        let in_flight = connection.in_flight.map_or(0, |in_flight| u64::from(in_flight.span.frames));
+        let in_flight =
+            connection.in_flight.map_or(0, |in_flight| u64::from(in_flight.span.frames));
         let is_sending = connection.in_flight.is_some();
 
         self.counters.messages_dropped.add(dropped);
@@ -383,12 +421,24 @@ impl Core {
             self.session_ended(reason, dropped + in_flight);
         }
         self.set_deadline(key);
-        self.closed[key.slot() as usize] = Some((key, reason));
-        self.notify_watcher(key, Err(reason));
-        self.requests.fail(key, reason);
-        // How much of the block in flight the socket has taken is known once its send has ended.
-        if !is_sending {
-            self.report_end(key);
+        let home = self.connections[key].home;
+        if self.is_stand_in(key) {
+            self.stand_in_failed(home, reason);
+        } else if !survives {
+            self.count_drops(home);
+            self.session_deadlines.set(sessions::slot(home), Nanos::NEVER);
+            self.forget_peer(home);
+            self.remember_end(home, reason);
+            self.notify_watcher(key, Err(reason));
+            self.requests.fail(home, reason);
+            if !undelivered.is_empty() {
+                self.emit_for(home, EventKind::SessionLost { undelivered });
+            }
+            // How much of the block in flight the socket has taken is known once its send has
+            // ended.
+            if !is_sending {
+                self.report_end(key);
+            }
         }
         if let Some(operation) = connecting {
             self.ring.cancel(operation);
@@ -406,7 +456,8 @@ impl Core {
         };
         let established = connection.is_established();
         let messages_dropped = connection.messages_dropped;
-        self.emit(key, EventKind::Disconnected { reason, established, messages_dropped });
+        let home = connection.home;
+        self.emit_for(home, EventKind::Disconnected { reason, established, messages_dropped });
     }
 
     /// Counts an established session as ended.
@@ -466,8 +517,14 @@ impl Core {
     /// Frees the slots of connections whose last operation has ended.
     pub(crate) fn free_ended(&mut self) {
         while let Some(key) = self.ended.pop() {
+            if self.connections.get(key).is_some_and(|connection| connection.survives) {
+                self.detach(key);
+            }
             let Some(connection) = self.connections.remove(key) else { continue };
             assert!(!connection.has_operations(), "a slot is freed after its last operation");
+            if matches!(self.homes.get(connection.home), Some(&Home::Here(here)) if here == key) {
+                self.homes.remove(connection.home);
+            }
             self.deadlines.set(key.slot(), Nanos::NEVER);
             let base = connection.window.dissolve(&mut self.receive_memory);
             self.windows.give(base);
@@ -490,6 +547,9 @@ impl Core {
     pub(crate) fn expire(&mut self) {
         while let Some(slot) = self.deadlines.pop_due(self.now) {
             self.expire_slot(slot);
+        }
+        while let Some(slot) = self.session_deadlines.pop_due(self.now) {
+            self.expire_session(slot);
         }
         if self.requests.earliest() <= self.now {
             self.requests.expire(self.now);
@@ -523,16 +583,13 @@ impl Core {
         self.close(key, reason);
     }
 
-    /// Keeps an event for whoever polls them; the oldest makes room.
+    /// Keeps an event of a connection's session.
     pub(crate) fn emit(&mut self, key: ConnectionKey, kind: EventKind) {
-        let connection = self.connections.get(key);
-        let peer = connection.and_then(|connection| connection.session.peer());
-        let event = Event {
-            connection: self.id(key),
-            address: connection.map_or_else(String::new, |found| found.address.clone()),
-            node_name: peer.map_or_else(String::new, |peer| peer.node_name.clone()),
-            kind,
-        };
+        self.emit_for(self.connections[key].home, kind);
+    }
+
+    /// Keeps an event for whoever polls them; the oldest makes room.
+    pub(crate) fn publish(&mut self, event: Event) {
         tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
         if self.events.push(event) {
             self.counters.events_dropped.add(1);
@@ -584,9 +641,9 @@ pub(crate) fn random_session_id() -> std::io::Result<SessionId> {
     Ok(id)
 }
 
-/// What this node offers in its greetings.
-fn features(_config: &Config) -> Features {
-    Features::default()
+/// What this node offers in a greeting.
+fn features(resumes: bool) -> Features {
+    if resumes { Features::RESUME } else { Features::default() }
 }
 
 fn windows(config: &Config) -> Pool {

@@ -31,6 +31,7 @@ pub(crate) mod message;
 mod pause;
 mod receive;
 pub(crate) mod requests;
+pub(crate) mod sessions;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -57,7 +58,7 @@ pub use self::requests::RequestId;
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
-use crate::session::{Correlation, Envelope, PeerInfo};
+use crate::session::{Correlation, Envelope, PeerInfo, Session, Undelivered};
 use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
@@ -110,6 +111,32 @@ pub struct Event {
 pub enum EventKind {
     /// The handshake is complete: messages flow.
     Connected,
+    /// The link is gone, and the session waits for another. Best-effort messages are refused, and
+    /// requests that are not reliable have failed.
+    LinkLost {
+        /// Why.
+        reason: CloseReason,
+        /// Best-effort messages that waited to be sent.
+        messages_dropped: u64,
+    },
+    /// This side dials again.
+    Reconnecting {
+        /// How many attempts that makes, since a link last held.
+        attempt: u32,
+    },
+    /// The session goes on on a new link.
+    Resumed {
+        /// Best-effort messages that were sent and did not arrive, and reliable ones that have
+        /// expired.
+        messages_dropped: u64,
+    },
+    /// Reliable messages that the peer has not confirmed and will not get: it has lost its end of
+    /// the session (a session begins anew, [`EventKind::Connected`] follows), or the session is
+    /// over. Whether to send them again is for the application to decide.
+    SessionLost {
+        /// In order, lane by lane from low to critical.
+        undelivered: Vec<Undelivered>,
+    },
     /// The connection is over, and every message of it has been handed over.
     Disconnected {
         /// Why.
@@ -338,12 +365,12 @@ impl Reactor {
     pub fn connect(&mut self, address: &Address) -> Result<ConnectionId, ConnectError> {
         let id = self.dial(address)?;
         loop {
-            if let Some(connection) = self.core.connections.get(id.key)
-                && connection.is_established()
+            if let Ok(key) = self.core.key(id)
+                && self.core.connections[key].is_established()
             {
                 return Ok(id);
             }
-            if let Some(reason) = self.core.closed_reason(id.key) {
+            if let Some(reason) = self.core.closed_reason(id) {
                 let timeout = self.core.config.connect_timeout();
                 return Err(connect_error(address.to_string(), reason, timeout));
             }
@@ -373,9 +400,7 @@ impl Reactor {
     pub fn disconnect(&mut self, connection: ConnectionId, deadline: Duration) {
         self.core.now = Nanos::now();
         let deadline = self.core.now + deadline;
-        if let Ok(key) = self.core.key(connection) {
-            self.core.drain(key, deadline);
-        }
+        self.core.disconnect(connection, deadline);
     }
 
     /// Calls `handler` for frames of this kind that no handler by type takes.
@@ -433,7 +458,7 @@ impl Reactor {
             return Err(SendError::NotConnected);
         }
         self.core.refresh_now();
-        self.core.push(connection.key, envelope, Correlation::None, body)
+        self.core.push_to(connection, envelope, Correlation::None, body)
     }
 
     /// Queues the answer to a request that was received as a message.
@@ -447,9 +472,8 @@ impl Reactor {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let key = self.core.key(request.connection())?;
         self.core.refresh_now();
-        self.core.push(key, envelope, response_to(request), body).map(drop)
+        self.core.push_to(request.connection(), envelope, response_to(request), body).map(drop)
     }
 
     /// Queues a message on every established connection.
@@ -517,13 +541,16 @@ impl Reactor {
         body: &B,
         timeout: Duration,
     ) -> Result<RequestId, RequestError> {
-        let key = self.core.key(connection)?;
+        if connection.reactor != self.core.index {
+            return Err(SendError::NotConnected.into());
+        }
         self.core.refresh_now();
-        let id = self.core.requests.open(key, timeout, self.core.now)?;
+        let reliable = envelope.is_reliable();
+        let id = self.core.requests.open(connection.key, reliable, timeout, self.core.now)?;
         let correlation = Correlation::Request(id.correlation());
         // Unwind safety: a body that panics changes nothing in its lane, and goes on panicking.
         let pushed = catch_unwind(AssertUnwindSafe(|| {
-            self.core.push(key, envelope, correlation, body).map(drop)
+            self.core.push_to(connection, envelope, correlation, body).map(drop)
         }));
         match pushed {
             Ok(Ok(())) => Ok(id),
@@ -564,7 +591,7 @@ impl Reactor {
         if connection.reactor != self.core.index {
             return None;
         }
-        self.core.info(connection.key)
+        self.core.info(self.core.key(connection).ok()?)
     }
 
     /// Why a connection ended: `None` while it lives, and once another connection has ended in its
@@ -574,7 +601,7 @@ impl Reactor {
         if connection.reactor != self.core.index {
             return None;
         }
-        self.core.closed_reason(connection.key)
+        self.core.closed_reason(connection)
     }
 
     /// The established connections.
@@ -633,9 +660,13 @@ impl Reactor {
     /// Where a connection stands.
     pub(crate) fn state_of(&self, connection: ConnectionId) -> ConnectionState {
         use crate::session::state::State;
-        let Some(connection) = self.core.connections.get(connection.key) else {
+        if self.core.is_away(connection) {
+            return ConnectionState::Reconnecting;
+        }
+        let Ok(key) = self.core.key(connection) else {
             return ConnectionState::Disconnected;
         };
+        let connection = &self.core.connections[key];
         match (connection.phase, connection.session.state()) {
             (connection::Phase::Departed { .. }, _) => ConnectionState::Closing,
             (connection::Phase::Closing { .. }, _) | (_, State::Ended { .. }) => {
@@ -670,9 +701,8 @@ impl Reactor {
         self.core.reap();
         let is_idle = self
             .core
-            .connections
-            .get(connection.key)
-            .is_some_and(|connection| connection.in_flight.is_none());
+            .key(connection)
+            .is_ok_and(|key| self.core.connections[key].in_flight.is_none());
         if is_idle {
             self.flush_replies();
         }
@@ -684,8 +714,7 @@ impl Reactor {
 
     /// Frames queued and in flight on a connection.
     pub(crate) fn frames_queued(&self, connection: ConnectionId) -> u64 {
-        let connection = self.core.connections.get(connection.key);
-        connection.map_or(0, |connection| connection.session.frames_queued())
+        self.core.session(connection).map_or(0, Session::frames_queued)
     }
 
     /// Submits what handlers queued during a call that is about to return to the application.
@@ -774,7 +803,10 @@ impl Core {
 
     /// Waits for a completion, a command or `limit`, in the configured way.
     fn wait(&mut self, limit: Nanos) -> io::Result<()> {
-        let limit = limit.min(self.deadlines.earliest()).min(self.requests.earliest());
+        let limit = limit
+            .min(self.deadlines.earliest())
+            .min(self.session_deadlines.earliest())
+            .min(self.requests.earliest());
         // A prompt send tells that it is done only after the next enter, and somebody waits for
         // that: more to send, or a connection to end.
         if self.backlog {
@@ -937,9 +969,7 @@ impl Core {
                     0 => Correlation::None,
                     id => Correlation::Response(id),
                 };
-                let outcome = self
-                    .key(connection)
-                    .and_then(|key| self.push(key, envelope, correlation, &body).map(drop));
+                let outcome = self.push_to(connection, envelope, correlation, &body).map(drop);
                 match verdict {
                     Some(verdict) => drop(verdict.try_send(outcome)),
                     None if outcome.is_err() => self.counters.posts_dropped.add(1),
@@ -958,9 +988,7 @@ impl Core {
                 }
             },
             Command::Disconnect { connection, deadline } => {
-                if let Ok(key) = self.key(connection) {
-                    self.drain(key, deadline);
-                }
+                self.disconnect(connection, deadline);
             }
             Command::Shutdown { deadline } => self.begin_shutdown(deadline),
         }
@@ -976,6 +1004,7 @@ impl Core {
         self.shutdown_deadline = deadline;
         self.shutdown_report.connections = self.active;
         self.dropped_before_shutdown = self.counters.messages_dropped.get();
+        self.end_all_away(CloseReason::Local);
         let keys: Vec<_> = self.connections.keys().collect();
         for key in keys {
             self.drain(key, deadline);
@@ -997,15 +1026,16 @@ impl Core {
 
     /// Why a connection that is gone, or going, ended; `None` while it lives, and when another one
     /// has ended in its slot since.
-    fn closed_reason(&self, key: ConnectionKey) -> Option<CloseReason> {
-        if let Some(connection) = self.connections.get(key) {
+    fn closed_reason(&self, id: ConnectionId) -> Option<CloseReason> {
+        if let Ok(key) = self.key(id) {
+            let connection = &self.connections[key];
             return match connection.phase {
-                connection::Phase::Closing { reason } => Some(reason),
+                connection::Phase::Closing { reason } if !connection.survives => Some(reason),
                 _ => None,
             };
         }
-        match self.closed.get(key.slot() as usize) {
-            Some(&Some((last, reason))) if last == key => Some(reason),
+        match self.closed.get(sessions::slot(id.key) as usize) {
+            Some(&Some((last, reason))) if last == id.key => Some(reason),
             _ => None,
         }
     }

@@ -5,11 +5,11 @@ use crate::mem::Buffer;
 use crate::reactor::connection::{ConnectionKey, Pause, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::dispatch::{Handlers, Route};
-use crate::session::state::State;
 use crate::session::lane::SendMemory;
+use crate::session::state::State;
 use crate::session::{Input, Role};
 use crate::sys::ring::Completion;
-use crate::time::{Nanos, wall_ns};
+use crate::time::Nanos;
 use crate::wire::Frame;
 
 /// Frames handled for one connection before the others get their turn.
@@ -226,6 +226,13 @@ fn handle_frames(
     let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
     connection.messages_received += messages;
     connection.parsed_bytes_max = connection.parsed_bytes_max.max(longest);
+    let (home, due) = (connection.home, connection.session.deadline());
+    if due != Nanos::NEVER {
+        core.set_session_deadline(home);
+    }
+    if core.connections[key].session.confirms_now() {
+        core.mark_dirty(key);
+    }
     core.counters.messages_received.add(messages);
     core.counters.bytes_received.add(bytes);
     outcome
@@ -240,7 +247,7 @@ fn respond(
     frame: Frame<'_>,
 ) {
     let correlation = frame.correlation();
-    if !core.requests.is_waiting(key, correlation) {
+    if !core.requests.is_waiting(core.connections[key].home, correlation) {
         core.counters.responses_late.add(1);
         return;
     }
@@ -259,23 +266,10 @@ fn respond(
 /// Completes the handshake, from either side.
 #[cold]
 fn greet(core: &mut Core, key: ConnectionKey, frame: &Frame<'_>) -> Result<Input, ProtocolError> {
-    let now = core.now;
-    let connection = &core.connections[key];
-    if connection.session.role() == Role::Dialer {
-        let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
-        let session = &mut core.connections[key].session;
-        let (input, _) = session.accept_welcome(frame, &core.identity, now, &mut memory)?;
-        return Ok(input);
+    match core.connections[key].session.role() {
+        Role::Dialer => core.accept_welcome(key, frame),
+        Role::Listener => core.answer(key, frame),
     }
-    let Some(buffer) = core.take_control_buffer() else {
-        // Without memory for the welcome there is none for messages either.
-        return Ok(Input::End(CloseReason::ConnectionLimit));
-    };
-    let session = &mut core.connections[key].session;
-    let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
-    let outcome = session.answer(frame, buffer, &core.identity, now, wall_ns(), &mut memory);
-    core.mark_dirty(key);
-    outcome
 }
 
 impl Core {

@@ -21,21 +21,23 @@
 //! - It leaves its connection only when the kernel holds no send of it: the block that was in
 //!   flight goes with it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use slotmap::new_key_type;
 
-use crate::endpoint::Address;
+use crate::config::Config;
 use crate::error::{CloseReason, ProtocolError, SendError};
-use crate::reactor::connection::{ConnectionId, ConnectionKey, Phase};
-use crate::reactor::core::Core;
+use crate::reactor::connection::{ConnectionId, ConnectionKey, Phase, Route};
+use crate::reactor::core::{Admitted, Core};
 use crate::reactor::{Event, EventKind};
+use crate::session::backoff::{BackoffPolicy, Next};
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
-use crate::session::{Input, Reunion, Role, Session};
+use crate::session::{Correlation, Envelope, Input, Reunion, Role, Session};
 use crate::time::{Nanos, wall_ns};
-use crate::wire::Frame;
 use crate::wire::handshake::RejectReason;
+use crate::wire::{Body, Frame};
 
 new_key_type! {
     /// A session of one reactor. A key of a session that is over finds nothing.
@@ -57,15 +59,15 @@ pub(crate) struct Away {
     session: Session,
     /// The other end's address, for people.
     address: String,
-    /// Where to dial; `None` where the peer dials.
-    target: Option<Address>,
+    /// Where to dial and when; `None` where the peer dials.
+    route: Option<Box<Route>>,
     /// Why the link was lost.
     reason: CloseReason,
     /// When the session is over.
     until: Nanos,
     /// When to dial next.
     retry_at: Nanos,
-    attempts: u32,
+    attempt: u32,
     /// The connection that is being made for it.
     stand_in: Option<ConnectionKey>,
 }
@@ -136,6 +138,49 @@ impl Core {
             && self.homes.len() <= self.sessions_max
     }
 
+    /// Queues a message for a session that is away: reliable ones wait for its next link.
+    #[cold]
+    pub(crate) fn push_away<B: Body + ?Sized>(
+        &mut self,
+        id: ConnectionId,
+        envelope: Envelope,
+        correlation: Correlation,
+        body: &B,
+    ) -> Result<Admitted, SendError> {
+        let is_ours = id.reactor == self.index;
+        let Some(Home::Away(away)) = self.homes.get_mut(id.key).filter(|_| is_ours) else {
+            return Err(SendError::NotConnected);
+        };
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let session = &mut away.session;
+        let pushed =
+            session.push(envelope, correlation, body, &self.identity, self.now, &mut memory);
+        let lane_bytes = session.lane_bytes(envelope.lane());
+        match pushed {
+            Ok(frame_bytes) => Ok(Admitted { frame_bytes, lane_bytes }),
+            Err(error) => {
+                self.count_refusal(error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a session once what is queued has left, or at `deadline`.
+    pub(crate) fn disconnect(&mut self, id: ConnectionId, deadline: Nanos) {
+        match self.key(id) {
+            Ok(key) if self.connections[key].survives => {
+                // Its link is gone already.
+                if !self.connections[key].is_sending() {
+                    self.detach(key);
+                }
+                self.end_away(id.key, CloseReason::Local);
+            }
+            Ok(key) => self.drain(key, deadline),
+            Err(_) if id.reactor == self.index => self.end_away(id.key, CloseReason::Local),
+            Err(_) => {}
+        }
+    }
+
     /// Takes the session out of a connection that is ending. To be called once the kernel holds no
     /// send of it.
     pub(crate) fn detach(&mut self, key: ConnectionKey) {
@@ -151,22 +196,27 @@ impl Core {
         let returned = connection.returned.take();
         assert!(connection.in_flight.is_none(), "the kernel holds no send");
         session.link_lost(returned, &mut memory);
+        let mut route = connection.route.take();
+        if let Some(route) = &mut route {
+            route.backoff.lost(self.now);
+        }
         let away = Away {
             session,
             address: connection.address.clone(),
-            target: connection.target.clone(),
+            route,
             reason,
             until: self.now + self.config.session_linger(),
-            retry_at: if connection.target.is_some() { self.now } else { Nanos::NEVER },
-            attempts: 0,
+            retry_at: Nanos::NEVER,
+            attempt: 0,
             stand_in: None,
         };
         let home = connection.home;
         self.homes[home] = Home::Away(Box::new(away));
-        self.set_session_deadline(home);
-        let dropped = self.count_drops(home);
+        let messages_dropped = self.count_drops(home);
+        self.counters.messages_dropped.add(messages_dropped);
         self.requests.fail_unreliable(home, reason);
-        self.emit_for(home, EventKind::LinkLost { reason, messages_dropped: dropped });
+        self.emit_for(home, EventKind::LinkLost { reason, messages_dropped });
+        self.plan_attempt(home);
     }
 
     /// Counts what a session has dropped since it was last asked. Returns how many messages.
@@ -175,14 +225,14 @@ impl Core {
             &mut Home::Here(key) => &mut self.connections[key].session,
             Home::Away(away) => &mut away.session,
         };
+        let drops = session.take_drops();
         let mut total = 0;
-        for (lane, drops) in session.take_drops().iter().enumerate() {
+        for (counters, drops) in self.counters.drops.iter().zip(&drops) {
             total += drops.total();
-            for (counter, count) in self.counters.drops[lane].iter().zip(drops.0) {
+            for (counter, &count) in counters.iter().zip(&drops.0) {
                 counter.add(count);
             }
         }
-        self.counters.messages_dropped.add(total);
         total
     }
 
@@ -259,7 +309,7 @@ impl Core {
         let Home::Away(away) = here else { unreachable!("a session is in one place") };
         let connection = &mut self.connections[key];
         connection.session = away.session;
-        connection.attempts = away.attempts;
+        connection.route = away.route;
         let provisional = std::mem::replace(&mut connection.home, home);
         if provisional != home {
             self.homes.remove(provisional);
@@ -299,7 +349,6 @@ impl Core {
     /// A connection that was being made for a session that is away has failed.
     #[cold]
     pub(crate) fn stand_in_failed(&mut self, home: SessionKey, reason: CloseReason) {
-        let now = self.now;
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         away.stand_in = None;
         let is_final = matches!(
@@ -314,19 +363,27 @@ impl Core {
             self.end_away(home, reason);
             return;
         }
-        away.retry_at = now + self.reconnect_delay(home);
-        self.set_session_deadline(home);
+        self.plan_attempt(home);
     }
 
-    /// How long to wait before the next attempt: a random time below a bound that doubles.
-    fn reconnect_delay(&mut self, home: SessionKey) -> Duration {
-        let Some(Home::Away(away)) = self.homes.get(home) else { return Duration::ZERO };
-        let doublings = away.attempts.saturating_sub(1).min(31);
-        let base = u64::from(self.config.reconnect_delay_ms()) << doublings;
-        let bound_ms = base.min(self.config.reconnect_delay_max_ms().into());
-        let bound_us = (bound_ms * 1000).max(1);
-        // At least a tenth of a millisecond: a peer that refuses at once is not asked in a loop.
-        Duration::from_micros(100 + self.random() % bound_us)
+    /// Says when to dial next, where this side dials.
+    fn plan_attempt(&mut self, home: SessionKey) {
+        let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
+        if let Some(route) = &mut away.route {
+            match route.backoff.next(self.now, random()) {
+                Next::Attempt { at, number } => {
+                    away.retry_at = at;
+                    away.attempt = number;
+                }
+                Next::GaveUp { attempts, elapsed } => {
+                    let reason = away.reason;
+                    tracing::info!(attempts, ?elapsed, "gave up to reconnect");
+                    self.end_away(home, reason);
+                    return;
+                }
+            }
+        }
+        self.set_session_deadline(home);
     }
 
     /// Tells the deadlines when a session wants to be looked at.
@@ -360,23 +417,26 @@ impl Core {
 
     fn dial_again(&mut self, home: SessionKey) {
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
-        let Some(target) = away.target.clone() else { return };
-        away.attempts += 1;
-        let attempt = away.attempts;
+        let Some(route) = &away.route else { return };
+        let target = route.target.clone();
+        let attempt = away.attempt;
         let stand_in = away.session.stand_in(self.limits);
+        away.retry_at = Nanos::NEVER;
         self.counters.reconnect_attempts.add(1);
         self.emit_for(home, EventKind::Reconnecting { attempt });
-        match self.dial_for(&target, home, stand_in) {
+        match self.dial_for(&target) {
             Ok(key) => {
+                let connection = &mut self.connections[key];
+                connection.session = stand_in;
+                connection.home = home;
                 if let Some(Home::Away(away)) = self.homes.get_mut(home) {
                     away.stand_in = Some(key);
                 }
                 self.set_session_deadline(home);
             }
             Err(failure) => {
-                tracing::debug!(attempt, ?failure, "cannot dial");
-                let errno = failure.errno();
-                self.stand_in_failed(home, CloseReason::Socket { errno });
+                tracing::debug!(attempt, ?failure, "cannot dial again");
+                self.stand_in_failed(home, CloseReason::ConnectionLimit);
             }
         }
     }
@@ -389,6 +449,7 @@ impl Core {
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (_, undelivered) = away.session.end(reason, &mut memory);
         let messages_dropped = self.count_drops(home);
+        self.counters.messages_dropped.add(messages_dropped);
         self.counters.closes[reason.index()].add(1);
         if !undelivered.is_empty() {
             self.emit_for(home, EventKind::SessionLost { undelivered });
@@ -417,9 +478,24 @@ impl Core {
     /// Forgets a session that is over, but for why.
     pub(crate) fn forget(&mut self, home: SessionKey, reason: CloseReason) {
         self.remember_end(home, reason);
-        self.by_peer.retain(|_, known| *known != home);
+        self.forget_peer(home);
         self.session_deadlines.set(slot(home), Nanos::NEVER);
         self.homes.remove(home);
+    }
+
+    /// A hello of this session's peer is that of a stranger from now on.
+    pub(crate) fn forget_peer(&mut self, home: SessionKey) {
+        let session = match self.homes.get(home) {
+            Some(&Home::Here(key)) => self.connections.get(key).map(|found| &found.session),
+            Some(Home::Away(away)) => Some(&away.session),
+            None => None,
+        };
+        let peer = session.and_then(Session::peer).map(|peer| peer.session_id);
+        if let Some(peer) = peer
+            && self.by_peer.get(&peer) == Some(&home)
+        {
+            self.by_peer.remove(&peer);
+        }
     }
 
     /// Keeps why a session ended, until its place is used again.
@@ -461,6 +537,27 @@ impl Core {
             Home::Here(_) => None,
         }
     }
+}
+
+/// When a lost connection is dialled again.
+pub(crate) fn backoff_policy(config: &Config) -> BackoffPolicy {
+    let cap = Duration::from_millis(config.reconnect_delay_max_ms().into());
+    let base = Duration::from_millis(config.reconnect_delay_ms().into()).min(cap);
+    BackoffPolicy {
+        base,
+        cap,
+        floor: base / 16,
+        attempts_max: NonZeroU32::new(config.reconnect_attempts_max()),
+        // The session ends first: `session_linger_ms`.
+        give_up_after: None,
+        ..BackoffPolicy::default()
+    }
+}
+
+/// For the times between attempts.
+fn random() -> u64 {
+    // Without randomness the times are bounded all the same.
+    getrandom::u64().unwrap_or(u64::MAX / 2)
 }
 
 /// The slot number of a session: the low half of the key's number, by slotmap's documentation.

@@ -7,6 +7,7 @@
 use super::*;
 use crate::mem::Buffer;
 use crate::reactor::connection::{InFlight, Phase};
+use crate::session::lane::SendMemory;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -34,8 +35,13 @@ impl Pair {
             poll(&mut near);
             near.state_of(id) == ConnectionState::Connected
         });
-        let far_key = far.connections()[0].id.key;
+        let far_key = far.core.key(far.connections()[0].id).expect("connected");
         Self { near, far, id, far_key }
+    }
+
+    /// The near end's connection.
+    fn key(&self) -> ConnectionKey {
+        self.near.core.key(self.id).expect("connected")
     }
 
     /// Turns both ends until the far one has a message.
@@ -52,15 +58,19 @@ impl Pair {
 
     /// Takes what is to be sent next, as if it had been handed to the ring.
     fn take_send(&mut self) -> Buffer {
-        let connection = &mut self.near.core.connections[self.id.key];
+        let key = self.key();
+        let core = &mut self.near.core;
+        let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+        let connection = &mut core.connections[key];
         assert!(connection.in_flight.is_none(), "one send at a time");
-        let (source, block) = connection.session.poll_block().expect("something is queued");
+        let (source, block) =
+            connection.session.poll_block(core.now, &mut memory).expect("something is queued");
         connection.in_flight = Some(InFlight::new(source, &block));
         block.buffer
     }
 
     fn fail_send(&mut self, buffer: Buffer, errno: i32) {
-        let completion = failed(self.id.key, OpKind::Send, buffer, errno);
+        let completion = failed(self.key(), OpKind::Send, buffer, errno);
         self.near.core.record(completion);
     }
 }
@@ -96,7 +106,8 @@ fn send_refused_for_lack_of_memory_is_made_again() {
         for round in 1..=3_u8 {
             pair.near.send(pair.id, Envelope::data(), &[round; 500]).expect("room");
             for _ in 0..2 {
-                let buffer = match pair.near.core.connections[pair.id.key].unsent.take() {
+                let key = pair.key();
+                let buffer = match pair.near.core.connections[key].unsent.take() {
                     Some(buffer) => buffer,
                     None => pair.take_send(),
                 };
@@ -128,7 +139,8 @@ fn send_that_fails_while_closing_frees_everything() {
     let lent_before = pair.near.core.send_memory.lent();
     pair.near.send(pair.id, Envelope::data(), b"lost").expect("room");
     let buffer = pair.take_send();
-    pair.near.core.close(pair.id.key, CloseReason::Local);
+    let key = pair.key();
+    pair.near.core.close(key, CloseReason::Local);
     pair.fail_send(buffer, libc::ENOBUFS);
     until(|| {
         poll(&mut pair.near);
@@ -172,7 +184,7 @@ fn connect_that_succeeds_while_it_is_cancelled_is_closed() {
             reactor.core.ring.enter(0, None, None).expect("the ring works");
             reactor.core.ring.has_completion()
         });
-        let phase = reactor.core.connections[id.key].phase;
+        let phase = reactor.core.connections[reactor.core.key(id).expect("connected")].phase;
         assert!(matches!(phase, Phase::Connecting { .. }), "not reaped yet: {phase:?}");
         check_ends(&mut reactor, id);
         let (mut peer, _) = listener.accept().expect("the kernel had connected it");

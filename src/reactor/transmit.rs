@@ -185,6 +185,12 @@ impl Core {
             Err(errno) => Some(errno),
         };
         let is_complete = in_flight.unsent_bytes() == 0;
+        if !is_complete && connection.survives {
+            connection.in_flight = None;
+            connection.returned = Some((in_flight.source, in_flight.into_block(buffer)));
+            self.operation_ended(key);
+            return;
+        }
         if is_complete || !connection.is_live() {
             let dropped = match is_complete {
                 true => 0,
@@ -197,7 +203,9 @@ impl Core {
             connection.messages_dropped += dropped;
             self.counters.messages_dropped.add(dropped);
             if matches!(connection.phase, Phase::Closing { .. }) {
-                self.report_end(key);
+                if !connection.survives && !self.is_stand_in(key) {
+                    self.report_end(key);
+                }
                 self.operation_ended(key);
             } else {
                 connection.last_activity = self.now;

@@ -15,7 +15,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::error::SendError;
+use crate::error::{DropReason, SendError};
 use crate::mem::Buffer;
 use crate::time::Nanos;
 use crate::wire::{
@@ -73,36 +73,6 @@ pub(crate) struct Block {
     pub(crate) span: Span,
 }
 
-/// Why a message did not reach its receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DropReason {
-    /// Best effort, and the link was lost before the peer had it.
-    LinkLost,
-    /// Its time to live passed before it could be sent.
-    Expired,
-    /// A newer message of the same conflation key took its place.
-    Replaced,
-    /// The lane was full and its policy is to drop the oldest.
-    Overflow,
-    /// The session ended before the message was sent, or before the peer confirmed it.
-    SessionEnded,
-}
-
-impl DropReason {
-    /// Number of reasons.
-    pub const COUNT: usize = 5;
-    /// The names used in statistics, by [`DropReason::index`].
-    pub const NAMES: [&str; Self::COUNT] =
-        ["link_lost", "expired", "replaced", "overflow", "session_ended"];
-
-    /// A number below [`DropReason::COUNT`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-}
-
 /// How many messages were dropped, by [`DropReason::index`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Drops(pub(crate) [u64; DropReason::COUNT]);
@@ -148,8 +118,8 @@ impl<'a> Resting<'a> {
         let (header, _) = Header::ref_from_prefix(whole).expect("our own frame is whole");
         let is_extended = Flags(header.flags).contains(Flags::EXTENDED);
         let extension = is_extended.then(|| {
-            let (extension, _) = Extension::ref_from_prefix(&whole[HEADER_BYTES..])
-                .expect("our own frame is whole");
+            let (extension, _) =
+                Extension::ref_from_prefix(&whole[HEADER_BYTES..]).expect("our own frame is whole");
             extension
         });
         let payload_bytes = header.payload_bytes.get() as usize;

@@ -38,9 +38,9 @@
 use std::collections::VecDeque;
 
 use crate::config::Overflow;
-use crate::error::{ProtocolError, SendError};
+use crate::error::{DropReason, ProtocolError, SendError};
 use crate::mem::{Buffer, Pool};
-use crate::session::block::{Block, DropReason, Drops, Gap, Refusal, Resting};
+use crate::session::block::{Block, Drops, Gap, Refusal, Resting};
 use crate::time::Nanos;
 use crate::wire::{Body, FrameHead, HEADER_BYTES, Priority, Scratch, frame_bytes, low_half};
 
@@ -542,8 +542,7 @@ impl Lane {
         if frame.is_reliable() || frame.sequence <= announced {
             return false;
         }
-        let (bytes, sequence, messages) =
-            (frame.bytes, frame.sequence, u32::from(!frame.is_gap()));
+        let (bytes, sequence, messages) = (frame.bytes, frame.sequence, u32::from(!frame.is_gap()));
         block.span.start += bytes;
         block.span.first = sequence + 1;
         block.span.frames -= messages;
@@ -673,9 +672,8 @@ impl Lane {
         holdings: &Holdings,
     ) -> Option<Buffer> {
         self.is_bulky |= !self.waiting.is_empty();
-        let small_will_do = self.waiting.is_empty()
-            && holdings.small == 0
-            && bytes <= memory.pool.smallest_bytes();
+        let small_will_do =
+            self.waiting.is_empty() && holdings.small == 0 && bytes <= memory.pool.smallest_bytes();
         let wants_shared = self.is_bulky || !small_will_do;
         let mut buffer = None;
         if wants_shared && holdings.bytes <= memory.pool.free_bytes() {

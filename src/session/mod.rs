@@ -26,11 +26,18 @@
 //! does it for all lanes. So a confirmation costs no round trip, and a conversation of requests and
 //! answers no frame.
 
+pub(crate) mod backoff;
 pub(crate) mod block;
+#[cfg_attr(not(test), expect(dead_code, reason = "heartbeats do not carry time yet"))]
+pub(crate) mod clock;
+#[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not send heartbeats yet"))]
+pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not watch messages yet"))]
+pub(crate) mod watchdog;
 
 use std::time::Duration;
 
@@ -67,7 +74,10 @@ pub(crate) enum Role {
 /// What both ends of every session of a reactor have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
-    pub(crate) features: Features,
+    /// What this node offers in a hello.
+    pub(crate) dialer_features: Features,
+    /// What this node offers in a welcome.
+    pub(crate) listener_features: Features,
     pub(crate) node_name: String,
     pub(crate) node_number: u32,
     pub(crate) schema_hash: u64,
@@ -258,6 +268,12 @@ impl Envelope {
     pub const fn json(mut self) -> Self {
         self.json = true;
         self
+    }
+
+    /// Whether it is kept until the peer confirms it.
+    #[must_use]
+    pub const fn is_reliable(&self) -> bool {
+        self.reliable
     }
 
     /// The kind.
@@ -709,6 +725,12 @@ impl Session {
         self.confirm_at
     }
 
+    /// Whether an acknowledgement frame is due.
+    #[inline]
+    pub(crate) fn confirms_now(&self) -> bool {
+        self.confirms_now
+    }
+
     /// Messages dropped since the last call, by lane.
     pub(crate) fn take_drops(&mut self) -> [Drops; Priority::COUNT] {
         let mut news = [Drops::default(); Priority::COUNT];
@@ -953,8 +975,7 @@ impl Session {
             resumes: Features(greeting.features.get()).contains(Features::RESUME),
             clock_offset_ns: greeting.monotonic_ns.get().wrapping_sub(now.0) as i64,
         }));
-        let event =
-            if self.state == State::Down { Event::Resumed } else { Event::Established };
+        let event = if self.state == State::Down { Event::Resumed } else { Event::Established };
         self.state = self.state.step(event);
     }
 
@@ -966,11 +987,15 @@ impl Session {
         now: Nanos,
         wall_ns: u64,
     ) {
+        let features = match self.role {
+            Role::Dialer => identity.dialer_features,
+            Role::Listener => identity.listener_features,
+        };
         let greeting = Greeting {
             protocol_min: VERSION,
             protocol_max: VERSION,
             name_bytes: 0.into(),
-            features: identity.features.0.into(),
+            features: features.0.into(),
             session_id: self.id.0,
             schema_hash: identity.schema_hash.into(),
             frame_bytes_max: identity.frame_bytes_max.into(),

@@ -22,12 +22,20 @@ const LIMITS: LaneLimits = LaneLimits {
     bytes_max: 64 << 10,
     frame_bytes_max: 16 << 10,
     block_bytes: 8192,
+    kept_bytes_max: 64 << 10,
+    overflow: [Overflow::Reject; Priority::COUNT],
 };
 const NOW: Nanos = Nanos(1_000);
 
+/// Of a session's end at a node.
+fn id(name: &str) -> SessionId {
+    SessionId([name.as_bytes()[0]; 16])
+}
+
 fn identity(name: &str) -> Identity {
     Identity {
-        session_id: SessionId([name.as_bytes()[0]; 16]),
+        dialer_features: Features::RESUME,
+        listener_features: Features::RESUME,
         node_name: name.into(),
         node_number: 7,
         schema_hash: 0,
@@ -41,7 +49,7 @@ impl End {
         let pool = Pool::new(&PoolLayout::classes(256 << 10, 8192, 16 << 10).with_small(2048, 4));
         let limits = LaneLimits { frame_bytes_max: identity.frame_bytes_max as usize, ..LIMITS };
         Self {
-            session: Session::new(role, limits),
+            session: Session::new(role, id(&identity.node_name), limits),
             identity,
             pool,
             scratch: Scratch::new(),
@@ -64,9 +72,9 @@ impl End {
 
     /// Takes one block off the session, as the reactor would send it.
     fn send_block(&mut self) -> Option<Vec<u8>> {
-        let (source, block) = self.session.poll_block()?;
-        let bytes = block.buffer.bytes()[..block.filled].to_vec();
         let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        let (source, block) = self.session.poll_block(NOW, &mut memory)?;
+        let bytes = block.buffer.bytes()[block.span.start..block.span.filled].to_vec();
         self.session.block_sent(source, block, &mut memory);
         Some(bytes)
     }
@@ -77,16 +85,21 @@ impl End {
         aligned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         let mut input = &aligned.bytes()[..bytes.len()];
         while let Some(frame) = self.session.decoder().next(&mut input)? {
-            match self.session.handle(&frame)? {
+            let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+            match self.session.handle(&frame, NOW, &mut memory)? {
                 Input::Message => {
                     self.received.push((frame.priority(), frame.payload().to_vec()));
                 }
                 Input::Greeting => {
                     let outcome = match self.session.role() {
-                        Role::Dialer => self.session.accept_welcome(&frame, &self.identity, NOW)?,
+                        Role::Dialer => {
+                            let identity = &self.identity;
+                            self.session.accept_welcome(&frame, identity, NOW, &mut memory)?.0
+                        }
                         Role::Listener => {
-                            let buffer = self.pool.take(1024).expect("memory");
-                            self.session.answer(&frame, buffer, &self.identity, NOW, 0)?
+                            let buffer = memory.pool.take(1024).expect("memory");
+                            let identity = &self.identity;
+                            self.session.answer(&frame, buffer, identity, NOW, 0, &mut memory)?
                         }
                     };
                     match outcome {
@@ -136,7 +149,7 @@ fn handshake_tells_each_end_who_the_other_is() {
     assert_eq!(near.session.peer().expect("established").node_name, "server");
     let peer = far.session.peer().expect("established");
     assert_eq!((peer.node_name.as_str(), peer.node_number), ("near", 7));
-    assert_eq!(peer.session_id, near.identity.session_id);
+    assert_eq!(peer.session_id, id("near"));
 }
 
 #[test]
@@ -228,11 +241,12 @@ fn lane_is_bounded_in_bytes() {
     assert!(bytes < LIMITS.bytes_max + 8032, "one frame may exceed the bound: {bytes}");
 
     // What is in flight does not count against those that gather behind it.
-    let (source, block) = near.session.poll_block().expect("queued");
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let (source, block) = near.session.poll_block(NOW, &mut memory).expect("queued");
     near.push(Priority::Normal, &body).expect("a block's worth of room");
     bytes += 8032;
     let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    let sent = block.filled;
+    let sent = block.span.filled;
     let frames = block.buffer.bytes()[..sent].to_vec();
     near.session.block_sent(source, block, &mut memory);
     far.handle(&frames).expect("well formed");
@@ -248,7 +262,7 @@ fn session_that_holds_more_than_is_free_is_refused() {
     let (mut near, _) = pair();
     near.session = {
         let limits = LaneLimits { bytes_max: 1 << 30, frames_max: 1 << 20, ..LIMITS };
-        let mut session = Session::new(Role::Dialer, limits);
+        let mut session = Session::new(Role::Dialer, id("near"), limits);
         session.state = State::Open;
         session
     };
@@ -327,7 +341,7 @@ fn ended_session_counts_what_it_drops_and_gives_its_memory_back() {
         near.push(Priority::Normal, b"x").expect("room");
     }
     let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    assert_eq!(near.session.end(CloseReason::PeerClosed, &mut memory), 5);
+    assert_eq!(near.session.end(CloseReason::PeerClosed, &mut memory), (5, Vec::new()));
     assert_eq!(near.pool.lent(), 0);
 }
 

@@ -47,7 +47,7 @@ macro_rules! statistics {
 }
 
 statistics! {
-    /// Application messages admitted to a lane.
+    /// Application messages handed to the kernel.
     messages_sent,
     /// Bytes of those frames on the wire.
     bytes_sent,
@@ -67,6 +67,18 @@ statistics! {
     connections_lost,
     /// Sessions established now: the active clients of a server.
     connections_active,
+    /// Messages refused because their time to live had passed.
+    sends_expired,
+    /// Messages received too late to be handled.
+    messages_expired,
+    /// Messages of peers that will not come: their side dropped them.
+    messages_missed,
+    /// Sessions that went on on a new link.
+    sessions_resumed,
+    /// Sessions that a peer came back without.
+    sessions_lost,
+    /// Attempts to connect again.
+    reconnect_attempts,
     /// Panics caught in handlers.
     handler_panics,
     /// Responses that came after their request had been given up.

@@ -11,7 +11,7 @@
 //! | 8 | 16 | session_id | 128 random bits; names the sender's end of the session |
 //! | 24 | 8 | schema_hash | the application's hash of its payload types; 0 is not compared |
 //! | 32 | 4 | frame_bytes_max | largest frame the sender accepts |
-//! | 36 | 4 | heartbeat_interval_us | the sender's heartbeat interval; 0 sends none |
+//! | 36 | 4 | heartbeat_interval_us | how often the sender wants to hear; 0 never |
 //! | 40 | 32 | last_received | per lane, low to critical: last sequence received; 0 when fresh |
 //! | 72 | 8 | monotonic_ns | sender's monotonic clock |
 //! | 80 | 8 | wall_ns | sender's wall clock, nanoseconds since 1970 UTC |
@@ -62,7 +62,7 @@ impl Features {
 }
 
 /// Names one end of a session: 128 random bits, new for every session.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SessionId(pub [u8; 16]);
 
 impl std::fmt::Debug for SessionId {
@@ -95,7 +95,8 @@ pub struct Greeting {
     pub schema_hash: U64,
     /// Largest frame accepted.
     pub frame_bytes_max: U32,
-    /// Heartbeat interval in microseconds, 0 for none.
+    /// How often the sender wants to hear from the receiver, in microseconds; 0 for never. Above
+    /// 0 and below 1,000 it counts as 1,000 at both ends.
     pub heartbeat_interval_us: U32,
     /// Last sequence received per lane.
     pub last_received: [U64; Priority::COUNT],

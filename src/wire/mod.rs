@@ -43,6 +43,7 @@
 //! ways) or *reject* (and closes). *Goodbye* announces an orderly close. These four are
 //! *handshake frames*: see [`handshake`] for their payloads. They carry a checksum always, use the
 //! critical priority, and do not take part in the lanes' sequences (their `sequence` is 0).
+//! *Heartbeats* and their answers carry 32 bytes of times: see [`heartbeat`].
 //!
 //! *Acknowledgement* confirms reliable messages (see [`acknowledgement`]); every frame with the
 //! extension does so too, for its lane, in `acknowledged`. It is not sequenced either.
@@ -67,6 +68,7 @@ pub mod decode;
 pub mod encode;
 pub mod handshake;
 pub mod header;
+pub mod heartbeat;
 pub mod payload;
 
 pub use decode::{Decoder, Frame};

@@ -102,7 +102,7 @@ pub(crate) fn timed<T>(body: impl FnOnce() -> T) -> (T, Duration) {
 
 /// Settings that suit two cores shared by many tests.
 pub(crate) fn settings() -> ConfigBuilder {
-    Config::builder().idle(Idle::Park).connections_max(64)
+    Config::builder().idle(Idle::Park).connections_max(64).reconnect(false)
 }
 
 pub(crate) fn config() -> Config {
@@ -337,7 +337,8 @@ impl Greeting {
         out.extend_from_slice(&2_u64.to_le_bytes());
         out.extend_from_slice(&5_u32.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
-        assert_eq!(out.len(), 96, "the fixed part of a greeting");
+        out.extend_from_slice(&[0; 32]);
+        assert_eq!(out.len(), 128, "the fixed part of a greeting");
         out.extend_from_slice(b"peer");
         out
     }
