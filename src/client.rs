@@ -14,6 +14,7 @@ use crate::error::{
     CloseReason, ConnectError, FlushError, ReceiveError, RequestError, SendError, SetupError,
 };
 use crate::reactor::message::Message;
+use crate::reactor::watch::{WatchError, WatchKey, Watched};
 use crate::reactor::{
     ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind, Reactor, RequestId,
     ShutdownReport, Turn, Wait,
@@ -176,7 +177,7 @@ impl Client {
             if self.connection_state() == ConnectionState::Disconnected {
                 return Err(FlushError::NotConnected);
             }
-            if self.reactor.frames_queued(connection) == 0 {
+            if self.reactor.is_flushed(connection) {
                 return Ok(());
             }
             if Nanos::now() >= deadline {
@@ -343,6 +344,35 @@ impl Client {
         handler: impl FnMut(&mut Context<'_>, Frame<'_>, &T::Archived) + 'static,
     ) {
         self.reactor.on_type::<T>(handler);
+    }
+
+    /// Watches that messages of a type or kind come at least every `period`; see
+    /// [`Reactor::watch`]. To be called while connected; the watch outlives the link, not the
+    /// session.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`].
+    pub fn watch(&mut self, key: WatchKey, period: Duration) -> Result<(), WatchError> {
+        let connection = self.connection.ok_or(WatchError::NoSession)?;
+        self.reactor.watch(connection, key, period)
+    }
+
+    /// Calls `handler` when messages that are watched stay away for their period; see
+    /// [`Reactor::on_deadline_missed`]. It runs inside the client's calls.
+    pub fn on_deadline_missed(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,
+    ) {
+        self.reactor.on_deadline_missed(handler);
+    }
+
+    /// Calls `handler` when a message comes that was missed.
+    pub fn on_deadline_recovered(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,
+    ) {
+        self.reactor.on_deadline_recovered(handler);
     }
 
     /// Where the connection stands, as of the last call that turned the reactor.

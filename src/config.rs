@@ -372,6 +372,17 @@ settings! {
     handshake_timeout_ms: u32 = 2_000, 1 => 600_000;
     /// How long a peer may take from the first to the last byte of a frame, in milliseconds.
     frame_timeout_ms: u32 = 30_000, 10 => 3_600_000;
+    /// How often this node wants to hear from its peer, in milliseconds; 0 is never. The peer sends
+    /// a heartbeat when it has had nothing else to send for that long.
+    heartbeat_interval_ms: u32 = 1_000, 0 => 3_600_000;
+    /// So many intervals of silence mean that the peer is gone, also when the kernel would go on
+    /// for minutes (tcp(7), tcp_retries2).
+    heartbeat_misses: u32 = 3, 2 => 1_000;
+    /// How fast the clocks of two nodes may drift apart, in parts per million: widens the error
+    /// of the clock offset against which times to live are checked. 1000 where NTP slews a clock.
+    clock_drift_ppm: u32 = 100, 1 => 100_000;
+    /// Messages whose absence may be watched, for each session.
+    watches_max: u32 = 8, 0 => 256;
     /// How long a session whose connection was lost is kept for its peer to come back, in
     /// milliseconds. The side that connected gives up after it, too. 0 ends a session with its
     /// connection.
@@ -466,6 +477,11 @@ impl Config {
     #[must_use]
     pub fn reconnect(&self) -> bool {
         self.reconnect
+    }
+
+    /// How often heartbeats are wanted, in the unit of the greeting.
+    pub(crate) fn heartbeat_interval_us(&self) -> u32 {
+        self.heartbeat_interval_ms.saturating_mul(1000)
     }
 
     pub(crate) fn session_linger(&self) -> Duration {

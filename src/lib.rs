@@ -85,20 +85,22 @@ pub mod wire;
 
 // The public interface is:
 pub use client::Client;
-pub use config::{Config, ConfigBuilder, Idle};
+pub use config::{Config, ConfigBuilder, Idle, Overflow};
 pub use endpoint::{Address, DEFAULT_PORT, Endpoint};
 pub use error::{
-    AccessError, CloseReason, ConfigError, ConnectError, EndpointError, FlushError, ProtocolError,
-    ReceiveError, RequestError, RingError, SendError, SetupError,
+    AccessError, CloseReason, ConfigError, ConnectError, DropReason, EndpointError, FlushError,
+    ProtocolError, ReceiveError, RequestError, RingError, SendError, SetupError,
 };
 
 pub use node::{Incoming, Node, NodeBuilder, NodeHandle};
 pub use reactor::{
-    BroadcastReport, ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind,
-    Message, Reactor, RequestId, ShutdownReport, Turn, Wait,
+    BroadcastReport, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState, Context, Event,
+    EventKind, Message, Reactor, RequestId, ShutdownReport, Turn, Wait, WatchChange, WatchError,
+    WatchKey, Watched,
 };
 pub use server::{Server, ServerBuilder};
-pub use session::{Envelope, PeerInfo};
+pub use session::lane::Sent;
+pub use session::{Envelope, PeerInfo, Undelivered};
 pub use stats::{Counters, Statistics};
 pub use time::Nanos;
 pub use transport::{Transport, TransportError};

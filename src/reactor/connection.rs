@@ -138,6 +138,8 @@ pub(crate) struct Connection {
     pub(crate) home: SessionKey,
     /// Where this side dialled, and when to dial again; `None` where the peer dials.
     pub(crate) route: Option<Box<Route>>,
+    /// What the deadlines know of the session's.
+    pub(crate) session_due: Nanos,
     /// The session goes on when this connection has ended.
     pub(crate) survives: bool,
     /// The session has had another connection before.
@@ -191,6 +193,7 @@ impl Connection {
             session,
             home: SessionKey::default(),
             route: None,
+            session_due: Nanos::NEVER,
             survives: false,
             is_resumed: false,
             returned: None,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use slotmap::SlotMap;
@@ -13,6 +14,7 @@ use slotmap::SlotMap;
 use crate::config::{Config, Idle, Overflow};
 use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, PayloadArena, Pool, PoolLayout};
+use crate::reactor::ClockOffset;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
 use crate::reactor::events::EventQueue;
@@ -22,7 +24,9 @@ use crate::reactor::message::Message;
 use crate::reactor::pause::departed_max;
 use crate::reactor::requests::Requests;
 use crate::reactor::sessions::{self, Home, SessionKey};
+use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
+use crate::session::heartbeat::HeartbeatPolicy;
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
@@ -37,6 +41,10 @@ use crate::wire::{Body, Frame, Scratch};
 const SMALL_BLOCK_BYTES: usize = 4096;
 const _: () = assert!(SMALL_BLOCK_BYTES >= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(crate::mem::ALIGN == crate::wire::FRAME_ALIGN);
+const _: () = assert!(crate::stats::LANES == crate::wire::Priority::COUNT);
+
+/// How often the clock of a busy peer is measured, where heartbeats are wanted at all.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// A message that was queued.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +73,10 @@ pub(crate) struct Core {
     /// The key last used in each slot of `homes`.
     pub(crate) session_keys: Vec<SessionKey>,
     pub(crate) session_deadlines: Deadlines,
+    /// What is watched in every session.
+    pub(crate) watches: Vec<(WatchKey, Duration)>,
+    /// What watches have seen and the handlers have not been told.
+    pub(crate) watched: Vec<(SessionKey, Watched)>,
     /// Sessions beyond this many end with their connection.
     pub(crate) sessions_max: usize,
     /// The key last used in each slot, to find it by the number the deadlines know.
@@ -154,6 +166,14 @@ impl Core {
                 schema_hash: config.schema_hash(),
                 frame_bytes_max: config.frame_bytes_max(),
                 checksum: config.checksum(),
+                heartbeat: HeartbeatPolicy {
+                    interval_us: config.heartbeat_interval_us(),
+                    misses: config.heartbeat_misses(),
+                    // A busy session's clock estimate does not age beyond a second's drift.
+                    measure_every: MEASURE_EVERY,
+                },
+                clock_drift_ppm: config.clock_drift_ppm(),
+                watches_max: config.watches_max() as usize,
             },
             limits,
             idle: config.idle(),
@@ -164,6 +184,8 @@ impl Core {
             by_peer: BTreeMap::new(),
             session_keys: vec![SessionKey::default(); sessions_max + 2],
             session_deadlines: Deadlines::with_capacity(sessions_max + 2),
+            watches: Vec::new(),
+            watched: Vec::with_capacity(16),
             sessions_max,
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
@@ -299,9 +321,9 @@ impl Core {
     }
 
     /// Copies a frame to memory that outlives the handler.
-    pub(crate) fn message(&mut self, key: ConnectionKey, frame: &Frame<'_>) -> Message {
+    pub(crate) fn message(&mut self, id: ConnectionId, frame: &Frame<'_>) -> Message {
         let payload = self.arena.copy(frame.payload());
-        Message::new(self.id(key), frame, payload)
+        Message::new(id, frame, payload)
     }
 
     /// A typed handler found its payload invalid.
@@ -615,6 +637,15 @@ impl Core {
             messages_received: connection.messages_received,
             frames_queued: connection.session.frames_queued(),
             bytes_queued: connection.session.bytes_queued() as u64,
+            bytes_kept: connection.session.kept_bytes() as u64,
+            messages_missed: connection.session.missed(),
+            messages_expired: connection.session.expired(),
+            messages_expired_at_peer: connection.session.expired_at_peer(),
+            round_trip: connection.session.round_trip_ns().map(Duration::from_nanos),
+            clock: connection
+                .session
+                .clock_offset(self.now)
+                .map(|offset| ClockOffset { offset_ns: offset.ns, error_ns: offset.error_ns }),
         })
     }
 }

@@ -286,7 +286,7 @@ impl Core {
                 return None;
             }
         };
-        let session = Session::new(role, id, self.limits);
+        let session = Session::new(role, id, self.limits, &self.identity);
         let connection = Connection::new(socket, address, session, Window::new(base));
         let key = self.connections.insert(connection);
         self.keys[key.slot() as usize] = key;
@@ -380,6 +380,16 @@ impl Core {
         self.counters.connections_established.add(1);
         self.counters.connections_active.set(self.active);
         self.set_deadline(key);
+        if !is_resumed {
+            for &(watched, period) in &self.watches {
+                let watchdog = &mut self.connections[key].session.watchdog;
+                if let Err(error) = watchdog.watch(watched, period, now) {
+                    tracing::warn!(%error, ?watched, "a session is not watched");
+                }
+            }
+        }
+        self.set_session_deadline(home);
+        self.mark_dirty(key);
         if is_resumed {
             self.counters.sessions_resumed.add(1);
             let messages_dropped = self.count_drops(home);

@@ -35,6 +35,7 @@ pub(crate) mod sessions;
 #[cfg(test)]
 mod tests;
 mod transmit;
+pub(crate) mod watch;
 
 use std::io;
 use std::marker::PhantomData;
@@ -55,6 +56,7 @@ use self::inbox::Inbox;
 pub use self::message::Message;
 use self::receive::Awaited;
 pub use self::requests::RequestId;
+pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
@@ -190,6 +192,29 @@ pub struct ConnectionInfo {
     pub frames_queued: u64,
     /// Bytes queued and in flight.
     pub bytes_queued: u64,
+    /// Memory that keeps reliable messages until the peer confirms them, in bytes.
+    pub bytes_kept: u64,
+    /// Messages of the peer's that will not come: it dropped them.
+    pub messages_missed: u64,
+    /// Messages that came too late to be handled.
+    pub messages_expired: u64,
+    /// Messages of ours that came too late for the peer to handle, as far as it has said.
+    pub messages_expired_at_peer: u64,
+    /// The last round trip of a heartbeat; `None` before one was measured.
+    pub round_trip: Option<Duration>,
+    /// The peer's monotonic clock against ours; `None` before it was measured.
+    pub clock: Option<ClockOffset>,
+}
+
+/// How far a peer's monotonic clock is ahead of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClockOffset {
+    /// Its clock minus ours, in nanoseconds.
+    pub offset_ns: i64,
+    /// The truth is at most this far from it, in nanoseconds: half a round trip at best, and more
+    /// with time, by `clock_drift_ppm`.
+    pub error_ns: u64,
 }
 
 /// What became of a broadcast, for each connection.
@@ -319,6 +344,7 @@ impl Reactor {
         receive::handle_ready(core, &mut self.handlers, awaited);
         core.run_commands();
         core.expire();
+        watch::tell_watched(core, &mut self.handlers);
         core.free_ended();
         if wait == Wait::Poll {
             core.submit_sends()?;
@@ -401,6 +427,12 @@ impl Reactor {
         self.core.now = Nanos::now();
         let deadline = self.core.now + deadline;
         self.core.disconnect(connection, deadline);
+    }
+
+    /// Watches what comes from every peer: as [`Reactor::watch`] for each session that is
+    /// established from now on.
+    pub fn watch_all(&mut self, key: WatchKey, period: Duration) {
+        self.core.watches.push((key, period));
     }
 
     /// Calls `handler` for frames of this kind that no handler by type takes.
@@ -712,9 +744,9 @@ impl Reactor {
         self.core.shutdown_report()
     }
 
-    /// Frames queued and in flight on a connection.
-    pub(crate) fn frames_queued(&self, connection: ConnectionId) -> u64 {
-        self.core.session(connection).map_or(0, Session::frames_queued)
+    /// Whether everything sent on a connection has left, and what is reliable was confirmed.
+    pub(crate) fn is_flushed(&self, connection: ConnectionId) -> bool {
+        self.core.session(connection).is_none_or(Session::is_flushed)
     }
 
     /// Submits what handlers queued during a call that is about to return to the application.

@@ -46,11 +46,11 @@ impl Core {
         connection.frame_begun = Nanos::NEVER;
         self.counters.receive_pauses.add(1);
         self.paused.push(key);
-        self.watch(key);
+        self.watch_end(key);
     }
 
     /// Has the ring watch for the end of a paused connection's peer.
-    fn watch(&mut self, key: ConnectionKey) {
+    fn watch_end(&mut self, key: ConnectionKey) {
         use std::os::fd::AsRawFd;
         let connection = &mut self.connections[key];
         if connection.is_live() && !connection.is_watched {
@@ -92,7 +92,7 @@ impl Core {
         while index < self.paused.len() {
             let key = self.paused[index];
             if !self.may_go_on(key) {
-                self.watch(key);
+                self.watch_end(key);
                 index += 1;
                 continue;
             }
@@ -110,7 +110,7 @@ impl Core {
         }
     }
 
-    /// The poll of [`Core::watch`] has fired.
+    /// The poll of [`Core::watch_end`] has fired.
     #[cold]
     pub(crate) fn on_watched(&mut self, key: ConnectionKey, completion: &Completion) {
         let connection = self.connections.get_mut(key).expect("a slot outlives its operations");

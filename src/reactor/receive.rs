@@ -5,6 +5,7 @@ use crate::mem::Buffer;
 use crate::reactor::connection::{ConnectionKey, Pause, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::dispatch::{Handlers, Route};
+use crate::reactor::watch::WatchKey;
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::session::{Input, Role};
@@ -102,6 +103,7 @@ fn handle_window(
     if !connection.is_readable() || !connection.window.is_idle() {
         return;
     }
+    connection.session.received_bytes(core.now);
     let range = connection.window.range();
     let buffer: Buffer = connection.window.lend();
     let (consumed, outcome) = {
@@ -194,10 +196,15 @@ fn handle_frames(
             Input::Message => {
                 messages += 1;
                 bytes += frame_bytes as u64;
+                if !connection.session.watchdog.is_idle() {
+                    let home = connection.home;
+                    let keys = [WatchKey::Type(frame.type_id()), WatchKey::Kind(frame.kind())];
+                    core.feed_watches(home, keys);
+                }
                 if frame.is_response() {
                     respond(core, awaited, key, frame);
                 } else if route == Route::Inbox {
-                    let message = core.message(key, &frame);
+                    let message = core.message(core.id(key), &frame);
                     core.deliver(message);
                 } else {
                     handlers.call(route, core, key, frame);
@@ -207,13 +214,14 @@ fn handle_frames(
                 }
             }
             Input::Nothing => {}
+            Input::Expired => core.counters.messages_expired.add(1),
             Input::Greeting => match greet(core, key, &frame) {
                 Ok(Input::Established) => core.establish(key),
                 Ok(Input::End(reason)) => {
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);
                 }
-                Ok(Input::Message | Input::Greeting | Input::Nothing) => {}
+                Ok(Input::Message | Input::Greeting | Input::Nothing | Input::Expired) => {}
                 Err(error) => break Err(error),
             },
             Input::Established => core.establish(key),
@@ -226,11 +234,12 @@ fn handle_frames(
     let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
     connection.messages_received += messages;
     connection.parsed_bytes_max = connection.parsed_bytes_max.max(longest);
-    let (home, due) = (connection.home, connection.session.deadline());
-    if due != Nanos::NEVER {
+    let home = connection.home;
+    // The other deadlines only move later with what is received.
+    if connection.session.confirm_at() < connection.session_due {
         core.set_session_deadline(home);
     }
-    if core.connections[key].session.confirms_now() {
+    if core.connections[key].session.has_own_block() {
         core.mark_dirty(key);
     }
     core.counters.messages_received.add(messages);
@@ -257,7 +266,7 @@ fn respond(
             awaited.is_done = true;
         }
         _ => {
-            let message = core.message(key, &frame);
+            let message = core.message(core.id(key), &frame);
             core.requests.answer(correlation, message);
         }
     }

@@ -30,11 +30,12 @@ use crate::config::Config;
 use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::reactor::connection::{ConnectionId, ConnectionKey, Phase, Route};
 use crate::reactor::core::{Admitted, Core};
+use crate::reactor::watch::{WatchChange, Watched};
 use crate::reactor::{Event, EventKind};
 use crate::session::backoff::{BackoffPolicy, Next};
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
-use crate::session::{Correlation, Envelope, Input, Reunion, Role, Session};
+use crate::session::{Correlation, Envelope, Expiry, Input, Reunion, Role, Session};
 use crate::time::{Nanos, wall_ns};
 use crate::wire::handshake::RejectReason;
 use crate::wire::{Body, Frame};
@@ -191,7 +192,8 @@ impl Core {
             unreachable!("a session leaves a connection that is ending")
         };
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let empty = Session::new(connection.session.role(), Default::default(), self.limits);
+        let role = connection.session.role();
+        let empty = Session::new(role, Default::default(), self.limits, &self.identity);
         let mut session = std::mem::replace(&mut connection.session, empty);
         let returned = connection.returned.take();
         assert!(connection.in_flight.is_none(), "the kernel holds no send");
@@ -388,11 +390,20 @@ impl Core {
 
     /// Tells the deadlines when a session wants to be looked at.
     pub(crate) fn set_session_deadline(&mut self, home: SessionKey) {
-        let deadline = match self.homes.get(home) {
+        let deadline = match self.homes.get_mut(home) {
             None => Nanos::NEVER,
-            Some(&Home::Here(key)) => self.connections[key].session.deadline(),
-            Some(Home::Away(away)) if away.stand_in.is_some() => away.until,
-            Some(Home::Away(away)) => away.until.min(away.retry_at),
+            Some(&mut Home::Here(key)) => {
+                let connection = &mut self.connections[key];
+                connection.session_due = match connection.phase {
+                    Phase::Live => connection.session.deadline(),
+                    _ => Nanos::NEVER,
+                };
+                connection.session_due
+            }
+            Some(Home::Away(away)) => {
+                let retry_at = if away.stand_in.is_some() { Nanos::NEVER } else { away.retry_at };
+                away.until.min(retry_at).min(away.session.watchdog.deadline())
+            }
         };
         self.session_deadlines.set(slot(home), deadline);
     }
@@ -404,14 +415,33 @@ impl Core {
         match self.homes.get_mut(home) {
             None => {}
             Some(&mut Home::Here(key)) => {
-                self.connections[key].session.expire(self.now);
-                self.mark_dirty(key);
+                let connection = &mut self.connections[key];
+                let expiry = connection.session.expire(self.now);
+                if connection.phase != Phase::Live {
+                    return;
+                }
+                if expiry == Expiry::PeerSilent {
+                    self.close(key, CloseReason::PeerSilent);
+                    return;
+                }
+                self.note_misses(home);
+                if self.connections[key].session.has_block() {
+                    self.mark_dirty(key);
+                }
                 self.set_session_deadline(home);
             }
             Some(Home::Away(away)) if away.until <= self.now => {
                 self.end_away(home, CloseReason::SessionExpired);
             }
-            Some(Home::Away(_)) => self.dial_again(home),
+            Some(Home::Away(away)) => {
+                let is_time = away.retry_at <= self.now && away.stand_in.is_none();
+                self.note_misses(home);
+                if is_time {
+                    self.dial_again(home);
+                } else {
+                    self.set_session_deadline(home);
+                }
+            }
         }
     }
 
@@ -420,7 +450,7 @@ impl Core {
         let Some(route) = &away.route else { return };
         let target = route.target.clone();
         let attempt = away.attempt;
-        let stand_in = away.session.stand_in(self.limits);
+        let stand_in = away.session.stand_in(self.limits, &self.identity);
         away.retry_at = Nanos::NEVER;
         self.counters.reconnect_attempts.add(1);
         self.emit_for(home, EventKind::Reconnecting { attempt });
@@ -530,12 +560,32 @@ impl Core {
         self.publish(Event { connection, address, node_name, kind });
     }
 
-    /// Why a session that is away lost its link.
-    pub(crate) fn away_reason(&self, home: SessionKey) -> Option<CloseReason> {
-        match self.homes.get(home)? {
-            Home::Away(away) => Some(away.reason),
-            Home::Here(_) => None,
+    /// The session at `home`, wherever it is.
+    pub(crate) fn session_mut(&mut self, home: SessionKey) -> Option<&mut Session> {
+        match self.homes.get_mut(home)? {
+            &mut Home::Here(key) => Some(&mut self.connections.get_mut(key)?.session),
+            Home::Away(away) => Some(&mut away.session),
         }
+    }
+
+    /// Notes the watches of a session whose messages stay away: the handler is called after this
+    /// step of the turn.
+    pub(crate) fn note_misses(&mut self, home: SessionKey) {
+        let now = self.now;
+        while let Some(miss) =
+            self.session_mut(home).and_then(|found| found.watchdog.poll_miss(now))
+        {
+            self.note_watch(home, Watched::missed(&miss));
+        }
+    }
+
+    /// Keeps what a watch has seen for the handler.
+    pub(crate) fn note_watch(&mut self, home: SessionKey, watched: Watched) {
+        match watched.change {
+            WatchChange::Missed => self.counters.deadlines_missed.add(1),
+            WatchChange::Recovered => self.counters.deadlines_recovered.add(1),
+        }
+        self.watched.push((home, watched));
     }
 }
 

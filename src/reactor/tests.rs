@@ -21,7 +21,12 @@ struct Pair {
 impl Pair {
     /// Connected; the far end has handled the hello and not armed its next receive.
     fn new() -> Self {
-        let config = Config::builder().idle(Idle::Park).connections_max(4).build().expect("valid");
+        let config = Config::builder()
+            .idle(Idle::Park)
+            .connections_max(4)
+            .heartbeat_interval_ms(0)
+            .build()
+            .expect("valid");
         let mut far = Reactor::new(&config).expect("a ring");
         let address = far.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
         let mut near = Reactor::new(&config).expect("a ring");

@@ -163,6 +163,7 @@ impl Backoff {
     }
 
     /// Attempts of this series so far, for events.
+    #[cfg(test)]
     pub(crate) fn attempts(&self) -> u32 {
         self.attempts
     }

@@ -162,14 +162,6 @@ impl<'a> Resting<'a> {
         self.header.type_id.get()
     }
 
-    pub(crate) fn correlation(&self) -> u64 {
-        self.extension.map_or(0, |extension| extension.correlation.get())
-    }
-
-    pub(crate) fn is_request(&self) -> bool {
-        Flags(self.header.flags).contains(Flags::REQUEST)
-    }
-
     pub(crate) fn payload(&self) -> &'a [u8] {
         self.payload
     }

@@ -42,6 +42,9 @@ use crate::time::Nanos;
 /// *slews* a wrong clock that rate is off by up to 500 ppm (the kernel's limit, MAXFREQ in
 /// include/linux/timex.h), or more where the daemon adjusts the tick, as chronyd does. On machines
 /// that may slew under load set 1,000; with heartbeats every 100 ms that is 0.1 ms of error.
+///
+/// It is the default of the configuration's `clock_drift_ppm`.
+#[cfg(test)]
 pub(crate) const DRIFT_PPM: u32 = 100;
 
 /// Later readings are refused, 146 years of uptime: with them sums could overflow.
@@ -101,6 +104,7 @@ impl LocalTime {
     }
 
     /// It was not after this.
+    #[cfg(test)]
     pub(crate) fn latest(self) -> Nanos {
         Nanos(self.at.0.saturating_add(self.error_ns))
     }
@@ -139,8 +143,8 @@ pub(crate) struct ClockEstimate {
 }
 
 impl ClockEstimate {
-    /// Nothing known yet. `drift_ppm` bounds how fast the two clocks drift apart; [`DRIFT_PPM`]
-    /// has the default and its reasons.
+    /// Nothing known yet. `drift_ppm` bounds how fast the two clocks drift apart: the
+    /// default of `Config` is 100, for the reasons above.
     pub(crate) fn new(drift_ppm: u32) -> Self {
         assert!(drift_ppm < 1_000_000, "a clock that may stand still measures nothing");
         Self { drift_ppm, lower: None, upper: None, sampled_at: Nanos(0), restarts: 0 }
@@ -210,6 +214,7 @@ impl ClockEstimate {
     }
 
     /// How often a sample contradicted the estimate. Saturates.
+    #[cfg(test)]
     pub(crate) fn restarts(&self) -> u32 {
         self.restarts
     }

@@ -155,6 +155,13 @@ impl Heartbeat {
         self.measurement = Measurement::Wanted;
     }
 
+    /// The peer's welcome counts as its first beat: the next of ours echoes it, at once, so that
+    /// the listening side can reckon with our clock before our first message comes.
+    pub(crate) fn welcomed(&mut self, welcome_ns: u64, now: Nanos) {
+        self.echo = Some(Echo { origin_ns: welcome_ns, received_ns: now.0 });
+        self.measure();
+    }
+
     /// A heartbeat or an answer came in.
     ///
     /// `now` was read after its bytes came out of the kernel: see [`clock`](super::clock).

@@ -255,7 +255,8 @@ impl Lane {
             });
         }
         self.acknowledged = sequence;
-        while let Some(block) = self.kept.pop_front_if(|block| block.span.last <= sequence) {
+        while self.kept.front().is_some_and(|block| block.span.last <= sequence) {
+            let Some(block) = self.kept.pop_front() else { break };
             self.kept_bytes -= block.buffer.len();
             holdings.release(block, memory.pool);
         }

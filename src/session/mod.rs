@@ -28,15 +28,12 @@
 
 pub(crate) mod backoff;
 pub(crate) mod block;
-#[cfg_attr(not(test), expect(dead_code, reason = "heartbeats do not carry time yet"))]
 pub(crate) mod clock;
-#[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not send heartbeats yet"))]
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not watch messages yet"))]
 pub(crate) mod watchdog;
 
 use std::time::Duration;
@@ -47,8 +44,11 @@ use crate::config::Overflow;
 use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::mem::Buffer;
 use crate::session::block::{Block, Drops};
+use crate::session::clock::{ClockEstimate, Exchange, Offset, PeerNanos};
+use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy};
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
 use crate::session::state::{Event, State};
+use crate::session::watchdog::Watchdog;
 use crate::time::Nanos;
 use crate::wire::acknowledgement::{
     ACKNOWLEDGEMENT_BYTES, read_acknowledgement, write_acknowledgement,
@@ -57,6 +57,7 @@ use crate::wire::handshake::{
     Features, GoodbyeReason, Greeting, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
     read_greeting, version_in_common, write_farewell, write_greeting,
 };
+use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
 use crate::wire::{
     Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Priority, VERSION,
     low_half,
@@ -83,6 +84,9 @@ pub(crate) struct Identity {
     pub(crate) schema_hash: u64,
     pub(crate) frame_bytes_max: u32,
     pub(crate) checksum: Checksum,
+    pub(crate) heartbeat: HeartbeatPolicy,
+    pub(crate) clock_drift_ppm: u32,
+    pub(crate) watches_max: usize,
 }
 
 impl Identity {
@@ -124,6 +128,8 @@ pub(crate) enum Input {
     Established,
     /// The session has taken care of it.
     Nothing,
+    /// A message that came too late to be handled.
+    Expired,
     /// The session is over; what is queued (a reject) should still leave.
     End(CloseReason),
 }
@@ -380,6 +386,18 @@ pub(crate) struct Session {
     confirms_now: bool,
     /// Messages received too late to be handled.
     expired: u64,
+    /// Messages of ours that came too late for the peer to handle, as far as it has said.
+    expired_at_peer: u64,
+    /// Life signs of the present link.
+    heartbeat: Option<Heartbeat>,
+    /// A heartbeat frame that is due.
+    beat: Option<Beat>,
+    clock: ClockEstimate,
+    /// When our hello was made.
+    hello_at: Nanos,
+    /// The last round trip of a heartbeat.
+    round_trip_ns: Option<u64>,
+    pub(crate) watchdog: Watchdog,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
     /// Dropped in earlier lives of the lanes: before the peer lost its session.
@@ -395,6 +413,16 @@ pub(crate) enum Source {
     Lane(Priority),
 }
 
+/// What the passing of time did to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Expiry {
+    /// Nothing, or there is something to send now.
+    GoOn,
+    /// Nothing was heard of the peer for too long.
+    PeerSilent,
+}
+
 /// What became of a session that was taken up on a new link.
 #[derive(Debug)]
 pub(crate) enum Reunion {
@@ -407,7 +435,7 @@ pub(crate) enum Reunion {
 }
 
 impl Session {
-    pub(crate) fn new(role: Role, id: SessionId, limits: LaneLimits) -> Self {
+    pub(crate) fn new(role: Role, id: SessionId, limits: LaneLimits, identity: &Identity) -> Self {
         Self {
             role,
             id,
@@ -423,6 +451,13 @@ impl Session {
             confirm_at: Nanos::NEVER,
             confirms_now: false,
             expired: 0,
+            expired_at_peer: 0,
+            heartbeat: None,
+            beat: None,
+            clock: ClockEstimate::new(identity.clock_drift_ppm),
+            hello_at: Nanos(0),
+            round_trip_ns: None,
+            watchdog: Watchdog::with_capacity(identity.watches_max),
             holdings: Holdings::default(),
             peer: None,
             past_drops: [Drops::default(); Priority::COUNT],
@@ -431,16 +466,17 @@ impl Session {
     }
 
     /// What says hello on a new link for a session that is down, until the peer has answered.
-    pub(crate) fn stand_in(&self, limits: LaneLimits) -> Self {
+    pub(crate) fn stand_in(&self, limits: LaneLimits, identity: &Identity) -> Self {
         assert_eq!(self.state, State::Down, "the session has a link");
         assert_eq!(self.role, Role::Dialer, "the listening side waits");
         let (received, missed) = (self.received, self.missed);
-        Self { received, missed, ..Self::new(Role::Dialer, self.id, limits) }
+        Self { received, missed, ..Self::new(Role::Dialer, self.id, limits, identity) }
     }
 
     /// Queues the hello of the connecting side.
     pub(crate) fn greet(&mut self, buffer: Buffer, identity: &Identity, now: Nanos, wall_ns: u64) {
         assert_eq!(self.role, Role::Dialer, "the listening side answers");
+        self.hello_at = now;
         self.push_greeting(Kind::Hello, buffer, identity, now, wall_ns);
     }
 
@@ -459,7 +495,7 @@ impl Session {
         memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
         if matches!(self.state, State::Greeting) || !frame.kind().is_application() {
-            return self.handle_own(frame, memory);
+            return self.handle_own(frame, now, memory);
         }
         self.check_sequence(frame)?;
         if let Some(extension) = frame.extension() {
@@ -558,6 +594,8 @@ impl Session {
             self.lanes[priority.index()].link_lost(priority, memory, &mut self.holdings);
         }
         self.forget_confirmations();
+        self.heartbeat = None;
+        self.beat = None;
     }
 
     /// Both ends go on where they were.
@@ -582,6 +620,9 @@ impl Session {
         let undelivered = self.abandon(memory);
         self.received = [0; Priority::COUNT];
         self.missed = [0; Priority::COUNT];
+        self.expired = 0;
+        self.expired_at_peer = 0;
+        self.clock.reset();
         undelivered
     }
 
@@ -667,14 +708,15 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Option<(Source, Block)> {
+        self.sent_bytes(now);
         if let Some(block) = self.control.take() {
             return Some((Source::Control, block));
         }
         if matches!(self.state, State::Greeting | State::Down) {
             return None;
         }
-        if self.confirms_now
-            && let Some(block) = self.confirm(now, memory)
+        if (self.confirms_now || self.beat.is_some())
+            && let Some(block) = self.poll_own(now, memory)
         {
             return Some((Source::Control, block));
         }
@@ -692,7 +734,9 @@ impl Session {
     pub(crate) fn has_block(&self) -> bool {
         self.control.is_some()
             || (!matches!(self.state, State::Greeting | State::Down)
-                && (self.confirms_now || self.lanes.iter().any(|lane| !lane.is_empty())))
+                && (self.confirms_now
+                    || self.beat.is_some()
+                    || self.lanes.iter().any(|lane| !lane.is_empty())))
     }
 
     /// Books a block that has been handed to the kernel in full (or is being dropped) and gives
@@ -712,23 +756,69 @@ impl Session {
     }
 
     /// Books that time has passed. To be called at [`Session::deadline`].
-    pub(crate) fn expire(&mut self, now: Nanos) {
+    pub(crate) fn expire(&mut self, now: Nanos) -> Expiry {
         if self.confirm_at <= now {
             self.confirm_at = Nanos::NEVER;
             self.confirms_now = true;
         }
+        if let Some(heartbeat) = &mut self.heartbeat {
+            match heartbeat.poll(now) {
+                Action::Nothing => {}
+                Action::SendHeartbeat(beat) => self.beat = Some(beat),
+                Action::PeerDead => return Expiry::PeerSilent,
+            }
+        }
+        Expiry::GoOn
+    }
+
+    /// Bytes came in. Hot path: once per receive.
+    #[inline]
+    pub(crate) fn received_bytes(&mut self, now: Nanos) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.received(now);
+        }
+    }
+
+    /// Bytes went out. Hot path: once per block.
+    #[inline]
+    pub(crate) fn sent_bytes(&mut self, now: Nanos) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.sent(now);
+        }
+    }
+
+    /// When the messages that nothing has confirmed must be.
+    #[inline]
+    pub(crate) fn confirm_at(&self) -> Nanos {
+        self.confirm_at
+    }
+
+    /// The peer's clock minus ours and how far off that may be; `None` before it was measured.
+    pub(crate) fn clock_offset(&self, now: Nanos) -> Option<Offset> {
+        self.clock.offset(now)
+    }
+
+    /// The last measured round trip of a heartbeat.
+    pub(crate) fn round_trip_ns(&self) -> Option<u64> {
+        self.round_trip_ns
+    }
+
+    /// Messages of ours that came too late for the peer to handle, as far as it has said.
+    pub(crate) fn expired_at_peer(&self) -> u64 {
+        self.expired_at_peer
     }
 
     /// When [`Session::expire`] has something to do.
     #[inline]
     pub(crate) fn deadline(&self) -> Nanos {
-        self.confirm_at
+        let heartbeat = self.heartbeat.as_ref().map_or(Nanos::NEVER, Heartbeat::deadline);
+        self.confirm_at.min(heartbeat).min(self.watchdog.deadline())
     }
 
-    /// Whether an acknowledgement frame is due.
+    /// Whether an acknowledgement or a heartbeat is due.
     #[inline]
-    pub(crate) fn confirms_now(&self) -> bool {
-        self.confirms_now
+    pub(crate) fn has_own_block(&self) -> bool {
+        self.confirms_now || self.beat.is_some()
     }
 
     /// Messages dropped since the last call, by lane.
@@ -743,9 +833,9 @@ impl Session {
         news
     }
 
-    /// Whether the peer has confirmed every reliable message.
-    pub(crate) fn is_confirmed(&self) -> bool {
-        self.lanes.iter().all(Lane::is_confirmed)
+    /// Whether everything has left, and the peer has confirmed every reliable message.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.frames_queued() == 0 && self.lanes.iter().all(Lane::is_confirmed)
     }
 
     /// Messages that came too late to be handled.
@@ -839,6 +929,7 @@ impl Session {
     fn handle_own(
         &mut self,
         frame: &Frame<'_>,
+        now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
         let unexpected = Err(ProtocolError::Unexpected { kind: frame.kind() });
@@ -860,14 +951,28 @@ impl Session {
                 for (lane, received) in self.lanes.iter_mut().zip(acknowledgement.received) {
                     lane.acknowledge(received.get(), memory, &mut self.holdings)?;
                 }
+                self.expired_at_peer = self.expired_at_peer.max(acknowledgement.expired.get());
                 Ok(Input::Nothing)
             }
             (_, _, Kind::Gap) => {
                 self.skip(frame)?;
                 Ok(Input::Nothing)
             }
-            // A life sign costs nothing to accept.
-            (_, _, Kind::Heartbeat) => Ok(Input::Nothing),
+            (_, _, Kind::Heartbeat) => {
+                let beat = read_heartbeat(frame.payload())?;
+                if let Some(heartbeat) = &mut self.heartbeat {
+                    let heard = heartbeat.heard(&beat, now);
+                    if let Some(exchange) = heard.exchange {
+                        // A contradiction restarts the estimate, a nonsense changes nothing.
+                        let _ = self.clock.sample(&exchange);
+                        if beat.form == Form::Answer {
+                            self.round_trip_ns = Some(exchange.round_trip_ns());
+                        }
+                    }
+                    self.beat = heard.answer.or(self.beat);
+                }
+                Ok(Input::Nothing)
+            }
             _ => unexpected,
         }
     }
@@ -889,7 +994,25 @@ impl Session {
         if frame.flags().contains(Flags::RELIABLE) {
             self.confirm_later(priority, frame.frame_bytes(), now);
         }
+        let ttl_us = extension.ttl_us.get();
+        if ttl_us > 0 && self.is_stale(frame.sent_at_ns(), ttl_us, now) {
+            self.expired += 1;
+            // The sender is to know.
+            self.confirm_later(priority, frame.frame_bytes(), now);
+            return Ok(Input::Expired);
+        }
         Ok(Input::Message)
+    }
+
+    /// Whether a message may be older than its time to live: its age is reckoned at the far end of
+    /// what the clock estimate allows. Without an estimate nothing is known of its age, and a
+    /// command that may be stale does not run.
+    fn is_stale(&self, sent_at_ns: u64, ttl_us: u32, now: Nanos) -> bool {
+        let ttl = Duration::from_micros(ttl_us.into());
+        match self.clock.to_local(PeerNanos(sent_at_ns), now) {
+            Some(sent_at) => sent_at.earliest() + ttl < now,
+            None => true,
+        }
     }
 
     /// Notes that a reliable message is to be confirmed.
@@ -918,13 +1041,25 @@ impl Session {
         self.confirms_now = false;
     }
 
-    /// An acknowledgement frame for all lanes.
+    /// A heartbeat or an acknowledgement that is due.
     #[cold]
+    fn poll_own(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
+        let Some(beat) = self.beat.take() else { return self.confirm(now, memory) };
+        let Some(buffer) = memory.pool.take(HEARTBEAT_FRAME_BYTES) else {
+            self.beat = Some(beat);
+            return None;
+        };
+        let mut block = Block::new(buffer, 1);
+        block.span.filled = write_heartbeat(&beat, block.buffer.bytes_mut());
+        Some(block)
+    }
+
+    /// An acknowledgement frame for all lanes.
     fn confirm(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
         let buffer = memory.pool.take(ACKNOWLEDGEMENT_BYTES)?;
         let mut block = Block::new(buffer, 1);
         let out = block.buffer.bytes_mut();
-        block.span.filled = write_acknowledgement(self.received, now.0, out);
+        block.span.filled = write_acknowledgement(self.received, self.expired, now.0, out);
         self.forget_confirmations();
         Some(block)
     }
@@ -967,6 +1102,8 @@ impl Session {
         let theirs = greeting.frame_bytes_max.get();
         self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
         self.decoder = Decoder::new(identity.frame_bytes_max as usize);
+        self.start_heartbeat(greeting, identity, now);
+        self.watchdog.start(now);
         self.peer = Some(Box::new(PeerInfo {
             session_id: SessionId(greeting.session_id),
             node_name: name.into(),
@@ -977,6 +1114,36 @@ impl Session {
         }));
         let event = if self.state == State::Down { Event::Resumed } else { Event::Established };
         self.state = self.state.step(event);
+    }
+
+    /// The life signs of a new link. Its greetings are the first measurement of the clocks.
+    fn start_heartbeat(&mut self, greeting: &Greeting, identity: &Identity, now: Nanos) {
+        let peer_interval_us = greeting.heartbeat_interval_us.get();
+        let mut policy = identity.heartbeat;
+        if peer_interval_us == 0 {
+            // It may not know heartbeats.
+            policy.measure_every = Duration::ZERO;
+        }
+        let mut heartbeat = Heartbeat::new(policy, peer_interval_us, now);
+        let theirs = greeting.monotonic_ns.get();
+        match self.role {
+            Role::Dialer => {
+                let exchange = Exchange {
+                    asked: self.hello_at,
+                    peer_received: PeerNanos(theirs),
+                    peer_sent: PeerNanos(theirs),
+                    returned: now,
+                };
+                let _ = self.clock.sample(&exchange);
+                if peer_interval_us > 0 {
+                    heartbeat.welcomed(theirs, now);
+                }
+            }
+            Role::Listener => {
+                let _ = self.clock.sample_one_way(PeerNanos(theirs), now);
+            }
+        }
+        self.heartbeat = Some(heartbeat);
     }
 
     fn push_greeting(
@@ -999,7 +1166,7 @@ impl Session {
             session_id: self.id.0,
             schema_hash: identity.schema_hash.into(),
             frame_bytes_max: identity.frame_bytes_max.into(),
-            heartbeat_interval_us: 0.into(),
+            heartbeat_interval_us: identity.heartbeat.interval_us.into(),
             last_received: self.received.map(Into::into),
             monotonic_ns: now.0.into(),
             wall_ns: wall_ns.into(),

@@ -41,6 +41,9 @@ fn identity(name: &str) -> Identity {
         schema_hash: 0,
         frame_bytes_max: 16 << 10,
         checksum: Checksum::Commands,
+        heartbeat: HeartbeatPolicy { interval_us: 0, misses: 3, measure_every: Duration::ZERO },
+        clock_drift_ppm: 100,
+        watches_max: 4,
     }
 }
 
@@ -49,7 +52,7 @@ impl End {
         let pool = Pool::new(&PoolLayout::classes(256 << 10, 8192, 16 << 10).with_small(2048, 4));
         let limits = LaneLimits { frame_bytes_max: identity.frame_bytes_max as usize, ..LIMITS };
         Self {
-            session: Session::new(role, id(&identity.node_name), limits),
+            session: Session::new(role, id(&identity.node_name), limits, &identity),
             identity,
             pool,
             scratch: Scratch::new(),
@@ -109,7 +112,7 @@ impl End {
                     }
                 }
                 Input::End(reason) => self.ended = Some(reason),
-                Input::Established | Input::Nothing => {}
+                Input::Established | Input::Nothing | Input::Expired => {}
             }
         }
         assert!(input.is_empty(), "blocks hold whole frames");
@@ -262,7 +265,7 @@ fn session_that_holds_more_than_is_free_is_refused() {
     let (mut near, _) = pair();
     near.session = {
         let limits = LaneLimits { bytes_max: 1 << 30, frames_max: 1 << 20, ..LIMITS };
-        let mut session = Session::new(Role::Dialer, id("near"), limits);
+        let mut session = Session::new(Role::Dialer, id("near"), limits, &identity("near"));
         session.state = State::Open;
         session
     };

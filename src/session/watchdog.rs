@@ -29,7 +29,7 @@ use crate::wire::Kind;
 
 /// Which messages feed a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WatchKey {
+pub enum WatchKey {
     /// Those of one payload type, by its number.
     Type(u32),
     /// Those of one kind, of whatever type.
@@ -38,7 +38,11 @@ pub(crate) enum WatchKey {
 
 /// A watch was not set up. Nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum WatchError {
+#[non_exhaustive]
+pub enum WatchError {
+    /// There is no such session.
+    #[error("no such session")]
+    NoSession,
     /// As many as there is room for are set up already.
     #[error("the session has {watches_max} watches already")]
     Full {
@@ -147,6 +151,12 @@ impl Watchdog {
                 self.due = self.due.min(watch.deadline());
             }
         }
+    }
+
+    /// Whether nothing is watched.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.watches.is_empty()
     }
 
     /// Sets a watch up. An existing one with the same key is replaced and begins anew; if it had

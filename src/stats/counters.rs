@@ -6,7 +6,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::error::{CloseReason, DropReason};
-use crate::wire::Priority;
+
+/// How many lanes a session has: one for each priority.
+pub(crate) const LANES: usize = 4;
 
 /// A monotonic count. Readers may see it a little late, never torn and never going backwards.
 #[derive(Debug, Default)]
@@ -128,10 +130,14 @@ pub struct Counters {
     pub sessions_resumed: Counter,
     /// Sessions that a peer came back without.
     pub sessions_lost: Counter,
+    /// Times a watched message stayed away for its period.
+    pub deadlines_missed: Counter,
+    /// Times one came that had been missed.
+    pub deadlines_recovered: Counter,
     /// Attempts to connect again.
     pub reconnect_attempts: Counter,
     /// Messages dropped, by lane (low to critical) and [`DropReason::index`].
-    pub drops: [[Counter; DropReason::COUNT]; Priority::COUNT],
+    pub drops: [[Counter; DropReason::COUNT]; LANES],
     /// Connections that ended, by [`CloseReason::index`].
     pub closes: [Counter; CloseReason::NAMES.len()],
 }

@@ -77,6 +77,10 @@ statistics! {
     sessions_resumed,
     /// Sessions that a peer came back without.
     sessions_lost,
+    /// Times a watched message stayed away for its period.
+    deadlines_missed,
+    /// Times one came that had been missed.
+    deadlines_recovered,
     /// Attempts to connect again.
     reconnect_attempts,
     /// Panics caught in handlers.

@@ -3,6 +3,7 @@
 //! | offset | bytes | field | meaning |
 //! |---|---|---|---|
 //! | 0 | 32 | received | per lane, low to critical: everything up to this sequence was received |
+//! | 32 | 8 | expired | messages received too late to be handled, since the session began |
 //!
 //! Sent when no frame with the extension has carried the confirmation for a while. Like the
 //! handshake frames it has a checksum, and it takes no part in the lanes' sequences.
@@ -11,11 +12,11 @@ use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::ProtocolError;
-use crate::wire::header::{Codec, Flags, Kind, Priority};
-use crate::wire::{Checksum, FrameHead, HEADER_BYTES};
+use crate::wire::header::{Codec, Flags, Kind, Priority, frame_bytes};
+use crate::wire::{Checksum, FrameHead};
 
 /// Length of an acknowledgement frame.
-pub const ACKNOWLEDGEMENT_BYTES: usize = HEADER_BYTES + size_of::<Acknowledgement>();
+pub const ACKNOWLEDGEMENT_BYTES: usize = frame_bytes(size_of::<Acknowledgement>(), false);
 
 /// The payload, as it stands on the wire.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -23,6 +24,8 @@ pub const ACKNOWLEDGEMENT_BYTES: usize = HEADER_BYTES + size_of::<Acknowledgemen
 pub struct Acknowledgement {
     /// Last sequence received, per lane.
     pub received: [U64; Priority::COUNT],
+    /// Messages received too late to be handled.
+    pub expired: U64,
 }
 
 /// Reads the payload of an acknowledgement.
@@ -41,6 +44,7 @@ pub fn read_acknowledgement(payload: &[u8]) -> Result<&Acknowledgement, Protocol
 /// When `out` is shorter than [`ACKNOWLEDGEMENT_BYTES`].
 pub fn write_acknowledgement(
     received: [u64; Priority::COUNT],
+    expired: u64,
     now_ns: u64,
     out: &mut [u8],
 ) -> usize {
@@ -55,5 +59,6 @@ pub fn write_acknowledgement(
         extension: None,
         checksum: Checksum::Always,
     };
-    head.encode(Acknowledgement { received: received.map(Into::into) }.as_bytes(), out)
+    let payload = Acknowledgement { received: received.map(Into::into), expired: expired.into() };
+    head.encode(payload.as_bytes(), out)
 }
