@@ -188,7 +188,9 @@ fn handle_frames(
         let frame_bytes = frame.frame_bytes();
         longest = longest.max(frame_bytes);
         let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
-        let input = match connection.session.handle(&frame, core.now, &mut memory) {
+        // The handler before may have taken its time: what is stale by now does not run.
+        let now = if frame.expires() { Nanos::now() } else { core.now };
+        let input = match connection.session.handle(&frame, now, &mut memory) {
             Ok(input) => input,
             Err(error) => break Err(error),
         };

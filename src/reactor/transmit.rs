@@ -13,6 +13,7 @@ use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
+use crate::time::Nanos;
 use crate::wire::handshake::GoodbyeReason;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -50,7 +51,8 @@ impl Core {
         if connection.phase != Phase::Live {
             return;
         }
-        let now = self.now;
+        // A handler may have taken its time since the turn began.
+        let now = if connection.session.may_expire() { Nanos::now() } else { self.now };
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (buffer, mut in_flight) = match (connection.in_flight, connection.unsent.take()) {
             (Some(in_flight), Some(buffer)) => (buffer, in_flight),

@@ -370,6 +370,12 @@ impl Lane {
         waiting.map(|block| u64::from(block.span.frames)).sum()
     }
 
+    /// Whether something in the block that is sent next has a time to live.
+    #[inline]
+    pub(crate) fn may_expire(&self) -> bool {
+        self.waiting.front().is_some_and(|block| block.span.expiry != Nanos::NEVER)
+    }
+
     /// Whether nothing waits to be taken.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
@@ -409,6 +415,7 @@ impl Lane {
     /// What a message with a time to live, a conflation key or reliability needs beforehand.
     /// `Some`: it is done with.
     #[cold]
+    #[inline(never)]
     fn prepare_with_care<B: Body + ?Sized>(
         &mut self,
         head: FrameHead,
@@ -501,6 +508,7 @@ impl Lane {
 
     /// Notes what is to become of the message that was just written.
     #[cold]
+    #[inline(never)]
     fn note_care(&mut self, care: Care, written: usize) {
         let block = self.waiting.back_mut().expect("the message was written there");
         block.span.reliable += u32::from(care.reliable);
@@ -518,6 +526,7 @@ impl Lane {
 
     /// The lane is full: what its policy says.
     #[cold]
+    #[inline(never)]
     fn make_room(
         &mut self,
         lane: Priority,
@@ -628,6 +637,7 @@ impl Lane {
     }
 
     #[cold]
+    #[inline(never)]
     fn write_to_new_block<B: Body + ?Sized>(
         &mut self,
         mut bytes: usize,

@@ -140,15 +140,42 @@ pub(crate) enum Input {
 pub struct Envelope {
     kind: Kind,
     priority: Priority,
-    json: bool,
-    /// It has one of the properties below, and with them the extension.
-    is_special: bool,
-    reliable: bool,
+    marks: Marks,
     destination: u32,
     /// In microseconds; 0 never expires.
     ttl_us: u32,
-    key: Option<u32>,
-    expires_at: Nanos,
+    /// Conflation key, when marked.
+    key: u32,
+}
+
+/// Two registers: with the fields side by side an envelope was copied through memory at every call
+/// on the way to its lane, which cost 5 ns a message.
+const _: () = assert!(size_of::<Envelope>() == 16);
+
+/// What is said of a message in a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marks(u16);
+
+impl Marks {
+    const NONE: Self = Self(0);
+    const JSON: Self = Self(0x01);
+    const RELIABLE: Self = Self(0x02);
+    const KEYED: Self = Self(0x04);
+    const EXPIRES: Self = Self(0x08);
+    const ADDRESSED: Self = Self(0x10);
+
+    const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn contain(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether the message needs the extension for any of them.
+    const fn need_extension(self) -> bool {
+        self.0 & !Self::JSON.0 != 0
+    }
 }
 
 /// What makes a message a request or an answer.
@@ -164,13 +191,10 @@ impl Envelope {
         Self {
             kind,
             priority: Priority::Normal,
-            json: false,
-            is_special: false,
-            reliable: false,
+            marks: Marks::NONE,
             destination: 0,
             ttl_us: 0,
-            key: None,
-            expires_at: Nanos::NEVER,
+            key: 0,
         }
     }
 
@@ -220,7 +244,9 @@ impl Envelope {
     /// The number of the node this is meant for; carried, not routed. Default 0: the peer.
     pub const fn destination(mut self, node_number: u32) -> Self {
         self.destination = node_number;
-        self.is_special |= node_number != 0;
+        if node_number != 0 {
+            self.marks = self.marks.with(Marks::ADDRESSED);
+        }
         self
     }
 
@@ -232,8 +258,7 @@ impl Envelope {
     /// unconfirmed ones, refuses more. Reliable messages survive the link, not the peer's process:
     /// when the peer has lost its session, an event lists what it has not confirmed.
     pub const fn reliable(mut self) -> Self {
-        self.reliable = true;
-        self.is_special = true;
+        self.marks = self.marks.with(Marks::RELIABLE);
         self
     }
 
@@ -247,39 +272,34 @@ impl Envelope {
         #[expect(clippy::cast_possible_truncation, reason = "bounded just before")]
         let micros = if micros > u32::MAX as u128 { u32::MAX } else { micros as u32 };
         self.ttl_us = micros;
-        self.is_special = true;
-        if micros == 0 {
-            self.expires_at = Nanos(0);
-        }
+        self.marks = self.marks.with(Marks::EXPIRES);
         self
     }
 
     /// As [`ttl`](Self::ttl), up to a point in time of this node's clock: for what was decided
-    /// before it is sent.
-    pub const fn expires_at(mut self, at: Nanos) -> Self {
-        self.expires_at = at;
-        self.is_special = true;
-        self
+    /// before it is sent. Reads the clock.
+    pub fn expires_at(self, at: Nanos) -> Self {
+        self.ttl(at.since(Nanos::now()))
     }
 
     /// Only the latest message of this key matters: it takes the place of an older one that still
     /// waits in the lane, which is dropped and counted.
     pub const fn latest(mut self, key: u32) -> Self {
-        self.key = Some(key);
-        self.is_special = true;
+        self.key = key;
+        self.marks = self.marks.with(Marks::KEYED);
         self
     }
 
     /// Marks an opaque payload as JSON text.
     pub const fn json(mut self) -> Self {
-        self.json = true;
+        self.marks = self.marks.with(Marks::JSON);
         self
     }
 
     /// Whether it is kept until the peer confirms it.
     #[must_use]
     pub const fn is_reliable(&self) -> bool {
-        self.reliable
+        self.marks.contain(Marks::RELIABLE)
     }
 
     /// The kind.
@@ -290,42 +310,34 @@ impl Envelope {
 
     /// Whether a message that is neither request nor response does without the extension.
     const fn is_plain(&self) -> bool {
-        !matches!(self.kind, Kind::Command) && !self.is_special
+        !matches!(self.kind, Kind::Command) && !self.marks.need_extension()
     }
 
-    /// What is to become of the message besides being sent, and its time to live on the wire.
+    /// What is to become of the message besides being sent.
     fn care<B: Body + ?Sized>(
         &self,
         body: &B,
         overflow: Overflow,
         now: Nanos,
-    ) -> Result<(Care, u32), SendError> {
-        let ttl = match self.ttl_us {
-            0 => Nanos::NEVER,
-            micros => now + Duration::from_micros(micros.into()),
+    ) -> Result<Care, SendError> {
+        let expiry = match (self.marks.contain(Marks::EXPIRES), self.ttl_us) {
+            (false, _) => Nanos::NEVER,
+            (true, 0) => return Err(SendError::Expired),
+            (true, micros) => now + Duration::from_micros(micros.into()),
         };
-        let expiry = ttl.min(self.expires_at);
-        let mut ttl_us = 0;
-        if expiry != Nanos::NEVER {
-            if expiry <= now {
-                return Err(SendError::Expired);
-            }
-            let micros = (expiry.0 - now.0).div_ceil(1000);
-            ttl_us = u32::try_from(micros).unwrap_or(u32::MAX);
-        }
-        let key = match self.key {
+        let key = match self.marks.contain(Marks::KEYED) {
             // Keys and type numbers are told apart by the upper half.
-            Some(key) => Some(u64::from(key)),
-            None if overflow == Overflow::LatestValue => Some(1 << 32 | u64::from(body.type_id())),
-            None => None,
+            true => Some(u64::from(self.key)),
+            false if overflow == Overflow::LatestValue => Some(1 << 32 | u64::from(body.type_id())),
+            false => None,
         };
-        Ok((Care { reliable: self.reliable, expiry, key }, ttl_us))
+        Ok(Care { reliable: self.is_reliable(), expiry, key })
     }
 
     /// How the receiver is to read `body`.
     fn codec<B: Body + ?Sized>(&self, body: &B) -> Codec {
         match body.codec() {
-            Codec::Opaque if self.json => Codec::Json,
+            Codec::Opaque if self.marks.contain(Marks::JSON) => Codec::Json,
             codec => codec,
         }
     }
@@ -386,6 +398,8 @@ pub(crate) struct Session {
     confirms_now: bool,
     /// Messages received too late to be handled.
     expired: u64,
+    /// Of those, the ones the peer has been told of.
+    told_expired: u64,
     /// Messages of ours that came too late for the peer to handle, as far as it has said.
     expired_at_peer: u64,
     /// Life signs of the present link.
@@ -451,6 +465,7 @@ impl Session {
             confirm_at: Nanos::NEVER,
             confirms_now: false,
             expired: 0,
+            told_expired: 0,
             expired_at_peer: 0,
             heartbeat: None,
             beat: None,
@@ -621,6 +636,7 @@ impl Session {
         self.received = [0; Priority::COUNT];
         self.missed = [0; Priority::COUNT];
         self.expired = 0;
+        self.told_expired = 0;
         self.expired_at_peer = 0;
         self.clock.reset();
         undelivered
@@ -650,7 +666,7 @@ impl Session {
     /// Queues a message.
     ///
     /// Hot path: once per message. No allocation, no syscall.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push<B: Body + ?Sized>(
         &mut self,
         envelope: Envelope,
@@ -660,42 +676,64 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<usize, SendError> {
-        let is_kept = self.state == State::Down && envelope.reliable;
+        let index = envelope.priority.index();
+        let is_plain = correlation == Correlation::None && envelope.is_plain();
+        let overflow = self.limits.overflow[index];
+        if self.state != State::Open
+            || !is_plain
+            || identity.checksums_all()
+            || overflow == Overflow::LatestValue
+        {
+            return self.push_special(envelope, correlation, body, identity, now, memory);
+        }
+        if !envelope.kind.is_application() {
+            return Err(SendError::KindReserved { kind: envelope.kind });
+        }
+        // Telemetry: that it has no extension and no checksum is known while compiling, which
+        // halves the cost of its head.
+        let head = FrameHead {
+            kind: envelope.kind,
+            priority: envelope.priority,
+            codec: envelope.codec(body),
+            type_id: body.type_id(),
+            sequence: 0,
+            sent_at_ns: now.0,
+            flags: Flags::default(),
+            extension: None,
+            checksum: Checksum::Never,
+        };
+        let (limits, holdings) = (&self.limits, &mut self.holdings);
+        self.lanes[index].push(head, Care::NONE, body, limits, memory, holdings)
+    }
+
+    /// As [`Session::push`], for what is not plain. Out of line, so that the plain path is short.
+    #[inline(never)]
+    fn push_special<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        correlation: Correlation,
+        body: &B,
+        identity: &Identity,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<usize, SendError> {
+        let is_kept = self.state == State::Down && envelope.is_reliable();
         if self.state != State::Open && !is_kept {
             return Err(SendError::NotConnected);
         }
         if !envelope.kind.is_application() {
             return Err(SendError::KindReserved { kind: envelope.kind });
         }
-        let lane = &mut self.lanes[envelope.priority.index()];
-        let (limits, holdings) = (&self.limits, &mut self.holdings);
-        let overflow = limits.overflow[envelope.priority.index()];
-        let is_plain = correlation == Correlation::None && envelope.is_plain();
-        if is_plain && !identity.checksums_all() && overflow != Overflow::LatestValue {
-            // Telemetry: that it has no extension and no checksum is known while compiling, which
-            // halves the cost of its head.
-            let head = FrameHead {
-                kind: envelope.kind,
-                priority: envelope.priority,
-                codec: envelope.codec(body),
-                type_id: body.type_id(),
-                sequence: 0,
-                sent_at_ns: now.0,
-                flags: Flags::default(),
-                extension: None,
-                checksum: Checksum::Never,
-            };
-            return lane.push(head, Care::NONE, body, limits, memory, holdings);
-        }
-        let (care, ttl_us) = envelope.care(body, overflow, now)?;
+        let index = envelope.priority.index();
+        let care = envelope.care(body, self.limits.overflow[index], now)?;
         let mut head = frame_head(envelope, correlation, body, identity, now);
         if let Some(extension) = &mut head.extension {
-            extension.ttl_us = ttl_us.into();
-            extension.acknowledged = self.received[envelope.priority.index()].into();
+            extension.ttl_us = envelope.ttl_us.into();
+            extension.acknowledged = self.received[index].into();
         }
-        let has_extension = head.extension.is_some();
-        let written = lane.push(head, care, body, limits, memory, holdings)?;
-        if has_extension {
+        let (limits, holdings) = (&self.limits, &mut self.holdings);
+        let written = self.lanes[index].push(head, care, body, limits, memory, holdings)?;
+        if head.extension.is_some() {
             self.confirmed(envelope.priority);
         }
         Ok(written)
@@ -727,6 +765,12 @@ impl Session {
             }
         }
         None
+    }
+
+    /// Whether something that waits has a time to live.
+    #[inline]
+    pub(crate) fn may_expire(&self) -> bool {
+        self.lanes.iter().any(Lane::may_expire)
     }
 
     /// Whether [`Session::poll_block`] has something to give.
@@ -1017,7 +1061,7 @@ impl Session {
 
     /// Notes that a reliable message is to be confirmed.
     fn confirm_later(&mut self, priority: Priority, bytes: usize, now: Nanos) {
-        if self.unconfirmed == 0 {
+        if self.confirm_at == Nanos::NEVER {
             self.confirm_at = now + CONFIRM_AFTER;
         }
         self.unconfirmed |= 1 << priority.index();
@@ -1029,7 +1073,8 @@ impl Session {
     #[inline]
     fn confirmed(&mut self, priority: Priority) {
         self.unconfirmed &= !(1 << priority.index());
-        if self.unconfirmed == 0 {
+        // Only an acknowledgement frame tells of messages that were too old.
+        if self.unconfirmed == 0 && self.expired == self.told_expired {
             self.forget_confirmations();
         }
     }
@@ -1060,6 +1105,7 @@ impl Session {
         let mut block = Block::new(buffer, 1);
         let out = block.buffer.bytes_mut();
         block.span.filled = write_acknowledgement(self.received, self.expired, now.0, out);
+        self.told_expired = self.expired;
         self.forget_confirmations();
         Some(block)
     }
@@ -1225,7 +1271,7 @@ fn frame_head<B: Body + ?Sized>(
         Correlation::Request(id) => (Flags::REQUEST, id),
         Correlation::Response(id) => (Flags::RESPONSE, id),
     };
-    if envelope.reliable {
+    if envelope.is_reliable() {
         flags = flags.with(Flags::RELIABLE);
     }
     let extended = flags != Flags::default() || !envelope.is_plain();

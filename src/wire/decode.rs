@@ -196,6 +196,13 @@ impl<'a> Frame<'a> {
         self.extension().map_or(0, |extension| extension.correlation.get())
     }
 
+    /// Whether the message has a time to live.
+    #[inline]
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.extension().is_some_and(|extension| extension.ttl_us.get() > 0)
+    }
+
     /// Whether the sender waits for an answer (see `Context::reply`).
     #[inline]
     #[must_use]

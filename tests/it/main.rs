@@ -16,6 +16,7 @@ mod framing;
 mod handlers;
 mod hostile;
 mod kernel;
+mod life;
 mod lifecycle;
 mod node;
 mod refused;

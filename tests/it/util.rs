@@ -178,6 +178,7 @@ pub(crate) fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
 pub(crate) const COMMAND: u8 = 1;
 pub(crate) const DATA: u8 = 2;
 pub(crate) const STATUS: u8 = 3;
+pub(crate) const ACKNOWLEDGEMENT: u8 = 6;
 pub(crate) const HELLO: u8 = 0x80;
 pub(crate) const WELCOME: u8 = 0x81;
 pub(crate) const REJECT: u8 = 0x82;
@@ -315,11 +316,17 @@ pub(crate) struct Greeting {
     pub(crate) protocol: (u8, u8),
     pub(crate) schema_hash: u64,
     pub(crate) frame_bytes_max: u32,
+    pub(crate) heartbeat_interval_us: u32,
 }
 
 impl Default for Greeting {
     fn default() -> Self {
-        Self { protocol: (1, 1), schema_hash: 0, frame_bytes_max: 4 << 20 }
+        Self {
+            protocol: (1, 1),
+            schema_hash: 0,
+            frame_bytes_max: 4 << 20,
+            heartbeat_interval_us: 0,
+        }
     }
 }
 
@@ -331,7 +338,7 @@ impl Greeting {
         out.extend_from_slice(&[9; 16]);
         out.extend_from_slice(&self.schema_hash.to_le_bytes());
         out.extend_from_slice(&self.frame_bytes_max.to_le_bytes());
-        out.extend_from_slice(&0_u32.to_le_bytes());
+        out.extend_from_slice(&self.heartbeat_interval_us.to_le_bytes());
         out.extend_from_slice(&[0; 32]);
         out.extend_from_slice(&1_u64.to_le_bytes());
         out.extend_from_slice(&2_u64.to_le_bytes());
@@ -461,6 +468,15 @@ impl Peer {
         self.write(&bytes);
     }
 
+    /// Confirms everything up to `received`, per lane.
+    #[track_caller]
+    pub(crate) fn acknowledge(&mut self, received: [u64; 4]) {
+        let mut payload: Vec<u8> = received.iter().flat_map(|lane| lane.to_le_bytes()).collect();
+        payload.extend_from_slice(&0_u64.to_le_bytes());
+        let frame = Plain::new(ACKNOWLEDGEMENT, CRITICAL, &payload).flags(CHECKSUM).encode();
+        self.write(&frame);
+    }
+
     /// Sends a request and returns the payload of its answer.
     #[track_caller]
     pub(crate) fn ask(&mut self, payload: &[u8]) -> Vec<u8> {
@@ -474,7 +490,8 @@ impl Peer {
     /// The next frame, or what the socket said instead. Sequences must follow each other.
     pub(crate) fn try_frame(&mut self) -> io::Result<Plain> {
         let frame = Plain::read(&mut self.stream)?;
-        if frame.kind < 0x80 {
+        // Heartbeats and acknowledgements take no part in the sequences.
+        if frame.kind < 0x80 && ![5, 6].contains(&frame.kind) {
             let lane = &mut self.received[usize::from(frame.priority) - 1];
             *lane += 1;
             assert_eq!(frame.sequence, *lane, "a lane's frames come in order");
