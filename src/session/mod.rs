@@ -277,9 +277,9 @@ impl Envelope {
     }
 
     /// As [`ttl`](Self::ttl), up to a point in time of this node's clock: for what was decided
-    /// before it is sent. Reads the clock.
-    pub fn expires_at(self, at: Nanos) -> Self {
-        self.ttl(at.since(Nanos::now()))
+    /// before it is sent. `now` is the time of the call.
+    pub const fn expires_at(self, at: Nanos, now: Nanos) -> Self {
+        self.ttl(at.since(now))
     }
 
     /// Only the latest message of this key matters: it takes the place of an older one that still

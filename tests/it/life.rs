@@ -30,7 +30,7 @@ fn stale_command_is_not_sent() {
         let expired = client.send(Envelope::command().ttl(Duration::ZERO), b"never");
         assert_eq!(expired, Err(SendError::Expired));
         assert_eq!(client.statistics().sends_expired, 1);
-        let past = Envelope::command().expires_at(Nanos(1));
+        let past = Envelope::command().expires_at(Nanos(1), Nanos::now());
         assert_eq!(client.send(past, b"never"), Err(SendError::Expired));
     });
 }
