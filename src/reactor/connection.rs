@@ -17,6 +17,7 @@ use crate::mem::{Buffer, Window};
 use crate::session::lane::Block;
 use crate::session::{Session, Source};
 use crate::sys::ring::OpKey;
+use crate::sys::socket::may_zero_copy;
 use crate::time::Nanos;
 use crate::wire::{Decoder, low_half};
 
@@ -177,6 +178,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(socket: Socket, address: String, session: Session, window: Window) -> Self {
         Self {
+            zero_copy: may_zero_copy(&socket),
             socket,
             address,
             phase: Phase::Live,
@@ -186,7 +188,6 @@ impl Connection {
             in_flight: None,
             unsent: None,
             congested: false,
-            zero_copy: true,
             is_dirty: false,
             wants_receive: false,
             expects_data: true,
