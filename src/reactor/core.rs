@@ -419,7 +419,9 @@ impl Core {
         self.active -= 1;
         self.counters.connections_active.set(self.active);
         self.counters.connections_lost.add(1);
-        if self.closing && reason == CloseReason::Local && dropped == 0 {
+        // A peer that shuts down too may say goodbye first: it took everything all the same.
+        let in_order = matches!(reason, CloseReason::Local | CloseReason::Goodbye);
+        if self.closing && in_order && dropped == 0 {
             self.shutdown_report.flushed += 1;
         }
     }
