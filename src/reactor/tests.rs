@@ -174,7 +174,7 @@ fn interrupted_send_is_made_again_and_not_counted() {
 #[test]
 fn send_that_fails_while_closing_frees_everything() {
     let mut pair = Pair::new();
-    let lent_before = pair.near.core.send_memory.lent();
+    let lent_before = pair.near.core.send_memory.lent_bytes();
     pair.near.send(pair.id, Envelope::data(), b"lost").expect("room");
     let buffer = pair.take_send();
     pair.near.core.close(pair.id.key, CloseReason::Local);
@@ -183,7 +183,7 @@ fn send_that_fails_while_closing_frees_everything() {
         poll(&mut pair.near);
         pair.near.connection(pair.id).is_none()
     });
-    assert_eq!(pair.near.core.send_memory.lent(), lent_before);
+    assert_eq!(pair.near.core.send_memory.lent_bytes(), lent_before);
     assert_eq!(pair.near.statistics().messages_dropped, 1);
 }
 
