@@ -60,8 +60,16 @@ impl Buffer {
     }
 
     /// Allocates `bytes` of zeroes that start aligned.
+    ///
+    /// The allocation that is known to be a fresh mapping (see the module) aborts the process when
+    /// it fails, so as much is asked for, and given back, in the way that can fail before. In
+    /// between another thread may take it; then the process aborts after all.
     pub(crate) fn zeroed(bytes: usize) -> Result<BytesMut, OutOfMemory> {
-        let with_start = bytes.checked_add(ALIGN).ok_or(OutOfMemory)?;
+        let with_start = bytes.saturating_add(ALIGN);
+        let mut attempt = Vec::<u8>::new();
+        attempt.try_reserve_exact(with_start).map_err(|_| OutOfMemory)?;
+        // An allocation that nobody looks at may be optimised away, and then never fails.
+        drop(std::hint::black_box(attempt));
         let mut slab = BytesMut::zeroed(with_start);
         slab.advance(slab.as_ptr().align_offset(ALIGN));
         slab.truncate(bytes);
