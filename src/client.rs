@@ -136,8 +136,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`SendError`]; nothing was queued. After [`SendError::Full`], poll and try again; after
-    /// [`SendError::NotConnected`], [`disconnected_reason`](Self::disconnected_reason) says why.
+    /// [`SendError`]; nothing was queued. After [`SendError::Full`] or [`SendError::MemoryFull`],
+    /// poll and try again; after [`SendError::NotConnected`],
+    /// [`disconnected_reason`](Self::disconnected_reason) says why.
     #[inline]
     pub fn send<B: Body + ?Sized>(
         &mut self,

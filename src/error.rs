@@ -148,9 +148,19 @@ pub enum AccessError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The lane, or the reactor's send memory, is full: the peer reads slower than we write.
-    #[error("the lane is full: the peer reads slower than this side writes; retry after a turn")]
+    /// The lane is full: the peer reads slower than we write.
+    #[error(
+        "the lane is full (lane_bytes_max, lane_frames_max): the peer reads slower than this side \
+         writes; retry after a turn"
+    )]
     Full,
+    /// The reactor's send memory has no room for the message, though its lane has: other peers
+    /// that read slowly hold it, or this one holds as much of it as is left for all.
+    #[error(
+        "the reactor's send memory is full (send_memory_bytes): its peers together read slower \
+         than this side writes; retry after a turn, or raise it"
+    )]
+    MemoryFull,
     /// The message does not fit the smaller of both sides' frame limits.
     #[error("frame of {bytes} bytes exceeds the limit of {bytes_max} (frame_bytes_max)")]
     TooLarge {
@@ -324,6 +334,17 @@ pub enum SetupError {
         address: String,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The memory that the configuration asks for is not to be had.
+    #[error(
+        "cannot reserve {bytes} bytes of memory ({key}): lower it, or raise what the machine \
+         grants (RLIMIT_AS, a cgroup's limit, vm.overcommit_memory)"
+    )]
+    Memory {
+        /// What asks for it: the key of the configuration.
+        key: &'static str,
+        /// How many bytes.
+        bytes: u64,
     },
     /// Another system call failed.
     #[error("{operation} failed: {source}{}", descriptor_remedy(.source))]

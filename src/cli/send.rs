@@ -403,11 +403,11 @@ impl<'a> Talk<'a> {
         loop {
             match self.client.send(self.envelope, body) {
                 Ok(()) => return Ok(()),
-                Err(SendError::Full) if Nanos::now() < deadline => {
+                Err(SendError::Full | SendError::MemoryFull) if Nanos::now() < deadline => {
                     // A failing ring shows as a lost connection in the next attempt.
                     let _ = self.client.reactor().turn(Wait::Until(deadline));
                 }
-                Err(SendError::Full) => {
+                Err(SendError::Full | SendError::MemoryFull) => {
                     return Err(SendFailure::Stalled { timeout: self.timeout });
                 }
                 Err(error) => return Err(self.explain(RequestError::Send(error))),

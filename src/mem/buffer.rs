@@ -14,53 +14,150 @@ use bytes::{Buf, BytesMut};
 use crate::mem::ALIGN;
 
 /// Bytes between two buffers of a slab: an odd number of cache lines.
-const GAP_BYTES: usize = 192;
+pub(crate) const GAP_BYTES: usize = 192;
 const _: () = assert!(GAP_BYTES.is_multiple_of(ALIGN));
+
+/// The memory asked for is not to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutOfMemory;
+
+/// The part of its pool that a buffer goes back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Small,
+    Shared,
+    Reserve,
+}
 
 /// Memory that can be lent to the kernel. Never grows, never moves.
 pub(crate) struct Buffer {
+    /// Of a piece of an arena: with the gaps of its units behind it.
     memory: BytesMut,
+    bytes: u32,
     /// Index among the ring's registered buffers.
     registered: Option<u16>,
+    part: Part,
+    /// Of a piece of an arena: its length is `2^order` units.
+    order: u8,
+    /// Of a piece of an arena: the first of its units.
+    unit: u32,
 }
 
 impl Buffer {
     /// Allocates `count` zeroed buffers of at least `bytes`, rounded up to a multiple of 16.
-    pub(crate) fn slab(bytes: usize, count: usize) -> impl Iterator<Item = Self> {
+    pub(crate) fn slab(
+        bytes: usize,
+        count: usize,
+    ) -> Result<impl Iterator<Item = Self>, OutOfMemory> {
         let bytes = bytes.next_multiple_of(ALIGN);
-        let mut slab = BytesMut::zeroed((bytes + GAP_BYTES) * count + ALIGN);
-        slab.advance(slab.as_ptr().align_offset(ALIGN));
-        (0..count).map(move |_| {
+        let mut slab = Self::zeroed((bytes + GAP_BYTES).saturating_mul(count))?;
+        Ok((0..count).map(move |_| {
             let memory = slab.split_to(bytes);
             slab.advance(GAP_BYTES);
             assert_eq!(memory.as_ptr().align_offset(ALIGN), 0, "parts are multiples of 16");
-            Self { memory, registered: None }
-        })
+            Self::piece(memory, bytes, Part::Small, 0, 0)
+        }))
+    }
+
+    /// Allocates `bytes` of zeroes that start aligned.
+    ///
+    /// The allocation that is known to be a fresh mapping (see the module) aborts the process when
+    /// it fails, so as much is asked for, and given back, in the way that can fail before. In
+    /// between another thread may take it; then the process aborts after all.
+    pub(crate) fn zeroed(bytes: usize) -> Result<BytesMut, OutOfMemory> {
+        let with_start = bytes.saturating_add(ALIGN);
+        let mut attempt = Vec::<u8>::new();
+        attempt.try_reserve_exact(with_start).map_err(|_| OutOfMemory)?;
+        // An allocation that nobody looks at may be optimised away, and then never fails.
+        drop(std::hint::black_box(attempt));
+        let mut slab = BytesMut::zeroed(with_start);
+        slab.advance(slab.as_ptr().align_offset(ALIGN));
+        slab.truncate(bytes);
+        Ok(slab)
+    }
+
+    /// A piece of an arena, on memory of its own, of which `bytes` are used.
+    pub(crate) fn piece(memory: BytesMut, bytes: usize, part: Part, unit: u32, order: u32) -> Self {
+        assert!(bytes <= memory.len(), "what is used is there");
+        let bytes = u32::try_from(bytes).expect("Config bounds frames and windows");
+        let order = u8::try_from(order).expect("a length in bytes is below 2^64");
+        Self { memory, bytes, registered: None, part, order, unit }
+    }
+
+    /// Splits the back half off.
+    pub(crate) fn split(&mut self) -> Self {
+        assert!(self.order > 0, "a unit is not split");
+        self.order -= 1;
+        self.bytes /= 2;
+        self.registered = None;
+        let memory = self.memory.split_off(self.memory.len() / 2);
+        let unit = self.unit + (1 << self.order);
+        let (bytes, part, order) = (self.bytes, self.part, self.order);
+        Self { memory, bytes, registered: None, part, order, unit }
+    }
+
+    /// Appends the back half again.
+    pub(crate) fn join(&mut self, back: Self) {
+        assert_eq!(self.order, back.order, "halves of one piece");
+        assert_eq!(self.unit + (1 << self.order), back.unit, "halves of one piece");
+        let bytes = self.memory.len() + back.memory.len();
+        let address = self.memory.as_ptr();
+        self.memory.unsplit(back.memory);
+        assert_eq!(self.memory.as_ptr(), address, "joined in place, not copied");
+        assert_eq!(self.memory.len(), bytes, "joined in place, not copied");
+        self.bytes *= 2;
+        self.order += 1;
+        self.registered = None;
     }
 
     /// Allocates one buffer.
     #[cfg(test)]
     pub(crate) fn new(bytes: usize) -> Self {
-        Self::slab(bytes, 1).next().expect("one was asked for")
+        Self::slab(bytes, 1).expect("memory").next().expect("one was asked for")
     }
 
     /// Capacity in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.memory.len()
+        self.bytes as usize
     }
 
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.memory
+        &self.memory[..self.bytes as usize]
     }
 
     #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.bytes as usize]
+    }
+
+    /// All of its memory: what registering it covers, so that its parts are registered, too.
+    pub(crate) fn memory_mut(&mut self) -> &mut [u8] {
         &mut self.memory
     }
 
-    /// Index among the ring's registered buffers, if it is one of them.
+    #[inline]
+    pub(crate) fn part(&self) -> Part {
+        self.part
+    }
+
+    /// Whether it is one of its pool's small buffers.
+    #[inline]
+    pub(crate) fn is_small(&self) -> bool {
+        self.part == Part::Small
+    }
+
+    #[inline]
+    pub(crate) fn order(&self) -> u32 {
+        self.order.into()
+    }
+
+    pub(crate) fn unit(&self) -> u32 {
+        self.unit
+    }
+
+    /// Index among the ring's registered buffers, if it is one of them, or part of one.
     pub(crate) fn registered(&self) -> Option<u16> {
         self.registered
     }
@@ -90,7 +187,7 @@ mod tests {
 
     #[test]
     fn buffers_of_a_slab_are_apart() {
-        let buffers: Vec<_> = Buffer::slab(100, 3).collect();
+        let buffers: Vec<_> = Buffer::slab(100, 3).expect("memory").collect();
         let starts: Vec<_> = buffers.iter().map(|buffer| buffer.bytes().as_ptr().addr()).collect();
         for (earlier, later) in starts.iter().zip(&starts[1..]) {
             assert_eq!(later - earlier, 112 + GAP_BYTES);

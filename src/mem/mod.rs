@@ -6,13 +6,14 @@
 /// Alignment of every buffer, and of every payload that leaves the reactor.
 pub(crate) const ALIGN: usize = 16;
 
+mod arena;
 mod buffer;
 mod deadlines;
 mod inbox;
 mod pool;
 mod window;
 
-pub(crate) use buffer::Buffer;
+pub(crate) use buffer::{Buffer, OutOfMemory};
 pub(crate) use deadlines::Deadlines;
 pub(crate) use inbox::{PayloadArena, SMALL_BYTES_MAX};
 pub(crate) use pool::{Pool, PoolLayout};

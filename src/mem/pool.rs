@@ -1,162 +1,206 @@
-//! Size-classed buffers, all allocated at setup, lent one at a time.
+//! Buffers lent one at a time, of memory that is all allocated at setup.
+//!
+//! # Parts
+//!
+//! - *Small* buffers, of one size and a fixed number: what everybody is sure to get.
+//! - *Shared* memory, cut to size when it is asked for: see `mem::arena`. What one size does not
+//!   need another has: memory split into a fixed number of buffers per size ran out for thirteen
+//!   frames of 1 MB while four fifths of it lay idle.
+//! - The *reserve*, an arena apart. Shared memory can be taken to the last byte, or be left in
+//!   pieces too short for a frame. In send memory the reserve is for sessions that hold nothing:
+//!   who that is is the borrower's business (see `session::lane`). In receive memory it is for
+//!   short frames, so that peers that begin long ones and dawdle stop nobody else's.
 //!
 //! # Invariants
 //!
-//! - The number of buffers never changes: `free + lent == total` per class.
+//! - A buffer goes back to the part it is from, and `free + lent` of each part never changes.
 //! - Freed buffers are taken again last-in first-out, so a quiet reactor touches the same few
 //!   cache lines, and pages that were never needed never become resident.
 //!
-//! Cost: [`Pool::take`] and [`Pool::give`] are a push and a pop. Who may take how much is the
-//! borrower's business (see `session::lane`), with [`Pool::free_bytes`] to go by.
+//! Cost: taking and giving are a pop and a push as long as the sizes asked for do not change.
 
-use crate::mem::{ALIGN, Buffer};
+use crate::mem::arena::Arena;
+use crate::mem::buffer::Part;
+use crate::mem::{Buffer, OutOfMemory};
 
-/// How many buffers of which size a pool holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a pool holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct PoolLayout {
-    /// `(bytes, count)`, ascending in bytes.
-    classes: Vec<(usize, usize)>,
+    small_bytes: usize,
+    small_count: usize,
+    /// Size of the shortest shared buffer: a power of two.
+    unit_bytes: usize,
+    /// What the longest shared buffer must hold.
+    largest_bytes: usize,
+    shared_bytes: usize,
+    reserve_bytes: usize,
+    /// Buffers up to this length are lent from the reserve first.
+    short_bytes_max: usize,
 }
 
 impl PoolLayout {
-    /// Splits `budget_bytes` into classes from `block_bytes` in steps of four up to the first that
-    /// holds `largest_bytes`. Half the budget goes to the smallest class, a quarter to the
-    /// largest (at least two of them), the rest in equal parts to those between.
-    pub(crate) fn classes(budget_bytes: usize, block_bytes: usize, largest_bytes: usize) -> Self {
-        assert!(block_bytes > 0, "Config bounds the block size");
-        let mut sizes = vec![block_bytes];
-        while sizes[sizes.len() - 1] < largest_bytes {
-            let next = sizes[sizes.len() - 1] * 4;
-            sizes.push(if next >= largest_bytes { largest_bytes } else { next });
-        }
-        let last = sizes.len() - 1;
-        let classes = sizes
-            .iter()
-            .enumerate()
-            .map(|(index, &bytes)| {
-                let share = if last == 0 {
-                    budget_bytes
-                } else if index == 0 {
-                    budget_bytes / 2
-                } else if index == last {
-                    budget_bytes / 4
-                } else {
-                    budget_bytes / 4 / (last - 1)
-                };
-                let count_min = if index == last || index == 0 { 2 } else { 1 };
-                (bytes, (share / bytes).max(count_min))
-            })
-            .collect();
-        Self { classes }
+    /// `count` buffers of `bytes` and nothing else.
+    pub(crate) fn uniform(bytes: usize, count: usize) -> Self {
+        Self { small_bytes: bytes, small_count: count, ..Self::default() }
     }
 
-    /// Adds a class of `count` small buffers below the others.
-    pub(crate) fn with_small(mut self, bytes: usize, count: usize) -> Self {
-        if bytes < self.classes[0].0 {
-            self.classes.insert(0, (bytes, count));
-        }
-        self
+    /// About `budget_bytes` to be cut into buffers of `unit_bytes` (rounded up to a power of two),
+    /// twice that, and so on to the first that holds `largest_bytes`, of which there is room for
+    /// two at least.
+    pub(crate) fn shared(budget_bytes: usize, unit_bytes: usize, largest_bytes: usize) -> Self {
+        assert!(unit_bytes > 0, "Config bounds the block size");
+        let unit_bytes = unit_bytes.next_power_of_two();
+        Self { unit_bytes, largest_bytes, shared_bytes: budget_bytes, ..Self::default() }
     }
 
-    /// Address space this layout reserves.
-    #[cfg(test)]
-    pub(crate) fn total_bytes(&self) -> usize {
-        self.classes.iter().map(|&(bytes, count)| bytes * count).sum()
+    /// Adds `count` small buffers.
+    pub(crate) fn with_small(self, bytes: usize, count: usize) -> Self {
+        Self { small_bytes: bytes, small_count: count, ..self }
+    }
+
+    /// Sets an eighth of the budget aside, and room for one of the largest at least.
+    pub(crate) fn with_reserve(self) -> Self {
+        let reserve_bytes = self.shared_bytes / 8;
+        Self { reserve_bytes, shared_bytes: self.shared_bytes - reserve_bytes, ..self }
+    }
+
+    /// Sets half the budget aside for buffers of up to a 64th of that.
+    pub(crate) fn with_reserve_for_short(self) -> Self {
+        let reserve_bytes = self.shared_bytes / 2;
+        let short_bytes_max = (reserve_bytes / 64).max(self.unit_bytes);
+        let shared_bytes = self.shared_bytes - reserve_bytes;
+        Self { reserve_bytes, short_bytes_max, shared_bytes, ..self }
+    }
+
+    fn arena(&self, part: Part) -> Result<Arena, OutOfMemory> {
+        let whole = self.largest_bytes.max(self.unit_bytes).next_power_of_two();
+        let (budget, count_min) = match part {
+            Part::Shared => (self.shared_bytes, 2),
+            Part::Reserve => (self.reserve_bytes, 1),
+            Part::Small => unreachable!("small buffers are not cut"),
+        };
+        if budget == 0 {
+            return Arena::new(part, 1, 0, 0);
+        }
+        let order = (whole / self.unit_bytes).trailing_zeros();
+        Arena::new(part, self.unit_bytes, order, (budget / whole).max(count_min))
     }
 }
 
-#[derive(Debug)]
-struct Class {
-    bytes: usize,
-    total: usize,
-    free: Vec<Buffer>,
-}
-
-/// A fixed set of buffers in a few sizes.
+/// See the module.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    classes: Vec<Class>,
-    free_bytes: usize,
-    total_bytes: usize,
+    small: Vec<Buffer>,
+    small_bytes: usize,
+    small_total: usize,
+    shared: Arena,
+    reserve: Arena,
+    short_bytes_max: usize,
 }
 
 impl Pool {
     /// Allocates everything the layout asks for.
-    pub(crate) fn new(layout: &PoolLayout) -> Self {
-        let classes: Vec<_> = layout
-            .classes
-            .iter()
-            .map(|&(bytes, total)| Class {
-                bytes: bytes.next_multiple_of(ALIGN),
-                total,
-                free: Buffer::slab(bytes, total).collect(),
-            })
-            .collect();
-        let free_bytes: usize = classes.iter().map(|class| class.bytes * class.total).sum();
-        Self { classes, free_bytes, total_bytes: free_bytes }
+    pub(crate) fn new(layout: &PoolLayout) -> Result<Self, OutOfMemory> {
+        let mut small = Vec::new();
+        small.try_reserve_exact(layout.small_count).map_err(|_| OutOfMemory)?;
+        small.extend(Buffer::slab(layout.small_bytes, layout.small_count)?);
+        Ok(Self {
+            small_bytes: small.first().map_or(0, Buffer::len),
+            small_total: small.len(),
+            small,
+            shared: layout.arena(Part::Shared)?,
+            reserve: layout.arena(Part::Reserve)?,
+            short_bytes_max: layout.short_bytes_max,
+        })
     }
 
-    /// Bytes of the buffers not lent.
+    /// Bytes not lent, small buffers apart.
     #[inline]
     pub(crate) fn free_bytes(&self) -> usize {
-        self.free_bytes
+        self.shared.free_bytes() + self.reserve.free_bytes()
     }
 
-    /// Bytes of all buffers.
+    /// All bytes, small buffers apart.
     #[inline]
     pub(crate) fn total_bytes(&self) -> usize {
-        self.total_bytes
+        self.shared.total_bytes() + self.reserve.total_bytes()
     }
 
-    /// Size of the smallest class.
-    pub(crate) fn smallest_bytes(&self) -> usize {
-        self.classes[0].bytes
-    }
-
-    /// Size of the largest class.
-    #[cfg(test)]
-    pub(crate) fn largest_bytes(&self) -> usize {
-        self.classes[self.classes.len() - 1].bytes
+    /// Bytes of shared memory not lent.
+    #[inline]
+    pub(crate) fn shared_free_bytes(&self) -> usize {
+        self.shared.free_bytes()
     }
 
     /// Whether [`Pool::take`] would lend a buffer of at least `bytes`.
-    #[inline]
-    pub(crate) fn can_lend(&self, bytes: usize) -> bool {
-        self.classes.iter().any(|class| class.bytes >= bytes && !class.free.is_empty())
+    pub(crate) fn can_lend(&mut self, bytes: usize) -> bool {
+        (bytes <= self.small_bytes && !self.small.is_empty())
+            || (bytes <= self.short_bytes_max && self.reserve.can_lend(bytes))
+            || self.shared.can_lend(bytes)
     }
 
-    /// Lends the smallest free buffer of at least `bytes`.
+    /// Lends a buffer of at least `bytes`: a small one, one of the reserve if that is for such, or
+    /// a shared one.
     #[inline]
     pub(crate) fn take(&mut self, bytes: usize) -> Option<Buffer> {
-        let class = self.classes.iter_mut().find(|c| c.bytes >= bytes && !c.free.is_empty())?;
-        self.free_bytes -= class.bytes;
-        class.free.pop()
+        if let Some(buffer) = self.take_small(bytes) {
+            return Some(buffer);
+        }
+        if bytes <= self.short_bytes_max
+            && let Some(buffer) = self.reserve.take(bytes)
+        {
+            return Some(buffer);
+        }
+        self.shared.take(bytes)
+    }
+
+    /// Lends a small buffer, if it is one of at least `bytes`.
+    #[inline]
+    pub(crate) fn take_small(&mut self, bytes: usize) -> Option<Buffer> {
+        if bytes <= self.small_bytes { self.small.pop() } else { None }
+    }
+
+    /// Lends a buffer of at least `bytes` of the shared memory.
+    #[inline]
+    pub(crate) fn take_shared(&mut self, bytes: usize) -> Option<Buffer> {
+        self.shared.take(bytes)
+    }
+
+    /// Lends a buffer of at least `bytes` of the reserve.
+    #[inline]
+    pub(crate) fn take_reserve(&mut self, bytes: usize) -> Option<Buffer> {
+        self.reserve.take(bytes)
     }
 
     /// Takes a lent buffer back.
     #[inline]
     pub(crate) fn give(&mut self, buffer: Buffer) {
-        let bytes = buffer.len();
-        let class = self
-            .classes
-            .iter_mut()
-            .find(|class| class.bytes == bytes)
-            .expect("only this pool's buffers come back");
-        assert!(class.free.len() < class.total, "a buffer comes back once");
-        class.free.push(buffer);
-        self.free_bytes += bytes;
+        match buffer.part() {
+            Part::Small => {
+                assert!(self.small.len() < self.small_total, "a buffer comes back once");
+                self.small.push(buffer);
+            }
+            Part::Shared => self.shared.give(buffer),
+            Part::Reserve => self.reserve.give(buffer),
+        }
     }
 
-    /// The buffers not lent, for registering them with the kernel at setup.
-    pub(crate) fn free_buffers_mut(&mut self) -> impl Iterator<Item = &mut Buffer> {
-        // The next to be lent come first: they are worth registering most.
-        self.classes.iter_mut().flat_map(|class| class.free.iter_mut().rev())
+    /// Has `register` register up to `bytes_max` of the shared memory with the kernel: what is
+    /// lent first. To be called at setup, before anything is lent.
+    pub(crate) fn register<T>(
+        &mut self,
+        bytes_max: usize,
+        register: impl FnOnce(&mut [Buffer]) -> T,
+    ) -> T {
+        self.shared.register(bytes_max, register)
     }
 
-    /// How many buffers are lent.
+    /// Bytes lent, of all parts.
     #[cfg(test)]
-    pub(crate) fn lent(&self) -> usize {
-        self.classes.iter().map(|class| class.total - class.free.len()).sum()
+    pub(crate) fn lent_bytes(&self) -> usize {
+        let lent = |arena: &Arena| arena.total_bytes() - arena.free_bytes();
+        let small = (self.small_total - self.small.len()) * self.small_bytes;
+        small + lent(&self.shared) + lent(&self.reserve)
     }
 }
 
@@ -166,64 +210,61 @@ mod tests {
 
     #[test]
     fn layout_stays_near_its_budget_and_holds_the_largest() {
-        let layout = PoolLayout::classes(64 << 20, 64 << 10, 4 << 20);
-        assert!(layout.total_bytes() <= 65 << 20, "{layout:?}");
-        let pool = Pool::new(&layout);
-        assert_eq!(pool.largest_bytes(), 4 << 20);
-        assert_eq!(pool.smallest_bytes(), 64 << 10);
+        let layout = PoolLayout::shared(64 << 20, 8 << 10, 4 << 20).with_reserve();
+        let mut pool = Pool::new(&layout).expect("memory");
+        let total = pool.total_bytes();
+        assert_eq!(total, 64 << 20);
+        assert_eq!((0..20).map_while(|_| pool.take_shared(4 << 20)).count(), 14);
     }
 
     #[test]
-    fn exhausted_class_lends_from_the_next() {
-        let layout = PoolLayout { classes: vec![(64, 1), (256, 1)] };
-        let mut pool = Pool::new(&layout);
-        let first = pool.take(10).expect("one small");
-        let second = pool.take(10).expect("one large");
-        assert_eq!((first.len(), second.len()), (64, 256));
-        assert!(pool.take(1).is_none());
-        assert_eq!((pool.lent(), pool.free_bytes()), (2, 0));
-        pool.give(second);
-        pool.give(first);
-        assert_eq!((pool.lent(), pool.free_bytes()), (0, 320));
+    fn smallest_budget_holds_two_of_the_largest_and_one_in_reserve() {
+        let layout = PoolLayout::shared(3 << 20, 8 << 10, 3 << 20).with_reserve();
+        let mut pool = Pool::new(&layout).expect("memory");
+        assert_eq!((0..9).map_while(|_| pool.take_shared(3 << 20)).count(), 2);
+        assert_eq!((0..9).map_while(|_| pool.take_reserve(3 << 20)).count(), 1);
     }
 
     #[test]
-    fn last_given_is_taken_first() {
-        let mut pool = Pool::new(&PoolLayout { classes: vec![(64, 3)] });
-        let buffer = pool.take(64).expect("free");
-        let address = buffer.bytes().as_ptr();
-        pool.give(buffer);
-        assert_eq!(pool.take(64).expect("free").bytes().as_ptr(), address);
-    }
-
-    /// Random takes and gives against a plain count per class.
-    #[test]
-    fn pool_agrees_with_a_naive_model() {
-        for seed in 0..200 {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let classes = vec![(64, rng.usize(1..4)), (256, rng.usize(1..4)), (1024, 2)];
-            let mut model = classes.clone();
-            let mut pool = Pool::new(&PoolLayout { classes });
-            let mut lent = Vec::new();
-            for _ in 0..200 {
-                if rng.bool() {
-                    let bytes = rng.usize(1..1200);
-                    let expected = model.iter_mut().find(|(size, n)| *size >= bytes && *n > 0);
-                    let got = pool.take(bytes);
-                    assert_eq!(got.is_some(), expected.is_some(), "seed {seed}");
-                    if let (Some(buffer), Some((size, count))) = (got, expected) {
-                        assert_eq!(buffer.len(), *size, "seed {seed}");
-                        *count -= 1;
-                        lent.push(buffer);
-                    }
-                } else if !lent.is_empty() {
-                    let buffer: Buffer = lent.swap_remove(rng.usize(..lent.len()));
-                    let class = model.iter_mut().find(|(size, _)| *size == buffer.len());
-                    class.expect("known size").1 += 1;
-                    pool.give(buffer);
-                }
-                assert_eq!(pool.lent(), lent.len(), "seed {seed}");
-            }
+    fn each_part_gets_its_own_back() {
+        let layout = PoolLayout::shared(1 << 16, 1 << 10, 1 << 14).with_reserve();
+        let mut pool = Pool::new(&layout.with_small(256, 2)).expect("memory");
+        let small = [pool.take(256).expect("free"), pool.take(1).expect("free")];
+        let shared = pool.take(1).expect("no small one is left");
+        let reserved = pool.take_reserve(1).expect("free");
+        assert!(small.iter().all(Buffer::is_small));
+        assert!(!shared.is_small());
+        assert!(pool.take_small(1).is_none());
+        for buffer in small.into_iter().chain([shared, reserved]) {
+            assert!(pool.lent_bytes() > 0);
+            pool.give(buffer);
         }
+        assert_eq!(pool.lent_bytes(), 0);
+        assert_eq!(pool.small.len(), 2);
+    }
+
+    #[test]
+    fn uniform_pool_has_one_size() {
+        let mut pool = Pool::new(&PoolLayout::uniform(100, 3)).expect("memory");
+        let buffers: Vec<_> = (0..9).map_while(|_| pool.take(1)).collect();
+        assert_eq!(buffers.iter().map(Buffer::len).collect::<Vec<_>>(), [112; 3]);
+        assert!(!pool.can_lend(1));
+    }
+
+    #[test]
+    fn long_buffers_leave_room_for_short_ones() {
+        let layout = PoolLayout::shared(64 << 20, 128 << 10, 4 << 20).with_reserve_for_short();
+        let mut pool = Pool::new(&layout).expect("memory");
+        assert_eq!((0..99).map_while(|_| pool.take(4 << 20)).count(), 8);
+        assert!(!pool.can_lend(1 << 20));
+        assert!(pool.can_lend(512 << 10));
+        assert_eq!((0..999).map_while(|_| pool.take(100_000)).count(), 256);
+    }
+
+    #[test]
+    fn more_than_there_is_is_refused() {
+        let layout = PoolLayout::shared(1 << 60, 8 << 10, 4 << 20);
+        Pool::new(&layout).expect_err("no machine has that");
+        Pool::new(&PoolLayout::uniform(1 << 20, 1 << 40)).expect_err("no machine has that");
     }
 }

@@ -229,7 +229,7 @@ mod tests {
     use crate::mem::PoolLayout;
 
     fn pool() -> Pool {
-        Pool::new(&PoolLayout::classes(1 << 16, 1024, 8192))
+        Pool::new(&PoolLayout::shared(1 << 16, 1024, 8192)).expect("memory")
     }
 
     fn fill(window: &mut Window, span: Span, bytes: &[u8]) {
@@ -272,12 +272,12 @@ mod tests {
         // It was short: back to the base buffer.
         let span = window.prepare(None, 64, &mut pool).expect("room");
         assert_eq!(span, Span { offset: 0, bytes: 256, mode: WindowMode::Any });
-        assert_eq!(pool.lent(), 0);
+        assert_eq!(pool.lent_bytes(), 0);
     }
 
     #[test]
     fn exhausted_pool_is_reported_and_loses_nothing() {
-        let mut pool = Pool::new(&PoolLayout::classes(2048, 1024, 1024));
+        let mut pool = Pool::new(&PoolLayout::shared(2048, 1024, 1024)).expect("memory");
         let (a, b) = (pool.take(1), pool.take(1));
         let mut window = Window::new(Buffer::new(256));
         let span = window.prepare(None, 0, &mut pool).expect("room");
@@ -322,7 +322,7 @@ mod tests {
                 }
             }
             assert_eq!(window.dissolve(&mut pool).len(), 512, "seed {seed}");
-            assert_eq!(pool.lent(), 0, "seed {seed}");
+            assert_eq!(pool.lent_bytes(), 0, "seed {seed}");
         }
     }
 }

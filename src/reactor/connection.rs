@@ -20,6 +20,7 @@ use crate::session::backoff::Backoff;
 use crate::session::block::{Block, Frames, Span};
 use crate::session::{Session, Source};
 use crate::sys::ring::OpKey;
+use crate::sys::socket::may_zero_copy;
 use crate::time::Nanos;
 use crate::wire::low_half;
 
@@ -187,6 +188,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(socket: Socket, address: String, session: Session, window: Window) -> Self {
         Self {
+            zero_copy: may_zero_copy(&socket),
             socket,
             address,
             phase: Phase::Live,
@@ -202,7 +204,6 @@ impl Connection {
             in_flight: None,
             unsent: None,
             congested: false,
-            zero_copy: true,
             is_dirty: false,
             wants_receive: false,
             expects_data: true,

@@ -13,7 +13,7 @@ use slotmap::SlotMap;
 
 use crate::config::{Config, Idle, Overflow};
 use crate::error::{AccessError, CloseReason, SendError, SetupError};
-use crate::mem::{Buffer, Deadlines, PayloadArena, Pool, PoolLayout};
+use crate::mem::{Buffer, Deadlines, OutOfMemory, PayloadArena, Pool, PoolLayout};
 use crate::reactor::ClockOffset;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
@@ -145,7 +145,7 @@ impl Core {
         // A receive, a send and a poll each, a connect before them, the listeners, the eventfd.
         let mut ring = Ring::new(config.ring_entries(), places_max * 3 + 64)?;
         let limits = LaneLimits::from_config(&config);
-        let mut send_memory = send_memory(&config);
+        let mut send_memory = send_memory(&config)?;
         register(&mut ring, &mut send_memory, &config);
         if config.napi_busy_poll_us() > 0
             && let Err(error) = ring.enable_napi(config.napi_busy_poll_us())
@@ -218,8 +218,8 @@ impl Core {
             dropped_before_shutdown: 0,
             counters: Arc::new(Counters::default()),
             scratch: Scratch::new(),
-            windows: windows(&config),
-            receive_memory: receive_memory(&config),
+            windows: windows(&config)?,
+            receive_memory: receive_memory(&config)?,
             send_memory,
             ring,
             config,
@@ -292,6 +292,10 @@ impl Core {
     pub(crate) fn count_refusal(&self, error: SendError) {
         match error {
             SendError::Full => self.counters.sends_refused.add(1),
+            SendError::MemoryFull => {
+                self.counters.sends_refused.add(1);
+                self.counters.sends_out_of_memory.add(1);
+            }
             SendError::TooLarge { .. } => self.counters.sends_too_large.add(1),
             SendError::Expired => self.counters.sends_expired.add(1),
             _ => {}
@@ -487,7 +491,9 @@ impl Core {
         self.active -= 1;
         self.counters.connections_active.set(self.active);
         self.counters.connections_lost.add(1);
-        if self.closing && reason == CloseReason::Local && dropped == 0 {
+        // A peer that shuts down too may say goodbye first: it took everything all the same.
+        let in_order = matches!(reason, CloseReason::Local | CloseReason::Goodbye);
+        if self.closing && in_order && dropped == 0 {
             self.shutdown_report.flushed += 1;
         }
     }
@@ -677,27 +683,33 @@ fn features(resumes: bool) -> Features {
     if resumes { Features::RESUME } else { Features::default() }
 }
 
-fn windows(config: &Config) -> Pool {
-    let bytes = config.window_bytes() as usize;
-    let budget = bytes * places_max(config);
-    Pool::new(&PoolLayout::classes(budget, bytes, bytes))
+fn windows(config: &Config) -> Result<Pool, SetupError> {
+    let layout = PoolLayout::uniform(config.window_bytes() as usize, places_max(config));
+    let bytes = u64::from(config.window_bytes()) * places_max(config) as u64;
+    pool(&layout, "connections_max * window_bytes", bytes)
 }
 
-fn receive_memory(config: &Config) -> Pool {
+fn receive_memory(config: &Config) -> Result<Pool, SetupError> {
     let smallest = 2 * config.window_bytes() as usize;
     let budget = usize::try_from(config.receive_memory_bytes()).expect("64-bit target");
     let largest = config.frame_bytes_max() as usize;
-    Pool::new(&PoolLayout::classes(budget, smallest, largest.max(smallest)))
+    let layout = PoolLayout::shared(budget, smallest, largest).with_reserve_for_short();
+    pool(&layout, "receive_memory_bytes", config.receive_memory_bytes())
 }
 
-fn send_memory(config: &Config) -> Pool {
+fn send_memory(config: &Config) -> Result<Pool, SetupError> {
     let block = config.block_bytes() as usize;
     let budget = usize::try_from(config.send_memory_bytes()).expect("64-bit target");
     let largest = config.frame_bytes_max() as usize;
     // One small block for each session's lanes, one more for its handshake frames.
     let small = 2 * places_max(config) + 2;
-    let layout = PoolLayout::classes(budget, block, largest.max(block));
-    Pool::new(&layout.with_small(SMALL_BLOCK_BYTES, small))
+    let layout = PoolLayout::shared(budget, 2 * SMALL_BLOCK_BYTES, largest.max(block));
+    let layout = layout.with_reserve().with_small(SMALL_BLOCK_BYTES, small);
+    pool(&layout, "send_memory_bytes", config.send_memory_bytes())
+}
+
+fn pool(layout: &PoolLayout, key: &'static str, bytes: u64) -> Result<Pool, SetupError> {
+    Pool::new(layout).map_err(|OutOfMemory| SetupError::Memory { key, bytes })
 }
 
 /// Registers send memory for zero-copy sends; without it they still work, at some cost.
@@ -707,8 +719,11 @@ fn register(ring: &mut Ring, send_memory: &mut Pool, config: &Config) {
     if threshold == 0 || bytes_max == 0 {
         return;
     }
-    let large = send_memory.free_buffers_mut().filter(|buffer| buffer.len() >= threshold);
-    if let Err(error) = ring.register_buffers(large, bytes_max) {
+    let outcome = send_memory.register(bytes_max, |pieces| {
+        let large = pieces.iter_mut().filter(|piece| piece.len() >= threshold);
+        ring.register_buffers(large, bytes_max)
+    });
+    if let Err(error) = outcome {
         tracing::warn!(
             %error,
             bytes = bytes_max,

@@ -911,7 +911,9 @@ impl Core {
                 // wake nobody, and another reactor may take the room.
                 mailbox.want_inbox();
                 if self.can_resume() {
-                    mailbox.awake();
+                    if let Some(mailbox) = &self.mailbox {
+                        mailbox.awake();
+                    }
                     return self.enter_if_needed();
                 }
             }

@@ -69,12 +69,13 @@ impl Core {
 
     /// Whether anything that was held back can go on now.
     #[cold]
-    pub(crate) fn can_resume(&self) -> bool {
-        self.inbox.can_settle() || self.paused.iter().any(|&key| self.may_go_on(key))
+    pub(crate) fn can_resume(&mut self) -> bool {
+        self.inbox.can_settle()
+            || (0..self.paused.len()).any(|index| self.may_go_on(self.paused[index]))
     }
 
     /// Whether a connection that was held back has room now, or is over.
-    fn may_go_on(&self, key: ConnectionKey) -> bool {
+    fn may_go_on(&mut self, key: ConnectionKey) -> bool {
         let Some(connection) = self.connections.get(key) else { return true };
         match connection.pause {
             _ if !connection.is_readable() => true,

@@ -21,14 +21,18 @@ struct Pair {
 impl Pair {
     /// Connected; the far end has handled the hello and not armed its next receive.
     fn new() -> Self {
+        Self::over("127.0.0.1:0", Idle::Park)
+    }
+
+    fn over(endpoint: &str, idle: Idle) -> Self {
         let config = Config::builder()
-            .idle(Idle::Park)
+            .idle(idle)
             .connections_max(4)
             .heartbeat_interval_ms(0)
             .build()
             .expect("valid");
         let mut far = Reactor::new(&config).expect("a ring");
-        let address = far.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
+        let address = far.listen(&endpoint.parse().expect("well formed")).expect("free");
         let mut near = Reactor::new(&config).expect("a ring");
         let id = near.dial(&address).expect("a socket");
         until(|| {
@@ -107,25 +111,71 @@ fn until(mut condition: impl FnMut() -> bool) {
 #[test]
 fn send_refused_for_lack_of_memory_is_made_again() {
     for errno in [libc::ENOBUFS, libc::ENOMEM] {
-        let mut pair = Pair::new();
-        for round in 1..=3_u8 {
-            pair.near.send(pair.id, Envelope::data(), &[round; 500]).expect("room");
-            for _ in 0..2 {
-                let key = pair.key();
-                let buffer = match pair.near.core.connections[key].unsent.take() {
-                    Some(buffer) => buffer,
-                    None => pair.take_send(),
-                };
-                pair.fail_send(buffer, errno);
-            }
-            assert_eq!(pair.near.core.counters.enobufs.get(), 2 * u64::from(round));
-            assert_eq!(pair.near.state_of(pair.id), ConnectionState::Connected);
-            pair.near.send(pair.id, Envelope::data(), b"behind it").expect("room");
-            assert_eq!(pair.receive().payload()[..], [round; 500]);
-            assert_eq!(pair.receive().payload()[..], *b"behind it");
-        }
-        assert_eq!(pair.far.statistics().messages_received, 6, "each came once");
+        check_refused_for_lack(errno, Idle::Park);
+        // Made again by a system call of its own.
+        check_refused_for_lack(errno, Idle::Spin);
     }
+}
+
+fn check_refused_for_lack(errno: i32, idle: Idle) {
+    let mut pair = Pair::over("127.0.0.1:0", idle);
+    for round in 1..=3_u8 {
+        pair.near.send(pair.id, Envelope::data(), &[round; 500]).expect("room");
+        for _ in 0..2 {
+            let key = pair.key();
+            let buffer = match pair.near.core.connections[key].unsent.take() {
+                Some(buffer) => buffer,
+                None => pair.take_send(),
+            };
+            pair.fail_send(buffer, errno);
+        }
+        assert_eq!(pair.near.core.counters.enobufs.get(), 2 * u64::from(round));
+        assert_eq!(pair.near.state_of(pair.id), ConnectionState::Connected);
+        pair.near.send(pair.id, Envelope::data(), b"behind it").expect("room");
+        assert_eq!(pair.receive().payload()[..], [round; 500]);
+        assert_eq!(pair.receive().payload()[..], *b"behind it");
+    }
+    assert_eq!(pair.far.statistics().messages_received, 6, "each came once");
+}
+
+/// As a kernel without zero copy for the socket's family answers, or a Unix socket.
+#[test]
+fn zero_copy_send_that_is_refused_is_made_again_and_not_tried_again() {
+    for idle in [Idle::Park, Idle::Adaptive, Idle::Spin] {
+        let mut pair = Pair::over("127.0.0.1:0", idle);
+        for round in 1..=3_u8 {
+            pair.near.send(pair.id, Envelope::data(), &[round; 100_000]).expect("room");
+            let key = pair.key();
+            pair.near.core.connections[key].zero_copy = true;
+            let buffer = pair.take_send();
+            pair.fail_send(buffer, libc::EOPNOTSUPP);
+            assert!(!pair.near.core.connections[key].zero_copy);
+            assert_eq!(pair.receive().payload()[..], [round; 100_000]);
+            until(|| {
+                poll(&mut pair.near);
+                pair.near.is_flushed(pair.id)
+            });
+            assert!(pair.near.core.connections[key].in_flight.is_none(), "{idle:?}");
+        }
+    }
+}
+
+#[test]
+fn zero_copy_is_never_tried_on_a_unix_socket() {
+    let name = format!("ringwire-{}-{}.sock", std::process::id(), Nanos::now().0);
+    let path = std::env::temp_dir().join(name);
+    let mut pair = Pair::over(&format!("unix:{}", path.display()), Idle::Park);
+    pair.near.send(pair.id, Envelope::data(), &[1; 100_000]).expect("room");
+    assert_eq!(pair.receive().payload()[..], [1; 100_000]);
+    let back = pair.far.core.id(pair.far_key);
+    pair.far.send(back, Envelope::data(), &[2; 100_000]).expect("room");
+    until(|| {
+        poll(&mut pair.far);
+        poll(&mut pair.near);
+        pair.near.receive().is_some_and(|message| message.payload()[..] == [2; 100_000])
+    });
+    assert_eq!(pair.near.statistics().zero_copy_sends, 0);
+    assert_eq!(pair.far.statistics().zero_copy_sends, 0);
 }
 
 #[test]
@@ -141,7 +191,7 @@ fn interrupted_send_is_made_again_and_not_counted() {
 #[test]
 fn send_that_fails_while_closing_frees_everything() {
     let mut pair = Pair::new();
-    let lent_before = pair.near.core.send_memory.lent();
+    let lent_before = pair.near.core.send_memory.lent_bytes();
     pair.near.send(pair.id, Envelope::data(), b"lost").expect("room");
     let buffer = pair.take_send();
     let key = pair.key();
@@ -151,7 +201,7 @@ fn send_that_fails_while_closing_frees_everything() {
         poll(&mut pair.near);
         pair.near.connection(pair.id).is_none()
     });
-    assert_eq!(pair.near.core.send_memory.lent(), lent_before);
+    assert_eq!(pair.near.core.send_memory.lent_bytes(), lent_before);
     assert_eq!(pair.near.statistics().messages_dropped, 1);
 }
 

@@ -55,7 +55,11 @@ impl Core {
         let now = if connection.session.may_expire() { Nanos::now() } else { self.now };
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (buffer, mut in_flight) = match (connection.in_flight, connection.unsent.take()) {
-            (Some(in_flight), Some(buffer)) => (buffer, in_flight),
+            (Some(in_flight), Some(buffer)) => {
+                // What becomes of it is booked anew, by whichever way it goes.
+                connection.in_flight = None;
+                (buffer, in_flight)
+            }
             (Some(_), None) => {
                 // More to send once this is known to have left.
                 self.backlog = true;

@@ -27,13 +27,25 @@
 //!
 //! # Memory
 //!
-//! An idle lane holds none. Its first frame takes a small block, which every session is
-//! guaranteed one of (a lane that filled more last time begins with a shared block, so that a
-//! stream leaves in whole blocks: the small ones cost it a second send each time); further memory
-//! comes from the shared classes as long as the session holds less than what is free there, so that
-//! slow peers can not take it all (the dynamic threshold of Choudhury and Hahne, 1998). What is
-//! kept for the peer's confirmation is bounded by `kept_bytes_max`: above it reliable messages are
-//! refused, none is lost.
+//! An idle lane holds none. Blocks come from three parts of the pool (see `mem::pool`):
+//!
+//! - A lane's first block is a small one, if the frame fits: every session is guaranteed one. A
+//!   lane that filled more last time begins with a whole shared block, so that a stream leaves in
+//!   whole blocks: the small ones cost it a second send each time.
+//! - Anything else is shared memory, given as long as the session holds no more than what is free
+//!   there, so that slow peers can not take it all (the dynamic threshold of Choudhury and Hahne,
+//!   1998). A longer first frame gets what it needs and no more, and so does any frame when there
+//!   is no whole block left: so one broadcast to many idle sessions costs what the frames need.
+//! - A session that holds nothing at all may take from the reserve, when the shared memory has no
+//!   piece for its frame. Those that read slowly hold something, so they can not have it: whoever
+//!   keeps up is served, while the frames of those that keep up fit the reserve (an eighth of the
+//!   send memory) together.
+//!
+//! What is kept for the peer's confirmation is bounded by `kept_bytes_max`: above it reliable
+//! messages are refused, none is lost.
+//!
+//! Rejected: frames in several buffers (a payload is encoded, and checked, in one piece), and a
+//! fixed share for each session (64 KB each at the defaults: less than a frame).
 
 use std::collections::VecDeque;
 
@@ -577,7 +589,7 @@ impl Lane {
         holdings: &mut Holdings,
     ) -> Option<Block> {
         let mut block = Block::new(memory.pool.take(HEADER_BYTES)?, self.announced + 1);
-        holdings.add(&block, memory.pool);
+        holdings.add(&block);
         block.write_gap(Gap { lane, count: last - self.announced, last });
         self.announced = last;
         self.bytes += block.span.bytes();
@@ -649,12 +661,13 @@ impl Lane {
     ) -> Result<usize, SendError> {
         // Twice at most: the first attempt tells the length when it was not known.
         for _ in 0..2 {
+            self.is_bulky |= !self.waiting.is_empty();
+            let may_drop = limits.overflow[head.priority.index()] == Overflow::DropOldest;
             let buffer = loop {
-                match self.find_buffer(bytes, limits, memory, holdings) {
+                match self.take_buffer(bytes, limits.block_bytes, memory.pool, *holdings) {
                     Some(buffer) => break buffer,
-                    None if limits.overflow[head.priority.index()] == Overflow::DropOldest
-                        && self.drop_oldest(memory, holdings) => {}
-                    None => return Err(SendError::Full),
+                    None if may_drop && self.drop_oldest(memory, holdings) => {}
+                    None => return Err(SendError::MemoryFull),
                 }
             };
             let mut loan = Loan::new(buffer, self.sequence + 1, memory.pool);
@@ -662,7 +675,7 @@ impl Lane {
             match loan.block().write(head, body, frame_bytes_max, memory.scratch) {
                 Ok(written) => {
                     let block = loan.keep();
-                    holdings.add(&block, memory.pool);
+                    holdings.add(&block);
                     self.waiting.push_back(block);
                     return Ok(written);
                 }
@@ -674,26 +687,31 @@ impl Lane {
         Err(SendError::Unserializable)
     }
 
-    /// A buffer for a frame of `bytes`, if the session may have one.
-    fn find_buffer(
-        &mut self,
+    /// Memory for a block of at least `bytes`; see the module.
+    fn take_buffer(
+        &self,
         bytes: usize,
-        limits: &LaneLimits,
-        memory: &mut SendMemory<'_>,
-        holdings: &Holdings,
+        block_bytes: usize,
+        pool: &mut Pool,
+        holdings: Holdings,
     ) -> Option<Buffer> {
-        self.is_bulky |= !self.waiting.is_empty();
-        let small_will_do =
-            self.waiting.is_empty() && holdings.small == 0 && bytes <= memory.pool.smallest_bytes();
-        let wants_shared = self.is_bulky || !small_will_do;
-        let mut buffer = None;
-        if wants_shared && holdings.bytes <= memory.pool.free_bytes() {
-            buffer = memory.pool.take(bytes.max(limits.block_bytes));
+        let small_will_do = self.waiting.is_empty() && holdings.small == 0;
+        if small_will_do
+            && !self.is_bulky
+            && let Some(buffer) = pool.take_small(bytes)
+        {
+            return Some(buffer);
         }
-        if buffer.is_none() && small_will_do {
-            buffer = memory.pool.take(bytes);
+        if holdings.bytes <= pool.shared_free_bytes() {
+            let whole = if self.is_bulky { bytes.max(block_bytes) } else { bytes };
+            if let Some(buffer) = pool.take_shared(whole).or_else(|| pool.take_shared(bytes)) {
+                return Some(buffer);
+            }
         }
-        buffer
+        if small_will_do && let Some(buffer) = pool.take_small(bytes) {
+            return Some(buffer);
+        }
+        if holdings.bytes == 0 { pool.take_reserve(bytes) } else { None }
     }
 }
 
@@ -735,16 +753,16 @@ impl Drop for Loan<'_> {
 }
 
 impl Holdings {
-    pub(crate) fn add(&mut self, block: &Block, pool: &Pool) {
+    pub(crate) fn add(&mut self, block: &Block) {
         self.bytes += block.buffer.len();
-        self.small += u32::from(block.buffer.len() == pool.smallest_bytes());
+        self.small += u32::from(block.buffer.is_small());
     }
 
     /// Gives a block's memory back.
     #[inline]
     pub(crate) fn release(&mut self, block: Block, pool: &mut Pool) {
         self.bytes -= block.buffer.len();
-        self.small -= u32::from(block.buffer.len() == pool.smallest_bytes());
+        self.small -= u32::from(block.buffer.is_small());
         pool.give(block.buffer);
     }
 }

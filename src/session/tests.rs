@@ -49,7 +49,8 @@ fn identity(name: &str) -> Identity {
 
 impl End {
     fn new(role: Role, identity: Identity) -> Self {
-        let pool = Pool::new(&PoolLayout::classes(256 << 10, 8192, 16 << 10).with_small(2048, 4));
+        let layout = PoolLayout::shared(256 << 10, 4096, 16 << 10).with_reserve();
+        let pool = Pool::new(&layout.with_small(2048, 4)).expect("memory");
         let limits = LaneLimits { frame_bytes_max: identity.frame_bytes_max as usize, ..LIMITS };
         Self {
             session: Session::new(role, id(&identity.node_name), limits, &identity),
@@ -257,7 +258,7 @@ fn lane_is_bounded_in_bytes() {
     assert_eq!(near.session.bytes_queued(), bytes);
     exchange(&mut near, &mut far);
     assert_eq!(near.session.bytes_queued(), 0);
-    assert_eq!(near.pool.lent(), 0, "an idle lane holds no memory");
+    assert_eq!(near.pool.lent_bytes(), 0, "an idle lane holds no memory");
 }
 
 #[test]
@@ -269,11 +270,39 @@ fn session_that_holds_more_than_is_free_is_refused() {
         session.state = State::Open;
         session
     };
-    let total = near.pool.total_bytes();
+    let total = near.pool.shared_free_bytes();
     while near.push(Priority::Normal, &[0; 4000]).is_ok() {}
-    let free = near.pool.free_bytes();
+    assert_eq!(near.push(Priority::Normal, &[0; 4000]), Err(SendError::MemoryFull));
+    let free = near.pool.shared_free_bytes();
     assert!(free >= total / 4, "{free} of {total} left for the others");
     assert!(near.session.holdings.bytes > free, "and no less than its share was given");
+    assert!(near.pool.take_reserve(16 << 10).is_some(), "the reserve is for others");
+}
+
+#[test]
+fn session_that_holds_nothing_takes_from_the_reserve() {
+    let (mut near, mut far) = pair();
+    // Somebody else has all the shared memory, and all but one of the small blocks.
+    let mut taken: Vec<_> = std::iter::from_fn(|| near.pool.take_shared(1)).collect();
+    taken.extend(std::iter::from_fn(|| near.pool.take_small(1)));
+    near.pool.give(taken.pop().expect("a small one"));
+    for _ in 0..3 {
+        near.push(Priority::Normal, &[1; 15_000]).expect("it holds nothing");
+        assert_eq!(near.push(Priority::High, &[2; 15_000]), Err(SendError::MemoryFull));
+        near.push(Priority::Critical, b"stop").expect("the small block is there");
+        exchange(&mut near, &mut far);
+    }
+    assert_eq!(far.received.len(), 6);
+}
+
+/// Frames take what they need, not a whole block each, when there are many that hold nothing.
+#[test]
+fn first_frame_takes_what_it_needs() {
+    let (mut near, _) = pair();
+    let free = near.pool.shared_free_bytes();
+    near.push(Priority::Normal, &[1; 3000]).expect("room");
+    let taken = free - near.pool.shared_free_bytes();
+    assert!((4096..8192).contains(&taken), "{taken}");
 }
 
 #[test]
@@ -345,7 +374,7 @@ fn ended_session_counts_what_it_drops_and_gives_its_memory_back() {
     }
     let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
     assert_eq!(near.session.end(CloseReason::PeerClosed, &mut memory), (5, Vec::new()));
-    assert_eq!(near.pool.lent(), 0);
+    assert_eq!(near.pool.lent_bytes(), 0);
 }
 
 /// A body that asks for `bytes` at first, if any, and panics when it has them.
@@ -370,7 +399,7 @@ fn panicking_body_changes_nothing() {
     // Into a lane without a block, with one, and into one that is larger than any so far.
     for queued in 0..3_u8 {
         for bytes in [0, 1000, 10_000] {
-            let before = (near.pool.lent(), near.pool.free_bytes());
+            let before = (near.pool.lent_bytes(), near.pool.free_bytes());
             let panicked = catch_unwind(AssertUnwindSafe(|| {
                 let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
                 let (envelope, correlation) = (Envelope::data(), Correlation::None);
@@ -379,7 +408,11 @@ fn panicking_body_changes_nothing() {
                 near.session.push(envelope, correlation, &body, identity, NOW, &mut memory)
             }));
             assert!(panicked.is_err(), "the body was asked");
-            assert_eq!((near.pool.lent(), near.pool.free_bytes()), before, "{queued}, {bytes}");
+            assert_eq!(
+                (near.pool.lent_bytes(), near.pool.free_bytes()),
+                before,
+                "{queued}, {bytes}"
+            );
         }
         near.push(Priority::Normal, &[queued; 100]).expect("room");
     }
@@ -388,7 +421,7 @@ fn panicking_body_changes_nothing() {
     }
     let received: Vec<_> = far.received.iter().map(|(_, payload)| payload[0]).collect();
     assert_eq!(received, [0, 1, 2]);
-    assert_eq!(near.pool.lent(), 0);
+    assert_eq!(near.pool.lent_bytes(), 0);
 }
 
 /// Random traffic in both directions over all lanes: per lane nothing is lost, nothing is
@@ -420,7 +453,7 @@ fn lanes_keep_their_order_under_random_traffic() {
             };
             assert_eq!(of_lane(&far.received), of_lane(&sent), "seed {seed}, {lane:?}");
         }
-        assert_eq!(near.pool.lent(), 0, "seed {seed}");
+        assert_eq!(near.pool.lent_bytes(), 0, "seed {seed}");
     }
 }
 

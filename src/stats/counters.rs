@@ -70,6 +70,8 @@ pub struct Counters {
     pub last_activity_ns: Gauge,
     /// Messages refused because a lane or the send memory was full.
     pub sends_refused: Counter,
+    /// Of those, the ones refused because the send memory was full.
+    pub sends_out_of_memory: Counter,
     /// Messages refused because they exceed the frame limit.
     pub sends_too_large: Counter,
     /// Admitted messages that a lost connection took with it.

@@ -57,6 +57,8 @@ statistics! {
     bytes_received,
     /// Messages refused because a lane or the send memory was full.
     sends_refused,
+    /// Of those, the ones refused because the send memory was full.
+    sends_out_of_memory,
     /// Messages refused because they exceed the frame limit.
     sends_too_large,
     /// Admitted messages that a lost connection took with it.
@@ -173,6 +175,7 @@ impl fmt::Display for Statistics {
         let occurred = [
             (self.messages_dropped, "dropped"),
             (self.sends_refused, "refused"),
+            (self.sends_out_of_memory, "of them for lack of send memory"),
             (self.sends_too_large, "too large"),
             (self.posts_dropped, "posts dropped"),
             (self.responses_late, "responses late"),

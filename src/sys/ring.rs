@@ -174,10 +174,11 @@ impl Ring {
         let mut chosen = Vec::new();
         let mut bytes = 0;
         for buffer in buffers {
-            if bytes + buffer.len() > bytes_max || chosen.len() == usize::from(u16::MAX) {
+            let buffer_bytes = buffer.memory_mut().len();
+            if bytes + buffer_bytes > bytes_max || chosen.len() == usize::from(u16::MAX) {
                 break;
             }
-            bytes += buffer.len();
+            bytes += buffer_bytes;
             chosen.push(buffer);
         }
         if chosen.is_empty() {
@@ -186,8 +187,8 @@ impl Ring {
         let iovecs: Vec<_> = chosen
             .iter_mut()
             .map(|buffer| libc::iovec {
-                iov_base: buffer.bytes_mut().as_mut_ptr().cast(),
-                iov_len: buffer.len(),
+                iov_base: buffer.memory_mut().as_mut_ptr().cast(),
+                iov_len: buffer.memory_mut().len(),
             })
             .collect();
         // SAFETY: each iovec names the whole of a `Buffer`, whose storage never moves. The kernel

@@ -92,6 +92,12 @@ pub(crate) fn peer_address(socket: &Socket) -> String {
     }
 }
 
+/// Whether zero-copy sends may be tried on a socket: Unix sockets refuse them (EOPNOTSUPP;
+/// SOCK_SUPPORT_ZC is for inet sockets). In doubt yes: a refusal is met with a plain send.
+pub(crate) fn may_zero_copy(socket: &Socket) -> bool {
+    socket.domain().map_or(true, |domain| domain != Domain::UNIX)
+}
+
 /// Applies the configured TCP options; on a listener, accepted sockets inherit them (tcp(7)).
 pub(crate) fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;

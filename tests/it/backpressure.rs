@@ -49,7 +49,7 @@ fn fill(client: &mut Client, priority: Priority, bytes: usize) -> u32 {
                 admitted += 1;
                 refused = 0;
             }
-            Err(SendError::Full) => {
+            Err(SendError::Full | SendError::MemoryFull) => {
                 refused += 1;
                 client.poll();
             }
@@ -197,6 +197,68 @@ fn many_stalled_clients_leave_memory_for_the_others() {
         }
         drop(stalled);
     });
+}
+
+/// One message to clients that hold nothing: it is queued for all of them, while the send memory
+/// could hold it four times over.
+fn check_first_broadcast(bytes: usize, clients: u32, send_memory_bytes: u64) {
+    assert!(4 * bytes as u64 * u64::from(clients) <= send_memory_bytes, "nowhere near its end");
+    let settings = settings().connections_max(clients).send_memory_bytes(send_memory_bytes);
+    let server = start(echo().config(valid(settings)));
+    let mut peers: Vec<_> = (0..clients).map(|_| Peer::connect(&server)).collect();
+    for round in 0..3 {
+        let payload = pattern(bytes, round);
+        let report = server.broadcast(Envelope::data(), &payload).expect("it runs");
+        let refused: Vec<_> = report.refused().map(|(_, error)| error).collect();
+        assert_eq!((report.queued(), refused), (clients as usize, Vec::new()), "round {round}");
+        for peer in &mut peers {
+            assert_eq!(peer.frame().payload, payload);
+        }
+    }
+    assert_eq!(server.statistics().sends_refused, 0);
+}
+
+#[test]
+fn first_broadcast_of_large_frames_reaches_everybody() {
+    isolated(|| check_first_broadcast(1_000_000, 13, 64 << 20));
+}
+
+#[test]
+fn first_broadcast_of_frames_beyond_a_block_reaches_everybody() {
+    isolated(|| check_first_broadcast(100_000, 64, 64 << 20));
+}
+
+#[test]
+fn first_broadcast_of_short_frames_reaches_everybody() {
+    isolated(|| check_first_broadcast(8_000, 250, 16 << 20));
+}
+
+/// Slow clients together have all the send memory they may; one that keeps up gets everything.
+fn check_one_keeps_up(bytes: usize) {
+    let settings = settings().send_memory_bytes(16 << 20).tcp_send_buffer_bytes(32 << 10);
+    let server = start(echo().config(valid(settings)));
+    let slow: Vec<_> = (0..40).map(|_| Peer::dial_narrow(&server.addresses()[0])).collect();
+    let mut well = Peer::connect(&server);
+    wait_for(&server, "all are there", |statistics| statistics.connections_active == 41);
+    let rounds = (40 << 20) / 40 / bytes as u32 * 2;
+    for number in 0..rounds {
+        let report = server.broadcast(Envelope::data(), &numbered(number, bytes)).expect("runs");
+        assert!(report.refused().all(|(_, error)| error != SendError::NotConnected));
+        assert_eq!(number_of(&well.frame().payload), number, "refused for the one that reads");
+    }
+    let statistics = server.statistics();
+    assert!(statistics.sends_out_of_memory > 100, "memory never ran out: {statistics}");
+    drop(slow);
+}
+
+#[test]
+fn client_that_keeps_up_is_served_among_many_that_do_not() {
+    isolated(|| check_one_keeps_up(4_000));
+}
+
+#[test]
+fn client_that_keeps_up_is_served_large_frames_among_many_that_do_not() {
+    isolated(|| check_one_keeps_up(100_000));
 }
 
 /// Receives slowly through a tiny inbox what `send` sends; everything comes, in order.

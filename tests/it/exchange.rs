@@ -7,8 +7,8 @@ use ringwire::transport::ServerTransport;
 use ringwire::{Client, ConnectionState, Envelope, Idle, Kind, Nanos, Priority, Server, Transport};
 
 use crate::util::{
-    DATA, EXTENDED, NORMAL, PATIENCE, Peer, Plain, STATUS, client_and_peer, client_with, echo,
-    endpoint, isolated, settings, start, wait_for,
+    DATA, Directory, EXTENDED, NORMAL, PATIENCE, Peer, Plain, STATUS, client_and_peer, client_with,
+    echo, endpoint, isolated, pattern, settings, start, timed, wait_for,
 };
 
 /// Requests, messages both ways and an orderly end, with both ends idling as told.
@@ -53,6 +53,76 @@ fn adaptive_ends_exchange() {
 #[test]
 fn parked_ends_exchange() {
     isolated(|| check_idle(Idle::Park));
+}
+
+/// Frames long enough for zero copy, both ways at once, at the defaults but for the idle strategy.
+fn check_large_over_unix(idle: Idle) {
+    let directory = Directory::new();
+    let config = settings().idle(idle).build().expect("valid");
+    let unix = format!("unix:{}", directory.path("socket").display());
+    let server = start(Server::builder().config(config.clone()).listen(&unix));
+    let mut client = client_with(config, &unix);
+    wait_for(&server, "it is here", |statistics| statistics.connections_active == 1);
+    let id = server.clients()[0].id;
+    for round in 0..3 {
+        for bytes in [16 << 10, 100_000, 1 << 20] {
+            let (there, back) = (pattern(bytes, round), pattern(bytes, round + 100));
+            client.send(Envelope::data(), &there).expect("room");
+            server.send_to(id, Envelope::data(), &back).expect("room");
+            assert_eq!(client.receive(PATIENCE).expect("it comes").payload()[..], back);
+            client.flush_within(PATIENCE).expect("it leaves");
+            assert_eq!(server.receive(PATIENCE).expect("it comes").payload()[..], there);
+        }
+    }
+    assert_eq!(client.disconnect(PATIENCE).flushed, 1);
+    let (report, took) = timed(|| server.shutdown(PATIENCE));
+    assert_eq!(report.messages_dropped, 0);
+    assert!(took < PATIENCE / 2, "{took:?}");
+}
+
+#[test]
+fn spinning_ends_exchange_large_frames_over_unix() {
+    isolated(|| check_large_over_unix(Idle::Spin));
+}
+
+#[test]
+fn adaptive_ends_exchange_large_frames_over_unix() {
+    isolated(|| check_large_over_unix(Idle::Adaptive));
+}
+
+#[test]
+fn parked_ends_exchange_large_frames_over_unix() {
+    isolated(|| check_large_over_unix(Idle::Park));
+}
+
+/// A socket that took a part of a frame makes the rest wait; once that has left, sends go by
+/// system calls of their own again.
+#[test]
+fn direct_sends_resume_after_a_short_one() {
+    isolated(|| {
+        let config = settings().idle(Idle::Spin).tcp_send_buffer_bytes(64 << 10);
+        let config = config.zero_copy_bytes_min(0).build().expect("valid");
+        let (mut client, mut peer) = client_and_peer(config);
+        for round in 0..3 {
+            let large = pattern(3 << 20, round);
+            let short_before = client.statistics().short_sends;
+            client.send(Envelope::data(), &large).expect("room");
+            let _ = client.poll();
+            assert!(client.statistics().short_sends > short_before, "it did not fit the socket");
+            let reading = std::thread::spawn(move || (peer.frame(), peer));
+            client.flush_within(PATIENCE).expect("the peer reads");
+            let frame;
+            (frame, peer) = reading.join().expect("no panic");
+            assert_eq!(frame.payload, large);
+            for number in 0..3_u8 {
+                let before = client.statistics().direct_sends;
+                client.send(Envelope::data(), &[number; 20]).expect("room");
+                client.flush_within(PATIENCE).expect("the peer reads");
+                assert_eq!(peer.frame().payload, [number; 20]);
+                assert_eq!(client.statistics().direct_sends, before + 1);
+            }
+        }
+    });
 }
 
 #[test]

@@ -12,7 +12,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter};
 
-use crate::util::{Directory, Peer, config, echo, isolated, open_descriptors, start, wait_until};
+use crate::util::{
+    Directory, Peer, config, echo, isolated, open_descriptors, resident_kib, settings, start,
+    wait_until,
+};
 
 /// Probes where it is refused, and looks for `words` in the message.
 fn refusal(words: &[&str]) -> RingError {
@@ -171,5 +174,43 @@ fn probing_leaves_no_descriptor_open() {
             Capabilities::probe().expect("the test host has io_uring");
         }
         assert_eq!(open(), before);
+    });
+}
+
+/// What the configuration allows may be more than the machine has.
+#[test]
+fn memory_that_is_not_to_be_had_is_a_clear_error() {
+    isolated(|| {
+        let before = open_descriptors();
+        lower(Resource::As, 32 << 30);
+        let most = 64_u64 << 30;
+        let cases = [
+            (settings().send_memory_bytes(most), "send_memory_bytes"),
+            (settings().receive_memory_bytes(most), "receive_memory_bytes"),
+            (
+                settings().connections_max(65_536).window_bytes(4 << 20).send_memory_bytes(1 << 30),
+                "window_bytes",
+            ),
+        ];
+        for (at, (settings, key)) in cases.into_iter().enumerate() {
+            let config = settings.build().expect("within the bounds");
+            let check = |error: SetupError| {
+                assert!(matches!(error, SetupError::Memory { bytes, .. } if bytes >= most));
+                contains(&error.to_string(), &[key, "RLIMIT_AS", "bytes"]);
+            };
+            // A client has few connections, whatever is configured.
+            if at < 2 {
+                check(Client::new(config.clone()).map(drop).expect_err("too much"));
+            }
+            check(Node::builder().config(config.clone()).start().map(drop).expect_err("too much"));
+            check(echo().config(config).start().map(drop).expect_err("too much"));
+        }
+        wait_until("every descriptor is closed again", || open_descriptors() == before);
+        // Much address space that is not used costs nothing.
+        let config = settings().send_memory_bytes(1 << 30).build().expect("within the bounds");
+        let resident = resident_kib();
+        let client = Client::new(config).expect("there is as much");
+        assert!(resident_kib() - resident < 64 << 10, "pages are resident when they are used");
+        drop(client);
     });
 }

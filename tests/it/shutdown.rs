@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ringwire::{Client, ConnectionState, Envelope, ReceiveError, SendError};
+use ringwire::{Client, ConnectionState, Envelope, Node, ReceiveError, SendError};
 
 use crate::util::{
-    DATA, GOODBYE, NORMAL, PATIENCE, Peer, Plain, client, client_and_peer, config, echo, endpoint,
-    isolated, pattern, settings, start, timed, wait_for,
+    CHECKSUM, CRITICAL, DATA, GOODBYE, NORMAL, PATIENCE, Peer, Plain, client, client_and_peer,
+    config, echo, endpoint, isolated, pattern, settings, start, timed, wait_for,
 };
 
 /// A peer that reads to the goodbye and closes. Returns how many messages came before it.
@@ -44,6 +44,50 @@ fn server_flushes_and_says_goodbye() {
         }
         assert_eq!(handle.statistics().connections_active, 0);
         assert_eq!(handle.broadcast(Envelope::data(), b"x").map(drop), Err(SendError::ShutDown));
+    });
+}
+
+/// Both say goodbye, and each may hear the other's before its own end: in order all the same.
+#[test]
+fn peer_that_says_goodbye_during_the_shutdown_was_flushed() {
+    isolated(|| {
+        let server = start(echo());
+        let mut peer = Peer::connect(&server);
+        for number in 0..3_u8 {
+            server.broadcast(Envelope::data(), &[number]).map(drop).expect("it runs");
+        }
+        for number in 0..3_u8 {
+            assert_eq!(peer.frame().payload, [number]);
+        }
+        let goodbye = std::thread::spawn(move || {
+            assert_eq!(peer.frame().kind, GOODBYE);
+            peer.write(
+                &Plain::new(GOODBYE, CRITICAL, &[2, 0, 0, 0, 0, 0, 0, 0]).flags(CHECKSUM).encode(),
+            );
+            peer.expect_end();
+        });
+        let handle = server.handle();
+        let report = server.shutdown(PATIENCE);
+        assert_eq!((report.connections, report.flushed, report.messages_dropped), (1, 1, 0));
+        assert_eq!(handle.statistics().closed("goodbye"), 1, "it heard the peer's");
+        goodbye.join().expect("no panic");
+    });
+}
+
+#[test]
+fn two_nodes_that_shut_down_at_once_are_both_flushed() {
+    isolated(|| {
+        for _ in 0..20 {
+            let server = start(echo());
+            let node = Node::builder().config(config()).start().expect("a ring");
+            node.connect(&endpoint(&server), 0).expect("it listens");
+            let other = std::thread::spawn(move || node.shutdown(PATIENCE));
+            let here = server.shutdown(PATIENCE);
+            let there = other.join().expect("no panic");
+            for report in [here, there] {
+                assert_eq!((report.flushed, report.messages_dropped), (report.connections, 0));
+            }
+        }
     });
 }
 

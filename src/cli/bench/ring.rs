@@ -255,7 +255,7 @@ fn read_answer(frame: Frame<'_>) -> Answer {
 
 /// Lets the ring work after a refused message, as the idle strategy says.
 fn wait_for_room(reactor: &mut Reactor, refused: SendError) -> Result<(), SubjectError> {
-    if refused != SendError::Full {
+    if !matches!(refused, SendError::Full | SendError::MemoryFull) {
         return Err(refused.into());
     }
     let limit = Nanos::now() + WAIT_MAX;
