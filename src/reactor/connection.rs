@@ -140,6 +140,8 @@ pub(crate) struct Connection {
     pub(crate) route: Option<Box<Route>>,
     /// The session goes on when this connection has ended.
     pub(crate) survives: bool,
+    /// The application has disconnected meanwhile: the session ends instead.
+    pub(crate) is_given_up: bool,
     /// The session has had another connection before.
     pub(crate) is_resumed: bool,
     /// The block whose send the end of the link interrupted: it goes with the session.
@@ -192,6 +194,7 @@ impl Connection {
             home: SessionKey::default(),
             route: None,
             survives: false,
+            is_given_up: false,
             is_resumed: false,
             returned: None,
             window,

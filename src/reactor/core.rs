@@ -495,9 +495,14 @@ impl Core {
         if !self.closing {
             self.stop_listening();
         }
+        self.end_all_away(CloseReason::Local);
         let keys: Vec<_> = self.connections.keys().collect();
         for key in keys {
             self.close(key, CloseReason::Local);
+            let connection = &self.connections[key];
+            if connection.survives && !connection.is_sending() {
+                self.detach(key);
+            }
             // Nobody waits for the sends in flight: what they hold counts as dropped.
             let connection = &mut self.connections[key];
             if let Some(in_flight) = connection.in_flight {

@@ -169,11 +169,11 @@ impl Core {
     pub(crate) fn disconnect(&mut self, id: ConnectionId, deadline: Nanos) {
         match self.key(id) {
             Ok(key) if self.connections[key].survives => {
-                // Its link is gone already.
+                // Its link is gone already. With a send in the kernel, as soon as that has ended.
+                self.connections[key].is_given_up = true;
                 if !self.connections[key].is_sending() {
                     self.detach(key);
                 }
-                self.end_away(id.key, CloseReason::Local);
             }
             Ok(key) => self.drain(key, deadline),
             Err(_) if id.reactor == self.index => self.end_away(id.key, CloseReason::Local),
@@ -194,6 +194,7 @@ impl Core {
         let empty = Session::new(connection.session.role(), Default::default(), self.limits);
         let mut session = std::mem::replace(&mut connection.session, empty);
         let returned = connection.returned.take();
+        let is_given_up = connection.is_given_up;
         assert!(connection.in_flight.is_none(), "the kernel holds no send");
         session.link_lost(returned, &mut memory);
         let mut route = connection.route.take();
@@ -216,7 +217,11 @@ impl Core {
         self.counters.messages_dropped.add(messages_dropped);
         self.requests.fail_unreliable(home, reason);
         self.emit_for(home, EventKind::LinkLost { reason, messages_dropped });
-        self.plan_attempt(home);
+        if is_given_up || self.closing {
+            self.end_away(home, CloseReason::Local);
+        } else {
+            self.plan_attempt(home);
+        }
     }
 
     /// Counts what a session has dropped since it was last asked. Returns how many messages.
@@ -299,8 +304,12 @@ impl Core {
             }
             self.detach(old);
         }
-        self.move_in(key, home);
-        true
+        // It may have been given up just now.
+        let is_away = matches!(self.homes.get(home), Some(Home::Away(_)));
+        if is_away {
+            self.move_in(key, home);
+        }
+        is_away
     }
 
     /// Moves a session that is away into a connection.
