@@ -27,6 +27,11 @@ const CHILD: &str = "RINGWIRE_IT_CHILD";
 /// A process per test, because what the tests look at belongs to a process: its descriptors, its
 /// memory, its limits, its signals.
 pub(crate) fn isolated<F: FnOnce()>(body: F) {
+    isolated_for(TEST_TIMEOUT, body);
+}
+
+/// As [`isolated`], for a test that may take longer or must end sooner.
+pub(crate) fn isolated_for<F: FnOnce()>(timeout: Duration, body: F) {
     let name = std::any::type_name::<F>();
     let name = name.split_once("::").expect("a path").1;
     let name = name.strip_suffix("::{{closure}}").expect("the test passes a closure");
@@ -46,7 +51,7 @@ pub(crate) fn isolated<F: FnOnce()>(body: F) {
         .expect("the child runs");
     let said = read_all(child.stdout.take().expect("piped"));
     let complained = read_all(child.stderr.take().expect("piped"));
-    let deadline = Nanos::now() + TEST_TIMEOUT;
+    let deadline = Nanos::now() + timeout;
     let mut outcome = None;
     while outcome.is_none() && Nanos::now() < deadline {
         std::thread::park_timeout(Duration::from_millis(5));
@@ -315,29 +320,47 @@ pub(crate) struct Greeting {
     pub(crate) protocol: (u8, u8),
     pub(crate) schema_hash: u64,
     pub(crate) frame_bytes_max: u32,
+    /// Bit 0: the session outlives its connection.
+    pub(crate) features: u32,
+    pub(crate) session_id: [u8; 16],
+    pub(crate) last_received: [u64; 4],
+    pub(crate) messages_received: [u64; 4],
+    pub(crate) monotonic_ns: u64,
 }
 
 impl Default for Greeting {
     fn default() -> Self {
-        Self { protocol: (1, 1), schema_hash: 0, frame_bytes_max: 4 << 20 }
+        Self {
+            protocol: (1, 1),
+            schema_hash: 0,
+            frame_bytes_max: 4 << 20,
+            features: 0,
+            session_id: [9; 16],
+            last_received: [0; 4],
+            messages_received: [0; 4],
+            monotonic_ns: 1,
+        }
     }
 }
 
 impl Greeting {
     pub(crate) fn payload(self) -> Vec<u8> {
         let mut out = vec![self.protocol.0, self.protocol.1];
+        let eights = |out: &mut Vec<u8>, numbers: [u64; 4]| {
+            numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+        };
         out.extend_from_slice(&4_u16.to_le_bytes());
-        out.extend_from_slice(&0_u32.to_le_bytes());
-        out.extend_from_slice(&[9; 16]);
+        out.extend_from_slice(&self.features.to_le_bytes());
+        out.extend_from_slice(&self.session_id);
         out.extend_from_slice(&self.schema_hash.to_le_bytes());
         out.extend_from_slice(&self.frame_bytes_max.to_le_bytes());
         out.extend_from_slice(&0_u32.to_le_bytes());
-        out.extend_from_slice(&[0; 32]);
-        out.extend_from_slice(&1_u64.to_le_bytes());
+        eights(&mut out, self.last_received);
+        out.extend_from_slice(&self.monotonic_ns.to_le_bytes());
         out.extend_from_slice(&2_u64.to_le_bytes());
         out.extend_from_slice(&5_u32.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&[0; 32]);
+        eights(&mut out, self.messages_received);
         assert_eq!(out.len(), 128, "the fixed part of a greeting");
         out.extend_from_slice(b"peer");
         out
@@ -434,11 +457,12 @@ impl Peer {
         peer
     }
 
-    /// Reads a hello and answers it.
-    pub(crate) fn welcome(&mut self, greeting: Greeting) {
+    /// Reads a hello and answers it. Returns the hello.
+    pub(crate) fn welcome(&mut self, greeting: Greeting) -> Plain {
         let hello = self.frame();
         assert_eq!(hello.kind, HELLO, "{hello:?}");
         self.write(&greeting.frame(WELCOME).encode());
+        hello
     }
 
     /// Writes raw bytes.
