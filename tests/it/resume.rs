@@ -1,18 +1,18 @@
 //! Sessions that outlive their connections: a real client and a real server, and between them a
 //! proxy that breaks the link.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use ringwire::{
     Client, CloseReason, Config, ConfigBuilder, ConnectionId, ConnectionState, Envelope, Event,
-    EventKind, Kind, Nanos, Priority, ReceiveError, RequestError, SendError, Server, ServerBuilder,
-    Wait,
+    EventKind, Message, Nanos, Priority, ReceiveError, SendError, Server, ServerBuilder, Wait,
 };
 
 use crate::proxy::{Fault, Plan, Proxy, Way};
 use crate::util::{
-    Greeting, PATIENCE, Peer, Stream, client_with, echo, endpoint, isolated, plain_listener,
-    settings, start, timed, wait_until,
+    Greeting, PATIENCE, Peer, Stream, client_with, echo, endpoint, isolated, pattern,
+    plain_listener, settings, start, timed, wait_until,
 };
 
 /// Sessions of these settings outlive their connections.
@@ -485,4 +485,233 @@ fn shutdown_of_a_server_ends_sessions_that_are_away() {
         ));
         drop(proxy);
     });
+}
+
+const LANES: [Priority; 4] = [Priority::Low, Priority::Normal, Priority::High, Priority::Critical];
+
+/// Numbered messages one way, in all lanes.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// The number of the last message admitted, and of the last received, by lane.
+    sent: [u64; 4],
+    received: [u64; 4],
+    /// How many of them there were: best effort, reliable.
+    sent_of: [u64; 2],
+    received_of: [u64; 2],
+    /// Reliable messages that have not come yet, in order, by lane.
+    awaited: [VecDeque<u64>; 4],
+    /// How often a lane was full.
+    refused: u64,
+}
+
+impl Numbers {
+    /// Sends the next message of a lane.
+    fn send(
+        &mut self,
+        rng: &mut fastrand::Rng,
+        loose: bool,
+        send: impl FnOnce(Envelope, &[u8]) -> Result<(), SendError>,
+    ) {
+        let lane = rng.usize(..4);
+        let is_reliable = !loose || rng.bool();
+        let number = self.sent[lane] + 1;
+        let bytes = if rng.u8(..20) == 0 { rng.usize(16..40_000) } else { rng.usize(16..1500) };
+        let mut payload = pattern(bytes, number);
+        payload[..8].copy_from_slice(&number.to_le_bytes());
+        payload[8] = u8::from(is_reliable);
+        let mut envelope = Envelope::data().priority(LANES[lane]);
+        if is_reliable {
+            envelope = envelope.reliable();
+        }
+        match send(envelope, &payload) {
+            Ok(()) => {
+                self.sent[lane] = number;
+                self.sent_of[usize::from(is_reliable)] += 1;
+                if is_reliable {
+                    self.awaited[lane].push_back(number);
+                }
+            }
+            Err(SendError::Full) => self.refused += 1,
+            // The link is down.
+            Err(SendError::NotConnected) if !is_reliable => {}
+            Err(error) => panic!("message {number} of lane {lane}: {error}"),
+        }
+    }
+
+    /// Checks that a message is the next: none is lost, none doubled, order is kept.
+    fn receive(&mut self, message: &Message) {
+        let payload = message.payload();
+        let number = u64::from_le_bytes(payload[..8].try_into().expect("eight bytes"));
+        let is_reliable = payload[8] == 1;
+        let lane = LANES.iter().position(|&lane| lane == message.priority()).expect("a lane");
+        assert!(number > self.received[lane], "lane {lane}: {number} after {:?}", self.received);
+        assert_eq!(payload[9..], pattern(payload.len(), number)[9..], "it came unchanged");
+        if is_reliable {
+            let expected = self.awaited[lane].pop_front();
+            assert_eq!(Some(number), expected, "lane {lane}, after {:?}", self.received);
+        }
+        self.received[lane] = number;
+        self.received_of[usize::from(is_reliable)] += 1;
+    }
+
+    fn is_complete(&self) -> bool {
+        self.awaited.iter().all(VecDeque::is_empty)
+    }
+
+    /// Best-effort messages that did not come.
+    fn lost(&self) -> u64 {
+        self.sent_of[0] - self.received_of[0]
+    }
+}
+
+/// Numbered messages both ways.
+#[derive(Debug, Default)]
+struct Traffic {
+    up: Numbers,
+    down: Numbers,
+    /// Half of the messages are best effort.
+    loose: bool,
+}
+
+impl Traffic {
+    /// Sends some both ways, and takes what has come.
+    fn step(&mut self, bed: &mut Bed, rng: &mut fastrand::Rng) {
+        for _ in 0..rng.u32(..8) {
+            self.up.send(rng, self.loose, |envelope, body| bed.client.send(envelope, body));
+        }
+        for _ in 0..rng.u32(..8) {
+            self.down
+                .send(rng, self.loose, |envelope, body| bed.server.send_to(bed.id, envelope, body));
+        }
+        self.take(bed);
+    }
+
+    fn take(&mut self, bed: &mut Bed) {
+        turn(&mut bed.client);
+        while let Ok(message) = bed.client.receive(Duration::ZERO) {
+            self.down.receive(&message);
+        }
+        while let Ok(message) = bed.server.receive(Duration::ZERO) {
+            self.up.receive(&message);
+        }
+        while let Some(event) = bed.client.poll_event() {
+            let is_over = matches!(
+                event.kind,
+                EventKind::SessionLost { .. } | EventKind::Disconnected { .. }
+            );
+            assert!(!is_over, "the client's session ended: {event:?}");
+        }
+        while let Some(event) = bed.server.poll_event() {
+            let is_over = matches!(
+                event.kind,
+                EventKind::SessionLost { .. } | EventKind::Disconnected { .. }
+            );
+            let is_ours = event.connection == bed.id;
+            assert!(!(is_over && is_ours), "the server's session ended: {event:?}");
+        }
+    }
+
+    /// Takes the rest. Everything reliable has come, and the statistics add up.
+    #[track_caller]
+    fn finish(&mut self, bed: &mut Bed, seed: u64) {
+        bed.proxy.plan(|_| Plan::default());
+        let deadline = Nanos::now() + PATIENCE;
+        let is_settled = |bed: &Bed| {
+            bed.client.connection_state() == ConnectionState::Connected
+                && bed.server.statistics().connections_active == 1
+        };
+        while !(self.up.is_complete() && self.down.is_complete() && is_settled(bed)) {
+            assert!(
+                Nanos::now() < deadline,
+                "seed {seed}: {} up and {} down have not come:\n{:?}\n{:?}",
+                self.up.awaited.iter().map(VecDeque::len).sum::<usize>(),
+                self.down.awaited.iter().map(VecDeque::len).sum::<usize>(),
+                bed.client.statistics(),
+                bed.server.statistics(),
+            );
+            self.take(bed);
+        }
+        // What is behind the last reliable message is best effort; a last link loses none of it.
+        self.take_rest(bed);
+        let (client, server) = (bed.client.statistics(), bed.server.statistics());
+        assert_eq!((client.sessions_lost, server.sessions_lost), (0, 0), "seed {seed}");
+        assert_eq!(client.messages_dropped, self.up.lost(), "seed {seed}: {client:?}");
+        assert_eq!(server.messages_dropped, self.down.lost(), "seed {seed}: {server:?}");
+        let received: u64 = self.up.received_of.iter().sum();
+        assert_eq!(server.messages_received, received, "seed {seed}");
+        let received: u64 = self.down.received_of.iter().sum();
+        assert_eq!(client.messages_received, received, "seed {seed}");
+    }
+
+    /// A reliable message behind everything else in each lane: when it has come, all has.
+    fn take_rest(&mut self, bed: &mut Bed) {
+        for lane in LANES {
+            let envelope = Envelope::data().priority(lane).reliable();
+            let index = LANES.iter().position(|&other| other == lane).expect("a lane");
+            for (numbers, up) in [(&mut self.up, true), (&mut self.down, false)] {
+                let number = numbers.sent[index] + 1;
+                let mut payload = pattern(16, number);
+                payload[..8].copy_from_slice(&number.to_le_bytes());
+                payload[8] = 1;
+                let sent = match up {
+                    true => bed.client.send(envelope, &payload),
+                    false => bed.server.send_to(bed.id, envelope, &payload),
+                };
+                sent.expect("the lanes are empty");
+                numbers.sent[index] = number;
+                numbers.sent_of[1] += 1;
+                numbers.awaited[index].push_back(number);
+            }
+        }
+        let deadline = Nanos::now() + PATIENCE;
+        while !(self.up.is_complete() && self.down.is_complete()) {
+            assert!(Nanos::now() < deadline, "the last messages do not come");
+            self.take(bed);
+        }
+    }
+}
+
+/// A server without handlers, so that what comes can be received.
+fn silent() -> ServerBuilder {
+    Server::builder().listen("127.0.0.1:0")
+}
+
+/// Traffic both ways over `links` links, each broken at a random byte.
+fn check_traffic(loose: bool, seeds: std::ops::Range<u64>, links: u64) {
+    for seed in seeds {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let builder = silent().config(valid(settings_that_resume()));
+        let client = settings_that_resume().reconnect_delay_max_ms(8);
+        let mut bed = Bed::around(client, builder);
+        let mut plans = fastrand::Rng::with_seed(seed);
+        bed.proxy.plan(move |_| {
+            let way = if plans.bool() { Way::Up } else { Way::Down };
+            let fault = [Fault::Cut, Fault::Reset, Fault::HalfOpen][plans.usize(..3)];
+            // From within the handshake to some hundred messages.
+            let at = 1 << plans.u64(4..18);
+            Plan::new(way, at + plans.u64(..at), fault)
+        });
+        bed.proxy.breaks(Fault::Cut);
+        let mut traffic = Traffic { loose, ..Traffic::default() };
+        let deadline = Nanos::now() + PATIENCE;
+        while bed.proxy.links() <= links {
+            traffic.step(&mut bed, &mut rng);
+            assert!(Nanos::now() < deadline, "seed {seed}: {} links", bed.proxy.links());
+        }
+        traffic.finish(&mut bed, seed);
+        assert!(bed.client.statistics().sessions_resumed >= links / 4, "seed {seed}");
+        if !loose {
+            assert_eq!(traffic.up.lost() + traffic.down.lost(), 0, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn reliable_messages_survive_cuts_at_any_byte() {
+    isolated(|| check_traffic(false, 0..6, 40));
+}
+
+#[test]
+fn best_effort_messages_are_lost_and_counted() {
+    isolated(|| check_traffic(true, 100..106, 40));
 }
