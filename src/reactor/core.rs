@@ -141,8 +141,10 @@ impl Core {
             tracing::warn!(%error, "NAPI busy polling is not available (Linux 6.9)");
         }
         let slots = places_max + 64;
-        // As many away as there may be connections.
+        // Away, and in connections: no more go away when there are twice as many sessions as places
+        // for connections, and each of those may have another.
         let sessions_max = 2 * places_max;
+        let homes_max = sessions_max + places_max + 2;
 
         Ok(Self {
             index,
@@ -160,10 +162,10 @@ impl Core {
             now: Nanos::now(),
             now_is_fresh: false,
             connections: SlotMap::with_capacity_and_key(places_max),
-            homes: SlotMap::with_capacity_and_key(sessions_max),
+            homes: SlotMap::with_capacity_and_key(homes_max),
             by_peer: BTreeMap::new(),
-            session_keys: vec![SessionKey::default(); sessions_max + 2],
-            session_deadlines: Deadlines::with_capacity(sessions_max + 2),
+            session_keys: vec![SessionKey::default(); homes_max],
+            session_deadlines: Deadlines::with_capacity(homes_max),
             sessions_max,
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
@@ -189,7 +191,7 @@ impl Core {
             mailbox_polled: false,
             backlog: false,
             watchers: Vec::new(),
-            closed: vec![None; sessions_max + 2],
+            closed: vec![None; homes_max],
             closing: false,
             shutdown_deadline: Nanos::NEVER,
             shutdown_report: ShutdownReport::default(),
