@@ -261,6 +261,14 @@ impl Core {
             }
         };
         let known = self.by_peer.get(&peer).copied();
+        // What can not be true is a stranger's, or stale: the session and its link stay as they are.
+        let id = known.map(|key| ConnectionId { reactor: self.index, key });
+        if let Some(session) = id.and_then(|id| self.session(id))
+            && let Err(error) = session.check_greeting(frame)
+        {
+            self.send_memory.give(buffer);
+            return Err(error);
+        }
         if let Some(home) = known
             && !self.welcome_back(key, home)
         {
@@ -516,10 +524,7 @@ impl Core {
     pub(crate) fn new_home(&mut self, key: ConnectionKey) -> SessionKey {
         let home = self.homes.insert(Home::Here(key));
         let at = slot(home) as usize;
-        if at >= self.session_keys.len() {
-            self.session_keys.resize(at + 1, SessionKey::default());
-            self.closed.resize(at + 1, None);
-        }
+        assert!(at < self.session_keys.len(), "sessions away are bounded, and so are connections");
         self.session_keys[at] = home;
         home
     }

@@ -23,4 +23,5 @@ mod refused;
 mod requests;
 mod resume;
 mod shutdown;
+mod strangers;
 mod util;

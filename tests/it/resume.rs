@@ -16,16 +16,16 @@ use crate::util::{
 };
 
 /// Sessions of these settings outlive their connections.
-fn settings_that_resume() -> ConfigBuilder {
+pub(crate) fn settings_that_resume() -> ConfigBuilder {
     settings().reconnect(true)
 }
 
-fn valid(settings: ConfigBuilder) -> Config {
+pub(crate) fn valid(settings: ConfigBuilder) -> Config {
     settings.build().expect("valid")
 }
 
 /// A server, a proxy in front of it, and a client connected through that.
-struct Bed {
+pub(crate) struct Bed {
     client: Client,
     proxy: Proxy,
     server: Server,
@@ -112,7 +112,7 @@ fn turn(client: &mut Client) {
 }
 
 /// The names of events, for what matters is their order.
-fn name(kind: &EventKind) -> String {
+pub(crate) fn name(kind: &EventKind) -> String {
     match kind {
         EventKind::Reconnecting { attempt } => format!("Reconnecting {attempt}"),
         kind => {
@@ -127,7 +127,7 @@ fn names_of_client(client: &mut Client) -> Vec<String> {
 }
 
 /// What the server says, until it has said `last`.
-fn events_of_server(server: &Server, last: &str) -> Vec<Event> {
+pub(crate) fn events_of_server(server: &Server, last: &str) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     wait_until(&format!("the server says {last}"), || {
         events.extend(std::iter::from_fn(|| server.poll_event()));
@@ -672,7 +672,7 @@ impl Traffic {
 }
 
 /// A server without handlers, so that what comes can be received.
-fn silent() -> ServerBuilder {
+pub(crate) fn silent() -> ServerBuilder {
     Server::builder().listen("127.0.0.1:0")
 }
 

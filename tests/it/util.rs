@@ -183,6 +183,9 @@ pub(crate) fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
 pub(crate) const COMMAND: u8 = 1;
 pub(crate) const DATA: u8 = 2;
 pub(crate) const STATUS: u8 = 3;
+pub(crate) const HEARTBEAT: u8 = 5;
+pub(crate) const ACKNOWLEDGEMENT: u8 = 6;
+pub(crate) const GAP: u8 = 8;
 pub(crate) const HELLO: u8 = 0x80;
 pub(crate) const WELCOME: u8 = 0x81;
 pub(crate) const REJECT: u8 = 0x82;
@@ -191,6 +194,7 @@ pub(crate) const EXTENDED: u8 = 1;
 pub(crate) const REQUEST: u8 = 4;
 pub(crate) const RESPONSE: u8 = 8;
 pub(crate) const CHECKSUM: u8 = 16;
+pub(crate) const RELIABLE: u8 = 2;
 pub(crate) const LOW: u8 = 1;
 pub(crate) const NORMAL: u8 = 2;
 pub(crate) const HIGH: u8 = 3;
@@ -205,6 +209,7 @@ pub(crate) struct Plain {
     pub(crate) codec: u8,
     pub(crate) sequence: u32,
     pub(crate) type_id: u32,
+    pub(crate) acknowledged: u64,
     pub(crate) correlation: u64,
     pub(crate) payload: Vec<u8>,
 }
@@ -218,6 +223,7 @@ impl Plain {
             codec: 0,
             sequence: 0,
             type_id: 0,
+            acknowledged: 0,
             correlation: 0,
             payload: payload.to_vec(),
         }
@@ -249,7 +255,7 @@ impl Plain {
         out.extend_from_slice(&self.type_id.to_le_bytes());
         out.extend_from_slice(&7_u64.to_le_bytes());
         if self.flags & EXTENDED != 0 {
-            out.extend_from_slice(&[0; 8]);
+            out.extend_from_slice(&self.acknowledged.to_le_bytes());
             out.extend_from_slice(&self.correlation.to_le_bytes());
             out.extend_from_slice(&[0; 16]);
         }
@@ -272,10 +278,11 @@ impl Plain {
         let four = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
         let (payload_bytes, checksum) = (four(8) as usize, four(12));
         let (sequence, type_id) = (four(16), four(20));
-        let mut correlation = 0;
+        let (mut acknowledged, mut correlation) = (0, 0);
         if flags & EXTENDED != 0 {
             head.resize(64, 0);
             stream.read_exact(&mut head[32..])?;
+            acknowledged = u64::from_le_bytes(head[32..40].try_into().expect("eight bytes"));
             correlation = u64::from_le_bytes(head[40..48].try_into().expect("eight bytes"));
             assert_eq!(head[60..64], [0; 4], "reserved");
         }
@@ -290,7 +297,9 @@ impl Plain {
         } else {
             assert_eq!(checksum, 0, "no checksum without its flag");
         }
-        Ok(Self { kind, flags, priority, codec, sequence, type_id, correlation, payload })
+        let frame =
+            Self { kind, flags, priority, codec, sequence, type_id, ..Self::new(0, 0, &[]) };
+        Ok(Self { acknowledged, correlation, payload, ..frame })
     }
 }
 
@@ -404,9 +413,9 @@ impl Write for Stream {
 pub(crate) struct Peer {
     pub(crate) stream: Stream,
     /// Last sequence sent, per lane.
-    sent: [u32; 4],
+    pub(crate) sent: [u32; 4],
     /// Last sequence received, per lane.
-    received: [u32; 4],
+    pub(crate) received: [u32; 4],
 }
 
 impl Peer {
@@ -498,9 +507,15 @@ impl Peer {
     /// The next frame, or what the socket said instead. Sequences must follow each other.
     pub(crate) fn try_frame(&mut self) -> io::Result<Plain> {
         let frame = Plain::read(&mut self.stream)?;
-        if frame.kind < 0x80 {
+        // The session's own frames have no sequence, and a gap stands for as many as it says.
+        let sequences = match frame.kind {
+            HEARTBEAT | ACKNOWLEDGEMENT | 0x80.. => 0,
+            GAP => frame.type_id,
+            _ => 1,
+        };
+        if sequences > 0 {
             let lane = &mut self.received[usize::from(frame.priority) - 1];
-            *lane += 1;
+            *lane += sequences;
             assert_eq!(frame.sequence, *lane, "a lane's frames come in order");
         }
         Ok(frame)
