@@ -122,14 +122,15 @@ impl Core {
     /// Whether the session of a connection that ends for `reason` will go on on another.
     pub(crate) fn survives(&self, key: ConnectionKey, reason: CloseReason) -> bool {
         let connection = &self.connections[key];
-        let is_link_failure = matches!(
-            reason,
+        let is_link_failure = match reason {
             CloseReason::PeerClosed
-                | CloseReason::Socket { .. }
-                | CloseReason::FrameTimeout
-                | CloseReason::PeerSilent
-                | CloseReason::Superseded
-        );
+            | CloseReason::Socket { .. }
+            | CloseReason::FrameTimeout
+            | CloseReason::PeerSilent
+            | CloseReason::Superseded => true,
+            CloseReason::Protocol(error) => error.is_damage(),
+            _ => false,
+        };
         is_link_failure
             && !self.closing
             && connection.phase == Phase::Live
@@ -368,14 +369,15 @@ impl Core {
     pub(crate) fn stand_in_failed(&mut self, home: SessionKey, reason: CloseReason) {
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         away.stand_in = None;
-        let is_final = matches!(
-            reason,
-            CloseReason::Protocol(_)
-                | CloseReason::Refused(_)
-                | CloseReason::Rejected(
-                    RejectReason::Version | RejectReason::Schema | RejectReason::Authentication
-                )
-        );
+        let is_final = match reason {
+            CloseReason::Protocol(error) => !error.is_damage(),
+            CloseReason::Refused(_) => true,
+            CloseReason::Rejected(reason) => matches!(
+                reason,
+                RejectReason::Version | RejectReason::Schema | RejectReason::Authentication
+            ),
+            _ => false,
+        };
         if is_final {
             self.end_away(home, reason);
             return;
