@@ -25,6 +25,8 @@ pub struct Context<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) key: ConnectionKey,
     pub(crate) response_to: u64,
+    /// The request is reliable, and so is its answer.
+    pub(crate) answers_reliably: bool,
 }
 
 impl Context<'_> {
@@ -64,9 +66,10 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let correlation = match self.response_to {
-            0 => Correlation::None,
-            id => Correlation::Response(id),
+        let (correlation, envelope) = match self.response_to {
+            0 => (Correlation::None, envelope),
+            id if self.answers_reliably => (Correlation::Response(id), envelope.reliable()),
+            id => (Correlation::Response(id), envelope),
         };
         self.core.push(self.key, envelope, correlation, body).map(drop)
     }
@@ -83,8 +86,7 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let key = self.core.key(connection)?;
-        self.core.push(key, envelope, Correlation::None, body).map(drop)
+        self.core.push_to(connection, envelope, Correlation::None, body).map(drop)
     }
 
     /// Sends to every established connection of this reactor.
@@ -179,7 +181,8 @@ impl Handlers {
         };
         let handler = handler.expect("routed to a handler that exists");
         let response_to = if frame.is_request() { frame.correlation() } else { 0 };
-        let mut context = Context { core, key, response_to };
+        let answers_reliably = frame.is_reliable();
+        let mut context = Context { core, key, response_to, answers_reliably };
         // Unwind safety: the context's operations leave the core consistent between any two of
         // them, and what the handler broke of its own is its own.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, frame)));

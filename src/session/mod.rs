@@ -223,7 +223,9 @@ impl Envelope {
     /// (counted) with the link.
     ///
     /// While the link is down reliable messages are queued; a full lane, or `kept_bytes_max` of
-    /// unconfirmed ones, refuses more. Reliable messages survive the link, not the peer's process:
+    /// unconfirmed ones, refuses more. The answer to a reliable request is reliable, too.
+    ///
+    /// Reliable messages survive the link, not the peer's process:
     /// when the peer has lost its session, an event lists what it has not confirmed.
     pub const fn reliable(mut self) -> Self {
         self.reliable = true;

@@ -20,6 +20,7 @@ mod lifecycle;
 mod node;
 mod proxy;
 mod refused;
+mod replay;
 mod requests;
 mod resume;
 mod shutdown;

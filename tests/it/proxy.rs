@@ -287,10 +287,12 @@ impl Broker {
     }
 }
 
-/// A link is open, mute for good, or over.
+/// A link is open, mute for good, or over. One that is mute takes what the server sends, unless
+/// nothing passed when it became so.
 const OPEN: u8 = 0;
 const MUTE: u8 = 1;
-const OVER: u8 = 2;
+const STUCK: u8 = 2;
+const OVER: u8 = 3;
 
 struct Link {
     client: TcpStream,
@@ -325,7 +327,8 @@ impl Link {
                 self.end.store(OVER, Ordering::Relaxed);
             }
             Fault::HalfOpen => {
-                self.end.store(MUTE, Ordering::Relaxed);
+                let is_held = self.holds.load(Ordering::Relaxed);
+                self.end.store(if is_held { STUCK } else { MUTE }, Ordering::Relaxed);
                 reset(&self.client);
             }
             Fault::Corrupt { .. } | Fault::Stall { .. } => {
@@ -389,9 +392,9 @@ impl Link {
             self.write(target, &buffer[..bytes]);
             passed += bytes as u64;
         }
-        while self.end.load(Ordering::Relaxed) == MUTE {
+        while !self.is_over() {
             // What the server sends to nobody is taken, so that it notices nothing.
-            if way == Way::Down {
+            if way == Way::Down && self.end.load(Ordering::Relaxed) == MUTE {
                 let mut stream = source;
                 if matches!(stream.read(&mut buffer), Ok(0)) {
                     self.end.store(OVER, Ordering::Relaxed);

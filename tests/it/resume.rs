@@ -26,23 +26,23 @@ pub(crate) fn valid(settings: ConfigBuilder) -> Config {
 
 /// A server, a proxy in front of it, and a client connected through that.
 pub(crate) struct Bed {
-    client: Client,
-    proxy: Proxy,
-    server: Server,
+    pub(crate) client: Client,
+    pub(crate) proxy: Proxy,
+    pub(crate) server: Server,
     /// What the server calls the session.
-    id: ConnectionId,
+    pub(crate) id: ConnectionId,
 }
 
 impl Bed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(settings_that_resume(), settings_that_resume())
     }
 
-    fn with(client: ConfigBuilder, server: ConfigBuilder) -> Self {
+    pub(crate) fn with(client: ConfigBuilder, server: ConfigBuilder) -> Self {
         Self::around(client, echo().config(valid(server)))
     }
 
-    fn around(client: ConfigBuilder, server: ServerBuilder) -> Self {
+    pub(crate) fn around(client: ConfigBuilder, server: ServerBuilder) -> Self {
         let server = start(server);
         let proxy = Proxy::new(&endpoint(&server));
         let mut client = client_with(valid(client), &proxy.endpoint());
@@ -62,7 +62,7 @@ impl Bed {
 
     /// Turns the client until something is so.
     #[track_caller]
-    fn turn_until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn turn_until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
         let deadline = Nanos::now() + PATIENCE;
         while !condition(self) {
             assert!(
@@ -77,7 +77,11 @@ impl Bed {
 
     /// Turns the client until it says so.
     #[track_caller]
-    fn turn_until_event(&mut self, what: &str, is_it: impl Fn(&EventKind) -> bool) -> EventKind {
+    pub(crate) fn turn_until_event(
+        &mut self,
+        what: &str,
+        is_it: impl Fn(&EventKind) -> bool,
+    ) -> EventKind {
         let mut found = None;
         self.turn_until(what, |bed| {
             found = std::iter::from_fn(|| bed.client.poll_event())
@@ -89,14 +93,14 @@ impl Bed {
     }
 
     #[track_caller]
-    fn turn_until_resumed(&mut self) {
+    pub(crate) fn turn_until_resumed(&mut self) {
         let _ = self
             .turn_until_event("it is resumed", |kind| matches!(kind, EventKind::Resumed { .. }));
     }
 
     /// The link is gone, the client knows it, and there is no way back until the proxy admits.
     #[track_caller]
-    fn lose_link(&mut self, fault: Fault) {
+    pub(crate) fn lose_link(&mut self, fault: Fault) {
         self.proxy.refuse();
         self.proxy.breaks(fault);
         self.turn_until("the link is lost", |bed| {
@@ -106,7 +110,7 @@ impl Bed {
 }
 
 /// A turn of a millisecond at most.
-fn turn(client: &mut Client) {
+pub(crate) fn turn(client: &mut Client) {
     let limit = Nanos::now() + Duration::from_millis(1);
     client.reactor().turn(Wait::Until(limit)).expect("a working ring");
 }
