@@ -351,8 +351,12 @@ impl Core {
             }
             (Phase::Live | Phase::Connecting { .. }, _) => self.close(key, CloseReason::Local),
             // Only other threads can make the room it waits for while this one waits for its end.
-            (Phase::Departed { reason }, _) if self.inbox.is_local() => self.close(key, reason),
+            (Phase::Departed { reason }, _) if self.inbox.is_local() => {
+                connection.is_given_up = true;
+                self.close(key, reason);
+            }
             (Phase::Departed { .. }, _) => {
+                connection.is_given_up = true;
                 connection.state_deadline = connection.state_deadline.min(deadline);
                 self.set_deadline(key);
             }

@@ -133,7 +133,7 @@ impl Core {
         };
         is_link_failure
             && !self.closing
-            && connection.phase == Phase::Live
+            && connection.is_readable()
             && connection.session.state() == State::Open
             && connection.session.resumes(&self.identity)
             && self.homes.len() <= self.sessions_max
