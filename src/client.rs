@@ -282,7 +282,9 @@ impl Client {
         }
         let deadline = Nanos::now() + timeout;
         loop {
-            let wait = if timeout.is_zero() { Wait::Poll } else { Wait::Until(deadline) };
+            let is_over = self.connection_state() == ConnectionState::Disconnected;
+            let may_wait = !timeout.is_zero() && !is_over;
+            let wait = if may_wait { Wait::Until(deadline) } else { Wait::Poll };
             let turned = self.reactor.turn(wait);
             if let Some(message) = self.reactor.receive() {
                 self.reactor.flush_replies();

@@ -110,6 +110,31 @@ pub enum ProtocolError {
     },
 }
 
+impl ProtocolError {
+    /// Whether damage under way explains it: the bytes are no frame, or not the one that was sent.
+    /// The rest are the peer's own words, which a checksum vouches for.
+    pub(crate) const fn is_damage(self) -> bool {
+        match self {
+            Self::BadMagic { .. }
+            | Self::BadVersion { .. }
+            | Self::BadKind { .. }
+            | Self::BadFlags { .. }
+            | Self::BadPriority { .. }
+            | Self::BadCodec { .. }
+            | Self::ReservedNotZero
+            | Self::PaddingNotZero
+            | Self::FrameTooLong { .. }
+            | Self::ChecksumMissing
+            | Self::BadChecksum { .. } => true,
+            Self::BadHandshake
+            | Self::BadHeartbeat
+            | Self::Unexpected { .. }
+            | Self::BadSequence { .. }
+            | Self::BadAcknowledgement { .. } => false,
+        }
+    }
+}
+
 /// A received payload could not be read as the type asked for.
 ///
 /// A typed handler closes the connection on it; code that calls `access` itself decides.

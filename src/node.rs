@@ -579,6 +579,7 @@ impl NodeHandle {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        let envelope = request.answer_envelope(envelope);
         self.send_correlated(request.connection(), envelope, body, correlation_of(request))
     }
 
@@ -596,6 +597,7 @@ impl NodeHandle {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        let envelope = request.answer_envelope(envelope);
         self.post_correlated(request.connection(), envelope, body, correlation_of(request))
     }
 

@@ -143,6 +143,8 @@ pub(crate) struct Connection {
     pub(crate) session_due: Nanos,
     /// The session goes on when this connection has ended.
     pub(crate) survives: bool,
+    /// The application has disconnected meanwhile: the session ends instead.
+    pub(crate) is_given_up: bool,
     /// The session has had another connection before.
     pub(crate) is_resumed: bool,
     /// The block whose send the end of the link interrupted: it goes with the session.
@@ -197,6 +199,7 @@ impl Connection {
             route: None,
             session_due: Nanos::NEVER,
             survives: false,
+            is_given_up: false,
             is_resumed: false,
             returned: None,
             window,

@@ -153,8 +153,10 @@ impl Core {
             tracing::warn!(%error, "NAPI busy polling is not available (Linux 6.9)");
         }
         let slots = places_max + 64;
-        // As many away as there may be connections.
+        // Away, and in connections: no more go away when there are twice as many sessions as places
+        // for connections, and each of those may have another.
         let sessions_max = 2 * places_max;
+        let homes_max = sessions_max + places_max + 2;
 
         Ok(Self {
             index,
@@ -180,10 +182,10 @@ impl Core {
             now: Nanos::now(),
             now_is_fresh: false,
             connections: SlotMap::with_capacity_and_key(places_max),
-            homes: SlotMap::with_capacity_and_key(sessions_max),
+            homes: SlotMap::with_capacity_and_key(homes_max),
             by_peer: BTreeMap::new(),
-            session_keys: vec![SessionKey::default(); sessions_max + 2],
-            session_deadlines: Deadlines::with_capacity(sessions_max + 2),
+            session_keys: vec![SessionKey::default(); homes_max],
+            session_deadlines: Deadlines::with_capacity(homes_max),
             watches: Vec::new(),
             watched: Vec::with_capacity(16),
             sessions_max,
@@ -211,7 +213,7 @@ impl Core {
             mailbox_polled: false,
             backlog: false,
             watchers: Vec::new(),
-            closed: vec![None; sessions_max + 2],
+            closed: vec![None; homes_max],
             closing: false,
             shutdown_deadline: Nanos::NEVER,
             shutdown_report: ShutdownReport::default(),
@@ -375,8 +377,12 @@ impl Core {
             }
             (Phase::Live | Phase::Connecting { .. }, _) => self.close(key, CloseReason::Local),
             // Only other threads can make the room it waits for while this one waits for its end.
-            (Phase::Departed { reason }, _) if self.inbox.is_local() => self.close(key, reason),
+            (Phase::Departed { reason }, _) if self.inbox.is_local() => {
+                connection.is_given_up = true;
+                self.close(key, reason);
+            }
             (Phase::Departed { .. }, _) => {
+                connection.is_given_up = true;
                 connection.state_deadline = connection.state_deadline.min(deadline);
                 self.set_deadline(key);
             }
@@ -523,9 +529,14 @@ impl Core {
         if !self.closing {
             self.stop_listening();
         }
+        self.end_all_away(CloseReason::Local);
         let keys: Vec<_> = self.connections.keys().collect();
         for key in keys {
             self.close(key, CloseReason::Local);
+            let connection = &self.connections[key];
+            if connection.survives && !connection.is_sending() {
+                self.detach(key);
+            }
             // Nobody waits for the sends in flight: what they hold counts as dropped.
             let connection = &mut self.connections[key];
             if let Some(in_flight) = connection.in_flight {

@@ -27,6 +27,8 @@ pub struct Context<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) home: SessionKey,
     pub(crate) response_to: u64,
+    /// The request is reliable, and so is its answer.
+    pub(crate) answers_reliably: bool,
 }
 
 impl Context<'_> {
@@ -66,9 +68,10 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let correlation = match self.response_to {
-            0 => Correlation::None,
-            id => Correlation::Response(id),
+        let (correlation, envelope) = match self.response_to {
+            0 => (Correlation::None, envelope),
+            id if self.answers_reliably => (Correlation::Response(id), envelope.reliable()),
+            id => (Correlation::Response(id), envelope),
         };
         self.core.push_to(self.connection(), envelope, correlation, body).map(drop)
     }
@@ -187,7 +190,8 @@ impl Handlers {
         let handler = handler.expect("routed to a handler that exists");
         let response_to = if frame.is_request() { frame.correlation() } else { 0 };
         let home = core.connections[key].home;
-        let mut context = Context { core, home, response_to };
+        let answers_reliably = frame.is_reliable();
+        let mut context = Context { core, home, response_to, answers_reliably };
         // Unwind safety: the context's operations leave the core consistent between any two of
         // them, and what the handler broke of its own is its own.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, frame)));

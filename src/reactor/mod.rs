@@ -505,7 +505,8 @@ impl Reactor {
         body: &B,
     ) -> Result<(), SendError> {
         self.core.refresh_now();
-        self.core.push_to(request.connection(), envelope, response_to(request), body).map(drop)
+        let (to, envelope) = (request.connection(), request.answer_envelope(envelope));
+        self.core.push_to(to, envelope, response_to(request), body).map(drop)
     }
 
     /// Queues a message on every established connection.

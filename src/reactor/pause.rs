@@ -16,6 +16,10 @@
 //! An orderly end stands behind the data in the stream, so it is seen once the socket has room for
 //! what the peer had sent before; a reset is seen at once.
 //!
+//! A session that outlives its connection does not end then: it goes on when its peer comes back,
+//! and what was not read yet is sent again (best-effort messages are lost, and counted). If the
+//! peer is not back when everything has been read, the session is away.
+//!
 //! At most [`departed_max`] departed connections stand beside `connections_max`; more of them take
 //! places of it, so that their memory stays bounded and nothing of theirs is lost. A shutdown gives
 //! them until its deadline where other threads receive, and no time where nobody can.
@@ -141,6 +145,14 @@ impl Core {
             self.close(key, reason);
             return;
         }
+        if self.survives(key, reason) {
+            // It stays open, so that what it keeps goes with it to its next link.
+            self.connections[key].phase = Phase::Departed { reason };
+            self.departed += 1;
+            self.session_ended(reason, 0);
+            return;
+        }
+        let connection = &mut self.connections[key];
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (mut dropped, _) = connection.session.end(reason, &mut memory);
         if let Some(in_flight) = connection.in_flight

@@ -123,17 +123,18 @@ impl Core {
     /// Whether the session of a connection that ends for `reason` will go on on another.
     pub(crate) fn survives(&self, key: ConnectionKey, reason: CloseReason) -> bool {
         let connection = &self.connections[key];
-        let is_link_failure = matches!(
-            reason,
+        let is_link_failure = match reason {
             CloseReason::PeerClosed
-                | CloseReason::Socket { .. }
-                | CloseReason::FrameTimeout
-                | CloseReason::PeerSilent
-                | CloseReason::Superseded
-        );
+            | CloseReason::Socket { .. }
+            | CloseReason::FrameTimeout
+            | CloseReason::PeerSilent
+            | CloseReason::Superseded => true,
+            CloseReason::Protocol(error) => error.is_damage(),
+            _ => false,
+        };
         is_link_failure
             && !self.closing
-            && connection.phase == Phase::Live
+            && connection.is_readable()
             && connection.session.state() == State::Open
             && connection.session.resumes(&self.identity)
             && self.homes.len() <= self.sessions_max
@@ -170,11 +171,11 @@ impl Core {
     pub(crate) fn disconnect(&mut self, id: ConnectionId, deadline: Nanos) {
         match self.key(id) {
             Ok(key) if self.connections[key].survives => {
-                // Its link is gone already.
+                // Its link is gone already. With a send in the kernel, as soon as that has ended.
+                self.connections[key].is_given_up = true;
                 if !self.connections[key].is_sending() {
                     self.detach(key);
                 }
-                self.end_away(id.key, CloseReason::Local);
             }
             Ok(key) => self.drain(key, deadline),
             Err(_) if id.reactor == self.index => self.end_away(id.key, CloseReason::Local),
@@ -196,6 +197,7 @@ impl Core {
         let empty = Session::new(role, Default::default(), self.limits, &self.identity);
         let mut session = std::mem::replace(&mut connection.session, empty);
         let returned = connection.returned.take();
+        let is_given_up = connection.is_given_up;
         assert!(connection.in_flight.is_none(), "the kernel holds no send");
         session.link_lost(returned, &mut memory);
         let mut route = connection.route.take();
@@ -218,7 +220,11 @@ impl Core {
         self.counters.messages_dropped.add(messages_dropped);
         self.requests.fail_unreliable(home, reason);
         self.emit_for(home, EventKind::LinkLost { reason, messages_dropped });
-        self.plan_attempt(home);
+        if is_given_up || self.closing {
+            self.end_away(home, CloseReason::Local);
+        } else {
+            self.plan_attempt(home);
+        }
     }
 
     /// Counts what a session has dropped since it was last asked. Returns how many messages.
@@ -258,6 +264,14 @@ impl Core {
             }
         };
         let known = self.by_peer.get(&peer).copied();
+        // What can not be true is a stranger's, or stale: the session and its link stay as they are.
+        let id = known.map(|key| ConnectionId { reactor: self.index, key });
+        if let Some(session) = id.and_then(|id| self.session(id))
+            && let Err(error) = session.check_greeting(frame)
+        {
+            self.send_memory.give(buffer);
+            return Err(error);
+        }
         if let Some(home) = known
             && !self.welcome_back(key, home)
         {
@@ -301,8 +315,12 @@ impl Core {
             }
             self.detach(old);
         }
-        self.move_in(key, home);
-        true
+        // It may have been given up just now.
+        let is_away = matches!(self.homes.get(home), Some(Home::Away(_)));
+        if is_away {
+            self.move_in(key, home);
+        }
+        is_away
     }
 
     /// Moves a session that is away into a connection.
@@ -353,14 +371,15 @@ impl Core {
     pub(crate) fn stand_in_failed(&mut self, home: SessionKey, reason: CloseReason) {
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         away.stand_in = None;
-        let is_final = matches!(
-            reason,
-            CloseReason::Protocol(_)
-                | CloseReason::Refused(_)
-                | CloseReason::Rejected(
-                    RejectReason::Version | RejectReason::Schema | RejectReason::Authentication
-                )
-        );
+        let is_final = match reason {
+            CloseReason::Protocol(error) => !error.is_damage(),
+            CloseReason::Refused(_) => true,
+            CloseReason::Rejected(reason) => matches!(
+                reason,
+                RejectReason::Version | RejectReason::Schema | RejectReason::Authentication
+            ),
+            _ => false,
+        };
         if is_final {
             self.end_away(home, reason);
             return;
@@ -537,10 +556,7 @@ impl Core {
     pub(crate) fn new_home(&mut self, key: ConnectionKey) -> SessionKey {
         let home = self.homes.insert(Home::Here(key));
         let at = slot(home) as usize;
-        if at >= self.session_keys.len() {
-            self.session_keys.resize(at + 1, SessionKey::default());
-            self.closed.resize(at + 1, None);
-        }
+        assert!(at < self.session_keys.len(), "sessions away are bounded, and so are connections");
         self.session_keys[at] = home;
         home
     }

@@ -197,6 +197,13 @@ impl Core {
             self.operation_ended(key);
             return;
         }
+        let is_departed = matches!(connection.phase, Phase::Departed { .. });
+        if !is_complete && is_departed && connection.session.state() == State::Open {
+            // It goes with the session when the connection ends.
+            connection.in_flight = Some(in_flight);
+            connection.unsent = Some(buffer);
+            return;
+        }
         if is_complete || !connection.is_live() {
             let dropped = match is_complete {
                 true => 0,

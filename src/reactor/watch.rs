@@ -109,7 +109,7 @@ fn tell(core: &mut Core, handlers: &mut Handlers) {
             WatchChange::Recovered => &mut handlers.recovered,
         };
         let Some(handler) = handler else { continue };
-        let mut context = Context { core, home, response_to: 0 };
+        let mut context = Context { core, home, response_to: 0, answers_reliably: false };
         // Unwind safety: as for handlers of frames.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, &watched)));
         if outcome.is_err() {

@@ -238,7 +238,10 @@ impl Block {
     pub(crate) fn trim(&mut self, sequence: u64) -> u32 {
         let (mut start, mut first, mut trimmed) = (self.span.start, self.span.first, 0);
         let mut reliable = 0;
-        for frame in self.frames().take_while(|frame| frame.sequence <= sequence) {
+        // A gap may stand for messages that were sent and not kept, and the peer may have some of
+        // those: it is told anew, for the rest.
+        let is_known = |frame: &Resting<'_>| frame.sequence - (frame.count() - 1) <= sequence;
+        for frame in self.frames().take_while(is_known) {
             start = frame.at + frame.bytes;
             first = frame.sequence + 1;
             trimmed += u32::from(!frame.is_gap());

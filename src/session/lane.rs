@@ -293,13 +293,24 @@ impl Lane {
         self.tidy(memory, holdings);
     }
 
-    /// A new link has taken the place of the old one: the peer has everything up to `received`,
-    /// which were `messages` messages. What else is reliable is sent again, in order; the rest is
-    /// dropped and counted.
+    /// Whether the peer can have received everything up to `received`, in `messages` messages.
     ///
     /// # Errors
     ///
-    /// [`ProtocolError::BadAcknowledgement`]: the peer names what was never sent.
+    /// [`ProtocolError::BadAcknowledgement`]: that much was never sent, or less than it confirmed.
+    pub(crate) fn check_received(&self, received: u64, messages: u64) -> Result<(), ProtocolError> {
+        if received < self.acknowledged || received > self.announced || messages > received {
+            return Err(ProtocolError::BadAcknowledgement {
+                acknowledged: low_half(received),
+                sent: low_half(self.announced),
+            });
+        }
+        Ok(())
+    }
+
+    /// A new link has taken the place of the old one: the peer has everything up to `received`,
+    /// which were `messages` messages. What else is reliable is sent again, in order; the rest is
+    /// dropped and counted. To be [checked](Lane::check_received) before.
     pub(crate) fn resume(
         &mut self,
         lane: Priority,
@@ -308,15 +319,9 @@ impl Lane {
         now: Nanos,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
-    ) -> Result<(), ProtocolError> {
+    ) {
         assert_eq!(self.taken, 0, "what was in flight has been put back");
-        let impossible = ProtocolError::BadAcknowledgement {
-            acknowledged: low_half(received),
-            sent: low_half(self.announced),
-        };
-        if received < self.acknowledged || received > self.announced || messages > received {
-            return Err(impossible);
-        }
+        assert!(self.check_received(received, messages).is_ok(), "the caller checked");
         while let Some(block) = self.kept.pop_back() {
             self.waiting.push_front(block);
         }
@@ -335,10 +340,9 @@ impl Lane {
         self.announced = received;
         self.acknowledged = received;
         // Best-effort messages whose blocks are long gone, and that the peer does not have.
+        // A peer that claims more messages than it can have makes the count too low: its loss.
         let accounted = messages + self.drops.total() + u64::from(self.frames);
-        let lost = self.sequence.checked_sub(accounted).ok_or(impossible)?;
-        self.drops.add(DropReason::LinkLost, lost);
-        Ok(())
+        self.drops.add(DropReason::LinkLost, self.sequence.saturating_sub(accounted));
     }
 
     /// Gives up everything, telling `undelivered` of each reliable message that the peer has not

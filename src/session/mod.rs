@@ -255,7 +255,9 @@ impl Envelope {
     /// (counted) with the link.
     ///
     /// While the link is down reliable messages are queued; a full lane, or `kept_bytes_max` of
-    /// unconfirmed ones, refuses more. Reliable messages survive the link, not the peer's process:
+    /// unconfirmed ones, refuses more. The answer to a reliable request is reliable, too.
+    ///
+    /// Reliable messages survive the link, not the peer's process:
     /// when the peer has lost its session, an event lists what it has not confirmed.
     pub const fn reliable(mut self) -> Self {
         self.marks = self.marks.with(Marks::RELIABLE);
@@ -613,6 +615,25 @@ impl Session {
         self.beat = None;
     }
 
+    /// Whether a greeting can be that of this session's peer, after the link it had: what it has
+    /// received is possible. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError`]: it is not.
+    pub(crate) fn check_greeting(&self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        self.check_received(greeting)
+    }
+
+    fn check_received(&self, greeting: &Greeting) -> Result<(), ProtocolError> {
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let received = greeting.last_received[index].get();
+            lane.check_received(received, greeting.messages_received[index].get())?;
+        }
+        Ok(())
+    }
+
     /// Both ends go on where they were.
     fn resume(
         &mut self,
@@ -620,12 +641,13 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<(), ProtocolError> {
+        self.check_received(greeting)?;
         for priority in Priority::ALL {
             let index = priority.index();
             let received = greeting.last_received[index].get();
             let messages = greeting.messages_received[index].get();
             let lane = &mut self.lanes[index];
-            lane.resume(priority, received, messages, now, memory, &mut self.holdings)?;
+            lane.resume(priority, received, messages, now, memory, &mut self.holdings);
         }
         Ok(())
     }

@@ -485,3 +485,35 @@ fn stream_leaves_in_whole_blocks() {
     assert_eq!(fill(&mut dialer, 96), [1], "little again");
     assert_eq!(fill(&mut dialer, 6144), [21, 43]);
 }
+
+/// Best-effort messages between two reliable ones are not kept: a gap stands for them, of which the
+/// peer may have received the first part as messages.
+#[test]
+fn gap_that_the_peer_has_half_of_is_told_anew() {
+    let (mut near, mut far) = pair();
+    let send = |near: &mut End, envelope: Envelope| {
+        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let (identity, body) = (&near.identity, b"message");
+        near.session
+            .push(envelope, Correlation::None, body, identity, NOW, &mut memory)
+            .expect("room");
+        near.send_block().expect("a block")
+    };
+    let (reliable, loose) = (Envelope::data().reliable(), Envelope::data());
+    let blocks = [reliable, loose, loose, reliable].map(|envelope| send(&mut near, envelope));
+    for block in &blocks[..2] {
+        far.handle(block).expect("well formed");
+    }
+    // The link is lost: the peer has two of four.
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    near.session.link_lost(None, &mut memory);
+    let Session { lanes, holdings, .. } = &mut near.session;
+    let lane = &mut lanes[Priority::Normal.index()];
+    lane.resume(Priority::Normal, 2, 2, NOW, &mut memory, holdings);
+    assert_eq!(lane.drops().total(), 1, "the third");
+    near.session.state = near.session.state.step(Event::Resumed);
+    while let Some(block) = near.send_block() {
+        far.handle(&block).expect("a gap of one, and the last message");
+    }
+    assert_eq!((far.received.len(), far.session.missed()), (3, 1));
+}

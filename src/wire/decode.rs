@@ -217,6 +217,13 @@ impl<'a> Frame<'a> {
         self.flags().contains(Flags::RESPONSE)
     }
 
+    /// Whether its sender keeps it until it is confirmed.
+    #[inline]
+    #[must_use]
+    pub fn is_reliable(&self) -> bool {
+        self.flags().contains(Flags::RELIABLE)
+    }
+
     /// Length on the wire, padding included.
     #[inline]
     #[must_use]
