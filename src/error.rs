@@ -164,6 +164,21 @@ pub enum SendError {
     /// The command queue into the reactor is full.
     #[error("the reactor's command queue is full; retry later")]
     Busy,
+    /// The reactor did not get to it in time. It will not be sent: the call has withdrawn it.
+    #[error(
+        "the reactor did not answer within {timeout:?}: does a handler block it? nothing was sent"
+    )]
+    Unresponsive {
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// A call that waits for a reactor of the node, made in a handler of that node: reactors that
+    /// wait for themselves or for each other stand still.
+    #[error(
+        "a handler can not wait for its own node: use Context::send_to or Context::broadcast, and \
+         post_to of the handle for a connection of another reactor"
+    )]
+    InHandler,
     /// The node has shut down.
     #[error("the node has shut down")]
     ShutDown,
@@ -285,6 +300,9 @@ pub enum ConnectError {
         /// The limit.
         connections_max: u32,
     },
+    /// A handler asked its own node to connect, and would wait for itself.
+    #[error("a handler can not wait for its own node to connect: do it on another thread")]
+    InHandler,
     /// The node has shut down.
     #[error("the node has shut down")]
     ShutDown,

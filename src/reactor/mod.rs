@@ -929,7 +929,11 @@ impl Core {
     fn run_command(&mut self, command: Command) {
         // A caller that no longer waits for its answer has dropped its end: nothing to do then.
         match command {
-            Command::Send { connection, envelope, body, response_to, verdict } => {
+            // What its caller has withdrawn is not carried out.
+            Command::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
+            Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
+            Command::Dial { asker, .. } if !asker.claim.is_first() => {}
+            Command::Send { connection, envelope, body, response_to, asker } => {
                 let correlation = match response_to {
                     0 => Correlation::None,
                     id => Correlation::Response(id),
@@ -937,21 +941,21 @@ impl Core {
                 let outcome = self
                     .key(connection)
                     .and_then(|key| self.push(key, envelope, correlation, &body).map(drop));
-                match verdict {
-                    Some(verdict) => drop(verdict.try_send(outcome)),
+                match asker {
+                    Some(asker) => drop(asker.reply.try_send(outcome)),
                     None if outcome.is_err() => self.counters.posts_dropped.add(1),
                     None => {}
                 }
             }
-            Command::Broadcast { envelope, body, report } => {
-                let _ = report.try_send(self.broadcast(envelope, &body).outcomes);
+            Command::Broadcast { envelope, body, asker } => {
+                let _ = asker.reply.try_send(self.broadcast(envelope, &body).outcomes);
             }
             Command::Connections { reply } => drop(reply.try_send(self.established())),
-            Command::Dial { address, reply } => match self.dial(&address) {
-                Ok(key) => self.watchers.push((key, reply)),
+            Command::Dial { address, asker } => match self.dial(&address) {
+                Ok(key) => self.watchers.push((key, asker.reply)),
                 Err(reason) => {
                     let error = DialError { address: address.to_string(), reason };
-                    let _ = reply.try_send(Err(error));
+                    let _ = asker.reply.try_send(Err(error));
                 }
             },
             Command::Disconnect { connection, deadline } => {
