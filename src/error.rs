@@ -227,6 +227,9 @@ pub enum ReceiveError {
     /// None is waiting and none can come any more.
     #[error("not connected")]
     NotConnected,
+    /// The node has shut down: none is waiting and none will come. Stays so.
+    #[error("the node has shut down")]
+    ShutDown,
 }
 
 /// Not everything that was queued has been handed to the kernel.

@@ -705,9 +705,10 @@ impl NodeHandle {
     ///
     /// # Errors
     ///
-    /// [`ReceiveError::Timeout`].
+    /// [`ReceiveError::Timeout`]; [`ReceiveError::ShutDown`] at once, and from then on, when the
+    /// node has shut down and what it left behind has been taken.
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
-        let message = self.shared.inbox.take(timeout).ok_or(ReceiveError::Timeout { timeout })?;
+        let message = self.shared.inbox.take(timeout)?;
         self.tell_inbox_has_room();
         Ok(message)
     }
@@ -723,11 +724,14 @@ impl NodeHandle {
     ///
     /// # Errors
     ///
-    /// [`ReceiveError::Timeout`].
+    /// [`ReceiveError::Timeout`]; [`ReceiveError::ShutDown`] at once, and from then on, when the
+    /// node has shut down and what it left behind has been taken.
     pub fn wait(&self, timeout: Duration) -> Result<Incoming, ReceiveError> {
         let Shared { inbox, events, .. } = &*self.shared;
         let deadline = Nanos::now() + timeout;
         loop {
+            // Before everything else: what a reactor leaves behind is there when it is gone.
+            let is_closed = inbox.is_closed();
             // Looked at first: the event that belongs before this message is in its queue by then.
             let has_message = !inbox.is_empty();
             if let Some(event) = events.pop() {
@@ -736,6 +740,10 @@ impl NodeHandle {
             if has_message && let Some(message) = inbox.try_take() {
                 self.tell_inbox_has_room();
                 return Ok(Incoming::Message(message));
+            }
+            // With a message there, another thread was faster to take it.
+            if is_closed && !has_message {
+                return Err(ReceiveError::ShutDown);
             }
             let left = deadline.since(Nanos::now());
             if left.is_zero() {
