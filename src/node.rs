@@ -14,7 +14,7 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ use crate::session::Envelope;
 use crate::stats::{Counters, Statistics};
 use crate::sys::{socket, thread as affinity};
 use crate::time::Nanos;
-use crate::wire::{Body, BodyError, Frame, Kind, Payload};
+use crate::wire::{Body, BodyError, Frame, Kind, Payload, frame_bytes};
 
 /// How long a handle waits for a reactor's answer before it concludes that a handler blocks it, and
 /// withdraws the command.
@@ -174,6 +174,7 @@ impl NodeBuilder {
                     is_server: !addresses.is_empty(),
                     config: config.clone(),
                     stopped: AtomicBool::new(false),
+                    sends_too_large: AtomicU64::new(0),
                 }),
             },
             threads: Vec::new(),
@@ -375,6 +376,8 @@ struct Shared {
     is_server: bool,
     config: Config,
     stopped: AtomicBool,
+    /// Messages refused by the handles themselves; the counters are their reactors' to write.
+    sends_too_large: AtomicU64,
 }
 
 /// A handle to the reactors of a node. Cheap to clone; any thread may use it.
@@ -595,7 +598,7 @@ impl NodeHandle {
         response_to: u64,
     ) -> Result<(), SendError> {
         self.check_may_wait()?;
-        let body = self.own(body)?;
+        let body = self.own(body, envelope, response_to)?;
         // While the thread ends there is none any more.
         let kept = VERDICTS.try_with(Cell::take).ok().flatten();
         let verdicts = kept.unwrap_or_default();
@@ -634,7 +637,7 @@ impl NodeHandle {
         body: &B,
         response_to: u64,
     ) -> Result<(), SendError> {
-        let body = self.own(body)?;
+        let body = self.own(body, envelope, response_to)?;
         let command = Command::Send { connection, envelope, body, response_to, asker: None };
         self.post(connection, command)
     }
@@ -655,7 +658,7 @@ impl NodeHandle {
     ) -> Result<BroadcastReport, SendError> {
         self.check_running()?;
         self.check_may_wait()?;
-        let body = self.own(body)?;
+        let body = self.own(body, envelope, 0)?;
         let deadline = Nanos::now() + ANSWER_TIMEOUT;
         let mut failure = None;
         let mut answers = Vec::new();
@@ -774,23 +777,42 @@ impl NodeHandle {
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let counters = self.shared.counters.iter().map(|counters| &**counters);
-        Statistics::collect(self.shared.is_server, counters)
+        let mut statistics = Statistics::collect(self.shared.is_server, counters);
+        // ORDERING: Relaxed, paired with `own`: a mere count.
+        statistics.sends_too_large += self.shared.sends_too_large.load(Ordering::Relaxed);
+        statistics
     }
 
-    /// The counters of each reactor, to be read from any thread.
+    /// The counters of each reactor, to be read from any thread. Without what the handles refuse
+    /// by themselves, see [`statistics`](Self::statistics).
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.shared.counters
     }
 
-    fn own<B: Body + ?Sized>(&self, body: &B) -> Result<OwnedBody, SendError> {
+    /// Serialises what is to be sent.
+    fn own<B: Body + ?Sized>(
+        &self,
+        body: &B,
+        envelope: Envelope,
+        response_to: u64,
+    ) -> Result<OwnedBody, SendError> {
         let bytes_max = self.shared.config.frame_bytes_max();
-        OwnedBody::new(body, bytes_max as usize).map_err(|error| match error {
-            BodyError::Overflow { bytes } => {
-                SendError::TooLarge { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), bytes_max }
+        let (payload_bytes, owned) = match OwnedBody::new(body, bytes_max as usize) {
+            Ok(owned) => (owned.len(), Some(owned)),
+            Err(BodyError::Overflow { bytes }) => (bytes, None),
+            Err(BodyError::Unserializable) => return Err(SendError::Unserializable),
+        };
+        let bytes = frame_bytes(payload_bytes, response_to != 0 || !envelope.is_plain());
+        match owned {
+            Some(owned) if bytes <= bytes_max as usize => Ok(owned),
+            _ => {
+                // ORDERING: Relaxed: a mere count.
+                self.shared.sends_too_large.fetch_add(1, Ordering::Relaxed);
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+                Err(SendError::TooLarge { bytes, bytes_max })
             }
-            BodyError::Unserializable => SendError::Unserializable,
-        })
+        }
     }
 
     fn post(&self, connection: ConnectionId, command: Command) -> Result<(), SendError> {
@@ -879,6 +901,7 @@ mod tests {
             is_server: false,
             config,
             stopped: AtomicBool::new(false),
+            sends_too_large: AtomicU64::new(0),
         };
         Node {
             handle: NodeHandle { shared: Arc::new(shared) },
