@@ -5,6 +5,7 @@
 //! ([`SetupError`], [`ConnectError`]). Errors of the message path are `Copy`, at most 16 bytes,
 //! and touch no heap.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -286,8 +287,9 @@ pub enum ConnectError {
         /// Its reason.
         reason: RejectReason,
     },
-    /// The connection ended during the handshake.
-    #[error("{address} closed the connection during the handshake: {reason}")]
+    /// The connection ended during the handshake. The reason tells by whom: with
+    /// [`CloseReason::PeerClosed`] and [`CloseReason::Goodbye`] the peer, else this side.
+    #[error("{}", HandshakeEnd(.address, *.reason))]
     Handshake {
         /// The address.
         address: String,
@@ -309,6 +311,22 @@ pub enum ConnectError {
     /// The node has shut down.
     #[error("the node has shut down")]
     ShutDown,
+}
+
+/// Says who ended a handshake.
+struct HandshakeEnd<'a>(&'a str, CloseReason);
+
+impl fmt::Display for HandshakeEnd<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(address, reason) = self;
+        match reason {
+            CloseReason::PeerClosed => {
+                write!(f, "{address} closed the connection during the handshake")
+            }
+            CloseReason::Goodbye => write!(f, "{address} said goodbye during the handshake"),
+            reason => write!(f, "no session with {address}, this side closed: {reason}"),
+        }
+    }
 }
 
 /// A reactor, server or node could not be set up.
