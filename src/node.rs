@@ -35,7 +35,7 @@ use crate::reactor::{
     dial_error,
 };
 use crate::session::Envelope;
-use crate::stats::{Counters, Statistics};
+use crate::stats::{ConnectionState, Counters, Statistics};
 use crate::sys::{socket, thread as affinity};
 use crate::time::Nanos;
 use crate::wire::{Body, BodyError, Frame, Kind, Payload, frame_bytes};
@@ -780,6 +780,14 @@ impl NodeHandle {
         let mut statistics = Statistics::collect(self.shared.is_server, counters);
         // ORDERING: Relaxed, paired with `own`: a mere count.
         statistics.sends_too_large += self.shared.sends_too_large.load(Ordering::Relaxed);
+        let has_link = self.shared.is_server || statistics.connections_active > 0;
+        let has_ended = self.shared.mailboxes.iter().all(|mailbox| mailbox.is_closed());
+        statistics.state = match self.check_running() {
+            _ if has_ended => ConnectionState::Disconnected,
+            Err(_) => ConnectionState::Closing,
+            Ok(()) if has_link => ConnectionState::Connected,
+            Ok(()) => ConnectionState::Disconnected,
+        };
         statistics
     }
 

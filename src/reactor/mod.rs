@@ -58,6 +58,7 @@ use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
 use crate::session::{Correlation, Envelope, PeerInfo};
+pub use crate::stats::ConnectionState;
 use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
@@ -119,21 +120,6 @@ pub enum EventKind {
         /// Admitted messages that had not been handed to the kernel in full.
         messages_dropped: u64,
     },
-}
-
-/// Where a connection stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConnectionState {
-    /// Not connected, and nothing is under way.
-    Disconnected,
-    /// The connection or its handshake is under way.
-    Connecting,
-    /// Messages flow.
-    Connected,
-    /// New messages are refused. What is queued still leaves; or the peer is gone, and what it sent
-    /// before waits for room in the inbox.
-    Closing,
 }
 
 /// What is known of a connection.
@@ -596,7 +582,15 @@ impl Reactor {
     /// A snapshot of the counters.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        Statistics::collect(self.is_server, [&*self.core.counters])
+        let mut statistics = Statistics::collect(self.is_server, [&*self.core.counters]);
+        statistics.state = match self.core.closing {
+            false if self.is_server || self.core.active > 0 => ConnectionState::Connected,
+            false if self.core.connections.is_empty() => ConnectionState::Disconnected,
+            false => ConnectionState::Connecting,
+            true if self.core.connections.is_empty() => ConnectionState::Disconnected,
+            true => ConnectionState::Closing,
+        };
+        statistics
     }
 
     /// The counters, to be read from any thread.
