@@ -184,6 +184,10 @@ fn senseless_options_are_usage_errors() {
     check(&["bench", "--rounds", "0"], "from 1 to 1001");
     check(&["bench", "--duration", "0"], "seconds");
     check(&["bench", "--connections", "0"], "connections");
+    check(&["bench", "--payload", "-1"], "'-1' for '--payload");
+    check(&["bench", "--connections", "-1"], "-1 is not in 1..=");
+    check(&["bench", "--rounds", "-1"], "from 1 to 1001");
+    check(&["bench", "--duration", "-1"], "seconds");
     check(&["bench", "--payload", "5MiB"], "frame_bytes_max = 4194304");
     check(&["--config", "/nonexistent.toml", "bench"], "/nonexistent.toml");
     check(&[], "Usage");
