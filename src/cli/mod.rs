@@ -2,9 +2,8 @@
 //!
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
 //! configuration makes no sense. Results go to standard output, everything else to standard error;
-//! the results of `send` are the answers. `serve` ends in order on Ctrl-C and SIGTERM; every other
-//! subcommand catches no signal and is ended at once: nothing here puts the terminal into a state
-//! that would have to be undone.
+//! the results of `send` are the answers. `serve` ends in order on Ctrl-C and SIGTERM; `bench` is
+//! ended at once by Ctrl-C, behind its progress bar; every other subcommand catches no signal.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 
