@@ -8,4 +8,4 @@ mod counters;
 mod snapshot;
 
 pub use counters::{Counter, Counters, Gauge};
-pub use snapshot::{CloseCount, Statistics};
+pub use snapshot::{CloseCount, ConnectionState, Statistics};
