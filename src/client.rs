@@ -409,7 +409,9 @@ impl Client {
     /// What has happened so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.reactor.statistics()
+        let mut statistics = self.reactor.statistics();
+        statistics.state = self.connection_state();
+        statistics
     }
 
     /// The reactor underneath, for what a client does not offer.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -69,6 +69,17 @@ pub enum EndpointError {
     /// A host that cannot be a name or an address.
     #[error("endpoint {text:?}: {host:?} is neither a host name nor an address")]
     Host {
+        /// The endpoint.
+        text: String,
+        /// Its host part.
+        host: String,
+    },
+    /// Numbers and dots that are not an IPv4 address. The resolver would take them for one, in the
+    /// forms of inet_aton(3): `1.2.3` for 1.2.0.3, `010` for 8.
+    #[error(
+        "endpoint {text:?}: the IPv4 part {host:?} is not four decimal numbers, as in 10.0.0.7"
+    )]
+    Ipv4 {
         /// The endpoint.
         text: String,
         /// Its host part.
@@ -164,6 +175,9 @@ impl FromStr for Endpoint {
         if !is_host(host) {
             return Err(EndpointError::Host { text: text.into(), host: host.into() });
         }
+        if is_numeric(host) && host.parse::<Ipv4Addr>().is_err() {
+            return Err(EndpointError::Ipv4 { text: text.into(), host: host.into() });
+        }
         Ok(Self::Tcp { host: host.into(), port })
     }
 }
@@ -251,6 +265,17 @@ fn is_host(host: &str) -> bool {
     host.len() <= 253 && labels_are_sound
 }
 
+/// Whether inet_aton(3) would read every part of `host` as a number.
+fn is_numeric(host: &str) -> bool {
+    host.trim_end_matches('.').split('.').all(|part| {
+        let hexadecimal = part.strip_prefix("0x").or_else(|| part.strip_prefix("0X"));
+        match hexadecimal {
+            Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            None => part.bytes().all(|byte| byte.is_ascii_digit()),
+        }
+    })
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -293,6 +318,8 @@ mod tests {
     #[test]
     fn tcp_forms_are_read() {
         check("localhost:80", "localhost", 80);
+        check("7.drives:80", "7.drives", 80);
+        check("0xcafe.lan", "0xcafe.lan", DEFAULT_PORT);
         check("10.0.0.1:0", "10.0.0.1", 0);
         check("[::1]:9", "::1", 9);
         check("[fe80::1%eth0]:9", "fe80::1%eth0", 9);
@@ -336,6 +363,15 @@ mod tests {
         assert!(matches!(refuse("unix:rel"), EndpointError::UnixPathRelative { .. }));
         assert!(matches!(refuse("unix:@abstract"), EndpointError::UnixPathRelative { .. }));
         assert!(matches!(refuse("unix:/a\0b"), EndpointError::UnixPath { bytes: 4, .. }));
+        for host in
+            ["1.2.3", "0x7f000001", "2130706433", "127.0.0.01", "0x7f.1", "1.2.3.4.", "256.1.1.1"]
+        {
+            let error = refuse(&format!("{host}:80"));
+            assert_eq!(
+                error,
+                EndpointError::Ipv4 { text: format!("{host}:80"), host: host.into() }
+            );
+        }
         assert!(matches!(refuse("[zz]:9"), EndpointError::Ipv6 { .. }));
         assert!(matches!(refuse("1:2:3"), EndpointError::Ipv6 { .. }));
         assert!(matches!(refuse("unix:"), EndpointError::UnixPath { bytes: 0, .. }));

@@ -5,6 +5,7 @@
 //! ([`SetupError`], [`ConnectError`]). Errors of the message path are `Copy`, at most 16 bytes,
 //! and touch no heap.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -213,6 +214,21 @@ pub enum SendError {
     /// The command queue into the reactor is full.
     #[error("the reactor's command queue is full; retry later")]
     Busy,
+    /// The reactor did not get to it in time. It will not be sent: the call has withdrawn it.
+    #[error(
+        "the reactor did not answer within {timeout:?}: does a handler block it? nothing was sent"
+    )]
+    Unresponsive {
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// A call that waits for a reactor of the node, made in a handler of that node: reactors that
+    /// wait for themselves or for each other stand still.
+    #[error(
+        "a handler can not wait for its own node: use Context::send_to or Context::broadcast, and \
+         post_to of the handle for a connection of another reactor"
+    )]
+    InHandler,
     /// The node has shut down.
     #[error("the node has shut down")]
     ShutDown,
@@ -261,6 +277,9 @@ pub enum ReceiveError {
     /// None is waiting and none can come any more.
     #[error("not connected")]
     NotConnected,
+    /// The node has shut down: none is waiting and none will come. Stays so.
+    #[error("the node has shut down")]
+    ShutDown,
 }
 
 /// Not everything that was queued has been handed to the kernel.
@@ -317,8 +336,9 @@ pub enum ConnectError {
         /// Its reason.
         reason: RejectReason,
     },
-    /// The connection ended during the handshake.
-    #[error("{address} closed the connection during the handshake: {reason}")]
+    /// The connection ended during the handshake. The reason tells by whom: with
+    /// [`CloseReason::PeerClosed`] and [`CloseReason::Goodbye`] the peer, else this side.
+    #[error("{}", HandshakeEnd(.address, *.reason))]
     Handshake {
         /// The address.
         address: String,
@@ -334,9 +354,28 @@ pub enum ConnectError {
         /// The limit.
         connections_max: u32,
     },
+    /// A handler asked its own node to connect, and would wait for itself.
+    #[error("a handler can not wait for its own node to connect: do it on another thread")]
+    InHandler,
     /// The node has shut down.
     #[error("the node has shut down")]
     ShutDown,
+}
+
+/// Says who ended a handshake.
+struct HandshakeEnd<'a>(&'a str, CloseReason);
+
+impl fmt::Display for HandshakeEnd<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(address, reason) = self;
+        match reason {
+            CloseReason::PeerClosed => {
+                write!(f, "{address} closed the connection during the handshake")
+            }
+            CloseReason::Goodbye => write!(f, "{address} said goodbye during the handshake"),
+            reason => write!(f, "no session with {address}, this side closed: {reason}"),
+        }
+    }
 }
 
 /// A reactor, server or node could not be set up.

@@ -3,8 +3,9 @@
 //! The handle may be used from any thread. It reaches a reactor through a bounded command queue
 //! and, when that reactor sleeps, one eventfd write; it never touches a connection itself.
 //!
-//! Do not call the handle's waiting methods from a handler: the handler's reactor would wait for
-//! itself. Handlers use their [`Context`].
+//! The handle's methods that wait for a reactor are refused in a handler of the same node: the
+//! handler's reactor would wait for itself, or two for each other. Handlers use their [`Context`],
+//! and `post_to` of the handle for a connection of another reactor.
 //!
 //! Sending to one connection and receiving allocate nothing in steady state, as far as payloads
 //! are at most 16 KiB: a thread that sends keeps a quarter of a MiB to serialise into. Broadcasts,
@@ -13,18 +14,18 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 #[cfg(doc)]
 use crate::config::REACTORS_MAX;
 use crate::config::{Config, Idle, check_reactors};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
-use crate::reactor::command::{Command, Mailbox};
+use crate::reactor::command::{Asker, Claim, Command, Mailbox};
 use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::{Inbox, SharedInbox};
 use crate::reactor::listener;
@@ -35,12 +36,13 @@ use crate::reactor::{
     dial_error,
 };
 use crate::session::Envelope;
-use crate::stats::{Counters, Statistics};
+use crate::stats::{ConnectionState, Counters, Statistics};
 use crate::sys::{socket, thread as affinity};
 use crate::time::Nanos;
-use crate::wire::{Body, BodyError, Frame, Kind, Payload};
+use crate::wire::{Body, BodyError, Frame, Kind, Payload, frame_bytes};
 
-/// How long a handle waits for a reactor's answer before it concludes that a handler blocks it.
+/// How long a handle waits for a reactor's answer before it concludes that a handler blocks it, and
+/// withdraws the command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A handler shared by all reactors of a node.
@@ -214,6 +216,7 @@ impl NodeBuilder {
                     is_server: !addresses.is_empty(),
                     config: config.clone(),
                     stopped: AtomicBool::new(false),
+                    sends_too_large: AtomicU64::new(0),
                 }),
             },
             threads: Vec::new(),
@@ -329,6 +332,9 @@ type Ready = Sender<Result<Arc<Counters>, SetupError>>;
 
 impl ThreadPlan {
     fn run(self, ready: &Ready) -> ShutdownReport {
+        // First, so that it is dropped last: whoever still waits for the reactor is told.
+        let _closing = Closing(Arc::clone(&self.mailbox));
+        MAILBOX.set(Arc::as_ptr(&self.mailbox));
         match self.set_up() {
             Ok(mut reactor) => {
                 // The starter waits for this; it can not be gone.
@@ -382,6 +388,26 @@ impl ThreadPlan {
     }
 }
 
+thread_local! {
+    /// The mailbox of the reactor that this thread drives; compared, never read through. It lives
+    /// at least as long as the reactor.
+    static MAILBOX: Cell<*const Mailbox> = const { Cell::new(std::ptr::null()) };
+}
+
+/// Whether this is the thread of the reactor behind `mailbox`.
+fn is_of_this_thread(mailbox: &Arc<Mailbox>) -> bool {
+    MAILBOX.get() == Arc::as_ptr(mailbox)
+}
+
+/// Closes a mailbox when the thread of its reactor ends, in whatever way.
+struct Closing(Arc<Mailbox>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// The loop of a reactor's thread.
 fn drive(reactor: &mut Reactor) -> ShutdownReport {
     while !reactor.is_shut_down() {
@@ -403,6 +429,8 @@ struct Shared {
     is_server: bool,
     config: Config,
     stopped: AtomicBool,
+    /// Messages refused by the handles themselves; the counters are their reactors' to write.
+    sends_too_large: AtomicU64,
 }
 
 /// A handle to the reactors of a node. Cheap to clone; any thread may use it.
@@ -508,8 +536,12 @@ impl NodeHandle {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`], of the last address tried.
+    /// [`ConnectError`], of the last address tried; [`ConnectError::InHandler`] at once in a
+    /// handler of this node.
     pub fn connect(&self, endpoint: &str, reactor: usize) -> Result<ConnectionId, ConnectError> {
+        if self.is_in_handler() {
+            return Err(ConnectError::InHandler);
+        }
         let endpoint = Endpoint::of_server(endpoint)?;
         let addresses = endpoint.resolve().map_err(|source| ConnectError::Resolve {
             host: endpoint.host().into_owned(),
@@ -521,7 +553,9 @@ impl NodeHandle {
         for address in addresses {
             let (reply, answer) = bounded(1);
             self.check_running().map_err(|_| ConnectError::ShutDown)?;
-            if mailbox.post(Command::Dial { address, reply }).is_err() {
+            let claim = Claim::default();
+            let asker = Asker { claim: claim.clone(), reply };
+            if mailbox.post(Command::Dial { address, asker }).is_err() {
                 let source = io::Error::other("the reactor's command queue is full (commands_max)");
                 let address = endpoint.to_string();
                 failure = ConnectError::Connect { address, source };
@@ -531,7 +565,14 @@ impl NodeHandle {
             match answer.recv_timeout(patience) {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => failure = dial_error(error, config),
-                Err(_) => failure = ConnectError::ShutDown,
+                Err(RecvTimeoutError::Disconnected) => return Err(ConnectError::ShutDown),
+                Err(RecvTimeoutError::Timeout) => {
+                    // What it has begun with already ends at its own timeouts, or without a caller.
+                    let _ = claim.is_first();
+                    let text = "the reactor did not answer: does a handler block it?";
+                    let source = io::Error::new(io::ErrorKind::TimedOut, text);
+                    return Err(ConnectError::Connect { address: endpoint.to_string(), source });
+                }
             }
         }
         Err(failure)
@@ -555,9 +596,12 @@ impl NodeHandle {
     /// when the reactor spins, a wake-up when it sleeps. Serialises on this thread: without an
     /// allocation up to 16 KiB, with one or two above.
     ///
+    /// Blocks for up to 5 s when a handler blocks the reactor; then the message is withdrawn.
+    ///
     /// # Errors
     ///
-    /// [`SendError`]; nothing was queued and the caller still has the message.
+    /// [`SendError`]; nothing was queued, nothing will be, and the caller still has the message.
+    /// [`SendError::InHandler`] at once in a handler of this node.
     pub fn send_to<B: Body + ?Sized>(
         &self,
         connection: ConnectionId,
@@ -608,22 +652,21 @@ impl NodeHandle {
         body: &B,
         response_to: u64,
     ) -> Result<(), SendError> {
-        let body = self.own(body)?;
+        self.check_may_wait()?;
+        let body = self.own(body, envelope, response_to)?;
         // While the thread ends there is none any more.
         let kept = VERDICTS.try_with(Cell::take).ok().flatten();
-        let (verdict, answer) = kept.unwrap_or_else(|| bounded(1));
-        let sender = Some(verdict.clone());
-        let command = Command::Send { connection, envelope, body, response_to, verdict: sender };
-        let posted = self.post(connection, command);
-        if posted.is_ok() {
-            // A verdict that may still come must not be the next call's: after a timeout the
-            // channel is not kept.
-            let outcome = wait_for(&answer)?;
-            keep_verdicts((verdict, answer));
-            return outcome;
+        let verdicts = kept.unwrap_or_default();
+        let asker = Some(Asker { claim: verdicts.claim.clone(), reply: verdicts.reply.clone() });
+        let command = Command::Send { connection, envelope, body, response_to, asker };
+        let mut outcome = self.post(connection, command);
+        if outcome.is_ok() {
+            // What was withdrawn still lies in the queue, with this claim: then it is not kept.
+            outcome = wait_for(&verdicts.answer, &verdicts.claim, Nanos::now() + ANSWER_TIMEOUT)?;
+            verdicts.claim.renew();
         }
-        keep_verdicts((verdict, answer));
-        posted
+        let _ = VERDICTS.try_with(|place| place.set(Some(verdicts)));
+        outcome
     }
 
     /// Hands a message to a connection's reactor without waiting for its verdict. If the lane is
@@ -649,8 +692,8 @@ impl NodeHandle {
         body: &B,
         response_to: u64,
     ) -> Result<(), SendError> {
-        let body = self.own(body)?;
-        let command = Command::Send { connection, envelope, body, response_to, verdict: None };
+        let body = self.own(body, envelope, response_to)?;
+        let command = Command::Send { connection, envelope, body, response_to, asker: None };
         self.post(connection, command)
     }
 
@@ -659,55 +702,71 @@ impl NodeHandle {
     ///
     /// # Errors
     ///
-    /// [`SendError::Busy`] or [`SendError::ShutDown`] when a reactor could not be asked, or what
-    /// is wrong with the message itself; it may be queued on other reactors' connections then.
+    /// [`SendError::Busy`], [`SendError::Unresponsive`] or [`SendError::ShutDown`] when a reactor
+    /// could not be asked: none of its connections gets the message, those of other reactors may
+    /// have it. [`SendError::InHandler`] at once in a handler of this node, or what is wrong with
+    /// the message itself: then nobody gets it.
     pub fn broadcast<B: Body + ?Sized>(
         &self,
         envelope: Envelope,
         body: &B,
     ) -> Result<BroadcastReport, SendError> {
         self.check_running()?;
-        let body = self.own(body)?;
+        self.check_may_wait()?;
+        let body = self.own(body, envelope, 0)?;
+        let deadline = Nanos::now() + ANSWER_TIMEOUT;
+        let mut failure = None;
         let mut answers = Vec::new();
         for mailbox in &self.shared.mailboxes {
-            let (report, answer) = bounded(1);
-            let command = Command::Broadcast { envelope, body: body.clone(), report };
-            mailbox.post(command).map_err(|_| SendError::Busy)?;
-            answers.push(answer);
+            let (reply, answer) = bounded(1);
+            let claim = Claim::default();
+            let asker = Asker { claim: claim.clone(), reply };
+            match mailbox.post(Command::Broadcast { envelope, body: body.clone(), asker }) {
+                Ok(()) => answers.push((answer, claim)),
+                Err(_) => failure = Some(SendError::Busy),
+            }
         }
         let mut outcomes = Vec::new();
-        for answer in answers {
-            outcomes.extend(wait_for(&answer)?);
+        for (answer, claim) in answers {
+            match wait_for(&answer, &claim, deadline) {
+                Ok(part) => outcomes.extend(part),
+                Err(error) => failure = Some(error),
+            }
         }
-        Ok(BroadcastReport { outcomes })
+        failure.map_or(Ok(BroadcastReport { outcomes }), Err)
     }
 
-    /// The established connections of all reactors. A reactor that does not answer is left out.
+    /// The established connections of all reactors. A reactor that does not answer within 5 s is
+    /// left out, and at once the one in whose handler this is called.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         if self.check_running().is_err() {
             return Vec::new();
         }
+        let deadline = Nanos::now() + ANSWER_TIMEOUT;
         let answers: Vec<_> = self
             .shared
             .mailboxes
             .iter()
+            .filter(|mailbox| !is_of_this_thread(mailbox))
             .filter_map(|mailbox| {
                 let (reply, answer) = bounded(1);
                 mailbox.post(Command::Connections { reply }).ok()?;
                 Some(answer)
             })
             .collect();
-        answers.iter().filter_map(|answer| wait_for(answer).ok()).flatten().collect()
+        let within = |answer: &Receiver<_>| answer.recv_timeout(deadline.since(Nanos::now())).ok();
+        answers.iter().filter_map(within).flatten().collect()
     }
 
     /// Waits for the next message that no handler takes, of any connection, for up to `timeout`.
     ///
     /// # Errors
     ///
-    /// [`ReceiveError::Timeout`].
+    /// [`ReceiveError::Timeout`]; [`ReceiveError::ShutDown`] at once, and from then on, when the
+    /// node has shut down and what it left behind has been taken.
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
-        let message = self.shared.inbox.take(timeout).ok_or(ReceiveError::Timeout { timeout })?;
+        let message = self.shared.inbox.take(timeout)?;
         self.tell_inbox_has_room();
         Ok(message)
     }
@@ -723,11 +782,14 @@ impl NodeHandle {
     ///
     /// # Errors
     ///
-    /// [`ReceiveError::Timeout`].
+    /// [`ReceiveError::Timeout`]; [`ReceiveError::ShutDown`] at once, and from then on, when the
+    /// node has shut down and what it left behind has been taken.
     pub fn wait(&self, timeout: Duration) -> Result<Incoming, ReceiveError> {
         let Shared { inbox, events, .. } = &*self.shared;
         let deadline = Nanos::now() + timeout;
         loop {
+            // Before everything else: what a reactor leaves behind is there when it is gone.
+            let is_closed = inbox.is_closed();
             // Looked at first: the event that belongs before this message is in its queue by then.
             let has_message = !inbox.is_empty();
             if let Some(event) = events.pop() {
@@ -736,6 +798,10 @@ impl NodeHandle {
             if has_message && let Some(message) = inbox.try_take() {
                 self.tell_inbox_has_room();
                 return Ok(Incoming::Message(message));
+            }
+            // With a message there, another thread was faster to take it.
+            if is_closed && !has_message {
+                return Err(ReceiveError::ShutDown);
             }
             let left = deadline.since(Nanos::now());
             if left.is_zero() {
@@ -766,29 +832,71 @@ impl NodeHandle {
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let counters = self.shared.counters.iter().map(|counters| &**counters);
-        Statistics::collect(self.shared.is_server, counters)
+        let mut statistics = Statistics::collect(self.shared.is_server, counters);
+        // ORDERING: Relaxed, paired with `own`: a mere count.
+        statistics.sends_too_large += self.shared.sends_too_large.load(Ordering::Relaxed);
+        let has_link = self.shared.is_server || statistics.connections_active > 0;
+        let has_ended = self.shared.mailboxes.iter().all(|mailbox| mailbox.is_closed());
+        statistics.state = match self.check_running() {
+            _ if has_ended => ConnectionState::Disconnected,
+            Err(_) => ConnectionState::Closing,
+            Ok(()) if has_link => ConnectionState::Connected,
+            Ok(()) => ConnectionState::Disconnected,
+        };
+        statistics
     }
 
-    /// The counters of each reactor, to be read from any thread.
+    /// The counters of each reactor, to be read from any thread. Without what the handles refuse
+    /// by themselves, see [`statistics`](Self::statistics).
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.shared.counters
     }
 
-    fn own<B: Body + ?Sized>(&self, body: &B) -> Result<OwnedBody, SendError> {
+    /// Serialises what is to be sent.
+    fn own<B: Body + ?Sized>(
+        &self,
+        body: &B,
+        envelope: Envelope,
+        response_to: u64,
+    ) -> Result<OwnedBody, SendError> {
         let bytes_max = self.shared.config.frame_bytes_max();
-        OwnedBody::new(body, bytes_max as usize).map_err(|error| match error {
-            BodyError::Overflow { bytes } => {
-                SendError::TooLarge { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), bytes_max }
+        let (payload_bytes, owned) = match OwnedBody::new(body, bytes_max as usize) {
+            Ok(owned) => (owned.len(), Some(owned)),
+            Err(BodyError::Overflow { bytes }) => (bytes, None),
+            Err(BodyError::Unserializable) => return Err(SendError::Unserializable),
+        };
+        let bytes = frame_bytes(payload_bytes, response_to != 0 || !envelope.is_plain());
+        match owned {
+            Some(owned) if bytes <= bytes_max as usize => Ok(owned),
+            _ => {
+                // ORDERING: Relaxed: a mere count.
+                self.shared.sends_too_large.fetch_add(1, Ordering::Relaxed);
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+                Err(SendError::TooLarge { bytes, bytes_max })
             }
-            BodyError::Unserializable => SendError::Unserializable,
-        })
+        }
     }
 
     fn post(&self, connection: ConnectionId, command: Command) -> Result<(), SendError> {
         self.check_running()?;
         let mailbox = self.shared.mailboxes.get(usize::from(connection.reactor));
-        mailbox.ok_or(SendError::NotConnected)?.post(command).map_err(|_| SendError::Busy)
+        let mailbox = mailbox.ok_or(SendError::NotConnected)?;
+        if mailbox.is_closed() {
+            return Err(SendError::ShutDown);
+        }
+        mailbox.post(command).map_err(|_| SendError::Busy)
+    }
+
+    /// Refuses to wait for a reactor on the thread of one: it would wait for itself, or two for
+    /// each other.
+    fn check_may_wait(&self) -> Result<(), SendError> {
+        if self.is_in_handler() { Err(SendError::InHandler) } else { Ok(()) }
+    }
+
+    /// Whether this is the thread of one of the reactors, which calls nothing but handlers.
+    fn is_in_handler(&self) -> bool {
+        self.shared.mailboxes.iter().any(is_of_this_thread)
     }
 
     fn check_running(&self) -> Result<(), SendError> {
@@ -802,13 +910,23 @@ impl NodeHandle {
 
 type Verdict = Result<(), SendError>;
 
-thread_local! {
-    /// This thread's way to be told what became of a send; empty, and nobody else can send on it.
-    static VERDICTS: Cell<Option<(Sender<Verdict>, Receiver<Verdict>)>> = const { Cell::new(None) };
+/// A thread's way to be told what became of a send.
+struct Verdicts {
+    claim: Claim,
+    reply: Sender<Verdict>,
+    answer: Receiver<Verdict>,
 }
 
-fn keep_verdicts(channel: (Sender<Verdict>, Receiver<Verdict>)) {
-    let _ = VERDICTS.try_with(|place| place.set(Some(channel)));
+impl Default for Verdicts {
+    fn default() -> Self {
+        let (reply, answer) = bounded(1);
+        Self { claim: Claim::default(), reply, answer }
+    }
+}
+
+thread_local! {
+    /// Kept from call to call: empty and unclaimed, and nobody else can send on it.
+    static VERDICTS: Cell<Option<Verdicts>> = const { Cell::new(None) };
 }
 
 /// What an answer to `request` is correlated with; 0 when nobody waits for one.
@@ -816,29 +934,38 @@ fn correlation_of(request: &Message) -> u64 {
     if request.is_request() { request.correlation() } else { 0 }
 }
 
-fn wait_for<T>(answer: &Receiver<T>) -> Result<T, SendError> {
-    answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| SendError::Busy)
+/// Waits for the answer to a command until `deadline`, and withdraws it then.
+fn wait_for<T>(answer: &Receiver<T>, claim: &Claim, deadline: Nanos) -> Result<T, SendError> {
+    let answered = match answer.recv_timeout(deadline.since(Nanos::now())) {
+        Err(RecvTimeoutError::Timeout) if claim.is_first() => {
+            return Err(SendError::Unresponsive { timeout: ANSWER_TIMEOUT });
+        }
+        // The reactor was first, and is about to answer.
+        Err(RecvTimeoutError::Timeout) => answer.recv_timeout(ANSWER_TIMEOUT),
+        answered => answered,
+    };
+    answered.map_err(|_| SendError::ShutDown)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A node whose only reactor has died, with its command queue full.
-    fn node_with_a_dead_reactor() -> Node {
+    /// A node whose only reactor does nothing.
+    fn node_without_a_reactor() -> Node {
         let config = Config::builder().commands_max(2).build().expect("valid");
         let mailbox = Arc::new(Mailbox::new(config.commands_max()).expect("a descriptor"));
         let (_, inbox) = Inbox::shared(&config, 0);
         let shared = Shared {
-            mailboxes: vec![Arc::clone(&mailbox)],
+            mailboxes: vec![mailbox],
             counters: Vec::new(),
             inbox,
             events: EventQueue::new(&config, 1),
             is_server: false,
             config,
             stopped: AtomicBool::new(false),
+            sends_too_large: AtomicU64::new(0),
         };
-        while mailbox.post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
         Node {
             handle: NodeHandle { shared: Arc::new(shared) },
             threads: vec![std::thread::spawn(ShutdownReport::default)],
@@ -850,10 +977,36 @@ mod tests {
     fn node_stops_when_a_reactor_died_with_its_queue_full() {
         let (done, is_done) = bounded(1);
         std::thread::spawn(move || {
-            let report = node_with_a_dead_reactor().shutdown(Duration::from_millis(10));
-            done.send(report)
+            let node = node_without_a_reactor();
+            while node.shared.mailboxes[0].post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
+            done.send(node.shutdown(Duration::from_millis(10)))
         });
         let report = is_done.recv_timeout(Duration::from_secs(10)).expect("it ends");
         assert_eq!(report, ShutdownReport::default());
+    }
+
+    #[test]
+    fn call_is_answered_at_once_when_its_reactor_ends() {
+        let node = node_without_a_reactor();
+        let mailbox = &node.shared.mailboxes[0];
+        let connection = ConnectionId { reactor: 0, key: Default::default() };
+        let check = |call: &dyn Fn() -> Result<(), SendError>| {
+            let start = Nanos::now();
+            assert_eq!(call(), Err(SendError::ShutDown));
+            assert!(Nanos::now().since(start) < ANSWER_TIMEOUT / 2, "it was not told");
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while mailbox.is_empty() {
+                    std::thread::yield_now();
+                }
+                mailbox.close();
+            });
+            check(&|| node.send_to(connection, Envelope::data(), b"x"));
+        });
+        check(&|| node.broadcast(Envelope::data(), b"x").map(drop));
+        check(&|| node.send_to(connection, Envelope::data(), b"x"));
+        check(&|| node.post_to(connection, Envelope::data(), b"x"));
+        assert!(node.connections().is_empty());
     }
 }

@@ -241,7 +241,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ReceiveError::Timeout`].
+    /// As [`NodeHandle::receive`].
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
         self.node.receive(timeout)
     }
@@ -251,7 +251,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ReceiveError::Timeout`].
+    /// As [`NodeHandle::wait`].
     pub fn wait(&self, timeout: Duration) -> Result<Incoming, ReceiveError> {
         self.node.wait(timeout)
     }

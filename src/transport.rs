@@ -70,7 +70,7 @@ pub trait Transport {
     /// A client's connection; a server is connected while it listens.
     fn connection_state(&self) -> ConnectionState;
 
-    /// What has happened so far.
+    /// What has happened so far, since the first `connect`.
     fn statistics(&self) -> Statistics;
 }
 
@@ -122,21 +122,29 @@ pub struct ServerTransport {
     /// Makes the server anew for each `connect`.
     plan: Box<dyn FnMut() -> ServerBuilder>,
     server: Option<Server>,
-    /// What the last server had counted when it ended.
-    last: Statistics,
+    /// What the servers before this one had counted when they ended.
+    past: Statistics,
 }
 
 impl ServerTransport {
     /// A server that `plan` describes, apart from where it listens.
     pub fn new(plan: impl FnMut() -> ServerBuilder + 'static) -> Self {
-        let last = Statistics { is_server: true, ..Statistics::default() };
-        Self { plan: Box::new(plan), server: None, last }
+        let past = Statistics { is_server: true, ..Statistics::default() };
+        Self { plan: Box::new(plan), server: None, past }
     }
 
     /// The server, while it listens.
     #[must_use]
     pub fn server(&self) -> Option<&Server> {
         self.server.as_ref()
+    }
+}
+
+impl ServerTransport {
+    /// What the present server counts, and what those before it had counted.
+    fn since_the_first(&self, mut present: Statistics) -> Statistics {
+        present.add_past(&self.past);
+        present
     }
 }
 
@@ -159,7 +167,7 @@ impl Transport for ServerTransport {
         let Some(server) = self.server.take() else { return ShutdownReport::default() };
         let handle = server.handle();
         let report = server.shutdown(deadline);
-        self.last = handle.statistics();
+        self.past = self.since_the_first(handle.statistics());
         report
     }
 
@@ -186,6 +194,9 @@ impl Transport for ServerTransport {
     }
 
     fn statistics(&self) -> Statistics {
-        self.server.as_ref().map_or_else(|| self.last.clone(), Server::statistics)
+        match &self.server {
+            Some(server) => self.since_the_first(server.statistics()),
+            None => self.past.clone(),
+        }
     }
 }

@@ -2,9 +2,16 @@
 //!
 //! Runs the built binary. Not here: whether the figures are good (`ringwire bench` itself).
 
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
 const KEYS: [&str; 20] = [
@@ -184,9 +191,61 @@ fn senseless_options_are_usage_errors() {
     check(&["bench", "--rounds", "0"], "from 1 to 1001");
     check(&["bench", "--duration", "0"], "seconds");
     check(&["bench", "--connections", "0"], "connections");
+    check(&["bench", "--payload", "-1"], "'-1' for '--payload");
+    check(&["bench", "--connections", "-1"], "-1 is not in 1..=");
+    check(&["bench", "--rounds", "-1"], "from 1 to 1001");
+    check(&["bench", "--duration", "-1"], "seconds");
     check(&["bench", "--payload", "5MiB"], "frame_bytes_max = 4194304");
     check(&["--config", "/nonexistent.toml", "bench"], "/nonexistent.toml");
     check(&[], "Usage");
+}
+
+/// Ctrl-C ends a bench at once, but leaves no half of its bar in front of the shell's prompt.
+#[test]
+fn interrupted_bench_clears_its_bar() {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudoterminal");
+    grantpt(&terminal).expect("ours");
+    unlockpt(&terminal).expect("ours");
+    let name = ptsname(&terminal, Vec::new()).expect("it has a name");
+    let name = name.into_string().expect("a plain path");
+    let screen = File::options().read(true).write(true).open(name).expect("unlocked");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+        .args(["bench", "rtt", "--duration", "5", "--rounds", "3"])
+        .env_remove("RUST_LOG")
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(screen)
+        .spawn()
+        .expect("the binary was built with this test");
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let mut terminal = File::from(terminal);
+        let mut bytes = [0; 4096];
+        // The last process to close the screen makes this fail (EIO, pty(7)).
+        while let Ok(count @ 1..) = terminal.read(&mut bytes) {
+            let shown = String::from_utf8_lossy(&bytes[..count]).into_owned();
+            if tell.send(shown).is_err() {
+                break;
+            }
+        }
+    });
+    let patience = Duration::from_secs(20);
+    let mut shown = String::new();
+    while !shown.contains(" %  ") {
+        shown += &told.recv_timeout(patience).expect("a bar in time");
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs, and is ours");
+    loop {
+        match told.recv_timeout(patience) {
+            Ok(more) => shown += &more,
+            Err(error) => break assert_eq!(error, RecvTimeoutError::Disconnected, "it goes on"),
+        }
+    }
+    let status = child.wait().expect("it is our child");
+    assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{status}");
+    let bar = shown.rfind(" %  ").expect("it was there");
+    assert!(shown[bar..].contains("\u{1b}[2K"), "{shown:?}");
 }
 
 #[test]

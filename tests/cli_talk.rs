@@ -187,6 +187,24 @@ fn other_messages_are_printed_between_coming_and_leaving() {
     terminate(server);
 }
 
+#[test]
+fn who_comes_and_leaves_is_printed_in_that_order() {
+    let (server, address) = serve(&[]);
+    let mut client = ringwire::Client::new(ringwire::Config::default()).expect("a ring");
+    // Far faster than the server looks.
+    for _ in 0..20 {
+        client.connect(&address).expect("the server listens");
+        let _ = client.disconnect(PATIENCE);
+    }
+    for round in 0..20 {
+        for sign in [" + connected", " - disconnected"] {
+            let line = server.line();
+            assert!(line.contains(sign), "round {round}, {sign}: {line}");
+        }
+    }
+    terminate(server);
+}
+
 /// While its reader is slow the server accepts and answers; who came then is said at the end.
 #[test]
 fn who_came_unseen_is_printed_before_the_end() {
@@ -411,6 +429,8 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["serve", "unix:rel.sock"], "must be absolute");
     check(&["send", "127.0.0.1:0", "x"], "port 0 can not be connected to");
     check(&["send", "http://host:1", "x"], "a scheme such as \"http\" is not part");
+    check(&["send", "127.1", "x"], "\"127.1\" is not four decimal numbers");
+    check(&["send", "0x7f000001:80", "x"], "\"0x7f000001\" is not four decimal numbers");
     check(&["send", "[::1]x", "x"], "\"x\" after the bracket is not a port");
     check(&["send"], "ADDR");
     check(&["send", "localhost", "--kind", "heartbeat", "x"], "command");
@@ -419,6 +439,10 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["send", "localhost", "--count", "3"], "standard input");
     check(&["send", "localhost", "--request", "--one-way", "x"], "--one-way");
     check(&["serve", "--reactors", "0"], "1..=256");
+    check(&["serve", "--reactors", "-1"], "1..=256");
+    check(&["serve", "--for", "-1"], "seconds from");
+    check(&["send", "localhost", "--rate", "-1", "x"], "per second");
+    check(&["send", "localhost", "--timeout", "-1", "x"], "1..=");
     check(&["serve", "--cores", "5000"], "core numbers from 0 to 1023");
     check(&["serve", "--cores", "0,0"], "cores = [0, 0] is invalid");
 
@@ -429,6 +453,51 @@ fn senseless_command_lines_say_what_is_wrong() {
     check(&["serve", "127.0.0.1:0", "--config", name], bound);
     check(&["send", "localhost", "x", "--config", name], &format!("wrong.toml: {bound}"));
     check(&["--config", name, "doctor"], bound);
+
+    // What is wrong between two values is the file's, too, unless an option has brought it in.
+    std::fs::write(&path, "cores = [0, 0]\n").expect("a writable folder");
+    let twice = "wrong.toml: cores = [0, 0] is invalid";
+    check(&["serve", "127.0.0.1:0", "--config", name], twice);
+    check(&["send", "localhost", "x", "--config", name], twice);
+    check(&["--config", name, "doctor"], twice);
+    check(&["--config", name, "bench"], twice);
+    std::fs::write(&path, "idle = \"park\"\n").expect("a writable folder");
+    check(&["serve", "--cores", "0,0", "--config", name], "error: cores = [0, 0] is invalid");
+}
+
+#[test]
+fn congestion_control_that_is_not_there_is_named() {
+    let path = temporary("congestion.toml");
+    std::fs::write(&path, "tcp_congestion = \"nonsense\"\n").expect("a writable folder");
+    let name = path.to_str().expect("a plain path");
+    let arguments = ["serve", "127.0.0.1:0", "--config", name];
+    let (_, errors, code) = Process::start(ringwire(&arguments)).finish();
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("tcp_congestion = \"nonsense\" is not known"), "{errors}");
+    assert!(errors.contains("net.ipv4.tcp_available_congestion_control"), "{errors}");
+}
+
+/// Starts a server with other limits of descriptors, and returns what it says on standard error.
+fn complaints_with_limits(limits: &str) -> String {
+    let path = temporary(&format!("limits{}.toml", limits.replace(' ', "")));
+    std::fs::write(&path, "connections_max = 16\n").expect("a writable folder");
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit {limits}; exec \"$0\" \"$@\"")]);
+    command.arg(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(["serve", "127.0.0.1:0", "--for", "0.01", "--config"]).arg(path);
+    let (_, errors, code) = Process::start(command).finish();
+    assert_eq!(code, Some(0), "{errors}");
+    errors
+}
+
+#[test]
+fn too_few_descriptors_are_said_at_the_start() {
+    let errors = complaints_with_limits("-n 64");
+    let said = "warning: 64 descriptors are too few for 16 connections (connections_max)";
+    assert!(errors.contains(said), "{errors}");
+    assert!(errors.contains("ulimit -n"), "{errors}");
+    // The soft limit is raised as far as it takes.
+    assert_eq!(complaints_with_limits("-Sn 64"), "");
 }
 
 /// `reactors` of the file holds unless the option says otherwise. A reactor's thread has its name.

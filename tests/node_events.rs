@@ -194,6 +194,88 @@ fn wait_ends_in_time() {
     }
 }
 
+/// Whatever waits for a node when it shuts down gets what is left, and then an end that stays.
+#[test]
+fn receive_and_wait_end_with_the_node() {
+    let server = Server::builder().config(config()).listen("127.0.0.1:0").reactors(2);
+    let server = server.start().expect("a free port");
+    let mut client = Client::new(config()).expect("a ring");
+    client.connect(&server.addresses()[0].to_string()).expect("the server listens");
+    let handle = server.handle();
+    let (name, named) = mpsc::channel();
+    // One thread sleeps in each; what comes when nobody waits any more is left for later.
+    let receiver = {
+        let (handle, name) = (server.handle(), name.clone());
+        std::thread::spawn(move || {
+            name.send(gettid()).expect("the test waits");
+            handle.receive(PATIENCE).map(drop)
+        })
+    };
+    let waiter = {
+        let handle = server.handle();
+        std::thread::spawn(move || {
+            name.send(gettid()).expect("the test waits");
+            loop {
+                match handle.wait(PATIENCE) {
+                    Ok(Incoming::Event(_)) => {}
+                    other => return other.map(drop),
+                }
+            }
+        })
+    };
+    for _ in 0..2 {
+        until_asleep(named.recv_timeout(PATIENCE).expect("it starts"));
+    }
+    let begun = Nanos::now();
+    let _ = server.shutdown(Duration::ZERO);
+    for thread in [receiver, waiter] {
+        assert_eq!(thread.join().expect("no panic"), Err(ReceiveError::ShutDown));
+    }
+    assert!(Nanos::now().since(begun) < PATIENCE / 2, "it was told late");
+    while handle.poll_event().is_some() {}
+    for _ in 0..3 {
+        let begun = Nanos::now();
+        assert_eq!(handle.receive(PATIENCE).map(drop), Err(ReceiveError::ShutDown));
+        assert_eq!(handle.wait(PATIENCE).map(drop), Err(ReceiveError::ShutDown));
+        assert_eq!(handle.receive(Duration::ZERO).map(drop), Err(ReceiveError::ShutDown));
+        assert_eq!(handle.wait(Duration::ZERO).map(drop), Err(ReceiveError::ShutDown));
+        assert!(Nanos::now().since(begun) < PATIENCE / 2, "it waited for nobody");
+    }
+}
+
+#[test]
+fn what_a_node_leaves_behind_is_still_received() {
+    let server = Server::builder().config(config()).listen("127.0.0.1:0");
+    let server = server.start().expect("a free port");
+    let mut client = Client::new(config()).expect("a ring");
+    client.connect(&server.addresses()[0].to_string()).expect("the server listens");
+    for number in 0..4_u8 {
+        client.send(Envelope::data(), &[number]).expect("connected");
+    }
+    client.flush();
+    let deadline = Nanos::now() + PATIENCE;
+    while server.statistics().messages_received < 4 {
+        assert!(Nanos::now() < deadline, "they do not arrive");
+        std::thread::yield_now();
+    }
+    let handle = server.handle();
+    let _ = server.shutdown(Duration::ZERO);
+    assert_eq!(handle.receive(PATIENCE).expect("the first").payload()[..], [0]);
+    let mut left = (0, Vec::new());
+    loop {
+        match handle.wait(PATIENCE) {
+            Ok(Incoming::Event(_)) => left.0 += 1,
+            Ok(Incoming::Message(message)) => left.1.extend_from_slice(message.payload()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                assert_eq!(error, ReceiveError::ShutDown);
+                break;
+            }
+        }
+    }
+    assert_eq!(left, (2, vec![1, 2, 3]), "connected, disconnected, three messages");
+}
+
 /// As many threads as there are events, each of which takes one: none sleeps on.
 #[test]
 fn no_event_is_left_while_a_thread_waits() {

@@ -2,9 +2,8 @@
 //!
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
 //! configuration makes no sense. Results go to standard output, everything else to standard error;
-//! the results of `send` are the answers. `serve` ends in order on Ctrl-C and SIGTERM; every other
-//! subcommand catches no signal and is ended at once: nothing here puts the terminal into a state
-//! that would have to be undone.
+//! the results of `send` are the answers. `serve` ends in order on Ctrl-C and SIGTERM; `bench` is
+//! ended at once by Ctrl-C, behind its progress bar; every other subcommand catches no signal.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 
@@ -88,8 +87,8 @@ enum CommandError {
 #[derive(Debug, Clone, Default)]
 struct Settings {
     builder: ConfigBuilder,
-    /// Whether there is a file: without one a subcommand may prefer other defaults.
-    from_file: bool,
+    /// Where it stands. Without a file a subcommand may prefer other defaults.
+    file: Option<PathBuf>,
 }
 
 /// Runs the command line of this process and returns its exit code.
@@ -128,9 +127,10 @@ fn read_settings(file: Option<PathBuf>) -> Result<Settings, CommandError> {
         let path = path.clone();
         ConfigError::File { path, message: error.to_string() }
     })?;
-    let builder =
-        ConfigBuilder::from_toml(&text).map_err(|source| CommandError::File { path, source })?;
-    Ok(Settings { builder, from_file: true })
+    match ConfigBuilder::from_toml(&text) {
+        Ok(builder) => Ok(Settings { builder, file: Some(path) }),
+        Err(source) => Err(CommandError::File { path, source }),
+    }
 }
 
 /// Logs to standard error; warnings and errors unless RUST_LOG says otherwise.
@@ -162,7 +162,18 @@ impl CommandError {
 impl Settings {
     /// The settings as they stand, checked.
     fn check(&self) -> Result<Config, CommandError> {
-        Ok(self.builder.clone().build()?)
+        self.build(self.builder.clone())
+    }
+
+    /// Checks `builder`: these settings with a subcommand's options over them.
+    fn build(&self, builder: ConfigBuilder) -> Result<Config, CommandError> {
+        builder.build().map_err(|source| match &self.file {
+            // Values that do not go together already without the options.
+            Some(path) if self.builder.clone().build().is_err() => {
+                CommandError::File { path: path.clone(), source }
+            }
+            _ => source.into(),
+        })
     }
 }
 

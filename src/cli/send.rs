@@ -78,7 +78,8 @@ pub(crate) struct SendOptions {
     priority: Priority,
 
     /// The number of their payload type; 0x101 is understood.
-    #[arg(long = "type", value_name = "N", default_value = "0", value_parser = parse_type_id)]
+    #[arg(long = "type", value_name = "N", allow_negative_numbers = true,
+          default_value = "0", value_parser = parse_type_id)]
     type_id: u32,
 
     /// The payloads are JSON: checked here, and marked as such.
@@ -98,16 +99,16 @@ pub(crate) struct SendOptions {
     one_way: bool,
 
     /// Send all of it so many times; the answers are summed up, not printed.
-    #[arg(long, value_name = "N", default_value_t = 1,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
 
     /// Messages per second; round trips then count from the intended instant.
-    #[arg(long, value_name = "HZ", value_parser = parse_rate)]
+    #[arg(long, value_name = "HZ", allow_negative_numbers = true, value_parser = parse_rate)]
     rate: Option<Duration>,
 
     /// How long to wait for the connection, an answer, or room to send [default: 5000].
-    #[arg(long, value_name = "MS",
+    #[arg(long, value_name = "MS", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=TIMEOUT_MS_MAX))]
     timeout: Option<u32>,
 
@@ -187,7 +188,7 @@ struct Tally {
 
 /// Runs `ringwire send`.
 pub(super) fn run(options: &SendOptions, settings: Settings) -> Result<ExitCode, CommandError> {
-    let config = configure(options, settings)?;
+    let config = configure(options, &settings)?;
     let source = read_source(options, &config)?;
     let mut talk = Talk::connect(options, config)?;
     match source {
@@ -197,15 +198,15 @@ pub(super) fn run(options: &SendOptions, settings: Settings) -> Result<ExitCode,
     talk.finish()
 }
 
-fn configure(options: &SendOptions, settings: Settings) -> Result<Config, CommandError> {
-    let mut builder = settings.builder;
+fn configure(options: &SendOptions, settings: &Settings) -> Result<Config, CommandError> {
+    let mut builder = settings.builder.clone();
     if let Some(idle) = options.idle {
         builder = builder.idle(idle);
     }
     if let Some(timeout_ms) = options.timeout {
         builder = builder.connect_timeout_ms(timeout_ms).handshake_timeout_ms(timeout_ms);
     }
-    Ok(builder.build()?)
+    settings.build(builder)
 }
 
 /// Reads what stands on the command line or in a file, before anything is connected.

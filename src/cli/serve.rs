@@ -70,12 +70,12 @@ pub(crate) struct ServeOptions {
     quiet: bool,
 
     /// Threads, each with a ring of its own [default: one for each core, or 1].
-    #[arg(long, value_name = "N",
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u16).range(1..=REACTORS_MAX.into()))]
     reactors: Option<u16>,
 
     /// Cores to pin the reactors to, in order: 0,1.
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", allow_negative_numbers = true, value_delimiter = ',')]
     cores: Option<Vec<usize>>,
 
     /// What a reactor does while nothing happens [default: adaptive].
@@ -84,11 +84,13 @@ pub(crate) struct ServeOptions {
     idle: Option<Idle>,
 
     /// Print statistics every so many seconds.
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true,
+          value_parser = parse_seconds)]
     statistics: Option<Duration>,
 
     /// End after so many seconds.
-    #[arg(long = "for", value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(long = "for", value_name = "SECONDS", allow_negative_numbers = true,
+          value_parser = parse_seconds)]
     run_for: Option<Duration>,
 }
 
@@ -107,9 +109,6 @@ struct Run {
     /// Answers that were not queued.
     refused: Arc<AtomicU64>,
     log: Log,
-    /// Who has left, and how many messages may have to be printed before it is said: what the
-    /// inbox held at that moment.
-    leaving: VecDeque<(Event, u64)>,
     messages: u64,
     /// How many messages the inbox can hold, with those at its door and the one in hand.
     inbox_frames_max: u64,
@@ -119,6 +118,10 @@ struct Run {
 struct Log {
     out: BufWriter<StdoutLock<'static>>,
     columns: Option<usize>,
+    says_who: bool,
+    /// Who has come and left, in order, and how many messages may have to be printed before it is
+    /// said: for who has left, what the inbox held at that moment.
+    pending: VecDeque<(Event, u64)>,
 }
 
 /// What the last line of statistics was about.
@@ -130,20 +133,24 @@ struct Meter {
 
 /// Runs `ringwire serve`.
 pub(super) fn run(options: &ServeOptions, settings: Settings) -> Result<ExitCode, CommandError> {
-    let config = configure(options, settings)?;
+    let config = configure(options, &settings)?;
     let stop = stop_on_signals()?;
     raise_descriptor_limit(&config);
     let conduct =
         Conduct { echo_all: options.echo, print_all: options.print, quiet: options.quiet };
     let refused = Arc::new(AtomicU64::new(0));
     let server = start(options, &config, conduct, &refused)?;
-    let log = Log { out: BufWriter::new(io::stdout().lock()), columns: terminal_columns() };
+    let log = Log {
+        out: BufWriter::new(io::stdout().lock()),
+        columns: terminal_columns(),
+        says_who: !options.quiet,
+        pending: VecDeque::new(),
+    };
     let mut run = Run {
         server,
         conduct,
         refused,
         log,
-        leaving: VecDeque::new(),
         messages: 0,
         inbox_frames_max: u64::from(config.inbox_frames_max()) + config.reactor_count() as u64 + 1,
     };
@@ -156,8 +163,8 @@ fn stdout_error(source: io::Error) -> CommandError {
     CommandError::Output { what: "standard output".into(), source }
 }
 
-fn configure(options: &ServeOptions, settings: Settings) -> Result<Config, CommandError> {
-    let mut builder = settings.builder;
+fn configure(options: &ServeOptions, settings: &Settings) -> Result<Config, CommandError> {
+    let mut builder = settings.builder.clone();
     if let Some(idle) = options.idle {
         builder = builder.idle(idle);
     }
@@ -167,7 +174,7 @@ fn configure(options: &ServeOptions, settings: Settings) -> Result<Config, Comma
     if let Some(cores) = &options.cores {
         builder = builder.cores(cores.clone());
     }
-    Ok(builder.build()?)
+    settings.build(builder)
 }
 
 fn start(
@@ -218,16 +225,24 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, SetupError> {
     Ok(stop)
 }
 
-/// Makes room for as many connections as the configuration allows. Where it is refused, accepting
-/// fails later, is counted and tried again.
+/// Makes room for as many connections as the configuration allows, and warns where the process may
+/// not have it: accepting fails later then, is counted and tried again.
 fn raise_descriptor_limit(config: &Config) {
     let reactors = config.reactor_count() as u64;
-    let needed = reactors * u64::from(config.connections_max()) + DESCRIPTORS_SPARE;
+    let connections = reactors * u64::from(config.connections_max());
+    let needed = connections + DESCRIPTORS_SPARE;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < needed) {
         let raised = Rlimit { current: limit.maximum.map(|most| most.min(needed)), ..limit };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, needed, "the descriptor limit could not be raised");
+        // Refused, or not far enough.
+        let _ = setrlimit(Resource::Nofile, raised);
+        let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if current < needed {
+            eprintln!(
+                "warning: {current} descriptors are too few for {connections} connections \
+                 (connections_max), which take {needed}: raise RLIMIT_NOFILE (`ulimit -n`, \
+                 LimitNOFILE=); until then some are not accepted"
+            );
         }
     }
 }
@@ -289,22 +304,24 @@ impl Run {
 
     /// Prints the next message, and who came and left until then.
     fn step(&mut self, wait: Duration) -> io::Result<()> {
-        self.fetch_events()?;
+        self.fetch_events();
+        self.log.say_pending(self.messages)?;
         let message = match self.server.receive(Duration::ZERO) {
             Ok(message) => message,
             Err(_) => {
                 // All that came before those events has been printed.
-                self.say_who_left(u64::MAX)?;
+                self.log.say_pending(u64::MAX)?;
                 self.log.out.flush()?;
                 let Ok(message) = self.server.receive(wait) else { return Ok(()) };
                 message
             }
         };
         // Again: whoever sent it has come by now, and that is said first.
-        self.fetch_events()?;
+        self.fetch_events();
+        self.log.say_who_came(&message)?;
         self.handle(&message)?;
         self.messages += 1;
-        self.say_who_left(self.messages)
+        self.log.say_pending(self.messages)
     }
 
     fn handle(&mut self, message: &Message) -> io::Result<()> {
@@ -323,49 +340,32 @@ impl Run {
         Ok(())
     }
 
-    /// Says who came, and remembers who left until their messages are printed.
-    fn fetch_events(&mut self) -> io::Result<()> {
+    /// Remembers who came and left until it is to be said.
+    fn fetch_events(&mut self) {
         while let Some(event) = self.server.poll_event() {
-            if self.conduct.quiet {
-                continue;
-            }
-            if event.kind == EventKind::Connected {
-                self.log.connected(&event)?;
-            } else {
-                self.leaving.push_back((event, self.messages + self.inbox_frames_max));
-            }
+            let printed_before = match event.kind {
+                EventKind::Connected => 0,
+                _ => self.messages + self.inbox_frames_max,
+            };
+            self.log.remember(event, printed_before);
         }
-        Ok(())
-    }
-
-    /// Says who left, as far as their messages are among the first `printed`.
-    fn say_who_left(&mut self, printed: u64) -> io::Result<()> {
-        while self.leaving.front().is_some_and(|&(_, before)| before <= printed) {
-            if let Some((event, _)) = self.leaving.pop_front() {
-                self.log.left(&event)?;
-            }
-        }
-        Ok(())
     }
 
     /// Ends the server in order, and says what became of what was under way.
     fn end(mut self) -> io::Result<()> {
         let handle = self.server.handle();
         let report = self.server.shutdown(SHUTDOWN_DEADLINE);
-        // Before its messages, also of who came while this thread had to wait for its reader.
-        for event in std::iter::from_fn(|| handle.poll_event()).filter(|_| !self.conduct.quiet) {
-            if event.kind == EventKind::Connected {
-                self.log.connected(&event)?;
-            } else {
-                self.leaving.push_back((event, 0));
-            }
+        // Also of who came while this thread had to wait for its reader.
+        while let Some(event) = handle.poll_event() {
+            self.log.remember(event, 0);
         }
         while let Ok(message) = handle.receive(Duration::ZERO) {
+            self.log.say_who_came(&message)?;
             if self.conduct.prints(message.kind(), message.is_request()) {
                 self.log.message(&message)?;
             }
         }
-        self.leaving.iter().try_for_each(|(event, _)| self.log.left(event))?;
+        self.log.say_pending(u64::MAX)?;
         // ORDERING: Relaxed: the threads that counted have been joined.
         let refused = self.refused.load(Ordering::Relaxed);
         self.log.summary(&handle, report, refused)?;
@@ -395,6 +395,59 @@ impl Log {
             columns.saturating_sub(head.chars().count()).max(16)
         });
         writeln!(self.out, "{head}{}", Excerpt { payload: message.payload(), columns })
+    }
+
+    fn remember(&mut self, event: Event, printed_before: u64) {
+        if self.says_who {
+            self.pending.push_back((event, printed_before));
+        }
+    }
+
+    /// Says who came and left, in order, until one of whom messages may not be among the first
+    /// `printed`.
+    fn say_pending(&mut self, printed: u64) -> io::Result<()> {
+        while self.pending.front().is_some_and(|&(_, before)| before <= printed) {
+            if let Some((event, _)) = self.pending.pop_front() {
+                self.event(&event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that the sender of `message` came, before its first message, also if somebody left
+    /// before it of whom messages may still be to print.
+    fn say_who_came(&mut self, message: &Message) -> io::Result<()> {
+        let is_it = |(event, _): &(Event, u64)| {
+            event.connection == message.connection() && event.kind == EventKind::Connected
+        };
+        let Some(at) = self.pending.iter().position(is_it) else { return Ok(()) };
+        self.pending.remove(at).map_or(Ok(()), |(event, _)| self.event(&event))
+    }
+
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        match &event.kind {
+            EventKind::Connected => self.connected(event),
+            EventKind::LinkLost { reason, messages_dropped } => {
+                self.link(event, &format!("link lost: {reason}"), *messages_dropped)
+            }
+            EventKind::Resumed { messages_dropped } => {
+                self.link(event, "back: the session goes on", *messages_dropped)
+            }
+            EventKind::SessionLost { undelivered } => {
+                let lost = counted(undelivered.len() as u64, "reliable message");
+                self.link(event, &format!("session lost: {lost} not confirmed"), 0)
+            }
+            _ => self.left(event),
+        }
+    }
+
+    /// What happened between a session's first connection and its end.
+    fn link(&mut self, event: &Event, what: &str, dropped: u64) -> io::Result<()> {
+        write!(self.out, "{} {:<6} ~ {what}", stamp(), event.connection.to_string())?;
+        if dropped > 0 {
+            write!(self.out, "; {} dropped", counted(dropped, "message"))?;
+        }
+        writeln!(self.out)
     }
 
     fn connected(&mut self, event: &Event) -> io::Result<()> {
@@ -460,8 +513,8 @@ struct Whose<'a>(&'a Event);
 impl std::fmt::Display for Whose<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Event { address, node_name, .. } = self.0;
-        // A Unix socket's client has no address.
-        if !address.is_empty() && address != "unix:" {
+        // A Unix socket's client has no address, and one that is gone at once has none any more.
+        if !["", "unix:", "unknown"].contains(&&**address) {
             write!(f, " from {address}")?;
         }
         if !node_name.is_empty() {

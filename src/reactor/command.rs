@@ -11,7 +11,19 @@
 //!
 //! Of the two, at least one sees the other's write, so a command is never left lying while the
 //! reactor sleeps; and at most one thread pays for the wake-up.
+//!
+//! # Giving up
+//!
+//! A caller waits for its answer for a limited time. Then it *withdraws* the command: caller and
+//! reactor claim it with one swap, and whoever is first decides. So what was withdrawn is never
+//! carried out, and what is carried out is never reported as withdrawn.
+//!
+//! # The end
+//!
+//! The thread of a reactor closes its mailbox when it ends. What is queued by then, or comes later,
+//! is answered with [`SendError::ShutDown`] at once.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_channel::Sender;
@@ -34,22 +46,49 @@ pub(crate) enum Command {
         envelope: Envelope,
         body: OwnedBody,
         response_to: u64,
-        verdict: Option<Sender<Result<(), SendError>>>,
+        asker: Option<Asker<Result<(), SendError>>>,
     },
     /// Send to every established connection.
     Broadcast {
         envelope: Envelope,
         body: OwnedBody,
-        report: Sender<Vec<(ConnectionId, Result<(), SendError>)>>,
+        asker: Asker<Vec<(ConnectionId, Result<(), SendError>)>>,
     },
     /// List the established connections.
     Connections { reply: Sender<Vec<ConnectionInfo>> },
     /// Connect, and tell when the session is established or not.
-    Dial { address: Address, reply: Sender<Result<ConnectionId, DialError>> },
+    Dial { address: Address, asker: Asker<Result<ConnectionId, DialError>> },
     /// End one connection after flushing it.
     Disconnect { connection: ConnectionId, deadline: Nanos },
     /// Stop listening, flush and end everything by `deadline`, then stop the thread.
     Shutdown { deadline: Nanos },
+}
+
+/// Who waits for the answer to a command.
+#[derive(Debug)]
+pub(crate) struct Asker<T> {
+    pub(crate) claim: Claim,
+    pub(crate) reply: Sender<T>,
+}
+
+/// Decides between the reactor, which wants to carry a command out, and the caller, which wants to
+/// withdraw it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// Returns whether the caller of this is the first.
+    #[must_use]
+    pub(crate) fn is_first(&self) -> bool {
+        // ORDERING: Relaxed: a swap alone decides, it orders no other memory.
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    /// Makes it as new. Only when the answer has come: then the reactor has made its claim.
+    pub(crate) fn renew(&self) {
+        // ORDERING: Relaxed: the queue orders it before the reactor's next claim.
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Why a dial failed: the last address tried and what came of it.
@@ -73,6 +112,8 @@ pub(crate) struct Mailbox {
     sleeping: AtomicBool,
     /// The reactor holds back a connection because the shared inbox was full.
     inbox_wanted: AtomicBool,
+    /// The reactor has ended.
+    closed: AtomicBool,
     waker: Waker,
 }
 
@@ -82,6 +123,7 @@ impl Mailbox {
             queue: ArrayQueue::new(commands_max as usize),
             sleeping: AtomicBool::new(false),
             inbox_wanted: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             waker: Waker::new()?,
         })
     }
@@ -94,7 +136,38 @@ impl Mailbox {
     pub(crate) fn post(&self, command: Command) -> Result<(), Command> {
         self.queue.push(command)?;
         self.wake();
+        // ORDERING: Relaxed, the fence in `wake` orders it behind the push: either this sees that
+        // the mailbox is closed, or `close` sees the command.
+        if self.closed.load(Ordering::Relaxed) {
+            self.refuse_all();
+        }
         Ok(())
+    }
+
+    /// The reactor has ended: refuses what is queued, and from now on whatever comes.
+    pub(crate) fn close(&self) {
+        // ORDERING: Relaxed, the fence below orders it before the look at the queue; pairs with
+        // `post`.
+        self.closed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.refuse_all();
+    }
+
+    /// Whether the reactor has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        // ORDERING: Relaxed: who is told `false` too late is refused by `post`.
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn refuse_all(&self) {
+        while let Some(command) = self.queue.pop() {
+            // The other callers see that nobody can answer them any more.
+            if let Command::Send { asker: Some(Asker { claim, reply }), .. } = command
+                && claim.is_first()
+            {
+                let _ = reply.try_send(Err(SendError::ShutDown));
+            }
+        }
     }
 
     /// Wakes the reactor if it sleeps.

@@ -81,7 +81,7 @@ impl Context<'_> {
     /// # Errors
     ///
     /// [`SendError`]; nothing was queued. `NotConnected` also for a connection of another reactor:
-    /// use the node's handle for those.
+    /// use [`post_to`](crate::NodeHandle::post_to) of the node's handle for those.
     pub fn send_to<B: Body + ?Sized>(
         &mut self,
         connection: ConnectionId,

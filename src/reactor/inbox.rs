@@ -5,11 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TrySendError};
 
 use crate::config::Config;
+use crate::error::ReceiveError;
 use crate::reactor::message::Message;
 
 /// The reactor's end.
@@ -19,6 +21,8 @@ pub(crate) enum Inbox {
     Local { messages: VecDeque<Message>, bytes: u64, frames_max: usize, bytes_max: u64 },
     /// Read by any thread, through [`SharedInbox`].
     Shared {
+        /// First, so that it is gone before the sender is: whom that wakes sees it.
+        _writer: Writer,
         sender: Sender<Message>,
         bytes: Arc<AtomicU64>,
         bytes_max: u64,
@@ -32,6 +36,19 @@ pub(crate) enum Inbox {
 pub(crate) struct SharedInbox {
     receiver: Receiver<Message>,
     bytes: Arc<AtomicU64>,
+    writers: Arc<AtomicUsize>,
+}
+
+/// Counts the reactors that may still put something in.
+#[derive(Debug)]
+pub(crate) struct Writer(Arc<AtomicUsize>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // ORDERING: Release, pairs with `SharedInbox::is_closed`: who sees that the last one is
+        // gone sees what it has put in, here and into the queue of events.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 impl Inbox {
@@ -49,15 +66,17 @@ impl Inbox {
     pub(crate) fn shared(config: &Config, reactors: usize) -> (Vec<Self>, SharedInbox) {
         let (sender, receiver) = crossbeam_channel::bounded(config.inbox_frames_max() as usize);
         let bytes = Arc::new(AtomicU64::new(0));
+        let writers = Arc::new(AtomicUsize::new(reactors));
         let inboxes = (0..reactors)
             .map(|_| Self::Shared {
+                _writer: Writer(Arc::clone(&writers)),
                 sender: sender.clone(),
                 bytes: Arc::clone(&bytes),
                 bytes_max: config.inbox_bytes_max(),
                 overflow: None,
             })
             .collect();
-        (inboxes, SharedInbox { receiver, bytes })
+        (inboxes, SharedInbox { receiver, bytes, writers })
     }
 
     /// Whether a message of this many bytes may be put in.
@@ -68,7 +87,7 @@ impl Inbox {
             Self::Local { messages, bytes, frames_max, bytes_max } => {
                 messages.len() < *frames_max && *bytes + payload_bytes <= *bytes_max
             }
-            Self::Shared { sender, bytes, bytes_max, overflow } => {
+            Self::Shared { sender, bytes, bytes_max, overflow, .. } => {
                 // ORDERING: Relaxed: the bound may be passed by what the other reactors put in at
                 // the same instant, one message each.
                 overflow.is_none()
@@ -137,16 +156,30 @@ impl Inbox {
 
 impl SharedInbox {
     /// Waits for the next message, for up to `timeout`.
-    pub(crate) fn take(&self, timeout: std::time::Duration) -> Option<Message> {
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::ShutDown`] when none is left, and no reactor that could put one in.
+    pub(crate) fn take(&self, timeout: Duration) -> Result<Message, ReceiveError> {
         if let Some(message) = self.try_take() {
-            return Some(message);
+            return Ok(message);
         }
-        Some(self.book(self.receiver.recv_timeout(timeout).ok()?))
+        match self.receiver.recv_timeout(timeout) {
+            Ok(message) => Ok(self.book(message)),
+            Err(RecvTimeoutError::Timeout) => Err(ReceiveError::Timeout { timeout }),
+            Err(RecvTimeoutError::Disconnected) => Err(ReceiveError::ShutDown),
+        }
     }
 
     /// The next message, if there is one.
     pub(crate) fn try_take(&self) -> Option<Message> {
         Some(self.book(self.receiver.try_recv().ok()?))
+    }
+
+    /// Whether every reactor has ended: what is there now is all there will be.
+    pub(crate) fn is_closed(&self) -> bool {
+        // ORDERING: Acquire, pairs with `Writer::drop`.
+        self.writers.load(Ordering::Acquire) == 0
     }
 
     /// Whether no message waits.
@@ -156,7 +189,7 @@ impl SharedInbox {
 
     /// Waits until there may be a message, or `other` receives, for up to `timeout`. Takes no
     /// message; takes what `other` receives.
-    pub(crate) fn wait_beside(&self, other: &Receiver<()>, timeout: std::time::Duration) {
+    pub(crate) fn wait_beside(&self, other: &Receiver<()>, timeout: Duration) {
         let mut select = Select::new();
         select.recv(&self.receiver);
         let other_index = select.recv(other);

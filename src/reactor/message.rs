@@ -174,6 +174,11 @@ impl OwnedBody {
         let _ = WORKSHOP.try_with(|place| place.set(Some(workshop)));
         Ok(Self { codec: body.codec(), type_id: body.type_id(), payload: payload? })
     }
+
+    /// Length of the payload.
+    pub(crate) fn len(&self) -> usize {
+        self.payload.len()
+    }
 }
 
 impl Workshop {

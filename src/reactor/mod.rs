@@ -61,6 +61,7 @@ use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
 use crate::session::{Correlation, Envelope, PeerInfo, Session, Undelivered};
+pub use crate::stats::ConnectionState;
 use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
@@ -148,23 +149,6 @@ pub enum EventKind {
         /// Admitted messages that had not been handed to the kernel in full.
         messages_dropped: u64,
     },
-}
-
-/// Where a connection stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConnectionState {
-    /// Not connected, and nothing is under way.
-    Disconnected,
-    /// The connection or its handshake is under way.
-    Connecting,
-    /// Messages flow.
-    Connected,
-    /// The link was lost; another is being made, and reliable messages wait for it.
-    Reconnecting,
-    /// New messages are refused. What is queued still leaves; or the peer is gone, and what it sent
-    /// before waits for room in the inbox.
-    Closing,
 }
 
 /// What is known of a connection.
@@ -658,7 +642,15 @@ impl Reactor {
     /// A snapshot of the counters.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        Statistics::collect(self.is_server, [&*self.core.counters])
+        let mut statistics = Statistics::collect(self.is_server, [&*self.core.counters]);
+        statistics.state = match self.core.closing {
+            false if self.is_server || self.core.active > 0 => ConnectionState::Connected,
+            false if self.core.connections.is_empty() => ConnectionState::Disconnected,
+            false => ConnectionState::Connecting,
+            true if self.core.connections.is_empty() => ConnectionState::Disconnected,
+            true => ConnectionState::Closing,
+        };
+        statistics
     }
 
     /// The counters, to be read from any thread.
@@ -999,27 +991,31 @@ impl Core {
     fn run_command(&mut self, command: Command) {
         // A caller that no longer waits for its answer has dropped its end: nothing to do then.
         match command {
-            Command::Send { connection, envelope, body, response_to, verdict } => {
+            // What its caller has withdrawn is not carried out.
+            Command::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
+            Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
+            Command::Dial { asker, .. } if !asker.claim.is_first() => {}
+            Command::Send { connection, envelope, body, response_to, asker } => {
                 let correlation = match response_to {
                     0 => Correlation::None,
                     id => Correlation::Response(id),
                 };
                 let outcome = self.push_to(connection, envelope, correlation, &body).map(drop);
-                match verdict {
-                    Some(verdict) => drop(verdict.try_send(outcome)),
+                match asker {
+                    Some(asker) => drop(asker.reply.try_send(outcome)),
                     None if outcome.is_err() => self.counters.posts_dropped.add(1),
                     None => {}
                 }
             }
-            Command::Broadcast { envelope, body, report } => {
-                let _ = report.try_send(self.broadcast(envelope, &body).outcomes);
+            Command::Broadcast { envelope, body, asker } => {
+                let _ = asker.reply.try_send(self.broadcast(envelope, &body).outcomes);
             }
             Command::Connections { reply } => drop(reply.try_send(self.established())),
-            Command::Dial { address, reply } => match self.dial(&address) {
-                Ok(key) => self.watchers.push((key, reply)),
+            Command::Dial { address, asker } => match self.dial(&address) {
+                Ok(key) => self.watchers.push((key, asker.reply)),
                 Err(reason) => {
                     let error = DialError { address: address.to_string(), reason };
-                    let _ = reply.try_send(Err(error));
+                    let _ = asker.reply.try_send(Err(error));
                 }
             },
             Command::Disconnect { connection, deadline } => {

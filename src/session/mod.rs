@@ -311,7 +311,7 @@ impl Envelope {
     }
 
     /// Whether a message that is neither request nor response does without the extension.
-    const fn is_plain(&self) -> bool {
+    pub(crate) const fn is_plain(&self) -> bool {
         !matches!(self.kind, Kind::Command) && !self.marks.need_extension()
     }
 

@@ -7,6 +7,25 @@ use serde::Serialize;
 use crate::error::CloseReason;
 use crate::stats::Counters;
 
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// Not connected, and nothing is under way.
+    #[default]
+    Disconnected,
+    /// The connection or its handshake is under way.
+    Connecting,
+    /// Messages flow.
+    Connected,
+    /// The link was lost; another is being made, and reliable messages wait for it.
+    Reconnecting,
+    /// New messages are refused. What is queued still leaves; or the peer is gone, and what it sent
+    /// before waits for room in the inbox.
+    Closing,
+}
+
 /// How many connections ended for one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CloseCount {
@@ -27,6 +46,9 @@ macro_rules! statistics {
         pub struct Statistics {
             /// Whether this side listens.
             pub is_server: bool,
+            /// A client's connection. What holds several is connected while it listens or a session
+            /// is established, closing while it shuts down, and then disconnected.
+            pub state: ConnectionState,
             /// Reactors summed.
             pub reactors: u64,
             /// When a byte last came or went, in monotonic nanoseconds; 0 before.
@@ -41,6 +63,19 @@ macro_rules! statistics {
                 self.reactors += 1;
                 self.last_activity_ns = self.last_activity_ns.max(counters.last_activity_ns.get());
                 $(self.$name += counters.$name.get();)+
+            }
+
+            /// Adds what had been counted before, by reactors that have ended since.
+            pub(crate) fn add_past(&mut self, past: &Self) {
+                let connections_active = self.connections_active;
+                self.last_activity_ns = self.last_activity_ns.max(past.last_activity_ns);
+                $(self.$name += past.$name;)+
+                // No count, but what is so now.
+                self.connections_active = connections_active;
+                let sums = CloseReason::NAMES.map(|reason| {
+                    CloseCount { reason, count: self.ended(reason) + past.ended(reason) }
+                });
+                self.closes = sums.into_iter().filter(|close| close.count > 0).collect();
             }
         }
     };
@@ -148,6 +183,11 @@ impl Statistics {
         statistics
     }
 
+    /// Connections that ended for exactly this reason.
+    fn ended(&self, reason: &str) -> u64 {
+        self.closes.iter().filter(|close| close.reason == reason).map(|close| close.count).sum()
+    }
+
     /// Connections that ended for the named reason (see [`CloseReason::NAMES`]), or for any of the
     /// group named: `closed("protocol")` is the sum of `protocol.magic`, `protocol.checksum` …
     #[must_use]
@@ -233,5 +273,21 @@ mod tests {
         assert_eq!(statistics.closed("protocol.magic"), 2);
         assert_eq!(statistics.closed("protocol.checksum"), 0);
         assert_eq!((statistics.closed("peer"), statistics.errors()), (0, 4));
+    }
+
+    #[test]
+    fn past_is_added_and_what_is_so_now_is_not() {
+        let counters = Counters::default();
+        counters.messages_sent.add(2);
+        counters.last_activity_ns.set(7);
+        counters.connections_active.set(1);
+        counters.closes[CloseReason::Goodbye.index()].add(3);
+        let past = Statistics::collect(true, [&counters]);
+        counters.closes[CloseReason::Local.index()].add(1);
+        let mut sum = Statistics::collect(true, [&counters]);
+        sum.add_past(&past);
+        assert_eq!((sum.messages_sent, sum.last_activity_ns, sum.connections_active), (4, 7, 1));
+        assert_eq!((sum.closed("goodbye"), sum.closed("local"), sum.reactors), (6, 1, 1));
+        assert_eq!(sum.closes.len(), 2);
     }
 }

@@ -118,11 +118,19 @@ pub(crate) fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Resul
     }
     if let Some(name) = &config.tcp_congestion {
         socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
-            let text = format!(
-                "tcp_congestion = {name:?} is refused ({error}): \
-                 net.ipv4.tcp_allowed_congestion_control lists what may be used"
-            );
-            io::Error::new(error.kind(), text)
+            let remedy = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    "is not known to this kernel: net.ipv4.tcp_available_congestion_control lists \
+                     what is"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "needs CAP_NET_ADMIN: net.ipv4.tcp_allowed_congestion_control lists what \
+                     does not"
+                }
+                _ => "is refused",
+            };
+            let text = format!("tcp_congestion = {name:?} {remedy} ({error})");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
         })?;
     }
     if config.tcp_notsent_lowat_bytes() > 0 {

@@ -305,11 +305,21 @@ fn both_ends_are_transports() {
             exchange(&mut client, &mut server, b"up");
             exchange(&mut server, &mut client, b"down");
             assert_eq!(Transport::statistics(&client).messages_sent, round);
-            assert_eq!(server.statistics().messages_received, 1);
+            assert_eq!(server.statistics().messages_received, round, "none starts again at 0");
+            assert_eq!(server.statistics().state, ConnectionState::Connected);
+            assert_eq!(Transport::statistics(&client).state, ConnectionState::Connected);
             assert_eq!(Transport::disconnect(&mut client, PATIENCE).flushed, 1);
             assert_eq!(server.disconnect(PATIENCE).connections, 0, "the client has left");
             assert_eq!(server.connection_state(), ConnectionState::Disconnected);
-            assert_eq!(server.statistics().messages_received, 1, "kept after the end");
+            let (left, right) = (server.statistics(), Transport::statistics(&client));
+            assert_eq!((left.messages_received, left.messages_sent), (round, round), "kept");
+            assert_eq!(left.connections_established, round);
+            assert_eq!(left.closed("goodbye"), round);
+            assert_eq!(left.state, ConnectionState::Disconnected);
+            assert_eq!(right.state, ConnectionState::Disconnected);
+            let json = serde_json::to_value(&right).expect("no maps with odd keys");
+            assert_eq!(json["state"], "disconnected");
+            assert_eq!(json["is_server"], false);
         }
     });
 }

@@ -201,6 +201,36 @@ fn message_above_own_limit_is_refused_with_both_numbers() {
     });
 }
 
+/// What a handle refuses is counted as what a reactor refuses, and named by the same numbers.
+#[test]
+fn message_above_the_limit_is_refused_alike_through_a_handle() {
+    isolated(|| {
+        let config = settings().frame_bytes_max(64 << 10).build().expect("valid");
+        let server = start(echo().config(config));
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        peer.send(Plain::new(DATA, NORMAL, b"ask").correlated(REQUEST, 7));
+        let request = server.receive(PATIENCE).expect("a request");
+        let largest = (64 << 10) - 32;
+        // Too large by its head only, and by its payload alone.
+        for (payload_bytes, bytes) in [(largest + 1, (64 << 10) + 16), (1 << 20, (1 << 20) + 32)] {
+            let body = vec![1; payload_bytes];
+            let refused = Err(SendError::TooLarge { bytes, bytes_max: 64 << 10 });
+            assert_eq!(server.send_to(id, Envelope::data(), &body), refused);
+            assert_eq!(server.post_to(id, Envelope::data(), &body), refused);
+            assert_eq!(server.broadcast(Envelope::data(), &body).map(drop), refused);
+        }
+        // An answer carries the extension.
+        let body = vec![1; largest - 31];
+        let refused = Err(SendError::TooLarge { bytes: (64 << 10) + 16, bytes_max: 64 << 10 });
+        assert_eq!(server.reply(&request, Envelope::status(), &body), refused);
+        assert_eq!(server.send_to(id, Envelope::command(), &body), refused);
+        assert_eq!(server.statistics().sends_too_large, 8);
+        server.send_to(id, Envelope::data(), &vec![2; largest]).expect("it fits");
+        assert_eq!(peer.frame().payload, vec![2; largest]);
+    });
+}
+
 #[test]
 fn message_above_the_peers_limit_is_refused() {
     isolated(|| {

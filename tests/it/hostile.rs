@@ -429,6 +429,11 @@ fn client_survives_a_hostile_server() {
             let before = client.statistics().closed(reason);
             let error = client.connect(&endpoint).expect_err("no welcome");
             assert!(matches!(error, ConnectError::Handshake { .. }), "{error}");
+            let closer = match reason {
+                "peer_closed" => format!("{endpoint} closed the connection during the handshake"),
+                _ => format!("no session with {endpoint}, this side closed: "),
+            };
+            assert!(error.to_string().starts_with(&closer), "{error}");
             assert_eq!(client.statistics().closed(reason), before + 1, "{error}");
             serving.join().expect("no panic");
         }
@@ -446,7 +451,8 @@ fn silent_server_times_out() {
         let config = settings().handshake_timeout_ms(100).build().expect("valid");
         let mut client = Client::new(config).expect("a ring");
         let (outcome, took) = timed(|| client.connect(&endpoint));
-        outcome.expect_err("nobody answers");
+        let text = outcome.expect_err("nobody answers").to_string();
+        assert!(text.contains("this side closed: the peer did not complete"), "{text}");
         assert!(took < Duration::from_secs(3), "{took:?}");
         assert_eq!(client.statistics().closed("handshake_timeout"), 1);
         drop(listener);

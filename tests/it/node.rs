@@ -1,8 +1,11 @@
 //! A node's handle: many threads, several reactors, sleeping or not.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ringwire::{ConnectError, Envelope, Idle, Kind, Node, ReceiveError, SendError, Server};
+use ringwire::{
+    ConnectError, Envelope, Idle, Kind, Node, NodeHandle, ReceiveError, SendError, Server,
+};
 
 use crate::util::{
     COMMAND, DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS, config, echo,
@@ -133,9 +136,9 @@ fn posted_reply_answers_without_waiting() {
     });
 }
 
-/// A call that gave up waiting: what it is told later is not the next call's.
+/// What a call gave up on is not sent later, and what became of it is not the next call's.
 #[test]
-fn late_verdict_is_not_the_next_calls() {
+fn what_an_unresponsive_reactor_did_not_take_is_withdrawn() {
     isolated(|| {
         let (entered, is_entered) = crossbeam_channel::unbounded();
         let (release, is_released) = crossbeam_channel::unbounded::<()>();
@@ -149,14 +152,73 @@ fn late_verdict_is_not_the_next_calls() {
         wait_for(&server, "it is gone", |s| s.connections_active == 0);
         let mut peer = Peer::connect(&server);
         let id = server.clients()[0].id;
+        peer.send(Plain::new(DATA, NORMAL, b"ask").correlated(REQUEST, 7));
+        let request = server.receive(PATIENCE).expect("a request");
         peer.send(Plain::new(STATUS, NORMAL, b"hold"));
         is_entered.recv_timeout(PATIENCE).expect("the handler runs");
-        assert_eq!(server.send_to(id, Envelope::data(), b"slow"), Err(SendError::Busy));
+        let send = || server.send_to(id, Envelope::data(), b"withdrawn");
+        let reply = || server.reply(&request, Envelope::status(), b"withdrawn");
+        let broadcast = || server.broadcast(Envelope::data(), b"withdrawn").map(drop);
+        // This one's thread goes on after it gave up.
+        let send_and_post = || (send(), server.post_to(id, Envelope::data(), b"posted"));
+        std::thread::scope(|scope| {
+            let calls = [scope.spawn(send), scope.spawn(reply), scope.spawn(broadcast)];
+            let next = scope.spawn(send_and_post);
+            for call in calls {
+                let error = call.join().expect("no panic").expect_err("a handler blocks");
+                assert!(matches!(error, SendError::Unresponsive { .. }), "{error}");
+                assert!(error.to_string().contains("within 5s"), "{error}");
+            }
+            let (outcome, posted) = next.join().expect("no panic");
+            assert!(matches!(outcome, Err(SendError::Unresponsive { .. })), "{outcome:?}");
+            assert_eq!(posted, Ok(()));
+        });
         release.send(()).expect("the handler waits");
-        assert_eq!(peer.frame().payload, b"slow");
+        assert_eq!(peer.frame().payload, b"posted", "and nothing before it");
         assert_eq!(server.send_to(gone_id, Envelope::data(), b"x"), Err(SendError::NotConnected));
         assert_eq!(server.send_to(id, Envelope::data(), b"next"), Ok(()));
         assert_eq!(peer.frame().payload, b"next");
+    });
+}
+
+/// A reactor that waited for itself would stand still, and two that wait for each other, too.
+#[test]
+fn handler_is_refused_to_wait_for_its_node() {
+    isolated(|| {
+        let handle = Arc::new(OnceLock::<NodeHandle>::new());
+        let (tell, is_told) = crossbeam_channel::unbounded();
+        let of_handler = Arc::clone(&handle);
+        let server = start(echo().reactors(2).on(Kind::Status, move |context, frame| {
+            let node = of_handler.get().expect("it is set before anything is sent");
+            let (id, data) = (context.connection(), Envelope::data());
+            let request = context.to_message(&frame);
+            let refusals = timed(|| {
+                [
+                    node.send_to(id, data, b"x"),
+                    node.reply(&request, data, b"x"),
+                    node.broadcast(data, b"x").map(drop),
+                ]
+            });
+            let connected = timed(|| node.connect("127.0.0.1:1", 0));
+            let others = timed(|| node.connections().len());
+            let posted = node.post_to(id, data, b"posted");
+            tell.send((refusals, connected, others, posted)).expect("the test waits");
+        }));
+        handle.set(server.handle()).expect("once");
+        let mut peer = Peer::connect(&server);
+        peer.send(Plain::new(STATUS, NORMAL, b"go"));
+        let (refusals, connected, others, posted) =
+            is_told.recv_timeout(PATIENCE).expect("the handler runs");
+        let at_once = Duration::from_secs(1);
+        assert_eq!(refusals.0, [Err(SendError::InHandler); 3]);
+        assert!(SendError::InHandler.to_string().contains("Context::send_to"));
+        assert!(matches!(connected.0, Err(ConnectError::InHandler)), "{:?}", connected.0);
+        assert_eq!(others.0, 0, "the only one is on the handler's own reactor");
+        assert_eq!(posted, Ok(()));
+        for took in [refusals.1, connected.1, others.1] {
+            assert!(took < at_once, "{took:?}");
+        }
+        assert_eq!(peer.frame().payload, b"posted", "and nothing else");
     });
 }
 

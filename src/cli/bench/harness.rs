@@ -4,7 +4,8 @@
 //! checked, a warm-up, then the timed part. Invariant: nothing here can wait for ever. Single waits
 //! are bounded by [`WAIT_MAX`], a whole round by [`round_time_max`].
 
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use ringwire::error::{ConfigError, ConnectError, RequestError, SendError, SetupE
 use ringwire::time::{Nanos, process_cpu_ns};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use signal_hook::consts::signal::SIGINT;
+use signal_hook::low_level::{emulate_default_handler, pipe};
 
 use super::framing::Framing;
 use super::plan::{Beside, Case, Cores, Plan, Scenario, Suite};
@@ -348,6 +351,9 @@ impl Progress {
         let style = ProgressStyle::with_template("{bar:24} {percent:>3} %  {wide_msg}")
             .expect("the template is a constant and valid");
         bar.set_style(style);
+        if !bar.is_hidden() {
+            clear_when_interrupted(bar.clone());
+        }
         Self { bar }
     }
 
@@ -369,6 +375,22 @@ impl Progress {
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Lets Ctrl-C end the process as ever, but not before the bar is gone: the shell's prompt must not
+/// stand behind half of it. The thread sleeps in read(2) meanwhile. Where that can not be set up,
+/// the bar stays.
+fn clear_when_interrupted(bar: ProgressBar) {
+    let Ok((mut told, teller)) = UnixStream::pair() else { return };
+    if pipe::register(SIGINT, teller).is_err() {
+        return;
+    }
+    thread::spawn(move || {
+        if told.read_exact(&mut [0]).is_ok() {
+            bar.finish_and_clear();
+            let _ = emulate_default_handler(SIGINT);
+        }
+    });
 }
 
 impl Drop for Progress {

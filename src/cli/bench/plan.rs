@@ -48,7 +48,7 @@ pub(crate) struct Options {
     scenario: Option<Scenario>,
 
     /// Payload of a message in bytes; KiB and MiB are understood [default: 64].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     payload: Option<Size>,
 
     /// What both ends do while they wait [default: spin].
@@ -57,16 +57,18 @@ pub(crate) struct Options {
     idle: Option<Idle>,
 
     /// Connections; in rtt each has one message in flight [default: 1].
-    #[arg(long, value_name = "N",
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
     connections: Option<u32>,
 
     /// How long each subject is timed in each round, in seconds.
-    #[arg(long, value_name = "S", default_value = "0.4", value_parser = parse_seconds)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true,
+          default_value = "0.4", value_parser = parse_seconds)]
     duration: Duration,
 
     /// Rounds of each subject; best odd.
-    #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = parse_rounds)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          default_value_t = ROUNDS, value_parser = parse_rounds)]
     rounds: usize,
 
     /// Write results as JSON lines to a file, or to standard output when it is `-`, which
@@ -145,7 +147,7 @@ impl Suite {
         cores: Cores,
     ) -> Result<Self, CommandError> {
         let config = settings.check()?;
-        let file_idle = settings.from_file.then_some(config.idle());
+        let file_idle = settings.file.is_some().then_some(config.idle());
         let mut cases: Vec<Case> = Vec::new();
         let given = options.connections.map(|count| count as usize);
         for mut case in default_suite(options.scenario) {
