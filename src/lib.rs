@@ -98,7 +98,8 @@ pub use reactor::{
     Message, Reactor, RequestId, ShutdownReport, Turn, Wait,
 };
 pub use server::{Server, ServerBuilder};
-pub use session::{Envelope, PeerInfo};
+pub use session::lane::Sent;
+pub use session::{Envelope, PeerInfo, Undelivered};
 pub use stats::{Counters, Statistics};
 pub use time::Nanos;
 pub use transport::{Transport, TransportError};

@@ -355,7 +355,8 @@ impl Core {
             Reunion::Resumed => connection.is_resumed = true,
             Reunion::PeerRestarted { undelivered } => {
                 let home = connection.home;
-                self.count_drops(home);
+                let messages_dropped = self.count_drops(home);
+                self.counters.messages_dropped.add(messages_dropped);
                 self.counters.sessions_lost.add(1);
                 self.requests.fail(home, CloseReason::PeerClosed);
                 self.emit_for(home, EventKind::SessionLost { undelivered });
