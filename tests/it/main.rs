@@ -22,6 +22,7 @@ mod proxy;
 mod refused;
 mod replay;
 mod requests;
+mod restart;
 mod resume;
 mod shutdown;
 mod strangers;
