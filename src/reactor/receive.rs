@@ -230,7 +230,8 @@ fn handle_frames(
     if due != Nanos::NEVER {
         core.set_session_deadline(home);
     }
-    if core.connections[key].session.confirms_now() {
+    let session = &core.connections[key].session;
+    if session.confirms_now() || session.state() == State::Draining {
         core.mark_dirty(key);
     }
     core.counters.messages_received.add(messages);

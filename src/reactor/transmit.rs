@@ -145,6 +145,8 @@ impl Core {
             return;
         }
         match connection.session.state() {
+            // The frame that brings the confirmation brings it back here.
+            State::Draining if !connection.session.is_confirmed() => {}
             State::Draining => {
                 let Some(buffer) = self.take_control_buffer() else {
                     self.mark_dirty(key);

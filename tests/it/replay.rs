@@ -375,3 +375,48 @@ fn corrupted_frame_costs_the_link_only() {
         }
     });
 }
+
+/// An orderly end waits for the confirmations: nothing that arrived is told as undelivered.
+#[test]
+fn disconnect_waits_for_the_confirmations() {
+    isolated(|| {
+        let Bed { mut client, proxy, server, .. } = silent_bed();
+        for number in 1..=50 {
+            let sent = client.send(Envelope::data().reliable(), &numbered(number, 100));
+            sent.expect("there is room");
+        }
+        let (report, took) = timed(|| client.disconnect(PATIENCE));
+        assert!(took < PATIENCE / 2, "{took:?}");
+        assert_eq!((report.connections, report.flushed, report.messages_dropped), (1, 1, 0));
+        let drops = client.statistics().messages_dropped;
+        assert_eq!(drops, 0, "they all arrived");
+        for number in 1..=50 {
+            assert_eq!(number_of(&server.receive(PATIENCE).expect("it comes")), number);
+        }
+        drop(proxy);
+    });
+}
+
+#[test]
+fn shutdown_waits_for_the_confirmations() {
+    isolated(|| {
+        let Bed { mut client, proxy, server, id } = silent_bed();
+        for number in 1..=50 {
+            let sent = server.send_to(id, Envelope::data().reliable(), &numbered(number, 100));
+            sent.expect("there is room");
+        }
+        let handle = server.handle();
+        let ending = std::thread::spawn(move || server.shutdown(PATIENCE));
+        for number in 1..=50 {
+            assert_eq!(number_of(&client.receive(PATIENCE).expect("it comes")), number);
+        }
+        while client.run_for(Duration::from_millis(1)).is_ok() {}
+        let report = ending.join().expect("no panic");
+        assert_eq!((report.connections, report.flushed, report.messages_dropped), (1, 1, 0));
+        let events = std::iter::from_fn(|| handle.poll_event());
+        for event in events {
+            assert!(!matches!(event.kind, EventKind::SessionLost { .. }), "{event:?}");
+        }
+        drop(proxy);
+    });
+}
