@@ -262,7 +262,7 @@ impl Core {
             }
         };
         let known = self.by_peer.get(&peer).copied();
-        // What can not be true is a stranger's, or stale: the session and its link stay as they are.
+        // What can not be true is a stranger's, or stale: the session and its link stay as is.
         let id = known.map(|key| ConnectionId { reactor: self.index, key });
         if let Some(session) = id.and_then(|id| self.session(id))
             && let Err(error) = session.check_greeting(frame)
