@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringwire::{
     Checksum, Client, CloseReason, Config, ConfigBuilder, ConnectionId, ConnectionState, Envelope,
-    Event, EventKind, Message, Nanos, Priority, ReceiveError, SendError, Server, ServerBuilder,
-    Wait,
+    Event, EventKind, Idle, Message, Nanos, Priority, ReceiveError, SendError, Server,
+    ServerBuilder, Wait,
 };
 
 use crate::proxy::{Fault, Plan, Proxy, Way};
@@ -687,10 +687,19 @@ pub(crate) fn silent() -> ServerBuilder {
 
 /// Traffic both ways over `links` links, each broken at a random byte.
 fn check_traffic(loose: bool, seeds: std::ops::Range<u64>, links: u64) {
+    check_traffic_with(settings_that_resume, loose, seeds, links);
+}
+
+fn check_traffic_with(
+    settings: fn() -> ConfigBuilder,
+    loose: bool,
+    seeds: std::ops::Range<u64>,
+    links: u64,
+) {
     for seed in seeds {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let builder = silent().config(valid(settings_that_resume()));
-        let client = settings_that_resume().reconnect_delay_max_ms(8);
+        let builder = silent().config(valid(settings()));
+        let client = settings().reconnect_delay_max_ms(8);
         let mut bed = Bed::around(client, builder);
         let mut plans = fastrand::Rng::with_seed(seed);
         bed.proxy.plan(move |_| {
@@ -718,6 +727,54 @@ fn check_traffic(loose: bool, seeds: std::ops::Range<u64>, links: u64) {
 #[test]
 fn reliable_messages_survive_cuts_at_any_byte() {
     isolated(|| check_traffic(false, 0..6, 40));
+}
+
+/// Sends and receives by system calls of their own.
+#[test]
+fn spinning_ends_survive_cuts_at_any_byte() {
+    fn spinning() -> ConfigBuilder {
+        settings_that_resume().idle(Idle::Spin)
+    }
+    isolated(|| {
+        check_traffic_with(spinning, false, 200..202, 20);
+        check_traffic_with(spinning, true, 202..204, 20);
+    });
+}
+
+/// Sends that the kernel makes from the buffers themselves, and reports twice.
+#[test]
+fn zero_copy_sends_survive_cuts_at_any_byte() {
+    fn zero_copy() -> ConfigBuilder {
+        settings_that_resume().zero_copy_bytes_min(64)
+    }
+    isolated(|| {
+        check_traffic_with(zero_copy, false, 300..303, 30);
+        check_traffic_with(zero_copy, true, 303..306, 30);
+    });
+}
+
+/// Small windows and blocks: frames that move, and lanes that take many blocks.
+#[test]
+fn large_frames_survive_cuts_at_any_byte() {
+    fn narrow() -> ConfigBuilder {
+        settings_that_resume().window_bytes(4 << 10).block_bytes(4 << 10)
+    }
+    isolated(|| {
+        check_traffic_with(narrow, false, 400..403, 30);
+        check_traffic_with(narrow, true, 403..406, 30);
+    });
+}
+
+/// An inbox that is always full: links are lost while they are not read.
+#[test]
+fn held_back_ends_survive_cuts_at_any_byte() {
+    fn held_back() -> ConfigBuilder {
+        settings_that_resume().inbox_frames_max(2)
+    }
+    isolated(|| {
+        check_traffic_with(held_back, false, 500..504, 30);
+        check_traffic_with(held_back, true, 504..508, 30);
+    });
 }
 
 #[test]
