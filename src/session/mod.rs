@@ -384,6 +384,8 @@ pub(crate) struct Session {
     expired: u64,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
+    /// The peer's clock in the greeting that made the present link, or the last.
+    greeted_ns: u64,
     /// Dropped in earlier lives of the lanes: before the peer lost its session.
     past_drops: [Drops; Priority::COUNT],
     /// What [`Session::take_drops`] has told.
@@ -427,6 +429,7 @@ impl Session {
             expired: 0,
             holdings: Holdings::default(),
             peer: None,
+            greeted_ns: 0,
             past_drops: [Drops::default(); Priority::COUNT],
             told_drops: [Drops::default(); Priority::COUNT],
         }
@@ -571,6 +574,17 @@ impl Session {
     pub(crate) fn check_greeting(&self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
         let (greeting, _) = read_greeting(frame.payload())?;
         self.check_received(greeting)
+    }
+
+    /// Whether a greeting of this session's peer is older than the one that made its link: an
+    /// attempt given up long ago, that the network delivers behind the one that succeeded.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn is_outdated(&self, frame: &Frame<'_>) -> Result<bool, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        Ok(greeting.monotonic_ns.get() < self.greeted_ns)
     }
 
     fn check_received(&self, greeting: &Greeting) -> Result<(), ProtocolError> {
@@ -987,6 +1001,7 @@ impl Session {
 
     fn establish(&mut self, greeting: &Greeting, name: &str, identity: &Identity, now: Nanos) {
         let theirs = greeting.frame_bytes_max.get();
+        self.greeted_ns = greeting.monotonic_ns.get();
         self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
         self.decoder = Decoder::new(identity.frame_bytes_max as usize);
         self.peer = Some(Box::new(PeerInfo {
