@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use ringwire::{
-    Checksum, CloseReason, ConnectionState, Envelope, EventKind, Message, Nanos, RequestError,
-    SendError,
+    Checksum, CloseReason, ConnectionId, ConnectionState, Envelope, EventKind, Kind, Message,
+    Nanos, RequestError, SendError,
 };
 
 use crate::proxy::{Fault, Plan, Way};
 use crate::resume::{Bed, settings_that_resume, silent, turn, valid};
-use crate::util::{PATIENCE, isolated, timed, wait_for};
+use crate::util::{PATIENCE, client_with, endpoint, isolated, timed, wait_for};
 
 fn number_of(message: &Message) -> u64 {
     u64::from_le_bytes(message.payload()[..8].try_into().expect("eight bytes"))
@@ -418,5 +418,29 @@ fn shutdown_waits_for_the_confirmations() {
             assert!(!matches!(event.kind, EventKind::SessionLost { .. }), "{event:?}");
         }
         drop(proxy);
+    });
+}
+
+/// Handlers reach a session that is away as everybody else does.
+#[test]
+fn handler_sends_to_a_session_that_is_away() {
+    isolated(|| {
+        let (tell, told) = crossbeam_channel::bounded::<ConnectionId>(1);
+        let builder = silent().config(valid(settings_that_resume())).reactors(1);
+        let builder = builder.on(Kind::Command, move |context, frame| {
+            let to = told.try_recv().expect("it was told before");
+            let outcome = context.send_to(to, Envelope::data().reliable(), frame.payload());
+            let text: &[u8] = if outcome.is_ok() { b"queued" } else { b"refused" };
+            let _ = context.reply(Envelope::status(), text);
+        });
+        let mut bed = Bed::around(settings_that_resume(), builder);
+        bed.lose_link(Fault::Cut);
+        wait_for(&bed.server, "the server knows", |s| s.connections_active == 0);
+        tell.send(bed.id).expect("there is room");
+        let mut other = client_with(valid(settings_that_resume()), &endpoint(&bed.server));
+        let answer = other.request(Envelope::command(), b"for you", PATIENCE).expect("an answer");
+        assert_eq!(answer.payload()[..], *b"queued");
+        bed.proxy.admit();
+        assert_eq!(bed.client.receive(PATIENCE).expect("it comes").payload()[..], *b"for you");
     });
 }
