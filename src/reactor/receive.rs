@@ -241,7 +241,8 @@ fn handle_frames(
     if connection.session.confirm_at() < connection.session_due {
         core.set_session_deadline(home);
     }
-    if core.connections[key].session.has_own_block() {
+    let session = &core.connections[key].session;
+    if session.has_own_block() || session.state() == State::Draining {
         core.mark_dirty(key);
     }
     core.counters.messages_received.add(messages);

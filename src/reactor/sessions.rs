@@ -264,16 +264,24 @@ impl Core {
             }
         };
         let known = self.by_peer.get(&peer).copied();
-        // What can not be true is a stranger's, or stale: the session and its link stay as they are.
+        // What can not be true is a stranger's, or stale: the session and its link stay as is.
         let id = known.map(|key| ConnectionId { reactor: self.index, key });
-        if let Some(session) = id.and_then(|id| self.session(id))
-            && let Err(error) = session.check_greeting(frame)
-        {
-            self.send_memory.give(buffer);
-            return Err(error);
-        }
+        let verdict = match id.and_then(|id| self.session(id)) {
+            Some(session) => match session.is_outdated(frame) {
+                Ok(false) => session.check_greeting(frame).map(|()| false),
+                outdated => outdated,
+            },
+            None => Ok(false),
+        };
+        let is_outdated = match verdict {
+            Ok(is_outdated) => is_outdated,
+            Err(error) => {
+                self.send_memory.give(buffer);
+                return Err(error);
+            }
+        };
         if let Some(home) = known
-            && !self.welcome_back(key, home)
+            && (is_outdated || !self.welcome_back(key, home))
         {
             let session = &mut self.connections[key].session;
             session.refuse(buffer, RejectReason::Busy, self.now);
@@ -357,7 +365,8 @@ impl Core {
             Reunion::Resumed => connection.is_resumed = true,
             Reunion::PeerRestarted { undelivered } => {
                 let home = connection.home;
-                self.count_drops(home);
+                let messages_dropped = self.count_drops(home);
+                self.counters.messages_dropped.add(messages_dropped);
                 self.counters.sessions_lost.add(1);
                 self.requests.fail(home, CloseReason::PeerClosed);
                 self.emit_for(home, EventKind::SessionLost { undelivered });

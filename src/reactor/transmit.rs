@@ -151,6 +151,8 @@ impl Core {
             return;
         }
         match connection.session.state() {
+            // The frame that brings the confirmation brings it back here.
+            State::Draining if !connection.session.is_flushed() => {}
             State::Draining => {
                 let Some(buffer) = self.take_control_buffer() else {
                     self.mark_dirty(key);

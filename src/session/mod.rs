@@ -416,6 +416,8 @@ pub(crate) struct Session {
     pub(crate) watchdog: Watchdog,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
+    /// The peer's clock in the greeting that made the present link, or the last.
+    greeted_ns: u64,
     /// Dropped in earlier lives of the lanes: before the peer lost its session.
     past_drops: [Drops; Priority::COUNT],
     /// What [`Session::take_drops`] has told.
@@ -477,6 +479,7 @@ impl Session {
             watchdog: Watchdog::with_capacity(identity.watches_max),
             holdings: Holdings::default(),
             peer: None,
+            greeted_ns: 0,
             past_drops: [Drops::default(); Priority::COUNT],
             told_drops: [Drops::default(); Priority::COUNT],
         }
@@ -624,6 +627,17 @@ impl Session {
     pub(crate) fn check_greeting(&self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
         let (greeting, _) = read_greeting(frame.payload())?;
         self.check_received(greeting)
+    }
+
+    /// Whether a greeting of this session's peer is older than the one that made its link: an
+    /// attempt given up long ago, that the network delivers behind the one that succeeded.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn is_outdated(&self, frame: &Frame<'_>) -> Result<bool, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        Ok(greeting.monotonic_ns.get() < self.greeted_ns)
     }
 
     fn check_received(&self, greeting: &Greeting) -> Result<(), ProtocolError> {
@@ -1168,6 +1182,7 @@ impl Session {
 
     fn establish(&mut self, greeting: &Greeting, name: &str, identity: &Identity, now: Nanos) {
         let theirs = greeting.frame_bytes_max.get();
+        self.greeted_ns = greeting.monotonic_ns.get();
         self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
         self.decoder = Decoder::new(identity.frame_bytes_max as usize);
         self.start_heartbeat(greeting, identity, now);

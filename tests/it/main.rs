@@ -23,6 +23,7 @@ mod proxy;
 mod refused;
 mod replay;
 mod requests;
+mod restart;
 mod resume;
 mod shutdown;
 mod strangers;

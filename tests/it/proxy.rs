@@ -73,6 +73,9 @@ enum Order {
     /// Connections are refused, as by a machine where nobody listens.
     Refuse,
     Admit,
+    /// As above, for a time.
+    HoldFor(Duration),
+    RefuseFor(Duration),
     /// Where the links to come lead.
     Lead(SocketAddr),
     Plan(Plans),
@@ -109,6 +112,8 @@ impl Proxy {
             links: Vec::new(),
             holds: Arc::new(AtomicBool::new(false)),
             counts: Arc::clone(&counts),
+            release_at: Nanos::NEVER,
+            admit_at: Nanos::NEVER,
         };
         let thread = std::thread::spawn(move || {
             broker.run(&inbox);
@@ -143,6 +148,16 @@ impl Proxy {
 
     pub(crate) fn admit(&self) {
         self.order(Order::Admit);
+    }
+
+    /// As [`Proxy::hold`], for a time that runs while the test goes on.
+    pub(crate) fn hold_for(&self, ms: u32) {
+        self.order(Order::HoldFor(Duration::from_millis(ms.into())));
+    }
+
+    /// As [`Proxy::refuse`], for a time that runs while the test goes on.
+    pub(crate) fn refuse_for(&self, ms: u32) {
+        self.order(Order::RefuseFor(Duration::from_millis(ms.into())));
     }
 
     /// Leads the links to come to another server.
@@ -206,6 +221,8 @@ struct Broker {
     links: Vec<(Arc<Link>, [JoinHandle<()>; 2])>,
     holds: Arc<AtomicBool>,
     counts: Arc<Counts>,
+    release_at: Nanos,
+    admit_at: Nanos,
 }
 
 impl Broker {
@@ -218,6 +235,12 @@ impl Broker {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.release_at <= Nanos::now() {
+                self.carry_out(Order::Hold(false));
+            }
+            if self.admit_at <= Nanos::now() {
+                self.carry_out(Order::Admit);
             }
             while let Some(Ok((client, _))) = self.listener.as_ref().map(TcpListener::accept) {
                 self.connect(client);
@@ -237,9 +260,23 @@ impl Broker {
                 self.counts.faults.fetch_add(self.links.len() as u64, Ordering::Relaxed);
                 self.bury(Link::is_over);
             }
-            Order::Hold(holds) => self.holds.store(holds, Ordering::Relaxed),
+            Order::Hold(holds) => {
+                self.holds.store(holds, Ordering::Relaxed);
+                self.release_at = Nanos::NEVER;
+            }
             Order::Refuse => self.listener = None,
-            Order::Admit => self.listener = Some(listen(self.address)),
+            Order::Admit => {
+                self.listener.get_or_insert_with(|| listen(self.address));
+                self.admit_at = Nanos::NEVER;
+            }
+            Order::HoldFor(time) => {
+                self.carry_out(Order::Hold(true));
+                self.release_at = Nanos::now() + time;
+            }
+            Order::RefuseFor(time) => {
+                self.carry_out(Order::Refuse);
+                self.admit_at = Nanos::now() + time;
+            }
             Order::Lead(target) => self.target = target,
             Order::Plan(plans) => self.plans = plans,
         }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use ringwire::{
-    Checksum, CloseReason, ConnectionState, Envelope, EventKind, Message, Nanos, RequestError,
-    SendError,
+    Checksum, CloseReason, ConnectionId, ConnectionState, Envelope, EventKind, Kind, Message,
+    Nanos, RequestError, SendError,
 };
 
 use crate::proxy::{Fault, Plan, Way};
 use crate::resume::{Bed, settings_that_resume, silent, turn, valid};
-use crate::util::{PATIENCE, isolated, timed, wait_for};
+use crate::util::{PATIENCE, client_with, endpoint, isolated, timed, wait_for};
 
 fn number_of(message: &Message) -> u64 {
     u64::from_le_bytes(message.payload()[..8].try_into().expect("eight bytes"))
@@ -89,7 +89,7 @@ fn fill(bed: &mut Bed) -> u64 {
     while refusals < 20 {
         match bed.client.send(envelope, &numbered(admitted + 1, 3000)) {
             Ok(()) => (admitted, refusals) = (admitted + 1, 0),
-            Err(SendError::Full) => refusals += 1,
+            Err(SendError::Full | SendError::MemoryFull) => refusals += 1,
             Err(error) => panic!("{error}"),
         }
         turn(&mut bed.client);
@@ -268,7 +268,7 @@ fn busy_session_is_tried_again() {
             let envelope = Envelope::data().reliable();
             match bed.server.send_to(bed.id, envelope, &payload(admitted + 1)) {
                 Ok(()) => (admitted, refusals) = (admitted + 1, 0),
-                Err(SendError::Full) => refusals += 1,
+                Err(SendError::Full | SendError::MemoryFull) => refusals += 1,
                 Err(error) => panic!("{error}"),
             }
             turn(&mut bed.client);
@@ -373,5 +373,74 @@ fn corrupted_frame_costs_the_link_only() {
                 assert_eq!(bed.client.statistics().sessions_lost, 0, "{way:?} at {at}");
             }
         }
+    });
+}
+
+/// An orderly end waits for the confirmations: nothing that arrived is told as undelivered.
+#[test]
+fn disconnect_waits_for_the_confirmations() {
+    isolated(|| {
+        let Bed { mut client, proxy, server, .. } = silent_bed();
+        for number in 1..=50 {
+            let sent = client.send(Envelope::data().reliable(), &numbered(number, 100));
+            sent.expect("there is room");
+        }
+        let (report, took) = timed(|| client.disconnect(PATIENCE));
+        assert!(took < PATIENCE / 2, "{took:?}");
+        assert_eq!((report.connections, report.flushed, report.messages_dropped), (1, 1, 0));
+        let drops = client.statistics().messages_dropped;
+        assert_eq!(drops, 0, "they all arrived");
+        for number in 1..=50 {
+            assert_eq!(number_of(&server.receive(PATIENCE).expect("it comes")), number);
+        }
+        drop(proxy);
+    });
+}
+
+#[test]
+fn shutdown_waits_for_the_confirmations() {
+    isolated(|| {
+        let Bed { mut client, proxy, server, id } = silent_bed();
+        for number in 1..=50 {
+            let sent = server.send_to(id, Envelope::data().reliable(), &numbered(number, 100));
+            sent.expect("there is room");
+        }
+        let handle = server.handle();
+        let ending = std::thread::spawn(move || server.shutdown(PATIENCE));
+        for number in 1..=50 {
+            assert_eq!(number_of(&client.receive(PATIENCE).expect("it comes")), number);
+        }
+        while client.run_for(Duration::from_millis(1)).is_ok() {}
+        let report = ending.join().expect("no panic");
+        assert_eq!((report.connections, report.flushed, report.messages_dropped), (1, 1, 0));
+        let events = std::iter::from_fn(|| handle.poll_event());
+        for event in events {
+            assert!(!matches!(event.kind, EventKind::SessionLost { .. }), "{event:?}");
+        }
+        drop(proxy);
+    });
+}
+
+/// Handlers reach a session that is away as everybody else does.
+#[test]
+fn handler_sends_to_a_session_that_is_away() {
+    isolated(|| {
+        let (tell, told) = crossbeam_channel::bounded::<ConnectionId>(1);
+        let builder = silent().config(valid(settings_that_resume())).reactors(1);
+        let builder = builder.on(Kind::Command, move |context, frame| {
+            let to = told.try_recv().expect("it was told before");
+            let outcome = context.send_to(to, Envelope::data().reliable(), frame.payload());
+            let text: &[u8] = if outcome.is_ok() { b"queued" } else { b"refused" };
+            let _ = context.reply(Envelope::status(), text);
+        });
+        let mut bed = Bed::around(settings_that_resume(), builder);
+        bed.lose_link(Fault::Cut);
+        wait_for(&bed.server, "the server knows", |s| s.connections_active == 0);
+        tell.send(bed.id).expect("there is room");
+        let mut other = client_with(valid(settings_that_resume()), &endpoint(&bed.server));
+        let answer = other.request(Envelope::command(), b"for you", PATIENCE).expect("an answer");
+        assert_eq!(answer.payload()[..], *b"queued");
+        bed.proxy.admit();
+        assert_eq!(bed.client.receive(PATIENCE).expect("it comes").payload()[..], *b"for you");
     });
 }

@@ -5,14 +5,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use ringwire::{
-    Client, CloseReason, Config, ConfigBuilder, ConnectionId, ConnectionState, Envelope, Event,
-    EventKind, Message, Nanos, Priority, ReceiveError, SendError, Server, ServerBuilder, Wait,
+    Checksum, Client, CloseReason, Config, ConfigBuilder, ConnectionId, ConnectionState, Envelope,
+    Event, EventKind, Idle, Message, Nanos, Priority, ReceiveError, SendError, Server,
+    ServerBuilder, Wait,
 };
 
 use crate::proxy::{Fault, Plan, Proxy, Way};
 use crate::util::{
-    Greeting, PATIENCE, Peer, Stream, client_with, echo, endpoint, isolated, pattern,
-    plain_listener, settings, start, timed, wait_until,
+    Greeting, PATIENCE, Peer, Stream, client_with, echo, endpoint, isolated, isolated_for,
+    open_descriptors, pattern, plain_listener, resident_kib, settings, start, timed, wait_until,
 };
 
 /// Sessions of these settings outlive their connections.
@@ -535,7 +536,7 @@ impl Numbers {
                     self.awaited[lane].push_back(number);
                 }
             }
-            Err(SendError::Full) => self.refused += 1,
+            Err(SendError::Full | SendError::MemoryFull) => self.refused += 1,
             // The link is down.
             Err(SendError::NotConnected) if !is_reliable => {}
             Err(error) => panic!("message {number} of lane {lane}: {error}"),
@@ -619,6 +620,10 @@ impl Traffic {
     #[track_caller]
     fn finish(&mut self, bed: &mut Bed, seed: u64) {
         bed.proxy.plan(|_| Plan::default());
+        bed.proxy.release();
+        bed.proxy.admit();
+        // The last link may have a plan of its own.
+        bed.proxy.breaks(Fault::Cut);
         let deadline = Nanos::now() + PATIENCE;
         let is_settled = |bed: &Bed| {
             bed.client.connection_state() == ConnectionState::Connected
@@ -682,10 +687,19 @@ pub(crate) fn silent() -> ServerBuilder {
 
 /// Traffic both ways over `links` links, each broken at a random byte.
 fn check_traffic(loose: bool, seeds: std::ops::Range<u64>, links: u64) {
+    check_traffic_with(settings_that_resume, loose, seeds, links);
+}
+
+fn check_traffic_with(
+    settings: fn() -> ConfigBuilder,
+    loose: bool,
+    seeds: std::ops::Range<u64>,
+    links: u64,
+) {
     for seed in seeds {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let builder = silent().config(valid(settings_that_resume()));
-        let client = settings_that_resume().reconnect_delay_max_ms(8);
+        let builder = silent().config(valid(settings()));
+        let client = settings().reconnect_delay_max_ms(8);
         let mut bed = Bed::around(client, builder);
         let mut plans = fastrand::Rng::with_seed(seed);
         bed.proxy.plan(move |_| {
@@ -715,7 +729,132 @@ fn reliable_messages_survive_cuts_at_any_byte() {
     isolated(|| check_traffic(false, 0..6, 40));
 }
 
+/// Sends and receives by system calls of their own.
+#[test]
+fn spinning_ends_survive_cuts_at_any_byte() {
+    fn spinning() -> ConfigBuilder {
+        settings_that_resume().idle(Idle::Spin)
+    }
+    isolated(|| {
+        check_traffic_with(spinning, false, 200..202, 20);
+        check_traffic_with(spinning, true, 202..204, 20);
+    });
+}
+
+/// Sends that the kernel makes from the buffers themselves, and reports twice.
+#[test]
+fn zero_copy_sends_survive_cuts_at_any_byte() {
+    fn zero_copy() -> ConfigBuilder {
+        settings_that_resume().zero_copy_bytes_min(64)
+    }
+    isolated(|| {
+        check_traffic_with(zero_copy, false, 300..303, 30);
+        check_traffic_with(zero_copy, true, 303..306, 30);
+    });
+}
+
+/// Small windows and blocks: frames that move, and lanes that take many blocks.
+#[test]
+fn large_frames_survive_cuts_at_any_byte() {
+    fn narrow() -> ConfigBuilder {
+        settings_that_resume().window_bytes(4 << 10).block_bytes(4 << 10)
+    }
+    isolated(|| {
+        check_traffic_with(narrow, false, 400..403, 30);
+        check_traffic_with(narrow, true, 403..406, 30);
+    });
+}
+
+/// An inbox that is always full: links are lost while they are not read.
+#[test]
+fn held_back_ends_survive_cuts_at_any_byte() {
+    fn held_back() -> ConfigBuilder {
+        settings_that_resume().inbox_frames_max(2)
+    }
+    isolated(|| {
+        check_traffic_with(held_back, false, 500..504, 30);
+        check_traffic_with(held_back, true, 504..508, 30);
+    });
+}
+
 #[test]
 fn best_effort_messages_are_lost_and_counted() {
     isolated(|| check_traffic(true, 100..106, 40));
+}
+
+/// For how long [`random_faults_lose_and_double_nothing`] runs, in seconds.
+const SOAK: &str = "RINGWIRE_SOAK_SECONDS";
+
+/// What may happen to a link, from a seed.
+fn any_plan(rng: &mut fastrand::Rng) -> Plan {
+    let way = if rng.bool() { Way::Up } else { Way::Down };
+    let at = 1 << rng.u64(4..18);
+    let fault = match rng.u8(..7) {
+        0 | 1 => Fault::Cut,
+        2 => Fault::Reset,
+        3 => Fault::HalfOpen,
+        4 | 5 => Fault::Corrupt { bit: rng.u8(..8) },
+        _ => Fault::Stall { ms: rng.u32(1..100) },
+    };
+    let plan = Plan::new(way, at + rng.u64(..at), fault);
+    match rng.u8(..8) {
+        0 => Plan { trickle: rng.usize(1..100), ..plan },
+        1 => Plan { delay: Duration::from_micros(rng.u64(..3000)), ..plan },
+        _ => plan,
+    }
+}
+
+/// Reliable traffic both ways under every fault the proxy knows, for 8 s, or as long as the
+/// environment says.
+#[test]
+fn random_faults_lose_and_double_nothing() {
+    let seconds = std::env::var(SOAK).ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    isolated_for(Duration::from_secs(seconds + 60), || {
+        let seed = std::env::var("RINGWIRE_SOAK_SEED").ok().and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or(20);
+        let settings = || {
+            settings_that_resume()
+                .checksum(Checksum::Always)
+                .frame_timeout_ms(200)
+                .handshake_timeout_ms(200)
+                .reconnect_delay_max_ms(8)
+                // Little memory, so that all of it is soon in use.
+                .frame_bytes_max(256 << 10)
+                .kept_bytes_max(512 << 10)
+                .send_memory_bytes(4 << 20)
+                .receive_memory_bytes(1 << 20)
+                .inbox_bytes_max(1 << 20)
+        };
+        let mut bed = Bed::around(settings(), silent().config(valid(settings())));
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut plans = fastrand::Rng::with_seed(seed + 1);
+        bed.proxy.plan(move |_| any_plan(&mut plans));
+        bed.proxy.breaks(Fault::Cut);
+        let mut traffic = Traffic::default();
+        let (begin, length) = (Nanos::now(), Duration::from_secs(seconds));
+        let mut resident = 0;
+        while Nanos::now() < begin + length {
+            traffic.step(&mut bed, &mut rng);
+            match rng.u16(..500) {
+                0 => bed.proxy.breaks(Fault::Reset),
+                1 => bed.proxy.refuse_for(rng.u32(..50)),
+                2 => bed.proxy.hold_for(rng.u32(..50)),
+                _ => {}
+            }
+            let is_warm = Nanos::now() > begin + length / 4;
+            if resident == 0 && is_warm {
+                resident = resident_kib();
+            }
+            assert!(open_descriptors() < 64, "{} descriptors", open_descriptors());
+        }
+        let grown = resident_kib().saturating_sub(resident);
+        let (up, down) = (&traffic.up.received, &traffic.down.received);
+        let summary = format!("{} faults, {up:?} up, {down:?} down", bed.proxy.faults());
+        println!("{summary}; {} links; {grown} KiB more", bed.proxy.links());
+        traffic.finish(&mut bed, seed);
+        assert!(grown < 8192, "{grown} KiB more: {summary}");
+        assert!(bed.proxy.faults() > 5 * seconds, "too quiet: {summary}");
+        assert!(bed.client.statistics().sessions_resumed > 2 * seconds, "too quiet: {summary}");
+        assert_eq!(traffic.up.lost() + traffic.down.lost(), 0, "{summary}");
+    });
 }

@@ -7,7 +7,7 @@ use ringwire::{
 use crate::resume::{events_of_server, name, settings_that_resume, silent, valid};
 use crate::util::{
     ACKNOWLEDGEMENT, CHECKSUM, CRITICAL, DATA, EXTENDED, GAP, Greeting, HELLO, NORMAL, PATIENCE,
-    Peer, Plain, RELIABLE, WELCOME, echo, isolated, open_descriptors, resident_kib, start,
+    Peer, Plain, REJECT, RELIABLE, WELCOME, echo, isolated, open_descriptors, resident_kib, start,
     wait_for, wait_until,
 };
 
@@ -172,6 +172,30 @@ fn hello_from_before_the_link_does_not_end_the_session() {
         assert!(come_back(&server, greeting(1)).is_err(), "it takes a confirmation back");
         server.send_to(id, Envelope::data().reliable(), b"two").expect("the session lives");
         assert_eq!(peer.frame().payload, b"two");
+    });
+}
+
+/// The hello of an attempt that its peer gave up long ago, delivered by the network behind the one
+/// that succeeded: what it says is possible, and yet nobody is at its other end.
+#[test]
+fn hello_of_an_earlier_attempt_does_not_take_the_session() {
+    isolated(|| {
+        let server = start(echo().config(valid(settings_that_resume())));
+        let at = |monotonic_ns| Greeting { monotonic_ns, ..greeting(1) };
+        drop(connect(&server, at(10)));
+        let _ = events_of_server(&server, "LinkLost");
+        let (mut peer, _) = come_back(&server, at(30)).expect("it is known");
+        let refused = come_back(&server, at(20)).map(drop).expect_err("it is of the past");
+        assert_eq!(refused.kind, REJECT);
+        assert_eq!(peer.ask(b"still here"), b"still here");
+        assert_eq!(server.statistics().closed("superseded"), 0);
+        let (mut peer, _) =
+            come_back(&server, at(40)).map_err(|_| "refused").unwrap_or_else(|_| {
+                // The old link may have had something in the kernel.
+                come_back(&server, at(50)).expect("it is known")
+            });
+        peer.sent = [0, 1, 0, 0];
+        assert_eq!(server.statistics().sessions_resumed, 2);
     });
 }
 
