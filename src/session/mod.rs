@@ -33,6 +33,9 @@ pub(crate) mod clock;
 #[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not send heartbeats yet"))]
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
+pub(crate) mod mutation;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sim;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
