@@ -127,6 +127,8 @@ pub(crate) struct Lane {
     is_bulky: bool,
     keyed: Vec<Keyed>,
     drops: Drops,
+    /// Of those, the ones whose place, and with it their sequence, a newer message has taken.
+    taken_over: u64,
 }
 
 impl Lane {
@@ -219,7 +221,7 @@ impl Lane {
         self.frames -= block.span.frames;
         self.bytes -= block.span.bytes();
         self.taken -= block.span.bytes();
-        if block.span.reliable > 0 && block.span.last > self.acknowledged {
+        if block.span.reliable > 0 && block.span.last_reliable > self.acknowledged {
             self.keep(lane, block, memory, holdings);
         } else {
             holdings.release(block, memory.pool);
@@ -255,7 +257,10 @@ impl Lane {
             });
         }
         self.acknowledged = sequence;
-        while let Some(block) = self.kept.pop_front_if(|block| block.span.last <= sequence) {
+        // Best-effort messages behind the last reliable one are not waited for: nothing may confirm
+        // them.
+        let is_done = |block: &mut Block| block.span.last_reliable <= sequence;
+        while let Some(block) = self.kept.pop_front_if(is_done) {
             self.kept_bytes -= block.buffer.len();
             holdings.release(block, memory.pool);
         }
@@ -309,7 +314,7 @@ impl Lane {
         }
         self.kept_bytes = 0;
         for block in &mut self.waiting {
-            block.trim(received);
+            block.trim(lane, received);
             block.drop_frames(lane, &mut self.drops, |frame| {
                 if !frame.is_reliable() {
                     Some(DropReason::LinkLost)
@@ -323,7 +328,7 @@ impl Lane {
         self.acknowledged = received;
         // Best-effort messages whose blocks are long gone, and that the peer does not have.
         let accounted = messages + self.drops.total() + u64::from(self.frames);
-        let lost = self.sequence.checked_sub(accounted).ok_or(impossible)?;
+        let lost = self.admitted().checked_sub(accounted).ok_or(impossible)?;
         self.drops.add(DropReason::LinkLost, lost);
         Ok(())
     }
@@ -358,9 +363,22 @@ impl Lane {
             waiting: std::mem::take(&mut self.waiting),
             kept: std::mem::take(&mut self.kept),
             keyed: std::mem::take(&mut self.keyed),
+            // For the block in flight, which comes back later.
+            acknowledged: self.acknowledged,
             ..Self::default()
         };
         drops
+    }
+
+    /// After [`abandon`](Self::abandon): the next message is the first of a new session.
+    pub(crate) fn begin_anew(&mut self) {
+        assert_eq!(self.sequence, 0, "the lane has been given up");
+        self.acknowledged = 0;
+    }
+
+    /// Last sequence that the peer has confirmed.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
     }
 
     /// Messages that wait and of which the kernel has got nothing.
@@ -380,7 +398,13 @@ impl Lane {
         self.kept.is_empty() && self.waiting.iter().all(|block| block.span.reliable == 0)
     }
 
-    /// Sequence of the last frame admitted: how many have been.
+    /// Messages ever admitted.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.sequence + self.taken_over
+    }
+
+    /// Sequence of the last frame admitted.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -422,6 +446,7 @@ impl Lane {
             let keyed = self.keyed[at];
             if let Some(written) = self.replace(keyed, head, care, body, memory.scratch) {
                 self.drops.add(DropReason::Replaced, 1);
+                self.taken_over += 1;
                 return Some(Ok(written));
             }
             self.keyed.remove(at);
@@ -502,7 +527,10 @@ impl Lane {
     #[cold]
     fn note_care(&mut self, care: Care, written: usize) {
         let block = self.waiting.back_mut().expect("the message was written there");
-        block.span.reliable += u32::from(care.reliable);
+        if care.reliable {
+            block.span.reliable += 1;
+            block.span.last_reliable = self.sequence;
+        }
         block.span.expiry = block.span.expiry.min(care.expiry);
         if let Some(key) = care.key {
             if self.keyed.is_empty() {

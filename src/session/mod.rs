@@ -47,9 +47,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::Overflow;
-use crate::error::{CloseReason, ProtocolError, SendError};
+use crate::error::{CloseReason, DropReason, ProtocolError, SendError};
 use crate::mem::Buffer;
-use crate::session::block::{Block, Drops};
+use crate::session::block::{Block, Drops, Resting};
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
 use crate::session::state::{Event, State};
 use crate::time::Nanos;
@@ -357,6 +357,19 @@ pub struct Undelivered {
     pub sent: Sent,
 }
 
+impl Undelivered {
+    fn new(priority: Priority, frame: &Resting<'_>, sent: Sent) -> Self {
+        Self {
+            priority,
+            kind: frame.kind(),
+            codec: frame.codec(),
+            type_id: frame.type_id(),
+            payload: Bytes::copy_from_slice(frame.payload()),
+            sent,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -492,13 +505,22 @@ impl Session {
         wall_ns: u64,
         memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
-        let (greeting, name) = read_greeting(frame.payload())?;
+        let (greeting, name) = match read_greeting(frame.payload()) {
+            Ok(read) => read,
+            Err(error) => {
+                memory.pool.give(buffer);
+                return Err(error);
+            }
+        };
         if let Some(reason) = refusal(greeting, identity) {
             self.refuse(buffer, reason, now);
             return Ok(Input::End(CloseReason::Refused(reason)));
         }
-        if self.state == State::Down {
-            self.resume(greeting, now, memory)?;
+        if self.state == State::Down
+            && let Err(error) = self.resume(greeting, now, memory)
+        {
+            memory.pool.give(buffer);
+            return Err(error);
         }
         self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);
         self.establish(greeting, name, identity, now);
@@ -583,6 +605,7 @@ impl Session {
     /// The peer has lost its end: both begin anew.
     fn restart(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
         let undelivered = self.abandon(memory);
+        self.lanes.iter_mut().for_each(Lane::begin_anew);
         self.received = [0; Priority::COUNT];
         self.missed = [0; Priority::COUNT];
         undelivered
@@ -595,14 +618,7 @@ impl Session {
             let lane = &mut self.lanes[priority.index()];
             let past = &mut self.past_drops[priority.index()];
             let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
-                undelivered.push(Undelivered {
-                    priority,
-                    kind: frame.kind(),
-                    codec: frame.codec(),
-                    type_id: frame.type_id(),
-                    payload: Bytes::copy_from_slice(frame.payload()),
-                    sent,
-                });
+                undelivered.push(Undelivered::new(priority, frame, sent));
             });
             past.add_all(&drops);
         }
@@ -655,9 +671,13 @@ impl Session {
             extension.ttl_us = ttl_us.into();
             extension.acknowledged = self.received[envelope.priority.index()].into();
         }
-        let has_extension = head.extension.is_some();
+        // What may be dropped before it leaves confirms nothing for certain.
+        let may_be_dropped = care.expiry != Nanos::NEVER
+            || care.key.is_some()
+            || (overflow == Overflow::DropOldest && !care.reliable);
+        let confirms = head.extension.is_some() && !may_be_dropped;
         let written = lane.push(head, care, body, limits, memory, holdings)?;
-        if has_extension {
+        if confirms {
             self.confirmed(envelope.priority);
         }
         Ok(written)
@@ -698,15 +718,12 @@ impl Session {
                 && (self.confirms_now || self.lanes.iter().any(|lane| !lane.is_empty())))
     }
 
-    /// Books a block that has been handed to the kernel in full (or is being dropped) and gives
-    /// its memory back.
+    /// Books a block that has been handed to the kernel in full. Its memory comes back, at once or
+    /// when the peer has confirmed what is in it.
     #[inline]
     pub(crate) fn block_sent(&mut self, source: Source, block: Block, memory: &mut SendMemory<'_>) {
         match source {
             Source::Control => memory.pool.give(block.buffer),
-            Source::Lane(_) if matches!(self.state, State::Ended { .. }) => {
-                self.holdings.release(block, memory.pool);
-            }
             Source::Lane(priority) => {
                 let lane = &mut self.lanes[priority.index()];
                 lane.settle(priority, block, memory, &mut self.holdings);
@@ -782,7 +799,7 @@ impl Session {
     /// Ends the session. Returns how many admitted messages had not been handed to the kernel,
     /// and the reliable ones that the peer has not confirmed.
     ///
-    /// What is in flight comes back through [`Session::block_sent`] later.
+    /// What is in flight comes back through [`Session::end_block`] later.
     pub(crate) fn end(
         &mut self,
         reason: CloseReason,
@@ -796,6 +813,34 @@ impl Session {
         let undelivered = self.abandon(memory);
         self.forget_confirmations();
         (dropped, undelivered)
+    }
+
+    /// Takes back what was in flight when the session ended. Its reliable messages that the peer
+    /// has not confirmed join the `undelivered` of [`Session::end`], in their order.
+    #[cold]
+    pub(crate) fn end_block(
+        &mut self,
+        source: Source,
+        block: Block,
+        undelivered: &mut Vec<Undelivered>,
+        memory: &mut SendMemory<'_>,
+    ) {
+        assert!(matches!(self.state, State::Ended { .. }), "the session goes on");
+        let Source::Lane(priority) = source else {
+            memory.pool.give(block.buffer);
+            return;
+        };
+        let confirmed = self.lanes[priority.index()].acknowledged();
+        // Behind what was sent before it, before what waits.
+        let at = undelivered.partition_point(|other| {
+            other.priority < priority || (other.priority == priority && other.sent == Sent::Maybe)
+        });
+        let owed = block.frames().filter(|frame| frame.is_reliable() && frame.sequence > confirmed);
+        let owed: Vec<_> =
+            owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
+        self.past_drops[priority.index()].add(DropReason::SessionEnded, owed.len() as u64);
+        undelivered.splice(at..at, owed);
+        self.holdings.release(block, memory.pool);
     }
 
     #[inline]
@@ -830,7 +875,7 @@ impl Session {
 
     /// Messages ever admitted, all lanes.
     pub(crate) fn messages_admitted(&self) -> u64 {
-        self.lanes.iter().map(Lane::sequence).sum()
+        self.lanes.iter().map(Lane::admitted).sum()
     }
 
     /// Bytes queued and in flight, all lanes.

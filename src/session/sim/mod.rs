@@ -42,6 +42,7 @@ pub struct Options {
 #[expect(missing_docs, reason = "counts of what the names say")]
 pub struct Report {
     pub events: u64,
+    pub pushes: u64,
     pub messages: u64,
     pub handled: u64,
     pub refused: u64,
@@ -78,9 +79,10 @@ impl Report {
     }
 
     /// Every count with its name, but for the drops.
-    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 19] {
+    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 20] {
         [
             ("events", &mut self.events),
+            ("pushes", &mut self.pushes),
             ("messages", &mut self.messages),
             ("handled", &mut self.handled),
             ("refused", &mut self.refused),

@@ -172,6 +172,7 @@ struct Conn {
     is_reading: bool,
     is_writing: bool,
     closes_when_sent: bool,
+    undelivered: Vec<Undelivered>,
     established_at: Option<u64>,
 }
 

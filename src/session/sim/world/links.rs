@@ -96,6 +96,7 @@ impl World {
             is_reading: false,
             is_writing: false,
             closes_when_sent: false,
+            undelivered: Vec::new(),
             established_at: None,
         });
         self.conns.len() - 1
@@ -245,7 +246,7 @@ impl World {
         let bytes = if self.random.chance(self.climate.tiny_percent) {
             1
         } else if self.random.chance(self.climate.piece_percent) {
-            self.random.size(1, arrived.min(200) + 1)
+            self.random.size(1, arrived + 1)
         } else {
             arrived
         };
@@ -460,7 +461,9 @@ impl World {
             is_link_failure && established_at.is_some() && session.state() == State::Open;
         self.conns[conn].phase = Phase::Closing { survives };
         if !survives {
-            self.end(seat, reason);
+            let (_, undelivered) = session.end(reason, &mut self.nodes[node].memory());
+            self.conns[conn].undelivered = undelivered;
+            self.forget(seat);
         }
         if self.conns[conn].flight.is_none() || self.random.chance(50) {
             self.on_returned(conn);
@@ -492,10 +495,16 @@ impl World {
         let is_complete = self.random.chance(30);
         let Seat { session, node, .. } = &mut self.seats[seat];
         let mut memory = self.nodes[*node].memory();
-        if let Some(flight) = flight.take_if(|_| is_complete || !survives) {
+        if let Some(flight) = flight.take_if(|_| !survives) {
+            let undelivered = &mut self.conns[conn].undelivered;
+            session.end_block(flight.source, flight.block, undelivered, &mut memory);
+        } else if let Some(flight) = flight.take_if(|_| is_complete) {
             session.block_sent(flight.source, flight.block, &mut memory);
         }
-        if survives {
+        if !survives {
+            let undelivered = std::mem::take(&mut self.conns[conn].undelivered);
+            self.give_up(seat, &undelivered);
+        } else {
             self.report.half_sent += u64::from(flight.is_some());
             let returned = flight.map(|flight| (flight.source, flight.block));
             session.link_lost(returned, &mut memory);

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Enough for one run.
+const PUSHES_MAX: u64 = 4_000;
+
 impl World {
     pub(super) fn on_traffic(&mut self, seat: usize) {
         if self.is_over() || self.seats[seat].place == Place::Over {
@@ -13,11 +16,15 @@ impl World {
                 return;
             }
         }
+        if self.report.pushes > PUSHES_MAX {
+            self.climate.traffic_until = self.now;
+        }
         let pause = self.random.between(1, 2 * self.climate.pause);
         self.at(self.now + pause, Happening::Traffic { seat });
     }
 
     fn push(&mut self, seat: usize) {
+        self.report.pushes += 1;
         let node = self.seats[seat].node;
         let now = self.clock(node);
         let (envelope, correlation, ttl) = self.envelope(now);
