@@ -55,6 +55,8 @@ pub struct Report {
     pub late_returns: u64,
     pub attempts: u64,
     pub busy: u64,
+    pub stale: u64,
+    pub anew: u64,
     pub resumed: u64,
     pub restarts: u64,
     pub peer_restarts: u64,
@@ -79,7 +81,7 @@ impl Report {
     }
 
     /// Every count with its name, but for the drops.
-    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 20] {
+    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 22] {
         [
             ("events", &mut self.events),
             ("pushes", &mut self.pushes),
@@ -95,6 +97,8 @@ impl Report {
             ("late_returns", &mut self.late_returns),
             ("attempts", &mut self.attempts),
             ("busy", &mut self.busy),
+            ("stale", &mut self.stale),
+            ("anew", &mut self.anew),
             ("resumed", &mut self.resumed),
             ("restarts", &mut self.restarts),
             ("peer_restarts", &mut self.peer_restarts),

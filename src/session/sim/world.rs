@@ -20,7 +20,7 @@ use crate::session::sim::truth::{Message, PAYLOAD_BYTES_MIN, Pairing, Truth, num
 use crate::session::sim::{Options, RECEIVER_CHECKS_TTL, Report};
 use crate::session::state::State;
 use crate::session::{
-    Correlation, Envelope, Identity, Input, Reunion, Role, Session, Source, Undelivered,
+    Claim, Correlation, Envelope, Identity, Input, Reunion, Role, Session, Source, Undelivered,
 };
 use crate::time::Nanos;
 use crate::wire::acknowledgement::read_acknowledgement;

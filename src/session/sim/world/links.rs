@@ -340,8 +340,10 @@ impl World {
         };
         let peer = Session::peer_id(frame).expect("well formed");
         let known = self.nodes[0].by_peer.get(&peer).copied();
+        let claim = known.map(|seat| self.claim(seat, frame));
+        let known = known.filter(|_| claim != Some(Claim::Anew));
         if let Some(seat) = known
-            && !self.welcome_back(conn, seat)
+            && (claim == Some(Claim::Stale) || !self.welcome_back(conn, seat))
         {
             let (session, _) = self.session(conn);
             session.refuse(buffer, RejectReason::Busy, now);
@@ -367,6 +369,19 @@ impl World {
             self.report.resumed += 1;
         }
         self.established(conn);
+    }
+
+    fn claim(&mut self, seat: usize, frame: &Frame<'_>) -> Claim {
+        let claim = self.seats[seat].session.claim(frame).expect("well formed");
+        self.report.stale += u64::from(claim == Claim::Stale);
+        self.report.anew += u64::from(claim == Claim::Anew);
+        if claim == Claim::Anew {
+            match self.seats[seat].place {
+                Place::Here(old) => self.close(old, CloseReason::SessionExpired),
+                _ => self.end_away(seat, CloseReason::SessionExpired),
+            }
+        }
+        claim
     }
 
     fn welcome_back(&mut self, conn: usize, seat: usize) -> bool {
