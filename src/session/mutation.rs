@@ -39,13 +39,17 @@ pub enum Mutation {
     ShortList,
     /// A newer message does not replace the older one of its key.
     NoConflation,
+    /// A hello from a connection that was given up takes the session over.
+    NoStaleCheck,
+    /// A hello that names another end of the session takes it up all the same.
+    NoClaimCheck,
     /// Memory of what was kept is not given back when the session ends.
     Leak,
 }
 
 impl Mutation {
     /// Every one there is.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::NoResend,
         Self::NoPutBack,
         Self::NoTrim,
@@ -62,6 +66,8 @@ impl Mutation {
         Self::NoKeptBound,
         Self::ShortList,
         Self::NoConflation,
+        Self::NoStaleCheck,
+        Self::NoClaimCheck,
         Self::Leak,
     ];
 

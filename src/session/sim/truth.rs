@@ -29,6 +29,8 @@ pub(super) struct Message {
     /// In true time.
     pub(super) expires_true: Option<u64>,
     pub(super) key: Option<u64>,
+    /// Links of its session so far. What waits across a change is sent, latest or not.
+    pub(super) era: u32,
     /// It was in a block that was taken for sending.
     pub(super) left: bool,
     /// A newer one took its place before it left.
@@ -125,6 +127,12 @@ impl Truth {
             lane.in_place += 1;
         } else {
             assert_eq!(sequence, lane.sequence + 1, "one sequence for one message");
+            if let Some(older) = older.map(|older| &mut self.messages[older])
+                && older.era == message.era
+                && !older.left
+            {
+                older.superseded = true;
+            }
             message.sequence = sequence;
         }
         lane.sequence = sequence;

@@ -76,7 +76,6 @@ enum Happening {
 /// What a run is like.
 #[derive(Debug)]
 struct Climate {
-    clients: usize,
     traffic_until: u64,
     /// Mean time between two bursts of messages of one session.
     pause: u64,
@@ -133,6 +132,8 @@ struct Seat {
     held: u64,
     attempted_at: u64,
     attempts: u32,
+    /// Links lost and made.
+    era: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,7 +227,6 @@ impl World {
         let clients = if r.chance(80) { 1 } else { r.size(2, 5) };
         let is_calm = r.chance(10);
         let climate = Climate {
-            clients,
             traffic_until: r.scaled(5 * MS, 1_000 * MS),
             pause: r.scaled(20 * US, 5 * MS),
             burst: r.scaled(1, 16),

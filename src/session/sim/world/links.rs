@@ -39,6 +39,7 @@ impl World {
             held: u64::MAX,
             attempted_at: 0,
             attempts: 0,
+            era: 0,
         });
         self.seats.len() - 1
     }
@@ -440,6 +441,8 @@ impl World {
 
     fn established(&mut self, conn: usize) {
         self.conns[conn].established_at = Some(self.now);
+        let seat = self.conns[conn].seat;
+        self.seats[seat].era += 1;
         trace!(self, "conn {conn}: established for seat {}", self.conns[conn].seat);
         self.mark_dirty(conn);
         self.check_seat(self.conns[conn].seat);
@@ -535,6 +538,7 @@ impl World {
         let now = self.clock(node);
         let held = self.now - self.conns[conn].established_at.expect("others do not survive");
         self.report.links_lost += 1;
+        self.seats[seat].era += 1;
         self.seats[seat].place = Place::Away { until, stand_in: None };
         self.seats[seat].lost_at = self.now;
         self.seats[seat].held = held;

@@ -63,6 +63,7 @@ impl World {
                     expires_at: ttl.map(|ttl| Nanos(now.0 + ttl)),
                     expires_true: ttl.map(|ttl| self.now + ttl),
                     key,
+                    era: self.seats[seat].era,
                     left: false,
                     superseded: false,
                     has_newer: false,
