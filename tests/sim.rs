@@ -19,7 +19,7 @@ use ringwire::fuzzing::sim::{Mutation, Options, Report, run};
 /// Debug builds are slow.
 const SEEDS: u64 = if cfg!(debug_assertions) { 300 } else { 10_000 };
 /// A fault of the code shows within so many seeds.
-const SEEDS_PER_MUTATION: u64 = 300;
+const SEEDS_PER_MUTATION: u64 = 1_000;
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
@@ -170,26 +170,4 @@ fn soak() {
     let until = Nanos::now() + std::time::Duration::from_secs(seconds);
     let (total, count) = run_all(first, |seed| seed < u64::MAX / 2 && Nanos::now() < until);
     println!("{count} seeds in {seconds} s: {total:#?}");
-}
-
-#[test]
-fn survey() {
-    let Some(seeds) = number("SIM_SURVEY") else { return };
-    quiet();
-    let mut all: std::collections::BTreeMap<String, (u64, u64, String)> = Default::default();
-    thread::scope(|scope| {
-        let worker = thread::Builder::new().name("sim".into()).spawn_scoped(scope, || {
-            for seed in 0..seeds {
-                if let Err(why) = attempt(seed, Options::default()) {
-                    let class: String = why.chars().filter(|c| !c.is_ascii_digit()).take(60).collect();
-                    let entry = all.entry(class).or_insert((0, seed, why));
-                    entry.0 += 1;
-                }
-            }
-        });
-        worker.expect("thread").join().expect("fine");
-    });
-    for (_, (count, seed, why)) in all {
-        println!("{count}x, seed {seed}: {}", &why[..why.len().min(400)]);
-    }
 }

@@ -197,7 +197,10 @@ impl Truth {
                 let message = &self.messages[number];
                 let is_owed = message.reliable && message.sequence > lane.confirmed;
                 if is_owed && message.listed.is_none() {
-                    assert!(message.may_be_dropped(now), "message {number} is missing: {message:?}");
+                    assert!(
+                        message.may_be_dropped(now),
+                        "message {number} is missing: {message:?}"
+                    );
                 }
             }
         }

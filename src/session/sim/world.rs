@@ -42,33 +42,65 @@ const SETTLE_MAX: u64 = 300_000 * MS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
     /// A client's application opens a session.
-    Begin { node: usize },
+    Begin {
+        node: usize,
+    },
     /// An application sends something.
-    Traffic { seat: usize },
+    Traffic {
+        seat: usize,
+    },
     /// The reactor looks for a block to send.
-    Transmit { conn: usize },
+    Transmit {
+        conn: usize,
+    },
     /// The socket takes some of the block in flight.
-    Write { conn: usize },
+    Write {
+        conn: usize,
+    },
     /// Bytes come within the reach of a reader.
-    Arrive { link: usize, side: usize, bytes: usize },
+    Arrive {
+        link: usize,
+        side: usize,
+        bytes: usize,
+    },
     /// The reactor reads.
-    Read { conn: usize },
+    Read {
+        conn: usize,
+    },
     /// A session's deadline.
-    Timer { seat: usize },
+    Timer {
+        seat: usize,
+    },
     /// A connection is lost somewhere on its way.
-    Cut { link: usize },
+    Cut {
+        link: usize,
+    },
     /// An end learns that its connection is gone.
-    Learn { conn: usize },
+    Learn {
+        conn: usize,
+    },
     /// The kernel gives back the block of a connection that was closed.
-    Returned { conn: usize },
+    Returned {
+        conn: usize,
+    },
     /// The server accepts.
-    Accept { link: usize },
-    HandshakeTimeout { conn: usize },
-    Dial { seat: usize },
+    Accept {
+        link: usize,
+    },
+    HandshakeTimeout {
+        conn: usize,
+    },
+    Dial {
+        seat: usize,
+    },
     /// A session has been away for too long.
-    Linger { seat: usize },
+    Linger {
+        seat: usize,
+    },
     /// A process dies, and starts again.
-    Restart { node: usize },
+    Restart {
+        node: usize,
+    },
     /// The next fault is chosen.
     Fault,
 }
@@ -111,6 +143,8 @@ struct Node {
     scratch: Scratch,
     identity: Identity,
     limits: LaneLimits,
+    /// Connections; there may be as many sessions without one.
+    places_max: usize,
     clock_offset: u64,
     clock_ppm: i64,
     /// The server's sessions by the id of the peer's end.
@@ -147,7 +181,9 @@ enum Place {
 enum Phase {
     Live,
     /// Waits for its block to come back.
-    Closing { survives: bool },
+    Closing {
+        survives: bool,
+    },
     Gone,
 }
 
@@ -352,7 +388,7 @@ impl World {
 
 impl Node {
     fn new(index: usize, clients: usize, r: &mut Random) -> Self {
-        let block_bytes = 16 * r.size(1024 / 16, 8192 / 16);
+        let block_bytes = 16 * r.size(HANDSHAKE_BYTES_MAX / 16 + 1, 8192 / 16);
         let frame_bytes_max = 16 * r.size(HANDSHAKE_BYTES_MAX / 16, (16 << 10) / 16);
         let policies = [
             Overflow::Reject,
@@ -375,9 +411,10 @@ impl Node {
             overflow,
         };
         let budget = r.size(16 << 10, 256 << 10);
-        let small = if index == 0 { 4 * clients + 2 } else { 4 };
+        let places_max = if index == 0 { 4 * clients } else { 2 };
+        let small = 4 * places_max + 2;
         let layout = PoolLayout::classes(budget, block_bytes, frame_bytes_max.max(block_bytes));
-        let layout = layout.with_small(HANDSHAKE_BYTES_MAX.max(16 * r.size(64, 128)), small);
+        let layout = layout.with_small(HANDSHAKE_BYTES_MAX, small);
         let checksum = r.pick(&[Checksum::Commands, Checksum::Always, Checksum::Never]);
         Self {
             pool: Pool::new(&layout),
@@ -393,6 +430,7 @@ impl Node {
                 checksum,
             },
             limits,
+            places_max,
             clock_offset: r.scaled(1, 1 << 50),
             clock_ppm: i64::try_from(r.between(0, 401)).expect("small") - 200,
             by_peer: BTreeMap::new(),

@@ -48,7 +48,10 @@ impl World {
         let Seat { session, node, .. } = &self.seats[seat];
         let limits = &self.nodes[*node].limits;
         let state = session.state();
-        assert!(state == State::Open || (state == State::Down && reliable), "admitted in {state:?}");
+        assert!(
+            state == State::Open || (state == State::Down && reliable),
+            "admitted in {state:?}"
+        );
         let frames = session.lanes[lane.index()].frames();
         let frames_max = limits.frames_max.max(before.frames);
         assert!(frames <= frames_max, "{frames} frames of {frames_max} wait");
@@ -75,7 +78,11 @@ impl World {
         let state = session.state();
         let life = &self.truth.lives[self.seats[seat].life];
         let sequence = session.lanes[lane.index()].sequence();
-        assert_eq!(sequence, life.lanes[lane.index()].sequence, "a refused message has no sequence");
+        assert_eq!(
+            sequence,
+            life.lanes[lane.index()].sequence,
+            "a refused message has no sequence"
+        );
         match error {
             SendError::NotConnected => {
                 let may_wait = envelope.is_reliable() && state == State::Down;
@@ -210,7 +217,11 @@ impl World {
                 assert_eq!(received - missed, lane.handled, "both ends count the same messages");
                 // What was dropped behind the last message that left is not announced.
                 let dropped = lane.drops.total() - lane.in_place;
-                assert_eq!(dropped, missed + lane.sequence - received, "missed is what was dropped");
+                assert_eq!(
+                    dropped,
+                    missed + lane.sequence - received,
+                    "missed is what was dropped"
+                );
             }
             self.report.settled += 1;
         }

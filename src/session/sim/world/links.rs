@@ -104,6 +104,12 @@ impl World {
     }
 
     pub(super) fn accept(&mut self, link: usize) {
+        let is_here = |conn: &&Conn| conn.node == 0 && conn.phase != Phase::Gone;
+        if self.conns.iter().filter(is_here).count() >= self.nodes[0].places_max {
+            let dialer = self.links[link].ends[0].expect("somebody dialled");
+            self.soon(self.climate.latency, Happening::Learn { conn: dialer });
+            return;
+        }
         let session = Session::new(Role::Listener, self.new_id(), self.nodes[0].limits);
         let seat = self.new_seat(0, session, None);
         let conn = self.new_conn(0, link, 1, seat);
@@ -146,6 +152,7 @@ impl World {
         let (session, node) = self.session(conn);
         let polled = session.poll_block(now, &mut node.memory());
         let Some((source, block)) = polled else {
+            assert!(!session.has_block(), "there is memory for what must be said");
             if self.conns[conn].closes_when_sent {
                 self.close(conn, CloseReason::Refused(RejectReason::Busy));
             }
@@ -335,10 +342,8 @@ impl World {
     // Handshakes.
 
     fn answer(&mut self, conn: usize, frame: &Frame<'_>, now: Nanos) {
-        let Some(buffer) = self.nodes[0].pool.take(HANDSHAKE_BYTES_MAX) else {
-            self.close(conn, CloseReason::ConnectionLimit);
-            return;
-        };
+        let buffer = self.nodes[0].pool.take(HANDSHAKE_BYTES_MAX);
+        let buffer = buffer.expect("there is memory for a welcome");
         let peer = Session::peer_id(frame).expect("well formed");
         let known = self.nodes[0].by_peer.get(&peer).copied();
         let claim = known.map(|seat| self.claim(seat, frame));
@@ -420,7 +425,8 @@ impl World {
         let Node { pool, scratch, identity, .. } = node;
         let memory = &mut SendMemory { pool, scratch };
         let outcome = session.accept_welcome(frame, identity, now, memory);
-        let (input, reunion) = outcome.unwrap_or_else(|error| panic!("the client refuses: {error}"));
+        let (input, reunion) =
+            outcome.unwrap_or_else(|error| panic!("the client refuses: {error}"));
         assert_eq!(input, Input::Established, "nothing else is wrong with it");
         match reunion {
             Reunion::First => {}
@@ -474,9 +480,14 @@ impl World {
                 | CloseReason::PeerSilent
                 | CloseReason::Superseded
         );
+        let is_live = |seat: &&Seat| seat.node == node && seat.place != Place::Over;
+        let has_place =
+            self.seats.iter().filter(is_live).count() <= 2 * self.nodes[node].places_max;
         let session = &mut self.seats[seat].session;
-        let survives =
-            is_link_failure && established_at.is_some() && session.state() == State::Open;
+        let survives = is_link_failure
+            && has_place
+            && established_at.is_some()
+            && session.state() == State::Open;
         self.conns[conn].phase = Phase::Closing { survives };
         if !survives {
             let (_, undelivered) = session.end(reason, &mut self.nodes[node].memory());

@@ -37,8 +37,7 @@ impl World {
             None => None,
         };
         let before = self.fill(seat, lane);
-        let latest =
-            key.and_then(|key| self.truth.latest(self.seats[seat].life, lane, key));
+        let latest = key.and_then(|key| self.truth.latest(self.seats[seat].life, lane, key));
         let Seat { session, .. } = &mut self.seats[seat];
         let Node { pool, scratch, identity, .. } = &mut self.nodes[node];
         let memory = &mut SendMemory { pool, scratch };
