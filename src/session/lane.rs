@@ -263,8 +263,9 @@ impl Lane {
         self.acknowledged = sequence;
         // Best-effort messages behind the last reliable one are not waited for: nothing may confirm
         // them.
-        let is_done = |block: &mut Block| block.span.last_reliable <= sequence;
-        while let Some(block) = self.kept.pop_front_if(is_done) {
+        let is_done = |block: &Block| block.span.last_reliable <= sequence;
+        while self.kept.front().is_some_and(is_done) {
+            let block = self.kept.pop_front().expect("looked at just now");
             self.kept_bytes -= block.buffer.len();
             holdings.release(block, memory.pool);
         }

@@ -60,6 +60,7 @@ pub struct Report {
     pub resumed: u64,
     pub restarts: u64,
     pub peer_restarts: u64,
+    pub goodbyes: u64,
     pub sessions_ended: u64,
     pub undelivered: u64,
     pub settled: u64,
@@ -81,7 +82,7 @@ impl Report {
     }
 
     /// Every count with its name, but for the drops.
-    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 22] {
+    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 23] {
         [
             ("events", &mut self.events),
             ("pushes", &mut self.pushes),
@@ -102,6 +103,7 @@ impl Report {
             ("resumed", &mut self.resumed),
             ("restarts", &mut self.restarts),
             ("peer_restarts", &mut self.peer_restarts),
+            ("goodbyes", &mut self.goodbyes),
             ("sessions_ended", &mut self.sessions_ended),
             ("undelivered", &mut self.undelivered),
             ("settled", &mut self.settled),

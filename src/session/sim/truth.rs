@@ -89,7 +89,7 @@ pub(super) fn payload(number: usize, bytes: usize) -> Vec<u8> {
 }
 
 fn filler(number: usize, at: usize) -> u8 {
-    (number.wrapping_mul(31).wrapping_add(at) % 251) as u8
+    number.wrapping_mul(31).wrapping_add(at).to_le_bytes()[0]
 }
 
 /// The number of the message with this payload.

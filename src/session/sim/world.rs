@@ -25,7 +25,7 @@ use crate::session::{
 use crate::time::Nanos;
 use crate::wire::acknowledgement::read_acknowledgement;
 use crate::wire::handshake::{
-    Features, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_greeting,
+    Features, GoodbyeReason, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_greeting,
 };
 use crate::wire::{Body, BodyError, Checksum, Frame, Kind, Priority, Scratch};
 

@@ -153,6 +153,10 @@ impl World {
         let polled = session.poll_block(now, &mut node.memory());
         let Some((source, block)) = polled else {
             assert!(!session.has_block(), "there is memory for what must be said");
+            if session.state() == State::Draining {
+                self.say_goodbye(conn);
+                return;
+            }
             if self.conns[conn].closes_when_sent {
                 self.close(conn, CloseReason::Refused(RejectReason::Busy));
             }
@@ -167,6 +171,16 @@ impl World {
         let seat = self.conns[conn].seat;
         self.check_seat(seat);
         self.write_soon(conn);
+    }
+
+    /// All has been sent: the goodbye comes last.
+    fn say_goodbye(&mut self, conn: usize) {
+        let now = self.clock(self.conns[conn].node);
+        let (session, node) = self.session(conn);
+        let buffer = node.pool.take(HANDSHAKE_BYTES_MAX).expect("there is memory for a goodbye");
+        session.finish(buffer, GoodbyeReason::Disconnect, now);
+        self.report.goodbyes += 1;
+        self.mark_dirty(conn);
     }
 
     fn write_soon(&mut self, conn: usize) {
@@ -201,7 +215,8 @@ impl World {
         }
         let (session, node) = self.session(conn);
         session.block_sent(flight.source, flight.block, &mut node.memory());
-        let has_more = session.has_block() || self.conns[conn].closes_when_sent;
+        let is_ending = session.state() == State::Draining;
+        let has_more = session.has_block() || is_ending || self.conns[conn].closes_when_sent;
         if has_more {
             self.mark_dirty(conn);
         }

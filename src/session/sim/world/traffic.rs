@@ -16,6 +16,15 @@ impl World {
                 return;
             }
         }
+        if let Place::Here(conn) = self.seats[seat].place
+            && self.conns[conn].phase == Phase::Live
+            && self.random.next().is_multiple_of(500)
+            && self.seats[seat].session.state() == State::Open
+        {
+            trace!(self, "seat {seat}: disconnects");
+            self.seats[seat].session.drain();
+            self.mark_dirty(conn);
+        }
         if self.report.pushes > PUSHES_MAX {
             self.climate.traffic_until = self.now;
         }
