@@ -562,6 +562,13 @@ fn confirmation_does_not_expire_with_its_carrier() {
     let block = near.send_block().expect("queued");
     far.handle(&block).expect("well formed");
     far.push_as(Envelope::data().ttl(Duration::from_micros(1)), b"short-lived");
+    let (session, mut memory) = far.memory();
+    let late = Nanos(NOW.0 + 1_000_000);
+    let (source, block) = session.poll_block(late, &mut memory).expect("a gap in its place");
+    let gap = block.buffer.bytes()[..block.span.filled].to_vec();
+    session.block_sent(source, block, &mut memory);
+    near.handle(&gap).expect("well formed");
+    assert_eq!(near.session.missed(), 1);
     far.confirm();
     exchange(&mut near, &mut far);
     assert!(near.session.is_confirmed());
