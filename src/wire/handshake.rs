@@ -18,7 +18,7 @@
 //! | 88 | 4 | node | sender's node number, 0 when it has none |
 //! | 92 | 2 | authentication_bytes | length of the authentication after the name; 0 in version 1 |
 //! | 94 | 2 | reserved | 0 |
-//! | 96 | 32 | messages_received | per lane: messages received, which is `last_received` less gaps |
+//! | 96 | 32 | messages_received | per lane: messages received: `last_received` less gaps |
 //! | 128 | 16 | peer_session_id | receiver's end, as the sender knows it; 0 when it knows none |
 //! | 144 | … | name, authentication | UTF-8 without terminator, then bytes |
 //!
