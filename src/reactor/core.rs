@@ -402,7 +402,7 @@ impl Core {
         let connection = &mut self.connections[key];
         connection.survives = survives;
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let (mut dropped, mut undelivered) = (0, Vec::new());
+        let mut dropped = 0;
         if survives {
             if let Some(in_flight) = connection.in_flight
                 && let Some(buffer) = connection.unsent.take()
@@ -411,14 +411,15 @@ impl Core {
                 connection.in_flight = None;
             }
         } else {
-            (dropped, undelivered) = connection.session.end(reason, &mut memory);
+            (dropped, connection.undelivered) = connection.session.end(reason, &mut memory);
         }
         if let Some(in_flight) = connection.in_flight {
             self.backlog = true;
             if let Some(buffer) = connection.unsent.take() {
                 dropped += in_flight.frames_dropped(&buffer);
                 let block = in_flight.into_block(buffer);
-                connection.session.block_sent(in_flight.source, block, &mut memory);
+                let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
+                session.end_block(in_flight.source, block, undelivered, &mut memory);
                 connection.in_flight = None;
             }
         }
@@ -463,9 +464,6 @@ impl Core {
             self.remember_end(home, reason);
             self.notify_watcher(key, Err(reason));
             self.requests.fail(home, reason);
-            if !undelivered.is_empty() {
-                self.emit_for(home, EventKind::SessionLost { undelivered });
-            }
             // How much of the block in flight the socket has taken is known once its send has
             // ended.
             if !is_sending {
@@ -482,13 +480,18 @@ impl Core {
     /// Says that a connection is over, now that what it took with it is known.
     #[cold]
     pub(crate) fn report_end(&mut self, key: ConnectionKey) {
-        let connection = &self.connections[key];
+        let connection = &mut self.connections[key];
         let Phase::Closing { reason } = connection.phase else {
             unreachable!("a connection closes before its end")
         };
         let established = connection.is_established();
         let messages_dropped = connection.messages_dropped;
         let home = connection.home;
+        let undelivered = std::mem::take(&mut connection.undelivered);
+        self.count_drops(home);
+        if !undelivered.is_empty() {
+            self.emit_for(home, EventKind::SessionLost { undelivered });
+        }
         self.emit_for(home, EventKind::Disconnected { reason, established, messages_dropped });
     }
 
@@ -712,8 +715,11 @@ fn send_memory(config: &Config) -> Result<Pool, SetupError> {
     let block = config.block_bytes() as usize;
     let budget = usize::try_from(config.send_memory_bytes()).expect("64-bit target");
     let largest = config.frame_bytes_max() as usize;
-    // One small block for each session's lanes, one more for its handshake frames.
-    let small = 2 * places_max(config) + 2;
+    // One small block for the lanes of each session, of which there are as many away as here. One
+    // for a frame of its own that each connection has in flight (acknowledgement, gap), one for
+    // its handshake: a peer that comes back must find memory for its welcome, or what is kept for
+    // it is kept for nothing.
+    let small = 4 * places_max(config) + 2;
     let layout = PoolLayout::shared(budget, 2 * SMALL_BLOCK_BYTES, largest.max(block));
     let layout = layout.with_reserve().with_small(SMALL_BLOCK_BYTES, small);
     pool(&layout, "send_memory_bytes", config.send_memory_bytes())

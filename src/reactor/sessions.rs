@@ -35,7 +35,7 @@ use crate::reactor::{Event, EventKind};
 use crate::session::backoff::{BackoffPolicy, Next};
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
-use crate::session::{Correlation, Envelope, Expiry, Input, Reunion, Role, Session};
+use crate::session::{Claim, Correlation, Envelope, Expiry, Input, Reunion, Role, Session};
 use crate::time::{Nanos, wall_ns};
 use crate::wire::handshake::RejectReason;
 use crate::wire::{Body, Frame};
@@ -264,24 +264,17 @@ impl Core {
             }
         };
         let known = self.by_peer.get(&peer).copied();
-        // What can not be true is a stranger's, or stale: the session and its link stay as is.
-        let id = known.map(|key| ConnectionId { reactor: self.index, key });
-        let verdict = match id.and_then(|id| self.session(id)) {
-            Some(session) => match session.is_outdated(frame) {
-                Ok(false) => session.check_greeting(frame).map(|()| false),
-                outdated => outdated,
-            },
-            None => Ok(false),
-        };
-        let is_outdated = match verdict {
-            Ok(is_outdated) => is_outdated,
+        // What can not be true is a stranger's: the session and its link stay as they are.
+        let claim = match known.map(|home| self.claim(home, frame)).transpose() {
+            Ok(claim) => claim,
             Err(error) => {
                 self.send_memory.give(buffer);
                 return Err(error);
             }
         };
+        let known = known.filter(|_| claim != Some(Claim::Anew));
         if let Some(home) = known
-            && (is_outdated || !self.welcome_back(key, home))
+            && (claim == Some(Claim::Stale) || !self.welcome_back(key, home))
         {
             let session = &mut self.connections[key].session;
             session.refuse(buffer, RejectReason::Busy, self.now);
@@ -308,6 +301,25 @@ impl Core {
         }
         self.mark_dirty(key);
         outcome
+    }
+
+    /// What a hello asks of a session. One that its peer has lost is over.
+    fn claim(&mut self, home: SessionKey, frame: &Frame<'_>) -> Result<Claim, ProtocolError> {
+        let session = self.session_mut(home).expect("a peer that is known has a session here");
+        let claim = session.claim(frame)?;
+        if claim == Claim::Anew {
+            match self.homes[home] {
+                Home::Here(old) if self.connections[old].survives => {
+                    if !self.connections[old].is_sending() {
+                        self.detach(old);
+                    }
+                    self.end_away(home, CloseReason::SessionExpired);
+                }
+                Home::Here(old) => self.close(old, CloseReason::SessionExpired),
+                Home::Away(_) => self.end_away(home, CloseReason::SessionExpired),
+            }
+        }
+        Ok(claim)
     }
 
     /// Moves a session whose peer is back into its new connection. Returns `false` when its old

@@ -34,6 +34,8 @@ pub(crate) struct Span {
     pub(crate) frames: u32,
     /// Of those, the reliable ones.
     pub(crate) reliable: u32,
+    /// Sequence of the last reliable one.
+    pub(crate) last_reliable: u64,
     /// Longest payload among them, for the choice of how to send.
     pub(crate) payload_bytes_max: usize,
     /// Sequence of the first frame (the first it stands for, when it is a gap).
@@ -52,6 +54,7 @@ impl Span {
             filled: 0,
             frames: 0,
             reliable: 0,
+            last_reliable: 0,
             payload_bytes_max: 0,
             first,
             last: first - 1,
@@ -233,15 +236,11 @@ impl Block {
         Frames::of(&self.buffer, &self.span)
     }
 
-    /// Forgets the frames up to `sequence`: the peer has them. Returns how many messages those
-    /// were.
-    pub(crate) fn trim(&mut self, sequence: u64) -> u32 {
-        let (mut start, mut first, mut trimmed) = (self.span.start, self.span.first, 0);
-        let mut reliable = 0;
-        // A gap may stand for messages that were sent and not kept, and the peer may have some of
-        // those: it is told anew, for the rest.
-        let is_known = |frame: &Resting<'_>| frame.sequence - (frame.count() - 1) <= sequence;
-        for frame in self.frames().take_while(is_known) {
+    /// Forgets the frames up to `sequence`: the peer has them.
+    pub(crate) fn trim(&mut self, lane: Priority, sequence: u64) {
+        let (mut start, mut first) = (self.span.start, self.span.first);
+        let (mut trimmed, mut reliable) = (0, 0);
+        for frame in self.frames().take_while(|frame| frame.sequence <= sequence) {
             start = frame.at + frame.bytes;
             first = frame.sequence + 1;
             trimmed += u32::from(!frame.is_gap());
@@ -251,7 +250,20 @@ impl Block {
         self.span.first = first;
         self.span.frames -= trimmed;
         self.span.reliable -= reliable;
-        trimmed
+        if first <= sequence && first <= self.span.last {
+            self.shorten_gap(lane, sequence);
+        }
+    }
+
+    /// A gap at the front stands for messages that were sent without being kept. The peer has some.
+    #[cold]
+    fn shorten_gap(&mut self, lane: Priority, sequence: u64) {
+        let gap = self.frames().next().expect("the block is not empty");
+        assert!(gap.is_gap(), "a message has one sequence");
+        let (at, last) = (gap.at, gap.sequence);
+        let gap = Gap { lane, count: last - sequence, last };
+        gap.head().encode(&[], &mut self.buffer.bytes_mut()[at..]);
+        self.span.first = sequence + 1;
     }
 
     /// Turns the messages for which `refuse` gives a reason into gaps.
@@ -274,7 +286,10 @@ impl Block {
             let is_kept = reason.is_none() && !frame.is_gap();
             if is_kept {
                 span.frames += 1;
-                span.reliable += u32::from(frame.is_reliable());
+                if frame.is_reliable() {
+                    span.reliable += 1;
+                    span.last_reliable = frame.sequence;
+                }
                 span.expiry = span.expiry.min(frame.expiry());
             }
             if let Some(reason) = reason {
@@ -321,6 +336,7 @@ impl Block {
         to.filled = end;
         to.frames += from.frames;
         to.reliable += from.reliable;
+        to.last_reliable = from.last_reliable.max(to.last_reliable);
         to.payload_bytes_max = to.payload_bytes_max.max(from.payload_bytes_max);
         to.last = from.last;
         to.expiry = to.expiry.min(from.expiry);

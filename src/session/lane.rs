@@ -52,7 +52,8 @@ use std::collections::VecDeque;
 use crate::config::Overflow;
 use crate::error::{DropReason, ProtocolError, SendError};
 use crate::mem::{Buffer, Pool};
-use crate::session::block::{Block, Drops, Gap, Refusal, Resting};
+use crate::session::block::{Block, Drops, Gap, Refusal, Resting, Span};
+use crate::session::mutation::Mutation;
 use crate::time::Nanos;
 use crate::wire::{Body, FrameHead, HEADER_BYTES, Priority, Scratch, frame_bytes, low_half};
 
@@ -139,6 +140,8 @@ pub(crate) struct Lane {
     is_bulky: bool,
     keyed: Vec<Keyed>,
     drops: Drops,
+    /// Of those, the ones whose place, and with it their sequence, a newer message has taken.
+    taken_over: u64,
 }
 
 impl Lane {
@@ -205,7 +208,7 @@ impl Lane {
         if first != self.announced + 1 {
             return self.take_gap(lane, first - 1, memory, holdings);
         }
-        if expiry <= now {
+        if expiry <= now && !Mutation::NoTtl.is_on() {
             self.expire_front(lane, now);
         }
         let block = self.waiting.pop_front()?;
@@ -231,7 +234,7 @@ impl Lane {
         self.frames -= block.span.frames;
         self.bytes -= block.span.bytes();
         self.taken -= block.span.bytes();
-        if block.span.reliable > 0 && block.span.last > self.acknowledged {
+        if block.span.reliable > 0 && block.span.last_reliable > self.acknowledged {
             self.keep(lane, block, memory, holdings);
         } else {
             holdings.release(block, memory.pool);
@@ -239,8 +242,11 @@ impl Lane {
     }
 
     /// Takes a block back that the link was lost under. How much of it has arrived is not known.
-    pub(crate) fn put_back(&mut self, block: Block) {
+    pub(crate) fn put_back(&mut self, mut block: Block) {
         self.taken -= block.span.bytes();
+        if Mutation::NoPutBack.is_on() {
+            block.span = Span { start: block.span.filled, frames: 0, reliable: 0, ..block.span };
+        }
         self.waiting.push_front(block);
     }
 
@@ -260,15 +266,18 @@ impl Lane {
             // Confirmations overtake each other: every frame carries one.
             return Ok(());
         }
-        if sequence > self.announced {
+        if sequence > self.announced && !Mutation::NoAcknowledgementBound.is_on() {
             return Err(ProtocolError::BadAcknowledgement {
                 acknowledged: low_half(sequence),
                 sent: low_half(self.announced),
             });
         }
         self.acknowledged = sequence;
-        while self.kept.front().is_some_and(|block| block.span.last <= sequence) {
-            let Some(block) = self.kept.pop_front() else { break };
+        // Best-effort messages behind the last reliable one are not waited for: nothing may confirm
+        // them.
+        let is_done = |block: &Block| block.span.last_reliable <= sequence;
+        while self.kept.front().is_some_and(is_done) {
+            let block = self.kept.pop_front().expect("looked at just now");
             self.kept_bytes -= block.buffer.len();
             holdings.release(block, memory.pool);
         }
@@ -323,11 +332,17 @@ impl Lane {
         assert_eq!(self.taken, 0, "what was in flight has been put back");
         assert!(self.check_received(received, messages).is_ok(), "the caller checked");
         while let Some(block) = self.kept.pop_back() {
-            self.waiting.push_front(block);
+            if Mutation::NoResend.is_on() {
+                holdings.release(block, memory.pool);
+            } else {
+                self.waiting.push_front(block);
+            }
         }
         self.kept_bytes = 0;
         for block in &mut self.waiting {
-            block.trim(received);
+            if !Mutation::NoTrim.is_on() {
+                block.trim(lane, received);
+            }
             block.drop_frames(lane, &mut self.drops, |frame| {
                 if !frame.is_reliable() {
                     Some(DropReason::LinkLost)
@@ -342,7 +357,8 @@ impl Lane {
         // Best-effort messages whose blocks are long gone, and that the peer does not have.
         // A peer that claims more messages than it can have makes the count too low: its loss.
         let accounted = messages + self.drops.total() + u64::from(self.frames);
-        self.drops.add(DropReason::LinkLost, self.sequence.saturating_sub(accounted));
+        let lost = self.admitted().saturating_sub(accounted);
+        self.drops.add(DropReason::LinkLost, if Mutation::NoLossCount.is_on() { 0 } else { lost });
     }
 
     /// Gives up everything, telling `undelivered` of each reliable message that the peer has not
@@ -359,14 +375,17 @@ impl Lane {
             for frame in block.frames().filter(|frame| !frame.is_gap()) {
                 let sent = if frame.sequence <= announced { Sent::Maybe } else { Sent::Never };
                 let is_confirmed = frame.sequence <= acknowledged;
-                if frame.is_reliable() && !is_confirmed {
+                let is_left_out = Mutation::ShortList.is_on() && sent == Sent::Never;
+                if frame.is_reliable() && !is_confirmed && !is_left_out {
                     undelivered(&frame, sent);
                 }
                 if !is_confirmed && (frame.is_reliable() || sent == Sent::Never) {
                     self.drops.add(DropReason::SessionEnded, 1);
                 }
             }
-            holdings.release(block, memory.pool);
+            if !Mutation::Leak.is_on() {
+                holdings.release(block, memory.pool);
+            }
         }
         self.keyed.clear();
         let drops = self.drops;
@@ -375,9 +394,22 @@ impl Lane {
             waiting: std::mem::take(&mut self.waiting),
             kept: std::mem::take(&mut self.kept),
             keyed: std::mem::take(&mut self.keyed),
+            // For the block in flight, which comes back later.
+            acknowledged: self.acknowledged,
             ..Self::default()
         };
         drops
+    }
+
+    /// After [`abandon`](Self::abandon): the next message is the first of a new session.
+    pub(crate) fn begin_anew(&mut self) {
+        assert_eq!(self.sequence, 0, "the lane has been given up");
+        self.acknowledged = 0;
+    }
+
+    /// Last sequence that the peer has confirmed.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
     }
 
     /// Messages that wait and of which the kernel has got nothing.
@@ -403,7 +435,13 @@ impl Lane {
         self.kept.is_empty() && self.waiting.iter().all(|block| block.span.reliable == 0)
     }
 
-    /// Sequence of the last frame admitted: how many have been.
+    /// Messages ever admitted.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.sequence + self.taken_over
+    }
+
+    /// Sequence of the last frame admitted.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -441,17 +479,20 @@ impl Lane {
         memory: &mut SendMemory<'_>,
     ) -> Option<Result<usize, SendError>> {
         if let Some(key) = care.key
+            && !Mutation::NoConflation.is_on()
             && let Some(at) = self.keyed.iter().position(|keyed| keyed.key == key)
         {
             let keyed = self.keyed[at];
             if let Some(written) = self.replace(keyed, head, care, body, memory.scratch) {
                 self.drops.add(DropReason::Replaced, 1);
+                self.taken_over += 1;
                 return Some(Ok(written));
             }
             self.keyed.remove(at);
             self.remove(head.priority, keyed.sequence);
         }
-        if care.reliable && self.kept_bytes + self.bytes >= limits.kept_bytes_max {
+        let is_full = self.kept_bytes + self.bytes >= limits.kept_bytes_max;
+        if care.reliable && is_full && !Mutation::NoKeptBound.is_on() {
             return Some(Err(SendError::Full));
         }
         None
@@ -527,7 +568,10 @@ impl Lane {
     #[inline(never)]
     fn note_care(&mut self, care: Care, written: usize) {
         let block = self.waiting.back_mut().expect("the message was written there");
-        block.span.reliable += u32::from(care.reliable);
+        if care.reliable {
+            block.span.reliable += 1;
+            block.span.last_reliable = self.sequence;
+        }
         block.span.expiry = block.span.expiry.min(care.expiry);
         if let Some(key) = care.key {
             if self.keyed.is_empty() {
@@ -574,7 +618,8 @@ impl Lane {
         block.span.frames -= messages;
         self.frames -= messages;
         self.bytes -= bytes;
-        self.drops.add(DropReason::Overflow, messages.into());
+        let dropped = if Mutation::NoOverflowCount.is_on() { 0 } else { messages };
+        self.drops.add(DropReason::Overflow, dropped.into());
         self.keyed.retain(|keyed| keyed.sequence != sequence);
         if block.span.bytes() == 0 {
             let block = self.waiting.pop_front().expect("it is there");
@@ -594,7 +639,8 @@ impl Lane {
     ) -> Option<Block> {
         let mut block = Block::new(memory.pool.take(HEADER_BYTES)?, self.announced + 1);
         holdings.add(&block);
-        block.write_gap(Gap { lane, count: last - self.announced, last });
+        let count = last - self.announced - u64::from(Mutation::ShortGap.is_on());
+        block.write_gap(Gap { lane, count, last });
         self.announced = last;
         self.bytes += block.span.bytes();
         self.taken += block.span.bytes();
@@ -623,6 +669,10 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) {
+        if Mutation::NoKeeping.is_on() {
+            holdings.release(block, memory.pool);
+            return;
+        }
         let is_short = block.span.bytes() <= block.buffer.len() / KEPT_FRACTION;
         if is_short
             && let Some(last) = self.kept.back_mut()

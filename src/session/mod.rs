@@ -31,6 +31,9 @@ pub(crate) mod block;
 pub(crate) mod clock;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
+pub(crate) mod mutation;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sim;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
@@ -41,12 +44,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::Overflow;
-use crate::error::{CloseReason, ProtocolError, SendError};
+use crate::error::{CloseReason, DropReason, ProtocolError, SendError};
 use crate::mem::Buffer;
-use crate::session::block::{Block, Drops};
+use crate::session::block::{Block, Drops, Resting};
 use crate::session::clock::{ClockEstimate, Exchange, Offset, PeerNanos};
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy};
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
+use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
 use crate::session::watchdog::Watchdog;
 use crate::time::Nanos;
@@ -298,6 +302,12 @@ impl Envelope {
         self
     }
 
+    /// The conflation key, when it has one.
+    #[must_use]
+    pub const fn conflation_key(&self) -> Option<u32> {
+        if self.marks.contain(Marks::KEYED) { Some(self.key) } else { None }
+    }
+
     /// Whether it is kept until the peer confirms it.
     #[must_use]
     pub const fn is_reliable(&self) -> bool {
@@ -374,6 +384,19 @@ pub struct Undelivered {
     pub sent: Sent,
 }
 
+impl Undelivered {
+    fn new(priority: Priority, frame: &Resting<'_>, sent: Sent) -> Self {
+        Self {
+            priority,
+            kind: frame.kind(),
+            codec: frame.codec(),
+            type_id: frame.type_id(),
+            payload: Bytes::copy_from_slice(frame.payload()),
+            sent,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -416,8 +439,10 @@ pub(crate) struct Session {
     pub(crate) watchdog: Watchdog,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
-    /// The peer's clock in the greeting that made the present link, or the last.
-    greeted_ns: u64,
+    /// The other end, for a greeting.
+    peer_id: SessionId,
+    /// When the peer's last greeting was written, by its clock.
+    greeted_at: u64,
     /// Dropped in earlier lives of the lanes: before the peer lost its session.
     past_drops: [Drops; Priority::COUNT],
     /// What [`Session::take_drops`] has told.
@@ -439,6 +464,17 @@ pub(crate) enum Expiry {
     GoOn,
     /// Nothing was heard of the peer for too long.
     PeerSilent,
+}
+
+/// What a hello asks of the session that its sender has had here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// To go on.
+    Resume,
+    /// Nothing: its sender knows another end, or none. This one is lost to it.
+    Anew,
+    /// Nothing any more: a later hello of its sender has been answered.
+    Stale,
 }
 
 /// What became of a session that was taken up on a new link.
@@ -479,7 +515,8 @@ impl Session {
             watchdog: Watchdog::with_capacity(identity.watches_max),
             holdings: Holdings::default(),
             peer: None,
-            greeted_ns: 0,
+            peer_id: SessionId::default(),
+            greeted_at: 0,
             past_drops: [Drops::default(); Priority::COUNT],
             told_drops: [Drops::default(); Priority::COUNT],
         }
@@ -489,8 +526,8 @@ impl Session {
     pub(crate) fn stand_in(&self, limits: LaneLimits, identity: &Identity) -> Self {
         assert_eq!(self.state, State::Down, "the session has a link");
         assert_eq!(self.role, Role::Dialer, "the listening side waits");
-        let (received, missed) = (self.received, self.missed);
-        Self { received, missed, ..Self::new(Role::Dialer, self.id, limits, identity) }
+        let Self { received, missed, peer_id, .. } = *self;
+        Self { received, missed, peer_id, ..Self::new(Role::Dialer, self.id, limits, identity) }
     }
 
     /// Queues the hello of the connecting side.
@@ -534,6 +571,26 @@ impl Session {
         Ok(SessionId(greeting.session_id))
     }
 
+    /// What a hello of the peer's asks of this session.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`], or [`ProtocolError::BadAcknowledgement`]: the peer can not
+    /// have received what it says.
+    pub(crate) fn claim(&self, frame: &Frame<'_>) -> Result<Claim, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        let is_older = greeting.monotonic_ns.get() < self.greeted_at;
+        let names_us = greeting.peer_session_id == self.id.0;
+        Ok(if is_older && !Mutation::NoStaleCheck.is_on() {
+            Claim::Stale
+        } else if names_us || Mutation::NoClaimCheck.is_on() {
+            self.check_received(greeting)?;
+            Claim::Resume
+        } else {
+            Claim::Anew
+        })
+    }
+
     /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`]. A session that is
     /// down goes on where it was.
     pub(crate) fn answer(
@@ -545,14 +602,24 @@ impl Session {
         wall_ns: u64,
         memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
-        let (greeting, name) = read_greeting(frame.payload())?;
+        let (greeting, name) = match read_greeting(frame.payload()) {
+            Ok(read) => read,
+            Err(error) => {
+                memory.pool.give(buffer);
+                return Err(error);
+            }
+        };
         if let Some(reason) = refusal(greeting, identity) {
             self.refuse(buffer, reason, now);
             return Ok(Input::End(CloseReason::Refused(reason)));
         }
-        if self.state == State::Down {
-            self.resume(greeting, now, memory)?;
+        if self.state == State::Down
+            && let Err(error) = self.resume(greeting, now, memory)
+        {
+            memory.pool.give(buffer);
+            return Err(error);
         }
+        self.peer_id = SessionId(greeting.session_id);
         self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);
         self.establish(greeting, name, identity, now);
         Ok(Input::Established)
@@ -618,28 +685,6 @@ impl Session {
         self.beat = None;
     }
 
-    /// Whether a greeting can be that of this session's peer, after the link it had: what it has
-    /// received is possible. Changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`ProtocolError`]: it is not.
-    pub(crate) fn check_greeting(&self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
-        let (greeting, _) = read_greeting(frame.payload())?;
-        self.check_received(greeting)
-    }
-
-    /// Whether a greeting of this session's peer is older than the one that made its link: an
-    /// attempt given up long ago, that the network delivers behind the one that succeeded.
-    ///
-    /// # Errors
-    ///
-    /// [`ProtocolError::BadHandshake`].
-    pub(crate) fn is_outdated(&self, frame: &Frame<'_>) -> Result<bool, ProtocolError> {
-        let (greeting, _) = read_greeting(frame.payload())?;
-        Ok(greeting.monotonic_ns.get() < self.greeted_ns)
-    }
-
     fn check_received(&self, greeting: &Greeting) -> Result<(), ProtocolError> {
         for (index, lane) in self.lanes.iter().enumerate() {
             let received = greeting.last_received[index].get();
@@ -669,6 +714,7 @@ impl Session {
     /// The peer has lost its end: both begin anew.
     fn restart(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
         let undelivered = self.abandon(memory);
+        self.lanes.iter_mut().for_each(Lane::begin_anew);
         self.received = [0; Priority::COUNT];
         self.missed = [0; Priority::COUNT];
         self.expired = 0;
@@ -685,14 +731,7 @@ impl Session {
             let lane = &mut self.lanes[priority.index()];
             let past = &mut self.past_drops[priority.index()];
             let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
-                undelivered.push(Undelivered {
-                    priority,
-                    kind: frame.kind(),
-                    codec: frame.codec(),
-                    type_id: frame.type_id(),
-                    payload: Bytes::copy_from_slice(frame.payload()),
-                    sent,
-                });
+                undelivered.push(Undelivered::new(priority, frame, sent));
             });
             past.add_all(&drops);
         }
@@ -767,9 +806,15 @@ impl Session {
             extension.ttl_us = envelope.ttl_us.into();
             extension.acknowledged = self.received[index].into();
         }
+        let overflow = self.limits.overflow[index];
+        // What may be dropped before it leaves confirms nothing for certain.
+        let may_be_dropped = care.expiry != Nanos::NEVER
+            || care.key.is_some()
+            || (overflow == Overflow::DropOldest && !care.reliable);
+        let confirms = head.extension.is_some() && !may_be_dropped;
         let (limits, holdings) = (&self.limits, &mut self.holdings);
         let written = self.lanes[index].push(head, care, body, limits, memory, holdings)?;
-        if head.extension.is_some() {
+        if confirms {
             self.confirmed(envelope.priority);
         }
         Ok(written)
@@ -819,15 +864,12 @@ impl Session {
                     || self.lanes.iter().any(|lane| !lane.is_empty())))
     }
 
-    /// Books a block that has been handed to the kernel in full (or is being dropped) and gives
-    /// its memory back.
+    /// Books a block that has been handed to the kernel in full. Its memory comes back, at once or
+    /// when the peer has confirmed what is in it.
     #[inline]
     pub(crate) fn block_sent(&mut self, source: Source, block: Block, memory: &mut SendMemory<'_>) {
         match source {
             Source::Control => memory.pool.give(block.buffer),
-            Source::Lane(_) if matches!(self.state, State::Ended { .. }) => {
-                self.holdings.release(block, memory.pool);
-            }
             Source::Lane(priority) => {
                 let lane = &mut self.lanes[priority.index()];
                 lane.settle(priority, block, memory, &mut self.holdings);
@@ -839,7 +881,7 @@ impl Session {
     pub(crate) fn expire(&mut self, now: Nanos) -> Expiry {
         if self.confirm_at <= now {
             self.confirm_at = Nanos::NEVER;
-            self.confirms_now = true;
+            self.confirms_now = !Mutation::NoAcknowledgements.is_on();
         }
         if let Some(heartbeat) = &mut self.heartbeat {
             match heartbeat.poll(now) {
@@ -949,7 +991,7 @@ impl Session {
     /// Ends the session. Returns how many admitted messages had not been handed to the kernel,
     /// and the reliable ones that the peer has not confirmed.
     ///
-    /// What is in flight comes back through [`Session::block_sent`] later.
+    /// What is in flight comes back through [`Session::end_block`] later.
     pub(crate) fn end(
         &mut self,
         reason: CloseReason,
@@ -963,6 +1005,34 @@ impl Session {
         let undelivered = self.abandon(memory);
         self.forget_confirmations();
         (dropped, undelivered)
+    }
+
+    /// Takes back what was in flight when the session ended. Its reliable messages that the peer
+    /// has not confirmed join the `undelivered` of [`Session::end`], in their order.
+    #[cold]
+    pub(crate) fn end_block(
+        &mut self,
+        source: Source,
+        block: Block,
+        undelivered: &mut Vec<Undelivered>,
+        memory: &mut SendMemory<'_>,
+    ) {
+        assert!(matches!(self.state, State::Ended { .. }), "the session goes on");
+        let Source::Lane(priority) = source else {
+            memory.pool.give(block.buffer);
+            return;
+        };
+        let confirmed = self.lanes[priority.index()].acknowledged();
+        // Behind what was sent before it, before what waits.
+        let at = undelivered.partition_point(|other| {
+            other.priority < priority || (other.priority == priority && other.sent == Sent::Maybe)
+        });
+        let owed = block.frames().filter(|frame| frame.is_reliable() && frame.sequence > confirmed);
+        let owed: Vec<_> =
+            owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
+        self.past_drops[priority.index()].add(DropReason::SessionEnded, owed.len() as u64);
+        undelivered.splice(at..at, owed);
+        self.holdings.release(block, memory.pool);
     }
 
     #[inline]
@@ -997,7 +1067,7 @@ impl Session {
 
     /// Messages ever admitted, all lanes.
     pub(crate) fn messages_admitted(&self) -> u64 {
-        self.lanes.iter().map(Lane::sequence).sum()
+        self.lanes.iter().map(Lane::admitted).sum()
     }
 
     /// Bytes queued and in flight, all lanes.
@@ -1140,7 +1210,9 @@ impl Session {
         let buffer = memory.pool.take(ACKNOWLEDGEMENT_BYTES)?;
         let mut block = Block::new(buffer, 1);
         let out = block.buffer.bytes_mut();
-        block.span.filled = write_acknowledgement(self.received, self.expired, now.0, out);
+        let eager = u64::from(Mutation::EagerAcknowledgement.is_on());
+        let received = self.received.map(|received| received + eager);
+        block.span.filled = write_acknowledgement(received, self.expired, now.0, out);
         self.told_expired = self.expired;
         self.forget_confirmations();
         Some(block)
@@ -1156,7 +1228,7 @@ impl Session {
             return Err(ProtocolError::BadSequence { expected, got: frame.sequence() });
         }
         self.received[index] = last;
-        self.missed[index] += count;
+        self.missed[index] += if Mutation::NoGapCount.is_on() { 0 } else { count };
         Ok(())
     }
 
@@ -1182,11 +1254,12 @@ impl Session {
 
     fn establish(&mut self, greeting: &Greeting, name: &str, identity: &Identity, now: Nanos) {
         let theirs = greeting.frame_bytes_max.get();
-        self.greeted_ns = greeting.monotonic_ns.get();
         self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
         self.decoder = Decoder::new(identity.frame_bytes_max as usize);
         self.start_heartbeat(greeting, identity, now);
         self.watchdog.start(now);
+        self.peer_id = SessionId(greeting.session_id);
+        self.greeted_at = greeting.monotonic_ns.get();
         self.peer = Some(Box::new(PeerInfo {
             session_id: SessionId(greeting.session_id),
             node_name: name.into(),
@@ -1257,6 +1330,7 @@ impl Session {
             authentication_bytes: 0.into(),
             reserved: 0.into(),
             messages_received: self.messages_received().map(Into::into),
+            peer_session_id: self.peer_id.0,
         };
         let filled = write_greeting(kind, greeting, &identity.node_name, buffer.bytes_mut());
         self.push_control(buffer, filled);

@@ -333,6 +333,8 @@ pub(crate) struct Greeting {
     /// Bit 0: the session outlives its connection.
     pub(crate) features: u32,
     pub(crate) session_id: [u8; 16],
+    /// The other end's, when it is known.
+    pub(crate) peer_session_id: [u8; 16],
     pub(crate) last_received: [u64; 4],
     pub(crate) messages_received: [u64; 4],
     pub(crate) monotonic_ns: u64,
@@ -347,6 +349,7 @@ impl Default for Greeting {
             heartbeat_interval_us: 0,
             features: 0,
             session_id: [9; 16],
+            peer_session_id: [0; 16],
             last_received: [0; 4],
             messages_received: [0; 4],
             monotonic_ns: 1,
@@ -372,7 +375,8 @@ impl Greeting {
         out.extend_from_slice(&5_u32.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         eights(&mut out, self.messages_received);
-        assert_eq!(out.len(), 128, "the fixed part of a greeting");
+        out.extend_from_slice(&self.peer_session_id);
+        assert_eq!(out.len(), 144, "the fixed part of a greeting");
         out.extend_from_slice(b"peer");
         out
     }
