@@ -20,6 +20,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::session::mutation::Mutation;
 use crate::time::Nanos;
 
 /// How a session comes back. Made from a valid `Config`; the bounds are asserted.
@@ -169,6 +170,9 @@ impl Backoff {
 
     fn delay(&self, random: u64) -> Duration {
         let Some(doublings) = self.attempts.checked_sub(1) else { return Duration::ZERO };
+        if Mutation::NoBackoff.is_on() {
+            return Duration::ZERO;
+        }
         let [floor, base, cap] = [self.policy.floor, self.policy.base, self.policy.cap]
             .map(|bound| u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX - 1).min(u64::MAX - 1));
         let ceiling = base.saturating_mul(1 << doublings.min(63)).min(cap);

@@ -40,7 +40,8 @@ use std::collections::VecDeque;
 use crate::config::Overflow;
 use crate::error::{DropReason, ProtocolError, SendError};
 use crate::mem::{Buffer, Pool};
-use crate::session::block::{Block, Drops, Gap, Refusal, Resting};
+use crate::session::block::{Block, Drops, Gap, Refusal, Resting, Span};
+use crate::session::mutation::Mutation;
 use crate::time::Nanos;
 use crate::wire::{Body, FrameHead, HEADER_BYTES, Priority, Scratch, frame_bytes, low_half};
 

@@ -33,6 +33,7 @@ pub(crate) mod clock;
 #[cfg_attr(not(test), expect(dead_code, reason = "the reactor does not send heartbeats yet"))]
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
+pub(crate) mod mutation;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::mem::Buffer;
 use crate::session::block::{Block, Drops};
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
+use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
 use crate::time::Nanos;
 use crate::wire::acknowledgement::{
