@@ -829,7 +829,7 @@ impl Session {
 
     /// Messages ever admitted, all lanes.
     pub(crate) fn messages_admitted(&self) -> u64 {
-        self.lanes.iter().map(Lane::sequence).sum()
+        self.lanes.iter().map(Lane::admitted).sum()
     }
 
     /// Bytes queued and in flight, all lanes.
