@@ -241,11 +241,10 @@ impl Block {
         Frames::of(&self.buffer, &self.span)
     }
 
-    /// Forgets the frames up to `sequence`: the peer has them. Returns how many messages those
-    /// were.
-    pub(crate) fn trim(&mut self, sequence: u64) -> u32 {
-        let (mut start, mut first, mut trimmed) = (self.span.start, self.span.first, 0);
-        let mut reliable = 0;
+    /// Forgets the frames up to `sequence`: the peer has them.
+    pub(crate) fn trim(&mut self, lane: Priority, sequence: u64) {
+        let (mut start, mut first) = (self.span.start, self.span.first);
+        let (mut trimmed, mut reliable) = (0, 0);
         for frame in self.frames().take_while(|frame| frame.sequence <= sequence) {
             start = frame.at + frame.bytes;
             first = frame.sequence + 1;
@@ -256,7 +255,20 @@ impl Block {
         self.span.first = first;
         self.span.frames -= trimmed;
         self.span.reliable -= reliable;
-        trimmed
+        if first <= sequence && first <= self.span.last {
+            self.shorten_gap(lane, sequence);
+        }
+    }
+
+    /// A gap at the front stands for messages that were sent without being kept. The peer has some.
+    #[cold]
+    fn shorten_gap(&mut self, lane: Priority, sequence: u64) {
+        let gap = self.frames().next().expect("the block is not empty");
+        assert!(gap.is_gap(), "a message has one sequence");
+        let (at, last) = (gap.at, gap.sequence);
+        let gap = Gap { lane, count: last - sequence, last };
+        gap.head().encode(&[], &mut self.buffer.bytes_mut()[at..]);
+        self.span.first = sequence + 1;
     }
 
     /// Turns the messages for which `refuse` gives a reason into gaps.

@@ -312,7 +312,9 @@ impl Lane {
         }
         self.kept_bytes = 0;
         for block in &mut self.waiting {
-            block.trim(received);
+            if !Mutation::NoTrim.is_on() {
+                block.trim(lane, received);
+            }
             block.drop_frames(lane, &mut self.drops, |frame| {
                 if !frame.is_reliable() {
                     Some(DropReason::LinkLost)
