@@ -34,6 +34,8 @@ pub(crate) struct Span {
     pub(crate) frames: u32,
     /// Of those, the reliable ones.
     pub(crate) reliable: u32,
+    /// Sequence of the last reliable one.
+    pub(crate) last_reliable: u64,
     /// Longest payload among them, for the choice of how to send.
     pub(crate) payload_bytes_max: usize,
     /// Sequence of the first frame (the first it stands for, when it is a gap).
@@ -52,6 +54,7 @@ impl Span {
             filled: 0,
             frames: 0,
             reliable: 0,
+            last_reliable: 0,
             payload_bytes_max: 0,
             first,
             last: first - 1,
@@ -291,7 +294,10 @@ impl Block {
             let is_kept = reason.is_none() && !frame.is_gap();
             if is_kept {
                 span.frames += 1;
-                span.reliable += u32::from(frame.is_reliable());
+                if frame.is_reliable() {
+                    span.reliable += 1;
+                    span.last_reliable = frame.sequence;
+                }
                 span.expiry = span.expiry.min(frame.expiry());
             }
             if let Some(reason) = reason {
@@ -338,6 +344,7 @@ impl Block {
         to.filled = end;
         to.frames += from.frames;
         to.reliable += from.reliable;
+        to.last_reliable = from.last_reliable.max(to.last_reliable);
         to.payload_bytes_max = to.payload_bytes_max.max(from.payload_bytes_max);
         to.last = from.last;
         to.expiry = to.expiry.min(from.expiry);

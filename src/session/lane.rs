@@ -222,7 +222,7 @@ impl Lane {
         self.frames -= block.span.frames;
         self.bytes -= block.span.bytes();
         self.taken -= block.span.bytes();
-        if block.span.reliable > 0 && block.span.last > self.acknowledged {
+        if block.span.reliable > 0 && block.span.last_reliable > self.acknowledged {
             self.keep(lane, block, memory, holdings);
         } else {
             holdings.release(block, memory.pool);
@@ -258,7 +258,11 @@ impl Lane {
             });
         }
         self.acknowledged = sequence;
-        while let Some(block) = self.kept.pop_front_if(|block| block.span.last <= sequence) {
+        // Best-effort messages behind the last reliable one are not waited for: nothing may confirm
+        // them.
+        let is_done = |block: &Block| block.span.last_reliable <= sequence;
+        while self.kept.front().is_some_and(is_done) {
+            let block = self.kept.pop_front().expect("looked at just now");
             self.kept_bytes -= block.buffer.len();
             holdings.release(block, memory.pool);
         }
@@ -514,7 +518,10 @@ impl Lane {
     #[cold]
     fn note_care(&mut self, care: Care, written: usize) {
         let block = self.waiting.back_mut().expect("the message was written there");
-        block.span.reliable += u32::from(care.reliable);
+        if care.reliable {
+            block.span.reliable += 1;
+            block.span.last_reliable = self.sequence;
+        }
         block.span.expiry = block.span.expiry.min(care.expiry);
         if let Some(key) = care.key {
             if self.keyed.is_empty() {
