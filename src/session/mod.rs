@@ -654,9 +654,13 @@ impl Session {
             extension.ttl_us = ttl_us.into();
             extension.acknowledged = self.received[envelope.priority.index()].into();
         }
-        let has_extension = head.extension.is_some();
+        // What may be dropped before it leaves confirms nothing for certain.
+        let may_be_dropped = care.expiry != Nanos::NEVER
+            || care.key.is_some()
+            || (overflow == Overflow::DropOldest && !care.reliable);
+        let confirms = head.extension.is_some() && !may_be_dropped;
         let written = lane.push(head, care, body, limits, memory, holdings)?;
-        if has_extension {
+        if confirms {
             self.confirmed(envelope.priority);
         }
         Ok(written)
