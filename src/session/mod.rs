@@ -491,13 +491,22 @@ impl Session {
         wall_ns: u64,
         memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
-        let (greeting, name) = read_greeting(frame.payload())?;
+        let (greeting, name) = match read_greeting(frame.payload()) {
+            Ok(read) => read,
+            Err(error) => {
+                memory.pool.give(buffer);
+                return Err(error);
+            }
+        };
         if let Some(reason) = refusal(greeting, identity) {
             self.refuse(buffer, reason, now);
             return Ok(Input::End(CloseReason::Refused(reason)));
         }
-        if self.state == State::Down {
-            self.resume(greeting, now, memory)?;
+        if self.state == State::Down
+            && let Err(error) = self.resume(greeting, now, memory)
+        {
+            memory.pool.give(buffer);
+            return Err(error);
         }
         self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);
         self.establish(greeting, name, identity, now);
