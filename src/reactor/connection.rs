@@ -18,7 +18,7 @@ use crate::mem::{Buffer, Window};
 use crate::reactor::sessions::SessionKey;
 use crate::session::backoff::Backoff;
 use crate::session::block::{Block, Frames, Span};
-use crate::session::{Session, Source};
+use crate::session::{Session, Source, Undelivered};
 use crate::sys::ring::OpKey;
 use crate::time::Nanos;
 use crate::wire::low_half;
@@ -144,6 +144,8 @@ pub(crate) struct Connection {
     pub(crate) is_resumed: bool,
     /// The block whose send the end of the link interrupted: it goes with the session.
     pub(crate) returned: Option<(Source, Block)>,
+    /// What the session had not delivered when it ended.
+    pub(crate) undelivered: Vec<Undelivered>,
     pub(crate) window: Window,
     /// A receive is in flight.
     pub(crate) receiving: bool,
@@ -194,6 +196,7 @@ impl Connection {
             survives: false,
             is_resumed: false,
             returned: None,
+            undelivered: Vec::new(),
             window,
             receiving: false,
             in_flight: None,

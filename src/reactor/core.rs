@@ -370,7 +370,7 @@ impl Core {
         let connection = &mut self.connections[key];
         connection.survives = survives;
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let (mut dropped, mut undelivered) = (0, Vec::new());
+        let mut dropped = 0;
         if survives {
             if let Some(in_flight) = connection.in_flight
                 && let Some(buffer) = connection.unsent.take()
@@ -379,14 +379,15 @@ impl Core {
                 connection.in_flight = None;
             }
         } else {
-            (dropped, undelivered) = connection.session.end(reason, &mut memory);
+            (dropped, connection.undelivered) = connection.session.end(reason, &mut memory);
         }
         if let Some(in_flight) = connection.in_flight {
             self.backlog = true;
             if let Some(buffer) = connection.unsent.take() {
                 dropped += in_flight.frames_dropped(&buffer);
                 let block = in_flight.into_block(buffer);
-                connection.session.block_sent(in_flight.source, block, &mut memory);
+                let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
+                session.end_block(in_flight.source, block, undelivered, &mut memory);
                 connection.in_flight = None;
             }
         }
@@ -431,9 +432,6 @@ impl Core {
             self.remember_end(home, reason);
             self.notify_watcher(key, Err(reason));
             self.requests.fail(home, reason);
-            if !undelivered.is_empty() {
-                self.emit_for(home, EventKind::SessionLost { undelivered });
-            }
             // How much of the block in flight the socket has taken is known once its send has
             // ended.
             if !is_sending {
@@ -457,6 +455,11 @@ impl Core {
         let established = connection.is_established();
         let messages_dropped = connection.messages_dropped;
         let home = connection.home;
+        let undelivered = std::mem::take(&mut connection.undelivered);
+        self.count_drops(home);
+        if !undelivered.is_empty() {
+            self.emit_for(home, EventKind::SessionLost { undelivered });
+        }
         self.emit_for(home, EventKind::Disconnected { reason, established, messages_dropped });
     }
 

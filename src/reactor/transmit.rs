@@ -198,7 +198,13 @@ impl Core {
             };
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
             let block = in_flight.into_block(buffer);
-            connection.session.block_sent(in_flight.source, block, &mut memory);
+            let session = &mut connection.session;
+            if matches!(session.state(), State::Ended { .. }) {
+                let undelivered = &mut connection.undelivered;
+                session.end_block(in_flight.source, block, undelivered, &mut memory);
+            } else {
+                session.block_sent(in_flight.source, block, &mut memory);
+            }
             connection.in_flight = None;
             connection.messages_dropped += dropped;
             self.counters.messages_dropped.add(dropped);

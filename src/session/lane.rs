@@ -367,9 +367,22 @@ impl Lane {
             waiting: std::mem::take(&mut self.waiting),
             kept: std::mem::take(&mut self.kept),
             keyed: std::mem::take(&mut self.keyed),
+            // For the block in flight, which comes back later.
+            acknowledged: self.acknowledged,
             ..Self::default()
         };
         drops
+    }
+
+    /// After [`abandon`](Self::abandon): the next message is the first of a new session.
+    pub(crate) fn begin_anew(&mut self) {
+        assert_eq!(self.sequence, 0, "the lane has been given up");
+        self.acknowledged = 0;
+    }
+
+    /// Last sequence that the peer has confirmed.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
     }
 
     /// Messages that wait and of which the kernel has got nothing.

@@ -45,9 +45,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::Overflow;
-use crate::error::{CloseReason, ProtocolError, SendError};
+use crate::error::{CloseReason, DropReason, ProtocolError, SendError};
 use crate::mem::Buffer;
-use crate::session::block::{Block, Drops};
+use crate::session::block::{Block, Drops, Resting};
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
 use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
@@ -356,6 +356,19 @@ pub struct Undelivered {
     pub sent: Sent,
 }
 
+impl Undelivered {
+    fn new(priority: Priority, frame: &Resting<'_>, sent: Sent) -> Self {
+        Self {
+            priority,
+            kind: frame.kind(),
+            codec: frame.codec(),
+            type_id: frame.type_id(),
+            payload: Bytes::copy_from_slice(frame.payload()),
+            sent,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -591,6 +604,7 @@ impl Session {
     /// The peer has lost its end: both begin anew.
     fn restart(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
         let undelivered = self.abandon(memory);
+        self.lanes.iter_mut().for_each(Lane::begin_anew);
         self.received = [0; Priority::COUNT];
         self.missed = [0; Priority::COUNT];
         undelivered
@@ -603,14 +617,7 @@ impl Session {
             let lane = &mut self.lanes[priority.index()];
             let past = &mut self.past_drops[priority.index()];
             let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
-                undelivered.push(Undelivered {
-                    priority,
-                    kind: frame.kind(),
-                    codec: frame.codec(),
-                    type_id: frame.type_id(),
-                    payload: Bytes::copy_from_slice(frame.payload()),
-                    sent,
-                });
+                undelivered.push(Undelivered::new(priority, frame, sent));
             });
             past.add_all(&drops);
         }
@@ -710,15 +717,12 @@ impl Session {
                 && (self.confirms_now || self.lanes.iter().any(|lane| !lane.is_empty())))
     }
 
-    /// Books a block that has been handed to the kernel in full (or is being dropped) and gives
-    /// its memory back.
+    /// Books a block that has been handed to the kernel in full. Its memory comes back, at once or
+    /// when the peer has confirmed what is in it.
     #[inline]
     pub(crate) fn block_sent(&mut self, source: Source, block: Block, memory: &mut SendMemory<'_>) {
         match source {
             Source::Control => memory.pool.give(block.buffer),
-            Source::Lane(_) if matches!(self.state, State::Ended { .. }) => {
-                self.holdings.release(block, memory.pool);
-            }
             Source::Lane(priority) => {
                 let lane = &mut self.lanes[priority.index()];
                 lane.settle(priority, block, memory, &mut self.holdings);
@@ -794,7 +798,7 @@ impl Session {
     /// Ends the session. Returns how many admitted messages had not been handed to the kernel,
     /// and the reliable ones that the peer has not confirmed.
     ///
-    /// What is in flight comes back through [`Session::block_sent`] later.
+    /// What is in flight comes back through [`Session::end_block`] later.
     pub(crate) fn end(
         &mut self,
         reason: CloseReason,
@@ -808,6 +812,34 @@ impl Session {
         let undelivered = self.abandon(memory);
         self.forget_confirmations();
         (dropped, undelivered)
+    }
+
+    /// Takes back what was in flight when the session ended. Its reliable messages that the peer
+    /// has not confirmed join the `undelivered` of [`Session::end`], in their order.
+    #[cold]
+    pub(crate) fn end_block(
+        &mut self,
+        source: Source,
+        block: Block,
+        undelivered: &mut Vec<Undelivered>,
+        memory: &mut SendMemory<'_>,
+    ) {
+        assert!(matches!(self.state, State::Ended { .. }), "the session goes on");
+        let Source::Lane(priority) = source else {
+            memory.pool.give(block.buffer);
+            return;
+        };
+        let confirmed = self.lanes[priority.index()].acknowledged();
+        // Behind what was sent before it, before what waits.
+        let at = undelivered.partition_point(|other| {
+            other.priority < priority || (other.priority == priority && other.sent == Sent::Maybe)
+        });
+        let owed = block.frames().filter(|frame| frame.is_reliable() && frame.sequence > confirmed);
+        let owed: Vec<_> =
+            owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
+        self.past_drops[priority.index()].add(DropReason::SessionEnded, owed.len() as u64);
+        undelivered.splice(at..at, owed);
+        self.holdings.release(block, memory.pool);
     }
 
     #[inline]
