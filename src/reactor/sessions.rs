@@ -34,7 +34,7 @@ use crate::reactor::{Event, EventKind};
 use crate::session::backoff::{BackoffPolicy, Next};
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
-use crate::session::{Correlation, Envelope, Input, Reunion, Role, Session};
+use crate::session::{Claim, Correlation, Envelope, Input, Reunion, Role, Session};
 use crate::time::{Nanos, wall_ns};
 use crate::wire::handshake::RejectReason;
 use crate::wire::{Body, Frame};
@@ -256,8 +256,10 @@ impl Core {
             }
         };
         let known = self.by_peer.get(&peer).copied();
+        let claim = known.and_then(|home| self.claim(home, frame));
+        let known = known.filter(|_| claim != Some(Claim::Anew));
         if let Some(home) = known
-            && !self.welcome_back(key, home)
+            && (claim == Some(Claim::Stale) || !self.welcome_back(key, home))
         {
             let session = &mut self.connections[key].session;
             session.refuse(buffer, RejectReason::Busy, self.now);
@@ -284,6 +286,25 @@ impl Core {
         }
         self.mark_dirty(key);
         outcome
+    }
+
+    /// What a hello asks of a session. One that its peer has lost is over.
+    fn claim(&mut self, home: SessionKey, frame: &Frame<'_>) -> Option<Claim> {
+        let id = ConnectionId { reactor: self.index, key: home };
+        let claim = self.session(id)?.claim(frame).ok()?;
+        if claim == Claim::Anew {
+            match self.homes[home] {
+                Home::Here(old) if self.connections[old].survives => {
+                    if !self.connections[old].is_sending() {
+                        self.detach(old);
+                    }
+                    self.end_away(home, CloseReason::SessionExpired);
+                }
+                Home::Here(old) => self.close(old, CloseReason::SessionExpired),
+                Home::Away(_) => self.end_away(home, CloseReason::SessionExpired),
+            }
+        }
+        Some(claim)
     }
 
     /// Moves a session whose peer is back into its new connection. Returns `false` when its old

@@ -397,6 +397,10 @@ pub(crate) struct Session {
     expired: u64,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
+    /// The other end, for a greeting.
+    peer_id: SessionId,
+    /// When the peer's last greeting was written, by its clock.
+    greeted_at: u64,
     /// Dropped in earlier lives of the lanes: before the peer lost its session.
     past_drops: [Drops; Priority::COUNT],
     /// What [`Session::take_drops`] has told.
@@ -408,6 +412,17 @@ pub(crate) struct Session {
 pub(crate) enum Source {
     Control,
     Lane(Priority),
+}
+
+/// What a hello asks of the session that its sender has had here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// To go on.
+    Resume,
+    /// Nothing: its sender knows another end, or none. This one is lost to it.
+    Anew,
+    /// Nothing any more: a later hello of its sender has been answered.
+    Stale,
 }
 
 /// What became of a session that was taken up on a new link.
@@ -440,6 +455,8 @@ impl Session {
             expired: 0,
             holdings: Holdings::default(),
             peer: None,
+            peer_id: SessionId::default(),
+            greeted_at: 0,
             past_drops: [Drops::default(); Priority::COUNT],
             told_drops: [Drops::default(); Priority::COUNT],
         }
@@ -449,8 +466,8 @@ impl Session {
     pub(crate) fn stand_in(&self, limits: LaneLimits) -> Self {
         assert_eq!(self.state, State::Down, "the session has a link");
         assert_eq!(self.role, Role::Dialer, "the listening side waits");
-        let (received, missed) = (self.received, self.missed);
-        Self { received, missed, ..Self::new(Role::Dialer, self.id, limits) }
+        let Self { received, missed, peer_id, .. } = *self;
+        Self { received, missed, peer_id, ..Self::new(Role::Dialer, self.id, limits) }
     }
 
     /// Queues the hello of the connecting side.
@@ -493,6 +510,24 @@ impl Session {
         Ok(SessionId(greeting.session_id))
     }
 
+    /// What a hello of the peer's asks of this session.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn claim(&self, frame: &Frame<'_>) -> Result<Claim, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        let is_older = greeting.monotonic_ns.get() < self.greeted_at;
+        let names_us = greeting.peer_session_id == self.id.0;
+        Ok(if is_older && !Mutation::NoStaleCheck.is_on() {
+            Claim::Stale
+        } else if names_us || Mutation::NoClaimCheck.is_on() {
+            Claim::Resume
+        } else {
+            Claim::Anew
+        })
+    }
+
     /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`]. A session that is
     /// down goes on where it was.
     pub(crate) fn answer(
@@ -521,6 +556,7 @@ impl Session {
             memory.pool.give(buffer);
             return Err(error);
         }
+        self.peer_id = SessionId(greeting.session_id);
         self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);
         self.establish(greeting, name, identity, now);
         Ok(Input::Established)
@@ -1014,6 +1050,8 @@ impl Session {
         let theirs = greeting.frame_bytes_max.get();
         self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
         self.decoder = Decoder::new(identity.frame_bytes_max as usize);
+        self.peer_id = SessionId(greeting.session_id);
+        self.greeted_at = greeting.monotonic_ns.get();
         self.peer = Some(Box::new(PeerInfo {
             session_id: SessionId(greeting.session_id),
             node_name: name.into(),
@@ -1054,6 +1092,7 @@ impl Session {
             authentication_bytes: 0.into(),
             reserved: 0.into(),
             messages_received: self.messages_received().map(Into::into),
+            peer_session_id: self.peer_id.0,
         };
         let filled = write_greeting(kind, greeting, &identity.node_name, buffer.bytes_mut());
         self.push_control(buffer, filled);

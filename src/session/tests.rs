@@ -449,3 +449,187 @@ fn stream_leaves_in_whole_blocks() {
     assert_eq!(fill(&mut dialer, 96), [1], "little again");
     assert_eq!(fill(&mut dialer, 6144), [21, 43]);
 }
+
+impl End {
+    fn memory(&mut self) -> (&mut Session, SendMemory<'_>) {
+        (&mut self.session, SendMemory { pool: &mut self.pool, scratch: &mut self.scratch })
+    }
+
+    fn push_as(&mut self, envelope: Envelope, body: &[u8]) {
+        let (session, identity) = (&mut self.session, &self.identity);
+        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        session.push(envelope, Correlation::None, body, identity, NOW, &mut memory).expect("room");
+    }
+
+    fn lose_link(&mut self) {
+        let (session, mut memory) = self.memory();
+        session.link_lost(None, &mut memory);
+    }
+
+    /// Lets the acknowledgement frame leave that is due later, if there is one.
+    fn confirm(&mut self) {
+        self.session.expire(Nanos(NOW.0 + 1_000_000_000));
+    }
+}
+
+/// The hello that a dialer whose link is lost would send now.
+fn hello_again(near: &mut End, now: Nanos) -> Vec<u8> {
+    let mut stand_in = near.session.stand_in(LIMITS);
+    let buffer = near.pool.take(1024).expect("memory");
+    stand_in.greet(buffer, &near.identity, now, 0);
+    let (_, mut memory) = near.memory();
+    let (source, block) = stand_in.poll_block(now, &mut memory).expect("the hello");
+    let bytes = block.buffer.bytes()[..block.span.filled].to_vec();
+    stand_in.block_sent(source, block, &mut memory);
+    bytes
+}
+
+/// Both ends lose the link and make another.
+fn reconnect(near: &mut End, far: &mut End) {
+    near.lose_link();
+    far.lose_link();
+    let hello = hello_again(near, NOW);
+    let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
+    assert_eq!(far.session.claim(&frame), Ok(Claim::Resume));
+    let buffer = far.pool.take(1024).expect("memory");
+    let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
+    let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, &mut memory);
+    assert_eq!(answer, Ok(Input::Established));
+    let welcome = far.send_block().expect("the welcome");
+    let frame = Decoder::new(1024).next(&mut &welcome[..]).expect("ours").expect("whole");
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let accepted = near.session.accept_welcome(&frame, &near.identity, NOW, &mut memory);
+    let (_, reunion) = accepted.expect("they go on");
+    assert!(matches!(reunion, Reunion::Resumed), "{reunion:?}");
+    exchange(near, far);
+}
+
+/// A message that took another's place in the queue has no sequence of its own.
+#[test]
+fn replaced_message_is_no_obstacle_to_resuming() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().latest(1), b"old");
+    near.push_as(Envelope::data().latest(1), b"new");
+    assert_eq!(near.session.messages_admitted(), 2);
+    exchange(&mut near, &mut far);
+    reconnect(&mut near, &mut far);
+    assert_eq!(far.received, [(Priority::Normal, b"new".to_vec())]);
+}
+
+/// Between two kept messages a gap stands for best-effort ones. The peer may have some of them.
+#[test]
+fn resuming_in_the_middle_of_a_gap_resends_what_is_behind() {
+    let (mut near, mut far) = pair();
+    let reliable = Envelope::data().reliable();
+    let mut blocks = Vec::new();
+    for (envelope, body) in [(reliable, b"r1"), (Envelope::data(), b"b2")] {
+        near.push_as(envelope, body);
+        blocks.extend(near.send_block());
+    }
+    near.push(Priority::Normal, b"b3").expect("room");
+    blocks.extend(near.send_block());
+    near.push_as(reliable, b"r4");
+    assert!(near.send_block().is_some(), "lost on its way");
+    far.handle(&blocks[0]).expect("well formed");
+    far.handle(&blocks[1]).expect("well formed");
+    reconnect(&mut near, &mut far);
+    let bodies: Vec<_> = far.received.iter().map(|(_, body)| &body[..]).collect();
+    assert_eq!(bodies, [b"r1", b"b2", b"r4"]);
+    assert_eq!(far.session.missed(), 1);
+}
+
+/// Nothing confirms best-effort messages, so nobody waits for it.
+#[test]
+fn best_effort_behind_a_reliable_message_needs_no_confirmation() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().reliable(), b"r1");
+    near.push(Priority::Normal, b"b2").expect("room");
+    let block = near.send_block().expect("both in one");
+    // The first frame arrives and is confirmed, the second is slow.
+    far.handle(&block[..block.len() - 48]).expect("well formed");
+    far.confirm();
+    let confirmation = far.send_block().expect("an acknowledgement");
+    near.handle(&confirmation).expect("well formed");
+    assert!(near.session.is_confirmed());
+    assert_eq!(near.session.kept_bytes(), 0);
+}
+
+/// A frame may carry a confirmation, expire, and never leave.
+#[test]
+fn confirmation_does_not_expire_with_its_carrier() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().reliable(), b"r1");
+    let block = near.send_block().expect("queued");
+    far.handle(&block).expect("well formed");
+    far.push_as(Envelope::data().ttl(Duration::from_micros(1)), b"short-lived");
+    let (session, mut memory) = far.memory();
+    let late = Nanos(NOW.0 + 1_000_000);
+    let (source, block) = session.poll_block(late, &mut memory).expect("a gap in its place");
+    let gap = block.buffer.bytes()[..block.span.filled].to_vec();
+    session.block_sent(source, block, &mut memory);
+    near.handle(&gap).expect("well formed");
+    assert_eq!(near.session.missed(), 1);
+    far.confirm();
+    exchange(&mut near, &mut far);
+    assert!(near.session.is_confirmed());
+}
+
+#[test]
+fn block_in_flight_is_in_the_list_of_the_undelivered() {
+    let (mut near, _) = pair();
+    let reliable = Envelope::data().reliable();
+    near.push_as(reliable, b"kept");
+    assert!(near.send_block().is_some());
+    near.push_as(reliable, b"in flight");
+    let (session, mut memory) = near.memory();
+    let (source, block) = session.poll_block(NOW, &mut memory).expect("queued");
+    near.push_as(reliable, b"waits");
+    let (session, mut memory) = near.memory();
+    let (_, mut undelivered) = session.end(CloseReason::PeerClosed, &mut memory);
+    session.end_block(source, block, &mut undelivered, &mut memory);
+    let told: Vec<_> = undelivered.iter().map(|one| (&one.payload[..], one.sent)).collect();
+    let expected: [(&[u8], Sent); 3] =
+        [(b"kept", Sent::Maybe), (b"in flight", Sent::Maybe), (b"waits", Sent::Never)];
+    assert_eq!(told, expected);
+    assert_eq!(near.pool.lent(), 0);
+    let drops = near.session.take_drops()[Priority::Normal.index()];
+    assert_eq!(drops.0[DropReason::SessionEnded.index()], 3);
+}
+
+/// What a peer has received of one end says nothing about another.
+#[test]
+fn hello_for_another_end_does_not_resume() {
+    let (mut near, mut far) = pair();
+    near.lose_link();
+    let hello = hello_again(&mut near, NOW);
+    far.session.id = id("another");
+    let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
+    assert_eq!(far.session.claim(&frame), Ok(Claim::Anew));
+}
+
+/// A connection that was given up may deliver its hello after its successor's.
+#[test]
+fn late_hello_of_an_earlier_attempt_is_stale() {
+    let (mut near, mut far) = pair();
+    near.lose_link();
+    far.lose_link();
+    let earlier = hello_again(&mut near, Nanos(NOW.0 - 1));
+    let frame = Decoder::new(1024).next(&mut &earlier[..]).expect("ours").expect("whole");
+    assert_eq!(far.session.claim(&frame), Ok(Claim::Stale));
+}
+
+/// A hello that claims what was never sent costs no memory.
+#[test]
+fn impossible_hello_leaves_the_memory_where_it_was() {
+    let (mut near, mut far) = pair();
+    near.lose_link();
+    far.lose_link();
+    near.session.received[0] = 5;
+    let hello = hello_again(&mut near, NOW);
+    let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
+    let buffer = far.pool.take(1024).expect("memory");
+    let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
+    let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, &mut memory);
+    assert_eq!(answer, Err(ProtocolError::BadAcknowledgement { acknowledged: 5, sent: 0 }));
+    assert_eq!(far.pool.lent(), 0);
+}

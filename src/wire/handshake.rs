@@ -18,8 +18,9 @@
 //! | 88 | 4 | node | sender's node number, 0 when it has none |
 //! | 92 | 2 | authentication_bytes | length of the authentication after the name; 0 in version 1 |
 //! | 94 | 2 | reserved | 0 |
-//! | 96 | 32 | messages_received | per lane: messages received, which is `last_received` less gaps |
-//! | 128 | … | name, authentication | UTF-8 without terminator, then bytes |
+//! | 96 | 32 | messages_received | per lane: messages received: `last_received` less gaps |
+//! | 128 | 16 | peer_session_id | receiver's end, as the sender knows it; 0 when it knows none |
+//! | 144 | … | name, authentication | UTF-8 without terminator, then bytes |
 //!
 //! # Reject and goodbye
 //!
@@ -43,7 +44,7 @@ pub const HANDSHAKE_BYTES_MAX: usize = 1024;
 /// Longest node name in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 /// Length of the fixed part of hello and welcome.
-pub const GREETING_BYTES: usize = 128;
+pub const GREETING_BYTES: usize = 144;
 
 /// The feature bits of a greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,6 +113,9 @@ pub struct Greeting {
     pub reserved: U16,
     /// Messages received per lane.
     pub messages_received: [U64; Priority::COUNT],
+    /// The receiver's end of the session, as far as the sender knows it: what it has received is
+    /// of that end.
+    pub peer_session_id: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Greeting>() == GREETING_BYTES);
@@ -119,6 +123,7 @@ const _: () = assert!(std::mem::offset_of!(Greeting, schema_hash) == 24);
 const _: () = assert!(std::mem::offset_of!(Greeting, last_received) == 40);
 const _: () = assert!(std::mem::offset_of!(Greeting, node) == 88);
 const _: () = assert!(std::mem::offset_of!(Greeting, messages_received) == 96);
+const _: () = assert!(std::mem::offset_of!(Greeting, peer_session_id) == 128);
 const _: () = assert!(GREETING_BYTES + NAME_BYTES_MAX + super::HEADER_BYTES <= HANDSHAKE_BYTES_MAX);
 
 /// The payload of reject and goodbye, as it stands on the wire.

@@ -54,11 +54,12 @@
 //! # Resuming
 //!
 //! When both greetings carry the feature `resume`, a session outlives its connection. The side that
-//! connected connects again and says hello with the session id it had. If the other side still has
-//! its end it answers with the id *it* had, and both go on: each sends again, in order, the
-//! reliable messages behind `last_received` of the other's greeting, and gaps for everything else
-//! that was lost. A welcome with another id means that the session is lost: both begin at
-//! sequence 1.
+//! connected connects again and says hello with the session id it had, and with that of the other
+//! end. If the other side still has that end it answers with its id, and both go on: each sends
+//! again, in order, the reliable messages behind `last_received` of the other's greeting, and gaps
+//! for everything else that was lost. A welcome with another id means that the session is lost:
+//! both begin at sequence 1. A hello older (by `monotonic_ns`) than one that was answered comes
+//! from a connection that was given up: it is rejected as *busy*.
 //!
 //! Any violation is a [`ProtocolError`]; the stream has lost its frame boundaries and the
 //! connection is closed.

@@ -605,6 +605,7 @@ fn greeting() -> Greeting {
         authentication_bytes: 0.into(),
         reserved: 0.into(),
         messages_received: [0.into(), 1.into(), 2.into(), 3.into()],
+        peer_session_id: [4; 16],
     }
 }
 

@@ -338,7 +338,8 @@ impl Greeting {
         out.extend_from_slice(&5_u32.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&[0; 32]);
-        assert_eq!(out.len(), 128, "the fixed part of a greeting");
+        out.extend_from_slice(&[0; 16]);
+        assert_eq!(out.len(), 144, "the fixed part of a greeting");
         out.extend_from_slice(b"peer");
         out
     }
