@@ -666,8 +666,11 @@ fn send_memory(config: &Config) -> Pool {
     let block = config.block_bytes() as usize;
     let budget = usize::try_from(config.send_memory_bytes()).expect("64-bit target");
     let largest = config.frame_bytes_max() as usize;
-    // One small block for each session's lanes, one more for its handshake frames.
-    let small = 2 * places_max(config) + 2;
+    // One small block for the lanes of each session, of which there are as many away as here. One
+    // for a frame of its own that each connection has in flight (acknowledgement, gap), one for
+    // its handshake: a peer that comes back must find memory for its welcome, or what is kept for
+    // it is kept for nothing.
+    let small = 4 * places_max(config) + 2;
     let layout = PoolLayout::classes(budget, block, largest.max(block));
     Pool::new(&layout.with_small(SMALL_BLOCK_BYTES, small))
 }
