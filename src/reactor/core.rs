@@ -448,7 +448,7 @@ impl Core {
     /// Says that a connection is over, now that what it took with it is known.
     #[cold]
     pub(crate) fn report_end(&mut self, key: ConnectionKey) {
-        let connection = &self.connections[key];
+        let connection = &mut self.connections[key];
         let Phase::Closing { reason } = connection.phase else {
             unreachable!("a connection closes before its end")
         };

@@ -196,7 +196,7 @@ impl Lane {
         if first != self.announced + 1 {
             return self.take_gap(lane, first - 1, memory, holdings);
         }
-        if expiry <= now {
+        if expiry <= now && !Mutation::NoTtl.is_on() {
             self.expire_front(lane, now);
         }
         let block = self.waiting.pop_front()?;
@@ -230,8 +230,11 @@ impl Lane {
     }
 
     /// Takes a block back that the link was lost under. How much of it has arrived is not known.
-    pub(crate) fn put_back(&mut self, block: Block) {
+    pub(crate) fn put_back(&mut self, mut block: Block) {
         self.taken -= block.span.bytes();
+        if Mutation::NoPutBack.is_on() {
+            block.span = Span { start: block.span.filled, frames: 0, reliable: 0, ..block.span };
+        }
         self.waiting.push_front(block);
     }
 
@@ -251,7 +254,7 @@ impl Lane {
             // Confirmations overtake each other: every frame carries one.
             return Ok(());
         }
-        if sequence > self.announced {
+        if sequence > self.announced && !Mutation::NoAcknowledgementBound.is_on() {
             return Err(ProtocolError::BadAcknowledgement {
                 acknowledged: low_half(sequence),
                 sent: low_half(self.announced),
@@ -312,7 +315,11 @@ impl Lane {
             return Err(impossible);
         }
         while let Some(block) = self.kept.pop_back() {
-            self.waiting.push_front(block);
+            if Mutation::NoResend.is_on() {
+                holdings.release(block, memory.pool);
+            } else {
+                self.waiting.push_front(block);
+            }
         }
         self.kept_bytes = 0;
         for block in &mut self.waiting {
@@ -351,14 +358,17 @@ impl Lane {
             for frame in block.frames().filter(|frame| !frame.is_gap()) {
                 let sent = if frame.sequence <= announced { Sent::Maybe } else { Sent::Never };
                 let is_confirmed = frame.sequence <= acknowledged;
-                if frame.is_reliable() && !is_confirmed {
+                let is_left_out = Mutation::ShortList.is_on() && sent == Sent::Never;
+                if frame.is_reliable() && !is_confirmed && !is_left_out {
                     undelivered(&frame, sent);
                 }
                 if !is_confirmed && (frame.is_reliable() || sent == Sent::Never) {
                     self.drops.add(DropReason::SessionEnded, 1);
                 }
             }
-            holdings.release(block, memory.pool);
+            if !Mutation::Leak.is_on() {
+                holdings.release(block, memory.pool);
+            }
         }
         self.keyed.clear();
         let drops = self.drops;
@@ -445,6 +455,7 @@ impl Lane {
         memory: &mut SendMemory<'_>,
     ) -> Option<Result<usize, SendError>> {
         if let Some(key) = care.key
+            && !Mutation::NoConflation.is_on()
             && let Some(at) = self.keyed.iter().position(|keyed| keyed.key == key)
         {
             let keyed = self.keyed[at];
@@ -456,7 +467,8 @@ impl Lane {
             self.keyed.remove(at);
             self.remove(head.priority, keyed.sequence);
         }
-        if care.reliable && self.kept_bytes + self.bytes >= limits.kept_bytes_max {
+        let is_full = self.kept_bytes + self.bytes >= limits.kept_bytes_max;
+        if care.reliable && is_full && !Mutation::NoKeptBound.is_on() {
             return Some(Err(SendError::Full));
         }
         None
@@ -580,7 +592,8 @@ impl Lane {
         block.span.frames -= messages;
         self.frames -= messages;
         self.bytes -= bytes;
-        self.drops.add(DropReason::Overflow, messages.into());
+        let dropped = if Mutation::NoOverflowCount.is_on() { 0 } else { messages };
+        self.drops.add(DropReason::Overflow, dropped.into());
         self.keyed.retain(|keyed| keyed.sequence != sequence);
         if block.span.bytes() == 0 {
             let block = self.waiting.pop_front().expect("it is there");
@@ -600,7 +613,8 @@ impl Lane {
     ) -> Option<Block> {
         let mut block = Block::new(memory.pool.take(HEADER_BYTES)?, self.announced + 1);
         holdings.add(&block, memory.pool);
-        block.write_gap(Gap { lane, count: last - self.announced, last });
+        let count = last - self.announced - u64::from(Mutation::ShortGap.is_on());
+        block.write_gap(Gap { lane, count, last });
         self.announced = last;
         self.bytes += block.span.bytes();
         self.taken += block.span.bytes();
@@ -629,6 +643,10 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) {
+        if Mutation::NoKeeping.is_on() {
+            holdings.release(block, memory.pool);
+            return;
+        }
         let is_short = block.span.bytes() <= block.buffer.len() / KEPT_FRACTION;
         if is_short
             && let Some(last) = self.kept.back_mut()
