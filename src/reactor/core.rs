@@ -411,7 +411,10 @@ impl Core {
                 connection.in_flight = None;
             }
         } else {
-            (dropped, connection.undelivered) = connection.session.end(reason, &mut memory);
+            let undelivered;
+            (dropped, undelivered) = connection.session.end(reason, &mut memory);
+            // A departed one's session has ended before: what it left is there.
+            connection.undelivered.extend(undelivered);
         }
         if let Some(in_flight) = connection.in_flight {
             self.backlog = true;

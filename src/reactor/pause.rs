@@ -154,13 +154,16 @@ impl Core {
         }
         let connection = &mut self.connections[key];
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let (mut dropped, _) = connection.session.end(reason, &mut memory);
+        let (mut dropped, undelivered) = connection.session.end(reason, &mut memory);
+        // Told when the connection ends.
+        connection.undelivered = undelivered;
         if let Some(in_flight) = connection.in_flight
             && let Some(buffer) = connection.unsent.take()
         {
             dropped += in_flight.frames_dropped(&buffer);
             let block = in_flight.into_block(buffer);
-            connection.session.block_sent(in_flight.source, block, &mut memory);
+            let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
+            session.end_block(in_flight.source, block, undelivered, &mut memory);
             connection.in_flight = None;
         }
         connection.messages_dropped += dropped;

@@ -5,7 +5,10 @@
 
 /// What can be broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(any(test, feature = "fuzzing")), expect(dead_code, reason = "see the module"))]
+#[cfg_attr(
+    not(any(test, feature = "fuzzing")),
+    expect(unreachable_pub, reason = "named by `fuzzing::sim` where that is compiled")
+)]
 pub enum Mutation {
     /// What was sent and not confirmed is not sent again on a new link.
     NoResend,
@@ -49,6 +52,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one there is.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub const ALL: [Self; 19] = [
         Self::NoResend,
         Self::NoPutBack,
