@@ -138,6 +138,10 @@ pub(crate) struct Connection {
     pub(crate) home: SessionKey,
     /// Where this side dialled, and when to dial again; `None` where the peer dials.
     pub(crate) route: Option<Box<Route>>,
+    /// How many other reactors of the node have not known the peer.
+    pub(crate) strange_to: usize,
+    /// The hello of a peer that may have its session at another reactor: on its way there.
+    pub(crate) passed_on: Option<Box<[u8]>>,
     /// The session goes on when this connection has ended.
     pub(crate) survives: bool,
     /// The application has disconnected meanwhile: the session ends instead.
@@ -193,6 +197,8 @@ impl Connection {
             session,
             home: SessionKey::default(),
             route: None,
+            strange_to: 0,
+            passed_on: None,
             survives: false,
             is_given_up: false,
             is_resumed: false,

@@ -100,6 +100,8 @@ pub(crate) struct Core {
     pub(crate) active: u64,
     pub(crate) last_activity: Nanos,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
+    /// The ways into all reactors of the node, this one included, by index.
+    pub(crate) siblings: Vec<Arc<Mailbox>>,
     pub(crate) mailbox_polled: bool,
     /// A prompt send is in flight and somebody waits for its end.
     pub(crate) backlog: bool,
@@ -188,6 +190,7 @@ impl Core {
             active: 0,
             last_activity: Nanos(0),
             mailbox,
+            siblings: Vec::new(),
             mailbox_polled: false,
             backlog: false,
             watchers: Vec::new(),

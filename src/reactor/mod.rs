@@ -424,6 +424,11 @@ impl Reactor {
         self.handlers.on_type(T::TYPE_ID, dispatch::typed::<T>(handler));
     }
 
+    /// Tells a reactor of a node about all of them.
+    pub(crate) fn set_siblings(&mut self, siblings: Vec<Arc<Mailbox>>) {
+        self.core.siblings = siblings;
+    }
+
     pub(crate) fn handlers_mut(&mut self) -> &mut Handlers {
         &mut self.handlers
     }
@@ -991,6 +996,7 @@ impl Core {
             Command::Disconnect { connection, deadline } => {
                 self.disconnect(connection, deadline);
             }
+            Command::Adopt(visitor) => self.adopt(*visitor),
             Command::Shutdown { deadline } => self.begin_shutdown(deadline),
         }
     }

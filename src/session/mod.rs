@@ -384,6 +384,8 @@ pub(crate) struct Session {
     expired: u64,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
+    /// The session that this one says hello for has had a link before.
+    returns: bool,
     /// The peer's clock in the greeting that made the present link, or the last.
     greeted_ns: u64,
     /// Dropped in earlier lives of the lanes: before the peer lost its session.
@@ -429,6 +431,7 @@ impl Session {
             expired: 0,
             holdings: Holdings::default(),
             peer: None,
+            returns: false,
             greeted_ns: 0,
             past_drops: [Drops::default(); Priority::COUNT],
             told_drops: [Drops::default(); Priority::COUNT],
@@ -440,7 +443,7 @@ impl Session {
         assert_eq!(self.state, State::Down, "the session has a link");
         assert_eq!(self.role, Role::Dialer, "the listening side waits");
         let (received, missed) = (self.received, self.missed);
-        Self { received, missed, ..Self::new(Role::Dialer, self.id, limits) }
+        Self { received, missed, returns: true, ..Self::new(Role::Dialer, self.id, limits) }
     }
 
     /// Queues the hello of the connecting side.
@@ -481,6 +484,16 @@ impl Session {
     pub(crate) fn peer_id(frame: &Frame<'_>) -> Result<SessionId, ProtocolError> {
         let (greeting, _) = read_greeting(frame.payload())?;
         Ok(SessionId(greeting.session_id))
+    }
+
+    /// Whether a hello is of a session that has had a link before.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn returns(frame: &Frame<'_>) -> Result<bool, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        Ok(Features(greeting.features.get()).contains(Features::RETURNS))
     }
 
     /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`]. A session that is
@@ -1025,6 +1038,7 @@ impl Session {
         wall_ns: u64,
     ) {
         let features = match self.role {
+            Role::Dialer if self.returns => identity.dialer_features.with(Features::RETURNS),
             Role::Dialer => identity.dialer_features,
             Role::Listener => identity.listener_features,
         };
