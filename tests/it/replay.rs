@@ -7,8 +7,8 @@ use ringwire::{
     Nanos, RequestError, SendError,
 };
 
+use crate::bed::{Bed, settings_that_resume, silent, turn, valid};
 use crate::proxy::{Fault, Plan, Way};
-use crate::resume::{Bed, settings_that_resume, silent, turn, valid};
 use crate::util::{PATIENCE, client_with, endpoint, isolated, timed, wait_for};
 
 fn number_of(message: &Message) -> u64 {

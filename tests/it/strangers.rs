@@ -4,7 +4,7 @@ use ringwire::{
     CloseReason, ConfigBuilder, ConnectionId, Envelope, Event, EventKind, ProtocolError, Server,
 };
 
-use crate::resume::{events_of_server, name, settings_that_resume, silent, valid};
+use crate::bed::{events_of_server, name, settings_that_resume, silent, valid};
 use crate::util::{
     ACKNOWLEDGEMENT, CHECKSUM, CRITICAL, DATA, EXTENDED, GAP, Greeting, HELLO, NORMAL, PATIENCE,
     Peer, Plain, REJECT, RELIABLE, WELCOME, echo, isolated, open_descriptors, resident_kib, start,
