@@ -591,6 +591,11 @@ impl Reactor {
         self.core.events.pop()
     }
 
+    /// Keeps an event that was only looked at. All of them, in order.
+    pub(crate) fn put_event_back(&mut self, event: Event) {
+        self.core.events.push(event);
+    }
+
     /// What is known of a connection; `None` when it is gone.
     #[must_use]
     pub fn connection(&self, connection: ConnectionId) -> Option<ConnectionInfo> {

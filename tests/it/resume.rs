@@ -216,6 +216,8 @@ fn disconnect_while_reconnecting_is_at_once() {
         let (report, took) = timed(|| bed.client.disconnect(PATIENCE));
         assert!(took < PATIENCE / 2, "{took:?}");
         assert_eq!((report.connections, report.flushed, report.messages_dropped), (0, 0, 1));
+        let names = names_of_client(&mut bed.client);
+        assert_eq!(names[names.len() - 2..], ["SessionLost", "Disconnected"], "{names:?}");
         assert_eq!(bed.client.connection_state(), ConnectionState::Disconnected);
         assert_eq!(bed.client.disconnected_reason(), Some(CloseReason::Local));
         bed.proxy.admit();
