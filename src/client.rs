@@ -94,8 +94,8 @@ impl Client {
     }
 
     /// Flushes what is queued, waits until reliable messages are confirmed, says goodbye, and waits
-    /// for the server to close: at most until `deadline` from now. While the link is down it ends the
-    /// session at once. [`EventKind::SessionLost`] names the reliable messages that were not
+    /// for the server to close: at most until `deadline` from now. While the link is down it ends
+    /// the session at once. [`EventKind::SessionLost`] names the reliable messages that were not
     /// confirmed.
     pub fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
         let Some(connection) = self.connection else { return ShutdownReport::default() };
