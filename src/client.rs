@@ -94,8 +94,10 @@ impl Client {
         Err(failure.expect("an endpoint resolves to at least one address"))
     }
 
-    /// Flushes what is queued, says goodbye, and waits for the server to close: at most until
-    /// `deadline` from now.
+    /// Flushes what is queued, waits until reliable messages are confirmed, says goodbye, and waits
+    /// for the server to close: at most until `deadline` from now. While the link is down it ends
+    /// the session at once. [`EventKind::SessionLost`] names the reliable messages that were not
+    /// confirmed.
     pub fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
         let Some(connection) = self.connection else { return ShutdownReport::default() };
         let dropped_before = self.reactor.statistics().messages_dropped;
@@ -107,13 +109,16 @@ impl Client {
                 break;
             }
         }
-        while let Some(event) = self.reactor.poll_event() {
+        // They stay to be fetched: one may name reliable messages that did not arrive.
+        let events: Vec<_> = std::iter::from_fn(|| self.reactor.poll_event()).collect();
+        for event in events {
             if event.connection == connection
                 && let EventKind::Disconnected { messages_dropped, reason, .. } = event.kind
             {
                 let in_order = matches!(reason, CloseReason::Local | CloseReason::Goodbye);
                 flushed = in_order && messages_dropped == 0;
             }
+            self.reactor.put_event_back(event);
         }
         self.forget_session();
         ShutdownReport {

@@ -223,7 +223,7 @@ impl NodeBuilder {
             addresses,
         };
         let mut starts = Vec::new();
-        let parts = listeners.into_iter().zip(inboxes).zip(mailboxes);
+        let parts = listeners.into_iter().zip(inboxes).zip(mailboxes.clone());
         for (index, ((sockets, inbox), mailbox)) in parts.enumerate() {
             let (ready, is_ready) = bounded(1);
             let plan = ThreadPlan {
@@ -231,6 +231,7 @@ impl NodeBuilder {
                 index: u16::try_from(index).expect("their number is checked"),
                 core: config.cores().get(index).copied(),
                 mailbox,
+                siblings: mailboxes.clone(),
                 inbox,
                 events: events.clone(),
                 sockets,
@@ -320,6 +321,7 @@ struct ThreadPlan {
     index: u16,
     core: Option<usize>,
     mailbox: Arc<Mailbox>,
+    siblings: Vec<Arc<Mailbox>>,
     inbox: Inbox,
     events: EventQueue,
     sockets: Vec<socket2::Socket>,
@@ -360,6 +362,7 @@ impl ThreadPlan {
         let mailbox = Some(self.mailbox);
         let mut reactor =
             Reactor::with_parts(self.config, self.index, mailbox, self.inbox, self.events)?;
+        reactor.set_siblings(self.siblings);
         for socket in self.sockets {
             reactor.add_listener(socket)?;
         }

@@ -141,6 +141,10 @@ pub(crate) struct Connection {
     pub(crate) route: Option<Box<Route>>,
     /// What the deadlines know of the session's.
     pub(crate) session_due: Nanos,
+    /// How many other reactors of the node have not known the peer.
+    pub(crate) strange_to: usize,
+    /// The hello of a peer that may have its session at another reactor: on its way there.
+    pub(crate) passed_on: Option<Box<[u8]>>,
     /// The session goes on when this connection has ended.
     pub(crate) survives: bool,
     /// The application has disconnected meanwhile: the session ends instead.
@@ -200,6 +204,8 @@ impl Connection {
             home: SessionKey::default(),
             route: None,
             session_due: Nanos::NEVER,
+            strange_to: 0,
+            passed_on: None,
             survives: false,
             is_given_up: false,
             is_resumed: false,

@@ -112,6 +112,8 @@ pub(crate) struct Core {
     pub(crate) active: u64,
     pub(crate) last_activity: Nanos,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
+    /// The ways into all reactors of the node, this one included, by index.
+    pub(crate) siblings: Vec<Arc<Mailbox>>,
     pub(crate) mailbox_polled: bool,
     /// A prompt send is in flight and somebody waits for its end.
     pub(crate) backlog: bool,
@@ -210,6 +212,7 @@ impl Core {
             active: 0,
             last_activity: Nanos(0),
             mailbox,
+            siblings: Vec::new(),
             mailbox_polled: false,
             backlog: false,
             watchers: Vec::new(),
@@ -543,9 +546,13 @@ impl Core {
             if connection.survives && !connection.is_sending() {
                 self.detach(key);
             }
-            // Nobody waits for the sends in flight: what they hold counts as dropped.
+            // Nobody waits for the sends in flight: what they hold counts as dropped. A stand-in's
+            // hello is nobody's message.
+            let is_stand_in = self.is_stand_in(key);
             let connection = &mut self.connections[key];
-            if let Some(in_flight) = connection.in_flight {
+            if let Some(in_flight) = connection.in_flight
+                && !is_stand_in
+            {
                 connection.messages_dropped += u64::from(in_flight.span.frames);
                 self.counters.messages_dropped.add(in_flight.span.frames.into());
                 self.report_end(key);

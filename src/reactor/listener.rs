@@ -268,7 +268,12 @@ impl Core {
     }
 
     /// Gives a socket a slot. Without room the peer is told, and the close counted.
-    fn insert(&mut self, socket: Socket, address: String, role: Role) -> Option<ConnectionKey> {
+    pub(crate) fn insert(
+        &mut self,
+        socket: Socket,
+        address: String,
+        role: Role,
+    ) -> Option<ConnectionKey> {
         let base = if self.is_full() { None } else { self.windows.take(1) };
         let Some(base) = base else {
             self.counters.closes[CloseReason::ConnectionLimit.index()].add(1);
@@ -295,7 +300,7 @@ impl Core {
 
     /// Tells a peer why it is not let in. One attempt, without waiting: the socket is closed
     /// whether the peer listens or not.
-    fn turn_away(&self, socket: &Socket, reason: RejectReason) {
+    pub(crate) fn turn_away(&self, socket: &Socket, reason: RejectReason) {
         let mut frame = [0; HANDSHAKE_BYTES_MAX];
         let detail = self.config.connections_max();
         let bytes = write_farewell(Kind::Reject, reason.code(), detail, self.now.0, &mut frame);

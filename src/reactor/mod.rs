@@ -440,6 +440,11 @@ impl Reactor {
         self.handlers.on_type(T::TYPE_ID, dispatch::typed::<T>(handler));
     }
 
+    /// Tells a reactor of a node about all of them.
+    pub(crate) fn set_siblings(&mut self, siblings: Vec<Arc<Mailbox>>) {
+        self.core.siblings = siblings;
+    }
+
     pub(crate) fn handlers_mut(&mut self) -> &mut Handlers {
         &mut self.handlers
     }
@@ -600,6 +605,11 @@ impl Reactor {
     /// The oldest connection event not fetched yet.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.core.events.pop()
+    }
+
+    /// Keeps an event that was only looked at. All of them, in order.
+    pub(crate) fn put_event_back(&mut self, event: Event) {
+        self.core.events.push(event);
     }
 
     /// What is known of a connection; `None` when it is gone.
@@ -1021,6 +1031,7 @@ impl Core {
             Command::Disconnect { connection, deadline } => {
                 self.disconnect(connection, deadline);
             }
+            Command::Adopt(visitor) => self.adopt(*visitor),
             Command::Shutdown { deadline } => self.begin_shutdown(deadline),
         }
     }

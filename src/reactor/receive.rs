@@ -135,6 +135,7 @@ fn handle_window(
         Ok(Stop::InboxFull { payload_bytes }) => {
             core.pause(key, Pause::Inbox { payload_bytes });
         }
+        Ok(Stop::Ended) if connection.passed_on.is_some() => core.pass_on(key),
         Ok(Stop::Ended) => {
             if matches!(connection.phase, Phase::Closing { .. }) {
                 core.operation_ended(key);
@@ -218,6 +219,7 @@ fn handle_frames(
             Input::Nothing => {}
             Input::Expired => core.counters.messages_expired.add(1),
             Input::Greeting => match greet(core, key, &frame) {
+                Ok(_) if core.connections[key].passed_on.is_some() => break Ok(Stop::Ended),
                 Ok(Input::Established) => core.establish(key),
                 Ok(Input::End(reason)) => {
                     core.end_when_sent(key, reason);

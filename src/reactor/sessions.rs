@@ -15,6 +15,10 @@
 //! the session's id. While the handshake of the new connection is under way it has a stand-in for
 //! a session; the real one moves in when the peer has shown that it has the other end.
 //!
+//! The reactors of a node listen at one address, and the kernel chooses which of them a connection
+//! goes to. A hello that says it returns, to a reactor that does not know it, is passed on with its
+//! socket from one to the next; the last one makes a new session of it.
+//!
 //! # Invariants
 //!
 //! - A session is in exactly one place: in its connection, or away.
@@ -28,7 +32,8 @@ use slotmap::new_key_type;
 
 use crate::config::Config;
 use crate::error::{CloseReason, ProtocolError, SendError};
-use crate::reactor::connection::{ConnectionId, ConnectionKey, Phase, Route};
+use crate::reactor::command::{Command, Visitor};
+use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase, Route};
 use crate::reactor::core::{Admitted, Core};
 use crate::reactor::watch::{WatchChange, Watched};
 use crate::reactor::{Event, EventKind};
@@ -264,6 +269,15 @@ impl Core {
             }
         };
         let known = self.by_peer.get(&peer).copied();
+        let connection = &mut self.connections[key];
+        if known.is_none()
+            && connection.strange_to + 1 < self.siblings.len()
+            && Session::returns(frame) == Ok(true)
+        {
+            self.send_memory.give(buffer);
+            connection.passed_on = Some(frame.as_bytes().into());
+            return Ok(Input::Nothing);
+        }
         // What can not be true is a stranger's: the session and its link stay as they are.
         let claim = match known.map(|home| self.claim(home, frame)).transpose() {
             Ok(claim) => claim,
@@ -320,6 +334,48 @@ impl Core {
             }
         }
         Ok(claim)
+    }
+
+    /// Passes a peer that this reactor does not know on to the next one of the node. The kernel
+    /// chose this one at random for its new connection.
+    #[cold]
+    pub(crate) fn pass_on(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.remove(key) else { return };
+        assert!(!connection.has_operations(), "its hello has just been read");
+        let Connection { socket, address, window, home, passed_on, strange_to, .. } = connection;
+        self.deadlines.set(key.slot(), Nanos::NEVER);
+        self.session_deadlines.set(slot(home), Nanos::NEVER);
+        self.homes.remove(home);
+        let base = window.dissolve(&mut self.receive_memory);
+        self.windows.give(base);
+        let hello = passed_on.expect("the caller looked");
+        let visitor = Visitor { socket, address, hello, strange_to: strange_to + 1 };
+        let next = (usize::from(self.index) + 1) % self.siblings.len();
+        if let Err(Command::Adopt(visitor)) =
+            self.siblings[next].post(Command::Adopt(Box::new(visitor)))
+        {
+            self.turn_away(&visitor.socket, RejectReason::Busy);
+        }
+    }
+
+    /// Takes a peer over that another reactor did not know, as if it had said hello here.
+    #[cold]
+    pub(crate) fn adopt(&mut self, visitor: Visitor) {
+        let Visitor { socket, address, hello, strange_to } = visitor;
+        if self.closing {
+            self.turn_away(&socket, RejectReason::ShuttingDown);
+            return;
+        }
+        let Some(key) = self.insert(socket, address, Role::Listener) else { return };
+        self.connections[key].home = self.new_home(key);
+        let connection = &mut self.connections[key];
+        connection.strange_to = strange_to;
+        connection.state_deadline = self.now + self.config.handshake_timeout();
+        let mut buffer = connection.window.lend();
+        buffer.bytes_mut()[..hello.len()].copy_from_slice(&hello);
+        connection.window.restore(buffer, hello.len());
+        self.set_deadline(key);
+        self.ready.push(key);
     }
 
     /// Moves a session whose peer is back into its new connection. Returns `false` when its old

@@ -443,6 +443,8 @@ pub(crate) struct Session {
     peer_id: SessionId,
     /// When the peer's last greeting was written, by its clock.
     greeted_at: u64,
+    /// The session that this one says hello for has had a link before.
+    returns: bool,
     /// Dropped in earlier lives of the lanes: before the peer lost its session.
     past_drops: [Drops; Priority::COUNT],
     /// What [`Session::take_drops`] has told.
@@ -517,6 +519,7 @@ impl Session {
             peer: None,
             peer_id: SessionId::default(),
             greeted_at: 0,
+            returns: false,
             past_drops: [Drops::default(); Priority::COUNT],
             told_drops: [Drops::default(); Priority::COUNT],
         }
@@ -527,7 +530,8 @@ impl Session {
         assert_eq!(self.state, State::Down, "the session has a link");
         assert_eq!(self.role, Role::Dialer, "the listening side waits");
         let Self { received, missed, peer_id, .. } = *self;
-        Self { received, missed, peer_id, ..Self::new(Role::Dialer, self.id, limits, identity) }
+        let fresh = Self::new(Role::Dialer, self.id, limits, identity);
+        Self { received, missed, peer_id, returns: true, ..fresh }
     }
 
     /// Queues the hello of the connecting side.
@@ -589,6 +593,16 @@ impl Session {
         } else {
             Claim::Anew
         })
+    }
+
+    /// Whether a hello is of a session that has had a link before.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn returns(frame: &Frame<'_>) -> Result<bool, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        Ok(Features(greeting.features.get()).contains(Features::RETURNS))
     }
 
     /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`]. A session that is
@@ -1311,6 +1325,7 @@ impl Session {
         wall_ns: u64,
     ) {
         let features = match self.role {
+            Role::Dialer if self.returns => identity.dialer_features.with(Features::RETURNS),
             Role::Dialer => identity.dialer_features,
             Role::Listener => identity.listener_features,
         };

@@ -217,6 +217,11 @@ impl<'a> Frame<'a> {
         self.flags().contains(Flags::RESPONSE)
     }
 
+    /// The whole frame, as it came.
+    pub(crate) fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// Whether its sender keeps it until it is confirmed.
     #[inline]
     #[must_use]

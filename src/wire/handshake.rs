@@ -54,6 +54,15 @@ impl Features {
     /// The session outlives its connection: its end is kept for a while after the connection is
     /// lost, and a hello with the same session id takes it up again.
     pub const RESUME: Self = Self(0x01);
+    /// Of a hello: the session has had a link before. A node of several reactors looks for it in
+    /// all of them.
+    pub const RETURNS: Self = Self(0x02);
+
+    /// These and those.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     /// Whether every bit of `other` is set.
     #[must_use]

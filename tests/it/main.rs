@@ -8,6 +8,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "the numbers that name messages are small")]
 
 mod backpressure;
+mod bed;
 mod client;
 mod drops;
 mod endpoints;
@@ -27,4 +28,5 @@ mod restart;
 mod resume;
 mod shutdown;
 mod strangers;
+mod traffic;
 mod util;

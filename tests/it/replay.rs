@@ -7,8 +7,8 @@ use ringwire::{
     Nanos, RequestError, SendError,
 };
 
+use crate::bed::{Bed, settings_that_resume, silent, turn, valid};
 use crate::proxy::{Fault, Plan, Way};
-use crate::resume::{Bed, settings_that_resume, silent, turn, valid};
 use crate::util::{PATIENCE, client_with, endpoint, isolated, timed, wait_for};
 
 fn number_of(message: &Message) -> u64 {
@@ -442,5 +442,20 @@ fn handler_sends_to_a_session_that_is_away() {
         assert_eq!(answer.payload()[..], *b"queued");
         bed.proxy.admit();
         assert_eq!(bed.client.receive(PATIENCE).expect("it comes").payload()[..], *b"for you");
+    });
+}
+
+/// Many reactors listen at one address, and the kernel chooses which of them a connection goes to.
+#[test]
+fn client_comes_back_to_a_server_of_several_reactors() {
+    isolated(|| {
+        let builder = silent().config(valid(settings_that_resume())).reactors(4);
+        let client = settings_that_resume().reconnect_delay_max_ms(8);
+        let mut bed = Bed::around(client, builder);
+        for _ in 0..20 {
+            bed.proxy.breaks(Fault::Cut);
+            bed.turn_until_resumed();
+        }
+        assert_eq!(bed.client.statistics().sessions_lost, 0);
     });
 }

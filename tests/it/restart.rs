@@ -9,8 +9,8 @@ use ringwire::{
     SendError, Sent, Server, Undelivered,
 };
 
+use crate::bed::{Bed, events_of_server, name, settings_that_resume, silent, turn, valid};
 use crate::proxy::{Fault, Proxy};
-use crate::resume::{Bed, events_of_server, name, settings_that_resume, silent, turn, valid};
 use crate::util::{PATIENCE, client_with, echo, endpoint, isolated, start, wait_until};
 
 fn numbered(number: u64) -> [u8; 16] {

@@ -422,6 +422,8 @@ pub(crate) struct Peer {
     pub(crate) sent: [u32; 4],
     /// Last sequence received, per lane.
     pub(crate) received: [u32; 4],
+    /// Names the other end's side of the session.
+    pub(crate) other_id: [u8; 16],
 }
 
 impl Peer {
@@ -437,7 +439,7 @@ impl Peer {
                 unix.set_write_timeout(Some(PATIENCE)).expect("a timeout");
             }
         }
-        Self { stream, sent: [0; 4], received: [0; 4] }
+        Self { stream, sent: [0; 4], received: [0; 4], other_id: [0; 16] }
     }
 
     /// Connects without a word.
@@ -462,6 +464,7 @@ impl Peer {
         peer.write(&greeting.frame(HELLO).encode());
         let welcome = peer.frame();
         assert_eq!(welcome.kind, WELCOME, "{welcome:?}");
+        peer.other_id.copy_from_slice(&welcome.payload[8..24]);
         peer
     }
 
