@@ -431,7 +431,7 @@ impl Node {
                 schema_hash: 0,
                 frame_bytes_max: u32::try_from(frame_bytes_max).expect("small"),
                 checksum,
-                // One beat after the handshake, for the clocks; the simulation ends before the next.
+                // One beat after the handshake, for the clocks; the simulation ends before another.
                 heartbeat: HeartbeatPolicy {
                     interval_us: u32::MAX,
                     misses: 3,
