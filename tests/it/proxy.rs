@@ -418,6 +418,10 @@ impl Link {
                     break;
                 }
             };
+            // It may have been waiting for these bytes since before the order to hold.
+            while self.holds.load(Ordering::Relaxed) && self.is_open() {
+                std::thread::park_timeout(TICK);
+            }
             if let Some((_, at, Fault::Corrupt { bit })) = fault
                 && (passed..passed + bytes as u64).contains(&at)
             {
