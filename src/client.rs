@@ -14,6 +14,7 @@ use crate::error::{
     CloseReason, ConnectError, FlushError, ReceiveError, RequestError, SendError, SetupError,
 };
 use crate::reactor::message::Message;
+use crate::reactor::watch::{WatchError, WatchKey, Watched};
 use crate::reactor::{
     ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind, Reactor, RequestId,
     ShutdownReport, Turn, Wait,
@@ -93,8 +94,10 @@ impl Client {
         Err(failure.expect("an endpoint resolves to at least one address"))
     }
 
-    /// Flushes what is queued, says goodbye, and waits for the server to close: at most until
-    /// `deadline` from now.
+    /// Flushes what is queued, waits until reliable messages are confirmed, says goodbye, and waits
+    /// for the server to close: at most until `deadline` from now. While the link is down it ends
+    /// the session at once. [`EventKind::SessionLost`] names the reliable messages that were not
+    /// confirmed.
     pub fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
         let Some(connection) = self.connection else { return ShutdownReport::default() };
         let dropped_before = self.reactor.statistics().messages_dropped;
@@ -106,13 +109,16 @@ impl Client {
                 break;
             }
         }
-        while let Some(event) = self.reactor.poll_event() {
+        // They stay to be fetched: one may name reliable messages that did not arrive.
+        let events: Vec<_> = std::iter::from_fn(|| self.reactor.poll_event()).collect();
+        for event in events {
             if event.connection == connection
                 && let EventKind::Disconnected { messages_dropped, reason, .. } = event.kind
             {
                 let in_order = matches!(reason, CloseReason::Local | CloseReason::Goodbye);
                 flushed = in_order && messages_dropped == 0;
             }
+            self.reactor.put_event_back(event);
         }
         self.forget_session();
         ShutdownReport {
@@ -177,7 +183,7 @@ impl Client {
             if self.connection_state() == ConnectionState::Disconnected {
                 return Err(FlushError::NotConnected);
             }
-            if self.reactor.frames_queued(connection) == 0 {
+            if self.reactor.is_flushed(connection) {
                 return Ok(());
             }
             if Nanos::now() >= deadline {
@@ -281,7 +287,9 @@ impl Client {
         }
         let deadline = Nanos::now() + timeout;
         loop {
-            let wait = if timeout.is_zero() { Wait::Poll } else { Wait::Until(deadline) };
+            let is_over = self.connection_state() == ConnectionState::Disconnected;
+            let may_wait = !timeout.is_zero() && !is_over;
+            let wait = if may_wait { Wait::Until(deadline) } else { Wait::Poll };
             let turned = self.reactor.turn(wait);
             if let Some(message) = self.reactor.receive() {
                 self.reactor.flush_replies();
@@ -344,6 +352,35 @@ impl Client {
         handler: impl FnMut(&mut Context<'_>, Frame<'_>, &T::Archived) + 'static,
     ) {
         self.reactor.on_type::<T>(handler);
+    }
+
+    /// Watches that messages of a type or kind come at least every `period`; see
+    /// [`Reactor::watch`]. To be called while connected; the watch outlives the link, not the
+    /// session.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`].
+    pub fn watch(&mut self, key: WatchKey, period: Duration) -> Result<(), WatchError> {
+        let connection = self.connection.ok_or(WatchError::NoSession)?;
+        self.reactor.watch(connection, key, period)
+    }
+
+    /// Calls `handler` when messages that are watched stay away for their period; see
+    /// [`Reactor::on_deadline_missed`]. It runs inside the client's calls.
+    pub fn on_deadline_missed(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,
+    ) {
+        self.reactor.on_deadline_missed(handler);
+    }
+
+    /// Calls `handler` when a message comes that was missed.
+    pub fn on_deadline_recovered(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,
+    ) {
+        self.reactor.on_deadline_recovered(handler);
     }
 
     /// Where the connection stands, as of the last call that turned the reactor.

@@ -12,9 +12,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, Deserializer};
 
-use crate::wire::Checksum;
 use crate::wire::handshake::NAME_BYTES_MAX;
 use crate::wire::padded;
+use crate::wire::{Checksum, Priority};
 
 mod text;
 
@@ -49,6 +49,22 @@ impl Idle {
             Self::Park => "park",
         }
     }
+}
+
+/// What a lane does with a message that it has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// Refuses it: `SendError::Full`, and the caller still has the message.
+    #[default]
+    Reject,
+    /// Drops the oldest best-effort messages that wait. When only reliable ones wait, it refuses.
+    DropOldest,
+    /// Every message without a conflation key of its own replaces the one of the same type that
+    /// waits; when there is no room all the same, it refuses.
+    LatestValue,
+    /// Ends the session: the peer reads too slowly.
+    Disconnect,
 }
 
 /// An invalid configuration. Names the key, the value and the bound.
@@ -144,6 +160,11 @@ macro_rules! settings {
             pub(crate) node_name: String,
             pub(crate) idle: Idle,
             pub(crate) checksum: Checksum,
+            pub(crate) overflow_low: Overflow,
+            pub(crate) overflow_normal: Overflow,
+            pub(crate) overflow_high: Overflow,
+            pub(crate) overflow_critical: Overflow,
+            pub(crate) reconnect: bool,
             pub(crate) cores: Vec<usize>,
             pub(crate) tcp_congestion: Option<String>,
             pub(crate) mlockall: bool,
@@ -158,6 +179,11 @@ macro_rules! settings {
             node_name: String,
             idle: Idle,
             checksum: Checksum,
+            overflow_low: Overflow,
+            overflow_normal: Overflow,
+            overflow_high: Overflow,
+            overflow_critical: Overflow,
+            reconnect: bool,
             cores: Vec<usize>,
             tcp_congestion: Option<String>,
             mlockall: bool,
@@ -174,6 +200,11 @@ macro_rules! settings {
                 &["never", "commands", "always"],
                 "\"never\", \"commands\" or \"always\" is expected",
             )),
+            ("overflow_low", OVERFLOW),
+            ("overflow_normal", OVERFLOW),
+            ("overflow_high", OVERFLOW),
+            ("overflow_critical", OVERFLOW),
+            ("reconnect", Takes::Flag),
             ("cores", Takes::Cores),
             ("tcp_congestion", Takes::Text),
             ("mlockall", Takes::Flag),
@@ -186,6 +217,11 @@ macro_rules! settings {
                     node_name: String::new(),
                     idle: Idle::default(),
                     checksum: Checksum::default(),
+                    overflow_low: Overflow::default(),
+                    overflow_normal: Overflow::default(),
+                    overflow_high: Overflow::default(),
+                    overflow_critical: Overflow::default(),
+                    reconnect: true,
                     cores: Vec::new(),
                     tcp_congestion: None,
                     mlockall: false,
@@ -227,6 +263,11 @@ macro_rules! settings {
                     node_name: self.node_name,
                     idle: self.idle,
                     checksum: self.checksum,
+                    overflow_low: self.overflow_low,
+                    overflow_normal: self.overflow_normal,
+                    overflow_high: self.overflow_high,
+                    overflow_critical: self.overflow_critical,
+                    reconnect: self.reconnect,
                     cores: self.cores,
                     tcp_congestion: self.tcp_congestion,
                     mlockall: self.mlockall,
@@ -249,6 +290,11 @@ macro_rules! settings {
 /// Cores are numbered from 0 to below this.
 const CORES_MAX: usize = 1024;
 const CORES_EXPECTED: &str = "a list of core numbers from 0 to 1023, each once, is expected";
+
+const OVERFLOW: Takes = Takes::OneOf(
+    &["reject", "drop_oldest", "latest_value", "disconnect"],
+    "\"reject\", \"drop_oldest\", \"latest_value\" or \"disconnect\" is expected",
+);
 
 const KIB: u32 = 1 << 10;
 const MIB: u32 = 1 << 20;
@@ -279,6 +325,11 @@ settings! {
     /// may exceed it, so an empty lane takes any frame. Larger absorbs longer bursts, and lets
     /// more stand in front of what is queued last.
     lane_bytes_max: u32 = MIB, KIB => 1 << 30;
+
+    /// Memory in which one lane keeps reliable messages until the peer has confirmed them, in
+    /// bytes. When it is full the lane refuses more of them: nothing is lost. It is part of
+    /// `send_memory_bytes`.
+    kept_bytes_max: u32 = 4 * MIB, 64 * KIB => 1 << 30;
 
     /// Receive window of a connection, in bytes: what one receive can take. Rounded up to a
     /// multiple of 16.
@@ -326,6 +377,29 @@ settings! {
     handshake_timeout_ms: u32 = 2_000, 1 => 600_000;
     /// How long a peer may take from the first to the last byte of a frame, in milliseconds.
     frame_timeout_ms: u32 = 30_000, 10 => 3_600_000;
+    /// How often this node wants to hear from its peer, in milliseconds; 0 is never. The peer sends
+    /// a heartbeat when it has had nothing else to send for that long.
+    heartbeat_interval_ms: u32 = 1_000, 0 => 3_600_000;
+    /// So many intervals of silence mean that the peer is gone, also when the kernel would go on
+    /// for minutes (tcp(7), tcp_retries2).
+    heartbeat_misses: u32 = 3, 2 => 1_000;
+    /// How fast the clocks of two nodes may drift apart, in parts per million: widens the error
+    /// of the clock offset against which times to live are checked. 1000 where NTP slews a clock.
+    clock_drift_ppm: u32 = 100, 1 => 100_000;
+    /// Messages whose absence may be watched, for each session.
+    watches_max: u32 = 8, 0 => 256;
+    /// How long a session whose connection was lost is kept for its peer to come back, in
+    /// milliseconds. The side that connected gives up after it, too. 0 ends a session with its
+    /// connection.
+    session_linger_ms: u32 = 10_000, 0 => 86_400_000;
+    /// The first attempt to reconnect is made at once; the second after a random time up to this
+    /// one, in milliseconds, which doubles with each further attempt.
+    reconnect_delay_ms: u32 = 2, 1 => 60_000;
+    /// Longest time between two attempts to reconnect, in milliseconds.
+    reconnect_delay_max_ms: u32 = 1_000, 1 => 3_600_000;
+    /// Attempts to reconnect before the session is given up; 0 is as many as fit into
+    /// `session_linger_ms`. They are counted anew once a connection has held for a second.
+    reconnect_attempts_max: u32 = 0, 0 => u32::MAX;
 
     /// TCP_USER_TIMEOUT, in milliseconds: how long sent data may stay unacknowledged before the
     /// kernel gives the connection up (tcp(7)); 0 leaves the kernel's default of about 15 minutes.
@@ -396,6 +470,27 @@ impl Config {
     #[must_use]
     pub fn mlockall(&self) -> bool {
         self.mlockall
+    }
+
+    /// What a full lane does, by [`Priority::index`].
+    #[must_use]
+    pub fn overflow(&self) -> [Overflow; Priority::COUNT] {
+        [self.overflow_low, self.overflow_normal, self.overflow_high, self.overflow_critical]
+    }
+
+    /// Whether lost connections are made again.
+    #[must_use]
+    pub fn reconnect(&self) -> bool {
+        self.reconnect
+    }
+
+    /// How often heartbeats are wanted, in the unit of the greeting.
+    pub(crate) fn heartbeat_interval_us(&self) -> u32 {
+        self.heartbeat_interval_ms.saturating_mul(1000)
+    }
+
+    pub(crate) fn session_linger(&self) -> Duration {
+        Duration::from_millis(self.session_linger_ms.into())
     }
 
     /// Which frames carry a checksum.
@@ -469,6 +564,26 @@ impl ConfigBuilder {
     #[must_use]
     pub fn idle(mut self, idle: Idle) -> Self {
         self.idle = idle;
+        self
+    }
+
+    /// What a full lane does, by priority. Default: [`Overflow::Reject`] in all.
+    #[must_use]
+    pub fn overflow(mut self, priority: Priority, overflow: Overflow) -> Self {
+        *match priority {
+            Priority::Low => &mut self.overflow_low,
+            Priority::Normal => &mut self.overflow_normal,
+            Priority::High => &mut self.overflow_high,
+            Priority::Critical => &mut self.overflow_critical,
+        } = overflow;
+        self
+    }
+
+    /// Whether a connection that was established and is lost is made again, by the side that
+    /// connected, and the session goes on where it was. Default: yes.
+    #[must_use]
+    pub fn reconnect(mut self, enabled: bool) -> Self {
+        self.reconnect = enabled;
         self
     }
 

@@ -84,6 +84,9 @@ pub enum ProtocolError {
     /// The payload of a handshake frame makes no sense.
     #[error("malformed handshake payload")]
     BadHandshake,
+    /// The payload of a heartbeat makes no sense.
+    #[error("malformed heartbeat payload")]
+    BadHeartbeat,
     /// A frame that may not come in this state, such as data before the handshake.
     #[error("unexpected frame of kind {kind:?}")]
     Unexpected {
@@ -98,6 +101,39 @@ pub enum ProtocolError {
         /// What came.
         got: u32,
     },
+    /// The peer confirms what was never sent to it, or takes back what it confirmed.
+    #[error("acknowledgement of {acknowledged} where {sent} was the last sent")]
+    BadAcknowledgement {
+        /// Low 32 bits of the sequence confirmed.
+        acknowledged: u32,
+        /// Low 32 bits of the last sequence sent.
+        sent: u32,
+    },
+}
+
+impl ProtocolError {
+    /// Whether damage under way explains it: the bytes are no frame, or not the one that was sent.
+    /// The rest are the peer's own words, which a checksum vouches for.
+    pub(crate) const fn is_damage(self) -> bool {
+        match self {
+            Self::BadMagic { .. }
+            | Self::BadVersion { .. }
+            | Self::BadKind { .. }
+            | Self::BadFlags { .. }
+            | Self::BadPriority { .. }
+            | Self::BadCodec { .. }
+            | Self::ReservedNotZero
+            | Self::PaddingNotZero
+            | Self::FrameTooLong { .. }
+            | Self::ChecksumMissing
+            | Self::BadChecksum { .. } => true,
+            Self::BadHandshake
+            | Self::BadHeartbeat
+            | Self::Unexpected { .. }
+            | Self::BadSequence { .. }
+            | Self::BadAcknowledgement { .. } => false,
+        }
+    }
 }
 
 /// A received payload could not be read as the type asked for.
@@ -163,6 +199,9 @@ pub enum SendError {
     /// connection's `Disconnected` event.
     #[error("not connected")]
     NotConnected,
+    /// Its time to live has passed already.
+    #[error("the message's time to live has passed before it was queued")]
+    Expired,
     /// The kind belongs to the session, not to applications.
     #[error("kind {kind:?} is sent by the session itself; use an application kind")]
     KindReserved {
@@ -448,6 +487,18 @@ pub enum CloseReason {
     /// We refused the peer's hello.
     #[error("this side refused the session: {0}")]
     Refused(RejectReason),
+    /// The peer came back on a new connection while this one still stood.
+    #[error("the peer came back on a new connection")]
+    Superseded,
+    /// Nothing was heard of the peer for too long.
+    #[error("nothing was heard of the peer for too long (liveness_timeout_ms)")]
+    PeerSilent,
+    /// The peer read too slowly, and a lane's policy is to disconnect it then.
+    #[error("the peer reads too slowly: a lane was full (overflow = \"disconnect\")")]
+    SlowPeer,
+    /// The link was lost and the peer did not come back in time.
+    #[error("the link was lost and the peer did not come back in time (session_linger_ms)")]
+    SessionExpired,
     /// A payload was not a valid value of the type it claims to be.
     #[error("invalid payload: {0}")]
     Payload(AccessError),
@@ -459,7 +510,7 @@ pub enum CloseReason {
 impl CloseReason {
     /// Names of the counters, by [`CloseReason::index`]. A name with a dot is one of the group
     /// before it: `protocol.magic` is one of `protocol`.
-    pub const NAMES: [&'static str; 26] = [
+    pub const NAMES: [&'static str; 32] = [
         "peer_closed",
         "goodbye",
         "local",
@@ -486,6 +537,12 @@ impl CloseReason {
         "protocol.handshake",
         "protocol.unexpected",
         "protocol.sequence",
+        "protocol.acknowledgement",
+        "superseded",
+        "peer_silent",
+        "slow_peer",
+        "session_expired",
+        "protocol.heartbeat",
     ];
 
     /// Position in [`CloseReason::NAMES`].
@@ -519,7 +576,13 @@ impl CloseReason {
                 ProtocolError::BadHandshake => 23,
                 ProtocolError::Unexpected { .. } => 24,
                 ProtocolError::BadSequence { .. } => 25,
+                ProtocolError::BadAcknowledgement { .. } => 26,
+                ProtocolError::BadHeartbeat => 31,
             },
+            Self::Superseded => 27,
+            Self::PeerSilent => 28,
+            Self::SlowPeer => 29,
+            Self::SessionExpired => 30,
         }
     }
 
@@ -527,6 +590,36 @@ impl CloseReason {
     #[must_use]
     pub const fn name(self) -> &'static str {
         Self::NAMES[self.index()]
+    }
+}
+
+/// Why a message did not reach its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// Best effort, and the link was lost before the peer had it.
+    LinkLost,
+    /// Its time to live passed before it could be sent.
+    Expired,
+    /// A newer message of the same conflation key took its place.
+    Replaced,
+    /// The lane was full and its policy is to drop the oldest.
+    Overflow,
+    /// The session ended before the message was sent, or before the peer confirmed it.
+    SessionEnded,
+}
+
+impl DropReason {
+    /// Number of reasons.
+    pub const COUNT: usize = 5;
+    /// The names used in statistics, by [`DropReason::index`].
+    pub const NAMES: [&str; Self::COUNT] =
+        ["link_lost", "expired", "replaced", "overflow", "session_ended"];
+
+    /// A number below [`DropReason::COUNT`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
     }
 }
 
@@ -551,6 +644,11 @@ mod tests {
             (ProtocolError::BadHandshake, "protocol.handshake"),
             (ProtocolError::Unexpected { kind: Kind::Data }, "protocol.unexpected"),
             (ProtocolError::BadSequence { expected: 1, got: 2 }, "protocol.sequence"),
+            (
+                ProtocolError::BadAcknowledgement { acknowledged: 2, sent: 1 },
+                "protocol.acknowledgement",
+            ),
+            (ProtocolError::BadHeartbeat, "protocol.heartbeat"),
         ]
         .map(|(error, name)| (CloseReason::Protocol(error), name));
         let access = AccessError::Invalid { type_id: 1 };
@@ -567,6 +665,10 @@ mod tests {
             (CloseReason::Refused(RejectReason::Full), "refused"),
             (CloseReason::DrainTimeout, "drain_timeout"),
             (CloseReason::Payload(access), "payload"),
+            (CloseReason::Superseded, "superseded"),
+            (CloseReason::PeerSilent, "peer_silent"),
+            (CloseReason::SlowPeer, "slow_peer"),
+            (CloseReason::SessionExpired, "session_expired"),
         ];
         let named = others.into_iter().chain(protocol);
         let mut names: Vec<_> = named

@@ -41,12 +41,16 @@
 //! - **frame**: header, optional extension, payload and padding on the wire ([`wire`]).
 //! - **message**: what the application sends and receives; travels as one frame.
 //! - **lane**: the bounded queue of one [`Priority`] of one session.
-//! - **session**: the rules of talking to one peer, on one connection.
+//! - **session**: the rules of talking to one peer; outlives its connections.
+//! - **link**: the connection that a session has at the moment; it is *away* without one.
+//! - **reliable**: kept until the peer confirms it, and sent again on the next link.
+//! - **gap**: stands in a lane for messages that will not come.
+//! - **watch**: a kind or type of message that must come in time.
 //! - **window**: the memory of a connection that the kernel receives into.
 //! - **block**: a piece of send memory that frames are encoded into and sent from.
 //! - **reactor**: one thread, one ring, one loop; **turn**: one pass of that loop.
 //! - **inbox**: where messages wait that no handler takes.
-//! - **envelope**: how a message travels: kind, priority, destination.
+//! - **envelope**: how a message travels: kind, priority, reliability, time to live.
 //!
 //! # Code map
 //!
@@ -85,20 +89,22 @@ pub mod wire;
 
 // The public interface is:
 pub use client::Client;
-pub use config::{Config, ConfigBuilder, Idle};
+pub use config::{Config, ConfigBuilder, Idle, Overflow};
 pub use endpoint::{Address, DEFAULT_PORT, Endpoint};
 pub use error::{
-    AccessError, CloseReason, ConfigError, ConnectError, EndpointError, FlushError, ProtocolError,
-    ReceiveError, RequestError, RingError, SendError, SetupError,
+    AccessError, CloseReason, ConfigError, ConnectError, DropReason, EndpointError, FlushError,
+    ProtocolError, ReceiveError, RequestError, RingError, SendError, SetupError,
 };
 
 pub use node::{Incoming, Node, NodeBuilder, NodeHandle};
 pub use reactor::{
-    BroadcastReport, ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind,
-    Message, Reactor, RequestId, ShutdownReport, Turn, Wait,
+    BroadcastReport, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState, Context, Event,
+    EventKind, Message, Reactor, RequestId, ShutdownReport, Turn, Wait, WatchChange, WatchError,
+    WatchKey, Watched,
 };
 pub use server::{Server, ServerBuilder};
-pub use session::{Envelope, PeerInfo};
+pub use session::lane::Sent;
+pub use session::{Envelope, PeerInfo, Undelivered};
 pub use stats::{Counters, Statistics};
 pub use time::Nanos;
 pub use transport::{Transport, TransportError};

@@ -30,6 +30,7 @@ use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::{Inbox, SharedInbox};
 use crate::reactor::listener;
 use crate::reactor::message::{Message, OwnedBody};
+use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, Reactor, ShutdownReport, Wait,
     dial_error,
@@ -47,6 +48,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A handler shared by all reactors of a node.
 type SharedHandler = Arc<dyn Fn(&mut Context<'_>, Frame<'_>) + Send + Sync>;
 
+/// A watch's handler shared by all reactors of a node.
+type SharedWatchHandler = Arc<dyn Fn(&mut Context<'_>, &Watched) + Send + Sync>;
+
+/// What is watched in every session, and who is told.
+#[derive(Default, Clone)]
+struct Watches {
+    keys: Vec<(WatchKey, Duration)>,
+    missed: Option<SharedWatchHandler>,
+    recovered: Option<SharedWatchHandler>,
+}
+
 /// Collects what a node is to be; [`NodeBuilder::start`] starts it.
 #[derive(Default)]
 pub struct NodeBuilder {
@@ -55,6 +67,7 @@ pub struct NodeBuilder {
     endpoints: Vec<String>,
     by_kind: Vec<(Kind, SharedHandler)>,
     by_type: Vec<(u32, SharedHandler)>,
+    watches: Watches,
 }
 
 impl std::fmt::Debug for NodeBuilder {
@@ -131,6 +144,35 @@ impl NodeBuilder {
         self
     }
 
+    /// Watches that every peer sends messages of a type or kind at least every `period`: "no
+    /// setpoint for 20 ms: go safe". It begins with each session and outlives its links.
+    #[must_use]
+    pub fn watch(mut self, key: WatchKey, period: Duration) -> Self {
+        self.watches.keys.push((key, period));
+        self
+    }
+
+    /// Calls `handler` when messages that are watched stay away for their period, once until one
+    /// comes; see [`Reactor::on_deadline_missed`].
+    #[must_use]
+    pub fn on_deadline_missed(
+        mut self,
+        handler: impl Fn(&mut Context<'_>, &Watched) + Send + Sync + 'static,
+    ) -> Self {
+        self.watches.missed = Some(Arc::new(handler));
+        self
+    }
+
+    /// Calls `handler` when a message comes that was missed.
+    #[must_use]
+    pub fn on_deadline_recovered(
+        mut self,
+        handler: impl Fn(&mut Context<'_>, &Watched) + Send + Sync + 'static,
+    ) -> Self {
+        self.watches.recovered = Some(Arc::new(handler));
+        self
+    }
+
     /// Starts the threads. Returns once every reactor is set up and listening.
     ///
     /// # Errors
@@ -181,7 +223,7 @@ impl NodeBuilder {
             addresses,
         };
         let mut starts = Vec::new();
-        let parts = listeners.into_iter().zip(inboxes).zip(mailboxes);
+        let parts = listeners.into_iter().zip(inboxes).zip(mailboxes.clone());
         for (index, ((sockets, inbox), mailbox)) in parts.enumerate() {
             let (ready, is_ready) = bounded(1);
             let plan = ThreadPlan {
@@ -189,11 +231,13 @@ impl NodeBuilder {
                 index: u16::try_from(index).expect("their number is checked"),
                 core: config.cores().get(index).copied(),
                 mailbox,
+                siblings: mailboxes.clone(),
                 inbox,
                 events: events.clone(),
                 sockets,
                 by_kind: self.by_kind.clone(),
                 by_type: self.by_type.clone(),
+                watches: self.watches.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("ringwire-{index}"))
@@ -277,11 +321,13 @@ struct ThreadPlan {
     index: u16,
     core: Option<usize>,
     mailbox: Arc<Mailbox>,
+    siblings: Vec<Arc<Mailbox>>,
     inbox: Inbox,
     events: EventQueue,
     sockets: Vec<socket2::Socket>,
     by_kind: Vec<(Kind, SharedHandler)>,
     by_type: Vec<(u32, SharedHandler)>,
+    watches: Watches,
 }
 
 type Ready = Sender<Result<Arc<Counters>, SetupError>>;
@@ -316,6 +362,7 @@ impl ThreadPlan {
         let mailbox = Some(self.mailbox);
         let mut reactor =
             Reactor::with_parts(self.config, self.index, mailbox, self.inbox, self.events)?;
+        reactor.set_siblings(self.siblings);
         for socket in self.sockets {
             reactor.add_listener(socket)?;
         }
@@ -330,6 +377,15 @@ impl ThreadPlan {
                 handler(context, frame);
             });
             reactor.handlers_mut().on_type(type_id, handler);
+        }
+        for (key, period) in self.watches.keys {
+            reactor.watch_all(key, period);
+        }
+        if let Some(handler) = self.watches.missed {
+            reactor.on_deadline_missed(move |context, watched| handler(context, watched));
+        }
+        if let Some(handler) = self.watches.recovered {
+            reactor.on_deadline_recovered(move |context, watched| handler(context, watched));
         }
         Ok(reactor)
     }
@@ -570,6 +626,7 @@ impl NodeHandle {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        let envelope = request.answer_envelope(envelope);
         self.send_correlated(request.connection(), envelope, body, correlation_of(request))
     }
 
@@ -587,6 +644,7 @@ impl NodeHandle {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        let envelope = request.answer_envelope(envelope);
         self.post_correlated(request.connection(), envelope, body, correlation_of(request))
     }
 

@@ -7,6 +7,7 @@ use crate::endpoint::Address;
 use crate::error::{ReceiveError, SendError, SetupError};
 use crate::node::{Incoming, Node, NodeBuilder, NodeHandle};
 use crate::reactor::message::Message;
+use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{
     BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport,
 };
@@ -74,6 +75,34 @@ impl ServerBuilder {
         handler: impl Fn(&mut Context<'_>, Frame<'_>, &T::Archived) + Send + Sync + 'static,
     ) -> Self {
         self.node = self.node.on_type::<T>(handler);
+        self
+    }
+
+    /// Watches that every client sends messages of a type or kind at least every `period`; see
+    /// [`NodeBuilder::watch`].
+    #[must_use]
+    pub fn watch(mut self, key: WatchKey, period: Duration) -> Self {
+        self.node = self.node.watch(key, period);
+        self
+    }
+
+    /// Calls `handler` when messages that are watched stay away for their period.
+    #[must_use]
+    pub fn on_deadline_missed(
+        mut self,
+        handler: impl Fn(&mut Context<'_>, &Watched) + Send + Sync + 'static,
+    ) -> Self {
+        self.node = self.node.on_deadline_missed(handler);
+        self
+    }
+
+    /// Calls `handler` when a message comes that was missed.
+    #[must_use]
+    pub fn on_deadline_recovered(
+        mut self,
+        handler: impl Fn(&mut Context<'_>, &Watched) + Send + Sync + 'static,
+    ) -> Self {
+        self.node = self.node.on_deadline_recovered(handler);
         self
     }
 

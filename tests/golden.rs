@@ -80,6 +80,8 @@ fn greeting() -> Greeting {
         node: 7.into(),
         authentication_bytes: 0.into(),
         reserved: 0.into(),
+        messages_received: [0.into(), 1.into(), 2.into(), 2.into()],
+        peer_session_id: *b"\xff\xee\xdd\xcc\xbb\xaa\x99\x88\x77\x66\x55\x44\x33\x22\x11\x00",
     }
 }
 

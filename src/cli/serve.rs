@@ -425,10 +425,29 @@ impl Log {
     }
 
     fn event(&mut self, event: &Event) -> io::Result<()> {
-        if event.kind == EventKind::Connected {
-            return self.connected(event);
+        match &event.kind {
+            EventKind::Connected => self.connected(event),
+            EventKind::LinkLost { reason, messages_dropped } => {
+                self.link(event, &format!("link lost: {reason}"), *messages_dropped)
+            }
+            EventKind::Resumed { messages_dropped } => {
+                self.link(event, "back: the session goes on", *messages_dropped)
+            }
+            EventKind::SessionLost { undelivered } => {
+                let lost = counted(undelivered.len() as u64, "reliable message");
+                self.link(event, &format!("session lost: {lost} not confirmed"), 0)
+            }
+            _ => self.left(event),
         }
-        self.left(event)
+    }
+
+    /// What happened between a session's first connection and its end.
+    fn link(&mut self, event: &Event, what: &str, dropped: u64) -> io::Result<()> {
+        write!(self.out, "{} {:<6} ~ {what}", stamp(), event.connection.to_string())?;
+        if dropped > 0 {
+            write!(self.out, "; {} dropped", counted(dropped, "message"))?;
+        }
+        writeln!(self.out)
     }
 
     fn connected(&mut self, event: &Event) -> io::Result<()> {

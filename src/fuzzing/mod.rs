@@ -9,6 +9,12 @@
 #[expect(clippy::cast_possible_truncation, reason = "the oracle takes numbers apart by hand")]
 pub mod oracle;
 
+/// Sessions over a simulated network; see `tests/sim.rs`.
+pub mod sim {
+    pub use crate::session::mutation::Mutation;
+    pub use crate::session::sim::{Options, Report, run};
+}
+
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::wire::handshake::{self, Greeting};

@@ -69,7 +69,7 @@ pub fn decode(
         return Ok(None);
     }
     let (kind, flags, priority, codec) = (bytes[3], bytes[4], bytes[5], bytes[6]);
-    if ![1, 2, 3, 4, 5, 6, 7, 0x80, 0x81, 0x82, 0x83].contains(&kind) {
+    if ![1, 2, 3, 4, 5, 6, 7, 8, 0x80, 0x81, 0x82, 0x83].contains(&kind) {
         return Err(ProtocolError::BadKind { got: kind });
     }
     let extended = flags & 1 != 0;
@@ -182,12 +182,12 @@ pub fn encode(frame: &PlainFrame) -> Vec<u8> {
 /// name; `None` when it is malformed.
 #[must_use]
 pub fn greeting(payload: &[u8]) -> Option<(u8, u8, u32, String)> {
-    if payload.len() < 96 {
+    if payload.len() < 144 {
         return None;
     }
     let name_bytes = number(payload, 2, 2) as usize;
     let authentication_bytes = number(payload, 92, 2) as usize;
-    let lengths_add_up = payload.len() == 96 + name_bytes + authentication_bytes;
+    let lengths_add_up = payload.len() == 144 + name_bytes + authentication_bytes;
     let frame_bytes_max = number(payload, 32, 4) as u32;
     let reserved = number(payload, 94, 2);
     if name_bytes > 64
@@ -198,7 +198,7 @@ pub fn greeting(payload: &[u8]) -> Option<(u8, u8, u32, String)> {
     {
         return None;
     }
-    let name = String::from_utf8(payload[96..96 + name_bytes].to_vec()).ok()?;
+    let name = String::from_utf8(payload[144..144 + name_bytes].to_vec()).ok()?;
     Some((payload[0], payload[1], frame_bytes_max, name))
 }
 

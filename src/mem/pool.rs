@@ -196,7 +196,7 @@ impl Pool {
     }
 
     /// Bytes lent, of all parts.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn lent_bytes(&self) -> usize {
         let lent = |arena: &Arena| arena.total_bytes() - arena.free_bytes();
         let small = (self.small_total - self.small.len()) * self.small_bytes;

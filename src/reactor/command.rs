@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Dial { address: Address, asker: Asker<Result<ConnectionId, DialError>> },
     /// End one connection after flushing it.
     Disconnect { connection: ConnectionId, deadline: Nanos },
+    /// Look after a peer that may have a session here: it said hello to another reactor.
+    Adopt(Box<Visitor>),
     /// Stop listening, flush and end everything by `deadline`, then stop the thread.
     Shutdown { deadline: Nanos },
 }
@@ -89,6 +91,17 @@ impl Claim {
         // ORDERING: Relaxed: the queue orders it before the reactor's next claim.
         self.0.store(false, Ordering::Relaxed);
     }
+}
+
+/// A peer on its way through the reactors of a node, in search of its session.
+#[derive(Debug)]
+pub(crate) struct Visitor {
+    pub(crate) socket: socket2::Socket,
+    pub(crate) address: String,
+    /// Its first frame.
+    pub(crate) hello: Box<[u8]>,
+    /// How many reactors did not know it.
+    pub(crate) strange_to: usize,
 }
 
 /// Why a dial failed: the last address tried and what came of it.

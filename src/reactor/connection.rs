@@ -12,14 +12,17 @@
 use slotmap::{Key, new_key_type};
 use socket2::Socket;
 
+use crate::endpoint::Address;
 use crate::error::CloseReason;
 use crate::mem::{Buffer, Window};
-use crate::session::lane::Block;
-use crate::session::{Session, Source};
+use crate::reactor::sessions::SessionKey;
+use crate::session::backoff::Backoff;
+use crate::session::block::{Block, Frames, Span};
+use crate::session::{Session, Source, Undelivered};
 use crate::sys::ring::OpKey;
 use crate::sys::socket::may_zero_copy;
 use crate::time::Nanos;
-use crate::wire::{Decoder, low_half};
+use crate::wire::low_half;
 
 new_key_type! {
     /// A connection of one reactor. A key of a connection that is gone finds nothing.
@@ -33,11 +36,12 @@ impl ConnectionKey {
     }
 }
 
-/// Names a connection in the whole node: the client id of a server.
+/// Names a session in the whole node, from its first connection to its end: the client id of a
+/// server. It stays the same when the link is lost and made again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     pub(crate) reactor: u16,
-    pub(crate) key: ConnectionKey,
+    pub(crate) key: SessionKey,
 }
 
 impl std::fmt::Display for ConnectionId {
@@ -52,6 +56,13 @@ impl std::fmt::Debug for ConnectionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)
     }
+}
+
+/// The way to a peer that this side dials.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) target: Address,
+    pub(crate) backoff: Backoff,
 }
 
 /// Where a connection stands.
@@ -80,10 +91,8 @@ pub(crate) enum Pause {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InFlight {
     pub(crate) source: Source,
-    pub(crate) filled: usize,
-    pub(crate) frames: u32,
-    pub(crate) payload_bytes_max: usize,
-    /// Bytes the socket has taken.
+    pub(crate) span: Span,
+    /// Up to where in the buffer the socket has taken it.
     pub(crate) sent: usize,
     /// The kernel sends from the buffer itself.
     pub(crate) zero_copy: bool,
@@ -91,41 +100,30 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     pub(crate) fn new(source: Source, block: &Block) -> Self {
-        Self {
-            source,
-            filled: block.filled,
-            frames: block.frames,
-            payload_bytes_max: block.payload_bytes_max,
-            sent: 0,
-            zero_copy: false,
-        }
+        Self { source, span: block.span, sent: block.span.start, zero_copy: false }
     }
 
-    /// How many of its frames the socket has not taken in full. `buffer` is the block's, `decoder`
-    /// that of the session. Reads the frames over again: for the end of a connection only.
+    /// Bytes that the socket has not taken yet.
+    #[inline]
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.span.filled - self.sent
+    }
+
+    /// How many of its messages the socket has not taken in full. `buffer` is the block's. Reads
+    /// the frames over again: for the end of a connection only.
     #[cold]
-    pub(crate) fn frames_dropped(&self, buffer: &Buffer, decoder: Decoder) -> u64 {
-        if self.frames == 0 {
+    pub(crate) fn frames_dropped(&self, buffer: &Buffer) -> u64 {
+        if self.source == Source::Control {
             // The session's own frame: nobody's message.
             return 0;
         }
-        let mut taken = &buffer.bytes()[..self.sent];
-        let mut frames = 0;
-        while let Ok(Some(_)) = decoder.next(&mut taken) {
-            frames += 1;
-        }
-        assert!(frames <= self.frames, "a block holds the frames it was counted with");
-        u64::from(self.frames - frames)
+        let frames = Frames::of(buffer, &self.span);
+        frames.filter(|frame| !frame.is_gap() && frame.at + frame.bytes > self.sent).count() as u64
     }
 
     /// The block again, now that its buffer is back.
     pub(crate) fn into_block(self, buffer: Buffer) -> Block {
-        Block {
-            buffer,
-            filled: self.filled,
-            frames: self.frames,
-            payload_bytes_max: self.payload_bytes_max,
-        }
+        Block { buffer, span: self.span }
     }
 }
 
@@ -137,6 +135,26 @@ pub(crate) struct Connection {
     pub(crate) address: String,
     pub(crate) phase: Phase,
     pub(crate) session: Session,
+    /// What the application calls the session.
+    pub(crate) home: SessionKey,
+    /// Where this side dialled, and when to dial again; `None` where the peer dials.
+    pub(crate) route: Option<Box<Route>>,
+    /// What the deadlines know of the session's.
+    pub(crate) session_due: Nanos,
+    /// How many other reactors of the node have not known the peer.
+    pub(crate) strange_to: usize,
+    /// The hello of a peer that may have its session at another reactor: on its way there.
+    pub(crate) passed_on: Option<Box<[u8]>>,
+    /// The session goes on when this connection has ended.
+    pub(crate) survives: bool,
+    /// The application has disconnected meanwhile: the session ends instead.
+    pub(crate) is_given_up: bool,
+    /// The session has had another connection before.
+    pub(crate) is_resumed: bool,
+    /// The block whose send the end of the link interrupted: it goes with the session.
+    pub(crate) returned: Option<(Source, Block)>,
+    /// What the session had not delivered when it ended.
+    pub(crate) undelivered: Vec<Undelivered>,
     pub(crate) window: Window,
     /// A receive is in flight.
     pub(crate) receiving: bool,
@@ -183,6 +201,16 @@ impl Connection {
             address,
             phase: Phase::Live,
             session,
+            home: SessionKey::default(),
+            route: None,
+            session_due: Nanos::NEVER,
+            strange_to: 0,
+            passed_on: None,
+            survives: false,
+            is_given_up: false,
+            is_resumed: false,
+            returned: None,
+            undelivered: Vec::new(),
             window,
             receiving: false,
             in_flight: None,
@@ -203,6 +231,11 @@ impl Connection {
             messages_received: 0,
             last_activity: Nanos(0),
         }
+    }
+
+    /// Whether the kernel holds a send.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.in_flight.is_some() && self.unsent.is_none()
     }
 
     /// Whether the kernel holds an operation of this connection.

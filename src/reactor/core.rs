@@ -4,14 +4,17 @@
 //! steps of a turn that need no handler are methods here and in `transmit`; `mod.rs` puts them in
 //! order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use slotmap::SlotMap;
 
-use crate::config::{Config, Idle};
+use crate::config::{Config, Idle, Overflow};
 use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, OutOfMemory, PayloadArena, Pool, PoolLayout};
+use crate::reactor::ClockOffset;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
 use crate::reactor::events::EventQueue;
@@ -20,7 +23,10 @@ use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
 use crate::reactor::pause::departed_max;
 use crate::reactor::requests::Requests;
+use crate::reactor::sessions::{self, Home, SessionKey};
+use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
+use crate::session::heartbeat::HeartbeatPolicy;
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
@@ -28,13 +34,17 @@ use crate::stats::Counters;
 use crate::sys::ring::Ring;
 use crate::sys::socket;
 use crate::time::Nanos;
-use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
+use crate::wire::handshake::{Features, HANDSHAKE_BYTES_MAX, SessionId};
 use crate::wire::{Body, Frame, Scratch};
 
 /// Size of the small send blocks, of which every session is guaranteed one.
 const SMALL_BLOCK_BYTES: usize = 4096;
 const _: () = assert!(SMALL_BLOCK_BYTES >= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(crate::mem::ALIGN == crate::wire::FRAME_ALIGN);
+const _: () = assert!(crate::stats::LANES == crate::wire::Priority::COUNT);
+
+/// How often the clock of a busy peer is measured, where heartbeats are wanted at all.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// A message that was queued.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +66,19 @@ pub(crate) struct Core {
     /// `now` was read since the last turn.
     pub(crate) now_is_fresh: bool,
     pub(crate) connections: SlotMap<ConnectionKey, Connection>,
+    /// Where each session is.
+    pub(crate) homes: SlotMap<SessionKey, Home>,
+    /// The sessions of peers that may come back, by the id of their end.
+    pub(crate) by_peer: BTreeMap<SessionId, SessionKey>,
+    /// The key last used in each slot of `homes`.
+    pub(crate) session_keys: Vec<SessionKey>,
+    pub(crate) session_deadlines: Deadlines,
+    /// What is watched in every session.
+    pub(crate) watches: Vec<(WatchKey, Duration)>,
+    /// What watches have seen and the handlers have not been told.
+    pub(crate) watched: Vec<(SessionKey, Watched)>,
+    /// Sessions beyond this many end with their connection.
+    pub(crate) sessions_max: usize,
     /// The key last used in each slot, to find it by the number the deadlines know.
     pub(crate) keys: Vec<ConnectionKey>,
     pub(crate) listeners: Vec<Listener>,
@@ -89,13 +112,15 @@ pub(crate) struct Core {
     pub(crate) active: u64,
     pub(crate) last_activity: Nanos,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
+    /// The ways into all reactors of the node, this one included, by index.
+    pub(crate) siblings: Vec<Arc<Mailbox>>,
     pub(crate) mailbox_polled: bool,
     /// A prompt send is in flight and somebody waits for its end.
     pub(crate) backlog: bool,
     /// Who waits for a connection to be established.
     pub(crate) watchers: Vec<(ConnectionKey, Sender<Result<ConnectionId, DialError>>)>,
     /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
-    pub(crate) closed: Vec<Option<(ConnectionKey, CloseReason)>>,
+    pub(crate) closed: Vec<Option<(SessionKey, CloseReason)>>,
     /// The reactor is shutting down and admits nobody.
     pub(crate) closing: bool,
     pub(crate) shutdown_deadline: Nanos,
@@ -129,27 +154,43 @@ impl Core {
         {
             tracing::warn!(%error, "NAPI busy polling is not available (Linux 6.9)");
         }
-        let mut session_id = SessionId::default();
-        getrandom::fill(&mut session_id.0).map_err(|error| SetupError::System {
-            operation: "getrandom",
-            source: std::io::Error::other(error.to_string()),
-        })?;
         let slots = places_max + 64;
+        // Away, and in connections: no more go away when there are twice as many sessions as places
+        // for connections, and each of those may have another.
+        let sessions_max = 2 * places_max;
+        let homes_max = sessions_max + places_max + 2;
+
         Ok(Self {
             index,
             identity: Identity {
-                session_id,
+                dialer_features: features(config.reconnect() && config.session_linger_ms() > 0),
+                listener_features: features(config.session_linger_ms() > 0),
                 node_name: config.node_name().into(),
                 node_number: config.node_number(),
                 schema_hash: config.schema_hash(),
                 frame_bytes_max: config.frame_bytes_max(),
                 checksum: config.checksum(),
+                heartbeat: HeartbeatPolicy {
+                    interval_us: config.heartbeat_interval_us(),
+                    misses: config.heartbeat_misses(),
+                    // A busy session's clock estimate does not age beyond a second's drift.
+                    measure_every: MEASURE_EVERY,
+                },
+                clock_drift_ppm: config.clock_drift_ppm(),
+                watches_max: config.watches_max() as usize,
             },
             limits,
             idle: config.idle(),
             now: Nanos::now(),
             now_is_fresh: false,
             connections: SlotMap::with_capacity_and_key(places_max),
+            homes: SlotMap::with_capacity_and_key(homes_max),
+            by_peer: BTreeMap::new(),
+            session_keys: vec![SessionKey::default(); homes_max],
+            session_deadlines: Deadlines::with_capacity(homes_max),
+            watches: Vec::new(),
+            watched: Vec::with_capacity(16),
+            sessions_max,
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
             requests: Requests::new(config.requests_max()),
@@ -171,10 +212,11 @@ impl Core {
             active: 0,
             last_activity: Nanos(0),
             mailbox,
+            siblings: Vec::new(),
             mailbox_polled: false,
             backlog: false,
             watchers: Vec::new(),
-            closed: vec![None; slots],
+            closed: vec![None; homes_max],
             closing: false,
             shutdown_deadline: Nanos::NEVER,
             shutdown_report: ShutdownReport::default(),
@@ -189,22 +231,6 @@ impl Core {
         })
     }
 
-    /// The id of a connection of this reactor.
-    #[inline]
-    pub(crate) fn id(&self, key: ConnectionKey) -> ConnectionId {
-        ConnectionId { reactor: self.index, key }
-    }
-
-    /// The key of a connection, if it is of this reactor and established.
-    #[inline]
-    pub(crate) fn key(&self, id: ConnectionId) -> Result<ConnectionKey, SendError> {
-        if id.reactor == self.index && self.connections.contains_key(id.key) {
-            Ok(id.key)
-        } else {
-            Err(SendError::NotConnected)
-        }
-    }
-
     /// Brings the time up to date for a call from outside a turn, once per turn: what is queued
     /// in one go shares its time.
     #[inline]
@@ -212,6 +238,21 @@ impl Core {
         if !self.now_is_fresh {
             self.now = Nanos::now();
             self.now_is_fresh = true;
+        }
+    }
+
+    /// Queues a message for a session, which may be without a connection. Hot path.
+    #[inline]
+    pub(crate) fn push_to<B: Body + ?Sized>(
+        &mut self,
+        id: ConnectionId,
+        envelope: Envelope,
+        correlation: Correlation,
+        body: &B,
+    ) -> Result<Admitted, SendError> {
+        match self.key(id) {
+            Ok(key) => self.push(key, envelope, correlation, body),
+            Err(_) => self.push_away(id, envelope, correlation, body),
         }
     }
 
@@ -243,13 +284,17 @@ impl Core {
             }
             Err(error) => {
                 self.count_refusal(error);
+                let lane = envelope.lane().index();
+                if error == SendError::Full && self.limits.overflow[lane] == Overflow::Disconnect {
+                    self.close(key, CloseReason::SlowPeer);
+                }
                 Err(error)
             }
         }
     }
 
     #[cold]
-    fn count_refusal(&self, error: SendError) {
+    pub(crate) fn count_refusal(&self, error: SendError) {
         match error {
             SendError::Full => self.counters.sends_refused.add(1),
             SendError::MemoryFull => {
@@ -257,6 +302,7 @@ impl Core {
                 self.counters.sends_out_of_memory.add(1);
             }
             SendError::TooLarge { .. } => self.counters.sends_too_large.add(1),
+            SendError::Expired => self.counters.sends_expired.add(1),
             _ => {}
         }
     }
@@ -284,9 +330,9 @@ impl Core {
     }
 
     /// Copies a frame to memory that outlives the handler.
-    pub(crate) fn message(&mut self, key: ConnectionKey, frame: &Frame<'_>) -> Message {
+    pub(crate) fn message(&mut self, id: ConnectionId, frame: &Frame<'_>) -> Message {
         let payload = self.arena.copy(frame.payload());
-        Message::new(self.id(key), frame, payload)
+        Message::new(id, frame, payload)
     }
 
     /// A typed handler found its payload invalid.
@@ -334,8 +380,12 @@ impl Core {
             }
             (Phase::Live | Phase::Connecting { .. }, _) => self.close(key, CloseReason::Local),
             // Only other threads can make the room it waits for while this one waits for its end.
-            (Phase::Departed { reason }, _) if self.inbox.is_local() => self.close(key, reason),
+            (Phase::Departed { reason }, _) if self.inbox.is_local() => {
+                connection.is_given_up = true;
+                self.close(key, reason);
+            }
             (Phase::Departed { .. }, _) => {
+                connection.is_given_up = true;
                 connection.state_deadline = connection.state_deadline.min(deadline);
                 self.set_deadline(key);
             }
@@ -351,14 +401,31 @@ impl Core {
         if matches!(connection.phase, Phase::Closing { .. }) {
             return;
         }
+        let survives = self.survives(key, reason);
+        let connection = &mut self.connections[key];
+        connection.survives = survives;
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let mut dropped = connection.session.end(reason, &mut memory);
+        let mut dropped = 0;
+        if survives {
+            if let Some(in_flight) = connection.in_flight
+                && let Some(buffer) = connection.unsent.take()
+            {
+                connection.returned = Some((in_flight.source, in_flight.into_block(buffer)));
+                connection.in_flight = None;
+            }
+        } else {
+            let undelivered;
+            (dropped, undelivered) = connection.session.end(reason, &mut memory);
+            // A departed one's session has ended before: what it left is there.
+            connection.undelivered.extend(undelivered);
+        }
         if let Some(in_flight) = connection.in_flight {
             self.backlog = true;
             if let Some(buffer) = connection.unsent.take() {
-                dropped += in_flight.frames_dropped(&buffer, connection.session.decoder());
+                dropped += in_flight.frames_dropped(&buffer);
                 let block = in_flight.into_block(buffer);
-                connection.session.block_sent(in_flight.source, block, &mut memory);
+                let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
+                session.end_block(in_flight.source, block, undelivered, &mut memory);
                 connection.in_flight = None;
             }
         }
@@ -383,7 +450,8 @@ impl Core {
         connection.phase = Phase::Closing { reason };
 
         connection.messages_dropped += dropped;
-        let in_flight = connection.in_flight.map_or(0, |in_flight| u64::from(in_flight.frames));
+        let in_flight =
+            connection.in_flight.map_or(0, |in_flight| u64::from(in_flight.span.frames));
         let is_sending = connection.in_flight.is_some();
 
         self.counters.messages_dropped.add(dropped);
@@ -392,12 +460,21 @@ impl Core {
             self.session_ended(reason, dropped + in_flight);
         }
         self.set_deadline(key);
-        self.closed[key.slot() as usize] = Some((key, reason));
-        self.notify_watcher(key, Err(reason));
-        self.requests.fail(key, reason);
-        // How much of the block in flight the socket has taken is known once its send has ended.
-        if !is_sending {
-            self.report_end(key);
+        let home = self.connections[key].home;
+        if self.is_stand_in(key) {
+            self.stand_in_failed(home, reason);
+        } else if !survives {
+            self.count_drops(home);
+            self.session_deadlines.set(sessions::slot(home), Nanos::NEVER);
+            self.forget_peer(home);
+            self.remember_end(home, reason);
+            self.notify_watcher(key, Err(reason));
+            self.requests.fail(home, reason);
+            // How much of the block in flight the socket has taken is known once its send has
+            // ended.
+            if !is_sending {
+                self.report_end(key);
+            }
         }
         if let Some(operation) = connecting {
             self.ring.cancel(operation);
@@ -409,13 +486,19 @@ impl Core {
     /// Says that a connection is over, now that what it took with it is known.
     #[cold]
     pub(crate) fn report_end(&mut self, key: ConnectionKey) {
-        let connection = &self.connections[key];
+        let connection = &mut self.connections[key];
         let Phase::Closing { reason } = connection.phase else {
             unreachable!("a connection closes before its end")
         };
         let established = connection.is_established();
         let messages_dropped = connection.messages_dropped;
-        self.emit(key, EventKind::Disconnected { reason, established, messages_dropped });
+        let home = connection.home;
+        let undelivered = std::mem::take(&mut connection.undelivered);
+        self.count_drops(home);
+        if !undelivered.is_empty() {
+            self.emit_for(home, EventKind::SessionLost { undelivered });
+        }
+        self.emit_for(home, EventKind::Disconnected { reason, established, messages_dropped });
     }
 
     /// Counts an established session as ended.
@@ -455,14 +538,23 @@ impl Core {
         if !self.closing {
             self.stop_listening();
         }
+        self.end_all_away(CloseReason::Local);
         let keys: Vec<_> = self.connections.keys().collect();
         for key in keys {
             self.close(key, CloseReason::Local);
-            // Nobody waits for the sends in flight: what they hold counts as dropped.
+            let connection = &self.connections[key];
+            if connection.survives && !connection.is_sending() {
+                self.detach(key);
+            }
+            // Nobody waits for the sends in flight: what they hold counts as dropped. A stand-in's
+            // hello is nobody's message.
+            let is_stand_in = self.is_stand_in(key);
             let connection = &mut self.connections[key];
-            if let Some(in_flight) = connection.in_flight {
-                connection.messages_dropped += u64::from(in_flight.frames);
-                self.counters.messages_dropped.add(in_flight.frames.into());
+            if let Some(in_flight) = connection.in_flight
+                && !is_stand_in
+            {
+                connection.messages_dropped += u64::from(in_flight.span.frames);
+                self.counters.messages_dropped.add(in_flight.span.frames.into());
                 self.report_end(key);
             }
         }
@@ -477,8 +569,14 @@ impl Core {
     /// Frees the slots of connections whose last operation has ended.
     pub(crate) fn free_ended(&mut self) {
         while let Some(key) = self.ended.pop() {
+            if self.connections.get(key).is_some_and(|connection| connection.survives) {
+                self.detach(key);
+            }
             let Some(connection) = self.connections.remove(key) else { continue };
             assert!(!connection.has_operations(), "a slot is freed after its last operation");
+            if matches!(self.homes.get(connection.home), Some(&Home::Here(here)) if here == key) {
+                self.homes.remove(connection.home);
+            }
             self.deadlines.set(key.slot(), Nanos::NEVER);
             let base = connection.window.dissolve(&mut self.receive_memory);
             self.windows.give(base);
@@ -501,6 +599,9 @@ impl Core {
     pub(crate) fn expire(&mut self) {
         while let Some(slot) = self.deadlines.pop_due(self.now) {
             self.expire_slot(slot);
+        }
+        while let Some(slot) = self.session_deadlines.pop_due(self.now) {
+            self.expire_session(slot);
         }
         if self.requests.earliest() <= self.now {
             self.requests.expire(self.now);
@@ -534,16 +635,13 @@ impl Core {
         self.close(key, reason);
     }
 
-    /// Keeps an event for whoever polls them; the oldest makes room.
+    /// Keeps an event of a connection's session.
     pub(crate) fn emit(&mut self, key: ConnectionKey, kind: EventKind) {
-        let connection = self.connections.get(key);
-        let peer = connection.and_then(|connection| connection.session.peer());
-        let event = Event {
-            connection: self.id(key),
-            address: connection.map_or_else(String::new, |found| found.address.clone()),
-            node_name: peer.map_or_else(String::new, |peer| peer.node_name.clone()),
-            kind,
-        };
+        self.emit_for(self.connections[key].home, kind);
+    }
+
+    /// Keeps an event for whoever polls them; the oldest makes room.
+    pub(crate) fn publish(&mut self, event: Event) {
         tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
         if self.events.push(event) {
             self.counters.events_dropped.add(1);
@@ -569,6 +667,15 @@ impl Core {
             messages_received: connection.messages_received,
             frames_queued: connection.session.frames_queued(),
             bytes_queued: connection.session.bytes_queued() as u64,
+            bytes_kept: connection.session.kept_bytes() as u64,
+            messages_missed: connection.session.missed(),
+            messages_expired: connection.session.expired(),
+            messages_expired_at_peer: connection.session.expired_at_peer(),
+            round_trip: connection.session.round_trip_ns().map(Duration::from_nanos),
+            clock: connection
+                .session
+                .clock_offset(self.now)
+                .map(|offset| ClockOffset { offset_ns: offset.ns, error_ns: offset.error_ns }),
         })
     }
 }
@@ -586,6 +693,18 @@ impl std::fmt::Debug for Core {
 /// How many connections a reactor has memory for.
 fn places_max(config: &Config) -> usize {
     config.connections_max() as usize + departed_max(config)
+}
+
+/// A new name for one end of a session.
+pub(crate) fn random_session_id() -> std::io::Result<SessionId> {
+    let mut id = SessionId::default();
+    getrandom::fill(&mut id.0).map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(id)
+}
+
+/// What this node offers in a greeting.
+fn features(resumes: bool) -> Features {
+    if resumes { Features::RESUME } else { Features::default() }
 }
 
 fn windows(config: &Config) -> Result<Pool, SetupError> {
@@ -606,8 +725,11 @@ fn send_memory(config: &Config) -> Result<Pool, SetupError> {
     let block = config.block_bytes() as usize;
     let budget = usize::try_from(config.send_memory_bytes()).expect("64-bit target");
     let largest = config.frame_bytes_max() as usize;
-    // One small block for each session's lanes, one more for its handshake frames.
-    let small = 2 * places_max(config) + 2;
+    // One small block for the lanes of each session, of which there are as many away as here. One
+    // for a frame of its own that each connection has in flight (acknowledgement, gap), one for
+    // its handshake: a peer that comes back must find memory for its welcome, or what is kept for
+    // it is kept for nothing.
+    let small = 4 * places_max(config) + 2;
     let layout = PoolLayout::shared(budget, 2 * SMALL_BLOCK_BYTES, largest.max(block));
     let layout = layout.with_reserve().with_small(SMALL_BLOCK_BYTES, small);
     pool(&layout, "send_memory_bytes", config.send_memory_bytes())

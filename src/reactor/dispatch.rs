@@ -11,6 +11,8 @@ use crate::error::{AccessError, SendError};
 use crate::reactor::connection::ConnectionKey;
 use crate::reactor::core::Core;
 use crate::reactor::message::Message;
+use crate::reactor::sessions::SessionKey;
+use crate::reactor::watch::WatchHandler;
 use crate::reactor::{BroadcastReport, ConnectionId};
 use crate::session::{Correlation, Envelope, PeerInfo};
 use crate::time::Nanos;
@@ -23,21 +25,23 @@ pub(crate) type Handler = Box<dyn FnMut(&mut Context<'_>, Frame<'_>)>;
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(crate) core: &'a mut Core,
-    pub(crate) key: ConnectionKey,
+    pub(crate) home: SessionKey,
     pub(crate) response_to: u64,
+    /// The request is reliable, and so is its answer.
+    pub(crate) answers_reliably: bool,
 }
 
 impl Context<'_> {
     /// Who sent the frame.
     #[must_use]
     pub fn connection(&self) -> ConnectionId {
-        self.core.id(self.key)
+        ConnectionId { reactor: self.core.index, key: self.home }
     }
 
     /// What the sender said of itself in the handshake.
     #[must_use]
     pub fn peer(&self) -> Option<&PeerInfo> {
-        self.core.connections.get(self.key)?.session.peer()
+        self.core.session(self.connection())?.peer()
     }
 
     /// The time of this turn.
@@ -64,11 +68,12 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let correlation = match self.response_to {
-            0 => Correlation::None,
-            id => Correlation::Response(id),
+        let (correlation, envelope) = match self.response_to {
+            0 => (Correlation::None, envelope),
+            id if self.answers_reliably => (Correlation::Response(id), envelope.reliable()),
+            id => (Correlation::Response(id), envelope),
         };
-        self.core.push(self.key, envelope, correlation, body).map(drop)
+        self.core.push_to(self.connection(), envelope, correlation, body).map(drop)
     }
 
     /// Sends to any connection of the same reactor.
@@ -83,8 +88,7 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let key = self.core.key(connection)?;
-        self.core.push(key, envelope, Correlation::None, body).map(drop)
+        self.core.push_to(connection, envelope, Correlation::None, body).map(drop)
     }
 
     /// Sends to every established connection of this reactor.
@@ -95,20 +99,22 @@ impl Context<'_> {
     /// Copies a frame to memory that outlives the handler.
     #[must_use]
     pub fn to_message(&mut self, frame: &Frame<'_>) -> Message {
-        self.core.message(self.key, frame)
+        self.core.message(self.connection(), frame)
     }
 
     /// Ends the sender's connection after what is queued for it has left, or after `deadline`.
     pub fn disconnect(&mut self, deadline: Duration) {
         let deadline = self.core.now + deadline;
-        self.core.drain(self.key, deadline);
+        self.core.disconnect(self.connection(), deadline);
     }
 }
 
 impl Context<'_> {
     /// A typed handler found its payload invalid.
     pub(crate) fn reject_payload(&mut self, error: AccessError) {
-        self.core.reject_payload(self.key, error);
+        if let Ok(key) = self.core.key(self.connection()) {
+            self.core.reject_payload(key, error);
+        }
     }
 }
 
@@ -118,6 +124,10 @@ pub(crate) struct Handlers {
     by_kind: [Option<Handler>; KINDS],
     /// Sorted by `type_id`.
     by_type: Vec<(u32, Handler)>,
+    /// A watched message stays away.
+    pub(crate) missed: Option<WatchHandler>,
+    /// It is there again.
+    pub(crate) recovered: Option<WatchHandler>,
 }
 
 /// Application kinds are below this.
@@ -179,7 +189,9 @@ impl Handlers {
         };
         let handler = handler.expect("routed to a handler that exists");
         let response_to = if frame.is_request() { frame.correlation() } else { 0 };
-        let mut context = Context { core, key, response_to };
+        let home = core.connections[key].home;
+        let answers_reliably = frame.is_reliable();
+        let mut context = Context { core, home, response_to, answers_reliably };
         // Unwind safety: the context's operations leave the core consistent between any two of
         // them, and what the handler broke of its own is its own.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, frame)));

@@ -10,9 +10,12 @@ use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, SetupError};
 use crate::mem::Window;
 use crate::reactor::command::DialFailure;
+use crate::reactor::connection::Route;
 use crate::reactor::connection::{Connection, ConnectionKey, Phase};
-use crate::reactor::core::Core;
+use crate::reactor::core::{Core, random_session_id};
+use crate::reactor::sessions::backoff_policy;
 use crate::reactor::{EventKind, Tokens};
+use crate::session::backoff::Backoff;
 use crate::session::{Role, Session};
 use crate::sys::ring::Completion;
 use crate::sys::socket;
@@ -257,6 +260,7 @@ impl Core {
         }
         let address = socket::peer_address(&socket);
         let Some(key) = self.insert(socket, address, Role::Listener) else { return };
+        self.connections[key].home = self.new_home(key);
         let connection = &mut self.connections[key];
         connection.state_deadline = self.now + self.config.handshake_timeout();
         self.set_deadline(key);
@@ -264,7 +268,12 @@ impl Core {
     }
 
     /// Gives a socket a slot. Without room the peer is told, and the close counted.
-    fn insert(&mut self, socket: Socket, address: String, role: Role) -> Option<ConnectionKey> {
+    pub(crate) fn insert(
+        &mut self,
+        socket: Socket,
+        address: String,
+        role: Role,
+    ) -> Option<ConnectionKey> {
         let base = if self.is_full() { None } else { self.windows.take(1) };
         let Some(base) = base else {
             self.counters.closes[CloseReason::ConnectionLimit.index()].add(1);
@@ -273,7 +282,16 @@ impl Core {
             }
             return None;
         };
-        let session = Session::new(role, self.limits);
+        let id = match random_session_id() {
+            Ok(id) => id,
+            Err(error) => {
+                // Without a name there is no session; getrandom(2) fails in early boot only.
+                tracing::error!(%error, "no random bytes for a session id");
+                self.windows.give(base);
+                return None;
+            }
+        };
+        let session = Session::new(role, id, self.limits, &self.identity);
         let connection = Connection::new(socket, address, session, Window::new(base));
         let key = self.connections.insert(connection);
         self.keys[key.slot() as usize] = key;
@@ -282,7 +300,7 @@ impl Core {
 
     /// Tells a peer why it is not let in. One attempt, without waiting: the socket is closed
     /// whether the peer listens or not.
-    fn turn_away(&self, socket: &Socket, reason: RejectReason) {
+    pub(crate) fn turn_away(&self, socket: &Socket, reason: RejectReason) {
         let mut frame = [0; HANDSHAKE_BYTES_MAX];
         let detail = self.config.connections_max();
         let bytes = write_farewell(Kind::Reject, reason.code(), detail, self.now.0, &mut frame);
@@ -291,6 +309,16 @@ impl Core {
 
     /// Begins to connect to `address`.
     pub(crate) fn dial(&mut self, address: &Address) -> Result<ConnectionKey, DialFailure> {
+        let key = self.dial_for(address)?;
+        let backoff = Backoff::new(backoff_policy(&self.config));
+        let route = Route { target: address.clone(), backoff };
+        self.connections[key].route = Some(Box::new(route));
+        self.connections[key].home = self.new_home(key);
+        Ok(key)
+    }
+
+    /// Begins to connect to `address` for a session that the caller looks after.
+    pub(crate) fn dial_for(&mut self, address: &Address) -> Result<ConnectionKey, DialFailure> {
         use std::os::fd::AsRawFd;
         let connections_max = self.config.connections_max();
         if self.is_full() {
@@ -348,11 +376,34 @@ impl Core {
         connection.established_at = now;
         connection.last_activity = now;
         connection.state_deadline = Nanos::NEVER;
+        let is_resumed = std::mem::take(&mut connection.is_resumed);
+        let home = connection.home;
+        if let Some(route) = &mut connection.route {
+            route.backoff.established(now);
+        }
         self.active += 1;
         self.counters.connections_established.add(1);
         self.counters.connections_active.set(self.active);
         self.set_deadline(key);
-        self.emit(key, EventKind::Connected);
+        if !is_resumed {
+            for &(watched, period) in &self.watches {
+                let watchdog = &mut self.connections[key].session.watchdog;
+                if let Err(error) = watchdog.watch(watched, period, now) {
+                    tracing::warn!(%error, ?watched, "a session is not watched");
+                }
+            }
+        }
+        self.set_session_deadline(home);
+        self.mark_dirty(key);
+        if is_resumed {
+            self.counters.sessions_resumed.add(1);
+            let messages_dropped = self.count_drops(home);
+            self.counters.messages_dropped.add(messages_dropped);
+            self.emit(key, EventKind::Resumed { messages_dropped });
+            self.mark_dirty(key);
+        } else {
+            self.emit(key, EventKind::Connected);
+        }
         self.notify_watcher(key, Ok(()));
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::error::AccessError;
 use crate::mem::{PayloadArena, SMALL_BYTES_MAX};
 use crate::reactor::ConnectionId;
+use crate::session::Envelope;
 use crate::wire::{Body, BodyError, Codec, Frame, Kind, Payload, Priority, Scratch, payload};
 
 /// A received message.
@@ -21,6 +22,7 @@ pub struct Message {
     codec: Codec,
     is_request: bool,
     is_response: bool,
+    is_reliable: bool,
     type_id: u32,
     sequence: u32,
     sent_at_ns: u64,
@@ -39,12 +41,18 @@ impl Message {
             codec: frame.codec(),
             is_request: frame.is_request(),
             is_response: frame.is_response(),
+            is_reliable: frame.is_reliable(),
             type_id: frame.type_id(),
             sequence: frame.sequence(),
             sent_at_ns: frame.sent_at_ns(),
             correlation: frame.correlation(),
             payload,
         }
+    }
+
+    /// How the answer to it travels: to a reliable request reliably.
+    pub(crate) fn answer_envelope(&self, envelope: Envelope) -> Envelope {
+        if self.is_request && self.is_reliable { envelope.reliable() } else { envelope }
     }
 
     /// Who sent it: the client id on a server.

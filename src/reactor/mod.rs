@@ -31,9 +31,11 @@ pub(crate) mod message;
 mod pause;
 mod receive;
 pub(crate) mod requests;
+pub(crate) mod sessions;
 #[cfg(test)]
 mod tests;
 mod transmit;
+pub(crate) mod watch;
 
 use std::io;
 use std::marker::PhantomData;
@@ -54,10 +56,11 @@ use self::inbox::Inbox;
 pub use self::message::Message;
 use self::receive::Awaited;
 pub use self::requests::RequestId;
+pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
-use crate::session::{Correlation, Envelope, PeerInfo};
+use crate::session::{Correlation, Envelope, PeerInfo, Session, Undelivered};
 pub use crate::stats::ConnectionState;
 use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
@@ -111,6 +114,32 @@ pub struct Event {
 pub enum EventKind {
     /// The handshake is complete: messages flow.
     Connected,
+    /// The link is gone, and the session waits for another. Best-effort messages are refused, and
+    /// requests that are not reliable have failed.
+    LinkLost {
+        /// Why.
+        reason: CloseReason,
+        /// Best-effort messages that waited to be sent.
+        messages_dropped: u64,
+    },
+    /// This side dials again.
+    Reconnecting {
+        /// How many attempts that makes, since a link last held.
+        attempt: u32,
+    },
+    /// The session goes on on a new link.
+    Resumed {
+        /// Best-effort messages that were sent and did not arrive, and reliable ones that have
+        /// expired.
+        messages_dropped: u64,
+    },
+    /// Reliable messages that the peer has not confirmed and will not get: it has lost its end of
+    /// the session (a session begins anew, [`EventKind::Connected`] follows), or the session is
+    /// over. Whether to send them again is for the application to decide.
+    SessionLost {
+        /// In order, lane by lane from low to critical.
+        undelivered: Vec<Undelivered>,
+    },
     /// The connection is over, and every message of it has been handed over.
     Disconnected {
         /// Why.
@@ -147,6 +176,29 @@ pub struct ConnectionInfo {
     pub frames_queued: u64,
     /// Bytes queued and in flight.
     pub bytes_queued: u64,
+    /// Memory that keeps reliable messages until the peer confirms them, in bytes.
+    pub bytes_kept: u64,
+    /// Messages of the peer's that will not come: it dropped them.
+    pub messages_missed: u64,
+    /// Messages that came too late to be handled.
+    pub messages_expired: u64,
+    /// Messages of ours that came too late for the peer to handle, as far as it has said.
+    pub messages_expired_at_peer: u64,
+    /// The last round trip of a heartbeat; `None` before one was measured.
+    pub round_trip: Option<Duration>,
+    /// The peer's monotonic clock against ours; `None` before it was measured.
+    pub clock: Option<ClockOffset>,
+}
+
+/// How far a peer's monotonic clock is ahead of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClockOffset {
+    /// Its clock minus ours, in nanoseconds.
+    pub offset_ns: i64,
+    /// The truth is at most this far from it, in nanoseconds: half a round trip at best, and more
+    /// with time, by `clock_drift_ppm`.
+    pub error_ns: u64,
 }
 
 /// What became of a broadcast, for each connection.
@@ -276,6 +328,7 @@ impl Reactor {
         receive::handle_ready(core, &mut self.handlers, awaited);
         core.run_commands();
         core.expire();
+        watch::tell_watched(core, &mut self.handlers);
         core.free_ended();
         if wait == Wait::Poll {
             core.submit_sends()?;
@@ -322,12 +375,12 @@ impl Reactor {
     pub fn connect(&mut self, address: &Address) -> Result<ConnectionId, ConnectError> {
         let id = self.dial(address)?;
         loop {
-            if let Some(connection) = self.core.connections.get(id.key)
-                && connection.is_established()
+            if let Ok(key) = self.core.key(id)
+                && self.core.connections[key].is_established()
             {
                 return Ok(id);
             }
-            if let Some(reason) = self.core.closed_reason(id.key) {
+            if let Some(reason) = self.core.closed_reason(id) {
                 let timeout = self.core.config.connect_timeout();
                 return Err(connect_error(address.to_string(), reason, timeout));
             }
@@ -357,9 +410,13 @@ impl Reactor {
     pub fn disconnect(&mut self, connection: ConnectionId, deadline: Duration) {
         self.core.now = Nanos::now();
         let deadline = self.core.now + deadline;
-        if let Ok(key) = self.core.key(connection) {
-            self.core.drain(key, deadline);
-        }
+        self.core.disconnect(connection, deadline);
+    }
+
+    /// Watches what comes from every peer: as [`Reactor::watch`] for each session that is
+    /// established from now on.
+    pub fn watch_all(&mut self, key: WatchKey, period: Duration) {
+        self.core.watches.push((key, period));
     }
 
     /// Calls `handler` for frames of this kind that no handler by type takes.
@@ -381,6 +438,11 @@ impl Reactor {
         handler: impl FnMut(&mut Context<'_>, Frame<'_>, &T::Archived) + 'static,
     ) {
         self.handlers.on_type(T::TYPE_ID, dispatch::typed::<T>(handler));
+    }
+
+    /// Tells a reactor of a node about all of them.
+    pub(crate) fn set_siblings(&mut self, siblings: Vec<Arc<Mailbox>>) {
+        self.core.siblings = siblings;
     }
 
     pub(crate) fn handlers_mut(&mut self) -> &mut Handlers {
@@ -417,7 +479,7 @@ impl Reactor {
             return Err(SendError::NotConnected);
         }
         self.core.refresh_now();
-        self.core.push(connection.key, envelope, Correlation::None, body)
+        self.core.push_to(connection, envelope, Correlation::None, body)
     }
 
     /// Queues the answer to a request that was received as a message.
@@ -431,9 +493,9 @@ impl Reactor {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let key = self.core.key(request.connection())?;
         self.core.refresh_now();
-        self.core.push(key, envelope, response_to(request), body).map(drop)
+        let (to, envelope) = (request.connection(), request.answer_envelope(envelope));
+        self.core.push_to(to, envelope, response_to(request), body).map(drop)
     }
 
     /// Queues a message on every established connection.
@@ -501,13 +563,16 @@ impl Reactor {
         body: &B,
         timeout: Duration,
     ) -> Result<RequestId, RequestError> {
-        let key = self.core.key(connection)?;
+        if connection.reactor != self.core.index {
+            return Err(SendError::NotConnected.into());
+        }
         self.core.refresh_now();
-        let id = self.core.requests.open(key, timeout, self.core.now)?;
+        let reliable = envelope.is_reliable();
+        let id = self.core.requests.open(connection.key, reliable, timeout, self.core.now)?;
         let correlation = Correlation::Request(id.correlation());
         // Unwind safety: a body that panics changes nothing in its lane, and goes on panicking.
         let pushed = catch_unwind(AssertUnwindSafe(|| {
-            self.core.push(key, envelope, correlation, body).map(drop)
+            self.core.push_to(connection, envelope, correlation, body).map(drop)
         }));
         match pushed {
             Ok(Ok(())) => Ok(id),
@@ -542,13 +607,18 @@ impl Reactor {
         self.core.events.pop()
     }
 
+    /// Keeps an event that was only looked at. All of them, in order.
+    pub(crate) fn put_event_back(&mut self, event: Event) {
+        self.core.events.push(event);
+    }
+
     /// What is known of a connection; `None` when it is gone.
     #[must_use]
     pub fn connection(&self, connection: ConnectionId) -> Option<ConnectionInfo> {
         if connection.reactor != self.core.index {
             return None;
         }
-        self.core.info(connection.key)
+        self.core.info(self.core.key(connection).ok()?)
     }
 
     /// Why a connection ended: `None` while it lives, and once another connection has ended in its
@@ -558,7 +628,7 @@ impl Reactor {
         if connection.reactor != self.core.index {
             return None;
         }
-        self.core.closed_reason(connection.key)
+        self.core.closed_reason(connection)
     }
 
     /// The established connections.
@@ -625,9 +695,13 @@ impl Reactor {
     /// Where a connection stands.
     pub(crate) fn state_of(&self, connection: ConnectionId) -> ConnectionState {
         use crate::session::state::State;
-        let Some(connection) = self.core.connections.get(connection.key) else {
+        if self.core.is_away(connection) {
+            return ConnectionState::Reconnecting;
+        }
+        let Ok(key) = self.core.key(connection) else {
             return ConnectionState::Disconnected;
         };
+        let connection = &self.core.connections[key];
         match (connection.phase, connection.session.state()) {
             (connection::Phase::Departed { .. }, _) => ConnectionState::Closing,
             (connection::Phase::Closing { .. }, _) | (_, State::Ended { .. }) => {
@@ -637,6 +711,7 @@ impl Reactor {
                 ConnectionState::Connecting
             }
             (_, State::Open) => ConnectionState::Connected,
+            (_, State::Down) => ConnectionState::Reconnecting,
             (_, State::Draining | State::Finishing) => ConnectionState::Closing,
         }
     }
@@ -661,9 +736,8 @@ impl Reactor {
         self.core.reap();
         let is_idle = self
             .core
-            .connections
-            .get(connection.key)
-            .is_some_and(|connection| connection.in_flight.is_none());
+            .key(connection)
+            .is_ok_and(|key| self.core.connections[key].in_flight.is_none());
         if is_idle {
             self.flush_replies();
         }
@@ -673,10 +747,9 @@ impl Reactor {
         self.core.shutdown_report()
     }
 
-    /// Frames queued and in flight on a connection.
-    pub(crate) fn frames_queued(&self, connection: ConnectionId) -> u64 {
-        let connection = self.core.connections.get(connection.key);
-        connection.map_or(0, |connection| connection.session.frames_queued())
+    /// Whether everything sent on a connection has left, and what is reliable was confirmed.
+    pub(crate) fn is_flushed(&self, connection: ConnectionId) -> bool {
+        self.core.session(connection).is_none_or(Session::is_flushed)
     }
 
     /// Submits what handlers queued during a call that is about to return to the application.
@@ -765,7 +838,10 @@ impl Core {
 
     /// Waits for a completion, a command or `limit`, in the configured way.
     fn wait(&mut self, limit: Nanos) -> io::Result<()> {
-        let limit = limit.min(self.deadlines.earliest()).min(self.requests.earliest());
+        let limit = limit
+            .min(self.deadlines.earliest())
+            .min(self.session_deadlines.earliest())
+            .min(self.requests.earliest());
         // A prompt send tells that it is done only after the next enter, and somebody waits for
         // that: more to send, or a connection to end.
         if self.backlog {
@@ -934,9 +1010,7 @@ impl Core {
                     0 => Correlation::None,
                     id => Correlation::Response(id),
                 };
-                let outcome = self
-                    .key(connection)
-                    .and_then(|key| self.push(key, envelope, correlation, &body).map(drop));
+                let outcome = self.push_to(connection, envelope, correlation, &body).map(drop);
                 match asker {
                     Some(asker) => drop(asker.reply.try_send(outcome)),
                     None if outcome.is_err() => self.counters.posts_dropped.add(1),
@@ -955,10 +1029,9 @@ impl Core {
                 }
             },
             Command::Disconnect { connection, deadline } => {
-                if let Ok(key) = self.key(connection) {
-                    self.drain(key, deadline);
-                }
+                self.disconnect(connection, deadline);
             }
+            Command::Adopt(visitor) => self.adopt(*visitor),
             Command::Shutdown { deadline } => self.begin_shutdown(deadline),
         }
     }
@@ -973,6 +1046,7 @@ impl Core {
         self.shutdown_deadline = deadline;
         self.shutdown_report.connections = self.active;
         self.dropped_before_shutdown = self.counters.messages_dropped.get();
+        self.end_all_away(CloseReason::Local);
         let keys: Vec<_> = self.connections.keys().collect();
         for key in keys {
             self.drain(key, deadline);
@@ -994,15 +1068,16 @@ impl Core {
 
     /// Why a connection that is gone, or going, ended; `None` while it lives, and when another one
     /// has ended in its slot since.
-    fn closed_reason(&self, key: ConnectionKey) -> Option<CloseReason> {
-        if let Some(connection) = self.connections.get(key) {
+    fn closed_reason(&self, id: ConnectionId) -> Option<CloseReason> {
+        if let Ok(key) = self.key(id) {
+            let connection = &self.connections[key];
             return match connection.phase {
-                connection::Phase::Closing { reason } => Some(reason),
+                connection::Phase::Closing { reason } if !connection.survives => Some(reason),
                 _ => None,
             };
         }
-        match self.closed.get(key.slot() as usize) {
-            Some(&Some((last, reason))) if last == key => Some(reason),
+        match self.closed.get(sessions::slot(id.key) as usize) {
+            Some(&Some((last, reason))) if last == id.key => Some(reason),
             _ => None,
         }
     }

@@ -16,6 +16,10 @@
 //! An orderly end stands behind the data in the stream, so it is seen once the socket has room for
 //! what the peer had sent before; a reset is seen at once.
 //!
+//! A session that outlives its connection does not end then: it goes on when its peer comes back,
+//! and what was not read yet is sent again (best-effort messages are lost, and counted). If the
+//! peer is not back when everything has been read, the session is away.
+//!
 //! At most [`departed_max`] departed connections stand beside `connections_max`; more of them take
 //! places of it, so that their memory stays bounded and nothing of theirs is lost. A shutdown gives
 //! them until its deadline where other threads receive, and no time where nobody can.
@@ -46,11 +50,11 @@ impl Core {
         connection.frame_begun = Nanos::NEVER;
         self.counters.receive_pauses.add(1);
         self.paused.push(key);
-        self.watch(key);
+        self.watch_end(key);
     }
 
     /// Has the ring watch for the end of a paused connection's peer.
-    fn watch(&mut self, key: ConnectionKey) {
+    fn watch_end(&mut self, key: ConnectionKey) {
         use std::os::fd::AsRawFd;
         let connection = &mut self.connections[key];
         if connection.is_live() && !connection.is_watched {
@@ -93,7 +97,7 @@ impl Core {
         while index < self.paused.len() {
             let key = self.paused[index];
             if !self.may_go_on(key) {
-                self.watch(key);
+                self.watch_end(key);
                 index += 1;
                 continue;
             }
@@ -111,7 +115,7 @@ impl Core {
         }
     }
 
-    /// The poll of [`Core::watch`] has fired.
+    /// The poll of [`Core::watch_end`] has fired.
     #[cold]
     pub(crate) fn on_watched(&mut self, key: ConnectionKey, completion: &Completion) {
         let connection = self.connections.get_mut(key).expect("a slot outlives its operations");
@@ -141,14 +145,25 @@ impl Core {
             self.close(key, reason);
             return;
         }
+        if self.survives(key, reason) {
+            // It stays open, so that what it keeps goes with it to its next link.
+            self.connections[key].phase = Phase::Departed { reason };
+            self.departed += 1;
+            self.session_ended(reason, 0);
+            return;
+        }
+        let connection = &mut self.connections[key];
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let mut dropped = connection.session.end(reason, &mut memory);
+        let (mut dropped, undelivered) = connection.session.end(reason, &mut memory);
+        // Told when the connection ends.
+        connection.undelivered = undelivered;
         if let Some(in_flight) = connection.in_flight
             && let Some(buffer) = connection.unsent.take()
         {
-            dropped += in_flight.frames_dropped(&buffer, connection.session.decoder());
+            dropped += in_flight.frames_dropped(&buffer);
             let block = in_flight.into_block(buffer);
-            connection.session.block_sent(in_flight.source, block, &mut memory);
+            let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
+            session.end_block(in_flight.source, block, undelivered, &mut memory);
             connection.in_flight = None;
         }
         connection.messages_dropped += dropped;

@@ -5,10 +5,12 @@ use crate::mem::Buffer;
 use crate::reactor::connection::{ConnectionKey, Pause, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::dispatch::{Handlers, Route};
+use crate::reactor::watch::WatchKey;
+use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::session::{Input, Role};
 use crate::sys::ring::Completion;
-use crate::time::{Nanos, wall_ns};
+use crate::time::Nanos;
 use crate::wire::Frame;
 
 /// Frames handled for one connection before the others get their turn.
@@ -101,6 +103,7 @@ fn handle_window(
     if !connection.is_readable() || !connection.window.is_idle() {
         return;
     }
+    connection.session.received_bytes(core.now);
     let range = connection.window.range();
     let buffer: Buffer = connection.window.lend();
     let (consumed, outcome) = {
@@ -132,6 +135,7 @@ fn handle_window(
         Ok(Stop::InboxFull { payload_bytes }) => {
             core.pause(key, Pause::Inbox { payload_bytes });
         }
+        Ok(Stop::Ended) if connection.passed_on.is_some() => core.pass_on(key),
         Ok(Stop::Ended) => {
             if matches!(connection.phase, Phase::Closing { .. }) {
                 core.operation_ended(key);
@@ -184,7 +188,10 @@ fn handle_frames(
         }
         let frame_bytes = frame.frame_bytes();
         longest = longest.max(frame_bytes);
-        let input = match connection.session.handle(&frame) {
+        let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+        // The handler before may have taken its time: what is stale by now does not run.
+        let now = if frame.expires() { Nanos::now() } else { core.now };
+        let input = match connection.session.handle(&frame, now, &mut memory) {
             Ok(input) => input,
             Err(error) => break Err(error),
         };
@@ -192,10 +199,15 @@ fn handle_frames(
             Input::Message => {
                 messages += 1;
                 bytes += frame_bytes as u64;
+                if !connection.session.watchdog.is_idle() {
+                    let home = connection.home;
+                    let keys = [WatchKey::Type(frame.type_id()), WatchKey::Kind(frame.kind())];
+                    core.feed_watches(home, keys);
+                }
                 if frame.is_response() {
                     respond(core, awaited, key, frame);
                 } else if route == Route::Inbox {
-                    let message = core.message(key, &frame);
+                    let message = core.message(core.id(key), &frame);
                     core.deliver(message);
                 } else {
                     handlers.call(route, core, key, frame);
@@ -205,13 +217,15 @@ fn handle_frames(
                 }
             }
             Input::Nothing => {}
+            Input::Expired => core.counters.messages_expired.add(1),
             Input::Greeting => match greet(core, key, &frame) {
+                Ok(_) if core.connections[key].passed_on.is_some() => break Ok(Stop::Ended),
                 Ok(Input::Established) => core.establish(key),
                 Ok(Input::End(reason)) => {
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);
                 }
-                Ok(Input::Message | Input::Greeting | Input::Nothing) => {}
+                Ok(Input::Message | Input::Greeting | Input::Nothing | Input::Expired) => {}
                 Err(error) => break Err(error),
             },
             Input::Established => core.establish(key),
@@ -224,6 +238,15 @@ fn handle_frames(
     let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
     connection.messages_received += messages;
     connection.parsed_bytes_max = connection.parsed_bytes_max.max(longest);
+    let home = connection.home;
+    // The other deadlines only move later with what is received.
+    if connection.session.confirm_at() < connection.session_due {
+        core.set_session_deadline(home);
+    }
+    let session = &core.connections[key].session;
+    if session.has_own_block() || session.state() == State::Draining {
+        core.mark_dirty(key);
+    }
     core.counters.messages_received.add(messages);
     core.counters.bytes_received.add(bytes);
     outcome
@@ -238,7 +261,7 @@ fn respond(
     frame: Frame<'_>,
 ) {
     let correlation = frame.correlation();
-    if !core.requests.is_waiting(key, correlation) {
+    if !core.requests.is_waiting(core.connections[key].home, correlation) {
         core.counters.responses_late.add(1);
         return;
     }
@@ -248,7 +271,7 @@ fn respond(
             awaited.is_done = true;
         }
         _ => {
-            let message = core.message(key, &frame);
+            let message = core.message(core.id(key), &frame);
             core.requests.answer(correlation, message);
         }
     }
@@ -257,20 +280,10 @@ fn respond(
 /// Completes the handshake, from either side.
 #[cold]
 fn greet(core: &mut Core, key: ConnectionKey, frame: &Frame<'_>) -> Result<Input, ProtocolError> {
-    let now = core.now;
-    let connection = &core.connections[key];
-    if connection.session.role() == Role::Dialer {
-        let identity = &core.identity;
-        return core.connections[key].session.accept_welcome(frame, identity, now);
+    match core.connections[key].session.role() {
+        Role::Dialer => core.accept_welcome(key, frame),
+        Role::Listener => core.answer(key, frame),
     }
-    let Some(buffer) = core.take_control_buffer() else {
-        // Without memory for the welcome there is none for messages either.
-        return Ok(Input::End(CloseReason::ConnectionLimit));
-    };
-    let session = &mut core.connections[key].session;
-    let outcome = session.answer(frame, buffer, &core.identity, now, wall_ns());
-    core.mark_dirty(key);
-    outcome
 }
 
 impl Core {

@@ -10,8 +10,8 @@ use slotmap::{Key, KeyData, SlotMap, new_key_type};
 
 use crate::error::{CloseReason, RequestError};
 use crate::mem::Deadlines;
-use crate::reactor::connection::ConnectionKey;
 use crate::reactor::message::Message;
+use crate::reactor::sessions::SessionKey;
 use crate::time::Nanos;
 use crate::wire::low_half;
 
@@ -32,7 +32,9 @@ impl RequestId {
 
 #[derive(Debug)]
 struct Request {
-    connection: ConnectionKey,
+    session: SessionKey,
+    /// It is sent again on the next link when this one is lost.
+    reliable: bool,
     timeout: Duration,
     outcome: Option<Result<Message, RequestError>>,
 }
@@ -60,14 +62,15 @@ impl Requests {
     /// Opens a request; its deadline runs from `now`.
     pub(crate) fn open(
         &mut self,
-        connection: ConnectionKey,
+        session: SessionKey,
+        reliable: bool,
         timeout: Duration,
         now: Nanos,
     ) -> Result<RequestId, RequestError> {
         if self.slots.len() >= self.requests_max as usize {
             return Err(RequestError::TooMany { requests_max: self.requests_max });
         }
-        let key = self.slots.insert(Request { connection, timeout, outcome: None });
+        let key = self.slots.insert(Request { session, reliable, timeout, outcome: None });
         self.keys[slot(key) as usize] = key;
         self.deadlines.set(slot(key), now + timeout);
         Ok(RequestId(key))
@@ -82,10 +85,10 @@ impl Requests {
 
     /// Whether an answer with this correlation on this connection is waited for.
     #[inline]
-    pub(crate) fn is_waiting(&self, connection: ConnectionKey, correlation: u64) -> bool {
+    pub(crate) fn is_waiting(&self, session: SessionKey, correlation: u64) -> bool {
         self.slots
             .get(key_of(correlation))
-            .is_some_and(|request| request.connection == connection && request.outcome.is_none())
+            .is_some_and(|request| request.session == session && request.outcome.is_none())
     }
 
     /// Keeps the answer for its owner. The caller has checked [`Requests::is_waiting`].
@@ -116,11 +119,20 @@ impl Requests {
         }
     }
 
-    /// Answers every request of a connection that ended.
-    pub(crate) fn fail(&mut self, connection: ConnectionKey, reason: CloseReason) {
+    /// Answers every request of a session that ended.
+    pub(crate) fn fail(&mut self, session: SessionKey, reason: CloseReason) {
+        self.fail_those(reason, |request| request.session == session);
+    }
+
+    /// Answers the requests of a session that its link took with it.
+    pub(crate) fn fail_unreliable(&mut self, session: SessionKey, reason: CloseReason) {
+        self.fail_those(reason, |request| request.session == session && !request.reliable);
+    }
+
+    fn fail_those(&mut self, reason: CloseReason, is_lost: impl Fn(&Request) -> bool) {
         let Self { slots, deadlines, .. } = self;
         for (key, request) in slots.iter_mut() {
-            if request.connection == connection && request.outcome.is_none() {
+            if is_lost(request) && request.outcome.is_none() {
                 deadlines.set(slot(key), Nanos::NEVER);
                 request.outcome = Some(Err(RequestError::ConnectionLost { reason }));
             }

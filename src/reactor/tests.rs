@@ -7,6 +7,7 @@
 use super::*;
 use crate::mem::Buffer;
 use crate::reactor::connection::{InFlight, Phase};
+use crate::session::lane::SendMemory;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,7 +25,12 @@ impl Pair {
     }
 
     fn over(endpoint: &str, idle: Idle) -> Self {
-        let config = Config::builder().idle(idle).connections_max(4).build().expect("valid");
+        let config = Config::builder()
+            .idle(idle)
+            .connections_max(4)
+            .heartbeat_interval_ms(0)
+            .build()
+            .expect("valid");
         let mut far = Reactor::new(&config).expect("a ring");
         let address = far.listen(&endpoint.parse().expect("well formed")).expect("free");
         let mut near = Reactor::new(&config).expect("a ring");
@@ -38,8 +44,13 @@ impl Pair {
             poll(&mut near);
             near.state_of(id) == ConnectionState::Connected
         });
-        let far_key = far.connections()[0].id.key;
+        let far_key = far.core.key(far.connections()[0].id).expect("connected");
         Self { near, far, id, far_key }
+    }
+
+    /// The near end's connection.
+    fn key(&self) -> ConnectionKey {
+        self.near.core.key(self.id).expect("connected")
     }
 
     /// Turns both ends until the far one has a message.
@@ -56,15 +67,19 @@ impl Pair {
 
     /// Takes what is to be sent next, as if it had been handed to the ring.
     fn take_send(&mut self) -> Buffer {
-        let connection = &mut self.near.core.connections[self.id.key];
+        let key = self.key();
+        let core = &mut self.near.core;
+        let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+        let connection = &mut core.connections[key];
         assert!(connection.in_flight.is_none(), "one send at a time");
-        let (source, block) = connection.session.poll_block().expect("something is queued");
+        let (source, block) =
+            connection.session.poll_block(core.now, &mut memory).expect("something is queued");
         connection.in_flight = Some(InFlight::new(source, &block));
         block.buffer
     }
 
     fn fail_send(&mut self, buffer: Buffer, errno: i32) {
-        let completion = failed(self.id.key, OpKind::Send, buffer, errno);
+        let completion = failed(self.key(), OpKind::Send, buffer, errno);
         self.near.core.record(completion);
     }
 }
@@ -107,7 +122,8 @@ fn check_refused_for_lack(errno: i32, idle: Idle) {
     for round in 1..=3_u8 {
         pair.near.send(pair.id, Envelope::data(), &[round; 500]).expect("room");
         for _ in 0..2 {
-            let buffer = match pair.near.core.connections[pair.id.key].unsent.take() {
+            let key = pair.key();
+            let buffer = match pair.near.core.connections[key].unsent.take() {
                 Some(buffer) => buffer,
                 None => pair.take_send(),
             };
@@ -129,16 +145,17 @@ fn zero_copy_send_that_is_refused_is_made_again_and_not_tried_again() {
         let mut pair = Pair::over("127.0.0.1:0", idle);
         for round in 1..=3_u8 {
             pair.near.send(pair.id, Envelope::data(), &[round; 100_000]).expect("room");
-            pair.near.core.connections[pair.id.key].zero_copy = true;
+            let key = pair.key();
+            pair.near.core.connections[key].zero_copy = true;
             let buffer = pair.take_send();
             pair.fail_send(buffer, libc::EOPNOTSUPP);
-            assert!(!pair.near.core.connections[pair.id.key].zero_copy);
+            assert!(!pair.near.core.connections[key].zero_copy);
             assert_eq!(pair.receive().payload()[..], [round; 100_000]);
             until(|| {
                 poll(&mut pair.near);
-                pair.near.frames_queued(pair.id) == 0
+                pair.near.is_flushed(pair.id)
             });
-            assert!(pair.near.core.connections[pair.id.key].in_flight.is_none(), "{idle:?}");
+            assert!(pair.near.core.connections[key].in_flight.is_none(), "{idle:?}");
         }
     }
 }
@@ -177,7 +194,8 @@ fn send_that_fails_while_closing_frees_everything() {
     let lent_before = pair.near.core.send_memory.lent_bytes();
     pair.near.send(pair.id, Envelope::data(), b"lost").expect("room");
     let buffer = pair.take_send();
-    pair.near.core.close(pair.id.key, CloseReason::Local);
+    let key = pair.key();
+    pair.near.core.close(key, CloseReason::Local);
     pair.fail_send(buffer, libc::ENOBUFS);
     until(|| {
         poll(&mut pair.near);
@@ -221,7 +239,7 @@ fn connect_that_succeeds_while_it_is_cancelled_is_closed() {
             reactor.core.ring.enter(0, None, None).expect("the ring works");
             reactor.core.ring.has_completion()
         });
-        let phase = reactor.core.connections[id.key].phase;
+        let phase = reactor.core.connections[reactor.core.key(id).expect("connected")].phase;
         assert!(matches!(phase, Phase::Connecting { .. }), "not reaped yet: {phase:?}");
         check_ends(&mut reactor, id);
         let (mut peer, _) = listener.accept().expect("the kernel had connected it");

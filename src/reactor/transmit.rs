@@ -8,10 +8,12 @@ use crate::mem::{Buffer, WindowMode};
 use crate::reactor::Tokens;
 use crate::reactor::connection::{ConnectionKey, InFlight, Pause, Phase};
 use crate::reactor::core::Core;
-use crate::session::lane::{Block, SendMemory};
+use crate::session::block::Block;
+use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
+use crate::time::Nanos;
 use crate::wire::handshake::GoodbyeReason;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -49,6 +51,9 @@ impl Core {
         if connection.phase != Phase::Live {
             return;
         }
+        // A handler may have taken its time since the turn began.
+        let now = if connection.session.may_expire() { Nanos::now() } else { self.now };
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (buffer, mut in_flight) = match (connection.in_flight, connection.unsent.take()) {
             (Some(in_flight), Some(buffer)) => {
                 // What becomes of it is booked anew, by whichever way it goes.
@@ -60,7 +65,7 @@ impl Core {
                 self.backlog = true;
                 return;
             }
-            (None, _) => match connection.session.poll_block() {
+            (None, _) => match connection.session.poll_block(now, &mut memory) {
                 Some((source, block)) => {
                     let in_flight = InFlight::new(source, &block);
                     count_sent(&self.counters, &block);
@@ -72,7 +77,7 @@ impl Core {
         let zero_copy_min = self.config.zero_copy_bytes_min() as usize;
         let mode = if connection.zero_copy
             && zero_copy_min > 0
-            && in_flight.payload_bytes_max >= zero_copy_min
+            && in_flight.span.payload_bytes_max >= zero_copy_min
         {
             SendMode::ZeroCopy
         } else if connection.congested {
@@ -87,7 +92,7 @@ impl Core {
         let connection = &mut self.connections[key];
         connection.in_flight = Some(in_flight);
         let fd = connection.socket.as_raw_fd();
-        let (offset, bytes) = (in_flight.sent, in_flight.filled - in_flight.sent);
+        let (offset, bytes) = (in_flight.sent, in_flight.unsent_bytes());
         let queued = self.ring.send(fd, buffer, offset, bytes, mode, Tokens::connection(key));
         match queued {
             Ok(_) => {
@@ -113,7 +118,7 @@ impl Core {
     /// ring's way.
     fn send_directly(&mut self, key: ConnectionKey, mut in_flight: InFlight, buffer: Buffer) {
         let connection = &mut self.connections[key];
-        let bytes = &buffer.bytes()[in_flight.sent..in_flight.filled];
+        let bytes = &buffer.bytes()[in_flight.sent..in_flight.span.filled];
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let outcome = connection.socket.send_with_flags(bytes, flags);
         if let Ok(taken) = outcome
@@ -146,6 +151,8 @@ impl Core {
             return;
         }
         match connection.session.state() {
+            // The frame that brings the confirmation brings it back here.
+            State::Draining if !connection.session.is_flushed() => {}
             State::Draining => {
                 let Some(buffer) = self.take_control_buffer() else {
                     self.mark_dirty(key);
@@ -185,20 +192,41 @@ impl Core {
             }
             Err(errno) => Some(errno),
         };
-        let is_complete = in_flight.sent == in_flight.filled;
+        let is_complete = in_flight.unsent_bytes() == 0;
+        if !is_complete && connection.survives {
+            connection.in_flight = None;
+            connection.returned = Some((in_flight.source, in_flight.into_block(buffer)));
+            self.operation_ended(key);
+            return;
+        }
+        let is_departed = matches!(connection.phase, Phase::Departed { .. });
+        if !is_complete && is_departed && connection.session.state() == State::Open {
+            // It goes with the session when the connection ends.
+            connection.in_flight = Some(in_flight);
+            connection.unsent = Some(buffer);
+            return;
+        }
         if is_complete || !connection.is_live() {
             let dropped = match is_complete {
                 true => 0,
-                false => in_flight.frames_dropped(&buffer, connection.session.decoder()),
+                false => in_flight.frames_dropped(&buffer),
             };
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
             let block = in_flight.into_block(buffer);
-            connection.session.block_sent(in_flight.source, block, &mut memory);
+            let session = &mut connection.session;
+            if matches!(session.state(), State::Ended { .. }) {
+                let undelivered = &mut connection.undelivered;
+                session.end_block(in_flight.source, block, undelivered, &mut memory);
+            } else {
+                session.block_sent(in_flight.source, block, &mut memory);
+            }
             connection.in_flight = None;
             connection.messages_dropped += dropped;
             self.counters.messages_dropped.add(dropped);
             if matches!(connection.phase, Phase::Closing { .. }) {
-                self.report_end(key);
+                if !connection.survives && !self.is_stand_in(key) {
+                    self.report_end(key);
+                }
                 self.operation_ended(key);
             } else {
                 connection.last_activity = self.now;
@@ -410,8 +438,8 @@ enum Direct {
 /// Counts a block that leaves its lane: once per block, not per message.
 #[inline]
 fn count_sent(counters: &Counters, block: &Block) {
-    if block.frames > 0 {
-        counters.messages_sent.add(block.frames.into());
-        counters.bytes_sent.add(block.filled as u64);
+    if block.span.frames > 0 {
+        counters.messages_sent.add(block.span.frames.into());
+        counters.bytes_sent.add(block.span.bytes() as u64);
     }
 }

@@ -1,7 +1,16 @@
-//! One lane: the bounded queue of one priority of one session.
+//! One lane: the bounded queue of one priority of one session, and what it keeps until the peer
+//! has confirmed it.
 //!
 //! Frames are encoded once, straight into a block of send memory, and leave from there. While a
-//! block is in flight the next frames gather in the next one.
+//! block is in flight the next frames gather in the next one. A block that holds reliable messages
+//! is kept after it has been sent, until the peer has confirmed them; when the link is replaced,
+//! what the peer does not have is sent again.
+//!
+//! ```text
+//!   push ──▶ waiting ──take──▶ (in flight) ──settle──▶ kept ──acknowledge──▶ (free)
+//!               ▲                   │ lost               │
+//!               └──────────── resume ◀───────────────────┘
+//! ```
 //!
 //! # Invariants
 //!
@@ -11,6 +20,10 @@
 //!   holds at most that, one frame more, and the block in flight, and one that is empty admits a
 //!   frame of any length.
 //! - A refused message changes nothing: the sequence does not advance and no memory is kept.
+//! - The sequences of what is sent on one link have no hole. Where messages were dropped a gap
+//!   frame stands for them.
+//! - Every message admitted is confirmed, dropped for a counted reason, lost with its session, or
+//!   still here.
 //!
 //! # Memory
 //!
@@ -28,29 +41,28 @@
 //!   keeps up is served, while the frames of those that keep up fit the reserve (an eighth of the
 //!   send memory) together.
 //!
+//! What is kept for the peer's confirmation is bounded by `kept_bytes_max`: above it reliable
+//! messages are refused, none is lost.
+//!
 //! Rejected: frames in several buffers (a payload is encoded, and checked, in one piece), and a
 //! fixed share for each session (64 KB each at the defaults: less than a frame).
 
 use std::collections::VecDeque;
 
-use crate::error::SendError;
+use crate::config::Overflow;
+use crate::error::{DropReason, ProtocolError, SendError};
 use crate::mem::{Buffer, Pool};
-use crate::wire::{Body, BodyError, FrameHead, Scratch, frame_bytes, low_half};
+use crate::session::block::{Block, Drops, Gap, Refusal, Resting, Span};
+use crate::session::mutation::Mutation;
+use crate::time::Nanos;
+use crate::wire::{Body, FrameHead, HEADER_BYTES, Priority, Scratch, frame_bytes, low_half};
 
 /// A lane whose block leaves filled by no more than this fraction begins with a small one again.
 const BULKY_FRACTION: usize = 16;
-
-/// Frames encoded back to back in one buffer.
-#[derive(Debug)]
-pub(crate) struct Block {
-    pub(crate) buffer: Buffer,
-    /// Bytes of whole frames from the start.
-    pub(crate) filled: usize,
-    /// How many frames those are.
-    pub(crate) frames: u32,
-    /// Longest payload among them.
-    pub(crate) payload_bytes_max: usize,
-}
+/// A sent block filled by no more than this fraction is put behind the one kept before it.
+const KEPT_FRACTION: usize = 4;
+/// Conflation keys with a message waiting that a lane remembers; the oldest makes room.
+const KEYS_MAX: usize = 64;
 
 /// Bounds of a lane.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +73,10 @@ pub(crate) struct LaneLimits {
     pub(crate) frame_bytes_max: usize,
     /// Size of a shared block.
     pub(crate) block_bytes: usize,
+    /// Memory kept until the peer confirms what is in it.
+    pub(crate) kept_bytes_max: usize,
+    /// What a full lane does, by [`Priority::index`].
+    pub(crate) overflow: [Overflow; Priority::COUNT],
 }
 
 /// Where the memory comes from, and how much of it the session holds.
@@ -77,18 +93,55 @@ pub(crate) struct Holdings {
     pub(crate) small: u32,
 }
 
+/// What is to become of a message besides being sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Care {
+    /// Kept until the peer confirms it.
+    pub(crate) reliable: bool,
+    /// When it is too old to be sent.
+    pub(crate) expiry: Nanos,
+    /// A newer message with the same key takes its place.
+    pub(crate) key: Option<u64>,
+}
+
+impl Care {
+    /// Sent once, whenever that is.
+    pub(crate) const NONE: Self = Self { reliable: false, expiry: Nanos::NEVER, key: None };
+}
+
+/// The waiting message of a conflation key.
+#[derive(Debug, Clone, Copy)]
+struct Keyed {
+    key: u64,
+    sequence: u64,
+    /// Where it stands in its block.
+    at: usize,
+    bytes: usize,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
-    blocks: VecDeque<Block>,
+    waiting: VecDeque<Block>,
+    kept: VecDeque<Block>,
+    /// Length of the buffers in `kept`.
+    kept_bytes: usize,
     frames: u32,
     bytes: usize,
     /// Of those bytes, the ones in flight.
     taken: usize,
     /// Sequence of the last frame admitted.
     sequence: u64,
+    /// Last sequence that has been handed over on the present link, gaps included.
+    announced: u64,
+    /// Last sequence that the peer has confirmed.
+    acknowledged: u64,
     /// More gathered than a small block holds, last time: begin with a shared one.
     is_bulky: bool,
+    keyed: Vec<Keyed>,
+    drops: Drops,
+    /// Of those, the ones whose place, and with it their sequence, a newer message has taken.
+    taken_over: u64,
 }
 
 impl Lane {
@@ -99,19 +152,27 @@ impl Lane {
     pub(crate) fn push<B: Body + ?Sized>(
         &mut self,
         mut head: FrameHead,
+        care: Care,
         body: &B,
         limits: &LaneLimits,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
+        if care != Care::NONE
+            && let Some(outcome) = self.prepare_with_care(head, care, body, limits, memory)
+        {
+            return outcome;
+        }
         if self.frames >= limits.frames_max || self.bytes - self.taken >= limits.bytes_max {
-            return Err(SendError::Full);
+            self.make_room(head.priority, limits, memory, holdings)?;
         }
         let sequence = self.sequence + 1;
         head.sequence = low_half(sequence);
-        let written = match self.blocks.back_mut() {
-            Some(block) => block.write(head, body, limits, memory.scratch),
-            None => Err(Refusal::Needs { bytes: 0 }),
+        let written = match self.waiting.back_mut() {
+            Some(block) if block.span.last == self.sequence => {
+                block.write(head, body, limits.frame_bytes_max, memory.scratch)
+            }
+            _ => Err(Refusal::Needs { bytes: 0 }),
         };
         let written = match written {
             Ok(written) => written,
@@ -123,35 +184,271 @@ impl Lane {
         self.sequence = sequence;
         self.frames += 1;
         self.bytes += written;
+        if care != Care::NONE {
+            self.note_care(care, written);
+        }
         Ok(written)
     }
 
-    /// Takes the oldest block for sending; [`Lane::sent`] settles it.
+    /// Takes the oldest block for sending: [`Lane::settle`] books that it has left,
+    /// [`Lane::put_back`] that the link was lost meanwhile.
+    ///
+    /// What has expired by `now` is dropped. `None` also when a gap has to be told and there is no
+    /// memory for it: try again later.
     #[inline]
-    pub(crate) fn take(&mut self) -> Option<Block> {
-        let block = self.blocks.pop_front()?;
-        self.taken += block.filled;
-        self.is_bulky &= block.filled > block.buffer.len() / BULKY_FRACTION;
+    pub(crate) fn take(
+        &mut self,
+        lane: Priority,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> Option<Block> {
+        let front = self.waiting.front()?;
+        let (first, expiry) = (front.span.first, front.span.expiry);
+        if first != self.announced + 1 {
+            return self.take_gap(lane, first - 1, memory, holdings);
+        }
+        if expiry <= now && !Mutation::NoTtl.is_on() {
+            self.expire_front(lane, now);
+        }
+        let block = self.waiting.pop_front()?;
+        self.taken += block.span.bytes();
+        self.announced = block.span.last;
+        self.is_bulky &= block.span.bytes() > block.buffer.len() / BULKY_FRACTION;
+        if !self.keyed.is_empty() {
+            self.keyed.retain(|keyed| keyed.sequence > block.span.last);
+        }
         Some(block)
     }
 
-    /// Books a block that has been sent, or dropped.
+    /// Books a block that has been handed to the kernel in full. Reliable messages in it are kept
+    /// until the peer confirms them.
     #[inline]
-    pub(crate) fn sent(&mut self, block: &Block) {
-        self.frames -= block.frames;
-        self.bytes -= block.filled;
-        self.taken -= block.filled;
+    pub(crate) fn settle(
+        &mut self,
+        lane: Priority,
+        block: Block,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) {
+        self.frames -= block.span.frames;
+        self.bytes -= block.span.bytes();
+        self.taken -= block.span.bytes();
+        if block.span.reliable > 0 && block.span.last_reliable > self.acknowledged {
+            self.keep(lane, block, memory, holdings);
+        } else {
+            holdings.release(block, memory.pool);
+        }
+    }
+
+    /// Takes a block back that the link was lost under. How much of it has arrived is not known.
+    pub(crate) fn put_back(&mut self, mut block: Block) {
+        self.taken -= block.span.bytes();
+        if Mutation::NoPutBack.is_on() {
+            block.span = Span { start: block.span.filled, frames: 0, reliable: 0, ..block.span };
+        }
+        self.waiting.push_front(block);
+    }
+
+    /// The peer has everything up to `sequence`.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadAcknowledgement`]: that much has not been sent.
+    #[inline]
+    pub(crate) fn acknowledge(
+        &mut self,
+        sequence: u64,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> Result<(), ProtocolError> {
+        if sequence <= self.acknowledged {
+            // Confirmations overtake each other: every frame carries one.
+            return Ok(());
+        }
+        if sequence > self.announced && !Mutation::NoAcknowledgementBound.is_on() {
+            return Err(ProtocolError::BadAcknowledgement {
+                acknowledged: low_half(sequence),
+                sent: low_half(self.announced),
+            });
+        }
+        self.acknowledged = sequence;
+        // Best-effort messages behind the last reliable one are not waited for: nothing may confirm
+        // them.
+        let is_done = |block: &Block| block.span.last_reliable <= sequence;
+        while self.kept.front().is_some_and(is_done) {
+            let block = self.kept.pop_front().expect("looked at just now");
+            self.kept_bytes -= block.buffer.len();
+            holdings.release(block, memory.pool);
+        }
+        Ok(())
+    }
+
+    /// The link is gone: best-effort messages that wait go with it. What was in flight must have
+    /// been [put back](Lane::put_back) before.
+    pub(crate) fn link_lost(
+        &mut self,
+        lane: Priority,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) {
+        assert_eq!(self.taken, 0, "what was in flight has been put back");
+        let announced = self.announced;
+        for block in self.waiting.iter_mut().filter(|block| block.span.first > announced) {
+            block.drop_frames(lane, &mut self.drops, |frame| {
+                (!frame.is_reliable()).then_some(DropReason::LinkLost)
+            });
+        }
+        self.tidy(memory, holdings);
+    }
+
+    /// Whether the peer can have received everything up to `received`, in `messages` messages.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadAcknowledgement`]: that much was never sent, or less than it confirmed.
+    pub(crate) fn check_received(&self, received: u64, messages: u64) -> Result<(), ProtocolError> {
+        if received < self.acknowledged || received > self.announced || messages > received {
+            return Err(ProtocolError::BadAcknowledgement {
+                acknowledged: low_half(received),
+                sent: low_half(self.announced),
+            });
+        }
+        Ok(())
+    }
+
+    /// A new link has taken the place of the old one: the peer has everything up to `received`,
+    /// which were `messages` messages. What else is reliable is sent again, in order; the rest is
+    /// dropped and counted. To be [checked](Lane::check_received) before.
+    pub(crate) fn resume(
+        &mut self,
+        lane: Priority,
+        received: u64,
+        messages: u64,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) {
+        assert_eq!(self.taken, 0, "what was in flight has been put back");
+        assert!(self.check_received(received, messages).is_ok(), "the caller checked");
+        while let Some(block) = self.kept.pop_back() {
+            if Mutation::NoResend.is_on() {
+                holdings.release(block, memory.pool);
+            } else {
+                self.waiting.push_front(block);
+            }
+        }
+        self.kept_bytes = 0;
+        for block in &mut self.waiting {
+            if !Mutation::NoTrim.is_on() {
+                block.trim(lane, received);
+            }
+            block.drop_frames(lane, &mut self.drops, |frame| {
+                if !frame.is_reliable() {
+                    Some(DropReason::LinkLost)
+                } else {
+                    (frame.expiry() <= now).then_some(DropReason::Expired)
+                }
+            });
+        }
+        self.tidy(memory, holdings);
+        self.announced = received;
+        self.acknowledged = received;
+        // Best-effort messages whose blocks are long gone, and that the peer does not have.
+        // A peer that claims more messages than it can have makes the count too low: its loss.
+        let accounted = messages + self.drops.total() + u64::from(self.frames);
+        let lost = self.admitted().saturating_sub(accounted);
+        self.drops.add(DropReason::LinkLost, if Mutation::NoLossCount.is_on() { 0 } else { lost });
+    }
+
+    /// Gives up everything, telling `undelivered` of each reliable message that the peer has not
+    /// confirmed and whether it was sent. The lane is then as new, but for what it has counted.
+    pub(crate) fn abandon(
+        &mut self,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+        mut undelivered: impl FnMut(&Resting<'_>, Sent),
+    ) -> Drops {
+        let (announced, acknowledged) = (self.announced, self.acknowledged);
+        let blocks = self.kept.drain(..).chain(self.waiting.drain(..));
+        for block in blocks {
+            for frame in block.frames().filter(|frame| !frame.is_gap()) {
+                let sent = if frame.sequence <= announced { Sent::Maybe } else { Sent::Never };
+                let is_confirmed = frame.sequence <= acknowledged;
+                let is_left_out = Mutation::ShortList.is_on() && sent == Sent::Never;
+                if frame.is_reliable() && !is_confirmed && !is_left_out {
+                    undelivered(&frame, sent);
+                }
+                if !is_confirmed && (frame.is_reliable() || sent == Sent::Never) {
+                    self.drops.add(DropReason::SessionEnded, 1);
+                }
+            }
+            if !Mutation::Leak.is_on() {
+                holdings.release(block, memory.pool);
+            }
+        }
+        self.keyed.clear();
+        let drops = self.drops;
+        *self = Self {
+            // The queues keep their memory: a lane that comes back allocates nothing.
+            waiting: std::mem::take(&mut self.waiting),
+            kept: std::mem::take(&mut self.kept),
+            keyed: std::mem::take(&mut self.keyed),
+            // For the block in flight, which comes back later.
+            acknowledged: self.acknowledged,
+            ..Self::default()
+        };
+        drops
+    }
+
+    /// After [`abandon`](Self::abandon): the next message is the first of a new session.
+    pub(crate) fn begin_anew(&mut self) {
+        assert_eq!(self.sequence, 0, "the lane has been given up");
+        self.acknowledged = 0;
+    }
+
+    /// Last sequence that the peer has confirmed.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Messages that wait and of which the kernel has got nothing.
+    pub(crate) fn never_sent(&self) -> u64 {
+        let waiting = self.waiting.iter().filter(|block| block.span.first > self.announced);
+        waiting.map(|block| u64::from(block.span.frames)).sum()
+    }
+
+    /// Whether something in the block that is sent next has a time to live.
+    #[inline]
+    pub(crate) fn may_expire(&self) -> bool {
+        self.waiting.front().is_some_and(|block| block.span.expiry != Nanos::NEVER)
     }
 
     /// Whether nothing waits to be taken.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
+        self.waiting.is_empty()
     }
 
-    /// Sequence of the last frame admitted: how many have been.
+    /// Whether the peer has confirmed every reliable message.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.kept.is_empty() && self.waiting.iter().all(|block| block.span.reliable == 0)
+    }
+
+    /// Messages ever admitted.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.sequence + self.taken_over
+    }
+
+    /// Sequence of the last frame admitted.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Messages dropped, by reason.
+    pub(crate) fn drops(&self) -> &Drops {
+        &self.drops
     }
 
     /// Frames queued and in flight.
@@ -164,7 +461,249 @@ impl Lane {
         self.bytes
     }
 
+    /// Memory kept until the peer confirms what is in it.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// What a message with a time to live, a conflation key or reliability needs beforehand.
+    /// `Some`: it is done with.
     #[cold]
+    #[inline(never)]
+    fn prepare_with_care<B: Body + ?Sized>(
+        &mut self,
+        head: FrameHead,
+        care: Care,
+        body: &B,
+        limits: &LaneLimits,
+        memory: &mut SendMemory<'_>,
+    ) -> Option<Result<usize, SendError>> {
+        if let Some(key) = care.key
+            && !Mutation::NoConflation.is_on()
+            && let Some(at) = self.keyed.iter().position(|keyed| keyed.key == key)
+        {
+            let keyed = self.keyed[at];
+            if let Some(written) = self.replace(keyed, head, care, body, memory.scratch) {
+                self.drops.add(DropReason::Replaced, 1);
+                self.taken_over += 1;
+                return Some(Ok(written));
+            }
+            self.keyed.remove(at);
+            self.remove(head.priority, keyed.sequence);
+        }
+        let is_full = self.kept_bytes + self.bytes >= limits.kept_bytes_max;
+        if care.reliable && is_full && !Mutation::NoKeptBound.is_on() {
+            return Some(Err(SendError::Full));
+        }
+        None
+    }
+
+    /// Overwrites the waiting message of a key, when the new one is as long and as reliable.
+    fn replace<B: Body + ?Sized>(
+        &mut self,
+        keyed: Keyed,
+        mut head: FrameHead,
+        care: Care,
+        body: &B,
+        scratch: &mut Scratch,
+    ) -> Option<usize> {
+        let block = self.block_of(keyed.sequence);
+        let frame = block.frames().find(|frame| frame.sequence == keyed.sequence);
+        let frame = frame.expect("a keyed message waits");
+        assert_eq!((frame.at, frame.bytes), (keyed.at, keyed.bytes), "keys follow their frames");
+        if frame.is_reliable() != care.reliable {
+            return None;
+        }
+        let out = &mut block.buffer.bytes_mut()[keyed.at..keyed.at + keyed.bytes];
+        let room = out.get_mut(head.head_bytes()..)?;
+        // What stood there is lost whatever happens now: its place is taken, or it is removed.
+        let payload_bytes = body.encode(room, scratch).ok()?;
+        if frame_bytes(payload_bytes, head.extension.is_some()) != keyed.bytes {
+            return None;
+        }
+        head.sequence = low_half(keyed.sequence);
+        let written = head.finish(out, payload_bytes);
+        block.span.expiry = block.span.expiry.min(care.expiry);
+        block.span.payload_bytes_max = block.span.payload_bytes_max.max(payload_bytes);
+        Some(written)
+    }
+
+    /// The waiting block that holds `sequence`.
+    fn block_of(&mut self, sequence: u64) -> &mut Block {
+        self.waiting
+            .iter_mut()
+            .rev()
+            .find(|block| block.span.first <= sequence)
+            .expect("a keyed message waits")
+    }
+
+    /// Removes a waiting message that a newer one replaces.
+    fn remove(&mut self, lane: Priority, sequence: u64) {
+        let mut drops = std::mem::take(&mut self.drops);
+        let block = self.block_of(sequence);
+        let bytes = block.span.bytes();
+        block.drop_frames(lane, &mut drops, |frame| {
+            (frame.sequence == sequence).then_some(DropReason::Replaced)
+        });
+        let (first, last) = (block.span.first, block.span.last);
+        let freed = bytes - block.span.bytes();
+        self.drops = drops;
+        self.frames -= 1;
+        self.bytes -= freed;
+        self.find_keys(first, last);
+    }
+
+    /// Finds the messages of keys again after the frames of a block have moved.
+    fn find_keys(&mut self, first: u64, last: u64) {
+        let Self { keyed, waiting, .. } = self;
+        let Some(block) = waiting.iter().find(|block| block.span.first == first) else { return };
+        for keyed in keyed.iter_mut().filter(|keyed| (first..=last).contains(&keyed.sequence)) {
+            let frame = block.frames().find(|frame| frame.sequence == keyed.sequence);
+            keyed.at = frame.expect("a keyed message waits").at;
+        }
+    }
+
+    /// Notes what is to become of the message that was just written.
+    #[cold]
+    #[inline(never)]
+    fn note_care(&mut self, care: Care, written: usize) {
+        let block = self.waiting.back_mut().expect("the message was written there");
+        if care.reliable {
+            block.span.reliable += 1;
+            block.span.last_reliable = self.sequence;
+        }
+        block.span.expiry = block.span.expiry.min(care.expiry);
+        if let Some(key) = care.key {
+            if self.keyed.is_empty() {
+                self.keyed.reserve_exact(KEYS_MAX);
+            } else if self.keyed.len() == KEYS_MAX {
+                self.keyed.remove(0);
+            }
+            let at = block.span.filled - written;
+            self.keyed.push(Keyed { key, sequence: self.sequence, at, bytes: written });
+        }
+    }
+
+    /// The lane is full: what its policy says.
+    #[cold]
+    #[inline(never)]
+    fn make_room(
+        &mut self,
+        lane: Priority,
+        limits: &LaneLimits,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> Result<(), SendError> {
+        while self.frames >= limits.frames_max || self.bytes - self.taken >= limits.bytes_max {
+            let may_drop = limits.overflow[lane.index()] == Overflow::DropOldest;
+            if !may_drop || !self.drop_oldest(memory, holdings) {
+                return Err(SendError::Full);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the oldest message that waits. Returns whether: a reliable one stays.
+    fn drop_oldest(&mut self, memory: &mut SendMemory<'_>, holdings: &mut Holdings) -> bool {
+        let announced = self.announced;
+        let Some(block) = self.waiting.front_mut() else { return false };
+        let Some(frame) = block.frames().next() else { return false };
+        // Part of a block that was put back may have arrived.
+        if frame.is_reliable() || frame.sequence <= announced {
+            return false;
+        }
+        let (bytes, sequence, messages) = (frame.bytes, frame.sequence, u32::from(!frame.is_gap()));
+        block.span.start += bytes;
+        block.span.first = sequence + 1;
+        block.span.frames -= messages;
+        self.frames -= messages;
+        self.bytes -= bytes;
+        let dropped = if Mutation::NoOverflowCount.is_on() { 0 } else { messages };
+        self.drops.add(DropReason::Overflow, dropped.into());
+        self.keyed.retain(|keyed| keyed.sequence != sequence);
+        if block.span.bytes() == 0 {
+            let block = self.waiting.pop_front().expect("it is there");
+            holdings.release(block, memory.pool);
+        }
+        true
+    }
+
+    /// Tells the peer of sequences up to `last` that will not come.
+    #[cold]
+    fn take_gap(
+        &mut self,
+        lane: Priority,
+        last: u64,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> Option<Block> {
+        let mut block = Block::new(memory.pool.take(HEADER_BYTES)?, self.announced + 1);
+        holdings.add(&block);
+        let count = last - self.announced - u64::from(Mutation::ShortGap.is_on());
+        block.write_gap(Gap { lane, count, last });
+        self.announced = last;
+        self.bytes += block.span.bytes();
+        self.taken += block.span.bytes();
+        Some(block)
+    }
+
+    /// Drops what has expired in the block that is sent next.
+    #[cold]
+    fn expire_front(&mut self, lane: Priority, now: Nanos) {
+        let block = self.waiting.front_mut().expect("the caller looked");
+        let (bytes, frames) = (block.span.bytes(), block.span.frames);
+        block.drop_frames(lane, &mut self.drops, |frame| {
+            (frame.expiry() <= now).then_some(DropReason::Expired)
+        });
+        self.bytes -= bytes - block.span.bytes();
+        self.frames -= frames - block.span.frames;
+    }
+
+    /// Keeps a block until the peer confirms it. Short ones are put together, so that a slow stream
+    /// of commands does not take a block each.
+    #[cold]
+    fn keep(
+        &mut self,
+        lane: Priority,
+        block: Block,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) {
+        if Mutation::NoKeeping.is_on() {
+            holdings.release(block, memory.pool);
+            return;
+        }
+        let is_short = block.span.bytes() <= block.buffer.len() / KEPT_FRACTION;
+        if is_short
+            && let Some(last) = self.kept.back_mut()
+            && block.append_to(last, lane)
+        {
+            holdings.release(block, memory.pool);
+            return;
+        }
+        self.kept_bytes += block.buffer.len();
+        self.kept.push_back(block);
+    }
+
+    /// Frees blocks without messages and counts the rest again. The sequences they stood for are
+    /// told as a gap.
+    fn tidy(&mut self, memory: &mut SendMemory<'_>, holdings: &mut Holdings) {
+        for _ in 0..self.waiting.len() {
+            let block = self.waiting.pop_front().expect("counted");
+            if block.span.frames == 0 {
+                holdings.release(block, memory.pool);
+            } else {
+                self.waiting.push_back(block);
+            }
+        }
+        self.frames = self.waiting.iter().map(|block| block.span.frames).sum();
+        self.bytes = self.waiting.iter().map(|block| block.span.bytes()).sum();
+        // Their frames have moved. A newer message is then queued behind, once.
+        self.keyed.clear();
+    }
+
+    #[cold]
+    #[inline(never)]
     fn write_to_new_block<B: Body + ?Sized>(
         &mut self,
         mut bytes: usize,
@@ -176,15 +715,22 @@ impl Lane {
     ) -> Result<usize, SendError> {
         // Twice at most: the first attempt tells the length when it was not known.
         for _ in 0..2 {
-            self.is_bulky |= !self.blocks.is_empty();
-            let buffer = self.take_buffer(bytes, limits.block_bytes, memory.pool, *holdings);
-            let buffer = buffer.ok_or(SendError::MemoryFull)?;
-            let mut loan = Loan::new(buffer, memory.pool);
-            match loan.block().write(head, body, limits, memory.scratch) {
+            self.is_bulky |= !self.waiting.is_empty();
+            let may_drop = limits.overflow[head.priority.index()] == Overflow::DropOldest;
+            let buffer = loop {
+                match self.take_buffer(bytes, limits.block_bytes, memory.pool, *holdings) {
+                    Some(buffer) => break buffer,
+                    None if may_drop && self.drop_oldest(memory, holdings) => {}
+                    None => return Err(SendError::MemoryFull),
+                }
+            };
+            let mut loan = Loan::new(buffer, self.sequence + 1, memory.pool);
+            let frame_bytes_max = limits.frame_bytes_max;
+            match loan.block().write(head, body, frame_bytes_max, memory.scratch) {
                 Ok(written) => {
                     let block = loan.keep();
                     holdings.add(&block);
-                    self.blocks.push_back(block);
+                    self.waiting.push_back(block);
                     return Ok(written);
                 }
                 Err(Refusal::Send(error)) => return Err(error),
@@ -203,7 +749,7 @@ impl Lane {
         pool: &mut Pool,
         holdings: Holdings,
     ) -> Option<Buffer> {
-        let small_will_do = self.blocks.is_empty() && holdings.small == 0;
+        let small_will_do = self.waiting.is_empty() && holdings.small == 0;
         if small_will_do
             && !self.is_bulky
             && let Some(buffer) = pool.take_small(bytes)
@@ -223,6 +769,15 @@ impl Lane {
     }
 }
 
+/// Whether the peer may have a message that it has not confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It was handed to the kernel: the peer may have it.
+    Maybe,
+    /// It was not: the peer can not have it.
+    Never,
+}
+
 /// A block whose memory goes back unless it is kept: also when the body panics while it writes.
 struct Loan<'a> {
     block: Option<Block>,
@@ -230,9 +785,8 @@ struct Loan<'a> {
 }
 
 impl<'a> Loan<'a> {
-    fn new(buffer: Buffer, pool: &'a mut Pool) -> Self {
-        let block = Block { buffer, filled: 0, frames: 0, payload_bytes_max: 0 };
-        Self { block: Some(block), pool }
+    fn new(buffer: Buffer, first: u64, pool: &'a mut Pool) -> Self {
+        Self { block: Some(Block::new(buffer, first)), pool }
     }
 
     fn block(&mut self) -> &mut Block {
@@ -253,7 +807,7 @@ impl Drop for Loan<'_> {
 }
 
 impl Holdings {
-    fn add(&mut self, block: &Block) {
+    pub(crate) fn add(&mut self, block: &Block) {
         self.bytes += block.buffer.len();
         self.small += u32::from(block.buffer.is_small());
     }
@@ -265,51 +819,4 @@ impl Holdings {
         self.small -= u32::from(block.buffer.is_small());
         pool.give(block.buffer);
     }
-}
-
-enum Refusal {
-    /// The frame needs a buffer of this many bytes.
-    Needs {
-        bytes: usize,
-    },
-    Send(SendError),
-}
-
-impl Block {
-    /// Encodes a frame behind those already here.
-    #[inline(always)]
-    fn write<B: Body + ?Sized>(
-        &mut self,
-        head: FrameHead,
-        body: &B,
-        limits: &LaneLimits,
-        scratch: &mut Scratch,
-    ) -> Result<usize, Refusal> {
-        let head_bytes = head.head_bytes();
-        let out = &mut self.buffer.bytes_mut()[self.filled..];
-        let payload = out.get_mut(head_bytes..).unwrap_or_default();
-        let payload_bytes = match body.encode(payload, scratch) {
-            Ok(bytes) => bytes,
-            Err(BodyError::Overflow { bytes }) => bytes,
-            Err(BodyError::Unserializable) => return Err(Refusal::Send(SendError::Unserializable)),
-        };
-        let total = frame_bytes(payload_bytes, head.extension.is_some());
-        if total > limits.frame_bytes_max {
-            return Err(Refusal::Send(too_large(total, limits.frame_bytes_max)));
-        }
-        if total > out.len() {
-            return Err(Refusal::Needs { bytes: total });
-        }
-        let written = head.finish(out, payload_bytes);
-        self.filled += written;
-        self.frames += 1;
-        self.payload_bytes_max = self.payload_bytes_max.max(payload_bytes);
-        Ok(written)
-    }
-}
-
-#[cold]
-fn too_large(bytes: usize, bytes_max: usize) -> SendError {
-    let saturated = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-    SendError::TooLarge { bytes: saturated(bytes), bytes_max: saturated(bytes_max) }
 }

@@ -11,23 +11,57 @@
 //! the highest lane with something to send goes first. The session's own frames (hello, welcome,
 //! reject, goodbye) go before all lanes, the goodbye only once they are empty.
 //!
-//! Resuming after a reconnect will live here: the sequences, the session id and the greeting's
-//! `last_received` are its places.
+//! # Links
+//!
+//! A session outlives its connections when both ends want it to: [`Session::link_lost`] when the
+//! link is gone, [`Session::answer`] or [`Session::accept_welcome`] when there is another. In
+//! between it is *down*: reliable messages are admitted and kept, best-effort ones refused. A
+//! connection whose handshake is under way has a session of its own, which is replaced by the old
+//! one when the peer turns out to have it too.
+//!
+//! # Confirmation
+//!
+//! Every frame with the extension confirms what was received in its lane. When none leaves for
+//! [`CONFIRM_AFTER`], or [`CONFIRM_BYTES`] of reliable messages have come, an acknowledgement frame
+//! does it for all lanes. So a confirmation costs no round trip, and a conversation of requests and
+//! answers no frame.
 
+pub(crate) mod backoff;
+pub(crate) mod block;
+pub(crate) mod clock;
+pub(crate) mod heartbeat;
 pub(crate) mod lane;
+pub(crate) mod mutation;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sim;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
+pub(crate) mod watchdog;
 
-use crate::error::{CloseReason, ProtocolError, SendError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::Overflow;
+use crate::error::{CloseReason, DropReason, ProtocolError, SendError};
 use crate::mem::Buffer;
-use crate::session::lane::{Block, Holdings, Lane, LaneLimits, SendMemory};
+use crate::session::block::{Block, Drops, Resting};
+use crate::session::clock::{ClockEstimate, Exchange, Offset, PeerNanos};
+use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy};
+use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
+use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
+use crate::session::watchdog::Watchdog;
 use crate::time::Nanos;
+use crate::wire::acknowledgement::{
+    ACKNOWLEDGEMENT_BYTES, read_acknowledgement, write_acknowledgement,
+};
 use crate::wire::handshake::{
-    GoodbyeReason, Greeting, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
+    Features, GoodbyeReason, Greeting, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
     read_greeting, version_in_common, write_farewell, write_greeting,
 };
+use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
 use crate::wire::{
     Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Priority, VERSION,
     low_half,
@@ -45,12 +79,18 @@ pub(crate) enum Role {
 /// What both ends of every session of a reactor have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
-    pub(crate) session_id: SessionId,
+    /// What this node offers in a hello.
+    pub(crate) dialer_features: Features,
+    /// What this node offers in a welcome.
+    pub(crate) listener_features: Features,
     pub(crate) node_name: String,
     pub(crate) node_number: u32,
     pub(crate) schema_hash: u64,
     pub(crate) frame_bytes_max: u32,
     pub(crate) checksum: Checksum,
+    pub(crate) heartbeat: HeartbeatPolicy,
+    pub(crate) clock_drift_ppm: u32,
+    pub(crate) watches_max: usize,
 }
 
 impl Identity {
@@ -75,6 +115,8 @@ pub struct PeerInfo {
     /// Its monotonic clock minus ours when its greeting arrived, in nanoseconds: an estimate that
     /// includes the greeting's way here.
     pub clock_offset_ns: i64,
+    /// It keeps its end of the session for a while when the link is lost.
+    pub resumes: bool,
 }
 
 /// What a received frame means. Does not carry the frame: moving it through here cost 5 ns a frame
@@ -90,6 +132,8 @@ pub(crate) enum Input {
     Established,
     /// The session has taken care of it.
     Nothing,
+    /// A message that came too late to be handled.
+    Expired,
     /// The session is over; what is queued (a reject) should still leave.
     End(CloseReason),
 }
@@ -100,8 +144,42 @@ pub(crate) enum Input {
 pub struct Envelope {
     kind: Kind,
     priority: Priority,
+    marks: Marks,
     destination: u32,
-    json: bool,
+    /// In microseconds; 0 never expires.
+    ttl_us: u32,
+    /// Conflation key, when marked.
+    key: u32,
+}
+
+/// Two registers: with the fields side by side an envelope was copied through memory at every call
+/// on the way to its lane, which cost 5 ns a message.
+const _: () = assert!(size_of::<Envelope>() == 16);
+
+/// What is said of a message in a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marks(u16);
+
+impl Marks {
+    const NONE: Self = Self(0);
+    const JSON: Self = Self(0x01);
+    const RELIABLE: Self = Self(0x02);
+    const KEYED: Self = Self(0x04);
+    const EXPIRES: Self = Self(0x08);
+    const ADDRESSED: Self = Self(0x10);
+
+    const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn contain(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether the message needs the extension for any of them.
+    const fn need_extension(self) -> bool {
+        self.0 & !Self::JSON.0 != 0
+    }
 }
 
 /// What makes a message a request or an answer.
@@ -114,7 +192,14 @@ pub(crate) enum Correlation {
 
 impl Envelope {
     const fn new(kind: Kind) -> Self {
-        Self { kind, priority: Priority::Normal, destination: 0, json: false }
+        Self {
+            kind,
+            priority: Priority::Normal,
+            marks: Marks::NONE,
+            destination: 0,
+            ttl_us: 0,
+            key: 0,
+        }
     }
 
     /// Something to do. Carries the extension and, by default, a checksum.
@@ -163,13 +248,70 @@ impl Envelope {
     /// The number of the node this is meant for; carried, not routed. Default 0: the peer.
     pub const fn destination(mut self, node_number: u32) -> Self {
         self.destination = node_number;
+        if node_number != 0 {
+            self.marks = self.marks.with(Marks::ADDRESSED);
+        }
+        self
+    }
+
+    /// Kept until the peer confirms it, and sent again, in order, on a new link when the one it
+    /// left on is lost: handled once. Without it a message is *best effort*: sent once, and lost
+    /// (counted) with the link.
+    ///
+    /// While the link is down reliable messages are queued; a full lane, or `kept_bytes_max` of
+    /// unconfirmed ones, refuses more. The answer to a reliable request is reliable, too.
+    ///
+    /// Reliable messages survive the link, not the peer's process:
+    /// when the peer has lost its session, an event lists what it has not confirmed.
+    pub const fn reliable(mut self) -> Self {
+        self.marks = self.marks.with(Marks::RELIABLE);
+        self
+    }
+
+    /// The message is worthless after this time, from when it is queued: it is then dropped and
+    /// counted, here or at the receiver, and no handler sees it. 0 is refused when it is sent.
+    ///
+    /// In microseconds on the wire, rounded up; at most about 71 minutes.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        let micros = ttl.as_nanos().div_ceil(1000);
+        // Saturating: a message that expires earlier than asked for is dropped, not run late.
+        #[expect(clippy::cast_possible_truncation, reason = "bounded just before")]
+        let micros = if micros > u32::MAX as u128 { u32::MAX } else { micros as u32 };
+        self.ttl_us = micros;
+        self.marks = self.marks.with(Marks::EXPIRES);
+        self
+    }
+
+    /// As [`ttl`](Self::ttl), up to a point in time of this node's clock: for what was decided
+    /// before it is sent. `now` is the time of the call.
+    pub const fn expires_at(self, at: Nanos, now: Nanos) -> Self {
+        self.ttl(at.since(now))
+    }
+
+    /// Only the latest message of this key matters: it takes the place of an older one that still
+    /// waits in the lane, which is dropped and counted.
+    pub const fn latest(mut self, key: u32) -> Self {
+        self.key = key;
+        self.marks = self.marks.with(Marks::KEYED);
         self
     }
 
     /// Marks an opaque payload as JSON text.
     pub const fn json(mut self) -> Self {
-        self.json = true;
+        self.marks = self.marks.with(Marks::JSON);
         self
+    }
+
+    /// The conflation key, when it has one.
+    #[must_use]
+    pub const fn conflation_key(&self) -> Option<u32> {
+        if self.marks.contain(Marks::KEYED) { Some(self.key) } else { None }
+    }
+
+    /// Whether it is kept until the peer confirms it.
+    #[must_use]
+    pub const fn is_reliable(&self) -> bool {
+        self.marks.contain(Marks::RELIABLE)
     }
 
     /// The kind.
@@ -180,13 +322,34 @@ impl Envelope {
 
     /// Whether a message that is neither request nor response does without the extension.
     pub(crate) const fn is_plain(&self) -> bool {
-        !matches!(self.kind, Kind::Command) && self.destination == 0
+        !matches!(self.kind, Kind::Command) && !self.marks.need_extension()
+    }
+
+    /// What is to become of the message besides being sent.
+    fn care<B: Body + ?Sized>(
+        &self,
+        body: &B,
+        overflow: Overflow,
+        now: Nanos,
+    ) -> Result<Care, SendError> {
+        let expiry = match (self.marks.contain(Marks::EXPIRES), self.ttl_us) {
+            (false, _) => Nanos::NEVER,
+            (true, 0) => return Err(SendError::Expired),
+            (true, micros) => now + Duration::from_micros(micros.into()),
+        };
+        let key = match self.marks.contain(Marks::KEYED) {
+            // Keys and type numbers are told apart by the upper half.
+            true => Some(u64::from(self.key)),
+            false if overflow == Overflow::LatestValue => Some(1 << 32 | u64::from(body.type_id())),
+            false => None,
+        };
+        Ok(Care { reliable: self.is_reliable(), expiry, key })
     }
 
     /// How the receiver is to read `body`.
     fn codec<B: Body + ?Sized>(&self, body: &B) -> Codec {
         match body.codec() {
-            Codec::Opaque if self.json => Codec::Json,
+            Codec::Opaque if self.marks.contain(Marks::JSON) => Codec::Json,
             codec => codec,
         }
     }
@@ -198,10 +361,48 @@ impl Envelope {
     }
 }
 
+/// How long a reliable message waits for a frame that confirms it on its way.
+const CONFIRM_AFTER: Duration = Duration::from_millis(2);
+/// So many bytes of reliable messages are confirmed at once.
+const CONFIRM_BYTES: usize = 128 << 10;
+
+/// A reliable message that the peer has not confirmed, when the peer has lost its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Undelivered {
+    /// The lane it was in.
+    pub priority: Priority,
+    /// Its kind.
+    pub kind: Kind,
+    /// How its payload is to be read.
+    pub codec: Codec,
+    /// The number of its payload type, 0 for none.
+    pub type_id: u32,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Whether the peer may have handled it all the same.
+    pub sent: Sent,
+}
+
+impl Undelivered {
+    fn new(priority: Priority, frame: &Resting<'_>, sent: Sent) -> Self {
+        Self {
+            priority,
+            kind: frame.kind(),
+            codec: frame.codec(),
+            type_id: frame.type_id(),
+            payload: Bytes::copy_from_slice(frame.payload()),
+            sent,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
     role: Role,
+    /// Names this end.
+    id: SessionId,
     state: State,
     decoder: Decoder,
     limits: LaneLimits,
@@ -210,8 +411,44 @@ pub(crate) struct Session {
     control: Option<Block>,
     /// Last sequence received per lane.
     received: [u64; Priority::COUNT],
+    /// Of those, the messages that did not come: what the gaps stood for.
+    missed: [u64; Priority::COUNT],
+    /// Lanes with reliable messages that no frame has confirmed yet, a bit each.
+    unconfirmed: u8,
+    /// Bytes of those messages.
+    unconfirmed_bytes: usize,
+    /// When they must be confirmed.
+    confirm_at: Nanos,
+    /// An acknowledgement frame is due.
+    confirms_now: bool,
+    /// Messages received too late to be handled.
+    expired: u64,
+    /// Of those, the ones the peer has been told of.
+    told_expired: u64,
+    /// Messages of ours that came too late for the peer to handle, as far as it has said.
+    expired_at_peer: u64,
+    /// Life signs of the present link.
+    heartbeat: Option<Heartbeat>,
+    /// A heartbeat frame that is due.
+    beat: Option<Beat>,
+    clock: ClockEstimate,
+    /// When our hello was made.
+    hello_at: Nanos,
+    /// The last round trip of a heartbeat.
+    round_trip_ns: Option<u64>,
+    pub(crate) watchdog: Watchdog,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
+    /// The other end, for a greeting.
+    peer_id: SessionId,
+    /// When the peer's last greeting was written, by its clock.
+    greeted_at: u64,
+    /// The session that this one says hello for has had a link before.
+    returns: bool,
+    /// Dropped in earlier lives of the lanes: before the peer lost its session.
+    past_drops: [Drops; Priority::COUNT],
+    /// What [`Session::take_drops`] has told.
+    told_drops: [Drops; Priority::COUNT],
 }
 
 /// Which queue a block came from.
@@ -221,24 +458,86 @@ pub(crate) enum Source {
     Lane(Priority),
 }
 
+/// What the passing of time did to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Expiry {
+    /// Nothing, or there is something to send now.
+    GoOn,
+    /// Nothing was heard of the peer for too long.
+    PeerSilent,
+}
+
+/// What a hello asks of the session that its sender has had here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// To go on.
+    Resume,
+    /// Nothing: its sender knows another end, or none. This one is lost to it.
+    Anew,
+    /// Nothing any more: a later hello of its sender has been answered.
+    Stale,
+}
+
+/// What became of a session that was taken up on a new link.
+#[derive(Debug)]
+pub(crate) enum Reunion {
+    /// There was none before.
+    First,
+    /// Both ends go on where they were.
+    Resumed,
+    /// The peer has lost its end: these it may never have seen.
+    PeerRestarted { undelivered: Vec<Undelivered> },
+}
+
 impl Session {
-    pub(crate) fn new(role: Role, limits: LaneLimits) -> Self {
+    pub(crate) fn new(role: Role, id: SessionId, limits: LaneLimits, identity: &Identity) -> Self {
         Self {
             role,
+            id,
             state: State::Greeting,
             decoder: Decoder::new(HANDSHAKE_BYTES_MAX),
             limits,
             lanes: Default::default(),
             control: None,
             received: [0; Priority::COUNT],
+            missed: [0; Priority::COUNT],
+            unconfirmed: 0,
+            unconfirmed_bytes: 0,
+            confirm_at: Nanos::NEVER,
+            confirms_now: false,
+            expired: 0,
+            told_expired: 0,
+            expired_at_peer: 0,
+            heartbeat: None,
+            beat: None,
+            clock: ClockEstimate::new(identity.clock_drift_ppm),
+            hello_at: Nanos(0),
+            round_trip_ns: None,
+            watchdog: Watchdog::with_capacity(identity.watches_max),
             holdings: Holdings::default(),
             peer: None,
+            peer_id: SessionId::default(),
+            greeted_at: 0,
+            returns: false,
+            past_drops: [Drops::default(); Priority::COUNT],
+            told_drops: [Drops::default(); Priority::COUNT],
         }
+    }
+
+    /// What says hello on a new link for a session that is down, until the peer has answered.
+    pub(crate) fn stand_in(&self, limits: LaneLimits, identity: &Identity) -> Self {
+        assert_eq!(self.state, State::Down, "the session has a link");
+        assert_eq!(self.role, Role::Dialer, "the listening side waits");
+        let Self { received, missed, peer_id, .. } = *self;
+        let fresh = Self::new(Role::Dialer, self.id, limits, identity);
+        Self { received, missed, peer_id, returns: true, ..fresh }
     }
 
     /// Queues the hello of the connecting side.
     pub(crate) fn greet(&mut self, buffer: Buffer, identity: &Identity, now: Nanos, wall_ns: u64) {
         assert_eq!(self.role, Role::Dialer, "the listening side answers");
+        self.hello_at = now;
         self.push_greeting(Kind::Hello, buffer, identity, now, wall_ns);
     }
 
@@ -250,15 +549,64 @@ impl Session {
     ///
     /// [`ProtocolError`]: the connection must be closed.
     #[inline]
-    pub(crate) fn handle(&mut self, frame: &Frame<'_>) -> Result<Input, ProtocolError> {
+    pub(crate) fn handle(
+        &mut self,
+        frame: &Frame<'_>,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<Input, ProtocolError> {
         if matches!(self.state, State::Greeting) || !frame.kind().is_application() {
-            return self.handle_own(frame);
+            return self.handle_own(frame, now, memory);
         }
         self.check_sequence(frame)?;
+        if let Some(extension) = frame.extension() {
+            return self.handle_extension(frame, extension, now, memory);
+        }
         Ok(Input::Message)
     }
 
-    /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`].
+    /// Whose hello this is: the id of the peer's end.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn peer_id(frame: &Frame<'_>) -> Result<SessionId, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        Ok(SessionId(greeting.session_id))
+    }
+
+    /// What a hello of the peer's asks of this session.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`], or [`ProtocolError::BadAcknowledgement`]: the peer can not
+    /// have received what it says.
+    pub(crate) fn claim(&self, frame: &Frame<'_>) -> Result<Claim, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        let is_older = greeting.monotonic_ns.get() < self.greeted_at;
+        let names_us = greeting.peer_session_id == self.id.0;
+        Ok(if is_older && !Mutation::NoStaleCheck.is_on() {
+            Claim::Stale
+        } else if names_us || Mutation::NoClaimCheck.is_on() {
+            self.check_received(greeting)?;
+            Claim::Resume
+        } else {
+            Claim::Anew
+        })
+    }
+
+    /// Whether a hello is of a session that has had a link before.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn returns(frame: &Frame<'_>) -> Result<bool, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        Ok(Features(greeting.features.get()).contains(Features::RETURNS))
+    }
+
+    /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`]. A session that is
+    /// down goes on where it was.
     pub(crate) fn answer(
         &mut self,
         frame: &Frame<'_>,
@@ -266,37 +614,148 @@ impl Session {
         identity: &Identity,
         now: Nanos,
         wall_ns: u64,
+        memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
-        let (greeting, name) = read_greeting(frame.payload())?;
+        let (greeting, name) = match read_greeting(frame.payload()) {
+            Ok(read) => read,
+            Err(error) => {
+                memory.pool.give(buffer);
+                return Err(error);
+            }
+        };
         if let Some(reason) = refusal(greeting, identity) {
-            let detail = u32::from(VERSION);
-            self.push_farewell(Kind::Reject, buffer, reason.code(), detail, now);
+            self.refuse(buffer, reason, now);
             return Ok(Input::End(CloseReason::Refused(reason)));
         }
+        if self.state == State::Down
+            && let Err(error) = self.resume(greeting, now, memory)
+        {
+            memory.pool.give(buffer);
+            return Err(error);
+        }
+        self.peer_id = SessionId(greeting.session_id);
         self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);
         self.establish(greeting, name, identity, now);
         Ok(Input::Established)
     }
 
-    /// Completes the handshake of the connecting side with the peer's welcome.
+    /// Queues a reject. The caller ends the connection when it has left.
+    pub(crate) fn refuse(&mut self, buffer: Buffer, reason: RejectReason, now: Nanos) {
+        let detail = u32::from(VERSION);
+        self.push_farewell(Kind::Reject, buffer, reason.code(), detail, now);
+    }
+
+    /// Completes the handshake of the connecting side with the peer's welcome. A session that is
+    /// down goes on where it was, when the peer still has its end.
     pub(crate) fn accept_welcome(
         &mut self,
         frame: &Frame<'_>,
         identity: &Identity,
         now: Nanos,
-    ) -> Result<Input, ProtocolError> {
+        memory: &mut SendMemory<'_>,
+    ) -> Result<(Input, Reunion), ProtocolError> {
         let (greeting, name) = read_greeting(frame.payload())?;
         if let Some(reason) = refusal(greeting, identity) {
-            return Ok(Input::End(CloseReason::Refused(reason)));
+            return Ok((Input::End(CloseReason::Refused(reason)), Reunion::First));
+        }
+        let mut reunion = Reunion::First;
+        if self.state == State::Down {
+            let is_same = self
+                .peer
+                .as_ref()
+                .is_some_and(|peer| peer.session_id == SessionId(greeting.session_id));
+            if is_same {
+                self.resume(greeting, now, memory)?;
+                reunion = Reunion::Resumed;
+            } else {
+                reunion = Reunion::PeerRestarted { undelivered: self.restart(memory) };
+            }
         }
         self.establish(greeting, name, identity, now);
-        Ok(Input::Established)
+        Ok((Input::Established, reunion))
+    }
+
+    /// The link is gone, and the session is to outlive it. `returned` is the block that was in
+    /// flight.
+    pub(crate) fn link_lost(
+        &mut self,
+        returned: Option<(Source, Block)>,
+        memory: &mut SendMemory<'_>,
+    ) {
+        self.state = self.state.step(Event::LinkLost);
+        match returned {
+            Some((Source::Lane(priority), block)) => self.lanes[priority.index()].put_back(block),
+            Some((Source::Control, block)) => memory.pool.give(block.buffer),
+            None => {}
+        }
+        if let Some(block) = self.control.take() {
+            memory.pool.give(block.buffer);
+        }
+        for priority in Priority::ALL {
+            self.lanes[priority.index()].link_lost(priority, memory, &mut self.holdings);
+        }
+        self.forget_confirmations();
+        self.heartbeat = None;
+        self.beat = None;
+    }
+
+    fn check_received(&self, greeting: &Greeting) -> Result<(), ProtocolError> {
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let received = greeting.last_received[index].get();
+            lane.check_received(received, greeting.messages_received[index].get())?;
+        }
+        Ok(())
+    }
+
+    /// Both ends go on where they were.
+    fn resume(
+        &mut self,
+        greeting: &Greeting,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<(), ProtocolError> {
+        self.check_received(greeting)?;
+        for priority in Priority::ALL {
+            let index = priority.index();
+            let received = greeting.last_received[index].get();
+            let messages = greeting.messages_received[index].get();
+            let lane = &mut self.lanes[index];
+            lane.resume(priority, received, messages, now, memory, &mut self.holdings);
+        }
+        Ok(())
+    }
+
+    /// The peer has lost its end: both begin anew.
+    fn restart(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
+        let undelivered = self.abandon(memory);
+        self.lanes.iter_mut().for_each(Lane::begin_anew);
+        self.received = [0; Priority::COUNT];
+        self.missed = [0; Priority::COUNT];
+        self.expired = 0;
+        self.told_expired = 0;
+        self.expired_at_peer = 0;
+        self.clock.reset();
+        undelivered
+    }
+
+    /// Gives up everything that is queued or kept.
+    fn abandon(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
+        let mut undelivered = Vec::new();
+        for priority in Priority::ALL {
+            let lane = &mut self.lanes[priority.index()];
+            let past = &mut self.past_drops[priority.index()];
+            let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
+                undelivered.push(Undelivered::new(priority, frame, sent));
+            });
+            past.add_all(&drops);
+        }
+        undelivered
     }
 
     /// Queues a message.
     ///
     /// Hot path: once per message. No allocation, no syscall.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push<B: Body + ?Sized>(
         &mut self,
         envelope: Envelope,
@@ -306,69 +765,228 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<usize, SendError> {
-        if self.state != State::Open {
+        let index = envelope.priority.index();
+        let is_plain = correlation == Correlation::None && envelope.is_plain();
+        let overflow = self.limits.overflow[index];
+        if self.state != State::Open
+            || !is_plain
+            || identity.checksums_all()
+            || overflow == Overflow::LatestValue
+        {
+            return self.push_special(envelope, correlation, body, identity, now, memory);
+        }
+        if !envelope.kind.is_application() {
+            return Err(SendError::KindReserved { kind: envelope.kind });
+        }
+        // Telemetry: that it has no extension and no checksum is known while compiling, which
+        // halves the cost of its head.
+        let head = FrameHead {
+            kind: envelope.kind,
+            priority: envelope.priority,
+            codec: envelope.codec(body),
+            type_id: body.type_id(),
+            sequence: 0,
+            sent_at_ns: now.0,
+            flags: Flags::default(),
+            extension: None,
+            checksum: Checksum::Never,
+        };
+        let (limits, holdings) = (&self.limits, &mut self.holdings);
+        self.lanes[index].push(head, Care::NONE, body, limits, memory, holdings)
+    }
+
+    /// As [`Session::push`], for what is not plain. Out of line, so that the plain path is short.
+    #[inline(never)]
+    fn push_special<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        correlation: Correlation,
+        body: &B,
+        identity: &Identity,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<usize, SendError> {
+        let is_kept = self.state == State::Down && envelope.is_reliable();
+        if self.state != State::Open && !is_kept {
             return Err(SendError::NotConnected);
         }
         if !envelope.kind.is_application() {
             return Err(SendError::KindReserved { kind: envelope.kind });
         }
-        let lane = &mut self.lanes[envelope.priority.index()];
-        let (limits, holdings) = (&self.limits, &mut self.holdings);
-        if correlation == Correlation::None && envelope.is_plain() && !identity.checksums_all() {
-            // Telemetry: that it has no extension and no checksum is known while compiling, which
-            // halves the cost of its head.
-            let head = FrameHead {
-                kind: envelope.kind,
-                priority: envelope.priority,
-                codec: envelope.codec(body),
-                type_id: body.type_id(),
-                sequence: 0,
-                sent_at_ns: now.0,
-                flags: Flags::default(),
-                extension: None,
-                checksum: Checksum::Never,
-            };
-            return lane.push(head, body, limits, memory, holdings);
+        let index = envelope.priority.index();
+        let care = envelope.care(body, self.limits.overflow[index], now)?;
+        let mut head = frame_head(envelope, correlation, body, identity, now);
+        if let Some(extension) = &mut head.extension {
+            extension.ttl_us = envelope.ttl_us.into();
+            extension.acknowledged = self.received[index].into();
         }
-        let head = frame_head(envelope, correlation, body, identity, now);
-        lane.push(head, body, limits, memory, holdings)
+        let overflow = self.limits.overflow[index];
+        // What may be dropped before it leaves confirms nothing for certain.
+        let may_be_dropped = care.expiry != Nanos::NEVER
+            || care.key.is_some()
+            || (overflow == Overflow::DropOldest && !care.reliable);
+        let confirms = head.extension.is_some() && !may_be_dropped;
+        let (limits, holdings) = (&self.limits, &mut self.holdings);
+        let written = self.lanes[index].push(head, care, body, limits, memory, holdings)?;
+        if confirms {
+            self.confirmed(envelope.priority);
+        }
+        Ok(written)
     }
 
     /// The next block to send: the session's own frames, then the highest lane.
     #[inline]
-    pub(crate) fn poll_block(&mut self) -> Option<(Source, Block)> {
+    pub(crate) fn poll_block(
+        &mut self,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Option<(Source, Block)> {
+        self.sent_bytes(now);
         if let Some(block) = self.control.take() {
             return Some((Source::Control, block));
         }
-        if self.state == State::Greeting {
+        if matches!(self.state, State::Greeting | State::Down) {
             return None;
         }
+        if (self.confirms_now || self.beat.is_some())
+            && let Some(block) = self.poll_own(now, memory)
+        {
+            return Some((Source::Control, block));
+        }
         for priority in Priority::ALL.into_iter().rev() {
-            if let Some(block) = self.lanes[priority.index()].take() {
+            let lane = &mut self.lanes[priority.index()];
+            if let Some(block) = lane.take(priority, now, memory, &mut self.holdings) {
                 return Some((Source::Lane(priority), block));
             }
         }
         None
     }
 
+    /// Whether something that waits has a time to live.
+    #[inline]
+    pub(crate) fn may_expire(&self) -> bool {
+        self.lanes.iter().any(Lane::may_expire)
+    }
+
     /// Whether [`Session::poll_block`] has something to give.
     #[inline]
     pub(crate) fn has_block(&self) -> bool {
         self.control.is_some()
-            || (self.state != State::Greeting && self.lanes.iter().any(|lane| !lane.is_empty()))
+            || (!matches!(self.state, State::Greeting | State::Down)
+                && (self.confirms_now
+                    || self.beat.is_some()
+                    || self.lanes.iter().any(|lane| !lane.is_empty())))
     }
 
-    /// Books a block that has been handed to the kernel in full (or is being dropped) and gives
-    /// its memory back.
+    /// Books a block that has been handed to the kernel in full. Its memory comes back, at once or
+    /// when the peer has confirmed what is in it.
     #[inline]
     pub(crate) fn block_sent(&mut self, source: Source, block: Block, memory: &mut SendMemory<'_>) {
         match source {
             Source::Control => memory.pool.give(block.buffer),
             Source::Lane(priority) => {
-                self.lanes[priority.index()].sent(&block);
-                self.holdings.release(block, memory.pool);
+                let lane = &mut self.lanes[priority.index()];
+                lane.settle(priority, block, memory, &mut self.holdings);
             }
         }
+    }
+
+    /// Books that time has passed. To be called at [`Session::deadline`].
+    pub(crate) fn expire(&mut self, now: Nanos) -> Expiry {
+        if self.confirm_at <= now {
+            self.confirm_at = Nanos::NEVER;
+            self.confirms_now = !Mutation::NoAcknowledgements.is_on();
+        }
+        if let Some(heartbeat) = &mut self.heartbeat {
+            match heartbeat.poll(now) {
+                Action::Nothing => {}
+                Action::SendHeartbeat(beat) => self.beat = Some(beat),
+                Action::PeerDead => return Expiry::PeerSilent,
+            }
+        }
+        Expiry::GoOn
+    }
+
+    /// Bytes came in. Hot path: once per receive.
+    #[inline]
+    pub(crate) fn received_bytes(&mut self, now: Nanos) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.received(now);
+        }
+    }
+
+    /// Bytes went out. Hot path: once per block.
+    #[inline]
+    pub(crate) fn sent_bytes(&mut self, now: Nanos) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.sent(now);
+        }
+    }
+
+    /// When the messages that nothing has confirmed must be.
+    #[inline]
+    pub(crate) fn confirm_at(&self) -> Nanos {
+        self.confirm_at
+    }
+
+    /// The peer's clock minus ours and how far off that may be; `None` before it was measured.
+    pub(crate) fn clock_offset(&self, now: Nanos) -> Option<Offset> {
+        self.clock.offset(now)
+    }
+
+    /// The last measured round trip of a heartbeat.
+    pub(crate) fn round_trip_ns(&self) -> Option<u64> {
+        self.round_trip_ns
+    }
+
+    /// Messages of ours that came too late for the peer to handle, as far as it has said.
+    pub(crate) fn expired_at_peer(&self) -> u64 {
+        self.expired_at_peer
+    }
+
+    /// When [`Session::expire`] has something to do.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Nanos {
+        let heartbeat = self.heartbeat.as_ref().map_or(Nanos::NEVER, Heartbeat::deadline);
+        self.confirm_at.min(heartbeat).min(self.watchdog.deadline())
+    }
+
+    /// Whether an acknowledgement or a heartbeat is due.
+    #[inline]
+    pub(crate) fn has_own_block(&self) -> bool {
+        self.confirms_now || self.beat.is_some()
+    }
+
+    /// Messages dropped since the last call, by lane.
+    pub(crate) fn take_drops(&mut self) -> [Drops; Priority::COUNT] {
+        let mut news = [Drops::default(); Priority::COUNT];
+        for (index, news) in news.iter_mut().enumerate() {
+            let mut total = self.past_drops[index];
+            total.add_all(self.lanes[index].drops());
+            *news = total.since(&self.told_drops[index]);
+            self.told_drops[index] = total;
+        }
+        news
+    }
+
+    /// Whether everything has left, and the peer has confirmed every reliable message.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.frames_queued() == 0 && self.lanes.iter().all(Lane::is_confirmed)
+    }
+
+    /// Messages that came too late to be handled.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired
+    }
+
+    /// Messages of the peer's that will not come: it dropped them.
+    pub(crate) fn missed(&self) -> u64 {
+        self.missed.iter().sum()
+    }
+
+    /// Memory kept until the peer confirms what is in it.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.lanes.iter().map(Lane::kept_bytes).sum()
     }
 
     /// Stops admitting messages; what is queued still leaves.
@@ -384,21 +1002,51 @@ impl Session {
         self.state = self.state.step(Event::Flushed);
     }
 
-    /// Ends the session. Returns how many admitted messages had not been handed to the kernel.
-    pub(crate) fn end(&mut self, reason: CloseReason, memory: &mut SendMemory<'_>) -> u64 {
+    /// Ends the session. Returns how many admitted messages had not been handed to the kernel,
+    /// and the reliable ones that the peer has not confirmed.
+    ///
+    /// What is in flight comes back through [`Session::end_block`] later.
+    pub(crate) fn end(
+        &mut self,
+        reason: CloseReason,
+        memory: &mut SendMemory<'_>,
+    ) -> (u64, Vec<Undelivered>) {
         self.state = self.state.step(Event::End(reason));
         if let Some(block) = self.control.take() {
             memory.pool.give(block.buffer);
         }
-        let mut dropped = 0;
-        for lane in &mut self.lanes {
-            while let Some(block) = lane.take() {
-                dropped += u64::from(block.frames);
-                lane.sent(&block);
-                self.holdings.release(block, memory.pool);
-            }
-        }
-        dropped
+        let dropped = self.lanes.iter().map(Lane::never_sent).sum();
+        let undelivered = self.abandon(memory);
+        self.forget_confirmations();
+        (dropped, undelivered)
+    }
+
+    /// Takes back what was in flight when the session ended. Its reliable messages that the peer
+    /// has not confirmed join the `undelivered` of [`Session::end`], in their order.
+    #[cold]
+    pub(crate) fn end_block(
+        &mut self,
+        source: Source,
+        block: Block,
+        undelivered: &mut Vec<Undelivered>,
+        memory: &mut SendMemory<'_>,
+    ) {
+        assert!(matches!(self.state, State::Ended { .. }), "the session goes on");
+        let Source::Lane(priority) = source else {
+            memory.pool.give(block.buffer);
+            return;
+        };
+        let confirmed = self.lanes[priority.index()].acknowledged();
+        // Behind what was sent before it, before what waits.
+        let at = undelivered.partition_point(|other| {
+            other.priority < priority || (other.priority == priority && other.sent == Sent::Maybe)
+        });
+        let owed = block.frames().filter(|frame| frame.is_reliable() && frame.sequence > confirmed);
+        let owed: Vec<_> =
+            owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
+        self.past_drops[priority.index()].add(DropReason::SessionEnded, owed.len() as u64);
+        undelivered.splice(at..at, owed);
+        self.holdings.release(block, memory.pool);
     }
 
     #[inline]
@@ -433,7 +1081,7 @@ impl Session {
 
     /// Messages ever admitted, all lanes.
     pub(crate) fn messages_admitted(&self) -> u64 {
-        self.lanes.iter().map(Lane::sequence).sum()
+        self.lanes.iter().map(Lane::admitted).sum()
     }
 
     /// Bytes queued and in flight, all lanes.
@@ -442,7 +1090,12 @@ impl Session {
     }
 
     #[cold]
-    fn handle_own(&mut self, frame: &Frame<'_>) -> Result<Input, ProtocolError> {
+    fn handle_own(
+        &mut self,
+        frame: &Frame<'_>,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<Input, ProtocolError> {
         let unexpected = Err(ProtocolError::Unexpected { kind: frame.kind() });
         match (self.state, self.role, frame.kind()) {
             (State::Greeting, Role::Listener, Kind::Hello)
@@ -457,13 +1110,140 @@ impl Session {
                 let _ = GoodbyeReason::from_code(code);
                 Ok(Input::End(CloseReason::Goodbye))
             }
-            // Life signs and confirmations cost nothing to accept.
-            (_, _, Kind::Heartbeat | Kind::Acknowledgement) => {
-                self.check_sequence(frame)?;
+            (_, _, Kind::Acknowledgement) => {
+                let acknowledgement = read_acknowledgement(frame.payload())?;
+                for (lane, received) in self.lanes.iter_mut().zip(acknowledgement.received) {
+                    lane.acknowledge(received.get(), memory, &mut self.holdings)?;
+                }
+                self.expired_at_peer = self.expired_at_peer.max(acknowledgement.expired.get());
+                Ok(Input::Nothing)
+            }
+            (_, _, Kind::Gap) => {
+                self.skip(frame)?;
+                Ok(Input::Nothing)
+            }
+            (_, _, Kind::Heartbeat) => {
+                let beat = read_heartbeat(frame.payload())?;
+                if let Some(heartbeat) = &mut self.heartbeat {
+                    let heard = heartbeat.heard(&beat, now);
+                    if let Some(exchange) = heard.exchange {
+                        // A contradiction restarts the estimate, a nonsense changes nothing.
+                        let _ = self.clock.sample(&exchange);
+                        if beat.form == Form::Answer {
+                            self.round_trip_ns = Some(exchange.round_trip_ns());
+                        }
+                    }
+                    self.beat = heard.answer.or(self.beat);
+                }
                 Ok(Input::Nothing)
             }
             _ => unexpected,
         }
+    }
+
+    /// What the extension of a message asks for.
+    fn handle_extension(
+        &mut self,
+        frame: &Frame<'_>,
+        extension: &Extension,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<Input, ProtocolError> {
+        let priority = frame.priority();
+        let acknowledged = extension.acknowledged.get();
+        if acknowledged > 0 {
+            let lane = &mut self.lanes[priority.index()];
+            lane.acknowledge(acknowledged, memory, &mut self.holdings)?;
+        }
+        if frame.flags().contains(Flags::RELIABLE) {
+            self.confirm_later(priority, frame.frame_bytes(), now);
+        }
+        let ttl_us = extension.ttl_us.get();
+        if ttl_us > 0 && self.is_stale(frame.sent_at_ns(), ttl_us, now) {
+            self.expired += 1;
+            // The sender is to know.
+            self.confirm_later(priority, frame.frame_bytes(), now);
+            return Ok(Input::Expired);
+        }
+        Ok(Input::Message)
+    }
+
+    /// Whether a message may be older than its time to live: its age is reckoned at the far end of
+    /// what the clock estimate allows. Without an estimate nothing is known of its age, and a
+    /// command that may be stale does not run.
+    fn is_stale(&self, sent_at_ns: u64, ttl_us: u32, now: Nanos) -> bool {
+        let ttl = Duration::from_micros(ttl_us.into());
+        match self.clock.to_local(PeerNanos(sent_at_ns), now) {
+            Some(sent_at) => sent_at.earliest() + ttl < now,
+            None => true,
+        }
+    }
+
+    /// Notes that a reliable message is to be confirmed.
+    fn confirm_later(&mut self, priority: Priority, bytes: usize, now: Nanos) {
+        if self.confirm_at == Nanos::NEVER {
+            self.confirm_at = now + CONFIRM_AFTER;
+        }
+        self.unconfirmed |= 1 << priority.index();
+        self.unconfirmed_bytes += bytes;
+        self.confirms_now |= self.unconfirmed_bytes >= CONFIRM_BYTES;
+    }
+
+    /// A frame of this lane carries the confirmation.
+    #[inline]
+    fn confirmed(&mut self, priority: Priority) {
+        self.unconfirmed &= !(1 << priority.index());
+        // Only an acknowledgement frame tells of messages that were too old.
+        if self.unconfirmed == 0 && self.expired == self.told_expired {
+            self.forget_confirmations();
+        }
+    }
+
+    fn forget_confirmations(&mut self) {
+        self.unconfirmed = 0;
+        self.unconfirmed_bytes = 0;
+        self.confirm_at = Nanos::NEVER;
+        self.confirms_now = false;
+    }
+
+    /// A heartbeat or an acknowledgement that is due.
+    #[cold]
+    fn poll_own(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
+        let Some(beat) = self.beat.take() else { return self.confirm(now, memory) };
+        let Some(buffer) = memory.pool.take(HEARTBEAT_FRAME_BYTES) else {
+            self.beat = Some(beat);
+            return None;
+        };
+        let mut block = Block::new(buffer, 1);
+        block.span.filled = write_heartbeat(&beat, block.buffer.bytes_mut());
+        Some(block)
+    }
+
+    /// An acknowledgement frame for all lanes.
+    fn confirm(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
+        let buffer = memory.pool.take(ACKNOWLEDGEMENT_BYTES)?;
+        let mut block = Block::new(buffer, 1);
+        let out = block.buffer.bytes_mut();
+        let eager = u64::from(Mutation::EagerAcknowledgement.is_on());
+        let received = self.received.map(|received| received + eager);
+        block.span.filled = write_acknowledgement(received, self.expired, now.0, out);
+        self.told_expired = self.expired;
+        self.forget_confirmations();
+        Some(block)
+    }
+
+    /// Messages that will not come.
+    fn skip(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
+        let index = frame.priority().index();
+        let count = u64::from(frame.type_id());
+        let last = self.received[index] + count;
+        if count == 0 || frame.sequence() != low_half(last) {
+            let expected = low_half(self.received[index] + 1);
+            return Err(ProtocolError::BadSequence { expected, got: frame.sequence() });
+        }
+        self.received[index] = last;
+        self.missed[index] += if Mutation::NoGapCount.is_on() { 0 } else { count };
+        Ok(())
     }
 
     /// Widens the frame's 32 bits and checks that the lane moved forward by one.
@@ -481,18 +1261,59 @@ impl Session {
         Ok(())
     }
 
+    /// Messages received per lane: without those that will not come.
+    fn messages_received(&self) -> [u64; Priority::COUNT] {
+        std::array::from_fn(|index| self.received[index] - self.missed[index])
+    }
+
     fn establish(&mut self, greeting: &Greeting, name: &str, identity: &Identity, now: Nanos) {
         let theirs = greeting.frame_bytes_max.get();
         self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
         self.decoder = Decoder::new(identity.frame_bytes_max as usize);
+        self.start_heartbeat(greeting, identity, now);
+        self.watchdog.start(now);
+        self.peer_id = SessionId(greeting.session_id);
+        self.greeted_at = greeting.monotonic_ns.get();
         self.peer = Some(Box::new(PeerInfo {
             session_id: SessionId(greeting.session_id),
             node_name: name.into(),
             node_number: greeting.node.get(),
             frame_bytes_max: theirs,
+            resumes: Features(greeting.features.get()).contains(Features::RESUME),
             clock_offset_ns: greeting.monotonic_ns.get().wrapping_sub(now.0) as i64,
         }));
-        self.state = self.state.step(Event::Established);
+        let event = if self.state == State::Down { Event::Resumed } else { Event::Established };
+        self.state = self.state.step(event);
+    }
+
+    /// The life signs of a new link. Its greetings are the first measurement of the clocks.
+    fn start_heartbeat(&mut self, greeting: &Greeting, identity: &Identity, now: Nanos) {
+        let peer_interval_us = greeting.heartbeat_interval_us.get();
+        let mut policy = identity.heartbeat;
+        if peer_interval_us == 0 {
+            // It may not know heartbeats.
+            policy.measure_every = Duration::ZERO;
+        }
+        let mut heartbeat = Heartbeat::new(policy, peer_interval_us, now);
+        let theirs = greeting.monotonic_ns.get();
+        match self.role {
+            Role::Dialer => {
+                let exchange = Exchange {
+                    asked: self.hello_at,
+                    peer_received: PeerNanos(theirs),
+                    peer_sent: PeerNanos(theirs),
+                    returned: now,
+                };
+                let _ = self.clock.sample(&exchange);
+                if peer_interval_us > 0 {
+                    heartbeat.welcomed(theirs, now);
+                }
+            }
+            Role::Listener => {
+                let _ = self.clock.sample_one_way(PeerNanos(theirs), now);
+            }
+        }
+        self.heartbeat = Some(heartbeat);
     }
 
     fn push_greeting(
@@ -503,21 +1324,28 @@ impl Session {
         now: Nanos,
         wall_ns: u64,
     ) {
+        let features = match self.role {
+            Role::Dialer if self.returns => identity.dialer_features.with(Features::RETURNS),
+            Role::Dialer => identity.dialer_features,
+            Role::Listener => identity.listener_features,
+        };
         let greeting = Greeting {
             protocol_min: VERSION,
             protocol_max: VERSION,
             name_bytes: 0.into(),
-            features: 0.into(),
-            session_id: identity.session_id.0,
+            features: features.0.into(),
+            session_id: self.id.0,
             schema_hash: identity.schema_hash.into(),
             frame_bytes_max: identity.frame_bytes_max.into(),
-            heartbeat_interval_us: 0.into(),
+            heartbeat_interval_us: identity.heartbeat.interval_us.into(),
             last_received: self.received.map(Into::into),
             monotonic_ns: now.0.into(),
             wall_ns: wall_ns.into(),
             node: identity.node_number.into(),
             authentication_bytes: 0.into(),
             reserved: 0.into(),
+            messages_received: self.messages_received().map(Into::into),
+            peer_session_id: self.peer_id.0,
         };
         let filled = write_greeting(kind, greeting, &identity.node_name, buffer.bytes_mut());
         self.push_control(buffer, filled);
@@ -537,7 +1365,9 @@ impl Session {
 
     fn push_control(&mut self, buffer: Buffer, filled: usize) {
         assert!(self.control.is_none(), "one handshake frame at a time");
-        self.control = Some(Block { buffer, filled, frames: 0, payload_bytes_max: 0 });
+        let mut block = Block::new(buffer, 1);
+        block.span.filled = filled;
+        self.control = Some(block);
     }
 }
 
@@ -562,11 +1392,14 @@ fn frame_head<B: Body + ?Sized>(
     identity: &Identity,
     now: Nanos,
 ) -> FrameHead {
-    let (flags, correlation) = match correlation {
+    let (mut flags, correlation) = match correlation {
         Correlation::None => (Flags::default(), 0),
         Correlation::Request(id) => (Flags::REQUEST, id),
         Correlation::Response(id) => (Flags::RESPONSE, id),
     };
+    if envelope.is_reliable() {
+        flags = flags.with(Flags::RELIABLE);
+    }
     let extended = flags != Flags::default() || !envelope.is_plain();
     FrameHead {
         kind: envelope.kind,
@@ -594,6 +1427,8 @@ impl LaneLimits {
             bytes_max: config.lane_bytes_max() as usize,
             frame_bytes_max: config.frame_bytes_max() as usize,
             block_bytes: config.block_bytes() as usize,
+            kept_bytes_max: config.kept_bytes_max() as usize,
+            overflow: config.overflow(),
         }
     }
 }

@@ -1,6 +1,10 @@
-//! The life of a session on one connection. All transitions are in [`State::step`].
+//! The life of a session. All transitions are in [`State::step`].
 //!
 //! ```text
+//!                             Down
+//!                            ▲    │
+//!                  link lost │    │ resumed
+//!                            │    ▼
 //!   Greeting ──established──▶ Open ──drain──▶ Draining ──flushed──▶ Finishing
 //!      │                       │                 │                     │
 //!      └────────── failed ─────┴──── failed ─────┴─── failed, ended ───┴──▶ Ended
@@ -15,6 +19,8 @@ pub(crate) enum State {
     Greeting,
     /// Messages flow both ways.
     Open,
+    /// The link was lost; reliable messages are kept until there is another.
+    Down,
     /// No new messages are admitted; what is queued still leaves.
     Draining,
     /// The goodbye has left; waits for the peer to close.
@@ -28,6 +34,10 @@ pub(crate) enum State {
 pub(crate) enum Event {
     /// The handshake is complete.
     Established,
+    /// The link was lost, and the session will outlive it.
+    LinkLost,
+    /// A new link has taken the place of the lost one.
+    Resumed,
     /// The application disconnects.
     Drain,
     /// Everything queued, and the goodbye behind it, has been handed to the kernel.
@@ -41,6 +51,8 @@ impl State {
     pub(crate) fn step(self, event: Event) -> Self {
         match (self, event) {
             (Self::Greeting, Event::Established) => Self::Open,
+            (Self::Open, Event::LinkLost) => Self::Down,
+            (Self::Down, Event::Resumed) => Self::Open,
             (Self::Open | Self::Greeting, Event::Drain) => Self::Draining,
             (Self::Draining, Event::Flushed) => Self::Finishing,
             (Self::Ended { reason }, Event::End(_)) => Self::Ended { reason },

@@ -22,17 +22,28 @@ const LIMITS: LaneLimits = LaneLimits {
     bytes_max: 64 << 10,
     frame_bytes_max: 16 << 10,
     block_bytes: 8192,
+    kept_bytes_max: 64 << 10,
+    overflow: [Overflow::Reject; Priority::COUNT],
 };
 const NOW: Nanos = Nanos(1_000);
 
+/// Of a session's end at a node.
+fn id(name: &str) -> SessionId {
+    SessionId([name.as_bytes()[0]; 16])
+}
+
 fn identity(name: &str) -> Identity {
     Identity {
-        session_id: SessionId([name.as_bytes()[0]; 16]),
+        dialer_features: Features::RESUME,
+        listener_features: Features::RESUME,
         node_name: name.into(),
         node_number: 7,
         schema_hash: 0,
         frame_bytes_max: 16 << 10,
         checksum: Checksum::Commands,
+        heartbeat: HeartbeatPolicy { interval_us: 0, misses: 3, measure_every: Duration::ZERO },
+        clock_drift_ppm: 100,
+        watches_max: 4,
     }
 }
 
@@ -42,7 +53,7 @@ impl End {
         let pool = Pool::new(&layout.with_small(2048, 4)).expect("memory");
         let limits = LaneLimits { frame_bytes_max: identity.frame_bytes_max as usize, ..LIMITS };
         Self {
-            session: Session::new(role, limits),
+            session: Session::new(role, id(&identity.node_name), limits, &identity),
             identity,
             pool,
             scratch: Scratch::new(),
@@ -65,9 +76,9 @@ impl End {
 
     /// Takes one block off the session, as the reactor would send it.
     fn send_block(&mut self) -> Option<Vec<u8>> {
-        let (source, block) = self.session.poll_block()?;
-        let bytes = block.buffer.bytes()[..block.filled].to_vec();
         let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        let (source, block) = self.session.poll_block(NOW, &mut memory)?;
+        let bytes = block.buffer.bytes()[block.span.start..block.span.filled].to_vec();
         self.session.block_sent(source, block, &mut memory);
         Some(bytes)
     }
@@ -78,16 +89,21 @@ impl End {
         aligned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         let mut input = &aligned.bytes()[..bytes.len()];
         while let Some(frame) = self.session.decoder().next(&mut input)? {
-            match self.session.handle(&frame)? {
+            let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+            match self.session.handle(&frame, NOW, &mut memory)? {
                 Input::Message => {
                     self.received.push((frame.priority(), frame.payload().to_vec()));
                 }
                 Input::Greeting => {
                     let outcome = match self.session.role() {
-                        Role::Dialer => self.session.accept_welcome(&frame, &self.identity, NOW)?,
+                        Role::Dialer => {
+                            let identity = &self.identity;
+                            self.session.accept_welcome(&frame, identity, NOW, &mut memory)?.0
+                        }
                         Role::Listener => {
-                            let buffer = self.pool.take(1024).expect("memory");
-                            self.session.answer(&frame, buffer, &self.identity, NOW, 0)?
+                            let buffer = memory.pool.take(1024).expect("memory");
+                            let identity = &self.identity;
+                            self.session.answer(&frame, buffer, identity, NOW, 0, &mut memory)?
                         }
                     };
                     match outcome {
@@ -97,7 +113,7 @@ impl End {
                     }
                 }
                 Input::End(reason) => self.ended = Some(reason),
-                Input::Established | Input::Nothing => {}
+                Input::Established | Input::Nothing | Input::Expired => {}
             }
         }
         assert!(input.is_empty(), "blocks hold whole frames");
@@ -137,7 +153,7 @@ fn handshake_tells_each_end_who_the_other_is() {
     assert_eq!(near.session.peer().expect("established").node_name, "server");
     let peer = far.session.peer().expect("established");
     assert_eq!((peer.node_name.as_str(), peer.node_number), ("near", 7));
-    assert_eq!(peer.session_id, near.identity.session_id);
+    assert_eq!(peer.session_id, id("near"));
 }
 
 #[test]
@@ -229,11 +245,12 @@ fn lane_is_bounded_in_bytes() {
     assert!(bytes < LIMITS.bytes_max + 8032, "one frame may exceed the bound: {bytes}");
 
     // What is in flight does not count against those that gather behind it.
-    let (source, block) = near.session.poll_block().expect("queued");
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let (source, block) = near.session.poll_block(NOW, &mut memory).expect("queued");
     near.push(Priority::Normal, &body).expect("a block's worth of room");
     bytes += 8032;
     let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    let sent = block.filled;
+    let sent = block.span.filled;
     let frames = block.buffer.bytes()[..sent].to_vec();
     near.session.block_sent(source, block, &mut memory);
     far.handle(&frames).expect("well formed");
@@ -249,7 +266,7 @@ fn session_that_holds_more_than_is_free_is_refused() {
     let (mut near, _) = pair();
     near.session = {
         let limits = LaneLimits { bytes_max: 1 << 30, frames_max: 1 << 20, ..LIMITS };
-        let mut session = Session::new(Role::Dialer, limits);
+        let mut session = Session::new(Role::Dialer, id("near"), limits, &identity("near"));
         session.state = State::Open;
         session
     };
@@ -356,7 +373,7 @@ fn ended_session_counts_what_it_drops_and_gives_its_memory_back() {
         near.push(Priority::Normal, b"x").expect("room");
     }
     let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    assert_eq!(near.session.end(CloseReason::PeerClosed, &mut memory), 5);
+    assert_eq!(near.session.end(CloseReason::PeerClosed, &mut memory), (5, Vec::new()));
     assert_eq!(near.pool.lent_bytes(), 0);
 }
 
@@ -467,4 +484,220 @@ fn stream_leaves_in_whole_blocks() {
     assert_eq!(fill(&mut dialer, 6144), [64]);
     assert_eq!(fill(&mut dialer, 96), [1], "little again");
     assert_eq!(fill(&mut dialer, 6144), [21, 43]);
+}
+
+/// Best-effort messages between two reliable ones are not kept: a gap stands for them, of which the
+/// peer may have received the first part as messages.
+#[test]
+fn gap_that_the_peer_has_half_of_is_told_anew() {
+    let (mut near, mut far) = pair();
+    let send = |near: &mut End, envelope: Envelope| {
+        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let (identity, body) = (&near.identity, b"message");
+        near.session
+            .push(envelope, Correlation::None, body, identity, NOW, &mut memory)
+            .expect("room");
+        near.send_block().expect("a block")
+    };
+    let (reliable, loose) = (Envelope::data().reliable(), Envelope::data());
+    let blocks = [reliable, loose, loose, reliable].map(|envelope| send(&mut near, envelope));
+    for block in &blocks[..2] {
+        far.handle(block).expect("well formed");
+    }
+    // The link is lost: the peer has two of four.
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    near.session.link_lost(None, &mut memory);
+    let Session { lanes, holdings, .. } = &mut near.session;
+    let lane = &mut lanes[Priority::Normal.index()];
+    lane.resume(Priority::Normal, 2, 2, NOW, &mut memory, holdings);
+    assert_eq!(lane.drops().total(), 1, "the third");
+    near.session.state = near.session.state.step(Event::Resumed);
+    while let Some(block) = near.send_block() {
+        far.handle(&block).expect("a gap of one, and the last message");
+    }
+    assert_eq!((far.received.len(), far.session.missed()), (3, 1));
+}
+
+impl End {
+    fn memory(&mut self) -> (&mut Session, SendMemory<'_>) {
+        (&mut self.session, SendMemory { pool: &mut self.pool, scratch: &mut self.scratch })
+    }
+
+    fn push_as(&mut self, envelope: Envelope, body: &[u8]) {
+        let (session, identity) = (&mut self.session, &self.identity);
+        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        session.push(envelope, Correlation::None, body, identity, NOW, &mut memory).expect("room");
+    }
+
+    fn lose_link(&mut self) {
+        let (session, mut memory) = self.memory();
+        session.link_lost(None, &mut memory);
+    }
+
+    /// Lets the acknowledgement frame leave that is due later, if there is one.
+    fn confirm(&mut self) {
+        assert_eq!(self.session.expire(Nanos(NOW.0 + 1_000_000_000)), Expiry::GoOn);
+    }
+}
+
+/// The hello that a dialer whose link is lost would send now.
+fn hello_again(near: &mut End, now: Nanos) -> Vec<u8> {
+    let mut stand_in = near.session.stand_in(LIMITS, &near.identity);
+    let buffer = near.pool.take(1024).expect("memory");
+    stand_in.greet(buffer, &near.identity, now, 0);
+    let (_, mut memory) = near.memory();
+    let (source, block) = stand_in.poll_block(now, &mut memory).expect("the hello");
+    let bytes = block.buffer.bytes()[..block.span.filled].to_vec();
+    stand_in.block_sent(source, block, &mut memory);
+    bytes
+}
+
+/// Both ends lose the link and make another.
+fn reconnect(near: &mut End, far: &mut End) {
+    near.lose_link();
+    far.lose_link();
+    let hello = hello_again(near, NOW);
+    let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
+    assert_eq!(far.session.claim(&frame), Ok(Claim::Resume));
+    let buffer = far.pool.take(1024).expect("memory");
+    let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
+    let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, &mut memory);
+    assert_eq!(answer, Ok(Input::Established));
+    let welcome = far.send_block().expect("the welcome");
+    let frame = Decoder::new(1024).next(&mut &welcome[..]).expect("ours").expect("whole");
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let accepted = near.session.accept_welcome(&frame, &near.identity, NOW, &mut memory);
+    let (_, reunion) = accepted.expect("they go on");
+    assert!(matches!(reunion, Reunion::Resumed), "{reunion:?}");
+    exchange(near, far);
+}
+
+/// A message that took another's place in the queue has no sequence of its own.
+#[test]
+fn replaced_message_is_no_obstacle_to_resuming() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().latest(1), b"old");
+    near.push_as(Envelope::data().latest(1), b"new");
+    assert_eq!(near.session.messages_admitted(), 2);
+    exchange(&mut near, &mut far);
+    reconnect(&mut near, &mut far);
+    assert_eq!(far.received, [(Priority::Normal, b"new".to_vec())]);
+}
+
+/// Between two kept messages a gap stands for best-effort ones. The peer may have some of them.
+#[test]
+fn resuming_in_the_middle_of_a_gap_resends_what_is_behind() {
+    let (mut near, mut far) = pair();
+    let reliable = Envelope::data().reliable();
+    let mut blocks = Vec::new();
+    for (envelope, body) in [(reliable, b"r1"), (Envelope::data(), b"b2")] {
+        near.push_as(envelope, body);
+        blocks.extend(near.send_block());
+    }
+    near.push(Priority::Normal, b"b3").expect("room");
+    blocks.extend(near.send_block());
+    near.push_as(reliable, b"r4");
+    assert!(near.send_block().is_some(), "lost on its way");
+    far.handle(&blocks[0]).expect("well formed");
+    far.handle(&blocks[1]).expect("well formed");
+    reconnect(&mut near, &mut far);
+    let bodies: Vec<_> = far.received.iter().map(|(_, body)| &body[..]).collect();
+    assert_eq!(bodies, [b"r1", b"b2", b"r4"]);
+    assert_eq!(far.session.missed(), 1);
+}
+
+/// Nothing confirms best-effort messages, so nobody waits for it.
+#[test]
+fn best_effort_behind_a_reliable_message_needs_no_confirmation() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().reliable(), b"r1");
+    near.push(Priority::Normal, b"b2").expect("room");
+    let block = near.send_block().expect("both in one");
+    // The first frame arrives and is confirmed, the second is slow.
+    far.handle(&block[..block.len() - 48]).expect("well formed");
+    far.confirm();
+    let confirmation = far.send_block().expect("an acknowledgement");
+    near.handle(&confirmation).expect("well formed");
+    assert!(near.session.is_flushed());
+    assert_eq!(near.session.kept_bytes(), 0);
+}
+
+/// A frame may carry a confirmation, expire, and never leave.
+#[test]
+fn confirmation_does_not_expire_with_its_carrier() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().reliable(), b"r1");
+    let block = near.send_block().expect("queued");
+    far.handle(&block).expect("well formed");
+    far.push_as(Envelope::data().ttl(Duration::from_micros(1)), b"short-lived");
+    let (session, mut memory) = far.memory();
+    let late = Nanos(NOW.0 + 1_000_000);
+    let (source, block) = session.poll_block(late, &mut memory).expect("a gap in its place");
+    let gap = block.buffer.bytes()[..block.span.filled].to_vec();
+    session.block_sent(source, block, &mut memory);
+    near.handle(&gap).expect("well formed");
+    assert_eq!(near.session.missed(), 1);
+    far.confirm();
+    exchange(&mut near, &mut far);
+    assert!(near.session.is_flushed());
+}
+
+#[test]
+fn block_in_flight_is_in_the_list_of_the_undelivered() {
+    let (mut near, _) = pair();
+    let reliable = Envelope::data().reliable();
+    near.push_as(reliable, b"kept");
+    assert!(near.send_block().is_some());
+    near.push_as(reliable, b"in flight");
+    let (session, mut memory) = near.memory();
+    let (source, block) = session.poll_block(NOW, &mut memory).expect("queued");
+    near.push_as(reliable, b"waits");
+    let (session, mut memory) = near.memory();
+    let (_, mut undelivered) = session.end(CloseReason::PeerClosed, &mut memory);
+    session.end_block(source, block, &mut undelivered, &mut memory);
+    let told: Vec<_> = undelivered.iter().map(|one| (&one.payload[..], one.sent)).collect();
+    let expected: [(&[u8], Sent); 3] =
+        [(b"kept", Sent::Maybe), (b"in flight", Sent::Maybe), (b"waits", Sent::Never)];
+    assert_eq!(told, expected);
+    assert_eq!(near.pool.lent_bytes(), 0);
+    let drops = near.session.take_drops()[Priority::Normal.index()];
+    assert_eq!(drops.0[DropReason::SessionEnded.index()], 3);
+}
+
+/// What a peer has received of one end says nothing about another.
+#[test]
+fn hello_for_another_end_does_not_resume() {
+    let (mut near, mut far) = pair();
+    near.lose_link();
+    let hello = hello_again(&mut near, NOW);
+    far.session.id = id("another");
+    let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
+    assert_eq!(far.session.claim(&frame), Ok(Claim::Anew));
+}
+
+/// A connection that was given up may deliver its hello after its successor's.
+#[test]
+fn late_hello_of_an_earlier_attempt_is_stale() {
+    let (mut near, mut far) = pair();
+    near.lose_link();
+    far.lose_link();
+    let earlier = hello_again(&mut near, Nanos(NOW.0 - 1));
+    let frame = Decoder::new(1024).next(&mut &earlier[..]).expect("ours").expect("whole");
+    assert_eq!(far.session.claim(&frame), Ok(Claim::Stale));
+}
+
+/// A hello that claims what was never sent costs no memory.
+#[test]
+fn impossible_hello_leaves_the_memory_where_it_was() {
+    let (mut near, mut far) = pair();
+    near.lose_link();
+    far.lose_link();
+    near.session.received[0] = 5;
+    let hello = hello_again(&mut near, NOW);
+    let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
+    let buffer = far.pool.take(1024).expect("memory");
+    let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
+    let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, &mut memory);
+    assert_eq!(answer, Err(ProtocolError::BadAcknowledgement { acknowledged: 5, sent: 0 }));
+    assert_eq!(far.pool.lent_bytes(), 0);
 }

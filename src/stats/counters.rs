@@ -5,7 +5,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::error::CloseReason;
+use crate::error::{CloseReason, DropReason};
+
+/// How many lanes a session has: one for each priority.
+pub(crate) const LANES: usize = 4;
 
 /// A monotonic count. Readers may see it a little late, never torn and never going backwards.
 #[derive(Debug, Default)]
@@ -119,6 +122,24 @@ pub struct Counters {
     pub posts_dropped: Counter,
     /// Connections accepted that could not be kept: no descriptor or no room.
     pub accept_errors: Counter,
+    /// Messages refused because their time to live had passed.
+    pub sends_expired: Counter,
+    /// Messages received too late to be handled.
+    pub messages_expired: Counter,
+    /// Messages of peers that will not come: their side dropped them.
+    pub messages_missed: Counter,
+    /// Sessions that went on on a new link.
+    pub sessions_resumed: Counter,
+    /// Sessions that a peer came back without.
+    pub sessions_lost: Counter,
+    /// Times a watched message stayed away for its period.
+    pub deadlines_missed: Counter,
+    /// Times one came that had been missed.
+    pub deadlines_recovered: Counter,
+    /// Attempts to connect again.
+    pub reconnect_attempts: Counter,
+    /// Messages dropped, by lane (low to critical) and [`DropReason::index`].
+    pub drops: [[Counter; DropReason::COUNT]; LANES],
     /// Connections that ended, by [`CloseReason::index`].
     pub closes: [Counter; CloseReason::NAMES.len()],
 }

@@ -7,5 +7,6 @@
 mod counters;
 mod snapshot;
 
+pub(crate) use counters::LANES;
 pub use counters::{Counter, Counters, Gauge};
 pub use snapshot::{CloseCount, ConnectionState, Statistics};

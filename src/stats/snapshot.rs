@@ -19,6 +19,8 @@ pub enum ConnectionState {
     Connecting,
     /// Messages flow.
     Connected,
+    /// The link was lost; another is being made, and reliable messages wait for it.
+    Reconnecting,
     /// New messages are refused. What is queued still leaves; or the peer is gone, and what it sent
     /// before waits for room in the inbox.
     Closing,
@@ -80,7 +82,7 @@ macro_rules! statistics {
 }
 
 statistics! {
-    /// Application messages admitted to a lane.
+    /// Application messages handed to the kernel.
     messages_sent,
     /// Bytes of those frames on the wire.
     bytes_sent,
@@ -102,6 +104,22 @@ statistics! {
     connections_lost,
     /// Sessions established now: the active clients of a server.
     connections_active,
+    /// Messages refused because their time to live had passed.
+    sends_expired,
+    /// Messages received too late to be handled.
+    messages_expired,
+    /// Messages of peers that will not come: their side dropped them.
+    messages_missed,
+    /// Sessions that went on on a new link.
+    sessions_resumed,
+    /// Sessions that a peer came back without.
+    sessions_lost,
+    /// Times a watched message stayed away for its period.
+    deadlines_missed,
+    /// Times one came that had been missed.
+    deadlines_recovered,
+    /// Attempts to connect again.
+    reconnect_attempts,
     /// Panics caught in handlers.
     handler_panics,
     /// Responses that came after their request had been given up.

@@ -196,6 +196,13 @@ impl<'a> Frame<'a> {
         self.extension().map_or(0, |extension| extension.correlation.get())
     }
 
+    /// Whether the message has a time to live.
+    #[inline]
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.extension().is_some_and(|extension| extension.ttl_us.get() > 0)
+    }
+
     /// Whether the sender waits for an answer (see `Context::reply`).
     #[inline]
     #[must_use]
@@ -208,6 +215,18 @@ impl<'a> Frame<'a> {
     #[must_use]
     pub fn is_response(&self) -> bool {
         self.flags().contains(Flags::RESPONSE)
+    }
+
+    /// The whole frame, as it came.
+    pub(crate) fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Whether its sender keeps it until it is confirmed.
+    #[inline]
+    #[must_use]
+    pub fn is_reliable(&self) -> bool {
+        self.flags().contains(Flags::RELIABLE)
     }
 
     /// Length on the wire, padding included.

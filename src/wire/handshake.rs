@@ -7,18 +7,20 @@
 //! | 0 | 1 | protocol_min | lowest protocol version the sender speaks |
 //! | 1 | 1 | protocol_max | highest protocol version the sender speaks |
 //! | 2 | 2 | name_bytes | length of the node name that follows the fixed part, at most 64 |
-//! | 4 | 4 | features | feature bits; unknown ones are ignored; none are defined yet |
+//! | 4 | 4 | features | feature bits, see [`Features`]; unknown ones are ignored |
 //! | 8 | 16 | session_id | 128 random bits; names the sender's end of the session |
 //! | 24 | 8 | schema_hash | the application's hash of its payload types; 0 is not compared |
 //! | 32 | 4 | frame_bytes_max | largest frame the sender accepts |
-//! | 36 | 4 | heartbeat_interval_us | the sender's heartbeat interval; 0 sends none |
+//! | 36 | 4 | heartbeat_interval_us | how often the sender wants to hear; 0 never |
 //! | 40 | 32 | last_received | per lane, low to critical: last sequence received; 0 when fresh |
 //! | 72 | 8 | monotonic_ns | sender's monotonic clock |
 //! | 80 | 8 | wall_ns | sender's wall clock, nanoseconds since 1970 UTC |
 //! | 88 | 4 | node | sender's node number, 0 when it has none |
 //! | 92 | 2 | authentication_bytes | length of the authentication after the name; 0 in version 1 |
 //! | 94 | 2 | reserved | 0 |
-//! | 96 | … | name, authentication | UTF-8 without terminator, then bytes |
+//! | 96 | 32 | messages_received | per lane: messages received: `last_received` less gaps |
+//! | 128 | 16 | peer_session_id | receiver's end, as the sender knows it; 0 when it knows none |
+//! | 144 | … | name, authentication | UTF-8 without terminator, then bytes |
 //!
 //! # Reject and goodbye
 //!
@@ -42,10 +44,35 @@ pub const HANDSHAKE_BYTES_MAX: usize = 1024;
 /// Longest node name in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 /// Length of the fixed part of hello and welcome.
-pub const GREETING_BYTES: usize = 96;
+pub const GREETING_BYTES: usize = 144;
 
-/// Names one end of a session: 128 random bits, new for every start of a node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// The feature bits of a greeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features(pub u32);
+
+impl Features {
+    /// The session outlives its connection: its end is kept for a while after the connection is
+    /// lost, and a hello with the same session id takes it up again.
+    pub const RESUME: Self = Self(0x01);
+    /// Of a hello: the session has had a link before. A node of several reactors looks for it in
+    /// all of them.
+    pub const RETURNS: Self = Self(0x02);
+
+    /// These and those.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether every bit of `other` is set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Names one end of a session: 128 random bits, new for every session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SessionId(pub [u8; 16]);
 
 impl std::fmt::Debug for SessionId {
@@ -78,7 +105,8 @@ pub struct Greeting {
     pub schema_hash: U64,
     /// Largest frame accepted.
     pub frame_bytes_max: U32,
-    /// Heartbeat interval in microseconds, 0 for none.
+    /// How often the sender wants to hear from the receiver, in microseconds; 0 for never. Above
+    /// 0 and below 1,000 it counts as 1,000 at both ends.
     pub heartbeat_interval_us: U32,
     /// Last sequence received per lane.
     pub last_received: [U64; Priority::COUNT],
@@ -92,12 +120,19 @@ pub struct Greeting {
     pub authentication_bytes: U16,
     /// 0.
     pub reserved: U16,
+    /// Messages received per lane.
+    pub messages_received: [U64; Priority::COUNT],
+    /// The receiver's end of the session, as far as the sender knows it: what it has received is
+    /// of that end.
+    pub peer_session_id: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Greeting>() == GREETING_BYTES);
 const _: () = assert!(std::mem::offset_of!(Greeting, schema_hash) == 24);
 const _: () = assert!(std::mem::offset_of!(Greeting, last_received) == 40);
 const _: () = assert!(std::mem::offset_of!(Greeting, node) == 88);
+const _: () = assert!(std::mem::offset_of!(Greeting, messages_received) == 96);
+const _: () = assert!(std::mem::offset_of!(Greeting, peer_session_id) == 128);
 const _: () = assert!(GREETING_BYTES + NAME_BYTES_MAX + super::HEADER_BYTES <= HANDSHAKE_BYTES_MAX);
 
 /// The payload of reject and goodbye, as it stands on the wire.
@@ -126,6 +161,8 @@ pub enum RejectReason {
     Authentication,
     /// The server is shutting down.
     ShuttingDown,
+    /// The connection that this session had is still being closed: try again at once.
+    Busy,
     /// A reason this version does not know.
     Other(u16),
 }
@@ -140,6 +177,7 @@ impl RejectReason {
             Self::Schema => 3,
             Self::Authentication => 4,
             Self::ShuttingDown => 5,
+            Self::Busy => 6,
             Self::Other(code) => code,
         }
     }
@@ -153,6 +191,7 @@ impl RejectReason {
             3 => Self::Schema,
             4 => Self::Authentication,
             5 => Self::ShuttingDown,
+            6 => Self::Busy,
             code => Self::Other(code),
         }
     }
@@ -170,6 +209,7 @@ impl std::fmt::Display for RejectReason {
                 f.write_str("authentication is not supported by protocol version 1")
             }
             Self::ShuttingDown => f.write_str("the server is shutting down"),
+            Self::Busy => f.write_str("the session's last connection is still being closed"),
             Self::Other(code) => write!(f, "reason {code}"),
         }
     }

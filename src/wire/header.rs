@@ -35,6 +35,8 @@ pub enum Kind {
     Acknowledgement = 6,
     /// Parameters of the receiver.
     Configuration = 7,
+    /// Stands for messages of its lane that will not come.
+    Gap = 8,
     /// First frame of the connecting side.
     Hello = 0x80,
     /// Accepts a hello.
@@ -62,6 +64,7 @@ impl Kind {
             5 => Self::Heartbeat,
             6 => Self::Acknowledgement,
             7 => Self::Configuration,
+            8 => Self::Gap,
             0x80 => Self::Hello,
             0x81 => Self::Welcome,
             0x82 => Self::Reject,

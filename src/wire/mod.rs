@@ -43,14 +43,33 @@
 //! ways) or *reject* (and closes). *Goodbye* announces an orderly close. These four are
 //! *handshake frames*: see [`handshake`] for their payloads. They carry a checksum always, use the
 //! critical priority, and do not take part in the lanes' sequences (their `sequence` is 0).
+//! *Heartbeats* and their answers carry 32 bytes of times: see [`heartbeat`].
+//!
+//! *Acknowledgement* confirms reliable messages (see [`acknowledgement`]); every frame with the
+//! extension does so too, for its lane, in `acknowledged`. It is not sequenced either.
+//!
+//! A *gap* is a header alone that stands for messages of its lane which were dropped before they
+//! could be sent: `type_id` of them, the last with this `sequence`. So a lane has no holes.
+//!
+//! # Resuming
+//!
+//! When both greetings carry the feature `resume`, a session outlives its connection. The side that
+//! connected connects again and says hello with the session id it had, and with that of the other
+//! end. If the other side still has that end it answers with its id, and both go on: each sends
+//! again, in order, the reliable messages behind `last_received` of the other's greeting, and gaps
+//! for everything else that was lost. A welcome with another id means that the session is lost:
+//! both begin at sequence 1. A hello older (by `monotonic_ns`) than one that was answered comes
+//! from a connection that was given up: it is rejected as *busy*.
 //!
 //! Any violation is a [`ProtocolError`]; the stream has lost its frame boundaries and the
 //! connection is closed.
 
+pub mod acknowledgement;
 pub mod decode;
 pub mod encode;
 pub mod handshake;
 pub mod header;
+pub mod heartbeat;
 pub mod payload;
 
 pub use decode::{Decoder, Frame};

@@ -604,6 +604,8 @@ fn greeting() -> Greeting {
         node: 33.into(),
         authentication_bytes: 0.into(),
         reserved: 0.into(),
+        messages_received: [0.into(), 1.into(), 2.into(), 3.into()],
+        peer_session_id: [4; 16],
     }
 }
 

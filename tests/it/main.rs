@@ -8,6 +8,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "the numbers that name messages are small")]
 
 mod backpressure;
+mod bed;
 mod client;
 mod drops;
 mod endpoints;
@@ -16,9 +17,16 @@ mod framing;
 mod handlers;
 mod hostile;
 mod kernel;
+mod life;
 mod lifecycle;
 mod node;
+mod proxy;
 mod refused;
+mod replay;
 mod requests;
+mod restart;
+mod resume;
 mod shutdown;
+mod strangers;
+mod traffic;
 mod util;

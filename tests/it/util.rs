@@ -27,6 +27,11 @@ const CHILD: &str = "RINGWIRE_IT_CHILD";
 /// A process per test, because what the tests look at belongs to a process: its descriptors, its
 /// memory, its limits, its signals.
 pub(crate) fn isolated<F: FnOnce()>(body: F) {
+    isolated_for(TEST_TIMEOUT, body);
+}
+
+/// As [`isolated`], for a test that may take longer or must end sooner.
+pub(crate) fn isolated_for<F: FnOnce()>(timeout: Duration, body: F) {
     let name = std::any::type_name::<F>();
     let name = name.split_once("::").expect("a path").1;
     let name = name.strip_suffix("::{{closure}}").expect("the test passes a closure");
@@ -46,7 +51,7 @@ pub(crate) fn isolated<F: FnOnce()>(body: F) {
         .expect("the child runs");
     let said = read_all(child.stdout.take().expect("piped"));
     let complained = read_all(child.stderr.take().expect("piped"));
-    let deadline = Nanos::now() + TEST_TIMEOUT;
+    let deadline = Nanos::now() + timeout;
     let mut outcome = None;
     while outcome.is_none() && Nanos::now() < deadline {
         std::thread::park_timeout(Duration::from_millis(5));
@@ -102,7 +107,7 @@ pub(crate) fn timed<T>(body: impl FnOnce() -> T) -> (T, Duration) {
 
 /// Settings that suit two cores shared by many tests.
 pub(crate) fn settings() -> ConfigBuilder {
-    Config::builder().idle(Idle::Park).connections_max(64)
+    Config::builder().idle(Idle::Park).connections_max(64).reconnect(false)
 }
 
 pub(crate) fn config() -> Config {
@@ -178,6 +183,9 @@ pub(crate) fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
 pub(crate) const COMMAND: u8 = 1;
 pub(crate) const DATA: u8 = 2;
 pub(crate) const STATUS: u8 = 3;
+pub(crate) const HEARTBEAT: u8 = 5;
+pub(crate) const ACKNOWLEDGEMENT: u8 = 6;
+pub(crate) const GAP: u8 = 8;
 pub(crate) const HELLO: u8 = 0x80;
 pub(crate) const WELCOME: u8 = 0x81;
 pub(crate) const REJECT: u8 = 0x82;
@@ -186,6 +194,7 @@ pub(crate) const EXTENDED: u8 = 1;
 pub(crate) const REQUEST: u8 = 4;
 pub(crate) const RESPONSE: u8 = 8;
 pub(crate) const CHECKSUM: u8 = 16;
+pub(crate) const RELIABLE: u8 = 2;
 pub(crate) const LOW: u8 = 1;
 pub(crate) const NORMAL: u8 = 2;
 pub(crate) const HIGH: u8 = 3;
@@ -200,6 +209,7 @@ pub(crate) struct Plain {
     pub(crate) codec: u8,
     pub(crate) sequence: u32,
     pub(crate) type_id: u32,
+    pub(crate) acknowledged: u64,
     pub(crate) correlation: u64,
     pub(crate) payload: Vec<u8>,
 }
@@ -213,6 +223,7 @@ impl Plain {
             codec: 0,
             sequence: 0,
             type_id: 0,
+            acknowledged: 0,
             correlation: 0,
             payload: payload.to_vec(),
         }
@@ -244,7 +255,7 @@ impl Plain {
         out.extend_from_slice(&self.type_id.to_le_bytes());
         out.extend_from_slice(&7_u64.to_le_bytes());
         if self.flags & EXTENDED != 0 {
-            out.extend_from_slice(&[0; 8]);
+            out.extend_from_slice(&self.acknowledged.to_le_bytes());
             out.extend_from_slice(&self.correlation.to_le_bytes());
             out.extend_from_slice(&[0; 16]);
         }
@@ -267,10 +278,11 @@ impl Plain {
         let four = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
         let (payload_bytes, checksum) = (four(8) as usize, four(12));
         let (sequence, type_id) = (four(16), four(20));
-        let mut correlation = 0;
+        let (mut acknowledged, mut correlation) = (0, 0);
         if flags & EXTENDED != 0 {
             head.resize(64, 0);
             stream.read_exact(&mut head[32..])?;
+            acknowledged = u64::from_le_bytes(head[32..40].try_into().expect("eight bytes"));
             correlation = u64::from_le_bytes(head[40..48].try_into().expect("eight bytes"));
             assert_eq!(head[60..64], [0; 4], "reserved");
         }
@@ -285,7 +297,9 @@ impl Plain {
         } else {
             assert_eq!(checksum, 0, "no checksum without its flag");
         }
-        Ok(Self { kind, flags, priority, codec, sequence, type_id, correlation, payload })
+        let frame =
+            Self { kind, flags, priority, codec, sequence, type_id, ..Self::new(0, 0, &[]) };
+        Ok(Self { acknowledged, correlation, payload, ..frame })
     }
 }
 
@@ -315,29 +329,54 @@ pub(crate) struct Greeting {
     pub(crate) protocol: (u8, u8),
     pub(crate) schema_hash: u64,
     pub(crate) frame_bytes_max: u32,
+    pub(crate) heartbeat_interval_us: u32,
+    /// Bit 0: the session outlives its connection.
+    pub(crate) features: u32,
+    pub(crate) session_id: [u8; 16],
+    /// The other end's, when it is known.
+    pub(crate) peer_session_id: [u8; 16],
+    pub(crate) last_received: [u64; 4],
+    pub(crate) messages_received: [u64; 4],
+    pub(crate) monotonic_ns: u64,
 }
 
 impl Default for Greeting {
     fn default() -> Self {
-        Self { protocol: (1, 1), schema_hash: 0, frame_bytes_max: 4 << 20 }
+        Self {
+            protocol: (1, 1),
+            schema_hash: 0,
+            frame_bytes_max: 4 << 20,
+            heartbeat_interval_us: 0,
+            features: 0,
+            session_id: [9; 16],
+            peer_session_id: [0; 16],
+            last_received: [0; 4],
+            messages_received: [0; 4],
+            monotonic_ns: 1,
+        }
     }
 }
 
 impl Greeting {
     pub(crate) fn payload(self) -> Vec<u8> {
         let mut out = vec![self.protocol.0, self.protocol.1];
+        let eights = |out: &mut Vec<u8>, numbers: [u64; 4]| {
+            numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+        };
         out.extend_from_slice(&4_u16.to_le_bytes());
-        out.extend_from_slice(&0_u32.to_le_bytes());
-        out.extend_from_slice(&[9; 16]);
+        out.extend_from_slice(&self.features.to_le_bytes());
+        out.extend_from_slice(&self.session_id);
         out.extend_from_slice(&self.schema_hash.to_le_bytes());
         out.extend_from_slice(&self.frame_bytes_max.to_le_bytes());
-        out.extend_from_slice(&0_u32.to_le_bytes());
-        out.extend_from_slice(&[0; 32]);
-        out.extend_from_slice(&1_u64.to_le_bytes());
+        out.extend_from_slice(&self.heartbeat_interval_us.to_le_bytes());
+        eights(&mut out, self.last_received);
+        out.extend_from_slice(&self.monotonic_ns.to_le_bytes());
         out.extend_from_slice(&2_u64.to_le_bytes());
         out.extend_from_slice(&5_u32.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
-        assert_eq!(out.len(), 96, "the fixed part of a greeting");
+        eights(&mut out, self.messages_received);
+        out.extend_from_slice(&self.peer_session_id);
+        assert_eq!(out.len(), 144, "the fixed part of a greeting");
         out.extend_from_slice(b"peer");
         out
     }
@@ -380,9 +419,11 @@ impl Write for Stream {
 pub(crate) struct Peer {
     pub(crate) stream: Stream,
     /// Last sequence sent, per lane.
-    sent: [u32; 4],
+    pub(crate) sent: [u32; 4],
     /// Last sequence received, per lane.
-    received: [u32; 4],
+    pub(crate) received: [u32; 4],
+    /// Names the other end's side of the session.
+    pub(crate) other_id: [u8; 16],
 }
 
 impl Peer {
@@ -398,7 +439,7 @@ impl Peer {
                 unix.set_write_timeout(Some(PATIENCE)).expect("a timeout");
             }
         }
-        Self { stream, sent: [0; 4], received: [0; 4] }
+        Self { stream, sent: [0; 4], received: [0; 4], other_id: [0; 16] }
     }
 
     /// Connects without a word.
@@ -423,6 +464,7 @@ impl Peer {
         peer.write(&greeting.frame(HELLO).encode());
         let welcome = peer.frame();
         assert_eq!(welcome.kind, WELCOME, "{welcome:?}");
+        peer.other_id.copy_from_slice(&welcome.payload[8..24]);
         peer
     }
 
@@ -433,11 +475,12 @@ impl Peer {
         peer
     }
 
-    /// Reads a hello and answers it.
-    pub(crate) fn welcome(&mut self, greeting: Greeting) {
+    /// Reads a hello and answers it. Returns the hello.
+    pub(crate) fn welcome(&mut self, greeting: Greeting) -> Plain {
         let hello = self.frame();
         assert_eq!(hello.kind, HELLO, "{hello:?}");
         self.write(&greeting.frame(WELCOME).encode());
+        hello
     }
 
     /// Writes raw bytes.
@@ -460,6 +503,15 @@ impl Peer {
         self.write(&bytes);
     }
 
+    /// Confirms everything up to `received`, per lane.
+    #[track_caller]
+    pub(crate) fn acknowledge(&mut self, received: [u64; 4]) {
+        let mut payload: Vec<u8> = received.iter().flat_map(|lane| lane.to_le_bytes()).collect();
+        payload.extend_from_slice(&0_u64.to_le_bytes());
+        let frame = Plain::new(ACKNOWLEDGEMENT, CRITICAL, &payload).flags(CHECKSUM).encode();
+        self.write(&frame);
+    }
+
     /// Sends a request and returns the payload of its answer.
     #[track_caller]
     pub(crate) fn ask(&mut self, payload: &[u8]) -> Vec<u8> {
@@ -473,9 +525,15 @@ impl Peer {
     /// The next frame, or what the socket said instead. Sequences must follow each other.
     pub(crate) fn try_frame(&mut self) -> io::Result<Plain> {
         let frame = Plain::read(&mut self.stream)?;
-        if frame.kind < 0x80 {
+        // The session's own frames have no sequence, and a gap stands for as many as it says.
+        let sequences = match frame.kind {
+            HEARTBEAT | ACKNOWLEDGEMENT | 0x80.. => 0,
+            GAP => frame.type_id,
+            _ => 1,
+        };
+        if sequences > 0 {
             let lane = &mut self.received[usize::from(frame.priority) - 1];
-            *lane += 1;
+            *lane += sequences;
             assert_eq!(frame.sequence, *lane, "a lane's frames come in order");
         }
         Ok(frame)

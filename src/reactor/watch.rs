@@ -1,0 +1,172 @@
+//! Watches: whose messages must come in time, and who is told when they do not.
+//!
+//! "No setpoint for 20 ms: go safe." A watch belongs to a session and outlives its links: silence
+//! is silence, whoever is to blame for it. The handlers run on the reactor's thread, in the turn
+//! that the deadline falls into; a spinning reactor is in it within microseconds.
+//!
+//! What a session's watchdog finds is noted first and told to the handlers at the end of that step
+//! of the turn, as with frames: no handler runs inside the session.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::reactor::Reactor;
+use crate::reactor::connection::ConnectionId;
+use crate::reactor::core::Core;
+use crate::reactor::dispatch::{Context, Handlers};
+use crate::reactor::sessions::SessionKey;
+use crate::session::watchdog::{Fed, Miss, Recovered};
+pub use crate::session::watchdog::{WatchError, WatchKey};
+use crate::time::Nanos;
+
+/// Told about a watch.
+pub(crate) type WatchHandler = Box<dyn FnMut(&mut Context<'_>, &Watched)>;
+
+/// What happened to a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Watched {
+    /// What was waited for.
+    pub key: WatchKey,
+    /// Nothing came, or it is there again.
+    pub change: WatchChange,
+    /// How long nothing has come, or had come.
+    pub silent_for: Duration,
+}
+
+/// Which way a watch changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchChange {
+    /// Nothing came for a period. Told once, until something comes.
+    Missed,
+    /// What was missed is there again.
+    Recovered,
+}
+
+impl Watched {
+    pub(crate) fn missed(miss: &Miss) -> Self {
+        Self { key: miss.key, change: WatchChange::Missed, silent_for: miss.silent_for }
+    }
+
+    fn recovered(recovered: &Recovered) -> Self {
+        let Recovered { key, silent_for } = *recovered;
+        Self { key, change: WatchChange::Recovered, silent_for }
+    }
+}
+
+impl Core {
+    /// A message came: feeds the watches of its session. Hot path where there are any.
+    pub(crate) fn feed_watches(&mut self, home: SessionKey, keys: [WatchKey; 2]) {
+        let now = self.now;
+        for key in keys {
+            let Some(session) = self.session_mut(home) else { return };
+            match session.watchdog.fed(key, now) {
+                None => {}
+                Some(Fed::Recovered(recovered)) => {
+                    self.note_watch(home, Watched::recovered(&recovered));
+                    self.set_session_deadline(home);
+                }
+                Some(Fed::Late(miss, recovered)) => {
+                    self.note_watch(home, Watched::missed(&miss));
+                    self.note_watch(home, Watched::recovered(&recovered));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn watch(
+        &mut self,
+        id: ConnectionId,
+        key: WatchKey,
+        period: Duration,
+    ) -> Result<(), WatchError> {
+        self.now = Nanos::now();
+        let now = self.now;
+        if id.reactor != self.index {
+            return Err(WatchError::NoSession);
+        }
+        let session = self.session_mut(id.key).ok_or(WatchError::NoSession)?;
+        session.watchdog.watch(key, period, now)?;
+        self.set_session_deadline(id.key);
+        Ok(())
+    }
+}
+
+/// Tells the handlers what the watches have seen.
+#[inline]
+pub(crate) fn tell_watched(core: &mut Core, handlers: &mut Handlers) {
+    if !core.watched.is_empty() {
+        tell(core, handlers);
+    }
+}
+
+#[cold]
+fn tell(core: &mut Core, handlers: &mut Handlers) {
+    let mut watched = std::mem::take(&mut core.watched);
+    for (home, watched) in watched.drain(..) {
+        let handler = match watched.change {
+            WatchChange::Missed => &mut handlers.missed,
+            WatchChange::Recovered => &mut handlers.recovered,
+        };
+        let Some(handler) = handler else { continue };
+        let mut context = Context { core, home, response_to: 0, answers_reliably: false };
+        // Unwind safety: as for handlers of frames.
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, &watched)));
+        if outcome.is_err() {
+            core.counters.handler_panics.add(1);
+            tracing::error!(?watched, "a watch's handler panicked");
+        }
+    }
+    // Handlers note nothing themselves: what they send is not received here.
+    watched.append(&mut core.watched);
+    core.watched = watched;
+}
+
+impl Reactor {
+    /// Watches that messages of a type or kind come from a session's peer at least every `period`.
+    /// It begins when the session is first established, or now; a watch with the same key is
+    /// replaced.
+    ///
+    /// [`Reactor::on_deadline_missed`] is called once for each silence of a period, on this thread
+    /// in [`Reactor::turn`]: with [`Idle::Spin`](crate::config::Idle::Spin) within microseconds of
+    /// the deadline as long as the reactor is turned. Messages that came too late for their time to
+    /// live do not count.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`]: no such session, `watches_max` are set up, or a period of zero.
+    pub fn watch(
+        &mut self,
+        connection: ConnectionId,
+        key: WatchKey,
+        period: Duration,
+    ) -> Result<(), WatchError> {
+        self.core.watch(connection, key, period)
+    }
+
+    /// Ends a watch. Does nothing when there is none.
+    pub fn unwatch(&mut self, connection: ConnectionId, key: WatchKey) {
+        if connection.reactor == self.core.index
+            && let Some(session) = self.core.session_mut(connection.key)
+        {
+            session.watchdog.unwatch(key);
+        }
+    }
+
+    /// Calls `handler` when messages that are watched stay away for their period: once, until one
+    /// comes. Also while the session has no link.
+    pub fn on_deadline_missed(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,
+    ) {
+        self.handlers.missed = Some(Box::new(handler));
+    }
+
+    /// Calls `handler` when a message comes that was missed.
+    pub fn on_deadline_recovered(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,
+    ) {
+        self.handlers.recovered = Some(Box::new(handler));
+    }
+}

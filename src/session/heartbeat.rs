@@ -1,0 +1,266 @@
+//! Whether the peer is alive, and when to tell it that we are.
+//!
+//! Each end says in its greeting how often it wants to hear from the other ([`HeartbeatPolicy`]).
+//! The other then sends a heartbeat whenever it has sent nothing for that long; *any* byte received
+//! is a sign of life, so a busy session sends no heartbeats. Whoever hears nothing for `interval *
+//! misses` takes the peer for dead: also a half-open one, for which the kernel would take 13 to 30
+//! minutes (tcp(7), tcp_retries2).
+//!
+//! Heartbeats are answered at once, answers never: two ends cannot set each other off. Every beat
+//! names the last one that came the other way and when, so that both ends get the readings of an
+//! [`Exchange`] for the [clock estimate](super::clock), also the one that only ever answers.
+//!
+//! **Known in time.** [`Heartbeat::poll`] reports a silent peer at [`Heartbeat::deadline`], that is
+//! `interval * misses` after the last byte. When it is called more than one interval late, our own
+//! thread was away (a stopped process, a client that was not polled) and the peer's beats may wait
+//! unread in the kernel: the peer then has one more interval, once, counted from that call.
+//!
+//! Costs one store per receive and per send, two comparisons per poll; no allocation. Not for
+//! peers that are alive but stuck: that a lane does not drain is for its overflow policy to see.
+
+use std::time::Duration;
+
+use crate::session::clock::{Exchange, PeerNanos};
+use crate::time::Nanos;
+use crate::wire::heartbeat::{Beat, Echo, Form};
+
+/// No shorter interval is kept, whatever a greeting asks for: both ends count with this then.
+pub(crate) const INTERVAL_US_MIN: u32 = 1_000;
+
+/// Heartbeats that come closer together than this are not answered: half the shortest interval.
+const ANSWER_SPACING: Duration = Duration::from_micros(INTERVAL_US_MIN as u64 / 2);
+
+/// What this end wants. Made from a valid `Config`; the bounds are asserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeartbeatPolicy {
+    /// How often we want to hear from the peer, in microseconds; goes into the greeting. 0: not at
+    /// all, and then it is never taken for dead.
+    pub(crate) interval_us: u32,
+    /// How many intervals of silence make a dead peer. At least 2: with 1 a peer that keeps to its
+    /// interval would die of the way's jitter.
+    pub(crate) misses: u32,
+    /// Sends a heartbeat, traffic or not, when this much time went by without an exchange, so that
+    /// the clock estimate of a busy session does not age. Zero: only when idle.
+    pub(crate) measure_every: Duration,
+}
+
+/// What [`Heartbeat::poll`] wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Action {
+    /// Nothing before the deadline.
+    Nothing,
+    /// Send this now. It counts as sent.
+    SendHeartbeat(Beat),
+    /// The peer is silent for too long: close. From now on every poll says so.
+    PeerDead,
+}
+
+/// What follows from a beat received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Heard {
+    /// Send this now. It counts as sent.
+    pub(crate) answer: Option<Beat>,
+    /// A measurement, for the clock estimate. That of an [`Answer`](Form::Answer) is fresh: its
+    /// round trip belongs in the histogram, that of a heartbeat spans an idle interval.
+    pub(crate) exchange: Option<Exchange>,
+}
+
+/// Whether a measurement was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measurement {
+    AsPlanned,
+    Wanted,
+}
+
+/// Whether the silence of the peer has been excused once, because we were not listening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    Counts,
+    ExcusedUntil(Nanos),
+    Fatal,
+}
+
+/// The life signs of one established connection. Starts anew with every connection.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    /// How often we want to hear; `None` never.
+    hear_every: Option<Duration>,
+    /// How much silence is fatal.
+    dead_after: Duration,
+    /// How often the peer wants to hear; `None` never.
+    send_every: Option<Duration>,
+    measure_every: Option<Duration>,
+    established_at: Nanos,
+    received_at: Nanos,
+    sent_at: Nanos,
+    /// When an exchange was last measured or, in vain so far, begun.
+    measured_at: Nanos,
+    measurement: Measurement,
+    answered_at: Option<Nanos>,
+    /// The peer's last beat, for the next of ours.
+    echo: Option<Echo>,
+    silence: Silence,
+}
+
+impl Heartbeat {
+    /// A connection whose handshake is complete. `peer_interval_us` is from the peer's greeting.
+    ///
+    /// # Panics
+    ///
+    /// When `policy` allows less than two misses: `Config` has checked it.
+    pub(crate) fn new(policy: HeartbeatPolicy, peer_interval_us: u32, now: Nanos) -> Self {
+        assert!(policy.misses >= 2, "one late beat is not a death");
+        let hear_every = effective(policy.interval_us);
+        let dead_after = hear_every.unwrap_or(Duration::ZERO).saturating_mul(policy.misses);
+        Self {
+            hear_every,
+            dead_after,
+            send_every: effective(peer_interval_us),
+            measure_every: Some(policy.measure_every).filter(|every| !every.is_zero()),
+            established_at: now,
+            received_at: now,
+            sent_at: now,
+            measured_at: now,
+            measurement: Measurement::AsPlanned,
+            answered_at: None,
+            echo: None,
+            silence: Silence::Counts,
+        }
+    }
+
+    /// Bytes came in, of whatever kind.
+    ///
+    /// Hot path: once per receive. Two stores.
+    #[inline]
+    pub(crate) fn received(&mut self, now: Nanos) {
+        self.received_at = now;
+        if self.silence != Silence::Fatal {
+            self.silence = Silence::Counts;
+        }
+    }
+
+    /// Bytes went out, of whatever kind.
+    ///
+    /// Hot path: once per send. One store.
+    #[inline]
+    pub(crate) fn sent(&mut self, now: Nanos) {
+        self.sent_at = now;
+    }
+
+    /// Makes a heartbeat due now, idle or not: for the listening side, which knows nothing of the
+    /// peer's clock before it, once the connection is established.
+    pub(crate) fn measure(&mut self) {
+        self.measurement = Measurement::Wanted;
+    }
+
+    /// The peer's welcome counts as its first beat: the next of ours echoes it, at once, so that
+    /// the listening side can reckon with our clock before our first message comes.
+    pub(crate) fn welcomed(&mut self, welcome_ns: u64, now: Nanos) {
+        self.echo = Some(Echo { origin_ns: welcome_ns, received_ns: now.0 });
+        self.measure();
+    }
+
+    /// A heartbeat or an answer came in.
+    ///
+    /// `now` was read after its bytes came out of the kernel: see [`clock`](super::clock).
+    pub(crate) fn heard(&mut self, beat: &Beat, now: Nanos) -> Heard {
+        self.received(now);
+        let exchange = beat.echo.and_then(|echo| self.exchange(beat, echo, now));
+        if exchange.is_some() {
+            self.measured_at = now;
+            self.measurement = Measurement::AsPlanned;
+        }
+        let echo = Echo { origin_ns: beat.sent_ns, received_ns: now.0 };
+        self.echo = Some(echo);
+        let wants_answer = match beat.form {
+            Form::Heartbeat => self.answered_at.is_none_or(|at| now >= at + ANSWER_SPACING),
+            // Here ends what would be a storm.
+            Form::Answer => false,
+        };
+        let answer = wants_answer.then(|| {
+            self.answered_at = Some(now);
+            self.sent(now);
+            Beat { form: Form::Answer, echo: Some(echo), sent_ns: now.0 }
+        });
+        Heard { answer, exchange }
+    }
+
+    /// What is due. To be called after what was received has been taken in, at the deadline or
+    /// whenever convenient.
+    pub(crate) fn poll(&mut self, now: Nanos) -> Action {
+        let silent_until = self.silent_until();
+        if now >= silent_until {
+            let interval = self.hear_every.expect("without one, silence is never fatal");
+            match self.silence {
+                Silence::Counts if now > silent_until + interval => {
+                    self.silence = Silence::ExcusedUntil(now + interval);
+                }
+                Silence::Counts | Silence::ExcusedUntil(_) => self.silence = Silence::Fatal,
+                Silence::Fatal => {}
+            }
+        }
+        if self.silence == Silence::Fatal {
+            return Action::PeerDead;
+        }
+        if now < self.send_at() {
+            return Action::Nothing;
+        }
+        self.sent(now);
+        self.measured_at = now;
+        self.measurement = Measurement::AsPlanned;
+        Action::SendHeartbeat(Beat { form: Form::Heartbeat, echo: self.echo, sent_ns: now.0 })
+    }
+
+    /// When [`poll`](Self::poll) has something to do, unless bytes come or go before.
+    /// [`Nanos::NEVER`] when the peer is dead or neither end wants to hear.
+    ///
+    /// Moves later with the traffic: a timer need not follow it, but may look again when it is due.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Nanos {
+        match self.silence {
+            Silence::Fatal => Nanos::NEVER,
+            _ => self.silent_until().min(self.send_at()),
+        }
+    }
+
+    /// When the peer's silence becomes fatal.
+    fn silent_until(&self) -> Nanos {
+        match self.silence {
+            Silence::ExcusedUntil(until) => until,
+            _ if self.hear_every.is_none() => Nanos::NEVER,
+            _ => self.received_at + self.dead_after,
+        }
+    }
+
+    /// When a heartbeat is due.
+    fn send_at(&self) -> Nanos {
+        if self.measurement == Measurement::Wanted {
+            return Nanos(0);
+        }
+        let idle = self.send_every.map_or(Nanos::NEVER, |every| self.sent_at + every);
+        let stale = self.measure_every.map_or(Nanos::NEVER, |every| self.measured_at + every);
+        idle.min(stale)
+    }
+
+    /// The four readings, unless the peer names a time at which we have sent it nothing.
+    fn exchange(&self, beat: &Beat, echo: Echo, now: Nanos) -> Option<Exchange> {
+        let asked = Nanos(echo.origin_ns);
+        (self.established_at..=now).contains(&asked).then_some(Exchange {
+            asked,
+            peer_received: PeerNanos(echo.received_ns),
+            peer_sent: PeerNanos(beat.sent_ns),
+            returned: now,
+        })
+    }
+}
+
+/// How often an end hears that asked for `interval_us`. Both ends reckon with this.
+fn effective(interval_us: u32) -> Option<Duration> {
+    let asked = (interval_us > 0).then_some(interval_us)?;
+    Some(Duration::from_micros(asked.max(INTERVAL_US_MIN).into()))
+}
+
+#[cfg(test)]
+mod tests;

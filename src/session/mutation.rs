@@ -1,0 +1,97 @@
+//! Deliberate faults, one at a time: the simulation must notice each (`tests/sim.rs`).
+//!
+//! Compiled for tests and with the feature `fuzzing`; otherwise [`Mutation::is_on`] is a constant
+//! `false` and nothing of it remains. Asked on paths only that are taken rarely, not per message.
+
+/// What can be broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(test, feature = "fuzzing")),
+    expect(unreachable_pub, reason = "named by `fuzzing::sim` where that is compiled")
+)]
+pub enum Mutation {
+    /// What was sent and not confirmed is not sent again on a new link.
+    NoResend,
+    /// The block that was in flight when the link was lost is forgotten.
+    NoPutBack,
+    /// What the peer has received is sent again.
+    NoTrim,
+    /// Messages are sent although their time to live has passed.
+    NoTtl,
+    /// Attempts to reconnect follow each other at once.
+    NoBackoff,
+    /// Best-effort messages lost with a link are not counted.
+    NoLossCount,
+    /// Messages dropped for room are not counted.
+    NoOverflowCount,
+    /// The receiver does not count what a gap stands for.
+    NoGapCount,
+    /// A gap says one message less than were dropped.
+    ShortGap,
+    /// A confirmation of what was never sent is accepted.
+    NoAcknowledgementBound,
+    /// More is confirmed than was received.
+    EagerAcknowledgement,
+    /// No acknowledgement frames: only traffic confirms.
+    NoAcknowledgements,
+    /// Blocks are freed before the peer has confirmed them.
+    NoKeeping,
+    /// Reliable messages are admitted without bound.
+    NoKeptBound,
+    /// Messages that never left are missing from the list of the undelivered.
+    ShortList,
+    /// A newer message does not replace the older one of its key.
+    NoConflation,
+    /// A hello from a connection that was given up takes the session over.
+    NoStaleCheck,
+    /// A hello that names another end of the session takes it up all the same.
+    NoClaimCheck,
+    /// Memory of what was kept is not given back when the session ends.
+    Leak,
+}
+
+impl Mutation {
+    /// Every one there is.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub const ALL: [Self; 19] = [
+        Self::NoResend,
+        Self::NoPutBack,
+        Self::NoTrim,
+        Self::NoTtl,
+        Self::NoBackoff,
+        Self::NoLossCount,
+        Self::NoOverflowCount,
+        Self::NoGapCount,
+        Self::ShortGap,
+        Self::NoAcknowledgementBound,
+        Self::EagerAcknowledgement,
+        Self::NoAcknowledgements,
+        Self::NoKeeping,
+        Self::NoKeptBound,
+        Self::ShortList,
+        Self::NoConflation,
+        Self::NoStaleCheck,
+        Self::NoClaimCheck,
+        Self::Leak,
+    ];
+
+    /// Whether this thread runs with it.
+    #[inline(always)]
+    pub(crate) fn is_on(self) -> bool {
+        #[cfg(any(test, feature = "fuzzing"))]
+        return CURRENT.get() == Some(self);
+        #[cfg(not(any(test, feature = "fuzzing")))]
+        false
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+thread_local! {
+    static CURRENT: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks this thread's sessions, or none.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn mutate(mutation: Option<Mutation>) {
+    CURRENT.set(mutation);
+}

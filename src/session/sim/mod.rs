@@ -1,0 +1,124 @@
+//! Sessions in simulation: a server and its clients over a network that loses connections, in
+//! virtual time. One seed is one run.
+//!
+//! ```text
+//!   world    what happens, in the order of time: the reactor's part, and the faults
+//!   truth    every message and its fate, known without asking the sessions
+//!   network  connections: bytes that arrive late, in pieces, or not
+//!   random   all randomness, from the seed
+//! ```
+//!
+//! [`run`] panics when a promise is broken: order per lane; reliable messages handled once; best
+//! effort at most once; nothing sent after its time; every message admitted delivered or dropped
+//! for a reason that is counted, the same at both ends; the exact list of the undelivered when a
+//! session is lost; memory bounded and given back; everything settled once the faults end.
+//!
+//! *Not* simulated: bytes that change on their way, and the reactor itself.
+//!
+//! Entered through `fuzzing::sim` by `tests/sim.rs`, which says how to replay a seed.
+
+mod network;
+mod random;
+mod truth;
+mod world;
+
+use crate::error::DropReason;
+use crate::session::mutation::{Mutation, mutate};
+
+/// Whether messages that arrive too late are kept from their handlers. They are not yet.
+const RECEIVER_CHECKS_TTL: bool = true;
+
+/// How to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Print every step to standard error.
+    pub trace: bool,
+    /// Break the sessions on purpose.
+    pub mutation: Option<Mutation>,
+}
+
+/// What a run, or several, consisted of: a test that nothing happened in proves nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "counts of what the names say")]
+pub struct Report {
+    pub events: u64,
+    pub pushes: u64,
+    pub messages: u64,
+    pub handled: u64,
+    pub refused: u64,
+    pub resent: u64,
+    pub gaps: u64,
+    pub acknowledgements: u64,
+    pub cuts: u64,
+    pub links_lost: u64,
+    pub half_sent: u64,
+    pub late_returns: u64,
+    pub attempts: u64,
+    pub busy: u64,
+    pub stale: u64,
+    pub expired: u64,
+    pub anew: u64,
+    pub resumed: u64,
+    pub restarts: u64,
+    pub peer_restarts: u64,
+    pub goodbyes: u64,
+    pub sessions_ended: u64,
+    pub undelivered: u64,
+    pub settled: u64,
+    /// By [`DropReason::index`].
+    pub drops: [u64; DropReason::COUNT],
+}
+
+impl Report {
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Self) {
+        let Self { drops, .. } = other;
+        for (sum, other) in self.drops.iter_mut().zip(drops) {
+            *sum += other;
+        }
+        for ((_, sum), (_, other)) in self.counts_mut().into_iter().zip(other.clone().counts_mut())
+        {
+            *sum += *other;
+        }
+    }
+
+    /// Every count with its name, but for the drops.
+    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 24] {
+        [
+            ("events", &mut self.events),
+            ("pushes", &mut self.pushes),
+            ("messages", &mut self.messages),
+            ("handled", &mut self.handled),
+            ("refused", &mut self.refused),
+            ("resent", &mut self.resent),
+            ("gaps", &mut self.gaps),
+            ("acknowledgements", &mut self.acknowledgements),
+            ("cuts", &mut self.cuts),
+            ("links_lost", &mut self.links_lost),
+            ("half_sent", &mut self.half_sent),
+            ("late_returns", &mut self.late_returns),
+            ("attempts", &mut self.attempts),
+            ("busy", &mut self.busy),
+            ("stale", &mut self.stale),
+            ("expired", &mut self.expired),
+            ("anew", &mut self.anew),
+            ("resumed", &mut self.resumed),
+            ("restarts", &mut self.restarts),
+            ("peer_restarts", &mut self.peer_restarts),
+            ("goodbyes", &mut self.goodbyes),
+            ("sessions_ended", &mut self.sessions_ended),
+            ("undelivered", &mut self.undelivered),
+            ("settled", &mut self.settled),
+        ]
+    }
+}
+
+/// Runs the simulation of one seed.
+///
+/// # Panics
+///
+/// When a promise is broken.
+pub fn run(seed: u64, options: Options) -> Report {
+    mutate(options.mutation);
+    world::World::new(seed, options).run()
+}

@@ -1,0 +1,256 @@
+//! What really happened: every message admitted anywhere, and what became of it.
+//!
+//! Knows nothing of how sessions work. The sessions' own books are compared with this.
+
+use std::collections::BTreeMap;
+
+use crate::error::DropReason;
+use crate::session::Undelivered;
+use crate::session::block::Drops;
+use crate::session::lane::Sent;
+use crate::time::Nanos;
+use crate::wire::{Frame, Kind, Priority, low_half};
+
+/// Shortest payload: the number of the message.
+pub(super) const PAYLOAD_BYTES_MIN: usize = 8;
+
+/// A message that was admitted.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) life: usize,
+    pub(super) lane: Priority,
+    pub(super) kind: Kind,
+    pub(super) type_id: u32,
+    pub(super) sequence: u64,
+    pub(super) payload_bytes: usize,
+    pub(super) reliable: bool,
+    /// By the sender's clock, as far as the wire can say it.
+    pub(super) expires_at: Option<Nanos>,
+    /// In true time.
+    pub(super) expires_true: Option<u64>,
+    pub(super) key: Option<u64>,
+    /// Links of its session so far. What waits across a change is sent, latest or not.
+    pub(super) era: u32,
+    /// It was in a block that was taken for sending.
+    pub(super) left: bool,
+    /// A newer one took its place before it left.
+    pub(super) superseded: bool,
+    /// A newer one of its key was tried.
+    pub(super) has_newer: bool,
+    pub(super) handled: bool,
+    pub(super) listed: Option<Sent>,
+}
+
+/// One end's lanes, from when they are new until they are given up.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    pub(super) lanes: [LaneLife; Priority::COUNT],
+    /// The latest message of each key by lane.
+    latest: BTreeMap<(usize, u64), usize>,
+    pub(super) is_over: bool,
+    /// A link was lost.
+    pub(super) had_losses: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct LaneLife {
+    /// Numbers of the messages admitted.
+    pub(super) messages: Vec<usize>,
+    /// Last sequence used.
+    pub(super) sequence: u64,
+    /// How many took the place of another in the queue.
+    pub(super) in_place: u64,
+    pub(super) handled: u64,
+    pub(super) drops: Drops,
+    /// Last sequence that the sender knows to be received.
+    pub(super) confirmed: u64,
+}
+
+/// What one end has received from one life of the other.
+#[derive(Debug, Default)]
+pub(super) struct Pairing {
+    pub(super) life: Option<usize>,
+    last: [u64; Priority::COUNT],
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Truth {
+    pub(super) messages: Vec<Message>,
+    pub(super) lives: Vec<Life>,
+    pub(super) handled: u64,
+}
+
+/// The payload of a message: its number, and bytes that follow from it.
+pub(super) fn payload(number: usize, bytes: usize) -> Vec<u8> {
+    let mut payload = (number as u64).to_le_bytes().to_vec();
+    payload.extend((PAYLOAD_BYTES_MIN..bytes).map(|at| filler(number, at)));
+    payload
+}
+
+fn filler(number: usize, at: usize) -> u8 {
+    number.wrapping_mul(31).wrapping_add(at).to_le_bytes()[0]
+}
+
+/// The number of the message with this payload.
+pub(super) fn number_of(payload: &[u8]) -> usize {
+    let bytes = payload.first_chunk().expect("every payload has its number");
+    usize::try_from(u64::from_le_bytes(*bytes)).expect("64 bits")
+}
+
+impl Truth {
+    pub(super) fn new_life(&mut self) -> usize {
+        self.lives.push(Life::default());
+        self.lives.len() - 1
+    }
+
+    /// The message admitted last with this key, if there is one.
+    pub(super) fn latest(&self, life: usize, lane: Priority, key: u64) -> Option<usize> {
+        self.lives[life].latest.get(&(lane.index(), key)).copied()
+    }
+
+    /// A message was admitted; the lane's last sequence is now `sequence`.
+    pub(super) fn admit(&mut self, mut message: Message, sequence: u64) {
+        let number = self.messages.len();
+        let life = &mut self.lives[message.life];
+        let lane = &mut life.lanes[message.lane.index()];
+        let place = (message.lane.index(), message.key.unwrap_or(0));
+        let older = message.key.and_then(|_| life.latest.insert(place, number));
+        if sequence == lane.sequence {
+            let older = older.expect("only a message with a key takes another's place");
+            let older = &mut self.messages[older];
+            assert!(!older.left, "its place was taken while it waited");
+            assert!(!older.handled, "what is handled waits no more");
+            assert_eq!(older.reliable, message.reliable, "no less reliable than the other");
+            older.superseded = true;
+            message.sequence = older.sequence;
+            lane.in_place += 1;
+        } else {
+            assert_eq!(sequence, lane.sequence + 1, "one sequence for one message");
+            if let Some(older) = older.map(|older| &mut self.messages[older])
+                && older.era == message.era
+                && !older.left
+            {
+                older.superseded = true;
+            }
+            message.sequence = sequence;
+        }
+        lane.sequence = sequence;
+        lane.messages.push(number);
+        self.messages.push(message);
+    }
+
+    /// A handler has got a message.
+    pub(super) fn handle(&mut self, pairing: &mut Pairing, frame: &Frame<'_>) -> &Message {
+        let number = number_of(frame.payload());
+        let message = &mut self.messages[number];
+        assert!(!message.handled, "message {number} is handled twice");
+        assert!(!message.superseded, "message {number} was replaced by a newer one");
+        assert_ne!(message.listed, Some(Sent::Never), "message {number} was said not to be sent");
+        message.handled = true;
+        assert_eq!(frame.priority(), message.lane, "message {number}: lane");
+        assert_eq!(frame.kind(), message.kind, "message {number}: kind");
+        assert_eq!(frame.type_id(), message.type_id, "message {number}: type");
+        assert_eq!(frame.sequence(), low_half(message.sequence), "message {number}: sequence");
+        assert_eq!(frame.payload().len(), message.payload_bytes, "message {number}: length");
+        let filled = frame.payload().iter().enumerate().skip(PAYLOAD_BYTES_MIN);
+        for (at, &byte) in filled {
+            assert_eq!(byte, filler(number, at), "message {number}: content at {at}");
+        }
+        let from = *pairing.life.get_or_insert(message.life);
+        assert_eq!(message.life, from, "message {number} is of another session");
+        let last = &mut pairing.last[message.lane.index()];
+        assert!(message.sequence > *last, "message {number}: {} after {last}", message.sequence);
+        *last = message.sequence;
+        self.lives[from].lanes[message.lane.index()].handled += 1;
+        self.handled += 1;
+        message
+    }
+
+    /// A life's lanes were given up, and these were said to be undelivered.
+    pub(super) fn end(&mut self, life: usize, list: &[Undelivered], now: Nanos) {
+        let mut last = [0; Priority::COUNT];
+        for undelivered in list {
+            let number = number_of(&undelivered.payload);
+            let message = &mut self.messages[number];
+            assert_eq!(message.life, life, "message {number} is of another life");
+            assert!(message.reliable, "message {number} is best effort");
+            assert!(message.listed.is_none(), "message {number} is listed twice");
+            assert!(!message.superseded, "message {number} was replaced");
+            assert_eq!(undelivered.payload.len(), message.payload_bytes, "message {number}");
+            assert_eq!(undelivered.kind, message.kind, "message {number}");
+            assert_eq!(undelivered.type_id, message.type_id, "message {number}");
+            assert_eq!(undelivered.priority, message.lane, "message {number}");
+            let index = message.lane.index();
+            assert!(message.sequence > last[index], "message {number} is listed out of order");
+            last[index] = message.sequence;
+            let confirmed = self.lives[life].lanes[index].confirmed;
+            assert!(message.sequence > confirmed, "message {number} had been confirmed");
+            match undelivered.sent {
+                Sent::Never => assert!(!message.handled, "message {number} was handled"),
+                Sent::Maybe => assert!(message.left, "message {number} never left"),
+            }
+            message.listed = Some(undelivered.sent);
+        }
+        for lane in &self.lives[life].lanes {
+            for &number in &lane.messages {
+                let message = &self.messages[number];
+                let is_owed = message.reliable && message.sequence > lane.confirmed;
+                if is_owed && message.listed.is_none() {
+                    assert!(
+                        message.may_be_dropped(now),
+                        "message {number} is missing: {message:?}"
+                    );
+                }
+            }
+        }
+        self.lives[life].is_over = true;
+    }
+
+    /// The books of a life agree with what happened so far. `is_settled`: nothing is under way.
+    pub(super) fn check_books(&self, life: usize, now: Nanos, is_settled: bool) {
+        for (index, lane) in self.lives[life].lanes.iter().enumerate() {
+            let admitted = lane.messages.len() as u64;
+            let (handled, drops) = (lane.handled, lane.drops.total());
+            let name = Priority::ALL[index];
+            if is_settled {
+                assert_eq!(admitted, handled + drops, "life {life}, {name:?}: {:?}", lane.drops);
+                self.check_fates(lane, now);
+            } else if !self.lives[life].is_over {
+                assert!(handled + drops <= admitted, "{name:?}: {handled} + {drops} > {admitted}");
+            }
+        }
+    }
+
+    /// Every message that was not handled may have been dropped for a reason that was counted.
+    fn check_fates(&self, lane: &LaneLife, now: Nanos) {
+        let mut at_most = Drops::default();
+        for &number in &lane.messages {
+            let message = &self.messages[number];
+            if message.handled {
+                continue;
+            }
+            if message.reliable {
+                assert!(message.may_be_dropped(now), "message {number} is lost: {message:?}");
+            } else {
+                at_most.add(DropReason::LinkLost, 1);
+                at_most.add(DropReason::Overflow, 1);
+            }
+            let is_expired = message.expires_at.is_some_and(|at| at <= now);
+            at_most.add(DropReason::Expired, is_expired.into());
+            let is_replaced = message.superseded || message.has_newer;
+            at_most.add(DropReason::Replaced, is_replaced.into());
+        }
+        for (index, (&counted, &at_most)) in lane.drops.0.iter().zip(&at_most.0).enumerate() {
+            let name = DropReason::NAMES[index];
+            assert!(counted <= at_most, "{counted} dropped for {name}, {at_most} may be");
+        }
+    }
+}
+
+impl Message {
+    /// Whether a reliable message may be gone without having been handled.
+    fn may_be_dropped(&self, now: Nanos) -> bool {
+        self.superseded || self.has_newer || self.expires_at.is_some_and(|at| at <= now)
+    }
+}

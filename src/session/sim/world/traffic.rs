@@ -1,0 +1,138 @@
+//! Applications: messages of every kind, and what may be said to them.
+
+use super::*;
+
+/// Enough for one run.
+const PUSHES_MAX: u64 = 4_000;
+
+impl World {
+    pub(super) fn on_traffic(&mut self, seat: usize) {
+        if self.is_over() || self.seats[seat].place == Place::Over {
+            return;
+        }
+        for _ in 0..self.random.between(0, self.climate.burst + 1) {
+            self.push(seat);
+            if self.seats[seat].place == Place::Over {
+                return;
+            }
+        }
+        if let Place::Here(conn) = self.seats[seat].place
+            && self.conns[conn].phase == Phase::Live
+            && self.random.next().is_multiple_of(500)
+            && self.seats[seat].session.state() == State::Open
+        {
+            trace!(self, "seat {seat}: disconnects");
+            self.seats[seat].session.drain();
+            self.mark_dirty(conn);
+        }
+        if self.report.pushes > PUSHES_MAX {
+            self.climate.traffic_until = self.now;
+        }
+        let pause = self.random.between(1, 2 * self.climate.pause);
+        self.at(self.now + pause, Happening::Traffic { seat });
+    }
+
+    fn push(&mut self, seat: usize) {
+        self.report.pushes += 1;
+        let node = self.seats[seat].node;
+        let now = self.clock(node);
+        let (envelope, correlation, ttl) = self.envelope(now);
+        let lane = envelope.lane();
+        let body = self.body(node);
+        let policy = self.nodes[node].limits.overflow[lane.index()];
+        let key = match envelope.conflation_key() {
+            Some(key) => Some(u64::from(key)),
+            None if policy == Overflow::LatestValue => Some(1 << 32 | u64::from(body.type_id)),
+            None => None,
+        };
+        let before = self.fill(seat, lane);
+        let latest = key.and_then(|key| self.truth.latest(self.seats[seat].life, lane, key));
+        let Seat { session, .. } = &mut self.seats[seat];
+        let Node { pool, scratch, identity, .. } = &mut self.nodes[node];
+        let memory = &mut SendMemory { pool, scratch };
+        let pushed = session.push(envelope, correlation, &body, identity, now, memory);
+        let sequence = session.lanes[lane.index()].sequence();
+        if let Some(latest) = latest
+            && !matches!(pushed, Err(SendError::NotConnected | SendError::Expired))
+        {
+            self.truth.messages[latest].has_newer = true;
+        }
+        trace!(self, "seat {seat}: {envelope:?} key {key:?}: {pushed:?}, sequence {sequence}");
+        match pushed {
+            Ok(_) => {
+                let message = Message {
+                    life: self.seats[seat].life,
+                    lane,
+                    kind: envelope.kind(),
+                    type_id: body.type_id,
+                    sequence: 0,
+                    payload_bytes: body.payload.len(),
+                    reliable: envelope.is_reliable(),
+                    expires_at: ttl.map(|ttl| Nanos(now.0 + ttl)),
+                    expires_true: ttl.map(|ttl| self.now + ttl),
+                    key,
+                    era: self.seats[seat].era,
+                    left: false,
+                    superseded: false,
+                    has_newer: false,
+                    handled: false,
+                    listed: None,
+                };
+                self.truth.admit(message, sequence);
+                self.check_admitted(seat, lane, before, envelope.is_reliable(), key.is_some());
+            }
+            Err(error) => self.check_refused(seat, lane, error, before, &envelope),
+        }
+        if let Place::Here(conn) = self.seats[seat].place {
+            if pushed == Err(SendError::Full) && policy == Overflow::Disconnect {
+                self.close(conn, CloseReason::SlowPeer);
+                return;
+            }
+            self.mark_dirty(conn);
+        }
+        self.check_seat(seat);
+    }
+
+    /// How a message travels, and its time to live as the wire says it, in nanoseconds.
+    fn envelope(&mut self, now: Nanos) -> (Envelope, Correlation, Option<u64>) {
+        let r = &mut self.random;
+        let climate = &self.climate;
+        let kinds = [Kind::Command, Kind::Data, Kind::Status, Kind::Configuration, Kind::Error];
+        let mut envelope = Envelope::of(r.pick(&kinds));
+        envelope = envelope.priority(Priority::ALL[r.size(0, climate.lanes)]);
+        let mut ttl = None;
+        if r.chance(climate.reliable_percent) {
+            envelope = envelope.reliable();
+        }
+        if r.chance(climate.ttl_percent) {
+            let nanos = r.scaled(US, climate.ttl.max(2 * US));
+            ttl = Some(nanos.div_ceil(US) * US);
+            envelope = match r.chance(20) {
+                true => envelope.expires_at(Nanos(now.0 + nanos), now),
+                false => envelope.ttl(Duration::from_nanos(nanos)),
+            };
+        }
+        if r.chance(climate.key_percent) {
+            envelope = envelope.latest(u32::try_from(r.between(0, 3)).expect("few"));
+        }
+        let number = r.between(1, 1000);
+        let correlation = match r.chance(10) {
+            true if r.chance(50) => Correlation::Request(number),
+            true => Correlation::Response(number),
+            false => Correlation::None,
+        };
+        (envelope, correlation, ttl)
+    }
+
+    fn body(&mut self, node: usize) -> Numbered {
+        let r = &mut self.random;
+        let most = self.nodes[node].limits.frame_bytes_max;
+        let bytes = if r.chance(self.climate.large_percent) {
+            r.size(PAYLOAD_BYTES_MIN, most)
+        } else {
+            r.size(PAYLOAD_BYTES_MIN, 100)
+        };
+        let type_id = u32::try_from(r.between(0, 3)).expect("few");
+        Numbered { payload: payload(self.truth.messages.len(), bytes), type_id }
+    }
+}

@@ -1,0 +1,220 @@
+//! What time does to a session: messages that go stale, peers that fall silent, watches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use ringwire::{
+    Client, CloseReason, ConnectionState, Envelope, EventKind, Idle, Kind, Nanos, SendError,
+    WatchChange, WatchKey,
+};
+
+use crate::util::{
+    Greeting, PATIENCE, Peer, Plain, Stream, client_and_peer, client_with, config, echo, endpoint,
+    isolated, plain_listener, settings, start, wait_until,
+};
+
+const HEARTBEAT: u8 = 5;
+
+fn poll_until(client: &mut Client, what: &str, mut condition: impl FnMut(&mut Client) -> bool) {
+    wait_until(what, || {
+        client.poll();
+        condition(client)
+    });
+}
+
+#[test]
+fn stale_command_is_not_sent() {
+    isolated(|| {
+        let (mut client, _peer) = client_and_peer(config());
+        let expired = client.send(Envelope::command().ttl(Duration::ZERO), b"never");
+        assert_eq!(expired, Err(SendError::Expired));
+        assert_eq!(client.statistics().sends_expired, 1);
+        let past = Envelope::command().expires_at(Nanos(1), Nanos::now());
+        assert_eq!(client.send(past, b"never"), Err(SendError::Expired));
+    });
+}
+
+/// A command that waits behind a handler that takes its time is stale when its turn comes.
+#[test]
+fn stale_command_does_not_run_and_both_sides_count_it() {
+    isolated(|| {
+        let handled = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&handled);
+        let server = start(echo().on(Kind::Data, move |_, frame| {
+            counted.fetch_add(1, Relaxed);
+            if frame.payload() == b"slow" {
+                std::thread::park_timeout(Duration::from_millis(80));
+            }
+        }));
+        let mut client = Client::new(config()).expect("a ring");
+        client.connect(&endpoint(&server)).expect("a server listens");
+        client.request(Envelope::command(), b"ready", PATIENCE).expect("an answer");
+        let short = Duration::from_millis(20);
+        client.send(Envelope::data(), b"slow").expect("room");
+        client.send(Envelope::data().ttl(short), b"stale").expect("room");
+        client.send(Envelope::data().ttl(PATIENCE), b"fresh").expect("room");
+        client.request(Envelope::command(), b"behind", PATIENCE).expect("an answer");
+        assert_eq!(handled.load(Relaxed), 2, "the slow one and the fresh one");
+        assert_eq!(server.statistics().messages_expired, 1);
+        poll_until(&mut client, "the peer has told", |client| {
+            client.connection().expect("connected").messages_expired_at_peer == 1
+        });
+    });
+}
+
+#[test]
+fn silent_peer_is_given_up_in_time() {
+    isolated(|| {
+        let config = settings().heartbeat_interval_ms(10).heartbeat_misses(3).build();
+        let (mut client, mut peer) = client_and_peer(config.expect("valid"));
+        // The peer's greeting asks for no heartbeats; ours asks for one every 10 ms.
+        let silent_from = Nanos::now();
+        poll_until(&mut client, "the peer is given up", |client| {
+            client.connection_state() == ConnectionState::Disconnected
+        });
+        let took = Nanos::now().since(silent_from);
+        assert!(took >= Duration::from_millis(20), "{took:?}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(client.disconnected_reason(), Some(CloseReason::PeerSilent));
+        peer.expect_end();
+    });
+}
+
+#[test]
+fn heartbeats_keep_an_idle_session_and_measure_it() {
+    isolated(|| {
+        let brisk = || settings().heartbeat_interval_ms(5).build().expect("valid");
+        let server = start(echo().config(brisk()));
+        let mut client = Client::new(brisk()).expect("a ring");
+        client.connect(&endpoint(&server)).expect("a server listens");
+        let idle_until = Nanos::now() + Duration::from_millis(200);
+        poll_until(&mut client, "time has passed", |_| Nanos::now() >= idle_until);
+        assert_eq!(client.connection_state(), ConnectionState::Connected);
+        poll_until(&mut client, "a round trip was measured", |client| {
+            client.connection().expect("connected").round_trip.is_some()
+        });
+        let seen = client.connection().expect("connected");
+        let clock = seen.clock.expect("measured");
+        // One machine, one clock: the truth is 0.
+        assert!(clock.offset_ns.unsigned_abs() <= clock.error_ns, "{clock:?}");
+        assert!(seen.round_trip.expect("measured") < Duration::from_secs(1), "{seen:?}");
+        let clients = server.clients();
+        let clock = clients[0].clock.expect("the listening side has measured, too");
+        assert!(clock.offset_ns.unsigned_abs() <= clock.error_ns, "{clock:?}");
+    });
+}
+
+/// A peer whose greeting asks to hear every 10 ms does; one that does not hears messages only.
+#[test]
+fn peer_hears_as_often_as_it_asks() {
+    isolated(|| {
+        let (listener, endpoint) = plain_listener();
+        let accepting = std::thread::spawn(move || {
+            let mut peer = Peer::new(Stream::Tcp(listener.accept().expect("a client").0));
+            let asking = Greeting { heartbeat_interval_us: 10_000, ..Greeting::default() };
+            peer.welcome(asking);
+            peer
+        });
+        let mut client = client_with(config(), &endpoint);
+        let mut peer = accepting.join().expect("the handshake completes");
+        let reading = std::thread::spawn(move || {
+            for _ in 0..5 {
+                let frame = peer.frame();
+                assert_eq!((frame.kind, frame.sequence), (HEARTBEAT, 0), "{frame:?}");
+                assert_eq!(frame.payload.len(), 32);
+                assert_eq!(frame.payload[0], 1, "it asks for an answer");
+            }
+            peer
+        });
+        poll_until(&mut client, "five heartbeats", |_| reading.is_finished());
+        drop(reading.join().expect("no panic"));
+    });
+}
+
+#[test]
+fn watch_calls_once_for_each_silence_and_tells_recovery() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(
+            settings().idle(Idle::Spin).heartbeat_interval_ms(0).build().expect("valid"),
+        );
+        let told = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let period = Duration::from_millis(20);
+        for recovered in [false, true] {
+            let told = std::rc::Rc::clone(&told);
+            let note = move |_: &mut ringwire::Context<'_>, watched: &ringwire::Watched| {
+                told.borrow_mut().push((watched.change, watched.silent_for));
+            };
+            if recovered {
+                client.on_deadline_recovered(note);
+            } else {
+                client.on_deadline_missed(note);
+            }
+        }
+        client.watch(WatchKey::Kind(Kind::Data), period).expect("room");
+        for round in 0..3 {
+            let started = Nanos::now();
+            poll_until(&mut client, "the miss is told", |_| told.borrow().len() == 2 * round + 1);
+            let (change, silent_for) = told.borrow()[2 * round];
+            assert_eq!(change, WatchChange::Missed);
+            assert!(silent_for >= period, "{silent_for:?}");
+            // Once for each silence.
+            let longer = started + 3 * period;
+            poll_until(&mut client, "time has passed", |_| Nanos::now() >= longer);
+            assert_eq!(told.borrow().len(), 2 * round + 1);
+            peer.send(Plain::new(2, 2, b"setpoint"));
+            poll_until(&mut client, "the recovery is told", |_| {
+                told.borrow().len() == 2 * round + 2
+            });
+            assert_eq!(told.borrow()[2 * round + 1].0, WatchChange::Recovered);
+        }
+        assert_eq!(client.statistics().deadlines_missed, 3);
+        assert_eq!(client.statistics().deadlines_recovered, 3);
+    });
+}
+
+#[test]
+fn server_watches_every_client() {
+    isolated(|| {
+        let missed = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&missed);
+        let server =
+            start(echo().watch(WatchKey::Type(7), Duration::from_millis(20)).on_deadline_missed(
+                move |context, watched| {
+                    assert_eq!(watched.key, WatchKey::Type(7));
+                    counted.fetch_add(1, Relaxed);
+                    let _ = context.reply(Envelope::status().critical(), b"going safe");
+                },
+            ));
+        let mut client = Client::new(config()).expect("a ring");
+        client.connect(&endpoint(&server)).expect("a server listens");
+        let message = client.receive(PATIENCE).expect("the drive says that it goes safe");
+        assert_eq!(message.payload()[..], *b"going safe");
+        assert_eq!(missed.load(Relaxed), 1);
+        assert!(client.poll_event().is_some_and(|event| event.kind == EventKind::Connected));
+    });
+}
+
+/// `flush_within` waits until the peer has confirmed what is reliable.
+#[test]
+fn flush_waits_for_the_confirmation() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(config());
+        client.send(Envelope::data().reliable(), b"kept").expect("room");
+        let short = Duration::from_millis(30);
+        assert!(client.flush_within(short).is_err(), "nobody has confirmed it");
+        let frame = peer.frame();
+        assert_eq!(frame.payload, b"kept");
+        assert!(client.connection().expect("connected").bytes_kept > 0);
+        peer.acknowledge([0, u64::from(frame.sequence), 0, 0]);
+        client.flush_within(PATIENCE).expect("confirmed");
+        assert_eq!(client.connection().expect("connected").bytes_kept, 0);
+        peer.acknowledge([0, 2, 0, 0]);
+        poll_until(&mut client, "the lie is found out", |client| {
+            client.connection_state() == ConnectionState::Disconnected
+        });
+        assert_eq!(client.statistics().closed("protocol.acknowledgement"), 1);
+        assert_eq!(client.connection_state(), ConnectionState::Disconnected);
+        peer.expect_end();
+    });
+}

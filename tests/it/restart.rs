@@ -1,0 +1,350 @@
+//! Peers that are replaced: the session's other end is gone for good.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ringwire::{
+    Address, Client, ConnectionId, Envelope, Event, EventKind, Incoming, Kind, Message, Nanos,
+    SendError, Sent, Server, Undelivered,
+};
+
+use crate::bed::{Bed, events_of_server, name, settings_that_resume, silent, turn, valid};
+use crate::proxy::{Fault, Proxy};
+use crate::util::{PATIENCE, client_with, echo, endpoint, isolated, start, wait_until};
+
+fn numbered(number: u64) -> [u8; 16] {
+    let mut payload = [0; 16];
+    payload[..8].copy_from_slice(&number.to_le_bytes());
+    payload
+}
+
+fn number_in(payload: &[u8]) -> u64 {
+    u64::from_le_bytes(payload[..8].try_into().expect("eight bytes"))
+}
+
+fn number_of(message: &Message) -> u64 {
+    number_in(message.payload())
+}
+
+/// The server is replaced by another one on the way: the client is told what the first one had not
+/// confirmed, exactly, and goes on with the second.
+#[test]
+fn replaced_server_means_the_exact_list_and_a_new_session() {
+    isolated(|| {
+        let builder = silent().config(valid(settings_that_resume()));
+        let mut bed = Bed::around(settings_that_resume(), builder);
+        let id = bed.client.connection().expect("connected").id;
+        let reliable = Envelope::data().reliable();
+        for number in 1..=3 {
+            bed.client.send(reliable, &numbered(number)).expect("queued");
+        }
+        // The answer of the same lane confirms them, the request included.
+        let request = bed.client.start_request(Envelope::data(), &numbered(4), PATIENCE);
+        let request = request.expect("queued");
+        let mut answer = None;
+        bed.turn_until("it is answered", |bed| {
+            if let Ok(message) = bed.server.receive(Duration::ZERO)
+                && message.is_request()
+            {
+                bed.server.reply(&message, Envelope::data(), b"!").expect("queued");
+            }
+            answer = bed.client.take_response(request);
+            answer.is_some()
+        });
+        // These two leave and do not arrive; those after the cut do not even leave.
+        bed.proxy.hold();
+        for number in 5..=6 {
+            bed.client.send(reliable, &numbered(number)).expect("queued");
+        }
+        bed.turn_until("they have left", |bed| bed.client.statistics().messages_sent == 6);
+        bed.lose_link(Fault::Cut);
+        for number in 7..=8 {
+            bed.client.send(reliable, &numbered(number)).expect("kept");
+        }
+        let second = start(silent().config(valid(settings_that_resume())));
+        bed.proxy.lead(&endpoint(&second));
+        bed.proxy.release();
+        bed.proxy.admit();
+
+        let kind = bed.turn_until_event("the session is lost", |kind| {
+            matches!(kind, EventKind::SessionLost { .. })
+        });
+        let EventKind::SessionLost { undelivered } = kind else { unreachable!("just asked for") };
+        let told: Vec<_> =
+            undelivered.iter().map(|lost| (number_in(&lost.payload), lost.sent)).collect();
+        let (maybe, never) = (Sent::Maybe, Sent::Never);
+        assert_eq!(told, [(5, maybe), (6, maybe), (7, never), (8, never)]);
+        assert!(undelivered.iter().all(|lost| lost.kind == Kind::Data && lost.type_id == 0));
+        let kind = bed.turn_until_event("it is connected", |kind| *kind == EventKind::Connected);
+        assert_eq!(kind, EventKind::Connected);
+
+        // A fresh session under the old name; the application sends what it still wants to.
+        assert_eq!(bed.client.connection().expect("connected").id, id);
+        for lost in &undelivered {
+            bed.client.send(reliable, &lost.payload[..]).expect("queued");
+        }
+        for number in 5..=8 {
+            let mut message = None;
+            bed.turn_until("the next message has come", |_| {
+                message = second.receive(Duration::ZERO).ok();
+                message.is_some()
+            });
+            assert_eq!(number_of(&message.expect("the loop ends with it")), number);
+        }
+        let statistics = bed.client.statistics();
+        assert_eq!((statistics.sessions_lost, statistics.sessions_resumed), (1, 0));
+        assert_eq!(statistics.messages_dropped, 4, "{statistics:?}");
+        // And that one survives a cut as the first did.
+        bed.proxy.breaks(Fault::Cut);
+        bed.turn_until_resumed();
+    });
+}
+
+/// A client that is restarted is a stranger; what the server kept for the first is told in time.
+#[test]
+fn restarted_client_gets_a_new_session_beside_the_old_one() {
+    isolated(|| {
+        let server = settings_that_resume().session_linger_ms(200);
+        let Bed { client, proxy, server, id } = Bed::with(settings_that_resume(), server);
+        drop(client);
+        let _ = events_of_server(&server, "LinkLost");
+        server.send_to(id, Envelope::data().reliable(), b"for the first").expect("kept");
+        let mut client = client_with(valid(settings_that_resume()), &proxy.endpoint());
+        let answer = client.request(Envelope::command(), b"second", PATIENCE);
+        assert_eq!(answer.expect("an answer").payload()[..], *b"second");
+        let events = events_of_server(&server, "Disconnected");
+        let names: Vec<_> = events.iter().map(|event| name(&event.kind)).collect();
+        assert_eq!(names, ["Connected", "SessionLost", "Disconnected"]);
+        assert_ne!(events[0].connection, id);
+        assert_eq!(events[2].connection, id);
+        assert!(client.receive(Duration::ZERO).is_err(), "it was not for this one");
+    });
+}
+
+/// Names the test that a child process plays a part in, and where it is to go.
+const PART: &str = "RINGWIRE_IT_PART";
+
+/// Another process of this test binary that plays a part.
+struct Actor(Child);
+
+impl Actor {
+    fn start(test: &str, target: &str) -> Self {
+        let child = Command::new(std::env::current_exe().expect("Linux has /proc"))
+            .args([test, "--exact", "--test-threads=1"])
+            .env(PART, target)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it runs");
+        Self(child)
+    }
+
+    /// SIGKILL: no destructor runs, nothing is flushed.
+    fn kill(mut self) {
+        self.0.kill().expect("our own child");
+        self.0.wait().expect("our own child");
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server's part: tells the number of each message that it has handled, reliably. Says where it
+/// listens by writing it to the file named.
+fn play_server(file: &str) {
+    let server =
+        start(echo().config(valid(settings_that_resume())).on(Kind::Data, |context, frame| {
+            let _ = context.reply(Envelope::status().reliable(), frame.payload());
+        }));
+    let draft = format!("{file}.draft");
+    std::fs::write(&draft, endpoint(&server)).expect("a writable directory");
+    std::fs::rename(&draft, file).expect("a writable directory");
+    let deadline = Nanos::now() + PATIENCE;
+    while Nanos::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn server_killed_mid_traffic_and_started_again() {
+    if let Ok(file) = std::env::var(PART) {
+        return play_server(&file);
+    }
+    isolated(|| {
+        let directory = crate::util::Directory::new();
+        let start_server = |life: u32| {
+            let file = directory.path(&format!("address-{life}"));
+            let path = file.to_str().expect("UTF-8");
+            let actor = Actor::start("restart::server_killed_mid_traffic_and_started_again", path);
+            wait_until("it listens", || file.exists());
+            (actor, std::fs::read_to_string(&file).expect("it is whole"))
+        };
+        let (mut actor, address) = start_server(0);
+        let proxy = Proxy::new(&address);
+        let settings = settings_that_resume().reconnect_delay_max_ms(8);
+        let mut client = client_with(valid(settings), &proxy.endpoint());
+        // Numbers sent, and of those the ones handled, in this life of the server.
+        let (mut sent, mut handled) = (BTreeSet::new(), BTreeSet::new());
+        let mut next = 1;
+        let deadline = Nanos::now() + PATIENCE;
+        for life in 1..=3 {
+            let mut actor_alive = Some(actor);
+            let mut undelivered: Option<Vec<Undelivered>> = None;
+            let threshold = handled.len() + 200;
+            while undelivered.is_none() {
+                assert!(Nanos::now() < deadline, "{:?}", client.statistics());
+                if client.send(Envelope::data().reliable(), &numbered(next)).is_ok() {
+                    sent.insert(next);
+                    next += 1;
+                }
+                turn(&mut client);
+                while let Ok(message) = client.receive(Duration::ZERO) {
+                    assert!(handled.insert(number_of(&message)), "handled twice in one life");
+                }
+                if handled.len() >= threshold
+                    && let Some(actor) = actor_alive.take()
+                {
+                    actor.kill();
+                    let (successor, address) = start_server(life);
+                    proxy.lead(&address);
+                    actor_alive = None;
+                    undelivered =
+                        wait_for_loss(&mut client, &mut handled, successor, &mut actor_alive);
+                }
+            }
+            let undelivered = undelivered.expect("the loop ends with it");
+            actor = actor_alive.take().expect("the successor lives");
+            // The list is the tail of what was sent, in order: nothing else is in doubt.
+            let told: Vec<u64> = undelivered.iter().map(|lost| number_in(&lost.payload)).collect();
+            let tail: Vec<u64> = sent.iter().rev().take(told.len()).rev().copied().collect();
+            assert_eq!(told, tail, "life {life}");
+            for number in &sent {
+                let is_known = handled.contains(number) || told.contains(number);
+                // Confirmed means received; its answer may have died with the server.
+                assert!(is_known || *number < told.first().copied().unwrap_or(next), "{number}");
+            }
+            for lost in &undelivered {
+                let number = number_in(&lost.payload);
+                let can_be = lost.sent == Sent::Maybe || !handled.contains(&number);
+                assert!(can_be, "{number} was never sent, and handled");
+            }
+            // The application decides: those again, under new numbers.
+            sent.clear();
+            handled.clear();
+        }
+        let answer = client.request(Envelope::command(), b"at last", PATIENCE);
+        assert_eq!(answer.expect("an answer").payload()[..], *b"at last");
+        assert_eq!(client.statistics().sessions_lost, 3);
+        actor.kill();
+    });
+}
+
+/// Turns until the client has learnt that its server is another.
+fn wait_for_loss(
+    client: &mut Client,
+    handled: &mut BTreeSet<u64>,
+    successor: Actor,
+    alive: &mut Option<Actor>,
+) -> Option<Vec<Undelivered>> {
+    let deadline = Nanos::now() + PATIENCE;
+    let mut lost = None;
+    while client.statistics().connections_active == 0 || lost.is_none() {
+        assert!(Nanos::now() < deadline, "{:?}", client.statistics());
+        turn(client);
+        while let Some(event) = client.poll_event() {
+            if let EventKind::SessionLost { undelivered } = event.kind {
+                lost = Some(undelivered);
+            }
+        }
+        while lost.is_none()
+            && let Ok(message) = client.receive(Duration::ZERO)
+        {
+            assert!(handled.insert(number_of(&message)), "handled twice in one life");
+        }
+    }
+    *alive = Some(successor);
+    lost
+}
+
+/// A client's part: reliable messages until it is killed; takes what comes.
+fn play_client(target: &str) {
+    let mut client = client_with(valid(settings_that_resume()), target);
+    let deadline = Nanos::now() + PATIENCE;
+    let mut next = 1;
+    while Nanos::now() < deadline {
+        if client.send(Envelope::data().reliable(), &numbered(next)).is_ok() {
+            next += 1;
+        }
+        let _ = client.receive(Duration::from_micros(100));
+    }
+}
+
+#[test]
+fn client_killed_mid_traffic_and_started_again() {
+    if let Ok(target) = std::env::var(PART) {
+        return play_client(&target);
+    }
+    isolated(|| {
+        let settings = settings_that_resume().session_linger_ms(100);
+        let server = start(silent().config(valid(settings)));
+        let mut lives: Vec<ConnectionId> = Vec::new();
+        for _ in 0..3 {
+            let actor = Actor::start(
+                "restart::client_killed_mid_traffic_and_started_again",
+                &endpoint(&server),
+            );
+            let (id, sent) = talk(&server, 300);
+            assert!(!lives.contains(&id), "each life is a session of its own");
+            lives.push(id);
+            actor.kill();
+            let events = events_of_server(&server, "Disconnected");
+            let names: Vec<_> = events.iter().map(|event| name(&event.kind)).collect();
+            assert_eq!(names.first().map(String::as_str), Some("LinkLost"), "{names:?}");
+            // What it had not confirmed is told: the tail of what was sent.
+            if let Some(Event { kind: EventKind::SessionLost { undelivered }, .. }) = events.get(1)
+            {
+                let told: Vec<u64> = undelivered.iter().map(|u| number_in(&u.payload)).collect();
+                let tail: Vec<u64> = (sent + 1 - told.len() as u64..=sent).collect();
+                assert_eq!(told, tail);
+            }
+            while server.receive(Duration::ZERO).is_ok() {}
+        }
+        let statistics = server.statistics();
+        assert_eq!((statistics.connections_active, statistics.sessions_resumed), (0, 0));
+        let address: &Address = &server.addresses()[0];
+        assert!(!address.to_string().is_empty());
+    });
+}
+
+/// Receives `count` messages of the client that comes, in order, and sends it as many. Returns its
+/// name and how many were sent.
+fn talk(server: &Server, count: u64) -> (ConnectionId, u64) {
+    let (mut id, mut received, mut sent) = (None, 0, 0);
+    while received < count {
+        match server.wait(PATIENCE).expect("it talks") {
+            Incoming::Event(event) => {
+                assert_eq!(event.kind, EventKind::Connected);
+                id = Some(event.connection);
+            }
+            Incoming::Message(message) => {
+                received += 1;
+                assert_eq!(number_of(&message), received);
+                let to = message.connection();
+                match server.send_to(to, Envelope::data().reliable(), &numbered(sent + 1)) {
+                    Ok(()) => sent += 1,
+                    Err(error) => {
+                        assert!(matches!(error, SendError::Full | SendError::MemoryFull), "{error}")
+                    }
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    (id.expect("it has connected"), sent)
+}
