@@ -448,8 +448,9 @@ impl Core {
     pub(crate) fn stand_in_failed(&mut self, home: SessionKey, reason: CloseReason) {
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         away.stand_in = None;
+        // Whatever else answers there now, such as another service on the port of a server that is
+        // away, or this side itself (a TCP connection to an own ephemeral port): it may be back.
         let is_final = match reason {
-            CloseReason::Protocol(error) => !error.is_damage(),
             CloseReason::Refused(_) => true,
             CloseReason::Rejected(reason) => matches!(
                 reason,

@@ -1,5 +1,6 @@
 //! Sessions that outlive their connections: how they come back, and how they end when they do not.
 
+use std::io::Write;
 use std::time::Duration;
 
 use ringwire::{
@@ -11,7 +12,9 @@ use crate::bed::{
     Bed, echoes, events_of_server, name, names_of_client, settings_that_resume, turn, valid,
 };
 use crate::proxy::Fault;
-use crate::util::{Greeting, PATIENCE, Peer, Stream, client_with, isolated, plain_listener, timed};
+use crate::util::{
+    Greeting, PATIENCE, Peer, Stream, client_with, endpoint, isolated, plain_listener, timed,
+};
 
 fn check_broken_link(fault: Fault) {
     let mut bed = Bed::new();
@@ -106,6 +109,37 @@ fn every_call_of_the_client_drives_the_way_back() {
         bed.proxy.admit();
         bed.client.flush_within(PATIENCE).expect("it leaves");
         assert!(is_resumed(&bed, 5));
+        echoes(&mut bed.client);
+    });
+}
+
+/// While the server is away, another service has its port, or nobody but ourselves.
+#[test]
+fn stranger_on_the_way_back_does_not_end_the_session() {
+    isolated(|| {
+        let mut bed = Bed::new();
+        let home = endpoint(&bed.server);
+        let (listener, elsewhere) = plain_listener();
+        listener.set_nonblocking(true).expect("an option");
+        bed.proxy.lead(&elsewhere);
+        bed.lose_link(Fault::Cut);
+        bed.proxy.admit();
+        let mut answered = 0;
+        bed.turn_until("four attempts met a stranger", |_| {
+            if let Ok((mut stream, _)) = listener.accept() {
+                stream.set_nonblocking(false).expect("an option");
+                answered += 1;
+                if answered % 2 == 0 {
+                    let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n and so on and on");
+                } else {
+                    // As when a connection to an own ephemeral port meets itself.
+                    std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+                }
+            }
+            answered == 4
+        });
+        bed.proxy.lead(&home);
+        bed.turn_until_resumed();
         echoes(&mut bed.client);
     });
 }
