@@ -144,6 +144,33 @@ fn stream_has_rates_and_no_latencies() {
     }
 }
 
+/// Fewer cuts than by default, and every key that has a meaning.
+#[test]
+fn failover_has_times_and_no_rates() {
+    let output =
+        ringwire(&["bench", "failover", "--connections", "5", "--rounds", "1", "--json", "-"]);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let line = stdout.lines().nth(1).expect("a line after the machine's");
+    assert_eq!(stdout.lines().count(), 2, "ringwire alone: {stdout}");
+    let record: Value = serde_json::from_str(line).expect("an object");
+    let mut keys: Vec<&str> =
+        record.as_object().expect("an object").keys().map(String::as_str).collect();
+    let mut expected = KEYS;
+    keys.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(keys, expected);
+    assert_eq!((&record["scenario"], &record["subject"]), (&"failover".into(), &"ringwire".into()));
+    assert_eq!((&record["samples"], &record["errors"]), (&5.into(), &0.into()));
+    let figure = |key: &str| record[key].as_u64().expect("a time");
+    assert!(["p50_ns", "p90_ns", "p99_ns", "max_ns"].map(figure).is_sorted(), "{record}");
+    for key in ["p99_9_ns", "p99_99_ns", "frames_per_s", "bytes_per_s", "cpu_ns_per_frame"] {
+        assert!(record[key].is_null(), "{key}: {record}");
+    }
+    assert!(stderr.contains("1 round of 5 cuts"), "{stderr}");
+    assert!(stderr.contains("Goal on loopback: p99 <= 5ms"), "{stderr}");
+}
+
 #[test]
 fn many_connections_share_the_work() {
     for scenario in ["rtt", "stream"] {

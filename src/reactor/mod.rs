@@ -413,6 +413,18 @@ impl Reactor {
         self.core.disconnect(connection, deadline);
     }
 
+    /// Shuts the socket of a session's link down, for tests and benches: as a cable that is pulled
+    /// at this end. Nothing happens to a session that has no link.
+    #[doc(hidden)]
+    pub fn cut_link(&mut self, connection: ConnectionId) {
+        if let Ok(key) = self.core.key(connection)
+            && let Some(connection) = self.core.connections.get(key)
+        {
+            // Refused where the peer was faster, and the link is gone as well.
+            let _ = connection.socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
     /// Watches what comes from every peer: as [`Reactor::watch`] for each session that is
     /// established from now on.
     pub fn watch_all(&mut self, key: WatchKey, period: Duration) {

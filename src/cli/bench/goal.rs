@@ -1,9 +1,11 @@
 //! What ringwire is held to in the default suite, and whether a run shows it.
 //!
-//! A goal is a ratio to something measured in the same rounds, never a figure by itself: figures
-//! are the machine's. Not here: how the ratio is shown (`table`).
+//! A goal is a ratio to something measured in the same rounds, not a figure by itself: figures are
+//! the machine's. Only failover, which has nothing beside it, is held to a time. Not here: how the
+//! ratio is shown (`table`).
 
 use std::fmt;
+use std::time::Duration;
 
 use ringwire::config::Idle;
 
@@ -11,6 +13,9 @@ use super::plan::{Beside, Case, Scenario};
 
 /// Rounds whose lowest and highest figure differ by more than this were disturbed.
 pub(super) const NOISY: f64 = 2.0;
+
+/// The p99 that failover is held to on loopback.
+const FAILOVER_P99: Duration = Duration::from_millis(5);
 
 /// The figure a goal is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +79,21 @@ impl fmt::Display for Goal {
     }
 }
 
+/// The goal of failover and the verdict: `p99 <= 5ms met`.
+pub(super) fn failover_verdict(p99_ns: u64) -> String {
+    let is_met = Duration::from_nanos(p99_ns) <= FAILOVER_P99;
+    format!("p99 <= {FAILOVER_P99:?} {}", if is_met { "met" } else { "missed" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failover_is_held_to_a_time() {
+        assert_eq!(failover_verdict(5_000_000), "p99 <= 5ms met");
+        assert_eq!(failover_verdict(5_000_001), "p99 <= 5ms missed");
+    }
 
     #[test]
     fn goals_are_judged_as_shown() {

@@ -29,6 +29,8 @@ use super::summary::{Measured, Record};
 
 /// Longest wait for the peer: a subject that is silent for so long has failed.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Longest round of failover, which should take a little more than a second.
+const FAILOVER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Descriptors the process needs besides two for each connection.
 const DESCRIPTORS_SPARE: u64 = 64;
 
@@ -209,6 +211,7 @@ fn entries(plan: &Plan) -> Vec<Entry> {
     let many = over(plan.case.connections);
     match (plan.case.beside, plan.case.scenario) {
         (Beside::Fewer(count), _) => vec![(&Ring, over(count)), (&Ring, many)],
+        (Beside::Floors, Scenario::Failover) => vec![(&Ring, many)],
         (Beside::Floors, Scenario::Rtt) => vec![(&Socket, Arc::clone(&many)), (&Ring, many)],
         (Beside::Floors, Scenario::Stream) => {
             vec![(&Framing, Arc::clone(&many)), (&Raw, Arc::clone(&many)), (&Ring, many)]
@@ -241,6 +244,9 @@ fn run_round(subject: &'static dyn Subject, plan: &Arc<Plan>) -> Result<Round, S
 
 /// Three times what a round should take and time for several single waits to fail first.
 fn round_time_max(plan: &Plan) -> Duration {
+    if plan.case.scenario == Scenario::Failover {
+        return FAILOVER_TIME_MAX;
+    }
     (plan.duration + plan.warm_up()) * 3 + WAIT_MAX * 3
 }
 

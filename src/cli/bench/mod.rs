@@ -6,6 +6,7 @@
 //! summary  medians, the JSON lines        framing  the bare framing loop: the floor of stream
 //! goal     what ringwire is held to       raw      bulk bytes without frames
 //! table    what people read               ring     ringwire itself: client and server
+//! failover links that are cut
 //! machine  where it was measured          link     a socket that waits as the idle strategy says
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! of a closed loop.
 
 mod crowd;
+mod failover;
 mod framing;
 mod goal;
 mod harness;

@@ -19,6 +19,7 @@ use ringwire::{
     Client, Config, ConnectionId, Context, Envelope, Frame, Kind, Reactor, Server, Wait,
 };
 
+use super::failover;
 use super::harness::{Calls, Round, Stopwatch, Subject, SubjectError, WAIT_MAX, latency_histogram};
 use super::plan::{Plan, Scenario};
 use super::socket::payload;
@@ -27,7 +28,7 @@ use super::stream::Answer;
 /// Bytes queued on a connection between two turns of a stream.
 const BATCH_BYTES: usize = 64 << 10;
 /// How long either end may take to say goodbye; not timed.
-const GOODBYE_TIME: Duration = Duration::from_secs(2);
+pub(super) const GOODBYE_TIME: Duration = Duration::from_secs(2);
 /// Connections besides those measured, while old ones are closing.
 const CONNECTIONS_SPARE: usize = 8;
 /// Address space given to messages at most, in each direction.
@@ -44,6 +45,7 @@ impl Subject for Ring {
 
     fn round(&self, plan: &Plan) -> Result<Round, SubjectError> {
         match (plan.case.scenario, plan.case.connections) {
+            (Scenario::Failover, _) => failover::round(plan),
             (Scenario::Rtt, 1) => rtt(plan, One::open),
             (Scenario::Rtt, _) => rtt_of_many(plan),
             (Scenario::Stream, 1) => stream(plan, One::open),
@@ -105,7 +107,7 @@ impl Seen {
 }
 
 /// Starts the server of a case on its core.
-fn serve(plan: &Plan) -> Result<Server, SubjectError> {
+pub(super) fn serve(plan: &Plan) -> Result<Server, SubjectError> {
     let builder = Server::builder()
         .config(config(plan, plan.cores.server)?)
         .listen("127.0.0.1:0")
@@ -113,7 +115,7 @@ fn serve(plan: &Plan) -> Result<Server, SubjectError> {
     let server = match plan.case.scenario {
         // A command carries the extension also when it is no response, so that every frame is as
         // long as the floor's. A reply that is refused is missed by the client, loudly.
-        Scenario::Rtt => builder.on(Kind::Command, |context, frame| {
+        Scenario::Rtt | Scenario::Failover => builder.on(Kind::Command, |context, frame| {
             let _ = context.reply(Envelope::command(), frame.payload());
         }),
         Scenario::Stream => {
@@ -132,7 +134,7 @@ fn serve(plan: &Plan) -> Result<Server, SubjectError> {
 }
 
 /// The client's end.
-trait End: Sized {
+pub(super) trait End: Sized {
     fn open(plan: &Plan, server: &Server) -> Result<Self, SubjectError>;
 
     /// Queues `frames` frames on every connection and lets the ring send. Returns how many frames
@@ -155,9 +157,9 @@ struct One {
 }
 
 /// Many connections on one reactor.
-struct Many {
-    reactor: Reactor,
-    connections: Vec<ConnectionId>,
+pub(super) struct Many {
+    pub(super) reactor: Reactor,
+    pub(super) connections: Vec<ConnectionId>,
 }
 
 impl End for One {
@@ -266,7 +268,7 @@ fn wait_for_room(reactor: &mut Reactor, refused: SendError) -> Result<(), Subjec
     Ok(())
 }
 
-fn turn(reactor: &mut Reactor, wait: Wait) -> Result<(), SubjectError> {
+pub(super) fn turn(reactor: &mut Reactor, wait: Wait) -> Result<(), SubjectError> {
     reactor.turn(wait).map_err(SubjectError::io("turn the reactor"))?;
     Ok(())
 }

@@ -29,11 +29,11 @@ pub(super) struct Record {
     pub(super) p50_ns_low: Option<u64>,
     pub(super) p50_ns_high: Option<u64>,
     /// A round trip is two frames.
-    pub(super) frames_per_s: f64,
+    pub(super) frames_per_s: Option<f64>,
     /// Payload bytes.
-    pub(super) bytes_per_s: f64,
+    pub(super) bytes_per_s: Option<f64>,
     /// Both ends together.
-    pub(super) cpu_ns_per_frame: f64,
+    pub(super) cpu_ns_per_frame: Option<f64>,
     /// `io_uring_enter` calls of both ends; `null` for subjects without a ring. Not all system
     /// calls: a spinning reactor with few connections calls send and recv instead.
     pub(super) enters_per_frame: Option<f64>,
@@ -60,13 +60,17 @@ impl Record {
         assert!(!rounds.is_empty(), "a subject runs at least one round");
         let case = plan.case;
         let rates: Vec<f64> = rounds.iter().map(Round::frames_per_s).collect();
-        let frames_per_s = median(&rates);
-        let per_frame = |figure: fn(&Round) -> Option<f64>| {
+        let has_rate = case.scenario.has_rate();
+        let frames_per_s = has_rate.then(|| median(&rates));
+        let per_frame = |figure: &dyn Fn(&Round) -> Option<f64>| {
             let each: Option<Vec<f64>> =
                 rounds.iter().map(|round| Some(figure(round)? / round.frames)).collect();
             each.map(|each| tidy(median(&each)))
         };
         let p50s = quantiles(rounds, 0.5);
+        // A few hundred cuts say nothing of one in a thousand.
+        let rare =
+            |quantile| median_ns(quantiles(rounds, quantile).filter(|_| has_rate).as_deref());
         let low_of = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
         let high_of = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
         let record = Self {
@@ -80,21 +84,21 @@ impl Record {
             p50_ns: median_ns(p50s.as_deref()),
             p90_ns: median_ns(quantiles(rounds, 0.9).as_deref()),
             p99_ns: median_ns(quantiles(rounds, 0.99).as_deref()),
-            p99_9_ns: median_ns(quantiles(rounds, 0.999).as_deref()),
-            p99_99_ns: median_ns(quantiles(rounds, 0.9999).as_deref()),
+            p99_9_ns: rare(0.999),
+            p99_99_ns: rare(0.9999),
             max_ns: median_ns(quantiles(rounds, 1.0).as_deref()),
             p50_ns_low: p50s.as_deref().map(|values| whole(low_of(values))),
             p50_ns_high: p50s.as_deref().map(|values| whole(high_of(values))),
-            frames_per_s: tidy(frames_per_s),
-            bytes_per_s: tidy(frames_per_s * case.payload_bytes as f64),
-            cpu_ns_per_frame: per_frame(|round| Some(round.cpu_ns as f64)).unwrap_or(0.0),
-            enters_per_frame: per_frame(|round| Some(round.calls?.enters as f64)),
+            frames_per_s: frames_per_s.map(tidy),
+            bytes_per_s: frames_per_s.map(|rate| tidy(rate * case.payload_bytes as f64)),
+            cpu_ns_per_frame: per_frame(&|round| has_rate.then_some(round.cpu_ns as f64)),
+            enters_per_frame: per_frame(&|round| Some(round.calls?.enters as f64)),
             errors: rounds.iter().map(|round| round.errors).sum(),
         };
         Measured {
             record,
             frames_per_s_range: (low_of(&rates), high_of(&rates)),
-            direct_per_frame: per_frame(|round| Some(round.calls?.direct as f64)),
+            direct_per_frame: per_frame(&|round| Some(round.calls?.direct as f64)),
         }
     }
 }
@@ -219,9 +223,9 @@ mod tests {
         near(record.p50_ns_low, 1000);
         near(record.p50_ns_high, 3000);
         assert_eq!((record.rounds, record.samples, record.errors), (3, 3, 3));
-        assert_eq!(record.frames_per_s, 1e6);
-        assert_eq!(record.bytes_per_s, 64e6);
-        assert_eq!(record.cpu_ns_per_frame, 5.0);
+        assert_eq!(record.frames_per_s, Some(1e6));
+        assert_eq!(record.bytes_per_s, Some(64e6));
+        assert_eq!(record.cpu_ns_per_frame, Some(5.0));
         assert_eq!(record.enters_per_frame, Some(1.5));
         assert_eq!(measured.frames_per_s_range.1, 2e6);
         assert_eq!(measured.direct_per_frame, Some(1.0));
@@ -235,5 +239,15 @@ mod tests {
         assert_eq!((record.p50_ns, record.max_ns, record.p50_ns_low), (None, None, None));
         assert_eq!(record.samples, 10);
         assert_eq!(record.enters_per_frame, None);
+    }
+
+    #[test]
+    fn failover_has_latencies_and_no_rates() {
+        let plan = sample(Scenario::Failover, Idle::Spin, 64, 1);
+        let record = Record::sum_up(&plan, "ringwire", &[round(1000, None)]).record;
+        assert!(record.p50_ns.is_some() && record.p99_ns.is_some() && record.max_ns.is_some());
+        assert_eq!((record.p99_9_ns, record.p99_99_ns), (None, None));
+        assert_eq!((record.frames_per_s, record.bytes_per_s), (None, None));
+        assert_eq!((record.cpu_ns_per_frame, record.enters_per_frame), (None, None));
     }
 }

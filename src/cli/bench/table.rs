@@ -7,7 +7,7 @@
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
-use super::goal::{Figure, Goal, NOISY};
+use super::goal::{Figure, Goal, NOISY, failover_verdict};
 use super::plan::{Beside, Case, Plan, Scenario};
 use super::summary::{Measured, ratio};
 
@@ -39,12 +39,12 @@ const LINES: [Line; 11] = [
     line("p99.99", |m| ns(m.record.p99_99_ns), time),
     line("max", |m| ns(m.record.max_ns), time),
     Line {
-        range: Some(|m| Some(m.frames_per_s_range)),
+        range: Some(|m| m.record.frames_per_s.map(|_| m.frames_per_s_range)),
         judged: Some(Figure::Rate),
-        ..line("frames/s", |m| Some(m.record.frames_per_s), number)
+        ..line("frames/s", |m| m.record.frames_per_s, number)
     },
-    line("bytes/s", |m| Some(m.record.bytes_per_s), bytes),
-    line("CPU/frame", |m| Some(m.record.cpu_ns_per_frame), time),
+    line("bytes/s", |m| m.record.bytes_per_s, bytes),
+    line("CPU/frame", |m| m.record.cpu_ns_per_frame, time),
     line("enters/frame", |m| m.record.enters_per_frame, count),
     // Only where there are any: a spinning reactor with few connections.
     line("direct/frame", |m| m.direct_per_frame.filter(|&calls| calls > 0.0), count),
@@ -73,8 +73,12 @@ pub(super) fn render(plan: &Plan, rounds: usize, measured: &[Measured]) -> Strin
         column.set_cell_alignment(CellAlignment::Right);
     }
     let plural = if rounds == 1 { "" } else { "s" };
-    let seconds = plan.duration.as_secs_f64();
-    let mut text = format!("{case}, {rounds} round{plural} of {seconds} s\n{}\n", table.trim_fmt());
+    let round = match (case.scenario, case.connections) {
+        (Scenario::Failover, 1) => "1 cut".into(),
+        (Scenario::Failover, cuts) => format!("{cuts} cuts"),
+        _ => format!("{} s", plan.duration.as_secs_f64()),
+    };
+    let mut text = format!("{case}, {rounds} round{plural} of {round}\n{}\n", table.trim_fmt());
     for note in notes(case, measured) {
         text += &format!(" {note}\n");
     }
@@ -88,6 +92,11 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
         notes.push(
             "socket: the same frames over plain sockets. raw: as many bytes, no frames.".into(),
         );
+    }
+    if case.scenario == Scenario::Failover {
+        notes.push("From a cut to the answer over the next link, one round trip included.".into());
+        let p99s = measured.iter().filter_map(|one| one.record.p99_ns);
+        notes.extend(p99s.map(|ns| format!("Goal on loopback: {}.", failover_verdict(ns))));
     }
     if case.beside != Beside::Floors {
         notes.push("Each message waits for those of all other connections: compare rates.".into());
