@@ -594,7 +594,8 @@ impl CloseReason {
 }
 
 /// Why a message did not reach its receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DropReason {
     /// Best effort, and the link was lost before the peer had it.
@@ -610,11 +611,11 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// All of them, by [`DropReason::index`].
+    pub const ALL: [Self; 5] =
+        [Self::LinkLost, Self::Expired, Self::Replaced, Self::Overflow, Self::SessionEnded];
     /// Number of reasons.
-    pub const COUNT: usize = 5;
-    /// The names used in statistics, by [`DropReason::index`].
-    pub const NAMES: [&str; Self::COUNT] =
-        ["link_lost", "expired", "replaced", "overflow", "session_ended"];
+    pub const COUNT: usize = Self::ALL.len();
 
     /// A number below [`DropReason::COUNT`].
     #[must_use]

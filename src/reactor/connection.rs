@@ -233,6 +233,13 @@ impl Connection {
         }
     }
 
+    /// Whether what the peer sends may not be seen at present, so that its silence says nothing:
+    /// while the connection is paused, and while a long frame is received in one piece (which
+    /// `frame_timeout_ms` bounds). `window_bytes` is the length of its window.
+    pub(crate) fn is_not_listening(&self, window_bytes: usize) -> bool {
+        self.pause.is_some() || self.frame_bytes.is_some_and(|bytes| bytes > window_bytes / 2)
+    }
+
     /// Whether the kernel holds a send.
     pub(crate) fn is_sending(&self) -> bool {
         self.in_flight.is_some() && self.unsent.is_none()

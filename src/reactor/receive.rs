@@ -11,7 +11,7 @@ use crate::session::state::State;
 use crate::session::{Input, Role};
 use crate::sys::ring::Completion;
 use crate::time::Nanos;
-use crate::wire::Frame;
+use crate::wire::{Frame, Kind};
 
 /// Frames handled for one connection before the others get their turn.
 const FRAMES_PER_TURN: usize = 1024;
@@ -216,6 +216,9 @@ fn handle_frames(
                     }
                 }
             }
+            Input::Nothing if frame.kind() == Kind::Gap => {
+                core.counters.messages_missed.add(frame.type_id().into());
+            }
             Input::Nothing => {}
             Input::Expired => core.counters.messages_expired.add(1),
             Input::Greeting => match greet(core, key, &frame) {
@@ -238,13 +241,14 @@ fn handle_frames(
     let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
     connection.messages_received += messages;
     connection.parsed_bytes_max = connection.parsed_bytes_max.max(longest);
-    let home = connection.home;
+    let (home, session) = (connection.home, &connection.session);
     // The other deadlines only move later with what is received.
-    if connection.session.confirm_at() < connection.session_due {
+    let is_due_earlier = session.confirm_at() < connection.session_due;
+    let has_something_to_say = session.has_own_block() || session.state() == State::Draining;
+    if is_due_earlier {
         core.set_session_deadline(home);
     }
-    let session = &core.connections[key].session;
-    if session.has_own_block() || session.state() == State::Draining {
+    if has_something_to_say {
         core.mark_dirty(key);
     }
     core.counters.messages_received.add(messages);

@@ -175,16 +175,18 @@ impl Core {
     /// Ends a session once what is queued has left, or at `deadline`.
     pub(crate) fn disconnect(&mut self, id: ConnectionId, deadline: Nanos) {
         match self.key(id) {
-            Ok(key) if self.connections[key].survives => {
-                // Its link is gone already. With a send in the kernel, as soon as that has ended.
-                self.connections[key].is_given_up = true;
-                if !self.connections[key].is_sending() {
-                    self.detach(key);
-                }
-            }
+            Ok(key) if self.connections[key].survives => self.give_up(key),
             Ok(key) => self.drain(key, deadline),
             Err(_) if id.reactor == self.index => self.end_away(id.key, CloseReason::Local),
             Err(_) => {}
+        }
+    }
+
+    /// Ends a session whose link is gone already: at once, or as soon as the kernel holds no send.
+    fn give_up(&mut self, key: ConnectionKey) {
+        self.connections[key].is_given_up = true;
+        if !self.connections[key].is_sending() {
+            self.detach(key);
         }
     }
 
@@ -323,12 +325,7 @@ impl Core {
         let claim = session.claim(frame)?;
         if claim == Claim::Anew {
             match self.homes[home] {
-                Home::Here(old) if self.connections[old].survives => {
-                    if !self.connections[old].is_sending() {
-                        self.detach(old);
-                    }
-                    self.end_away(home, CloseReason::SessionExpired);
-                }
+                Home::Here(old) if self.connections[old].survives => self.give_up(old),
                 Home::Here(old) => self.close(old, CloseReason::SessionExpired),
                 Home::Away(_) => self.end_away(home, CloseReason::SessionExpired),
             }
@@ -513,6 +510,9 @@ impl Core {
             None => {}
             Some(&mut Home::Here(key)) => {
                 let connection = &mut self.connections[key];
+                if connection.is_not_listening(self.config.window_bytes() as usize) {
+                    connection.session.received_bytes(self.now);
+                }
                 let expiry = connection.session.expire(self.now);
                 if connection.phase != Phase::Live {
                     return;

@@ -51,6 +51,11 @@ impl Core {
         if connection.phase != Phase::Live {
             return;
         }
+        if connection.session.has_untold_drops() {
+            let home = connection.home;
+            self.count_drops(home);
+        }
+        let connection = &mut self.connections[key];
         // A handler may have taken its time since the turn began.
         let now = if connection.session.may_expire() { Nanos::now() } else { self.now };
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };

@@ -814,13 +814,13 @@ impl Session {
             return Err(SendError::KindReserved { kind: envelope.kind });
         }
         let index = envelope.priority.index();
-        let care = envelope.care(body, self.limits.overflow[index], now)?;
+        let overflow = self.limits.overflow[index];
+        let care = envelope.care(body, overflow, now)?;
         let mut head = frame_head(envelope, correlation, body, identity, now);
         if let Some(extension) = &mut head.extension {
             extension.ttl_us = envelope.ttl_us.into();
             extension.acknowledged = self.received[index].into();
         }
-        let overflow = self.limits.overflow[index];
         // What may be dropped before it leaves confirms nothing for certain.
         let may_be_dropped = care.expiry != Nanos::NEVER
             || care.key.is_some()
@@ -841,14 +841,24 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Option<(Source, Block)> {
-        self.sent_bytes(now);
+        let next = self.next_block(now, memory);
+        if next.is_some()
+            && let Some(heartbeat) = &mut self.heartbeat
+        {
+            heartbeat.sent(now);
+        }
+        next
+    }
+
+    #[inline]
+    fn next_block(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<(Source, Block)> {
         if let Some(block) = self.control.take() {
             return Some((Source::Control, block));
         }
         if matches!(self.state, State::Greeting | State::Down) {
             return None;
         }
-        if (self.confirms_now || self.beat.is_some())
+        if self.has_own_block()
             && let Some(block) = self.poll_own(now, memory)
         {
             return Some((Source::Control, block));
@@ -873,9 +883,7 @@ impl Session {
     pub(crate) fn has_block(&self) -> bool {
         self.control.is_some()
             || (!matches!(self.state, State::Greeting | State::Down)
-                && (self.confirms_now
-                    || self.beat.is_some()
-                    || self.lanes.iter().any(|lane| !lane.is_empty())))
+                && (self.has_own_block() || self.lanes.iter().any(|lane| !lane.is_empty())))
     }
 
     /// Books a block that has been handed to the kernel in full. Its memory comes back, at once or
@@ -915,14 +923,6 @@ impl Session {
         }
     }
 
-    /// Bytes went out. Hot path: once per block.
-    #[inline]
-    pub(crate) fn sent_bytes(&mut self, now: Nanos) {
-        if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.sent(now);
-        }
-    }
-
     /// When the messages that nothing has confirmed must be.
     #[inline]
     pub(crate) fn confirm_at(&self) -> Nanos {
@@ -955,6 +955,14 @@ impl Session {
     #[inline]
     pub(crate) fn has_own_block(&self) -> bool {
         self.confirms_now || self.beat.is_some()
+    }
+
+    /// Whether [`Session::take_drops`] has something to tell. Once per block.
+    #[inline]
+    pub(crate) fn has_untold_drops(&self) -> bool {
+        let sum = |drops: &[Drops]| drops.iter().map(Drops::total).sum::<u64>();
+        let now: u64 = self.lanes.iter().map(|lane| lane.drops().total()).sum();
+        now + sum(&self.past_drops) != sum(&self.told_drops)
     }
 
     /// Messages dropped since the last call, by lane.

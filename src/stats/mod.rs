@@ -9,4 +9,4 @@ mod snapshot;
 
 pub(crate) use counters::LANES;
 pub use counters::{Counter, Counters, Gauge};
-pub use snapshot::{CloseCount, ConnectionState, Statistics};
+pub use snapshot::{CloseCount, ConnectionState, DropCount, Statistics};

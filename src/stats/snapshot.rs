@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::error::CloseReason;
-use crate::stats::Counters;
+use crate::error::{CloseReason, DropReason};
+use crate::stats::{Counters, LANES};
 
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -35,6 +35,26 @@ pub struct CloseCount {
     pub count: u64,
 }
 
+/// How many messages of one lane were dropped for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DropCount {
+    /// The lane: 0 for low to 3 for critical.
+    pub lane: usize,
+    /// Why.
+    pub reason: DropReason,
+    /// How many.
+    pub count: u64,
+}
+
+/// Those that occurred.
+fn drop_counts(counts: [[u64; DropReason::COUNT]; LANES]) -> Vec<DropCount> {
+    let all = counts.into_iter().enumerate().flat_map(|(lane, counts)| {
+        DropReason::ALL.map(|reason| DropCount { lane, reason, count: counts[reason.index()] })
+    });
+    all.filter(|drop| drop.count > 0).collect()
+}
+
 macro_rules! statistics {
     ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
         /// What has happened so far, summed over the reactors asked.
@@ -56,6 +76,8 @@ macro_rules! statistics {
             $($(#[doc = $doc])+ pub $name: u64,)+
             /// Connections that ended, by reason; reasons that never occurred are left out.
             pub closes: Vec<CloseCount>,
+            /// Messages dropped on this side, by lane and reason; what never occurred is left out.
+            pub drops: Vec<DropCount>,
         }
 
         impl Statistics {
@@ -76,6 +98,11 @@ macro_rules! statistics {
                     CloseCount { reason, count: self.ended(reason) + past.ended(reason) }
                 });
                 self.closes = sums.into_iter().filter(|close| close.count > 0).collect();
+                let mut drops = [[0; DropReason::COUNT]; LANES];
+                for drop in self.drops.iter().chain(&past.drops) {
+                    drops[drop.lane][drop.reason.index()] += drop.count;
+                }
+                self.drops = drop_counts(drops);
             }
         }
     };
@@ -168,12 +195,19 @@ impl Statistics {
     ) -> Self {
         let mut statistics = Self { is_server, ..Self::default() };
         let mut closes = [0; CloseReason::NAMES.len()];
+        let mut drops = [[0; DropReason::COUNT]; LANES];
         for counters in reactors {
             statistics.add(counters);
             for (sum, counter) in closes.iter_mut().zip(&counters.closes) {
                 *sum += counter.get();
             }
+            for (sum, counter) in
+                drops.as_flattened_mut().iter_mut().zip(counters.drops.as_flattened())
+            {
+                *sum += counter.get();
+            }
         }
+        statistics.drops = drop_counts(drops);
         statistics.closes = CloseReason::NAMES
             .iter()
             .zip(closes)
@@ -181,6 +215,12 @@ impl Statistics {
             .map(|(&reason, count)| CloseCount { reason, count })
             .collect();
         statistics
+    }
+
+    /// Messages dropped on this side for that reason, all lanes.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.iter().filter(|drop| drop.reason == reason).map(|drop| drop.count).sum()
     }
 
     /// Connections that ended for exactly this reason.

@@ -242,8 +242,8 @@ impl Truth {
             at_most.add(DropReason::Replaced, is_replaced.into());
         }
         for (index, (&counted, &at_most)) in lane.drops.0.iter().zip(&at_most.0).enumerate() {
-            let name = DropReason::NAMES[index];
-            assert!(counted <= at_most, "{counted} dropped for {name}, {at_most} may be");
+            let reason = DropReason::ALL[index];
+            assert!(counted <= at_most, "{counted} dropped for {reason:?}, {at_most} may be");
         }
     }
 }
