@@ -210,7 +210,7 @@ fn controller(endpoint: &str) -> Result<(), Box<dyn Error>> {
         client.poll();
         while let Some(event) = client.poll_event() {
             // The first attempt is news, the others are not.
-            if !matches!(event.kind, EventKind::Reconnecting { attempt: 2.. }) {
+            if !matches!(event.kind, EventKind::Reconnecting { attempt: 2.., .. }) {
                 say(&described(&event.kind));
             }
             // A session begins: this drive has never heard of us. A session that is resumed goes
@@ -254,7 +254,7 @@ fn described(kind: &EventKind) -> String {
         EventKind::Connected => "connected: a new session".into(),
         EventKind::LinkLost { reason, .. } => format!("link lost: {reason}"),
         EventKind::Reconnecting { .. } => "reconnecting".into(),
-        EventKind::Resumed { messages_dropped } => {
+        EventKind::Resumed { messages_dropped, .. } => {
             format!("resumed: {messages_dropped} messages lost on the way")
         }
         EventKind::SessionLost { undelivered } => {

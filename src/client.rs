@@ -26,6 +26,8 @@ use crate::wire::{Body, Frame, Kind, Payload};
 
 /// Connections a client's reactor holds: the session, and one that is still closing.
 const CLIENT_CONNECTIONS_MAX: u32 = 4;
+/// As many twice over, for a session with two connections.
+const EXPRESS_CONNECTIONS_MAX: u32 = 2 * CLIENT_CONNECTIONS_MAX;
 
 /// From this many queued bytes on, `send` submits by itself.
 const AUTO_FLUSH_BYTES: usize = 64 << 10;
@@ -59,7 +61,9 @@ impl Client {
     ///
     /// [`SetupError`], which says what the kernel refused and what to do.
     pub fn new(mut config: Config) -> Result<Self, SetupError> {
-        config.connections_max = config.connections_max.min(CLIENT_CONNECTIONS_MAX);
+        let connections_max =
+            if config.express() { EXPRESS_CONNECTIONS_MAX } else { CLIENT_CONNECTIONS_MAX };
+        config.connections_max = config.connections_max.min(connections_max);
         Ok(Self { reactor: Reactor::new(&config)?, connection: None, ended: None })
     }
 
@@ -155,7 +159,7 @@ impl Client {
         // Whenever the lane has grown past another 64 KiB, not at every message from there on.
         let lane_bytes_before = admitted.lane_bytes - admitted.frame_bytes;
         if admitted.lane_bytes / AUTO_FLUSH_BYTES != lane_bytes_before / AUTO_FLUSH_BYTES {
-            self.reactor.flush_full_block(connection);
+            self.reactor.flush_full_block(connection, envelope.lane());
         }
         Ok(())
     }

@@ -165,6 +165,7 @@ macro_rules! settings {
             pub(crate) overflow_high: Overflow,
             pub(crate) overflow_critical: Overflow,
             pub(crate) reconnect: bool,
+            pub(crate) express: bool,
             pub(crate) cores: Vec<usize>,
             pub(crate) tcp_congestion: Option<String>,
             pub(crate) mlockall: bool,
@@ -184,6 +185,7 @@ macro_rules! settings {
             overflow_high: Overflow,
             overflow_critical: Overflow,
             reconnect: bool,
+            express: bool,
             cores: Vec<usize>,
             tcp_congestion: Option<String>,
             mlockall: bool,
@@ -205,6 +207,7 @@ macro_rules! settings {
             ("overflow_high", OVERFLOW),
             ("overflow_critical", OVERFLOW),
             ("reconnect", Takes::Flag),
+            ("express", Takes::Flag),
             ("cores", Takes::Cores),
             ("tcp_congestion", Takes::Text),
             ("mlockall", Takes::Flag),
@@ -222,6 +225,7 @@ macro_rules! settings {
                     overflow_high: Overflow::default(),
                     overflow_critical: Overflow::default(),
                     reconnect: true,
+                    express: false,
                     cores: Vec::new(),
                     tcp_congestion: None,
                     mlockall: false,
@@ -268,6 +272,7 @@ macro_rules! settings {
                     overflow_high: self.overflow_high,
                     overflow_critical: self.overflow_critical,
                     reconnect: self.reconnect,
+                    express: self.express,
                     cores: self.cores,
                     tcp_congestion: self.tcp_congestion,
                     mlockall: self.mlockall,
@@ -484,6 +489,12 @@ impl Config {
         self.reconnect
     }
 
+    /// See [`ConfigBuilder::express`].
+    #[must_use]
+    pub fn express(&self) -> bool {
+        self.express
+    }
+
     /// How often heartbeats are wanted, in the unit of the greeting.
     pub(crate) fn heartbeat_interval_us(&self) -> u32 {
         self.heartbeat_interval_ms.saturating_mul(1000)
@@ -584,6 +595,19 @@ impl ConfigBuilder {
     #[must_use]
     pub fn reconnect(mut self, enabled: bool) -> Self {
         self.reconnect = enabled;
+        self
+    }
+
+    /// Whether sessions that this node dials use two connections: critical and high messages on
+    /// one, normal and low on the other, so that no bulk stands in front of a stop command, not
+    /// even in a kernel buffer. Takes two places of `connections_max` at each end. A listener
+    /// that does not know of it gets one connection. Default: no.
+    ///
+    /// Each connection is lost and made again by itself; the session ends with both. Messages are
+    /// in order within each lane, as ever.
+    #[must_use]
+    pub fn express(mut self, enabled: bool) -> Self {
+        self.express = enabled;
         self
     }
 

@@ -99,8 +99,8 @@ pub use error::{
 pub use node::{Incoming, Node, NodeBuilder, NodeHandle};
 pub use reactor::{
     BroadcastReport, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState, Context, Event,
-    EventKind, Message, Reactor, RequestId, ShutdownReport, Turn, Wait, WatchChange, WatchError,
-    WatchKey, Watched,
+    EventKind, Link, Message, Reactor, RequestId, ShutdownReport, Turn, Wait, WatchChange,
+    WatchError, WatchKey, Watched,
 };
 pub use server::{Server, ServerBuilder};
 pub use session::lane::Sent;

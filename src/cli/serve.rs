@@ -21,8 +21,8 @@ use clap::Args;
 use ringwire::config::{Config, REACTORS_MAX};
 use ringwire::time::wall_ns;
 use ringwire::{
-    Context, Envelope, Event, EventKind, Frame, Idle, Kind, Message, Nanos, NodeHandle, Priority,
-    Server, SetupError, ShutdownReport, Statistics,
+    Context, Envelope, Event, EventKind, Frame, Idle, Kind, Link, Message, Nanos, NodeHandle,
+    Priority, Server, SetupError, ShutdownReport, Statistics,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
@@ -427,11 +427,13 @@ impl Log {
     fn event(&mut self, event: &Event) -> io::Result<()> {
         match &event.kind {
             EventKind::Connected => self.connected(event),
-            EventKind::LinkLost { reason, messages_dropped } => {
-                self.link(event, &format!("link lost: {reason}"), *messages_dropped)
+            EventKind::LinkLost { link, reason, messages_dropped } => {
+                let what = format!("{}link lost: {reason}", which(*link));
+                self.link(event, &what, *messages_dropped)
             }
-            EventKind::Resumed { messages_dropped } => {
-                self.link(event, "back: the session goes on", *messages_dropped)
+            EventKind::Resumed { link, messages_dropped } => {
+                let what = format!("{}link back: the session goes on", which(*link));
+                self.link(event, &what, *messages_dropped)
             }
             EventKind::SessionLost { undelivered } => {
                 let lost = counted(undelivered.len() as u64, "reliable message");
@@ -545,6 +547,14 @@ impl Meter {
         self.last = statistics;
         self.due = now + self.every;
         line
+    }
+}
+
+/// Names a link where that tells more than "the link".
+fn which(link: Link) -> &'static str {
+    match link {
+        Link::Main => "",
+        Link::Express => "express ",
     }
 }
 

@@ -135,8 +135,10 @@ pub(crate) struct Connection {
     pub(crate) address: String,
     pub(crate) phase: Phase,
     pub(crate) session: Session,
-    /// What the application calls the session.
+    /// The place of its session.
     pub(crate) home: SessionKey,
+    /// What the application calls the session: for an express connection the main part's place.
+    pub(crate) public: SessionKey,
     /// Where this side dialled, and when to dial again; `None` where the peer dials.
     pub(crate) route: Option<Box<Route>>,
     /// What the deadlines know of the session's.
@@ -202,6 +204,7 @@ impl Connection {
             phase: Phase::Live,
             session,
             home: SessionKey::default(),
+            public: SessionKey::default(),
             route: None,
             session_due: Nanos::NEVER,
             strange_to: 0,

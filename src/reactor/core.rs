@@ -18,6 +18,7 @@ use crate::reactor::ClockOffset;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
 use crate::reactor::events::EventQueue;
+use crate::reactor::express::{Pairs, Remains};
 use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
@@ -68,6 +69,8 @@ pub(crate) struct Core {
     pub(crate) connections: SlotMap<ConnectionKey, Connection>,
     /// Where each session is.
     pub(crate) homes: SlotMap<SessionKey, Home>,
+    /// The sessions with two connections.
+    pub(crate) pairs: Pairs,
     /// The sessions of peers that may come back, by the id of their end.
     pub(crate) by_peer: BTreeMap<SessionId, SessionKey>,
     /// The key last used in each slot of `homes`.
@@ -185,6 +188,7 @@ impl Core {
             now_is_fresh: false,
             connections: SlotMap::with_capacity_and_key(places_max),
             homes: SlotMap::with_capacity_and_key(homes_max),
+            pairs: Pairs::with_capacity(homes_max),
             by_peer: BTreeMap::new(),
             session_keys: vec![SessionKey::default(); homes_max],
             session_deadlines: Deadlines::with_capacity(homes_max),
@@ -250,6 +254,7 @@ impl Core {
         correlation: Correlation,
         body: &B,
     ) -> Result<Admitted, SendError> {
+        let id = self.for_lane(id, envelope.lane())?;
         match self.key(id) {
             Ok(key) => self.push(key, envelope, correlation, body),
             Err(_) => self.push_away(id, envelope, correlation, body),
@@ -317,13 +322,14 @@ impl Core {
             .connections
             .iter()
             .filter(|(_, connection)| connection.is_established())
-            .map(|(key, _)| key)
+            .filter(|(_, connection)| connection.home == connection.public)
+            .map(|(key, _)| self.id(key))
             .collect();
         let outcomes = keys
             .into_iter()
-            .map(|key| {
-                let outcome = self.push(key, envelope, Correlation::None, body);
-                (self.id(key), outcome.map(drop))
+            .map(|id| {
+                let outcome = self.push_to(id, envelope, Correlation::None, body);
+                (id, outcome.map(drop))
             })
             .collect();
         BroadcastReport { outcomes }
@@ -443,7 +449,7 @@ impl Core {
         if matches!(connection.phase, Phase::Departed { .. }) {
             self.departed -= 1;
         }
-        let is_active = established && connection.is_live();
+        let is_active = established && connection.is_live() && connection.home == connection.public;
         let has_operations = connection.has_operations();
         connection.state_deadline = Nanos::NEVER;
         connection.frame_begun = Nanos::NEVER;
@@ -456,12 +462,16 @@ impl Core {
 
         self.counters.messages_dropped.add(dropped);
         self.counters.closes[reason.index()].add(1);
+        self.set_deadline(key);
+        let home = self.connections[key].home;
+        let is_stand_in = self.is_stand_in(key);
+        if !survives && !is_stand_in {
+            self.part_ended(home, reason);
+        }
         if is_active {
             self.session_ended(reason, dropped + in_flight);
         }
-        self.set_deadline(key);
-        let home = self.connections[key].home;
-        if self.is_stand_in(key) {
+        if is_stand_in {
             self.stand_in_failed(home, reason);
         } else if !survives {
             self.count_drops(home);
@@ -495,10 +505,7 @@ impl Core {
         let home = connection.home;
         let undelivered = std::mem::take(&mut connection.undelivered);
         self.count_drops(home);
-        if !undelivered.is_empty() {
-            self.emit_for(home, EventKind::SessionLost { undelivered });
-        }
-        self.emit_for(home, EventKind::Disconnected { reason, established, messages_dropped });
+        self.say_farewell(home, reason, established, Remains { messages_dropped, undelivered });
     }
 
     /// Counts an established session as ended.
@@ -576,6 +583,7 @@ impl Core {
             assert!(!connection.has_operations(), "a slot is freed after its last operation");
             if matches!(self.homes.get(connection.home), Some(&Home::Here(here)) if here == key) {
                 self.homes.remove(connection.home);
+                self.pairs.remove(connection.home);
             }
             self.deadlines.set(key.slot(), Nanos::NEVER);
             let base = connection.window.dissolve(&mut self.receive_memory);
@@ -630,6 +638,9 @@ impl Core {
             (_, State::Greeting) => CloseReason::HandshakeTimeout,
             (Phase::Departed { reason }, _) => reason,
             (_, State::Finishing) => CloseReason::Local,
+            (_, State::Open) if !self.pairs.is_complete(connection.home) => {
+                CloseReason::HandshakeTimeout
+            }
             _ => CloseReason::DrainTimeout,
         };
         self.close(key, reason);
@@ -656,11 +667,13 @@ impl Core {
     /// What is known of a connection.
     pub(crate) fn info(&self, key: ConnectionKey) -> Option<ConnectionInfo> {
         let connection = self.connections.get(key)?;
-        Some(ConnectionInfo {
+        let mut info = ConnectionInfo {
             id: self.id(key),
             address: connection.address.clone(),
             peer: connection.session.peer().cloned(),
-            is_established: connection.is_established() && connection.is_live(),
+            is_established: connection.is_established()
+                && connection.is_live()
+                && self.pairs.is_complete(connection.home),
             connected_for: self.now.since(connection.established_at),
             last_activity: connection.last_activity,
             messages_sent: connection.session.messages_admitted(),
@@ -676,7 +689,10 @@ impl Core {
                 .session
                 .clock_offset(self.now)
                 .map(|offset| ClockOffset { offset_ns: offset.ns, error_ns: offset.error_ns }),
-        })
+            express: None,
+        };
+        self.add_express(connection.home, &mut info);
+        Some(info)
     }
 }
 

@@ -189,7 +189,7 @@ impl Handlers {
         };
         let handler = handler.expect("routed to a handler that exists");
         let response_to = if frame.is_request() { frame.correlation() } else { 0 };
-        let home = core.connections[key].home;
+        let home = core.connections[key].public;
         let answers_reliably = frame.is_reliable();
         let mut context = Context { core, home, response_to, answers_reliably };
         // Unwind safety: the context's operations leave the core consistent between any two of

@@ -260,7 +260,7 @@ impl Core {
         }
         let address = socket::peer_address(&socket);
         let Some(key) = self.insert(socket, address, Role::Listener) else { return };
-        self.connections[key].home = self.new_home(key);
+        self.new_home(key);
         let connection = &mut self.connections[key];
         connection.state_deadline = self.now + self.config.handshake_timeout();
         self.set_deadline(key);
@@ -313,7 +313,10 @@ impl Core {
         let backoff = Backoff::new(backoff_policy(&self.config));
         let route = Route { target: address.clone(), backoff };
         self.connections[key].route = Some(Box::new(route));
-        self.connections[key].home = self.new_home(key);
+        self.new_home(key);
+        if self.config.express() {
+            self.plan_pair(key);
+        }
         Ok(key)
     }
 
@@ -381,11 +384,14 @@ impl Core {
         if let Some(route) = &mut connection.route {
             route.backoff.established(now);
         }
-        self.active += 1;
-        self.counters.connections_established.add(1);
-        self.counters.connections_active.set(self.active);
+        let is_express = connection.home != connection.public;
+        if !is_express {
+            self.active += 1;
+            self.counters.connections_established.add(1);
+            self.counters.connections_active.set(self.active);
+        }
         self.set_deadline(key);
-        if !is_resumed {
+        if !is_resumed && !is_express {
             for &(watched, period) in &self.watches {
                 let watchdog = &mut self.connections[key].session.watchdog;
                 if let Err(error) = watchdog.watch(watched, period, now) {
@@ -399,11 +405,21 @@ impl Core {
             self.counters.sessions_resumed.add(1);
             let messages_dropped = self.count_drops(home);
             self.counters.messages_dropped.add(messages_dropped);
-            self.emit(key, EventKind::Resumed { messages_dropped });
+            let link = self.link(home);
+            self.emit(key, EventKind::Resumed { link, messages_dropped });
             self.mark_dirty(key);
-        } else {
-            self.emit(key, EventKind::Connected);
         }
+        self.main_established(key);
+        if is_express || !self.pairs.is_complete(home) {
+            self.announce_if_complete(home);
+        } else if !is_resumed {
+            self.tell_connected(key);
+        }
+    }
+
+    /// Tells that messages flow.
+    pub(crate) fn tell_connected(&mut self, key: ConnectionKey) {
+        self.emit(key, EventKind::Connected);
         self.notify_watcher(key, Ok(()));
     }
 }

@@ -25,6 +25,7 @@ pub(crate) mod connection;
 pub(crate) mod core;
 pub(crate) mod dispatch;
 pub(crate) mod events;
+mod express;
 pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod message;
@@ -65,7 +66,7 @@ pub use crate::stats::ConnectionState;
 use crate::stats::{Counters, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
-use crate::wire::{Body, Frame, Kind, Payload, low_half};
+use crate::wire::{Body, Frame, Kind, Payload, Priority, low_half};
 
 /// Completions reaped in one turn.
 const COMPLETIONS_PER_TURN: u32 = 64;
@@ -117,6 +118,8 @@ pub enum EventKind {
     /// The link is gone, and the session waits for another. Best-effort messages are refused, and
     /// requests that are not reliable have failed.
     LinkLost {
+        /// Which, where the session has two.
+        link: Link,
         /// Why.
         reason: CloseReason,
         /// Best-effort messages that waited to be sent.
@@ -124,11 +127,15 @@ pub enum EventKind {
     },
     /// This side dials again.
     Reconnecting {
+        /// Which link, where the session has two.
+        link: Link,
         /// How many attempts that makes, since a link last held.
         attempt: u32,
     },
     /// The session goes on on a new link.
     Resumed {
+        /// Which, where the session has two.
+        link: Link,
         /// Best-effort messages that were sent and did not arrive, and reliable ones that have
         /// expired.
         messages_dropped: u64,
@@ -151,7 +158,18 @@ pub enum EventKind {
     },
 }
 
-/// What is known of a connection.
+/// One of the connections of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// The only one, or with [`express`](crate::ConfigBuilder::express) that of low and normal
+    /// messages.
+    Main,
+    /// That of high and critical messages.
+    Express,
+}
+
+/// What is known of a connection. Of a session with two, what can be counted is the sum of both,
+/// and the rest is said of the main one.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
@@ -188,6 +206,8 @@ pub struct ConnectionInfo {
     pub round_trip: Option<Duration>,
     /// The peer's monotonic clock against ours; `None` before it was measured.
     pub clock: Option<ClockOffset>,
+    /// Where the express connection stands, of a session that has one.
+    pub express: Option<ConnectionState>,
 }
 
 /// How far a peer's monotonic clock is ahead of ours.
@@ -377,6 +397,7 @@ impl Reactor {
         loop {
             if let Ok(key) = self.core.key(id)
                 && self.core.connections[key].is_established()
+                && self.core.pairs.is_complete(id.key)
             {
                 return Ok(id);
             }
@@ -417,11 +438,9 @@ impl Reactor {
     /// at this end. Nothing happens to a session that has no link.
     #[doc(hidden)]
     pub fn cut_link(&mut self, connection: ConnectionId) {
-        if let Ok(key) = self.core.key(connection)
-            && let Some(connection) = self.core.connections.get(key)
-        {
+        for key in self.core.links(connection) {
             // Refused where the peer was faster, and the link is gone as well.
-            let _ = connection.socket.shutdown(std::net::Shutdown::Both);
+            let _ = self.core.connections[key].socket.shutdown(std::net::Shutdown::Both);
         }
     }
 
@@ -580,7 +599,8 @@ impl Reactor {
         }
         self.core.refresh_now();
         let reliable = envelope.is_reliable();
-        let id = self.core.requests.open(connection.key, reliable, timeout, self.core.now)?;
+        let part = self.core.for_lane(connection, envelope.lane())?.key;
+        let id = self.core.requests.open(connection.key, part, reliable, timeout, self.core.now)?;
         let correlation = Correlation::Request(id.correlation());
         // Unwind safety: a body that panics changes nothing in its lane, and goes on panicking.
         let pushed = catch_unwind(AssertUnwindSafe(|| {
@@ -704,28 +724,12 @@ impl Reactor {
         if self.core.closing { self.core.shutdown_limit() } else { Nanos::NEVER }
     }
 
-    /// Where a connection stands.
+    /// Where a session stands.
     pub(crate) fn state_of(&self, connection: ConnectionId) -> ConnectionState {
-        use crate::session::state::State;
-        if self.core.is_away(connection) {
-            return ConnectionState::Reconnecting;
-        }
-        let Ok(key) = self.core.key(connection) else {
+        if connection.reactor != self.core.index {
             return ConnectionState::Disconnected;
-        };
-        let connection = &self.core.connections[key];
-        match (connection.phase, connection.session.state()) {
-            (connection::Phase::Departed { .. }, _) => ConnectionState::Closing,
-            (connection::Phase::Closing { .. }, _) | (_, State::Ended { .. }) => {
-                ConnectionState::Disconnected
-            }
-            (connection::Phase::Connecting { .. }, _) | (_, State::Greeting) => {
-                ConnectionState::Connecting
-            }
-            (_, State::Open) => ConnectionState::Connected,
-            (_, State::Down) => ConnectionState::Reconnecting,
-            (_, State::Draining | State::Finishing) => ConnectionState::Closing,
         }
+        self.core.state_of_both(connection.key)
     }
 
     /// A turn for a waiting request; a failing ring loses it.
@@ -743,12 +747,12 @@ impl Reactor {
     /// Submits when a connection has nothing in flight and a whole block waits: keeps a sender
     /// that never polls from filling its lane while the socket is idle.
     #[inline]
-    pub(crate) fn flush_full_block(&mut self, connection: ConnectionId) {
+    pub(crate) fn flush_full_block(&mut self, connection: ConnectionId, lane: Priority) {
         // The block before this one may have left by now. Completions only record what happened.
         self.core.reap();
-        let is_idle = self
-            .core
-            .key(connection)
+        let carrier = self.core.for_lane(connection, lane);
+        let is_idle = carrier
+            .and_then(|carrier| self.core.key(carrier))
             .is_ok_and(|key| self.core.connections[key].in_flight.is_none());
         if is_idle {
             self.flush_replies();
@@ -761,7 +765,11 @@ impl Reactor {
 
     /// Whether everything sent on a connection has left, and what is reliable was confirmed.
     pub(crate) fn is_flushed(&self, connection: ConnectionId) -> bool {
-        self.core.session(connection).is_none_or(Session::is_flushed)
+        let express = self.core.pairs.express_of(connection.key);
+        let parts = [Some(connection.key), express].into_iter().flatten();
+        parts
+            .map(|key| ConnectionId { key, ..connection })
+            .all(|part| self.core.session(part).is_none_or(Session::is_flushed))
     }
 
     /// Submits what handlers queued during a call that is about to return to the application.
@@ -993,8 +1001,9 @@ impl Core {
     fn established(&self) -> Vec<ConnectionInfo> {
         self.connections
             .iter()
-            .filter(|(_, connection)| connection.is_established() && connection.is_live())
+            .filter(|(_, connection)| connection.home == connection.public)
             .filter_map(|(key, _)| self.info(key))
+            .filter(|info| info.is_established)
             .collect()
     }
 

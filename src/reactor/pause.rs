@@ -149,7 +149,7 @@ impl Core {
             // It stays open, so that what it keeps goes with it to its next link.
             self.connections[key].phase = Phase::Departed { reason };
             self.departed += 1;
-            self.session_ended(reason, 0);
+            self.part_departed(key, reason, 0);
             return;
         }
         let connection = &mut self.connections[key];
@@ -171,7 +171,15 @@ impl Core {
         connection.phase = Phase::Departed { reason };
         self.counters.messages_dropped.add(dropped);
         self.departed += 1;
-        self.session_ended(reason, dropped);
+        self.part_departed(key, reason, dropped);
         tracing::debug!(connection = %self.id(key), "the peer of a paused connection is gone");
+    }
+
+    /// Counts the session of a departed connection as ended, once for both of its parts.
+    fn part_departed(&mut self, key: ConnectionKey, reason: CloseReason, dropped: u64) {
+        let connection = &self.connections[key];
+        if connection.home == connection.public {
+            self.session_ended(reason, dropped);
+        }
     }
 }

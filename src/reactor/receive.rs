@@ -199,8 +199,10 @@ fn handle_frames(
             Input::Message => {
                 messages += 1;
                 bytes += frame_bytes as u64;
-                if !connection.session.watchdog.is_idle() {
-                    let home = connection.home;
+                // What comes on an express connection is watched by the main part.
+                let is_express = connection.home != connection.public;
+                if is_express || !connection.session.watchdog.is_idle() {
+                    let home = connection.public;
                     let keys = [WatchKey::Type(frame.type_id()), WatchKey::Kind(frame.kind())];
                     core.feed_watches(home, keys);
                 }
@@ -265,7 +267,7 @@ fn respond(
     frame: Frame<'_>,
 ) {
     let correlation = frame.correlation();
-    if !core.requests.is_waiting(core.connections[key].home, correlation) {
+    if !core.requests.is_waiting(core.connections[key].public, correlation) {
         core.counters.responses_late.add(1);
         return;
     }

@@ -33,6 +33,8 @@ impl RequestId {
 #[derive(Debug)]
 struct Request {
     session: SessionKey,
+    /// The part of the session that it was sent in.
+    part: SessionKey,
     /// It is sent again on the next link when this one is lost.
     reliable: bool,
     timeout: Duration,
@@ -59,10 +61,11 @@ impl Requests {
         }
     }
 
-    /// Opens a request; its deadline runs from `now`.
+    /// Opens a request that leaves in `part` of `session`; its deadline runs from `now`.
     pub(crate) fn open(
         &mut self,
         session: SessionKey,
+        part: SessionKey,
         reliable: bool,
         timeout: Duration,
         now: Nanos,
@@ -70,7 +73,7 @@ impl Requests {
         if self.slots.len() >= self.requests_max as usize {
             return Err(RequestError::TooMany { requests_max: self.requests_max });
         }
-        let key = self.slots.insert(Request { session, reliable, timeout, outcome: None });
+        let key = self.slots.insert(Request { session, part, reliable, timeout, outcome: None });
         self.keys[slot(key) as usize] = key;
         self.deadlines.set(slot(key), now + timeout);
         Ok(RequestId(key))
@@ -119,14 +122,14 @@ impl Requests {
         }
     }
 
-    /// Answers every request of a session that ended.
-    pub(crate) fn fail(&mut self, session: SessionKey, reason: CloseReason) {
-        self.fail_those(reason, |request| request.session == session);
+    /// Answers every request of a session, or of a part of one, that ended.
+    pub(crate) fn fail(&mut self, ended: SessionKey, reason: CloseReason) {
+        self.fail_those(reason, |request| request.session == ended || request.part == ended);
     }
 
-    /// Answers the requests of a session that its link took with it.
-    pub(crate) fn fail_unreliable(&mut self, session: SessionKey, reason: CloseReason) {
-        self.fail_those(reason, |request| request.session == session && !request.reliable);
+    /// Answers the requests of a part of a session that its link took with it.
+    pub(crate) fn fail_unreliable(&mut self, part: SessionKey, reason: CloseReason) {
+        self.fail_those(reason, |request| request.part == part && !request.reliable);
     }
 
     fn fail_those(&mut self, reason: CloseReason, is_lost: impl Fn(&Request) -> bool) {

@@ -35,12 +35,13 @@ use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::reactor::command::{Command, Visitor};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase, Route};
 use crate::reactor::core::{Admitted, Core};
+use crate::reactor::express::Remains;
 use crate::reactor::watch::{WatchChange, Watched};
 use crate::reactor::{Event, EventKind};
 use crate::session::backoff::{BackoffPolicy, Next};
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
-use crate::session::{Claim, Correlation, Envelope, Expiry, Input, Reunion, Role, Session};
+use crate::session::{Claim, Correlation, Envelope, Expiry, Input, Part, Reunion, Role, Session};
 use crate::time::{Nanos, wall_ns};
 use crate::wire::handshake::RejectReason;
 use crate::wire::{Body, Frame};
@@ -78,11 +79,17 @@ pub(crate) struct Away {
     stand_in: Option<ConnectionKey>,
 }
 
+impl Away {
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+}
+
 impl Core {
     /// Names the session of a connection.
     #[inline]
     pub(crate) fn id(&self, key: ConnectionKey) -> ConnectionId {
-        ConnectionId { reactor: self.index, key: self.connections[key].home }
+        ConnectionId { reactor: self.index, key: self.connections[key].public }
     }
 
     /// The connection of a session, if it is of this reactor and has one.
@@ -142,6 +149,7 @@ impl Core {
             && connection.is_readable()
             && connection.session.state() == State::Open
             && connection.session.resumes(&self.identity)
+            && self.pairs.may_survive(connection.home)
             && self.homes.len() <= self.sessions_max
     }
 
@@ -176,14 +184,20 @@ impl Core {
     pub(crate) fn disconnect(&mut self, id: ConnectionId, deadline: Nanos) {
         match self.key(id) {
             Ok(key) if self.connections[key].survives => self.give_up(key),
-            Ok(key) => self.drain(key, deadline),
+            Ok(key) => {
+                self.drain(key, deadline);
+                // Main first, so that it is known to be leaving when express has left.
+                if let Some(express) = self.pairs.express_of(id.key) {
+                    self.disconnect(ConnectionId { key: express, ..id }, deadline);
+                }
+            }
             Err(_) if id.reactor == self.index => self.end_away(id.key, CloseReason::Local),
             Err(_) => {}
         }
     }
 
     /// Ends a session whose link is gone already: at once, or as soon as the kernel holds no send.
-    fn give_up(&mut self, key: ConnectionKey) {
+    pub(crate) fn give_up(&mut self, key: ConnectionKey) {
         self.connections[key].is_given_up = true;
         if !self.connections[key].is_sending() {
             self.detach(key);
@@ -226,7 +240,8 @@ impl Core {
         let messages_dropped = self.count_drops(home);
         self.counters.messages_dropped.add(messages_dropped);
         self.requests.fail_unreliable(home, reason);
-        self.emit_for(home, EventKind::LinkLost { reason, messages_dropped });
+        let link = self.link(home);
+        self.emit_for(home, EventKind::LinkLost { link, reason, messages_dropped });
         if is_given_up || self.closing {
             self.end_away(home, CloseReason::Local);
         } else {
@@ -271,11 +286,13 @@ impl Core {
             }
         };
         let known = self.by_peer.get(&peer).copied();
+        let peer_main = Session::express_of(frame).ok().flatten();
+        let may_be_elsewhere = match peer_main {
+            Some(peer_main) => self.main_for(peer_main).is_none(),
+            None => Session::returns(frame) == Ok(true),
+        };
         let connection = &mut self.connections[key];
-        if known.is_none()
-            && connection.strange_to + 1 < self.siblings.len()
-            && Session::returns(frame) == Ok(true)
-        {
+        if known.is_none() && connection.strange_to + 1 < self.siblings.len() && may_be_elsewhere {
             self.send_memory.give(buffer);
             connection.passed_on = Some(frame.as_bytes().into());
             return Ok(Input::Nothing);
@@ -289,9 +306,15 @@ impl Core {
             }
         };
         let known = known.filter(|_| claim != Some(Claim::Anew));
-        if let Some(home) = known
-            && (claim == Some(Claim::Stale) || !self.welcome_back(key, home))
-        {
+        let is_refused = match (known, peer_main) {
+            (Some(home), _) => claim == Some(Claim::Stale) || !self.welcome_back(key, home),
+            // Main comes first, and may not be back yet.
+            (None, Some(peer_main)) => {
+                !self.main_for(peer_main).is_some_and(|main| self.join(key, main))
+            }
+            (None, None) => false,
+        };
+        if is_refused {
             let session = &mut self.connections[key].session;
             session.refuse(buffer, RejectReason::Busy, self.now);
             self.mark_dirty(key);
@@ -311,7 +334,9 @@ impl Core {
             let home = connection.home;
             if known.is_some() {
                 connection.is_resumed = true;
-            } else if connection.session.resumes(&self.identity) {
+            } else if connection.session.resumes(&self.identity)
+                || connection.session.part() != Part::Whole
+            {
                 self.by_peer.insert(peer, home);
             }
         }
@@ -343,6 +368,7 @@ impl Core {
         self.deadlines.set(key.slot(), Nanos::NEVER);
         self.session_deadlines.set(slot(home), Nanos::NEVER);
         self.homes.remove(home);
+        self.pairs.remove(home);
         let base = window.dissolve(&mut self.receive_memory);
         self.windows.give(base);
         let hello = passed_on.expect("the caller looked");
@@ -364,7 +390,7 @@ impl Core {
             return;
         }
         let Some(key) = self.insert(socket, address, Role::Listener) else { return };
-        self.connections[key].home = self.new_home(key);
+        self.new_home(key);
         let connection = &mut self.connections[key];
         connection.strange_to = strange_to;
         connection.state_deadline = self.now + self.config.handshake_timeout();
@@ -403,7 +429,8 @@ impl Core {
         let connection = &mut self.connections[key];
         connection.session = away.session;
         connection.route = away.route;
-        let provisional = std::mem::replace(&mut connection.home, home);
+        let provisional = connection.home;
+        self.set_home(key, home);
         if provisional != home {
             self.homes.remove(provisional);
         }
@@ -417,8 +444,14 @@ impl Core {
         key: ConnectionKey,
         frame: &Frame<'_>,
     ) -> Result<Input, ProtocolError> {
+        let peer = Session::peer_id(frame)?;
+        let home = self.connections[key].home;
+        if self.pairs.is_express(home) && !self.is_of_mains_peer(home, peer) {
+            // Main is not back yet, or somebody else has answered.
+            return Ok(Input::End(CloseReason::Rejected(RejectReason::Busy)));
+        }
         if self.is_stand_in(key) {
-            self.move_in(key, self.connections[key].home);
+            self.move_in(key, home);
         }
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let connection = &mut self.connections[key];
@@ -434,6 +467,7 @@ impl Core {
                 self.counters.messages_dropped.add(messages_dropped);
                 self.counters.sessions_lost.add(1);
                 self.requests.fail(home, CloseReason::PeerClosed);
+                self.begin_anew(home);
                 self.emit_for(home, EventKind::SessionLost { undelivered });
             }
         }
@@ -550,12 +584,13 @@ impl Core {
         let stand_in = away.session.stand_in(self.limits, &self.identity);
         away.retry_at = Nanos::NEVER;
         self.counters.reconnect_attempts.add(1);
-        self.emit_for(home, EventKind::Reconnecting { attempt });
+        let link = self.link(home);
+        self.emit_for(home, EventKind::Reconnecting { link, attempt });
         match self.dial_for(&target) {
             Ok(key) => {
                 let connection = &mut self.connections[key];
                 connection.session = stand_in;
-                connection.home = home;
+                self.set_home(key, home);
                 if let Some(Home::Away(away)) = self.homes.get_mut(home) {
                     away.stand_in = Some(key);
                 }
@@ -575,14 +610,11 @@ impl Core {
         let stand_in = away.stand_in.take();
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (_, undelivered) = away.session.end(reason, &mut memory);
+        self.part_ended(home, reason);
         let messages_dropped = self.count_drops(home);
         self.counters.messages_dropped.add(messages_dropped);
         self.counters.closes[reason.index()].add(1);
-        if !undelivered.is_empty() {
-            self.emit_for(home, EventKind::SessionLost { undelivered });
-        }
-        let kind = EventKind::Disconnected { reason, established: true, messages_dropped };
-        self.emit_for(home, kind);
+        self.say_farewell(home, reason, true, Remains { messages_dropped, undelivered });
         self.requests.fail(home, reason);
         self.forget(home, reason);
         if let Some(key) = stand_in {
@@ -608,6 +640,7 @@ impl Core {
         self.forget_peer(home);
         self.session_deadlines.set(slot(home), Nanos::NEVER);
         self.homes.remove(home);
+        self.pairs.remove(home);
     }
 
     /// A hello of this session's peer is that of a stranger from now on.
@@ -630,17 +663,41 @@ impl Core {
         self.closed[slot(home) as usize] = Some((home, reason));
     }
 
-    /// A place for the session of a new connection.
+    /// Gives the session of a new connection a place.
     pub(crate) fn new_home(&mut self, key: ConnectionKey) -> SessionKey {
         let home = self.homes.insert(Home::Here(key));
         let at = slot(home) as usize;
         assert!(at < self.session_keys.len(), "sessions away are bounded, and so are connections");
         self.session_keys[at] = home;
+        self.set_home(key, home);
         home
+    }
+
+    /// Says where the session of a connection is, or will be.
+    pub(crate) fn set_home(&mut self, key: ConnectionKey, home: SessionKey) {
+        let connection = &mut self.connections[key];
+        connection.home = home;
+        connection.public = self.pairs.public(home);
+    }
+
+    /// Has a session that is away dialled at once.
+    pub(crate) fn dial_soon(&mut self, home: SessionKey) {
+        if let Some(Home::Away(away)) = self.homes.get_mut(home)
+            && away.retry_at != Nanos::NEVER
+        {
+            away.retry_at = self.now;
+            self.set_session_deadline(home);
+        }
     }
 
     /// Keeps an event of a session for whoever polls them.
     pub(crate) fn emit_for(&mut self, home: SessionKey, kind: EventKind) {
+        let event = self.event_for(home, kind);
+        self.publish(event);
+    }
+
+    /// Something that happened to a session.
+    pub(crate) fn event_for(&self, home: SessionKey, kind: EventKind) -> Event {
         let (address, peer) = match self.homes.get(home) {
             None => (String::new(), None),
             Some(&Home::Here(key)) => {
@@ -650,8 +707,8 @@ impl Core {
             Some(Home::Away(away)) => (away.address.clone(), away.session.peer()),
         };
         let node_name = peer.map_or_else(String::new, |peer| peer.node_name.clone());
-        let connection = ConnectionId { reactor: self.index, key: home };
-        self.publish(Event { connection, address, node_name, kind });
+        let connection = ConnectionId { reactor: self.index, key: self.pairs.public(home) };
+        Event { connection, address, node_name, kind }
     }
 
     /// The session at `home`, wherever it is.

@@ -155,9 +155,11 @@ impl Core {
             self.close(key, reason);
             return;
         }
+        let home = connection.home;
         match connection.session.state() {
             // The frame that brings the confirmation brings it back here.
             State::Draining if !connection.session.is_flushed() => {}
+            State::Draining if self.waits_for_other(home) => {}
             State::Draining => {
                 let Some(buffer) = self.take_control_buffer() else {
                     self.mark_dirty(key);
@@ -171,11 +173,12 @@ impl Core {
                 self.transmit_one(key);
             }
             State::Finishing => {
+                let connection = &self.connections[key];
                 // The goodbye has left. The peer closes when it has read it; until then, or the
                 // deadline, what it still sends is read.
                 let _ = connection.socket.shutdown(std::net::Shutdown::Write);
             }
-            _ => connection.congested = false,
+            _ => self.connections[key].congested = false,
         }
     }
 

@@ -76,6 +76,17 @@ pub(crate) enum Role {
     Listener,
 }
 
+/// Which part of what the application calls a session this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
+    /// The lanes up to normal; there is, or is to be, an express part.
+    Main,
+    /// The lanes from high on.
+    Express,
+}
+
 /// What both ends of every session of a reactor have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
@@ -401,6 +412,7 @@ impl Undelivered {
 #[derive(Debug)]
 pub(crate) struct Session {
     role: Role,
+    part: Part,
     /// Names this end.
     id: SessionId,
     state: State,
@@ -494,6 +506,7 @@ impl Session {
     pub(crate) fn new(role: Role, id: SessionId, limits: LaneLimits, identity: &Identity) -> Self {
         Self {
             role,
+            part: Part::Whole,
             id,
             state: State::Greeting,
             decoder: Decoder::new(HANDSHAKE_BYTES_MAX),
@@ -529,9 +542,25 @@ impl Session {
     pub(crate) fn stand_in(&self, limits: LaneLimits, identity: &Identity) -> Self {
         assert_eq!(self.state, State::Down, "the session has a link");
         assert_eq!(self.role, Role::Dialer, "the listening side waits");
-        let Self { received, missed, peer_id, .. } = *self;
+        let Self { part, received, missed, peer_id, .. } = *self;
         let fresh = Self::new(Role::Dialer, self.id, limits, identity);
-        Self { received, missed, peer_id, returns: true, ..fresh }
+        Self { part, received, missed, peer_id, returns: true, ..fresh }
+    }
+
+    /// Says which part it is. To be called before its greeting is written.
+    pub(crate) fn set_part(&mut self, part: Part, id: SessionId) {
+        assert_eq!(self.state, State::Greeting, "the peer knows already");
+        self.part = part;
+        self.id = id;
+    }
+
+    pub(crate) fn part(&self) -> Part {
+        self.part
+    }
+
+    /// Names this end.
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
     }
 
     /// Queues the hello of the connecting side.
@@ -605,6 +634,17 @@ impl Session {
         Ok(Features(greeting.features.get()).contains(Features::RETURNS))
     }
 
+    /// Of the hello of a second connection: the peer's end of the first.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::BadHandshake`].
+    pub(crate) fn express_of(frame: &Frame<'_>) -> Result<Option<SessionId>, ProtocolError> {
+        let (greeting, _) = read_greeting(frame.payload())?;
+        let is_express = Features(greeting.features.get()).contains(Features::EXPRESS);
+        Ok(is_express.then(|| SessionId(greeting.session_id).companion()))
+    }
+
     /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`]. A session that is
     /// down goes on where it was.
     pub(crate) fn answer(
@@ -634,6 +674,10 @@ impl Session {
             return Err(error);
         }
         self.peer_id = SessionId(greeting.session_id);
+        if self.part == Part::Whole && Features(greeting.features.get()).contains(Features::PAIRED)
+        {
+            self.part = Part::Main;
+        }
         self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);
         self.establish(greeting, name, identity, now);
         Ok(Input::Established)
@@ -659,6 +703,16 @@ impl Session {
             return Ok((Input::End(CloseReason::Refused(reason)), Reunion::First));
         }
         let mut reunion = Reunion::First;
+        let is_paired = Features(greeting.features.get()).contains(Features::PAIRED);
+        if self.part == Part::Main && self.state == State::Greeting && !is_paired {
+            // It knows nothing of second connections: all lanes share this one.
+            self.part = Part::Whole;
+        }
+        if self.part == Part::Main && self.state == State::Down && !is_paired {
+            // It knew once. What is queued for two connections can not be put into one.
+            let reason = CloseReason::Refused(RejectReason::Version);
+            return Ok((Input::End(reason), Reunion::First));
+        }
         if self.state == State::Down {
             let is_same = self
                 .peer
@@ -1336,6 +1390,11 @@ impl Session {
             Role::Dialer if self.returns => identity.dialer_features.with(Features::RETURNS),
             Role::Dialer => identity.dialer_features,
             Role::Listener => identity.listener_features,
+        };
+        let features = match (self.part, self.role) {
+            (Part::Whole, _) | (Part::Express, Role::Listener) => features,
+            (Part::Main, _) => features.with(Features::PAIRED),
+            (Part::Express, Role::Dialer) => features.with(Features::EXPRESS),
         };
         let greeting = Greeting {
             protocol_min: VERSION,

@@ -57,6 +57,13 @@ impl Features {
     /// Of a hello: the session has had a link before. A node of several reactors looks for it in
     /// all of them.
     pub const RETURNS: Self = Self(0x02);
+    /// Of a hello: the session is to have a second connection, for its high and critical lanes.
+    /// Of a welcome: the second connection is waited for, for as long as a handshake may take.
+    pub const PAIRED: Self = Self(0x04);
+    /// Of a hello: this is the second connection of the session whose id is the
+    /// [`companion`](SessionId::companion) of the one given. A node of several reactors looks for it
+    /// in all of them.
+    pub const EXPRESS: Self = Self(0x08);
 
     /// These and those.
     #[must_use]
@@ -74,6 +81,17 @@ impl Features {
 /// Names one end of a session: 128 random bits, new for every session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SessionId(pub [u8; 16]);
+
+impl SessionId {
+    /// The id of the other connection of a session that has two: the last bit is the other way
+    /// round. The companion of the companion is the id itself.
+    #[must_use]
+    pub const fn companion(self) -> Self {
+        let mut bytes = self.0;
+        bytes[15] ^= 1;
+        Self(bytes)
+    }
+}
 
 impl std::fmt::Debug for SessionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -126,6 +126,14 @@ impl Priority {
         })
     }
 
+    /// Whether messages of this priority travel on the second connection of a session that has one
+    /// (`express`): high and critical ones do.
+    #[inline]
+    #[must_use]
+    pub const fn is_express(self) -> bool {
+        matches!(self, Self::High | Self::Critical)
+    }
+
     /// 0 for low to 3 for critical.
     #[inline]
     #[must_use]

@@ -61,6 +61,18 @@
 //! both begin at sequence 1. A hello older (by `monotonic_ns`) than one that was answered comes
 //! from a connection that was given up: it is rejected as *busy*.
 //!
+//! # Two connections
+//!
+//! A session may have two connections: a *main* one for the lanes up to normal, and an *express*
+//! one for high and critical. The hello of the first carries the feature `paired`; when the
+//! welcome does too, the side that connected makes the second at once, with a hello that carries
+//! `express` and as its session id the *companion* of the first's: the same but for the last bit.
+//! The welcome answers with the companion of the other end's id. Each connection has a session of
+//! its own below, with its own sequences, and resumes by itself; a hello with `express` whose
+//! main session is not known (yet) is rejected as *busy*. The session begins when both stand.
+//! When one is over for good the other is closed; in an orderly end both flush, then express says
+//! goodbye, then main.
+//!
 //! Any violation is a [`ProtocolError`]; the stream has lost its frame boundaries and the
 //! connection is closed.
 

@@ -114,7 +114,7 @@ pub(crate) fn turn(client: &mut Client) {
 /// The names of events, for what matters is their order.
 pub(crate) fn name(kind: &EventKind) -> String {
     match kind {
-        EventKind::Reconnecting { attempt } => format!("Reconnecting {attempt}"),
+        EventKind::Reconnecting { attempt, .. } => format!("Reconnecting {attempt}"),
         kind => {
             let text = format!("{kind:?}");
             text.split([' ', '{']).next().expect("not empty").to_owned()

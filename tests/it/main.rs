@@ -13,6 +13,7 @@ mod client;
 mod drops;
 mod endpoints;
 mod exchange;
+mod express;
 mod framing;
 mod handlers;
 mod hostile;

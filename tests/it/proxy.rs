@@ -68,6 +68,8 @@ type Plans = Box<dyn FnMut(u64) -> Plan + Send>;
 enum Order {
     /// To all links there are.
     Break(Fault),
+    /// To the link with this number.
+    BreakOne(u64, Fault),
     /// Nothing passes from now on, or everything again.
     Hold(bool),
     /// Connections are refused, as by a machine where nobody listens.
@@ -130,6 +132,11 @@ impl Proxy {
     /// Breaks all links there are. They are broken when this returns.
     pub(crate) fn breaks(&self, fault: Fault) {
         self.order(Order::Break(fault));
+    }
+
+    /// As [`Proxy::breaks`], for the link with this number only.
+    pub(crate) fn breaks_one(&self, number: u64, fault: Fault) {
+        self.order(Order::BreakOne(number, fault));
     }
 
     /// Lets nothing pass until [`Proxy::release`]: new connections are made and stay mute.
@@ -260,6 +267,13 @@ impl Broker {
                 self.counts.faults.fetch_add(self.links.len() as u64, Ordering::Relaxed);
                 self.bury(Link::is_over);
             }
+            Order::BreakOne(number, fault) => {
+                let links = self.links.iter().map(|(link, _)| link);
+                let link = links.into_iter().find(|link| link.number == number);
+                link.expect("the link is there").end(fault);
+                self.counts.faults.fetch_add(1, Ordering::Relaxed);
+                self.bury(Link::is_over);
+            }
             Order::Hold(holds) => {
                 self.holds.store(holds, Ordering::Relaxed);
                 self.release_at = Nanos::NEVER;
@@ -293,6 +307,7 @@ impl Broker {
         }
         let number = self.counts.links.fetch_add(1, Ordering::Relaxed);
         let link = Arc::new(Link {
+            number,
             client,
             server,
             end: AtomicU8::new(OPEN),
@@ -332,6 +347,8 @@ const STUCK: u8 = 2;
 const OVER: u8 = 3;
 
 struct Link {
+    /// How many there were before it.
+    number: u64,
     client: TcpStream,
     server: TcpStream,
     end: AtomicU8,

@@ -165,7 +165,7 @@ fn attempts_go_on_while_the_server_is_away() {
         let kind = bed.turn_until_event("it dials again", |kind| {
             matches!(kind, EventKind::Reconnecting { .. })
         });
-        assert!(matches!(kind, EventKind::Reconnecting { attempt } if attempt > 5), "{kind:?}");
+        assert!(matches!(kind, EventKind::Reconnecting { attempt, .. } if attempt > 5), "{kind:?}");
     });
 }
 

@@ -280,6 +280,18 @@ fn large_frames_survive_cuts_at_any_byte() {
     });
 }
 
+/// Each of the two links breaks by itself.
+#[test]
+fn express_sessions_survive_cuts_at_any_byte() {
+    fn express() -> ConfigBuilder {
+        settings_that_resume().express(true)
+    }
+    isolated(|| {
+        check_traffic_with(express, false, 600..604, 60);
+        check_traffic_with(express, true, 604..608, 60);
+    });
+}
+
 /// An inbox that is always full: links are lost while they are not read.
 #[test]
 fn held_back_ends_survive_cuts_at_any_byte() {
@@ -319,57 +331,75 @@ fn any_plan(rng: &mut fastrand::Rng) -> Plan {
     }
 }
 
-/// Reliable traffic both ways under every fault the proxy knows, for 8 s, or as long as the
-/// environment says.
+/// How long the tests of random faults run.
+fn soak() -> Duration {
+    let seconds = std::env::var(SOAK).ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(8))
+}
+
+/// Longer than they may take.
+fn soak_timeout() -> Duration {
+    soak() + Duration::from_secs(60)
+}
+
 #[test]
 fn random_faults_lose_and_double_nothing() {
-    let seconds = std::env::var(SOAK).ok().and_then(|text| text.parse().ok()).unwrap_or(8);
-    isolated_for(Duration::from_secs(seconds + 60), || {
-        let seed = std::env::var("RINGWIRE_SOAK_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = seed.unwrap_or(20);
-        let settings = || {
-            settings_that_resume()
-                .checksum(Checksum::Always)
-                .frame_timeout_ms(200)
-                .handshake_timeout_ms(200)
-                .reconnect_delay_max_ms(8)
-                // Little memory, so that all of it is soon in use.
-                .frame_bytes_max(256 << 10)
-                .kept_bytes_max(512 << 10)
-                .send_memory_bytes(4 << 20)
-                .receive_memory_bytes(1 << 20)
-                .inbox_bytes_max(1 << 20)
-        };
-        let mut bed = Bed::around(settings(), silent().config(valid(settings())));
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let mut plans = fastrand::Rng::with_seed(seed + 1);
-        bed.proxy.plan(move |_| any_plan(&mut plans));
-        bed.proxy.breaks(Fault::Cut);
-        let mut traffic = Traffic::default();
-        let (begin, length) = (Nanos::now(), Duration::from_secs(seconds));
-        let mut resident = 0;
-        while Nanos::now() < begin + length {
-            traffic.step(&mut bed, &mut rng);
-            match rng.u16(..500) {
-                0 => bed.proxy.breaks(Fault::Reset),
-                1 => bed.proxy.refuse_for(rng.u32(..50)),
-                2 => bed.proxy.hold_for(rng.u32(..50)),
-                _ => {}
-            }
-            let is_warm = Nanos::now() > begin + length / 4;
-            if resident == 0 && is_warm {
-                resident = resident_kib();
-            }
-            assert!(open_descriptors() < 64, "{} descriptors", open_descriptors());
+    isolated_for(soak_timeout(), || check_random_faults(false));
+}
+
+#[test]
+fn random_faults_of_two_links_lose_and_double_nothing() {
+    isolated_for(soak_timeout(), || check_random_faults(true));
+}
+
+/// Reliable traffic both ways under every fault the proxy knows.
+fn check_random_faults(express: bool) {
+    let seconds = soak().as_secs();
+    let seed = std::env::var("RINGWIRE_SOAK_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or(20);
+    let settings = || {
+        settings_that_resume()
+            .express(express)
+            .checksum(Checksum::Always)
+            .frame_timeout_ms(200)
+            .handshake_timeout_ms(200)
+            .reconnect_delay_max_ms(8)
+            // Little memory, so that all of it is soon in use.
+            .frame_bytes_max(256 << 10)
+            .kept_bytes_max(512 << 10)
+            .send_memory_bytes(4 << 20)
+            .receive_memory_bytes(1 << 20)
+            .inbox_bytes_max(1 << 20)
+    };
+    let mut bed = Bed::around(settings(), silent().config(valid(settings())));
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut plans = fastrand::Rng::with_seed(seed + 1);
+    bed.proxy.plan(move |_| any_plan(&mut plans));
+    bed.proxy.breaks(Fault::Cut);
+    let mut traffic = Traffic::default();
+    let (begin, length) = (Nanos::now(), Duration::from_secs(seconds));
+    let mut resident = 0;
+    while Nanos::now() < begin + length {
+        traffic.step(&mut bed, &mut rng);
+        match rng.u16(..500) {
+            0 => bed.proxy.breaks(Fault::Reset),
+            1 => bed.proxy.refuse_for(rng.u32(..50)),
+            2 => bed.proxy.hold_for(rng.u32(..50)),
+            _ => {}
         }
-        let grown = resident_kib().saturating_sub(resident);
-        let (up, down) = (&traffic.up.received, &traffic.down.received);
-        let summary = format!("{} faults, {up:?} up, {down:?} down", bed.proxy.faults());
-        println!("{summary}; {} links; {grown} KiB more", bed.proxy.links());
-        traffic.finish(&mut bed, seed);
-        assert!(grown < 8192, "{grown} KiB more: {summary}");
-        assert!(bed.proxy.faults() > 5 * seconds, "too quiet: {summary}");
-        assert!(bed.client.statistics().sessions_resumed > 2 * seconds, "too quiet: {summary}");
-        assert_eq!(traffic.up.lost() + traffic.down.lost(), 0, "{summary}");
-    });
+        let is_warm = Nanos::now() > begin + length / 4;
+        if resident == 0 && is_warm {
+            resident = resident_kib();
+        }
+        assert!(open_descriptors() < 64, "{} descriptors", open_descriptors());
+    }
+    let grown = resident_kib().saturating_sub(resident);
+    let (up, down) = (&traffic.up.received, &traffic.down.received);
+    let summary = format!("{} faults, {up:?} up, {down:?} down", bed.proxy.faults());
+    println!("{summary}; {} links; {grown} KiB more", bed.proxy.links());
+    traffic.finish(&mut bed, seed);
+    assert!(grown < 8192, "{grown} KiB more: {summary}");
+    assert!(bed.proxy.faults() > 5 * seconds, "too quiet: {summary}");
+    assert!(bed.client.statistics().sessions_resumed > 2 * seconds, "too quiet: {summary}");
+    assert_eq!(traffic.up.lost() + traffic.down.lost(), 0, "{summary}");
 }

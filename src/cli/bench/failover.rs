@@ -74,7 +74,7 @@ fn check_cut(reactor: &mut Reactor, connection: ConnectionId) -> Result<(), Subj
     while let Some(event) = reactor.poll_event() {
         let is_step = match event.kind {
             EventKind::LinkLost { .. } => steps == 0,
-            EventKind::Reconnecting { attempt: 1 } => steps == 1,
+            EventKind::Reconnecting { attempt: 1, .. } => steps == 1,
             // An attempt that failed costs time, which is measured.
             EventKind::Reconnecting { .. } => continue,
             EventKind::Resumed { .. } => steps == 2,
