@@ -8,7 +8,8 @@
 //! [`Session::block_sent`] when the block has left.
 //!
 //! Higher lanes overtake lower ones at frame boundaries: a block holds frames of one lane only and
-//! the highest lane with something to send goes first. The session's own frames (hello, welcome,
+//! the highest lane with something to send goes first, except that a lane that waits is passed over
+//! [`PASSED_OVER_MAX`] times at most: none starves. The session's own frames (hello, welcome,
 //! reject, goodbye) go before all lanes, the goodbye only once they are empty.
 //!
 //! # Links
@@ -377,6 +378,10 @@ const CONFIRM_AFTER: Duration = Duration::from_millis(2);
 /// So many bytes of reliable messages are confirmed at once.
 const CONFIRM_BYTES: usize = 128 << 10;
 
+/// So many blocks of higher lanes go before one of a lane that waits. A lane that is always full
+/// gets at least one block in `PASSED_OVER_MAX + 1` for each lower one, which is about 3 %.
+const PASSED_OVER_MAX: u8 = 32;
+
 /// A reliable message that the peer has not confirmed, when the peer has lost its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -419,6 +424,8 @@ pub(crate) struct Session {
     decoder: Decoder,
     limits: LaneLimits,
     lanes: [Lane; Priority::COUNT],
+    /// Blocks of higher lanes that each lane has waited for, since its last turn.
+    passed_over: [u8; Priority::COUNT],
     /// The session's own frames: at most a greeting or a reject, and a goodbye.
     control: Option<Block>,
     /// Last sequence received per lane.
@@ -512,6 +519,7 @@ impl Session {
             decoder: Decoder::new(HANDSHAKE_BYTES_MAX),
             limits,
             lanes: Default::default(),
+            passed_over: [0; Priority::COUNT],
             control: None,
             received: [0; Priority::COUNT],
             missed: [0; Priority::COUNT],
@@ -917,13 +925,34 @@ impl Session {
         {
             return Some((Source::Control, block));
         }
-        for priority in Priority::ALL.into_iter().rev() {
+        let by_urgency = Priority::ALL.into_iter().rev();
+        for priority in self.overdue().into_iter().chain(by_urgency) {
             let lane = &mut self.lanes[priority.index()];
             if let Some(block) = lane.take(priority, now, memory, &mut self.holdings) {
+                self.has_its_turn(priority);
                 return Some((Source::Lane(priority), block));
             }
         }
         None
+    }
+
+    /// The lowest lane that has waited for its turn long enough.
+    #[inline]
+    fn overdue(&self) -> Option<Priority> {
+        let is_overdue = |lane: &Priority| self.passed_over[lane.index()] >= PASSED_OVER_MAX;
+        Priority::ALL.into_iter().find(is_overdue)
+    }
+
+    /// Books whose turn it is: the lanes below that have something to send are passed over.
+    #[inline]
+    fn has_its_turn(&mut self, priority: Priority) {
+        for (lane, passed_over) in
+            self.lanes.iter().zip(&mut self.passed_over).take(priority.index())
+        {
+            let has_waited = !lane.is_empty();
+            *passed_over = if has_waited { passed_over.saturating_add(1) } else { 0 };
+        }
+        self.passed_over[priority.index()] = 0;
     }
 
     /// Whether something that waits has a time to live.

@@ -217,6 +217,28 @@ fn higher_lanes_overtake_at_frame_boundaries() {
     assert_eq!(order, expected);
 }
 
+/// Each of the lower lanes has its turn, however much there is above it.
+#[test]
+fn no_lane_starves() {
+    let (mut near, mut far) = pair();
+    for lane in [Priority::Low, Priority::Normal, Priority::High] {
+        near.push(lane, lane.index().to_string().as_bytes()).expect("room");
+    }
+    let mut order = Vec::new();
+    let mut blocks = 0;
+    while order.len() < 3 {
+        near.push(Priority::Critical, b"urgent").expect("room");
+        let bytes = near.send_block().expect("something waits");
+        blocks += 1;
+        assert!(blocks <= 3 * (usize::from(PASSED_OVER_MAX) + 1), "starved: {order:?}");
+        far.handle(&bytes).expect("well formed");
+        let came = std::mem::take(&mut far.received);
+        order.extend(came.into_iter().map(|(lane, _)| lane).filter(|&l| l != Priority::Critical));
+    }
+    assert_eq!(order, [Priority::Low, Priority::Normal, Priority::High]);
+    assert!(blocks > usize::from(PASSED_OVER_MAX), "the urgent ones go first, as a rule");
+}
+
 #[test]
 fn full_lane_refuses_and_the_others_go_on() {
     let (mut near, mut far) = pair();

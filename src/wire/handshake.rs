@@ -61,8 +61,8 @@ impl Features {
     /// Of a welcome: the second connection is waited for, for as long as a handshake may take.
     pub const PAIRED: Self = Self(0x04);
     /// Of a hello: this is the second connection of the session whose id is the
-    /// [`companion`](SessionId::companion) of the one given. A node of several reactors looks for it
-    /// in all of them.
+    /// [`companion`](SessionId::companion) of the one given. A node of several reactors looks for
+    /// it in all of them.
     pub const EXPRESS: Self = Self(0x08);
 
     /// These and those.
