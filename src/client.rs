@@ -16,8 +16,8 @@ use crate::error::{
 use crate::reactor::message::Message;
 use crate::reactor::watch::{WatchError, WatchKey, Watched};
 use crate::reactor::{
-    ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind, Reactor, RequestId,
-    ShutdownReport, Turn, Wait,
+    Cancelled, ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind, Reactor,
+    RequestId, ShutdownReport, Turn, Wait,
 };
 use crate::session::Envelope;
 use crate::stats::Statistics;
@@ -261,9 +261,22 @@ impl Client {
         self.reactor.take_response(request)
     }
 
-    /// Gives a request up. A late answer is counted and dropped.
+    /// Gives a request up, and tells the server so; see [`Reactor::cancel_request`].
     pub fn cancel_request(&mut self, request: RequestId) {
         self.reactor.cancel_request(request);
+    }
+
+    /// Whether the answer to a request of the server's is of no use any more; see
+    /// [`Reactor::is_abandoned`].
+    #[must_use]
+    pub fn is_abandoned(&self, request: &Message) -> bool {
+        self.reactor.is_abandoned(request)
+    }
+
+    /// Calls `handler` when the server gives up a request it has made; see
+    /// [`Reactor::on_cancelled`]. It runs inside the client's calls.
+    pub fn on_cancelled(&mut self, handler: impl FnMut(&mut Context<'_>, &Cancelled) + 'static) {
+        self.reactor.on_cancelled(handler);
     }
 
     /// Queues the answer to a request of the server's that came as a message.

@@ -166,6 +166,7 @@ macro_rules! settings {
             pub(crate) overflow_critical: Overflow,
             pub(crate) reconnect: bool,
             pub(crate) express: bool,
+            pub(crate) drop_events: bool,
             pub(crate) cores: Vec<usize>,
             pub(crate) tcp_congestion: Option<String>,
             pub(crate) mlockall: bool,
@@ -186,6 +187,7 @@ macro_rules! settings {
             overflow_critical: Overflow,
             reconnect: bool,
             express: bool,
+            drop_events: bool,
             cores: Vec<usize>,
             tcp_congestion: Option<String>,
             mlockall: bool,
@@ -208,6 +210,7 @@ macro_rules! settings {
             ("overflow_critical", OVERFLOW),
             ("reconnect", Takes::Flag),
             ("express", Takes::Flag),
+            ("drop_events", Takes::Flag),
             ("cores", Takes::Cores),
             ("tcp_congestion", Takes::Text),
             ("mlockall", Takes::Flag),
@@ -226,6 +229,7 @@ macro_rules! settings {
                     overflow_critical: Overflow::default(),
                     reconnect: true,
                     express: false,
+                    drop_events: false,
                     cores: Vec::new(),
                     tcp_congestion: None,
                     mlockall: false,
@@ -273,6 +277,7 @@ macro_rules! settings {
                     overflow_critical: self.overflow_critical,
                     reconnect: self.reconnect,
                     express: self.express,
+                    drop_events: self.drop_events,
                     cores: self.cores,
                     tcp_congestion: self.tcp_congestion,
                     mlockall: self.mlockall,
@@ -489,6 +494,12 @@ impl Config {
         self.reconnect
     }
 
+    /// See [`ConfigBuilder::drop_events`].
+    #[must_use]
+    pub fn drop_events(&self) -> bool {
+        self.drop_events
+    }
+
     /// See [`ConfigBuilder::express`].
     #[must_use]
     pub fn express(&self) -> bool {
@@ -608,6 +619,15 @@ impl ConfigBuilder {
     #[must_use]
     pub fn express(mut self, enabled: bool) -> Self {
         self.express = enabled;
+        self
+    }
+
+    /// Whether messages that are dropped on this side are told by events, one for each session,
+    /// lane and reason, at most every 100 ms: [`EventKind::Dropped`](crate::EventKind::Dropped).
+    /// They are counted in any case. Default: no.
+    #[must_use]
+    pub fn drop_events(mut self, enabled: bool) -> Self {
+        self.drop_events = enabled;
         self
     }
 

@@ -229,6 +229,9 @@ pub enum SendError {
          post_to of the handle for a connection of another reactor"
     )]
     InHandler,
+    /// The message is the answer to a request that its sender has cancelled: nobody waits for it.
+    #[error("nobody waits for the answer: the request was cancelled")]
+    Abandoned,
     /// The node has shut down.
     #[error("the node has shut down")]
     ShutDown,

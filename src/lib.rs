@@ -98,9 +98,9 @@ pub use error::{
 
 pub use node::{Incoming, Node, NodeBuilder, NodeHandle};
 pub use reactor::{
-    BroadcastReport, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState, Context, Event,
-    EventKind, Link, Message, Reactor, RequestId, ShutdownReport, Turn, Wait, WatchChange,
-    WatchError, WatchKey, Watched,
+    BroadcastReport, Cancelled, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState,
+    Context, Event, EventKind, Link, Message, Reactor, RequestId, ShutdownReport, Turn, Wait,
+    WatchChange, WatchError, WatchKey, Watched,
 };
 pub use server::{Server, ServerBuilder};
 pub use session::lane::Sent;

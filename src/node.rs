@@ -32,8 +32,8 @@ use crate::reactor::listener;
 use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{
-    BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, Reactor, ShutdownReport, Wait,
-    dial_error,
+    BroadcastReport, Cancelled, ConnectionId, ConnectionInfo, Context, Event, Reactor,
+    ShutdownReport, Wait, dial_error,
 };
 use crate::session::Envelope;
 use crate::stats::{ConnectionState, Counters, Statistics};
@@ -50,6 +50,7 @@ type SharedHandler = Arc<dyn Fn(&mut Context<'_>, Frame<'_>) + Send + Sync>;
 
 /// A watch's handler shared by all reactors of a node.
 type SharedWatchHandler = Arc<dyn Fn(&mut Context<'_>, &Watched) + Send + Sync>;
+type SharedCancelHandler = Arc<dyn Fn(&mut Context<'_>, &Cancelled) + Send + Sync>;
 
 /// What is watched in every session, and who is told.
 #[derive(Default, Clone)]
@@ -57,6 +58,7 @@ struct Watches {
     keys: Vec<(WatchKey, Duration)>,
     missed: Option<SharedWatchHandler>,
     recovered: Option<SharedWatchHandler>,
+    cancelled: Option<SharedCancelHandler>,
 }
 
 /// Collects what a node is to be; [`NodeBuilder::start`] starts it.
@@ -173,6 +175,16 @@ impl NodeBuilder {
         self
     }
 
+    /// Calls `handler` when a peer gives up a request it has made; see [`Reactor::on_cancelled`].
+    #[must_use]
+    pub fn on_cancelled(
+        mut self,
+        handler: impl Fn(&mut Context<'_>, &Cancelled) + Send + Sync + 'static,
+    ) -> Self {
+        self.watches.cancelled = Some(Arc::new(handler));
+        self
+    }
+
     /// Starts the threads. Returns once every reactor is set up and listening.
     ///
     /// # Errors
@@ -203,7 +215,7 @@ impl NodeBuilder {
         let events = EventQueue::new(&config, count);
         // Before any thread: dropping the node stops the threads through these.
         let mailboxes = (0..count)
-            .map(|_| Mailbox::new(config.commands_max()).map(Arc::new))
+            .map(|_| Mailbox::new(config.commands_max(), config.requests_max()).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|source| SetupError::System { operation: "eventfd", source })?;
         let mut node = Node {
@@ -217,6 +229,7 @@ impl NodeBuilder {
                     config: config.clone(),
                     stopped: AtomicBool::new(false),
                     sends_too_large: AtomicU64::new(0),
+                    messages_overdue: AtomicU64::new(0),
                 }),
             },
             threads: Vec::new(),
@@ -384,6 +397,9 @@ impl ThreadPlan {
         if let Some(handler) = self.watches.missed {
             reactor.on_deadline_missed(move |context, watched| handler(context, watched));
         }
+        if let Some(handler) = self.watches.cancelled {
+            reactor.on_cancelled(move |context, cancelled| handler(context, cancelled));
+        }
         if let Some(handler) = self.watches.recovered {
             reactor.on_deadline_recovered(move |context, watched| handler(context, watched));
         }
@@ -434,6 +450,8 @@ struct Shared {
     stopped: AtomicBool,
     /// Messages refused by the handles themselves; the counters are their reactors' to write.
     sends_too_large: AtomicU64,
+    /// Messages that were worth nothing any more when they were taken from the inbox.
+    messages_overdue: AtomicU64,
 }
 
 /// A handle to the reactors of a node. Cheap to clone; any thread may use it.
@@ -769,9 +787,38 @@ impl NodeHandle {
     /// [`ReceiveError::Timeout`]; [`ReceiveError::ShutDown`] at once, and from then on, when the
     /// node has shut down and what it left behind has been taken.
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
-        let message = self.shared.inbox.take(timeout)?;
-        self.tell_inbox_has_room();
-        Ok(message)
+        let deadline = Nanos::now() + timeout;
+        let mut left = timeout;
+        loop {
+            let message = match self.shared.inbox.take(left) {
+                Err(ReceiveError::Timeout { .. }) => return Err(ReceiveError::Timeout { timeout }),
+                outcome => outcome?,
+            };
+            self.tell_inbox_has_room();
+            if !self.leaves_out(&message) {
+                return Ok(message);
+            }
+            left = deadline.since(Nanos::now());
+        }
+    }
+
+    /// Whether the answer to a request that came through [`receive`](Self::receive) or
+    /// [`wait`](Self::wait) is of no use any more; see [`Reactor::is_abandoned`]. Never blocks.
+    #[must_use]
+    pub fn is_abandoned(&self, request: &Message) -> bool {
+        let index = usize::from(request.connection().reactor);
+        let mailbox = self.shared.mailboxes.get(index);
+        mailbox.is_some_and(|mailbox| mailbox.cancellations().is_abandoned(request))
+    }
+
+    /// Whether a message that was taken from the inbox is not handed out. Counts it then.
+    fn leaves_out(&self, message: &Message) -> bool {
+        let is_abandoned = self.is_abandoned(message);
+        if is_abandoned {
+            // ORDERING: Relaxed, paired with `statistics`: a mere count.
+            self.shared.messages_overdue.fetch_add(1, Ordering::Relaxed);
+        }
+        is_abandoned
     }
 
     /// Waits for the next message that no handler takes *or* the next connection event, of any
@@ -800,6 +847,9 @@ impl NodeHandle {
             }
             if has_message && let Some(message) = inbox.try_take() {
                 self.tell_inbox_has_room();
+                if self.leaves_out(&message) {
+                    continue;
+                }
                 return Ok(Incoming::Message(message));
             }
             // With a message there, another thread was faster to take it.
@@ -838,6 +888,8 @@ impl NodeHandle {
         let mut statistics = Statistics::collect(self.shared.is_server, counters);
         // ORDERING: Relaxed, paired with `own`: a mere count.
         statistics.sends_too_large += self.shared.sends_too_large.load(Ordering::Relaxed);
+        // ORDERING: Relaxed, paired with `leaves_out`: a mere count.
+        statistics.messages_expired += self.shared.messages_overdue.load(Ordering::Relaxed);
         let has_link = self.shared.is_server || statistics.connections_active > 0;
         let has_ended = self.shared.mailboxes.iter().all(|mailbox| mailbox.is_closed());
         statistics.state = match self.check_running() {
@@ -957,7 +1009,9 @@ mod tests {
     /// A node whose only reactor does nothing.
     fn node_without_a_reactor() -> Node {
         let config = Config::builder().commands_max(2).build().expect("valid");
-        let mailbox = Arc::new(Mailbox::new(config.commands_max()).expect("a descriptor"));
+        let mailbox = Arc::new(
+            Mailbox::new(config.commands_max(), config.requests_max()).expect("a descriptor"),
+        );
         let (_, inbox) = Inbox::shared(&config, 0);
         let shared = Shared {
             mailboxes: vec![mailbox],
@@ -968,6 +1022,7 @@ mod tests {
             config,
             stopped: AtomicBool::new(false),
             sends_too_large: AtomicU64::new(0),
+            messages_overdue: AtomicU64::new(0),
         };
         Node {
             handle: NodeHandle { shared: Arc::new(shared) },

@@ -9,7 +9,7 @@ use crate::node::{Incoming, Node, NodeBuilder, NodeHandle};
 use crate::reactor::message::Message;
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{
-    BroadcastReport, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport,
+    BroadcastReport, Cancelled, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport,
 };
 use crate::session::Envelope;
 use crate::stats::Statistics;
@@ -103,6 +103,17 @@ impl ServerBuilder {
         handler: impl Fn(&mut Context<'_>, &Watched) + Send + Sync + 'static,
     ) -> Self {
         self.node = self.node.on_deadline_recovered(handler);
+        self
+    }
+
+    /// Calls `handler` when a client gives up a request it has made; see
+    /// [`Reactor::on_cancelled`](crate::Reactor::on_cancelled).
+    #[must_use]
+    pub fn on_cancelled(
+        mut self,
+        handler: impl Fn(&mut Context<'_>, &Cancelled) + Send + Sync + 'static,
+    ) -> Self {
+        self.node = self.node.on_cancelled(handler);
         self
     }
 
@@ -234,6 +245,13 @@ impl Server {
         body: &B,
     ) -> Result<BroadcastReport, SendError> {
         self.node.broadcast(envelope, body)
+    }
+
+    /// Whether the answer to a request is of no use any more; see
+    /// [`Reactor::is_abandoned`](crate::Reactor::is_abandoned). Never blocks.
+    #[must_use]
+    pub fn is_abandoned(&self, request: &Message) -> bool {
+        self.node.is_abandoned(request)
     }
 
     /// Waits for the next message that no handler takes, for up to `timeout`. Each names the

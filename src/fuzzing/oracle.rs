@@ -69,12 +69,13 @@ pub fn decode(
         return Ok(None);
     }
     let (kind, flags, priority, codec) = (bytes[3], bytes[4], bytes[5], bytes[6]);
-    if ![1, 2, 3, 4, 5, 6, 7, 8, 0x80, 0x81, 0x82, 0x83].contains(&kind) {
+    if ![1, 2, 3, 4, 5, 6, 7, 8, 9, 0x80, 0x81, 0x82, 0x83].contains(&kind) {
         return Err(ProtocolError::BadKind { got: kind });
     }
     let extended = flags & 1 != 0;
-    let reliable_request_response = flags & 2 != 0 || flags & 4 != 0 || flags & 8 != 0;
-    if flags >= 32 || (reliable_request_response && !extended) {
+    // Reliable, request, response and timeout mean something in the extension only.
+    let needs_extension = [2, 4, 8, 32].iter().any(|flag| flags & flag != 0);
+    if flags >= 64 || (needs_extension && !extended) {
         return Err(ProtocolError::BadFlags { got: flags });
     }
     if priority == 0 || priority > 4 {

@@ -31,6 +31,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::endpoint::Address;
 use crate::error::{CloseReason, SendError};
+use crate::reactor::abandoned::Cancellations;
 use crate::reactor::message::OwnedBody;
 use crate::reactor::{ConnectionId, ConnectionInfo};
 use crate::session::Envelope;
@@ -128,16 +129,19 @@ pub(crate) struct Mailbox {
     /// The reactor has ended.
     closed: AtomicBool,
     waker: Waker,
+    /// What the reactor knows to be cancelled.
+    cancellations: Arc<Cancellations>,
 }
 
 impl Mailbox {
-    pub(crate) fn new(commands_max: u32) -> std::io::Result<Self> {
+    pub(crate) fn new(commands_max: u32, requests_max: u32) -> std::io::Result<Self> {
         Ok(Self {
             queue: ArrayQueue::new(commands_max as usize),
             sleeping: AtomicBool::new(false),
             inbox_wanted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             waker: Waker::new()?,
+            cancellations: Arc::new(Cancellations::new(requests_max)),
         })
     }
 
@@ -242,6 +246,10 @@ impl Mailbox {
     pub(crate) fn awake(&self) {
         // ORDERING: Relaxed: at worst another thread writes the eventfd once for nothing.
         self.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn cancellations(&self) -> &Arc<Cancellations> {
+        &self.cancellations
     }
 
     pub(crate) fn waker(&self) -> &Waker {

@@ -15,8 +15,10 @@ use crate::config::{Config, Idle, Overflow};
 use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, OutOfMemory, PayloadArena, Pool, PoolLayout};
 use crate::reactor::ClockOffset;
+use crate::reactor::abandoned::Cancellations;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
+use crate::reactor::drops::DropNews;
 use crate::reactor::events::EventQueue;
 use crate::reactor::express::{Pairs, Remains};
 use crate::reactor::inbox::Inbox;
@@ -86,10 +88,14 @@ pub(crate) struct Core {
     pub(crate) keys: Vec<ConnectionKey>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) requests: Requests,
+    /// Requests of peers that were given up.
+    pub(crate) cancellations: Arc<Cancellations>,
     pub(crate) inbox: Inbox,
     pub(crate) arena: PayloadArena,
     pub(crate) events: EventQueue,
     pub(crate) deadlines: Deadlines,
+    /// Drops to be told by events.
+    pub(crate) drop_news: DropNews,
     /// Connections with bytes to parse.
     pub(crate) ready: Vec<ConnectionKey>,
     /// Connections with something to send.
@@ -198,10 +204,15 @@ impl Core {
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
             requests: Requests::new(config.requests_max()),
+            cancellations: match &mailbox {
+                Some(mailbox) => Arc::clone(mailbox.cancellations()),
+                None => Arc::new(Cancellations::new(config.requests_max())),
+            },
             inbox,
             arena: PayloadArena::new(),
             events,
             deadlines: Deadlines::with_capacity(slots),
+            drop_news: DropNews::with_capacity(if config.drop_events() { homes_max } else { 0 }),
             ready: Vec::with_capacity(places_max),
             dirty: Vec::with_capacity(places_max),
             dirty_spare: Vec::with_capacity(places_max),
@@ -338,7 +349,14 @@ impl Core {
     /// Copies a frame to memory that outlives the handler.
     pub(crate) fn message(&mut self, id: ConnectionId, frame: &Frame<'_>) -> Message {
         let payload = self.arena.copy(frame.payload());
-        Message::new(id, frame, payload)
+        let lifetime = frame.lifetime();
+        let deadline = match self.session(id) {
+            Some(session) if lifetime.ttl_us > 0 => session.deadline_of(&lifetime, self.now),
+            _ => Nanos::NEVER,
+        };
+        let is_request = frame.is_request();
+        let mark = if is_request { self.mark(id.key, frame.correlation()) } else { None };
+        Message::new(id, frame, deadline, mark, payload)
     }
 
     /// A typed handler found its payload invalid.
@@ -614,6 +632,9 @@ impl Core {
         if self.requests.earliest() <= self.now {
             self.requests.expire(self.now);
         }
+        if self.drop_news.due_at() <= self.now {
+            self.tell_drops();
+        }
     }
 
     #[cold]
@@ -689,6 +710,7 @@ impl Core {
                 .session
                 .clock_offset(self.now)
                 .map(|offset| ClockOffset { offset_ns: offset.ns, error_ns: offset.error_ns }),
+            drops: connection.session.drop_counts(),
             express: None,
         };
         self.add_express(connection.home, &mut info);

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::{AccessError, SendError};
+use crate::reactor::abandoned::CancelHandler;
 use crate::reactor::connection::ConnectionKey;
 use crate::reactor::core::Core;
 use crate::reactor::message::Message;
@@ -16,7 +17,7 @@ use crate::reactor::watch::WatchHandler;
 use crate::reactor::{BroadcastReport, ConnectionId};
 use crate::session::{Correlation, Envelope, PeerInfo};
 use crate::time::Nanos;
-use crate::wire::{Body, Frame, Kind, Payload};
+use crate::wire::{Body, Frame, Kind, Lifetime, Payload, Priority};
 
 /// A handler on one reactor.
 pub(crate) type Handler = Box<dyn FnMut(&mut Context<'_>, Frame<'_>)>;
@@ -26,9 +27,38 @@ pub(crate) type Handler = Box<dyn FnMut(&mut Context<'_>, Frame<'_>)>;
 pub struct Context<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) home: SessionKey,
-    pub(crate) response_to: u64,
+    pub(crate) origin: Origin,
+}
+
+/// What a handler was called for, as far as answering it needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    /// The correlation of a request, 0 otherwise.
+    response_to: u64,
+    priority: Priority,
     /// The request is reliable, and so is its answer.
-    pub(crate) answers_reliably: bool,
+    is_reliable: bool,
+    lifetime: Lifetime,
+}
+
+impl Origin {
+    /// No frame.
+    pub(crate) const NONE: Self = Self {
+        response_to: 0,
+        priority: Priority::Normal,
+        is_reliable: false,
+        lifetime: Lifetime { sent_at_ns: 0, ttl_us: 0, is_timeout: false },
+    };
+
+    #[inline]
+    fn of(frame: &Frame<'_>) -> Self {
+        Self {
+            response_to: if frame.is_request() { frame.correlation() } else { 0 },
+            priority: frame.priority(),
+            is_reliable: frame.is_reliable(),
+            lifetime: frame.lifetime(),
+        }
+    }
 }
 
 impl Context<'_> {
@@ -50,14 +80,32 @@ impl Context<'_> {
         self.core.now
     }
 
+    /// Until when what the handler was called for is worth something, by this node's clock: the
+    /// time to live of a message, or how long the sender of a request waits for the answer. `None`
+    /// when that is for ever, or nothing is known of the peer's clock.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Nanos> {
+        let session = self.core.session(self.connection())?;
+        let deadline = session.deadline_of(&self.origin.lifetime, self.core.now);
+        (deadline != Nanos::NEVER).then_some(deadline)
+    }
+
+    /// How much of that time is left. What is passed on can carry it:
+    /// [`Envelope::ttl`] of a message, or the timeout of a request that has to be made for this
+    /// one.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        Some(self.deadline()?.since(Nanos::now()))
+    }
+
     /// Which reactor of its node this is, from 0.
     #[must_use]
     pub fn reactor(&self) -> u16 {
         self.core.index
     }
 
-    /// Answers the frame: as the response when it was a request, else as a message of its own.
-    /// The answer leaves with this turn.
+    /// Answers the frame: as the response when it was a request, in the lane of the request unless
+    /// `envelope` names another; else as a message of its own. The answer leaves with this turn.
     ///
     /// # Errors
     ///
@@ -68,10 +116,13 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        let (correlation, envelope) = match self.response_to {
+        let Origin { response_to, priority, is_reliable, .. } = self.origin;
+        let (correlation, envelope) = match response_to {
             0 => (Correlation::None, envelope),
-            id if self.answers_reliably => (Correlation::Response(id), envelope.reliable()),
-            id => (Correlation::Response(id), envelope),
+            id if is_reliable => {
+                (Correlation::Response(id), envelope.answering(priority).reliable())
+            }
+            id => (Correlation::Response(id), envelope.answering(priority)),
         };
         self.core.push_to(self.connection(), envelope, correlation, body).map(drop)
     }
@@ -128,6 +179,8 @@ pub(crate) struct Handlers {
     pub(crate) missed: Option<WatchHandler>,
     /// It is there again.
     pub(crate) recovered: Option<WatchHandler>,
+    /// A peer has given a request up.
+    pub(crate) cancelled: Option<CancelHandler>,
 }
 
 /// Application kinds are below this.
@@ -188,10 +241,8 @@ impl Handlers {
             Route::Inbox => None,
         };
         let handler = handler.expect("routed to a handler that exists");
-        let response_to = if frame.is_request() { frame.correlation() } else { 0 };
         let home = core.connections[key].public;
-        let answers_reliably = frame.is_reliable();
-        let mut context = Context { core, home, response_to, answers_reliably };
+        let mut context = Context { core, home, origin: Origin::of(&frame) };
         // Unwind safety: the context's operations leave the core consistent between any two of
         // them, and what the handler broke of its own is its own.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, frame)));

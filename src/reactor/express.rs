@@ -442,6 +442,7 @@ impl Core {
     }
 
     fn publish_end(&mut self, event: Event, mut undelivered: Vec<Undelivered>) {
+        self.tell_drops_of(&event);
         if !undelivered.is_empty() {
             // Lane by lane; stable, so in order within each.
             undelivered.sort_by_key(|message| message.priority);
@@ -506,6 +507,7 @@ impl Core {
             info.messages_missed += session.missed();
             info.messages_expired += session.expired();
             info.messages_expired_at_peer += session.expired_at_peer();
+            info.drops.extend(session.drop_counts());
             if let Some(connection) = connection {
                 info.messages_received += connection.messages_received;
                 info.last_activity = info.last_activity.max(connection.last_activity);

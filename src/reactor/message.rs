@@ -10,7 +10,9 @@ use bytes::Bytes;
 use crate::error::AccessError;
 use crate::mem::{PayloadArena, SMALL_BYTES_MAX};
 use crate::reactor::ConnectionId;
+use crate::reactor::abandoned::Mark;
 use crate::session::Envelope;
+use crate::time::Nanos;
 use crate::wire::{Body, BodyError, Codec, Frame, Kind, Payload, Priority, Scratch, payload};
 
 /// A received message.
@@ -27,13 +29,21 @@ pub struct Message {
     sequence: u32,
     sent_at_ns: u64,
     correlation: u64,
+    deadline: Nanos,
+    mark: Option<Mark>,
     payload: Bytes,
 }
 
 impl Message {
     /// A message with the fields of `frame` and a payload already copied.
     #[inline]
-    pub(crate) fn new(connection: ConnectionId, frame: &Frame<'_>, payload: Bytes) -> Self {
+    pub(crate) fn new(
+        connection: ConnectionId,
+        frame: &Frame<'_>,
+        deadline: Nanos,
+        mark: Option<Mark>,
+        payload: Bytes,
+    ) -> Self {
         Self {
             connection,
             kind: frame.kind(),
@@ -46,13 +56,24 @@ impl Message {
             sequence: frame.sequence(),
             sent_at_ns: frame.sent_at_ns(),
             correlation: frame.correlation(),
+            deadline,
+            mark,
             payload,
         }
     }
 
-    /// How the answer to it travels: to a reliable request reliably.
+    /// How the answer to it travels: to a reliable request reliably, and in its lane.
     pub(crate) fn answer_envelope(&self, envelope: Envelope) -> Envelope {
-        if self.is_request && self.is_reliable { envelope.reliable() } else { envelope }
+        match (self.is_request, self.is_reliable) {
+            (false, _) => envelope,
+            (true, false) => envelope.answering(self.priority),
+            (true, true) => envelope.answering(self.priority).reliable(),
+        }
+    }
+
+    /// Names a request among those that may be cancelled.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.mark
     }
 
     /// Who sent it: the client id on a server.
@@ -113,6 +134,15 @@ impl Message {
     #[must_use]
     pub fn correlation(&self) -> u64 {
         self.correlation
+    }
+
+    /// Until when it is worth something, by this node's clock: its time to live, or how long the
+    /// sender of a request waits for the answer. `None` when that is for ever, or nothing is known
+    /// of the peer's clock. What is over before it is taken out of the inbox is not handed out, and
+    /// counted (`messages_expired`).
+    #[must_use]
+    pub fn deadline(&self) -> Option<Nanos> {
+        (self.deadline != Nanos::NEVER).then_some(self.deadline)
     }
 
     /// The payload; 16-aligned.

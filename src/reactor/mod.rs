@@ -20,10 +20,12 @@
 //! See [`Idle`]. Spinning watches the completion queue, the kernel's "deferred work is waiting"
 //! flag and the command queue in memory, and makes no system call until one of them says so.
 
+pub(crate) mod abandoned;
 pub(crate) mod command;
 pub(crate) mod connection;
 pub(crate) mod core;
 pub(crate) mod dispatch;
+mod drops;
 pub(crate) mod events;
 mod express;
 pub(crate) mod inbox;
@@ -46,6 +48,7 @@ use std::time::Duration;
 
 use slotmap::{Key, KeyData};
 
+pub use self::abandoned::Cancelled;
 use self::command::{Command, DialError, DialFailure, Mailbox};
 pub use self::connection::ConnectionId;
 use self::connection::ConnectionKey;
@@ -60,10 +63,10 @@ pub use self::requests::RequestId;
 pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
-use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
+use crate::error::{CloseReason, ConnectError, DropReason, RequestError, SendError, SetupError};
 use crate::session::{Correlation, Envelope, PeerInfo, Session, Undelivered};
 pub use crate::stats::ConnectionState;
-use crate::stats::{Counters, Statistics};
+use crate::stats::{Counters, DropCount, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Payload, Priority, low_half};
@@ -147,6 +150,19 @@ pub enum EventKind {
         /// In order, lane by lane from low to critical.
         undelivered: Vec<Undelivered>,
     },
+    /// Messages of one lane were dropped on this side, for one reason; with
+    /// [`drop_events`](crate::ConfigBuilder::drop_events) only. Those of one session are summed for
+    /// up to 100 ms, and told before its `Disconnected`. They are part of what the other events
+    /// call
+    /// `messages_dropped`.
+    Dropped {
+        /// The lane.
+        priority: Priority,
+        /// Why.
+        reason: DropReason,
+        /// How many.
+        count: u64,
+    },
     /// The connection is over, and every message of it has been handed over.
     Disconnected {
         /// Why.
@@ -206,6 +222,9 @@ pub struct ConnectionInfo {
     pub round_trip: Option<Duration>,
     /// The peer's monotonic clock against ours; `None` before it was measured.
     pub clock: Option<ClockOffset>,
+    /// Messages to this peer that were dropped on this side, by lane and reason; what never
+    /// occurred is left out.
+    pub drops: Vec<DropCount>,
     /// Where the express connection stands, of a session that has one.
     pub express: Option<ConnectionState>,
 }
@@ -525,6 +544,9 @@ impl Reactor {
         body: &B,
     ) -> Result<(), SendError> {
         self.core.refresh_now();
+        if request.mark().is_some_and(|mark| self.core.cancellations.contains(mark)) {
+            return Err(SendError::Abandoned);
+        }
         let (to, envelope) = (request.connection(), request.answer_envelope(envelope));
         self.core.push_to(to, envelope, response_to(request), body).map(drop)
     }
@@ -598,10 +620,11 @@ impl Reactor {
             return Err(SendError::NotConnected.into());
         }
         self.core.refresh_now();
-        let reliable = envelope.is_reliable();
         let part = self.core.for_lane(connection, envelope.lane())?.key;
-        let id = self.core.requests.open(connection.key, part, reliable, timeout, self.core.now)?;
-        let correlation = Correlation::Request(id.correlation());
+        let id =
+            self.core.requests.open(connection.key, part, &envelope, timeout, self.core.now)?;
+        let timeout_us = u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX).max(1);
+        let correlation = Correlation::Request { id: id.correlation(), timeout_us };
         // Unwind safety: a body that panics changes nothing in its lane, and goes on panicking.
         let pushed = catch_unwind(AssertUnwindSafe(|| {
             self.core.push_to(connection, envelope, correlation, body).map(drop)
@@ -624,14 +647,33 @@ impl Reactor {
         self.core.requests.take(request)
     }
 
-    /// Gives a request up. A late answer is counted and dropped.
+    /// Gives a request up, and tells the peer so, behind the request and in its lane: a request
+    /// that still waits there for its handling is not handled any more (see
+    /// [`Reactor::on_cancelled`]). An answer that comes all the same is counted and dropped. Does
+    /// nothing when there is an outcome already, which is then forgotten.
+    ///
+    /// The cancellation leaves with the next turn; in a lane that is full it is left out, and so it
+    /// is while the link is down, unless the request is reliable.
     pub fn cancel_request(&mut self, request: RequestId) {
-        self.core.requests.close(request);
+        if let Some((key, envelope)) = self.core.requests.cancel(request) {
+            let connection = ConnectionId { reactor: self.core.index, key };
+            let correlation = Correlation::Cancel(request.correlation());
+            self.core.refresh_now();
+            let _ = self.core.push_to(connection, envelope, correlation, &[]);
+        }
     }
 
-    /// The oldest message that no handler took.
+    /// The oldest message that no handler took. One that is not worth anything any more is left out
+    /// and counted: a request that its sender has cancelled (`requests_cancelled` counts its
+    /// cancellation), and what was overtaken by its deadline (`messages_expired`).
     pub fn receive(&mut self) -> Option<Message> {
-        self.core.inbox.take()
+        loop {
+            let message = self.core.inbox.take()?;
+            if !self.core.cancellations.is_abandoned(&message) {
+                return Some(message);
+            }
+            self.core.counters.messages_expired.add(1);
+        }
     }
 
     /// The oldest connection event not fetched yet.
@@ -861,7 +903,8 @@ impl Core {
         let limit = limit
             .min(self.deadlines.earliest())
             .min(self.session_deadlines.earliest())
-            .min(self.requests.earliest());
+            .min(self.requests.earliest())
+            .min(self.drop_news.due_at());
         // A prompt send tells that it is done only after the next enter, and somebody waits for
         // that: more to send, or a connection to end.
         if self.backlog {
@@ -1027,11 +1070,10 @@ impl Core {
             Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
             Command::Dial { asker, .. } if !asker.claim.is_first() => {}
             Command::Send { connection, envelope, body, response_to, asker } => {
-                let correlation = match response_to {
-                    0 => Correlation::None,
-                    id => Correlation::Response(id),
+                let outcome = match response_to {
+                    0 => self.push_to(connection, envelope, Correlation::None, &body).map(drop),
+                    id => self.push_answer(connection, envelope, id, &body),
                 };
-                let outcome = self.push_to(connection, envelope, correlation, &body).map(drop);
                 match asker {
                     Some(asker) => drop(asker.reply.try_send(outcome)),
                     None if outcome.is_err() => self.counters.posts_dropped.add(1),
@@ -1055,6 +1097,22 @@ impl Core {
             Command::Adopt(visitor) => self.adopt(*visitor),
             Command::Shutdown { deadline } => self.begin_shutdown(deadline),
         }
+    }
+
+    /// Queues the answer to a request, unless that was given up.
+    fn push_answer<B: Body + ?Sized>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        request: u64,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let is_ours = connection.reactor == self.index;
+        let mark = if is_ours { self.mark(connection.key, request) } else { None };
+        if mark.is_some_and(|mark| self.cancellations.contains(mark)) {
+            return Err(SendError::Abandoned);
+        }
+        self.push_to(connection, envelope, Correlation::Response(request), body).map(drop)
     }
 
     /// Stops listening and begins to end every connection.

@@ -222,6 +222,14 @@ fn handle_frames(
                 core.counters.messages_missed.add(frame.type_id().into());
             }
             Input::Nothing => {}
+            Input::Cancelled => {
+                messages += 1;
+                bytes += frame_bytes as u64;
+                core.on_cancel(handlers, key, frame.correlation());
+                if !core.connections[key].is_readable() {
+                    break Ok(Stop::Ended);
+                }
+            }
             Input::Expired => core.counters.messages_expired.add(1),
             Input::Greeting => match greet(core, key, &frame) {
                 Ok(_) if core.connections[key].passed_on.is_some() => break Ok(Stop::Ended),
@@ -230,7 +238,7 @@ fn handle_frames(
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);
                 }
-                Ok(Input::Message | Input::Greeting | Input::Nothing | Input::Expired) => {}
+                Ok(_) => {}
                 Err(error) => break Err(error),
             },
             Input::Established => core.establish(key),

@@ -12,8 +12,9 @@ use crate::error::{CloseReason, RequestError};
 use crate::mem::Deadlines;
 use crate::reactor::message::Message;
 use crate::reactor::sessions::SessionKey;
+use crate::session::Envelope;
 use crate::time::Nanos;
-use crate::wire::low_half;
+use crate::wire::{Priority, low_half};
 
 new_key_type! {
     struct RequestKey;
@@ -35,6 +36,7 @@ struct Request {
     session: SessionKey,
     /// The part of the session that it was sent in.
     part: SessionKey,
+    lane: Priority,
     /// It is sent again on the next link when this one is lost.
     reliable: bool,
     timeout: Duration,
@@ -66,14 +68,16 @@ impl Requests {
         &mut self,
         session: SessionKey,
         part: SessionKey,
-        reliable: bool,
+        envelope: &Envelope,
         timeout: Duration,
         now: Nanos,
     ) -> Result<RequestId, RequestError> {
         if self.slots.len() >= self.requests_max as usize {
             return Err(RequestError::TooMany { requests_max: self.requests_max });
         }
-        let key = self.slots.insert(Request { session, part, reliable, timeout, outcome: None });
+        let (lane, reliable) = (envelope.lane(), envelope.is_reliable());
+        let key =
+            self.slots.insert(Request { session, part, lane, reliable, timeout, outcome: None });
         self.keys[slot(key) as usize] = key;
         self.deadlines.set(slot(key), now + timeout);
         Ok(RequestId(key))
@@ -84,6 +88,17 @@ impl Requests {
         if self.slots.remove(id.0).is_some() {
             self.deadlines.set(slot(id.0), Nanos::NEVER);
         }
+    }
+
+    /// Gives a request up. Says whose it was, and how the cancellation travels, when it was
+    /// waiting.
+    pub(crate) fn cancel(&mut self, id: RequestId) -> Option<(SessionKey, Envelope)> {
+        let request = self.slots.get(id.0)?;
+        let envelope = Envelope::cancel().priority(request.lane);
+        let envelope = if request.reliable { envelope.reliable() } else { envelope };
+        let waiting = request.outcome.is_none().then_some((request.session, envelope));
+        self.close(id);
+        waiting
     }
 
     /// Whether an answer with this correlation on this connection is waited for.

@@ -83,6 +83,10 @@ impl Away {
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
+
+    pub(crate) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
 }
 
 impl Core {
@@ -247,23 +251,6 @@ impl Core {
         } else {
             self.plan_attempt(home);
         }
-    }
-
-    /// Counts what a session has dropped since it was last asked. Returns how many messages.
-    pub(crate) fn count_drops(&mut self, home: SessionKey) -> u64 {
-        let session = match &mut self.homes[home] {
-            &mut Home::Here(key) => &mut self.connections[key].session,
-            Home::Away(away) => &mut away.session,
-        };
-        let drops = session.take_drops();
-        let mut total = 0;
-        for (counters, drops) in self.counters.drops.iter().zip(&drops) {
-            total += drops.total();
-            for (counter, &count) in counters.iter().zip(&drops.0) {
-                counter.add(count);
-            }
-        }
-        total
     }
 
     /// Answers a hello. It may be of a session that is away, or whose connection is dead and does

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::reactor::Reactor;
 use crate::reactor::connection::ConnectionId;
 use crate::reactor::core::Core;
-use crate::reactor::dispatch::{Context, Handlers};
+use crate::reactor::dispatch::{Context, Handlers, Origin};
 use crate::reactor::sessions::SessionKey;
 use crate::session::watchdog::{Fed, Miss, Recovered};
 pub use crate::session::watchdog::{WatchError, WatchKey};
@@ -109,7 +109,7 @@ fn tell(core: &mut Core, handlers: &mut Handlers) {
             WatchChange::Recovered => &mut handlers.recovered,
         };
         let Some(handler) = handler else { continue };
-        let mut context = Context { core, home, response_to: 0, answers_reliably: false };
+        let mut context = Context { core, home, origin: Origin::NONE };
         // Unwind safety: as for handlers of frames.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, &watched)));
         if outcome.is_err() {

@@ -104,7 +104,6 @@ impl LocalTime {
     }
 
     /// It was not after this.
-    #[cfg(test)]
     pub(crate) fn latest(self) -> Nanos {
         Nanos(self.at.0.saturating_add(self.error_ns))
     }

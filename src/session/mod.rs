@@ -54,6 +54,7 @@ use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
 use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
 use crate::session::watchdog::Watchdog;
+use crate::stats::{DropCount, drop_counts};
 use crate::time::Nanos;
 use crate::wire::acknowledgement::{
     ACKNOWLEDGEMENT_BYTES, read_acknowledgement, write_acknowledgement,
@@ -64,8 +65,8 @@ use crate::wire::handshake::{
 };
 use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
 use crate::wire::{
-    Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Priority, VERSION,
-    low_half,
+    Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Lifetime, Priority,
+    VERSION, low_half,
 };
 
 /// Which end of the connection this is.
@@ -146,6 +147,8 @@ pub(crate) enum Input {
     Nothing,
     /// A message that came too late to be handled.
     Expired,
+    /// The request of the frame's correlation is given up.
+    Cancelled,
     /// The session is over; what is queued (a reject) should still leave.
     End(CloseReason),
 }
@@ -179,6 +182,8 @@ impl Marks {
     const KEYED: Self = Self(0x04);
     const EXPIRES: Self = Self(0x08);
     const ADDRESSED: Self = Self(0x10);
+    /// The priority was chosen.
+    const URGENCY: Self = Self(0x20);
 
     const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -190,7 +195,7 @@ impl Marks {
 
     /// Whether the message needs the extension for any of them.
     const fn need_extension(self) -> bool {
-        self.0 & !Self::JSON.0 != 0
+        self.0 & !(Self::JSON.0 | Self::URGENCY.0) != 0
     }
 }
 
@@ -198,8 +203,14 @@ impl Marks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Correlation {
     None,
-    Request(u64),
+    Request {
+        id: u64,
+        /// How long its sender waits, in microseconds; 0 is not said.
+        timeout_us: u32,
+    },
     Response(u64),
+    /// The request is given up.
+    Cancel(u64),
 }
 
 impl Envelope {
@@ -246,9 +257,11 @@ impl Envelope {
         Self::new(kind)
     }
 
-    /// How urgent the message is. Default: [`Priority::Normal`].
+    /// How urgent the message is. Default: [`Priority::Normal`], and for the answer to a request as
+    /// urgent as that.
     pub const fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
+        self.marks = self.marks.with(Marks::URGENCY);
         self
     }
 
@@ -305,6 +318,24 @@ impl Envelope {
     pub const fn latest(mut self, key: u32) -> Self {
         self.key = key;
         self.marks = self.marks.with(Marks::KEYED);
+        self
+    }
+
+    /// The envelope of a cancellation.
+    pub(crate) const fn cancel() -> Self {
+        Self::new(Kind::Cancel)
+    }
+
+    /// Whether it has a time to live.
+    const fn expires(&self) -> bool {
+        self.marks.contain(Marks::EXPIRES)
+    }
+
+    /// The lane of an answer: that of its request, unless one was chosen.
+    pub(crate) const fn answering(mut self, request: Priority) -> Self {
+        if !self.marks.contain(Marks::URGENCY) {
+            self.priority = request;
+        }
         self
     }
 
@@ -872,7 +903,8 @@ impl Session {
         if self.state != State::Open && !is_kept {
             return Err(SendError::NotConnected);
         }
-        if !envelope.kind.is_application() {
+        let is_cancel = matches!(correlation, Correlation::Cancel(_));
+        if !envelope.kind.is_application() && !is_cancel {
             return Err(SendError::KindReserved { kind: envelope.kind });
         }
         let index = envelope.priority.index();
@@ -880,7 +912,7 @@ impl Session {
         let care = envelope.care(body, overflow, now)?;
         let mut head = frame_head(envelope, correlation, body, identity, now);
         if let Some(extension) = &mut head.extension {
-            extension.ttl_us = envelope.ttl_us.into();
+            extension.ttl_us = ttl_us(&envelope, correlation).into();
             extension.acknowledged = self.received[index].into();
         }
         // What may be dropped before it leaves confirms nothing for certain.
@@ -1060,6 +1092,16 @@ impl Session {
         news
     }
 
+    /// Messages dropped so far, by lane and reason; what never occurred is left out.
+    pub(crate) fn drop_counts(&self) -> Vec<DropCount> {
+        let counts = std::array::from_fn(|index| {
+            let mut total = self.past_drops[index];
+            total.add_all(self.lanes[index].drops());
+            total.0
+        });
+        drop_counts(counts)
+    }
+
     /// Whether everything has left, and the peer has confirmed every reliable message.
     pub(crate) fn is_flushed(&self) -> bool {
         self.frames_queued() == 0 && self.lanes.iter().all(Lane::is_confirmed)
@@ -1209,6 +1251,14 @@ impl Session {
                 self.expired_at_peer = self.expired_at_peer.max(acknowledgement.expired.get());
                 Ok(Input::Nothing)
             }
+            (_, _, Kind::Cancel) => {
+                self.check_sequence(frame)?;
+                let Some(extension) = frame.extension() else { return unexpected };
+                Ok(match self.handle_extension(frame, extension, now, memory)? {
+                    Input::Message => Input::Cancelled,
+                    other => other,
+                })
+            }
             (_, _, Kind::Gap) => {
                 self.skip(frame)?;
                 Ok(Input::Nothing)
@@ -1249,8 +1299,7 @@ impl Session {
         if frame.flags().contains(Flags::RELIABLE) {
             self.confirm_later(priority, frame.frame_bytes(), now);
         }
-        let ttl_us = extension.ttl_us.get();
-        if ttl_us > 0 && self.is_stale(frame.sent_at_ns(), ttl_us, now) {
+        if extension.ttl_us.get() > 0 && self.is_stale(&frame.lifetime(), now) {
             self.expired += 1;
             // The sender is to know.
             self.confirm_later(priority, frame.frame_bytes(), now);
@@ -1259,14 +1308,27 @@ impl Session {
         Ok(Input::Message)
     }
 
-    /// Whether a message may be older than its time to live: its age is reckoned at the far end of
-    /// what the clock estimate allows. Without an estimate nothing is known of its age, and a
-    /// command that may be stale does not run.
-    fn is_stale(&self, sent_at_ns: u64, ttl_us: u32, now: Nanos) -> bool {
+    /// Whether a message came too late.
+    fn is_stale(&self, lifetime: &Lifetime, now: Nanos) -> bool {
+        self.deadline_of(lifetime, now) < now
+    }
+
+    /// Until when a message is worth something, by this side's clock.
+    ///
+    /// Its age is reckoned at the far end of what the clock estimate allows. Without an estimate
+    /// nothing is known of its age, and a command that may be stale does not run: 0. A timeout is
+    /// taken the other way: a request that may be waited for is handled.
+    pub(crate) fn deadline_of(&self, lifetime: &Lifetime, now: Nanos) -> Nanos {
+        let Lifetime { sent_at_ns, ttl_us, is_timeout } = *lifetime;
+        if ttl_us == 0 {
+            return Nanos::NEVER;
+        }
         let ttl = Duration::from_micros(ttl_us.into());
-        match self.clock.to_local(PeerNanos(sent_at_ns), now) {
-            Some(sent_at) => sent_at.earliest() + ttl < now,
-            None => true,
+        match (self.clock.to_local(PeerNanos(sent_at_ns), now), is_timeout) {
+            (Some(sent_at), false) => sent_at.earliest() + ttl,
+            (Some(sent_at), true) => sent_at.latest() + ttl,
+            (None, false) => Nanos(0),
+            (None, true) => Nanos::NEVER,
         }
     }
 
@@ -1490,13 +1552,17 @@ fn frame_head<B: Body + ?Sized>(
 ) -> FrameHead {
     let (mut flags, correlation) = match correlation {
         Correlation::None => (Flags::default(), 0),
-        Correlation::Request(id) => (Flags::REQUEST, id),
+        Correlation::Request { id, timeout_us } if timeout_us > 0 && !envelope.expires() => {
+            (Flags::REQUEST.with(Flags::TIMEOUT), id)
+        }
+        Correlation::Request { id, .. } => (Flags::REQUEST, id),
         Correlation::Response(id) => (Flags::RESPONSE, id),
+        Correlation::Cancel(id) => (Flags::default(), id),
     };
     if envelope.is_reliable() {
         flags = flags.with(Flags::RELIABLE);
     }
-    let extended = flags != Flags::default() || !envelope.is_plain();
+    let extended = correlation != 0 || flags != Flags::default() || !envelope.is_plain();
     FrameHead {
         kind: envelope.kind,
         priority: envelope.priority,
@@ -1512,6 +1578,18 @@ fn frame_head<B: Body + ?Sized>(
             ..Extension::default()
         }),
         checksum: identity.checksum,
+    }
+}
+
+/// How long a message is worth something: its time to live, or its sender's timeout if that is
+/// over sooner.
+fn ttl_us(envelope: &Envelope, correlation: Correlation) -> u32 {
+    match correlation {
+        Correlation::Request { timeout_us, .. } if timeout_us > 0 && envelope.expires() => {
+            envelope.ttl_us.min(timeout_us)
+        }
+        Correlation::Request { timeout_us, .. } if timeout_us > 0 => timeout_us,
+        _ => envelope.ttl_us,
     }
 }
 

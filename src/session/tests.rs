@@ -113,7 +113,7 @@ impl End {
                     }
                 }
                 Input::End(reason) => self.ended = Some(reason),
-                Input::Established | Input::Nothing | Input::Expired => {}
+                Input::Established | Input::Nothing | Input::Expired | Input::Cancelled => {}
             }
         }
         assert!(input.is_empty(), "blocks hold whole frames");

@@ -126,6 +126,8 @@ pub struct Counters {
     pub sends_expired: Counter,
     /// Messages received too late to be handled.
     pub messages_expired: Counter,
+    /// Requests of peers that were cancelled by them.
+    pub requests_cancelled: Counter,
     /// Messages of peers that will not come: their side dropped them.
     pub messages_missed: Counter,
     /// Sessions that went on on a new link.

@@ -9,4 +9,5 @@ mod snapshot;
 
 pub(crate) use counters::LANES;
 pub use counters::{Counter, Counters, Gauge};
+pub(crate) use snapshot::drop_counts;
 pub use snapshot::{CloseCount, ConnectionState, DropCount, Statistics};

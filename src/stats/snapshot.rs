@@ -48,7 +48,7 @@ pub struct DropCount {
 }
 
 /// Those that occurred.
-fn drop_counts(counts: [[u64; DropReason::COUNT]; LANES]) -> Vec<DropCount> {
+pub(crate) fn drop_counts(counts: [[u64; DropReason::COUNT]; LANES]) -> Vec<DropCount> {
     let all = counts.into_iter().enumerate().flat_map(|(lane, counts)| {
         DropReason::ALL.map(|reason| DropCount { lane, reason, count: counts[reason.index()] })
     });
@@ -133,8 +133,10 @@ statistics! {
     connections_active,
     /// Messages refused because their time to live had passed.
     sends_expired,
-    /// Messages received too late to be handled.
+    /// Messages received too late to be handled, and not taken from the inbox in time.
     messages_expired,
+    /// Requests of peers that were cancelled by them.
+    requests_cancelled,
     /// Messages of peers that will not come: their side dropped them.
     messages_missed,
     /// Sessions that went on on a new link.

@@ -196,11 +196,22 @@ impl<'a> Frame<'a> {
         self.extension().map_or(0, |extension| extension.correlation.get())
     }
 
-    /// Whether the message has a time to live.
+    /// Whether the message has a time to live of its own, besides its sender's timeout.
     #[inline]
     #[must_use]
     pub fn expires(&self) -> bool {
-        self.extension().is_some_and(|extension| extension.ttl_us.get() > 0)
+        !self.flags().contains(Flags::TIMEOUT) && self.lifetime().ttl_us > 0
+    }
+
+    /// How long the message is worth something.
+    #[inline]
+    #[must_use]
+    pub fn lifetime(&self) -> Lifetime {
+        Lifetime {
+            sent_at_ns: self.sent_at_ns(),
+            ttl_us: self.extension().map_or(0, |extension| extension.ttl_us.get()),
+            is_timeout: self.flags().contains(Flags::TIMEOUT),
+        }
     }
 
     /// Whether the sender waits for an answer (see `Context::reply`).
@@ -252,6 +263,17 @@ impl<'a> Frame<'a> {
     {
         payload::access::<T>(self.codec(), self.type_id(), self.payload())
     }
+}
+
+/// How long a message is worth something, by its sender's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lifetime {
+    /// When it was queued, in nanoseconds of the sender's monotonic clock.
+    pub sent_at_ns: u64,
+    /// For how long, in microseconds; 0 for ever.
+    pub ttl_us: u32,
+    /// It is the sender's timeout for the answer.
+    pub is_timeout: bool,
 }
 
 impl<'a> Frame<'a> {

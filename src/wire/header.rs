@@ -37,6 +37,8 @@ pub enum Kind {
     Configuration = 7,
     /// Stands for messages of its lane that will not come.
     Gap = 8,
+    /// Its sender gives up the request with this correlation.
+    Cancel = 9,
     /// First frame of the connecting side.
     Hello = 0x80,
     /// Accepts a hello.
@@ -65,6 +67,7 @@ impl Kind {
             6 => Self::Acknowledgement,
             7 => Self::Configuration,
             8 => Self::Gap,
+            9 => Self::Cancel,
             0x80 => Self::Hello,
             0x81 => Self::Welcome,
             0x82 => Self::Reject,
@@ -183,10 +186,13 @@ impl Flags {
     pub const RESPONSE: Self = Self(0x08);
     /// The checksum field is valid and must be verified.
     pub const CHECKSUM: Self = Self(0x10);
+    /// The time to live of a request is how long its sender waits for the answer, and no more is
+    /// known of how long it is worth something.
+    pub const TIMEOUT: Self = Self(0x20);
     /// All flags this version defines.
-    pub const KNOWN: Self = Self(0x1f);
+    pub const KNOWN: Self = Self(0x3f);
     /// Flags whose meaning lies in the extension: without [`Flags::EXTENDED`] they are an error.
-    pub const NEED_EXTENSION: Self = Self(0x0e);
+    pub const NEED_EXTENSION: Self = Self(0x2e);
 
     /// Whether every bit of `other` is set.
     #[inline]

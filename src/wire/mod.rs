@@ -51,6 +51,11 @@
 //! A *gap* is a header alone that stands for messages of its lane which were dropped before they
 //! could be sent: `type_id` of them, the last with this `sequence`. So a lane has no holes.
 //!
+//! A *request* (flag 4) names itself by its `correlation`, and its answer (flag 8) carries the
+//! same. With flag 0x20 its `ttl_us` is how long its sender waits for the answer. *Cancel* is a
+//! frame of the request's lane, numbered like a message: the request of that `correlation` is given
+//! up.
+//!
 //! # Resuming
 //!
 //! When both greetings carry the feature `resume`, a session outlives its connection. The side that
@@ -84,7 +89,7 @@ pub mod header;
 pub mod heartbeat;
 pub mod payload;
 
-pub use decode::{Decoder, Frame};
+pub use decode::{Decoder, Frame, Lifetime};
 pub use encode::{Checksum, FrameHead};
 pub(crate) use header::low_half;
 pub use header::{

@@ -20,6 +20,7 @@ mod hostile;
 mod kernel;
 mod life;
 mod lifecycle;
+mod losses;
 mod node;
 mod proxy;
 mod refused;

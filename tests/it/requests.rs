@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use ringwire::{CloseReason, Envelope, RequestError, SendError};
+use ringwire::{CloseReason, Envelope, Kind, Nanos, Priority, RequestError, SendError, Server};
 
+use crate::bed::{Bed, settings_that_resume, silent, valid};
 use crate::util::{
-    NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS, client_and_peer, config, isolated,
-    settings, timed, wait_until,
+    CANCEL, COMMAND, CRITICAL, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS,
+    TIMEOUT, client, client_and_peer, config, echo, endpoint, isolated, settings, start, timed,
+    wait_for, wait_until,
 };
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -150,5 +152,227 @@ fn made_up_correlation_is_counted_and_dropped() {
         peer.send(Plain::new(STATUS, NORMAL, b"a message"));
         assert_eq!(client.receive(PATIENCE).expect("a message").payload()[..], *b"a message");
         assert_eq!(client.statistics().responses_late, 4);
+    });
+}
+
+/// A server whose requests are received, not handled, and a client.
+fn bed_without_handlers() -> Bed {
+    Bed::around(settings_that_resume(), silent().config(valid(settings_that_resume())))
+}
+
+/// Turns the client until the server has counted so many cancellations.
+#[track_caller]
+fn turn_until_cancelled(bed: &mut Bed, count: u64) {
+    bed.turn_until("the server knows", |bed| bed.server.statistics().requests_cancelled == count);
+}
+
+#[test]
+fn cancelled_request_is_not_handed_out() {
+    isolated(|| {
+        let mut bed = bed_without_handlers();
+        let cancelled =
+            bed.client.start_request(Envelope::command(), b"1", PATIENCE).expect("room");
+        let alive = bed.client.start_request(Envelope::command(), b"2", PATIENCE).expect("room");
+        bed.client.cancel_request(cancelled);
+        turn_until_cancelled(&mut bed, 1);
+        let request = bed.server.receive(PATIENCE).expect("the other one");
+        assert_eq!(request.payload()[..], *b"2");
+        assert!(!bed.server.is_abandoned(&request));
+        bed.server.reply(&request, Envelope::status(), b"done").expect("queued");
+        let mut outcome = None;
+        bed.turn_until("it is answered", |bed| {
+            outcome = bed.client.take_response(alive);
+            outcome.is_some()
+        });
+        assert!(outcome.expect("an outcome").is_ok());
+        assert!(bed.client.take_response(cancelled).is_none(), "it is forgotten");
+        assert_eq!(bed.server.statistics().messages_expired, 1, "the one left out is counted");
+    });
+}
+
+/// What the application works on already.
+#[test]
+fn cancellation_reaches_whoever_works_on_the_request() {
+    isolated(|| {
+        let (told, news) = crossbeam_channel::bounded(8);
+        let builder = silent().config(valid(settings_that_resume())).on_cancelled(
+            move |context, cancelled| {
+                let _ = told.try_send((context.connection(), cancelled.correlation));
+            },
+        );
+        let mut bed = Bed::around(settings_that_resume(), builder);
+        let first = bed.client.start_request(Envelope::command(), b"1", PATIENCE).expect("room");
+        let second = bed.client.start_request(Envelope::command(), b"2", PATIENCE).expect("room");
+        bed.client.flush();
+        let requests = [0, 1].map(|_| bed.server.receive(PATIENCE).expect("a request"));
+        assert!(!requests.iter().any(|request| bed.server.is_abandoned(request)));
+        bed.client.cancel_request(first);
+        turn_until_cancelled(&mut bed, 1);
+        assert_eq!(requests.each_ref().map(|r| bed.server.is_abandoned(r)), [true, false]);
+        let expected = (bed.id, requests[0].correlation());
+        assert_eq!(news.recv_timeout(PATIENCE), Ok(expected));
+        let refused = bed.server.reply(&requests[0], Envelope::status(), b"in vain");
+        assert_eq!(refused, Err(SendError::Abandoned));
+        bed.server.reply(&requests[1], Envelope::status(), b"here").expect("queued");
+        let mut outcome = None;
+        bed.turn_until("it is answered", |bed| {
+            outcome = bed.client.take_response(second);
+            outcome.is_some()
+        });
+        assert_eq!(bed.client.statistics().responses_late, 0, "no answer in vain");
+        // Cancelling what has an outcome, or is gone, tells nobody.
+        bed.client.cancel_request(second);
+        bed.client.cancel_request(first);
+        echo_through(&mut bed);
+        assert_eq!(bed.server.statistics().requests_cancelled, 1);
+    });
+}
+
+/// Something that comes behind whatever was sent before.
+fn echo_through(bed: &mut Bed) {
+    bed.client.send(Envelope::data(), b"behind it").expect("room");
+    bed.client.flush();
+    let message = bed.server.receive(PATIENCE).expect("it");
+    assert_eq!(message.payload()[..], *b"behind it");
+}
+
+#[test]
+fn cancellation_travels_as_documented() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(config());
+        let envelope = Envelope::command().critical();
+        let id =
+            client.start_request(envelope, b"stop", Duration::from_millis(1500)).expect("room");
+        client.cancel_request(id);
+        client.flush();
+        let request = peer.frame();
+        assert_eq!(request.flags & (REQUEST | TIMEOUT), REQUEST | TIMEOUT);
+        assert_eq!(request.ttl_us, 1_500_000, "how long it is waited for");
+        let cancel = peer.frame();
+        assert_eq!((cancel.kind, cancel.priority), (CANCEL, CRITICAL), "behind the request");
+        assert_eq!(cancel.correlation, request.correlation);
+        assert!(cancel.payload.is_empty());
+        // The other way round: an answer to what was cancelled is late.
+        answer(&mut peer, &request);
+        wait_until("it is counted", || {
+            client.poll();
+            client.statistics().responses_late == 1
+        });
+    });
+}
+
+/// A time to live that is over sooner than the timeout is what counts, and strictly.
+#[test]
+fn time_to_live_and_timeout_share_a_field() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(config());
+        let ms = Duration::from_millis;
+        for (ttl, timeout, flag, expected_us) in [
+            (None, ms(7), TIMEOUT, 7_000),
+            (Some(ms(5)), ms(7), 0, 5_000),
+            (Some(ms(9)), ms(7), 0, 7_000),
+        ] {
+            let envelope = ttl.map_or(Envelope::command(), |ttl| Envelope::command().ttl(ttl));
+            client.start_request(envelope, b"", timeout).expect("room");
+            client.flush();
+            let frame = peer.frame();
+            assert_eq!((frame.flags & TIMEOUT, frame.ttl_us), (flag, expected_us));
+        }
+    });
+}
+
+#[test]
+fn handler_knows_how_long_it_is_waited_for() {
+    isolated(|| {
+        let (told, news) = crossbeam_channel::bounded(8);
+        let server = Server::builder().config(config()).listen("127.0.0.1:0").on(
+            Kind::Command,
+            move |context, frame| {
+                let _ = told.try_send((context.remaining(), context.deadline()));
+                let _ = context.reply(Envelope::status(), frame.payload());
+            },
+        );
+        let server = start(server);
+        let mut client = client(&endpoint(&server));
+        let before = Nanos::now();
+        client.request(Envelope::command(), b"", Duration::from_secs(3)).expect("an answer");
+        let (remaining, deadline) = news.recv_timeout(PATIENCE).expect("it was called");
+        let remaining = remaining.expect("it is known");
+        assert!(remaining <= Duration::from_millis(3100), "{remaining:?}");
+        assert!(remaining > Duration::from_secs(1), "{remaining:?}");
+        assert!(deadline.expect("it is known") > before + Duration::from_secs(2));
+        client.send(Envelope::command(), b"no request").expect("room");
+        client.flush();
+        assert_eq!(news.recv_timeout(PATIENCE), Ok((None, None)), "for ever");
+    });
+}
+
+/// A request that nobody waits for any more is not handed out.
+#[test]
+fn request_that_waited_too_long_in_the_inbox_is_left_out() {
+    isolated(|| {
+        let mut bed = bed_without_handlers();
+        let outcome = bed.client.request(Envelope::command(), b"late", SHORT);
+        assert_eq!(outcome.expect_err("no answer"), RequestError::Timeout { timeout: SHORT });
+        let ttl = Envelope::data().ttl(SHORT);
+        bed.client.send(ttl, b"late too").expect("room");
+        bed.client.send(Envelope::data(), b"in time").expect("room");
+        bed.client.flush();
+        wait_until("they have come", || bed.server.statistics().messages_received == 3);
+        let sent = Nanos::now();
+        wait_until("its time is over", || Nanos::now().since(sent) > SHORT);
+        let message = bed.server.receive(PATIENCE).expect("one is left");
+        assert_eq!(message.payload()[..], *b"in time");
+        assert_eq!(bed.server.statistics().messages_expired, 2);
+    });
+}
+
+/// The answer travels as urgently as its request, unless its sender says otherwise.
+#[test]
+fn answer_takes_the_lane_of_its_request() {
+    isolated(|| {
+        let server = Server::builder().config(config()).listen("127.0.0.1:0").on(
+            Kind::Command,
+            |context, frame| {
+                let envelope = match frame.payload() {
+                    b"calmly" => Envelope::status().priority(Priority::Low),
+                    _ => Envelope::status(),
+                };
+                let _ = context.reply(envelope, b"");
+            },
+        );
+        let server = start(server);
+        let mut peer = Peer::connect(&server);
+        let mut ask = |lane, payload: &[u8]| {
+            peer.send(Plain::new(COMMAND, lane, payload).correlated(REQUEST, 5));
+            peer.frame().priority
+        };
+        assert_eq!(ask(CRITICAL, b"urgently"), CRITICAL);
+        assert_eq!(ask(LOW, b"urgently"), LOW);
+        assert_eq!(ask(CRITICAL, b"calmly"), LOW);
+
+        // The same for an answer that another thread gives.
+        let server = start(silent().config(config()));
+        let mut peer = Peer::connect(&server);
+        peer.send(Plain::new(COMMAND, HIGH, b"").correlated(REQUEST, 6));
+        let request = server.receive(PATIENCE).expect("a request");
+        server.reply(&request, Envelope::status(), b"").expect("queued");
+        assert_eq!(peer.frame().priority, HIGH);
+    });
+}
+
+/// A cancellation that names nothing, or comes without its extension.
+#[test]
+fn senseless_cancellations_hurt_nobody() {
+    isolated(|| {
+        let server = start(echo());
+        let mut peer = Peer::connect(&server);
+        peer.send(Plain::new(CANCEL, NORMAL, b"").correlated(0, 12345));
+        assert_eq!(peer.ask(b"still there"), b"still there");
+        peer.send(Plain::new(CANCEL, NORMAL, b""));
+        peer.expect_end();
+        wait_for(&server, "it is a protocol error", |s| {
+            s.closes.iter().any(|close| close.reason == "protocol.unexpected")
+        });
     });
 }

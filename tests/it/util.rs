@@ -186,6 +186,7 @@ pub(crate) const STATUS: u8 = 3;
 pub(crate) const HEARTBEAT: u8 = 5;
 pub(crate) const ACKNOWLEDGEMENT: u8 = 6;
 pub(crate) const GAP: u8 = 8;
+pub(crate) const CANCEL: u8 = 9;
 pub(crate) const HELLO: u8 = 0x80;
 pub(crate) const WELCOME: u8 = 0x81;
 pub(crate) const REJECT: u8 = 0x82;
@@ -194,6 +195,7 @@ pub(crate) const EXTENDED: u8 = 1;
 pub(crate) const REQUEST: u8 = 4;
 pub(crate) const RESPONSE: u8 = 8;
 pub(crate) const CHECKSUM: u8 = 16;
+pub(crate) const TIMEOUT: u8 = 32;
 pub(crate) const RELIABLE: u8 = 2;
 pub(crate) const LOW: u8 = 1;
 pub(crate) const NORMAL: u8 = 2;
@@ -211,6 +213,7 @@ pub(crate) struct Plain {
     pub(crate) type_id: u32,
     pub(crate) acknowledged: u64,
     pub(crate) correlation: u64,
+    pub(crate) ttl_us: u32,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -225,6 +228,7 @@ impl Plain {
             type_id: 0,
             acknowledged: 0,
             correlation: 0,
+            ttl_us: 0,
             payload: payload.to_vec(),
         }
     }
@@ -257,7 +261,8 @@ impl Plain {
         if self.flags & EXTENDED != 0 {
             out.extend_from_slice(&self.acknowledged.to_le_bytes());
             out.extend_from_slice(&self.correlation.to_le_bytes());
-            out.extend_from_slice(&[0; 16]);
+            out.extend_from_slice(&self.ttl_us.to_le_bytes());
+            out.extend_from_slice(&[0; 12]);
         }
         out.extend_from_slice(&self.payload);
         if self.flags & CHECKSUM != 0 {
@@ -278,12 +283,13 @@ impl Plain {
         let four = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
         let (payload_bytes, checksum) = (four(8) as usize, four(12));
         let (sequence, type_id) = (four(16), four(20));
-        let (mut acknowledged, mut correlation) = (0, 0);
+        let (mut acknowledged, mut correlation, mut ttl_us) = (0, 0, 0);
         if flags & EXTENDED != 0 {
             head.resize(64, 0);
             stream.read_exact(&mut head[32..])?;
             acknowledged = u64::from_le_bytes(head[32..40].try_into().expect("eight bytes"));
             correlation = u64::from_le_bytes(head[40..48].try_into().expect("eight bytes"));
+            ttl_us = u32::from_le_bytes(head[48..52].try_into().expect("four bytes"));
             assert_eq!(head[60..64], [0; 4], "reserved");
         }
         let padding = (head.len() + payload_bytes).next_multiple_of(16) - head.len();
@@ -299,7 +305,7 @@ impl Plain {
         }
         let frame =
             Self { kind, flags, priority, codec, sequence, type_id, ..Self::new(0, 0, &[]) };
-        Ok(Self { acknowledged, correlation, payload, ..frame })
+        Ok(Self { acknowledged, correlation, ttl_us, payload, ..frame })
     }
 }
 

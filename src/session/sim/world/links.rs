@@ -326,7 +326,7 @@ impl World {
         let input = input.unwrap_or_else(|error| panic!("seat {seat}: {error}"));
         match input {
             Input::Message => self.on_message(seat, frame, now),
-            Input::Nothing | Input::Established => {}
+            Input::Nothing | Input::Established | Input::Cancelled => {}
             // It has come, and is counted; no handler sees it.
             Input::Expired => {
                 let _ = self.truth.handle(&mut self.seats[seat].pairing, frame);

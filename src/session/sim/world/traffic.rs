@@ -117,7 +117,7 @@ impl World {
         }
         let number = r.between(1, 1000);
         let correlation = match r.chance(10) {
-            true if r.chance(50) => Correlation::Request(number),
+            true if r.chance(50) => Correlation::Request { id: number, timeout_us: 0 },
             true => Correlation::Response(number),
             false => Correlation::None,
         };

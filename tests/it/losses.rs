@@ -1,0 +1,145 @@
+//! Messages that are dropped: each is counted by peer, lane and reason, and told where that is
+//! wanted.
+
+use std::time::Duration;
+
+use ringwire::error::DropReason;
+use ringwire::stats::DropCount;
+use ringwire::{
+    ConfigBuilder, ConnectionState, Envelope, Event, EventKind, Overflow, Priority, Server,
+};
+
+use crate::bed::{Bed, settings_that_resume, silent, valid};
+use crate::proxy::Fault;
+use crate::util::{Peer, isolated, pattern, settings, start, wait_until};
+
+/// What events of drops say, summed.
+fn told(events: &[Event]) -> Vec<(Priority, DropReason, u64)> {
+    let mut sums: Vec<(Priority, DropReason, u64)> = Vec::new();
+    for event in events {
+        let EventKind::Dropped { priority, reason, count } = event.kind else { continue };
+        match sums.iter_mut().find(|sum| (sum.0, sum.1) == (priority, reason)) {
+            Some(sum) => sum.2 += count,
+            None => sums.push((priority, reason, count)),
+        }
+    }
+    sums
+}
+
+fn counted(drops: &[DropCount]) -> Vec<(Priority, DropReason, u64)> {
+    drops.iter().map(|drop| (Priority::ALL[drop.lane], drop.reason, drop.count)).collect()
+}
+
+/// A server whose normal lane drops the oldest, and two clients, one of which does not read.
+fn check_overflow(drop_events: bool) {
+    let settings = settings()
+        .overflow(Priority::Normal, Overflow::DropOldest)
+        .lane_bytes_max(64 << 10)
+        .tcp_send_buffer_bytes(16 << 10)
+        .drop_events(drop_events);
+    let server = start(Server::builder().config(valid(settings)).listen("127.0.0.1:0"));
+    let stuck = Peer::dial_narrow(&server.addresses()[0]);
+    wait_until("it is there", || server.clients().len() == 1);
+    let id = server.clients()[0].id;
+    let well = Peer::connect(&server);
+    wait_until("both are there", || server.clients().len() == 2);
+    let message = pattern(4 << 10, 1);
+    let mut sent = 0;
+    wait_until("much has been dropped", || {
+        for _ in 0..64 {
+            server.send_to(id, Envelope::data(), &message).expect("the oldest makes room");
+            sent += 1;
+        }
+        server.statistics().dropped(DropReason::Overflow) > 1000
+    });
+    let dropped = server.statistics().dropped(DropReason::Overflow);
+    assert!(dropped < sent, "{dropped} of {sent}");
+    let expected = vec![(Priority::Normal, DropReason::Overflow, dropped)];
+    assert_eq!(counted(&server.statistics().drops), expected);
+    for info in server.clients() {
+        // By peer: the other one has lost nothing.
+        let of_it = if info.id == id { expected.clone() } else { Vec::new() };
+        assert_eq!(counted(&info.drops), of_it);
+    }
+    let mut events = Vec::new();
+    if drop_events {
+        wait_until("all of them are told", || {
+            events.extend(std::iter::from_fn(|| server.poll_event()));
+            told(&events) == expected
+        });
+        let drops = events.iter().filter(|event| matches!(event.kind, EventKind::Dropped { .. }));
+        assert!(drops.clone().all(|event| event.connection == id));
+        assert!(drops.count() < 200, "they are summed");
+    }
+    // What is still queued is dropped with the session, and told before its end.
+    stuck.reset();
+    wait_until("it is over", || {
+        events.extend(std::iter::from_fn(|| server.poll_event()));
+        events.iter().any(|event| matches!(event.kind, EventKind::Disconnected { .. }))
+    });
+    let is_end = |event: &Event| matches!(event.kind, EventKind::Disconnected { .. });
+    let end = events.iter().position(is_end).expect("just seen");
+    assert_eq!(told(&events[end..]), [], "none behind the end");
+    if drop_events {
+        assert_eq!(told(&events), counted(&server.statistics().drops), "they add up");
+    } else {
+        assert_eq!(told(&events), [], "nobody asked");
+    }
+    drop(well);
+}
+
+#[test]
+fn drops_for_room_are_counted_by_peer_and_told() {
+    isolated(|| check_overflow(true));
+}
+
+#[test]
+fn drops_are_told_only_where_that_is_wanted() {
+    isolated(|| check_overflow(false));
+}
+
+fn told_settings() -> ConfigBuilder {
+    settings_that_resume().drop_events(true)
+}
+
+/// Each way to lose a message is told with its reason and its lane, over both links of a session.
+#[test]
+fn every_reason_is_told() {
+    isolated(|| {
+        let settings = told_settings().express(true).session_linger_ms(300);
+        let mut bed = Bed::around(settings, silent().config(valid(settings_that_resume())));
+        let send = |bed: &mut Bed, envelope: Envelope| {
+            bed.client.send(envelope, b"a message").expect("it is queued");
+        };
+        // What the link takes with it is told, too, as far as it had not left.
+        bed.proxy.hold();
+        bed.proxy.refuse();
+        send(&mut bed, Envelope::data());
+        send(&mut bed, Envelope::data().critical());
+        bed.proxy.breaks(Fault::Cut);
+        bed.turn_until("both links are lost", |bed| {
+            bed.client.connection_state() == ConnectionState::Reconnecting
+        });
+        let kept = Envelope::data().priority(Priority::Low).reliable();
+        send(&mut bed, kept.latest(7));
+        send(&mut bed, kept.latest(7));
+        send(&mut bed, kept.critical().ttl(Duration::from_millis(1)));
+        let mut events = Vec::new();
+        bed.turn_until("the session is over", |bed| {
+            events.extend(std::iter::from_fn(|| bed.client.poll_event()));
+            events.iter().any(|event| matches!(event.kind, EventKind::Disconnected { .. }))
+        });
+        let mut told = told(&events);
+        told.sort_by_key(|&(priority, reason, _)| (reason.index(), priority));
+        let statistics = bed.client.statistics();
+        let mut counted = counted(&statistics.drops);
+        counted.sort_by_key(|&(priority, reason, _)| (reason.index(), priority));
+        assert_eq!(told, counted);
+        for reason in [DropReason::Replaced, DropReason::SessionEnded] {
+            assert!(statistics.dropped(reason) > 0, "{reason:?}: {counted:?}");
+        }
+        let last = events.last().expect("there are some");
+        assert!(matches!(last.kind, EventKind::Disconnected { .. }), "{events:?}");
+        assert!(bed.server.receive(Duration::ZERO).is_err(), "nothing arrived");
+    });
+}
