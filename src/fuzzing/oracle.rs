@@ -73,8 +73,8 @@ pub fn decode(
         return Err(ProtocolError::BadKind { got: kind });
     }
     let extended = flags & 1 != 0;
-    let reliable_request_response = flags & 2 != 0 || flags & 4 != 0 || flags & 8 != 0;
-    if flags >= 32 || (reliable_request_response && !extended) {
+    let request_response = flags & 4 != 0 || flags & 8 != 0;
+    if flags >= 32 || (request_response && !extended) {
         return Err(ProtocolError::BadFlags { got: flags });
     }
     if priority == 0 || priority > 4 {

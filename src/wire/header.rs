@@ -186,7 +186,7 @@ impl Flags {
     /// All flags this version defines.
     pub const KNOWN: Self = Self(0x1f);
     /// Flags whose meaning lies in the extension: without [`Flags::EXTENDED`] they are an error.
-    pub const NEED_EXTENSION: Self = Self(0x0e);
+    pub const NEED_EXTENSION: Self = Self(0x0c);
 
     /// Whether every bit of `other` is set.
     #[inline]

@@ -1,9 +1,9 @@
 //! The floor of paced and mixed: requests on one socket, and the stream beside them on another.
 //!
-//! Each end is one thread that goes round its sockets without ever blocking on one of them: spinning,
-//! or asleep in poll(2) until one is ready or a request is due. The stream goes out in pieces, so
-//! that a request waits for one of them at most: what an application without a transport can do at
-//! its best.
+//! Each end is one thread that goes round its sockets without ever blocking on one of them:
+//! spinning, or asleep in poll(2) until one is ready or a request is due. The stream goes out in
+//! pieces, so that a request waits for one of them at most: what an application without a transport
+//! can do at its best.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
