@@ -198,11 +198,11 @@ fn paced_load_has_a_course() {
 #[test]
 fn critical_requests_stand_beside_bulk() {
     let records = bench(&["mixed"]);
-    let expected = ["ringwire-unloaded", "socket", "ringwire-one-link"];
+    let expected = ["ringwire-unloaded", "socket", "ringwire-one-link", "ringwire-express"];
     assert_eq!(subjects(&records), [expected, expected].concat());
     for (index, record) in records.iter().enumerate() {
-        assert_eq!(record["bulk_bytes_per_s"].is_number(), index % 3 > 0, "{record}");
-        assert_eq!(record["requests_per_s"].is_number(), index >= 3, "{record}");
+        assert_eq!(record["bulk_bytes_per_s"].is_number(), index % 4 > 0, "{record}");
+        assert_eq!(record["requests_per_s"].is_number(), index >= 4, "{record}");
     }
 }
 

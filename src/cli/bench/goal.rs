@@ -47,6 +47,8 @@ impl Goal {
         match (scenario, payload_bytes, idle, connections, beside) {
             (Scenario::Rtt, 64, _, 1, Beside::BestEffort) => goal(Figure::P50, 0, 1.05),
             (Scenario::Stream, 64, _, 1, Beside::BestEffort) => goal(Figure::Rate, 0, 0.9),
+            // Beside bulk on a connection of its own, against unloaded.
+            (Scenario::Mixed, 64, Idle::Spin, 1, Beside::Floors) => goal(Figure::P99, 0, 2.0),
             (Scenario::Rtt, 64, Idle::Spin | Idle::Park, 1, Beside::Floors) => {
                 goal(Figure::P50, 0, 1.15)
             }

@@ -197,6 +197,7 @@ fn entries(plan: &Plan) -> Vec<Entry> {
                 with("ringwire-unloaded", &Ring, bulk(Bulk::Nothing)),
                 with("socket", &Socket, bulk(Bulk::Beside)),
                 with("ringwire-one-link", &Ring, bulk(Bulk::Beside)),
+                with("ringwire-express", &Ring, bulk(Bulk::Express)),
             ]
         }
         // Twice as many as before, as far as the cores go.

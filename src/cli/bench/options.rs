@@ -36,7 +36,8 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// paced sends at a fixed rate, whether answers have come or not, and counts from the instant a
 /// request was due: what waits for a slow one is late, too. mixed puts critical round trips beside
 /// a stream of 1 MiB messages in the low lane: unloaded, with the stream on a socket of its own
-/// (`socket`), and on the same session. Both count the critical messages only; `bulk_bytes_per_s`
+/// (`socket`), on the same link, and on the same session with `express`, whose critical messages
+/// have a link of their own and a p99 of at most twice the unloaded one as the goal. Both count the critical messages only; `bulk_bytes_per_s`
 /// says what the stream had beside them.
 ///
 /// fan-in is rtt over more and more connections with the memory each has resident, both ends

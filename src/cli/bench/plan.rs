@@ -64,6 +64,8 @@ pub(super) enum Bulk {
     Nothing,
     /// Long messages in the low lane of the session; with sockets, on a second one.
     Beside,
+    /// The same, and critical messages have a connection of their own.
+    Express,
 }
 
 /// A case and everything needed to carry out a round of it.

@@ -17,7 +17,7 @@ use ringwire::{Client, Config, ConnectionId, Envelope, Frame, Kind, Reactor, Ser
 
 use super::harness::{Subject, SubjectError, WAIT_MAX};
 use super::options::{Delivery, Scenario};
-use super::plan::Plan;
+use super::plan::{Bulk, Plan};
 use super::round::{Calls, Extra, Round, Stopwatch};
 use super::socket::payload;
 use super::stream::Answer;
@@ -72,6 +72,7 @@ pub(super) fn config(plan: &Plan, cores: &[usize]) -> Result<Config, SubjectErro
     let settings = plan.settings.clone();
     let config = settings
         .idle(case.idle)
+        .express(plan.config.express() || case.bulk == Bulk::Express)
         .cores(cores)
         .connections_max(plan.config.connections_max().max(connections))
         .send_memory_bytes(plan.config.send_memory_bytes().max(memory))
