@@ -93,6 +93,11 @@ step_bench() {
     cargo bench --locked -- --test
 }
 
+# Instructions per message against a baseline; skipped where there is no valgrind.
+step_instructions() {
+    scripts/instructions.sh
+}
+
 step_fuzz() {
     cargo run --release --locked --manifest-path fuzz/Cargo.toml -- "$fuzz_seconds"
 }
@@ -112,7 +117,7 @@ step_msrv() {
     fi
 }
 
-steps=(tools fmt clippy library doc test test_release examples bench fuzz msrv)
+steps=(tools fmt clippy library doc test test_release examples bench instructions fuzz msrv)
 
 if [ "$#" -gt 0 ]; then
     for name in "$@"; do

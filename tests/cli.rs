@@ -50,6 +50,27 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("the command writes UTF-8")
 }
 
+/// Every record has all keys of `KEYS`, and of the others only those that mean something there.
+fn check_keys(record: &Value) {
+    let (scenario, mut expected) = (&record["scenario"], KEYS.to_vec());
+    let mut add = |is_there: bool, key| expected.extend(is_there.then_some(key));
+    let is_paced = scenario == "paced" || (scenario == "mixed" && record["series"].is_object());
+    let has_bulk = record["bulk_bytes_per_s"].is_number();
+    add(!record["p50_ns"].is_null(), "histogram_v2");
+    add(is_paced, "requests_per_s");
+    add(is_paced, "series");
+    add(has_bulk, "bulk_bytes_per_s");
+    add(scenario == "idle", "cpu_share");
+    add(scenario == "cores", "reactors");
+    let has_memory = scenario == "fan-in" || (scenario == "idle" && record["connections"] != 0);
+    add(has_memory, "resident_bytes_per_connection");
+    let mut keys: Vec<&str> =
+        record.as_object().expect("an object").keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(keys, expected, "{record}");
+}
+
 /// Runs a short bench and returns its JSON lines after the machine line, all checked for shape.
 fn bench(arguments: &[&str]) -> Vec<Value> {
     let short = ["--duration", "0.02", "--rounds", "1", "--json", "-"];
@@ -64,17 +85,12 @@ fn bench(arguments: &[&str]) -> Vec<Value> {
     assert!(machine["kernel"].is_string(), "{machine}");
     let records: Vec<Value> = lines.collect();
     for record in &records {
-        let object = record.as_object().expect("an object");
-        let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
-        let mut expected = KEYS;
-        keys.sort_unstable();
-        expected.sort_unstable();
-        assert_eq!(keys, expected);
+        check_keys(record);
         assert_eq!(record["errors"], 0, "{record}");
         assert!(record["samples"].as_u64().expect("a count") > 0, "{record}");
         assert!(record["frames_per_s"].as_f64().expect("a rate") > 0.0, "{record}");
         assert!(record["cpu_ns_per_frame"].as_f64().expect("a time") > 0.0, "{record}");
-        let has_ring = record["subject"] == "ringwire";
+        let has_ring = record["subject"].as_str().expect("a name").starts_with("ringwire");
         assert_eq!(record["enters_per_frame"].is_number(), has_ring, "{record}");
     }
     assert!(stderr.contains("frames/s"), "the table goes to standard error: {stderr}");
@@ -144,6 +160,88 @@ fn stream_has_rates_and_no_latencies() {
     }
 }
 
+/// Every frame arrives, reliable or not; both are ringwire's.
+#[test]
+fn reliable_stands_beside_best_effort() {
+    for scenario in ["rtt", "stream"] {
+        let records = bench(&[scenario, "--delivery", "reliable"]);
+        assert_eq!(subjects(&records), ["ringwire", "ringwire-reliable"]);
+    }
+}
+
+/// Requests that are due every millisecond: as many as the time holds, each with its time.
+#[test]
+fn paced_load_has_a_course() {
+    for idle in ["spin", "park"] {
+        for bulk in [&[][..], &["--bulk"]] {
+            let arguments = [&["paced", "--rate", "1000", "--idle", idle][..], bulk].concat();
+            let records = bench(&arguments);
+            assert_eq!(subjects(&records), ["socket", "ringwire"]);
+            for record in &records {
+                assert_eq!(
+                    (&record["samples"], &record["requests_per_s"]),
+                    (&20.into(), &1000.0.into())
+                );
+                let points = record["series"]["points"].as_array().expect("a list");
+                let times: Vec<f64> = points.iter().map(|at| at[0].as_f64().expect("s")).collect();
+                assert_eq!(times.len(), 20);
+                assert!((times[19] - 0.019).abs() < 1e-9, "{record}");
+                let worst = record["series"]["outliers"].as_array().expect("a list");
+                assert_eq!(worst.len(), 20);
+                let has_bulk = record["bulk_bytes_per_s"].as_f64().is_some_and(|rate| rate > 0.0);
+                assert_eq!(has_bulk, !bulk.is_empty(), "{record}");
+            }
+        }
+    }
+}
+
+#[test]
+fn critical_requests_stand_beside_bulk() {
+    let records = bench(&["mixed"]);
+    let expected = ["ringwire-unloaded", "socket", "ringwire-one-link", "ringwire-express"];
+    assert_eq!(subjects(&records), [expected, expected].concat());
+    for (index, record) in records.iter().enumerate() {
+        assert_eq!(record["bulk_bytes_per_s"].is_number(), index % 4 > 0, "{record}");
+        assert_eq!(record["requests_per_s"].is_number(), index >= 4, "{record}");
+    }
+}
+
+#[test]
+fn reactors_share_the_connections() {
+    let records = bench(&["cores", "--connections", "8"]);
+    let counts: Vec<u64> =
+        records.iter().map(|record| record["reactors"].as_u64().expect("n")).collect();
+    assert_eq!(counts[0], 1);
+    assert!(counts.windows(2).all(|pair| pair[1] == 2 * pair[0]), "{counts:?}");
+    assert!(counts.len() > 1 || cores() == 1, "{counts:?}");
+}
+
+#[test]
+fn connections_have_their_memory() {
+    let records = bench(&["fan-in", "--connections", "20", "--idle", "park"]);
+    assert_eq!(subjects(&records), ["socket", "ringwire"]);
+}
+
+/// Two seconds a subject, whatever is asked for, so that heartbeats come.
+#[test]
+fn silence_has_its_price() {
+    let output =
+        ringwire(&["bench", "idle", "--connections", "10", "--rounds", "1", "--json", "-"]);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let records: Vec<Value> =
+        stdout.lines().skip(1).map(|line| serde_json::from_str(line).expect("an object")).collect();
+    let counts: Vec<&Value> = records.iter().map(|record| &record["connections"]).collect();
+    assert_eq!(counts, [0, 10]);
+    for record in &records {
+        check_keys(record);
+        let share = record["cpu_share"].as_f64().expect("a share");
+        assert!((0.0..1.0).contains(&share), "parked ends hardly run: {record}");
+        assert!(record["frames_per_s"].is_null() && record["p50_ns"].is_null(), "{record}");
+    }
+    assert!(stderr.contains("10 conns"), "{stderr}");
+}
+
 /// Fewer cuts than by default, and every key that has a meaning.
 #[test]
 fn failover_has_times_and_no_rates() {
@@ -154,12 +252,7 @@ fn failover_has_times_and_no_rates() {
     let line = stdout.lines().nth(1).expect("a line after the machine's");
     assert_eq!(stdout.lines().count(), 2, "ringwire alone: {stdout}");
     let record: Value = serde_json::from_str(line).expect("an object");
-    let mut keys: Vec<&str> =
-        record.as_object().expect("an object").keys().map(String::as_str).collect();
-    let mut expected = KEYS;
-    keys.sort_unstable();
-    expected.sort_unstable();
-    assert_eq!(keys, expected);
+    check_keys(&record);
     assert_eq!((&record["scenario"], &record["subject"]), (&"failover".into(), &"ringwire".into()));
     assert_eq!((&record["samples"], &record["errors"]), (&5.into(), &0.into()));
     let figure = |key: &str| record[key].as_u64().expect("a time");
@@ -222,6 +315,9 @@ fn senseless_options_are_usage_errors() {
     check(&["bench", "--connections", "-1"], "-1 is not in 1..=");
     check(&["bench", "--rounds", "-1"], "from 1 to 1001");
     check(&["bench", "--duration", "-1"], "seconds");
+    check(&["bench", "paced", "--rate", "0"], "a rate");
+    check(&["bench", "--bulk"], "--bulk");
+    check(&["bench", "mixed", "--delivery", "reliable"], "--delivery");
     check(&["bench", "--payload", "5MiB"], "frame_bytes_max = 4194304");
     check(&["--config", "/nonexistent.toml", "bench"], "/nonexistent.toml");
     check(&[], "Usage");

@@ -134,6 +134,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("command, extension, checksum, rkyv setpoint", typed(command())),
         ("command, extension, no checksum", frame(never(command()), b"stop")),
         ("command, reliable", frame(flagged(Flags::RELIABLE, Kind::Command), b"go")),
+        ("data, reliable", frame(FrameHead { flags: Flags::RELIABLE, ..data() }, b"position")),
         ("request", frame(flagged(Flags::REQUEST, Kind::Command), b"where are you?")),
         ("response", frame(flagged(Flags::RESPONSE, Kind::Status), b"here")),
         (

@@ -55,7 +55,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("fuzzing", &["config", "endpoint", "error", "mem", "session", "stats", "time", "wire"]),
+    (
+        "fuzzing",
+        &["config", "endpoint", "error", "mem", "reactor", "session", "stats", "time", "wire"],
+    ),
 ];
 
 /// Modules that do no I/O: what of the standard library and the dependencies they must not touch.

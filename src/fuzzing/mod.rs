@@ -5,6 +5,8 @@
 //! no embedder pays for it. A new target is one function, one corpus and one line in [`TARGETS`];
 //! `fuzz/` picks it up from there.
 
+pub mod bench;
+
 // Narrowing the oracle's numbers is what its documentation asks for, byte by byte.
 #[expect(clippy::cast_possible_truncation, reason = "the oracle takes numbers apart by hand")]
 pub mod oracle;

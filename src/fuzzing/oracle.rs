@@ -73,8 +73,8 @@ pub fn decode(
         return Err(ProtocolError::BadKind { got: kind });
     }
     let extended = flags & 1 != 0;
-    // Reliable, request, response and timeout mean something in the extension only.
-    let needs_extension = [2, 4, 8, 32].iter().any(|flag| flags & flag != 0);
+    // Request, response and timeout mean something in the extension only.
+    let needs_extension = [4, 8, 32].iter().any(|flag| flags & flag != 0);
     if flags >= 64 || (needs_extension && !extended) {
         return Err(ProtocolError::BadFlags { got: flags });
     }

@@ -107,6 +107,14 @@ pub(crate) struct Care {
 impl Care {
     /// Sent once, whenever that is.
     pub(crate) const NONE: Self = Self { reliable: false, expiry: Nanos::NEVER, key: None };
+    /// Kept, and no more.
+    pub(crate) const RELIABLE: Self = Self { reliable: true, ..Self::NONE };
+
+    /// Whether there is more to look after than that it is kept.
+    #[inline]
+    fn is_special(self) -> bool {
+        self.expiry != Nanos::NEVER || self.key.is_some()
+    }
 }
 
 /// The waiting message of a conflation key.
@@ -158,10 +166,16 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
-        if care != Care::NONE
-            && let Some(outcome) = self.prepare_with_care(head, care, body, limits, memory)
+        if care.is_special()
+            && let Some(outcome) = self.prepare_with_care(head, care, body, memory)
         {
             return outcome;
+        }
+        if care.reliable {
+            let is_full = self.kept_bytes + self.bytes >= limits.kept_bytes_max;
+            if is_full && !Mutation::NoKeptBound.is_on() {
+                return Err(SendError::Full);
+            }
         }
         if self.frames >= limits.frames_max || self.bytes - self.taken >= limits.bytes_max {
             self.make_room(head.priority, limits, memory, holdings)?;
@@ -184,7 +198,12 @@ impl Lane {
         self.sequence = sequence;
         self.frames += 1;
         self.bytes += written;
-        if care != Care::NONE {
+        if care.reliable {
+            let block = self.waiting.back_mut().expect("the message was written there");
+            block.span.reliable += 1;
+            block.span.last_reliable = sequence;
+        }
+        if care.is_special() {
             self.note_care(care, written);
         }
         Ok(written)
@@ -466,7 +485,7 @@ impl Lane {
         self.kept_bytes
     }
 
-    /// What a message with a time to live, a conflation key or reliability needs beforehand.
+    /// What a message with a time to live or a conflation key needs beforehand.
     /// `Some`: it is done with.
     #[cold]
     #[inline(never)]
@@ -475,7 +494,6 @@ impl Lane {
         head: FrameHead,
         care: Care,
         body: &B,
-        limits: &LaneLimits,
         memory: &mut SendMemory<'_>,
     ) -> Option<Result<usize, SendError>> {
         if let Some(key) = care.key
@@ -490,10 +508,6 @@ impl Lane {
             }
             self.keyed.remove(at);
             self.remove(head.priority, keyed.sequence);
-        }
-        let is_full = self.kept_bytes + self.bytes >= limits.kept_bytes_max;
-        if care.reliable && is_full && !Mutation::NoKeptBound.is_on() {
-            return Some(Err(SendError::Full));
         }
         None
     }
@@ -568,10 +582,6 @@ impl Lane {
     #[inline(never)]
     fn note_care(&mut self, care: Care, written: usize) {
         let block = self.waiting.back_mut().expect("the message was written there");
-        if care.reliable {
-            block.span.reliable += 1;
-            block.span.last_reliable = self.sequence;
-        }
         block.span.expiry = block.span.expiry.min(care.expiry);
         if let Some(key) = care.key {
             if self.keyed.is_empty() {

@@ -195,7 +195,7 @@ impl Marks {
 
     /// Whether the message needs the extension for any of them.
     const fn need_extension(self) -> bool {
-        self.0 & !(Self::JSON.0 | Self::URGENCY.0) != 0
+        self.0 & !(Self::JSON.0 | Self::RELIABLE.0 | Self::URGENCY.0) != 0
     }
 }
 
@@ -630,6 +630,9 @@ impl Session {
         if let Some(extension) = frame.extension() {
             return self.handle_extension(frame, extension, now, memory);
         }
+        if frame.flags().contains(Flags::RELIABLE) {
+            self.confirm_later(frame.priority(), frame.frame_bytes(), now);
+        }
         Ok(Input::Message)
     }
 
@@ -871,21 +874,32 @@ impl Session {
         if !envelope.kind.is_application() {
             return Err(SendError::KindReserved { kind: envelope.kind });
         }
-        // Telemetry: that it has no extension and no checksum is known while compiling, which
-        // halves the cost of its head.
-        let head = FrameHead {
-            kind: envelope.kind,
-            priority: envelope.priority,
-            codec: envelope.codec(body),
-            type_id: body.type_id(),
-            sequence: 0,
-            sent_at_ns: now.0,
-            flags: Flags::default(),
-            extension: None,
-            checksum: Checksum::Never,
-        };
+        if envelope.is_reliable() {
+            return self.push_reliable(envelope, body, identity, now, memory);
+        }
+        let head = plain_head(envelope, body, Flags::default(), now);
         let (limits, holdings) = (&self.limits, &mut self.holdings);
         self.lanes[index].push(head, Care::NONE, body, limits, memory, holdings)
+    }
+
+    /// As [`Session::push`], for telemetry that is reliable: it needs no extension but to confirm
+    /// what came the other way. Out of line, so that the plain path is short.
+    #[inline(never)]
+    fn push_reliable<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+        identity: &Identity,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<usize, SendError> {
+        let index = envelope.priority.index();
+        if self.unconfirmed & 1 << index != 0 {
+            return self.push_special(envelope, Correlation::None, body, identity, now, memory);
+        }
+        let head = plain_head(envelope, body, Flags::RELIABLE, now);
+        let (limits, holdings) = (&self.limits, &mut self.holdings);
+        self.lanes[index].push(head, Care::RELIABLE, body, limits, memory, holdings)
     }
 
     /// As [`Session::push`], for what is not plain. Out of line, so that the plain path is short.
@@ -910,7 +924,8 @@ impl Session {
         let index = envelope.priority.index();
         let overflow = self.limits.overflow[index];
         let care = envelope.care(body, overflow, now)?;
-        let mut head = frame_head(envelope, correlation, body, identity, now);
+        let confirms = self.unconfirmed & 1 << index != 0;
+        let mut head = frame_head(envelope, correlation, body, identity, now, confirms);
         if let Some(extension) = &mut head.extension {
             extension.ttl_us = ttl_us(&envelope, correlation).into();
             extension.acknowledged = self.received[index].into();
@@ -1332,7 +1347,8 @@ impl Session {
         }
     }
 
-    /// Notes that a reliable message is to be confirmed.
+    /// Notes that a reliable message is to be confirmed. Hot path: once per reliable frame.
+    #[inline]
     fn confirm_later(&mut self, priority: Priority, bytes: usize, now: Nanos) {
         if self.confirm_at == Nanos::NEVER {
             self.confirm_at = now + CONFIRM_AFTER;
@@ -1542,6 +1558,28 @@ fn refusal(greeting: &Greeting, identity: &Identity) -> Option<RejectReason> {
     }
 }
 
+/// The head of telemetry: that it has no extension and no checksum is known while compiling, which
+/// halves its cost.
+#[inline(always)]
+fn plain_head<B: Body + ?Sized>(
+    envelope: Envelope,
+    body: &B,
+    flags: Flags,
+    now: Nanos,
+) -> FrameHead {
+    FrameHead {
+        kind: envelope.kind,
+        priority: envelope.priority,
+        codec: envelope.codec(body),
+        type_id: body.type_id(),
+        sequence: 0,
+        sent_at_ns: now.0,
+        flags,
+        extension: None,
+        checksum: Checksum::Never,
+    }
+}
+
 #[inline]
 fn frame_head<B: Body + ?Sized>(
     envelope: Envelope,
@@ -1549,8 +1587,9 @@ fn frame_head<B: Body + ?Sized>(
     body: &B,
     identity: &Identity,
     now: Nanos,
+    confirms: bool,
 ) -> FrameHead {
-    let (mut flags, correlation) = match correlation {
+    let (flags, correlation) = match correlation {
         Correlation::None => (Flags::default(), 0),
         Correlation::Request { id, timeout_us } if timeout_us > 0 && !envelope.expires() => {
             (Flags::REQUEST.with(Flags::TIMEOUT), id)
@@ -1559,10 +1598,11 @@ fn frame_head<B: Body + ?Sized>(
         Correlation::Response(id) => (Flags::RESPONSE, id),
         Correlation::Cancel(id) => (Flags::default(), id),
     };
-    if envelope.is_reliable() {
-        flags = flags.with(Flags::RELIABLE);
-    }
-    let extended = correlation != 0 || flags != Flags::default() || !envelope.is_plain();
+    let is_reliable = envelope.is_reliable();
+    let is_correlated = correlation != 0 || flags != Flags::default();
+    // Reliable telemetry has the extension only when it has something to confirm.
+    let extended = is_correlated || !envelope.is_plain() || (is_reliable && confirms);
+    let flags = if is_reliable { flags.with(Flags::RELIABLE) } else { flags };
     FrameHead {
         kind: envelope.kind,
         priority: envelope.priority,

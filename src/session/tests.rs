@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::mem::{Pool, PoolLayout};
-use crate::wire::{BodyError, Scratch};
+use crate::wire::{BodyError, Scratch, frame_bytes};
 
 /// One end with its own memory.
 struct End {
@@ -626,6 +626,24 @@ fn resuming_in_the_middle_of_a_gap_resends_what_is_behind() {
     let bodies: Vec<_> = far.received.iter().map(|(_, body)| &body[..]).collect();
     assert_eq!(bodies, [b"r1", b"b2", b"r4"]);
     assert_eq!(far.session.missed(), 1);
+}
+
+/// Reliable telemetry costs no more bytes than other telemetry, until it has something to confirm.
+#[test]
+fn reliable_telemetry_has_the_extension_only_to_confirm() {
+    let (mut near, mut far) = pair();
+    let reliable = Envelope::data().reliable();
+    near.push_as(reliable, b"r1");
+    let block = near.send_block().expect("queued");
+    assert_eq!(block.len(), frame_bytes(2, false));
+    far.handle(&block).expect("well formed");
+    assert!(near.session.kept_bytes() > 0);
+    far.push_as(reliable, b"r2");
+    far.push_as(reliable, b"r3");
+    let block = far.send_block().expect("both in one");
+    assert_eq!(block.len(), frame_bytes(2, true) + frame_bytes(2, false), "once is enough");
+    near.handle(&block).expect("well formed");
+    assert_eq!(near.session.kept_bytes(), 0, "confirmed");
 }
 
 /// Nothing confirms best-effort messages, so nobody waits for it.

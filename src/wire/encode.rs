@@ -119,10 +119,10 @@ impl FrameHead {
             Checksum::Never => self.kind.is_handshake(),
         };
         let mut implied = Flags::default();
-        let mut allowed = Flags::default();
+        let mut allowed = Flags::RELIABLE;
         if self.extension.is_some() {
             implied = Flags::EXTENDED;
-            allowed = Flags::EXTENDED.with(Flags::NEED_EXTENSION);
+            allowed = allowed.with(Flags::EXTENDED.with(Flags::NEED_EXTENSION));
         }
         if checksummed {
             implied = implied.with(Flags::CHECKSUM);

@@ -192,7 +192,7 @@ impl Flags {
     /// All flags this version defines.
     pub const KNOWN: Self = Self(0x3f);
     /// Flags whose meaning lies in the extension: without [`Flags::EXTENDED`] they are an error.
-    pub const NEED_EXTENSION: Self = Self(0x2e);
+    pub const NEED_EXTENSION: Self = Self(0x2c);
 
     /// Whether every bit of `other` is set.
     #[inline]

@@ -46,7 +46,9 @@
 //! *Heartbeats* and their answers carry 32 bytes of times: see [`heartbeat`].
 //!
 //! *Acknowledgement* confirms reliable messages (see [`acknowledgement`]); every frame with the
-//! extension does so too, for its lane, in `acknowledged`. It is not sequenced either.
+//! extension does so too, for its lane, in `acknowledged`. It is not sequenced either. A reliable
+//! message needs the extension for nothing else: requests and responses must have it, `reliable`
+//! alone need not.
 //!
 //! A *gap* is a header alone that stands for messages of its lane which were dropped before they
 //! could be sent: `type_id` of them, the last with this `sequence`. So a lane has no holes.

@@ -284,6 +284,18 @@ fn refuse(patch: impl FnOnce(&mut Vec<u8>), expected: ProtocolError) {
     check_next(&Decoder::new(FRAME_BYTES_MAX), &bytes);
 }
 
+/// The flags of requests and answers mean nothing without their correlation; this one does.
+#[test]
+fn reliable_frames_need_no_extension() {
+    let head = FrameHead { flags: Flags::RELIABLE, ..data_head() };
+    let mut out = [0xa5; 48];
+    let written = head.encode(b"kept", &mut out);
+    let mut input = &out[..written];
+    let frame = Decoder::new(64).next(&mut input).expect("well formed").expect("whole");
+    assert!(frame.is_reliable() && frame.extension().is_none());
+    assert_eq!((frame.frame_bytes(), frame.payload()), (48, &b"kept"[..]));
+}
+
 #[test]
 fn every_violation_is_named() {
     use ProtocolError as E;
@@ -295,7 +307,6 @@ fn every_violation_is_named() {
     refuse(|bytes| bytes[4] = 0x20, E::BadFlags { got: 0x20 });
     refuse(|bytes| bytes[4] = Flags::REQUEST.0, E::BadFlags { got: 4 });
     refuse(|bytes| bytes[4] = Flags::RESPONSE.0, E::BadFlags { got: 8 });
-    refuse(|bytes| bytes[4] = Flags::RELIABLE.0, E::BadFlags { got: 2 });
     refuse(|bytes| bytes[5] = 0, E::BadPriority { got: 0 });
     refuse(|bytes| bytes[5] = 5, E::BadPriority { got: 5 });
     refuse(|bytes| bytes[6] = 3, E::BadCodec { got: 3 });

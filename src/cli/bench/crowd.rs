@@ -10,9 +10,10 @@ use std::net::TcpStream;
 use ringwire::time::Nanos;
 use rustix::event::epoll::EventFlags;
 
-use super::harness::{Round, Stopwatch, SubjectError, latency_histogram};
+use super::harness::SubjectError;
 use super::link::{Link, Poller, with_server};
 use super::plan::Plan;
+use super::round::{Extra, Resident, Round, Stopwatch, latency_histogram};
 use super::socket::request;
 
 /// One end of one connection.
@@ -45,17 +46,18 @@ struct Crowd {
 }
 
 pub(super) fn round(plan: &Plan) -> Result<Round, SubjectError> {
+    let resident = Resident::start(plan);
     with_server(
         plan,
         |links| Crowd::new(links, plan)?.echo(),
         |links| {
             let crowd = Crowd::new(links, plan).map_err(SubjectError::io("set up epoll"))?;
-            drive(crowd, plan)
+            drive(crowd, plan, &resident)
         },
     )
 }
 
-fn drive(mut crowd: Crowd, plan: &Plan) -> Result<Round, SubjectError> {
+fn drive(mut crowd: Crowd, plan: &Plan, resident: &Resident) -> Result<Round, SubjectError> {
     let request = request(plan.case.payload_bytes);
     let mut latency = latency_histogram();
     let io = SubjectError::io("round trip");
@@ -75,7 +77,8 @@ fn drive(mut crowd: Crowd, plan: &Plan) -> Result<Round, SubjectError> {
     let errors = crowd.ping_pong(&request, until, &mut latency).map_err(&io)?;
     let (elapsed_ns, cpu_ns) = stopwatch.stop();
     let frames = 2.0 * latency.len() as f64;
-    Ok(Round { latency: Some(latency), frames, elapsed_ns, cpu_ns, calls: None, errors })
+    let extra = Extra { resident_bytes: resident.stop(), ..Extra::default() };
+    Ok(Round { latency: Some(latency), frames, elapsed_ns, cpu_ns, calls: None, errors, extra })
 }
 
 impl Crowd {
@@ -206,7 +209,7 @@ impl Peer {
 }
 
 /// `None` when the socket is not ready.
-fn attempt(result: io::Result<usize>) -> io::Result<Option<usize>> {
+pub(super) fn attempt(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),

@@ -12,9 +12,10 @@ use std::time::Duration;
 use ringwire::time::Nanos;
 use ringwire::{ConnectionId, Envelope, EventKind, Reactor, Wait};
 
-use super::harness::{Round, Stopwatch, SubjectError, WAIT_MAX, latency_histogram};
+use super::harness::{SubjectError, WAIT_MAX};
 use super::plan::Plan;
 use super::ring::{End, GOODBYE_TIME, Many, serve, turn};
+use super::round::{Extra, Round, Stopwatch, latency_histogram};
 use super::socket::payload;
 
 /// How long a link holds before it is cut: the second that ends a series of attempts, and some.
@@ -54,7 +55,8 @@ pub(super) fn round(plan: &Plan) -> Result<Round, SubjectError> {
     end.close();
     let _ = server.shutdown(GOODBYE_TIME);
     let frames = 2.0 * latency.len() as f64;
-    Ok(Round { latency: Some(latency), frames, elapsed_ns, cpu_ns, calls: None, errors })
+    let extra = Extra::default();
+    Ok(Round { latency: Some(latency), frames, elapsed_ns, cpu_ns, calls: None, errors, extra })
 }
 
 /// A reliable request. Returns whether the answer was right.

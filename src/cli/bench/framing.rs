@@ -9,8 +9,9 @@ use std::io::{self, ErrorKind};
 use ringwire::time::Nanos;
 use ringwire::wire::{Checksum, Codec, Decoder, Flags, FrameHead, Kind, Priority};
 
-use super::harness::{Round, Subject, SubjectError};
+use super::harness::{Subject, SubjectError};
 use super::plan::Plan;
+use super::round::Round;
 use super::socket::payload;
 use super::stream::{self, Answer, Last, Sink, Source};
 
@@ -40,10 +41,6 @@ struct FrameSink {
 }
 
 impl Subject for Framing {
-    fn name(&self) -> &'static str {
-        "socket"
-    }
-
     fn round(&self, plan: &Plan) -> Result<Round, SubjectError> {
         let case = plan.case;
         let buffer_bytes = BUFFER_BYTES.max(case.frame_bytes());

@@ -11,19 +11,19 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
-use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ringwire::error::{ConfigError, ConnectError, RequestError, SendError, SetupError};
-use ringwire::time::{Nanos, process_cpu_ns};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::signal::SIGINT;
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
 use super::framing::Framing;
-use super::plan::{Beside, Case, Cores, Plan, Scenario, Suite};
+use super::options::{Delivery, Scenario};
+use super::plan::{Beside, Bulk, Case, Cores, Plan, Suite};
 use super::raw::Raw;
 use super::ring::Ring;
+use super::round::Round;
 use super::socket::Socket;
 use super::summary::{Measured, Record};
 
@@ -36,49 +36,18 @@ const DESCRIPTORS_SPARE: u64 = 64;
 
 /// One way of doing the work of a case.
 pub(super) trait Subject: Sync {
-    /// The name in the results.
-    fn name(&self) -> &'static str;
-
     /// Carries out one round. The calling thread is the client's and is pinned already; the
     /// server's thread is started in here and pins itself.
     fn round(&self, plan: &Plan) -> Result<Round, SubjectError>;
 }
 
-/// What one round measured.
-#[derive(Debug)]
-pub(super) struct Round {
-    /// Round-trip times in nanoseconds; `None` where none are taken.
-    pub(super) latency: Option<Histogram<u64>>,
-    /// Frames that went from one end to the other.
-    pub(super) frames: f64,
-    pub(super) elapsed_ns: u64,
-    /// CPU time of both ends.
-    pub(super) cpu_ns: u64,
-    /// System calls of both ends; `None` for subjects without a ring, whose calls nobody counts.
-    pub(super) calls: Option<Calls>,
-    /// Answers that were not what was asked for.
-    pub(super) errors: u64,
-}
-
-/// System calls that moved messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Calls {
-    /// `io_uring_enter`.
-    pub(super) enters: u64,
-    /// send(2) and recv(2) past the ring that moved something. A spinning reactor with few
-    /// connections does that; attempts that found nothing are not counted.
-    pub(super) direct: u64,
-}
-
-/// Wall and CPU time since it was started.
-#[derive(Debug)]
-pub(super) struct Stopwatch {
-    started: Nanos,
-    cpu_ns: u64,
-}
-
 /// A subject and what it is to do.
-type Entry = (&'static dyn Subject, Arc<Plan>);
+struct Entry {
+    /// The name in the results.
+    name: &'static str,
+    subject: &'static dyn Subject,
+    plan: Arc<Plan>,
+}
 
 /// Why a round gave no figures.
 #[derive(Debug, thiserror::Error)]
@@ -184,10 +153,10 @@ pub(super) fn measure(
             order.reverse();
         }
         for index in order {
-            let (subject, plan) = &entries[index];
-            progress.show(plan.case, subject.name(), round, rounds);
+            let Entry { name, subject, plan } = &entries[index];
+            progress.show(plan.case, name, round, rounds);
             let result = run_round(*subject, plan).map_err(|source| BenchError::Round {
-                subject: subject.name(),
+                subject: name,
                 case: plan.case.to_string(),
                 round: round + 1,
                 source: Box::new(source),
@@ -196,26 +165,46 @@ pub(super) fn measure(
             progress.advance();
         }
     }
-    let sum_up = |((subject, plan), rounds): (&Entry, &Vec<Round>)| {
-        Record::sum_up(plan, subject.name(), rounds)
-    };
+    let sum_up =
+        |(entry, rounds): (&Entry, &Vec<Round>)| Record::sum_up(&entry.plan, entry.name, rounds);
     Ok(entries.iter().zip(&results).map(sum_up).collect())
 }
 
-/// Who takes turns in a case; ringwire, whose ratios to the others are shown, comes last.
+/// Who takes turns in a case; the one whose ratios to the others are shown comes last.
 fn entries(plan: &Plan) -> Vec<Entry> {
-    let over = |connections| {
-        let case = Case { connections, beside: Beside::Floors, ..plan.case };
-        Arc::new(Plan { case, ..plan.clone() })
+    let with = |name, subject, case| {
+        let case = Case { beside: Beside::Floors, ..case };
+        Entry { name, subject, plan: Arc::new(Plan { case, ..plan.clone() }) }
     };
-    let many = over(plan.case.connections);
-    match (plan.case.beside, plan.case.scenario) {
-        (Beside::Fewer(count), _) => vec![(&Ring, over(count)), (&Ring, many)],
-        (Beside::Floors, Scenario::Failover) => vec![(&Ring, many)],
-        (Beside::Floors, Scenario::Rtt) => vec![(&Socket, Arc::clone(&many)), (&Ring, many)],
-        (Beside::Floors, Scenario::Stream) => {
-            vec![(&Framing, Arc::clone(&many)), (&Raw, Arc::clone(&many)), (&Ring, many)]
+    let case = plan.case;
+    let ring = |case| with("ringwire", &Ring, case);
+    match (case.scenario, case.beside) {
+        (_, Beside::Fewer(connections)) => vec![ring(Case { connections, ..case }), ring(case)],
+        (_, Beside::BestEffort) => {
+            let best_effort = Case { delivery: Delivery::BestEffort, ..case };
+            vec![ring(best_effort), with("ringwire-reliable", &Ring, case)]
         }
+        (Scenario::Failover | Scenario::Idle, _) => vec![ring(case)],
+        (Scenario::Rtt | Scenario::FanIn | Scenario::Paced, _) => {
+            vec![with("socket", &Socket, case), ring(case)]
+        }
+        (Scenario::Stream, _) => {
+            vec![with("socket", &Framing, case), with("raw", &Raw, case), ring(case)]
+        }
+        (Scenario::Mixed, _) => {
+            let bulk = |bulk| Case { bulk, ..case };
+            vec![
+                with("ringwire-unloaded", &Ring, bulk(Bulk::Nothing)),
+                with("socket", &Socket, bulk(Bulk::Beside)),
+                with("ringwire-one-link", &Ring, bulk(Bulk::Beside)),
+                with("ringwire-express", &Ring, bulk(Bulk::Express)),
+            ]
+        }
+        // Twice as many as before, as far as the cores go.
+        (Scenario::Cores, _) => std::iter::successors(Some(1), |count| Some(count * 2))
+            .take_while(|&count| count <= case.reactors)
+            .map(|reactors| ring(Case { reactors, ..case }))
+            .collect(),
     }
 }
 
@@ -266,9 +255,9 @@ pub(super) fn choose_cores() -> Result<Cores, BenchError> {
     Ok(pick(&allowed, siblings_of))
 }
 
-/// The cores this process may run on, in order.
+/// The cores this process may run on, in order: those of its first thread, which is not pinned.
 pub(super) fn allowed_cores() -> io::Result<Vec<usize>> {
-    let set = sched_getaffinity(None)?;
+    let set = sched_getaffinity(Some(getpid()))?;
     Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
 }
 
@@ -279,7 +268,7 @@ fn pick(allowed: &[usize], siblings_of: impl Fn(usize) -> Vec<usize>) -> Cores {
     let others = || candidates.iter().copied().filter(|&core| core != server);
     let apart = others().find(|core| !siblings.contains(core));
     let client = apart.or_else(|| others().next()).unwrap_or(server);
-    Cores { server, client }
+    Cores { server, client, allowed: allowed.len() }
 }
 
 /// The hyper-threads of a core's physical core, itself among them.
@@ -294,6 +283,12 @@ fn siblings_of(core: usize) -> Vec<usize> {
         Some((first.trim().parse().ok()?..=last.trim().parse().ok()?).collect())
     };
     text.split(',').filter_map(numbers).flatten().collect()
+}
+
+/// How many connections the hard limit of descriptors allows.
+pub(super) fn connections_allowed() -> usize {
+    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    usize::try_from(most.saturating_sub(DESCRIPTORS_SPARE) / 2).unwrap_or(usize::MAX)
 }
 
 /// Raises the soft limit of descriptors when the connections need more.
@@ -311,34 +306,6 @@ pub(super) fn raise_descriptor_limit(connections: usize) -> Result<(), BenchErro
         return Err(BenchError::Descriptors { connections, needed, limit });
     }
     Ok(())
-}
-
-/// A histogram from 1 ns to the longest wait, three digits. Recording into it allocates nothing.
-pub(super) fn latency_histogram() -> Histogram<u64> {
-    let highest = u64::try_from(WAIT_MAX.as_nanos()).expect("ten seconds fit");
-    Histogram::new_with_bounds(1, highest, 3).expect("the bounds are constants and valid")
-}
-
-impl Stopwatch {
-    pub(super) fn start() -> Self {
-        // The dearer reading first, so that it lies outside the time measured.
-        let cpu_ns = process_cpu_ns();
-        Self { started: Nanos::now(), cpu_ns }
-    }
-
-    /// Wall and CPU nanoseconds since the start.
-    pub(super) fn stop(self) -> (u64, u64) {
-        let now = Nanos::now();
-        let cpu_ns = process_cpu_ns().saturating_sub(self.cpu_ns);
-        (now.0.saturating_sub(self.started.0).max(1), cpu_ns)
-    }
-}
-
-impl Calls {
-    /// The calls made after `before`.
-    pub(super) fn since(self, before: Self) -> Self {
-        Self { enters: self.enters - before.enters, direct: self.direct - before.direct }
-    }
 }
 
 impl SubjectError {
@@ -417,7 +384,8 @@ mod tests {
     fn ends_avoid_hyper_threads_of_one_core() {
         let pairs = |core: usize| vec![core & !1, core | 1];
         let check = |allowed: &[usize], server, client| {
-            assert_eq!(pick(allowed, pairs), Cores { server, client }, "{allowed:?}");
+            let cores = Cores { server, client, allowed: allowed.len() };
+            assert_eq!(pick(allowed, pairs), cores, "{allowed:?}");
         };
         check(&[0, 1, 2, 3], 0, 2);
         check(&[0, 1], 0, 1);
@@ -430,9 +398,6 @@ mod tests {
     fn panicking_subject_is_an_error() {
         struct Panics;
         impl Subject for Panics {
-            fn name(&self) -> &'static str {
-                "panics"
-            }
             fn round(&self, _: &Plan) -> Result<Round, SubjectError> {
                 panic!("on purpose");
             }

@@ -47,7 +47,7 @@ struct Pinned {
 impl Machine {
     pub(super) fn look(suite: &Suite) -> Self {
         let plan = &suite.plans[0];
-        let Cores { server, client } = plan.cores;
+        let Cores { server, client, .. } = plan.cores;
         let cpu = "/sys/devices/system/cpu";
         let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
         let congestion = "/proc/sys/net/ipv4/tcp_congestion_control";

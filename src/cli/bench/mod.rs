@@ -1,36 +1,49 @@
 //! `ringwire bench`: the library beside what the same machine does over raw sockets.
 //!
 //! ```text
-//! plan     what is measured               socket   round trips over sockets: the floor of rtt
-//! harness  rounds, order, deadlines       crowd    the same over many connections (epoll)
-//! summary  medians, the JSON lines        framing  the bare framing loop: the floor of stream
-//! goal     what ringwire is held to       raw      bulk bytes without frames
-//! table    what people read               ring     ringwire itself: client and server
-//! failover links that are cut
-//! machine  where it was measured          link     a socket that waits as the idle strategy says
+//! options  the command line               socket   round trips over sockets: the floor of rtt
+//! plan     what is measured               crowd    the same over many connections (epoll)
+//! harness  rounds, order, deadlines       duplex   the same at a rate, with a stream beside
+//! round    what a round measured          framing  the bare framing loop: the floor of stream
+//! summary  medians, the JSON lines        raw      bulk bytes without frames
+//! series   latency in the course of time  link     a socket that waits as the idle strategy says
+//! goal     what ringwire is held to       ring     ringwire itself: both ends, and streams
+//! table    what people read               trips    its round trips, over one session and many
+//! machine  where it was measured          cores    the same to a server of several reactors
+//! paced    what is due when               session  requests at a rate, with a stream beside
+//! failover links that are cut             silence  sessions that have nothing to say
 //! ```
 //!
 //! Every subject does the same work: the same bytes on the wire, over TCP on 127.0.0.1, between
 //! two threads pinned to two cores. The subjects take turns round by round, in alternating order,
 //! because a shared machine drifts by more than what is to be seen. Every wait has a deadline.
 //!
-//! It does not measure a network, nor more than two threads, nor paced load: latencies are those
-//! of a closed loop.
+//! It does not measure a network, nor processes that share nothing, nor (but in `cores`) more than
+//! two threads.
 
+mod cores;
 mod crowd;
+mod duplex;
 mod failover;
 mod framing;
 mod goal;
 mod harness;
 mod link;
 mod machine;
+mod options;
+mod paced;
 mod plan;
 mod raw;
 mod ring;
+mod round;
+mod series;
+mod session;
+mod silence;
 mod socket;
 mod stream;
 mod summary;
 mod table;
+mod trips;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -39,11 +52,12 @@ use std::path::Path;
 use serde::Serialize;
 
 pub(super) use harness::BenchError;
-pub(super) use plan::Options;
+pub(super) use options::Options;
 
 use crate::cli::{CommandError, Settings};
 use harness::Progress;
 use plan::Suite;
+use summary::Record;
 
 /// Where results go: a table for people, and JSON lines when asked for.
 struct Report {
@@ -60,26 +74,29 @@ pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandEr
     let machine = machine::Machine::look(&suite);
     warn_about(&machine, &suite);
     if let Err(error) = harness::raise_descriptor_limit(suite.connections_max()) {
-        if !suite.leave_out_many() {
+        if !suite.make_do_with(harness::connections_allowed()) {
             return Err(error.into());
         }
-        eprintln!("warning: {error}; left out");
+        let connections = suite.connections_max();
+        eprintln!("warning: {error}; at most {connections} are measured");
+        harness::raise_descriptor_limit(connections)?;
     }
 
     report.line(&machine)?;
     report.text(&machine.to_string())?;
     let progress = Progress::new(&suite);
-    let mut errors = 0;
+    let mut rows: Vec<Record> = Vec::new();
     for plan in &suite.plans {
         let measured = harness::measure(plan, suite.rounds, &progress)?;
         for one in &measured {
             report.line(&one.record)?;
-            errors += one.record.errors;
         }
         let table = table::render(plan, suite.rounds, &measured);
         progress.suspend(|| report.text(&table))?;
+        rows.extend(measured.into_iter().map(|one| one.record));
     }
     progress.finish();
+    let errors: u64 = rows.iter().map(|row| row.errors).sum();
     if errors > 0 {
         return Err(BenchError::WrongAnswers { errors }.into());
     }

@@ -1,19 +1,16 @@
-//! What is to be measured: cases, their options, and where the threads run.
+//! What is to be measured: cases, and where the threads run.
 //!
 //! A [`Plan`] that exists can be carried out: its options were checked against each other and
 //! against the configuration. Not here: how a case is carried out (`harness`, the subjects).
 
 use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use ringwire::config::{Config, ConfigBuilder, Idle};
 use ringwire::wire::frame_bytes;
 use serde::Serialize;
 
-use crate::cli::options::{idle_parser, parse_seconds};
+use super::options::{Delivery, Options, ROUNDS, Scenario, Size};
 use crate::cli::{CommandError, Settings};
 
 /// Connections of the default suite's last case, and of what stands beside it.
@@ -21,81 +18,18 @@ const MANY: usize = 1_000;
 const FEWER: usize = 64;
 /// Sessions of failover, each of which is cut once in a round.
 const CUTS: usize = 200;
-/// Rounds when the option does not say: odd, so that the median is a round that happened.
-const ROUNDS: usize = 7;
-/// Connections at most: each costs a descriptor at either end.
-const CONNECTIONS_MAX: u32 = 10_000;
-
-/// Measure ringwire beside raw sockets on this machine.
-///
-/// Two threads, pinned to different cores, talk over TCP on 127.0.0.1. The subjects take turns,
-/// round by round, and the figures are medians over the rounds: `p50_ns_low` and `p50_ns_high`
-/// are the lowest and the highest p50 of a round. Without a scenario the default suite runs, in
-/// under a minute: rtt of 64 B spinning and parking, stream of 64 B and of 1 MiB, and rtt over 1000
-/// connections beside 64. What ringwire is held to stands beside its ratio, as met or missed.
-///
-/// Subjects: `socket` does the same work over plain sockets: in rtt it sends the same bytes to and
-/// fro, in stream it writes, reads and looks at the same frames. `raw`, in stream only, moves as
-/// many bytes without frames, 256 KiB at once: what the machine can do for bulk. `ringwire` is the
-/// library. failover runs ringwire alone: sockets have no sessions that could come back.
-///
-/// failover is not in the default suite. Each of its sessions has held for a second, so that it
-/// dials again at once, when its link is cut at the client's end and a reliable request follows.
-/// The figures are the times from the cut to the answer, one round trip included. The goal on
-/// loopback is a p99 of at most 5 ms. Keys of JSON lines without a meaning there are null.
-///
-/// A frame is one message on the wire: a round trip is two, a request and its response.
-/// Bytes are payload bytes. CPU time and calls are those of both ends. `enters_per_frame` counts
-/// io_uring_enter only; a spinning reactor with few connections calls send and recv directly, which
-/// the table shows as direct/frame, without the attempts that found nothing.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Options {
-    /// What to measure; the default suite when left out.
-    #[arg(value_enum)]
-    scenario: Option<Scenario>,
-
-    /// Payload of a message in bytes; KiB and MiB are understood [default: 64].
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    payload: Option<Size>,
-
-    /// What both ends do while they wait [default: spin].
-    #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true,
-          value_parser = idle_parser())]
-    idle: Option<Idle>,
-
-    /// Connections; in rtt each has one message in flight, in failover each is cut once in a round
-    /// [default: 1, in failover 200].
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
-    connections: Option<u32>,
-
-    /// How long each subject is timed in each round, in seconds; failover ends with its cuts.
-    #[arg(long, value_name = "S", allow_negative_numbers = true,
-          default_value = "0.4", value_parser = parse_seconds)]
-    duration: Duration,
-
-    /// Rounds of each subject; best odd.
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-          default_value_t = ROUNDS, value_parser = parse_rounds)]
-    rounds: usize,
-
-    /// Write results as JSON lines to a file, or to standard output when it is `-`, which
-    /// then holds nothing else.
-    #[arg(long, value_name = "FILE|-")]
-    pub(super) json: Option<PathBuf>,
-}
-
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Scenario {
-    /// Round trip: a request and its echo, one in flight on each connection.
-    Rtt,
-    /// One-way stream, as fast as it goes, with one answer at the end.
-    Stream,
-    /// Links that are cut: the time until an answer comes over the next one.
-    Failover,
-}
+/// Connections of fan-in.
+const FAN_IN: [usize; 5] = [1, 16, 128, 1_000, 10_000];
+/// Connections that a server's reactors share in cores.
+const SHARED: usize = 64;
+/// Sessions of idle.
+const SILENT: usize = 1_000;
+/// Requests of paced: a thousand and ten thousand a second.
+const PERIODS: [Duration; 2] = [Duration::from_millis(1), Duration::from_micros(100)];
+/// Shortest time in which the cost of silence shows: two heartbeats.
+const IDLE_DURATION_MIN: Duration = Duration::from_secs(2);
+/// Payload of the messages that flow beside critical ones.
+pub(super) const BULK_BYTES: usize = 1 << 20;
 
 /// One row of the suite: the same work for every subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +39,12 @@ pub(super) struct Case {
     pub(super) idle: Idle,
     pub(super) connections: usize,
     pub(super) beside: Beside,
+    pub(super) delivery: Delivery,
+    /// Between the instants at which requests are due; `None`: when the answer has come.
+    pub(super) period: Option<Duration>,
+    pub(super) bulk: Bulk,
+    /// Of the server; in cores the most.
+    pub(super) reactors: usize,
 }
 
 /// What ringwire is compared with.
@@ -114,6 +54,18 @@ pub(super) enum Beside {
     Floors,
     /// Itself, over so many connections.
     Fewer(usize),
+    /// Itself, with best-effort messages.
+    BestEffort,
+}
+
+/// What flows from the client to the server beside the messages that are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bulk {
+    Nothing,
+    /// Long messages in the low lane of the session; with sockets, on a second one.
+    Beside,
+    /// The same, and critical messages have a connection of their own.
+    Express,
 }
 
 /// A case and everything needed to carry out a round of it.
@@ -136,6 +88,8 @@ pub(super) struct Plan {
 pub(super) struct Cores {
     pub(super) server: usize,
     pub(super) client: usize,
+    /// How many there are to choose from.
+    pub(super) allowed: usize,
 }
 
 /// Everything one run measures.
@@ -145,10 +99,6 @@ pub(super) struct Suite {
     pub(super) rounds: usize,
 }
 
-/// A number of bytes as people write it: `64`, `64KiB`, `1MiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Size(usize);
-
 impl Suite {
     /// Checks the options against the configuration and each other.
     pub(super) fn new(
@@ -156,90 +106,145 @@ impl Suite {
         settings: Settings,
         cores: Cores,
     ) -> Result<Self, CommandError> {
+        check_options(options)?;
         let config = settings.check()?;
         let file_idle = settings.file.is_some().then_some(config.idle());
         let mut cases: Vec<Case> = Vec::new();
-        let given = options.connections.map(|count| count as usize);
-        for mut case in default_suite(options.scenario) {
-            // Not beside itself, and not a thousand times something that may be large.
-            if case.beside != Beside::Floors && (given.is_some() || options.payload.is_some()) {
-                continue;
-            }
-            case.connections = given.unwrap_or(case.connections);
-            if let Some(Size(bytes)) = options.payload {
-                case.payload_bytes = bytes;
-            }
-            if let Some(idle) = options.idle {
-                case.idle = idle;
-            } else if let (Some(_), Some(idle)) = (options.scenario, file_idle) {
-                case.idle = idle;
-            }
-            if cores.server == cores.client && case.idle == Idle::Spin {
-                case.idle = Idle::Adaptive;
-            }
-            check_payload(case, &config)?;
-            if !cases.contains(&case) {
-                cases.push(case);
+        for case in default_suite(options, cores) {
+            let sizes = options.payload.as_ref().map_or(vec![case.payload_bytes], |s| s.0.clone());
+            for payload_bytes in sizes {
+                let mut case = Case { payload_bytes, ..case };
+                if let Some(idle) = options.idle {
+                    case.idle = idle;
+                } else if let (Some(_), Some(idle)) = (options.scenario, file_idle) {
+                    case.idle = idle;
+                }
+                let is_crowded = cores.server == cores.client || 2 * case.reactors > cores.allowed;
+                if is_crowded && case.idle == Idle::Spin {
+                    case.idle = Idle::Adaptive;
+                }
+                check_payload(case, &config)?;
+                if !cases.contains(&case) {
+                    cases.push(case);
+                }
             }
         }
-        let plan = |case| Plan {
+        let plan = |case: Case| Plan {
             case,
-            duration: options.duration,
+            duration: match case.scenario {
+                Scenario::Idle => options.duration.max(IDLE_DURATION_MIN),
+                _ => options.duration,
+            },
             spin: Duration::from_micros(config.idle_spin_us().into()),
             cores,
             config: config.clone(),
             settings: settings.builder.clone(),
         };
-        Ok(Self { plans: cases.into_iter().map(plan).collect(), rounds: options.rounds })
+        let rounds = options.rounds.unwrap_or(options.scenario.map_or(ROUNDS, Scenario::rounds));
+        Ok(Self { plans: cases.into_iter().map(plan).collect(), rounds })
     }
-}
 
-impl Suite {
     /// The most connections of a case.
     pub(super) fn connections_max(&self) -> usize {
         self.plans.iter().map(|plan| plan.case.connections).max().unwrap_or(0)
     }
 
-    /// Leaves the case with many connections out; returns whether there was one beside others.
-    pub(super) fn leave_out_many(&mut self) -> bool {
+    /// Makes do with what descriptors allow, where the number of connections was not asked for:
+    /// leaves the case out that stands beside one with fewer, and lets fan-in end at `allowed`.
+    /// Returns whether that helps.
+    pub(super) fn make_do_with(&mut self, allowed: usize) -> bool {
+        let is_fan_in = |plan: &Plan| plan.case.scenario == Scenario::FanIn;
+        if self.plans.len() > 1 && self.plans.iter().all(is_fan_in) {
+            for plan in &mut self.plans {
+                plan.case.connections = plan.case.connections.min(allowed);
+            }
+            self.plans.dedup_by_key(|plan| plan.case);
+            return allowed > 0;
+        }
         let count = self.plans.len();
-        self.plans.retain(|plan| plan.case.beside == Beside::Floors);
-        self.plans.len() < count
+        self.plans.retain(|plan| plan.case.connections <= allowed);
+        self.plans.len() < count && !self.plans.is_empty()
     }
 }
 
-/// The cases before options are laid over them.
-fn default_suite(scenario: Option<Scenario>) -> Vec<Case> {
+/// The cases, with all options in them but the payload and the idle strategy.
+fn default_suite(options: &Options, cores: Cores) -> Vec<Case> {
+    let given = options.connections.map(|count| count as usize);
     let case = |scenario, payload_bytes, idle| Case {
         scenario,
         payload_bytes,
         idle,
-        connections: 1,
-        beside: Beside::Floors,
+        connections: given.unwrap_or(1),
+        beside: match options.delivery {
+            Some(Delivery::Reliable) => Beside::BestEffort,
+            _ => Beside::Floors,
+        },
+        delivery: options.delivery.unwrap_or(Delivery::BestEffort),
+        period: None,
+        bulk: if options.bulk { Bulk::Beside } else { Bulk::Nothing },
+        reactors: 1,
     };
-    let many = Case {
-        connections: MANY,
-        beside: Beside::Fewer(FEWER),
-        ..case(Scenario::Rtt, 64, Idle::Spin)
-    };
-    match scenario {
-        Some(Scenario::Failover) => {
-            vec![Case { connections: CUTS, ..case(Scenario::Failover, 64, Idle::Spin) }]
-        }
-        Some(scenario) => vec![case(scenario, 64, Idle::Spin)],
-        None => vec![
+    let Some(scenario) = options.scenario else {
+        let mut cases = vec![
             case(Scenario::Rtt, 64, Idle::Spin),
             case(Scenario::Rtt, 64, Idle::Park),
             case(Scenario::Stream, 64, Idle::Spin),
             case(Scenario::Stream, 1 << 20, Idle::Spin),
-            many,
-        ],
+        ];
+        // Not beside itself, and not a thousand times something that may be large.
+        if given.is_none() && options.payload.is_none() && options.delivery.is_none() {
+            let beside = Beside::Fewer(FEWER);
+            cases.push(Case { connections: MANY, beside, ..case(Scenario::Rtt, 64, Idle::Spin) });
+        }
+        return cases;
+    };
+    let one = case(scenario, 64, Idle::Spin);
+    let over = |count: usize| Case { connections: given.unwrap_or(count), ..one };
+    let every = |period| Case { period: Some(options.rate.unwrap_or(period)), ..one };
+    match scenario {
+        Scenario::Rtt | Scenario::Stream => vec![one],
+        Scenario::Failover => vec![over(CUTS)],
+        Scenario::FanIn => FAN_IN.map(over).into(),
+        Scenario::Idle => {
+            vec![Case { idle: Idle::Park, beside: Beside::Fewer(0), ..over(SILENT) }]
+        }
+        // The clients have the other cores, or share them.
+        Scenario::Cores => vec![Case { reactors: cores.allowed, ..over(SHARED) }],
+        Scenario::Paced => PERIODS.map(every).into(),
+        Scenario::Mixed if options.rate.is_some() => vec![every(PERIODS[0])],
+        Scenario::Mixed => vec![one, every(PERIODS[0])],
     }
 }
 
+/// What does not go together, in the words of the options.
+fn check_options(options: &Options) -> Result<(), CommandError> {
+    let refuse = |text: &str| Err(CommandError::Usage(text.into()));
+    let scenario = options.scenario;
+    let is = |wanted: Scenario| scenario == Some(wanted);
+    if options.delivery.is_some()
+        && !(scenario.is_none() || is(Scenario::Rtt) || is(Scenario::Stream))
+    {
+        return refuse("--delivery: only rtt and stream have the choice");
+    }
+    if options.delivery == Some(Delivery::Reliable) && options.connections.is_some_and(|n| n > 1) {
+        return refuse("--delivery reliable is measured over one connection");
+    }
+    if options.rate.is_some() && !scenario.is_some_and(Scenario::is_paced) {
+        return refuse("--rate: only paced and mixed send at a fixed rate");
+    }
+    if options.bulk && !is(Scenario::Paced) {
+        return refuse("--bulk: only paced has the choice; mixed always measures beside bulk");
+    }
+    if scenario.is_some_and(Scenario::is_paced) && options.connections.is_some_and(|n| n > 1) {
+        return refuse("--connections: paced and mixed measure one session");
+    }
+    Ok(())
+}
+
 fn check_payload(case: Case, config: &Config) -> Result<(), CommandError> {
-    let frame = case.frame_bytes();
     let frame_max = config.frame_bytes_max() as usize;
+    let bulk = if case.is_beside_bulk() { frame_bytes(BULK_BYTES, true) } else { 0 };
+    let frame = case.frame_bytes().max(bulk);
     if frame <= frame_max {
         return Ok(());
     }
@@ -255,6 +260,11 @@ impl Case {
     pub(super) fn frame_bytes(&self) -> usize {
         frame_bytes(self.payload_bytes, self.scenario != Scenario::Stream)
     }
+
+    /// Whether any subject has a stream beside it.
+    pub(super) fn is_beside_bulk(&self) -> bool {
+        self.bulk != Bulk::Nothing || self.scenario == Scenario::Mixed
+    }
 }
 
 impl Plan {
@@ -264,75 +274,28 @@ impl Plan {
     }
 }
 
-impl Scenario {
-    /// The name in options and results.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Rtt => "rtt",
-            Self::Stream => "stream",
-            Self::Failover => "failover",
-        }
-    }
-
-    /// Whether frames per second say anything, and what a frame costs.
-    pub(super) const fn has_rate(self) -> bool {
-        !matches!(self, Self::Failover)
-    }
-}
-
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, size, idle) = (self.scenario.name(), Size(self.payload_bytes), self.idle.name());
         write!(f, "{name} {size} {idle}")?;
-        match (self.beside, self.connections) {
-            (Beside::Fewer(count), many) => {
+        if let Some(period) = self.period {
+            write!(f, ", {:.0} requests/s", 1.0 / period.as_secs_f64())?;
+        }
+        if self.scenario == Scenario::Paced && self.bulk == Bulk::Beside {
+            write!(f, " beside bulk")?;
+        }
+        match (self.scenario, self.beside, self.connections) {
+            (Scenario::Idle, _, count) => write!(f, ", {count} sessions beside none"),
+            (Scenario::Cores, _, count) => {
+                write!(f, ", {count} connections to 1 to {} reactors", self.reactors)
+            }
+            (_, Beside::Fewer(count), many) => {
                 write!(f, ", ringwire over {many} connections beside {count}")
             }
-            (Beside::Floors, _) if self.scenario == Scenario::Failover => Ok(()),
-            (Beside::Floors, 1) => Ok(()),
-            (Beside::Floors, count) => write!(f, " {count} connections"),
+            (_, Beside::BestEffort, _) => write!(f, ", reliable beside best effort"),
+            (Scenario::Failover, ..) | (_, Beside::Floors, 1) => Ok(()),
+            (_, Beside::Floors, count) => write!(f, " {count} connections"),
         }
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const KIB: usize = 1 << 10;
-        const MIB: usize = 1 << 20;
-        match self.0 {
-            bytes if bytes >= MIB && bytes.is_multiple_of(MIB) => write!(f, "{} MiB", bytes / MIB),
-            bytes if bytes >= KIB && bytes.is_multiple_of(KIB) => write!(f, "{} KiB", bytes / KIB),
-            bytes => write!(f, "{bytes} B"),
-        }
-    }
-}
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit = match unit.trim().to_ascii_lowercase().as_str() {
-            "" | "b" => 1,
-            "k" | "kib" => 1 << 10,
-            "m" | "mib" => 1 << 20,
-            _ => return Err("a number of bytes, with KiB or MiB behind it if need be".into()),
-        };
-        let number: usize = number.parse().map_err(|_| "a number of bytes is expected")?;
-        let bytes = number.checked_mul(unit).ok_or("too large")?;
-        // Far above any valid frame, and far below where arithmetic on it could overflow.
-        if bytes > 1 << 30 {
-            return Err("too large: frames are limited to 256 MiB".into());
-        }
-        Ok(Self(bytes))
-    }
-}
-
-fn parse_rounds(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(rounds @ 1..=1001) => Ok(rounds),
-        _ => Err("a number from 1 to 1001 is expected".into()),
     }
 }
 
@@ -346,10 +309,20 @@ pub(super) fn sample(
 ) -> Plan {
     let settings = Config::builder();
     Plan {
-        case: Case { scenario, payload_bytes, idle, connections, beside: Beside::Floors },
+        case: Case {
+            scenario,
+            payload_bytes,
+            idle,
+            connections,
+            beside: Beside::Floors,
+            delivery: Delivery::BestEffort,
+            period: None,
+            bulk: Bulk::Nothing,
+            reactors: 1,
+        },
         duration: Duration::from_millis(5),
         spin: Duration::from_micros(50),
-        cores: Cores { server: 0, client: 0 },
+        cores: Cores { server: 0, client: 0, allowed: 1 },
         config: settings.clone().build().expect("defaults"),
         settings,
     }
@@ -362,7 +335,7 @@ mod tests {
     use super::super::goal::Goal;
     use super::*;
 
-    const CORES: Cores = Cores { server: 0, client: 1 };
+    const CORES: Cores = Cores { server: 0, client: 1, allowed: 2 };
 
     #[derive(Parser)]
     struct Line {
@@ -370,16 +343,19 @@ mod tests {
         options: Options,
     }
 
-    fn titles(arguments: &[&str], cores: Cores) -> Result<Vec<String>, CommandError> {
+    fn suite(arguments: &[&str], cores: Cores) -> Result<Suite, CommandError> {
         let line = Line::parse_from([&["bench"], arguments].concat());
-        let suite = Suite::new(&line.options, Settings::default(), cores)?;
+        Suite::new(&line.options, Settings::default(), cores)
+    }
+
+    fn titles(arguments: &[&str], cores: Cores) -> Result<Vec<String>, CommandError> {
+        let suite = suite(arguments, cores)?;
         Ok(suite.plans.iter().map(|plan| plan.case.to_string()).collect())
     }
 
     #[test]
     fn default_suite_fits_a_minute() {
-        let line = Line::parse_from(["bench"]);
-        let suite = Suite::new(&line.options, Settings::default(), CORES).expect("valid");
+        let suite = suite(&[], CORES).expect("valid");
         let titles = titles(&[], CORES).expect("valid");
         assert_eq!(
             titles,
@@ -396,6 +372,32 @@ mod tests {
         let subjects = 12;
         let timed = suite.plans[0].duration + suite.plans[0].warm_up();
         assert!(timed * subjects * 7 < Duration::from_secs(40));
+        assert_eq!(suite.rounds, 7);
+    }
+
+    #[test]
+    fn scenarios_have_their_cases() {
+        let check = |arguments: &[&str], expected: &[&str]| {
+            assert_eq!(titles(arguments, CORES).expect("valid"), expected, "{arguments:?}");
+        };
+        check(&["rtt", "--payload", "64,4KiB"], &["rtt 64 B spin", "rtt 4 KiB spin"]);
+        check(
+            &["paced", "--bulk"],
+            &[
+                "paced 64 B spin, 1000 requests/s beside bulk",
+                "paced 64 B spin, 10000 requests/s beside bulk",
+            ],
+        );
+        check(&["paced", "--rate", "500"], &["paced 64 B spin, 500 requests/s"]);
+        check(&["mixed"], &["mixed 64 B spin", "mixed 64 B spin, 1000 requests/s"]);
+        check(&["mixed", "--rate", "2000"], &["mixed 64 B spin, 2000 requests/s"]);
+        check(&["idle"], &["idle 64 B park, 1000 sessions beside none"]);
+        check(&["cores"], &["cores 64 B adaptive, 64 connections to 1 to 2 reactors"]);
+        check(
+            &["stream", "--delivery", "reliable"],
+            &["stream 64 B spin, reliable beside best effort"],
+        );
+        assert_eq!(suite(&["fan-in"], CORES).expect("valid").rounds, 3);
     }
 
     #[test]
@@ -405,23 +407,37 @@ mod tests {
     }
 
     #[test]
-    fn many_connections_are_left_out_where_descriptors_are_few() {
-        let suite = |arguments: &[&str]| {
-            let line = Line::parse_from([&["bench"], arguments].concat());
-            Suite::new(&line.options, Settings::default(), CORES).expect("valid")
+    fn options_that_mean_nothing_there_are_refused() {
+        let check = |arguments: &[&str], said: &str| {
+            let error = titles(arguments, CORES).expect_err("refused").to_string();
+            assert!(error.contains(said), "{arguments:?}: {error}");
         };
+        check(&["mixed", "--delivery", "reliable"], "--delivery");
+        check(&["rtt", "--delivery", "reliable", "--connections", "2"], "one connection");
+        check(&["rtt", "--rate", "1000"], "--rate");
+        check(&["--bulk"], "--bulk");
+        check(&["paced", "--connections", "2"], "--connections");
+    }
+
+    #[test]
+    fn many_connections_are_left_out_where_descriptors_are_few() {
+        let suite = |arguments: &[&str]| suite(arguments, CORES).expect("valid");
         let mut default = suite(&[]);
         assert_eq!(default.connections_max(), MANY);
-        assert!(default.leave_out_many());
+        assert!(default.make_do_with(400));
         assert_eq!((default.connections_max(), default.plans.len()), (1, 4));
         let mut asked_for = suite(&["--connections", "1000"]);
         assert_eq!(asked_for.connections_max(), MANY);
-        assert!(!asked_for.leave_out_many());
+        assert!(!asked_for.make_do_with(400));
+        let mut fan_in = suite(&["fan-in"]);
+        assert!(fan_in.make_do_with(400));
+        let counts: Vec<_> = fan_in.plans.iter().map(|plan| plan.case.connections).collect();
+        assert_eq!(counts, [1, 16, 128, 400]);
     }
 
     #[test]
     fn one_core_does_not_spin_against_itself() {
-        let one = Cores { server: 3, client: 3 };
+        let one = Cores { server: 3, client: 3, allowed: 1 };
         assert_eq!(titles(&["rtt"], one).expect("valid"), ["rtt 64 B adaptive"]);
     }
 
@@ -429,17 +445,5 @@ mod tests {
     fn payload_beyond_the_frame_limit_names_the_key() {
         let error = titles(&["rtt", "--payload", "4MiB"], CORES).expect_err("too large");
         assert!(error.to_string().contains("frame_bytes_max = 4194304"), "{error}");
-    }
-
-    #[test]
-    fn sizes_are_read_as_written() {
-        let check = |text: &str, bytes| assert_eq!(text.parse::<Size>(), Ok(Size(bytes)), "{text}");
-        check("0", 0);
-        check("64", 64);
-        check("64KiB", 65_536);
-        check("1m", 1 << 20);
-        for bad in ["", "x", "-1", "1.5k", "1GB", "99999999999999999999", "9999999M"] {
-            assert!(bad.parse::<Size>().is_err(), "{bad}");
-        }
     }
 }

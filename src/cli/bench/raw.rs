@@ -5,8 +5,9 @@
 
 use std::io;
 
-use super::harness::{Round, Subject, SubjectError};
+use super::harness::{Subject, SubjectError};
 use super::plan::Plan;
+use super::round::Round;
 use super::stream::{self, Answer, Last, Sink, Source};
 
 /// Bytes written and read at once.
@@ -27,10 +28,6 @@ struct ChunkSink {
 }
 
 impl Subject for Raw {
-    fn name(&self) -> &'static str {
-        "raw"
-    }
-
     fn round(&self, plan: &Plan) -> Result<Round, SubjectError> {
         stream::round(
             plan,

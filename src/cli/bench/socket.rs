@@ -1,7 +1,8 @@
 //! The floor of rtt: the same bytes, echoed over plain sockets.
 //!
 //! One connection is a plain loop of send and recv at both ends, the least a round trip over TCP
-//! can cost. Many connections go through epoll: see [`crowd`](super::crowd).
+//! can cost. Many connections go through epoll: see [`crowd`](super::crowd). Requests at a fixed
+//! rate, and what flows beside them: see [`duplex`](super::duplex).
 
 use std::io;
 
@@ -10,32 +11,33 @@ use ringwire::wire::{
     Checksum, Codec, EXTENSION_BYTES, Extension, Flags, FrameHead, HEADER_BYTES, Kind, Priority,
 };
 
-use super::crowd;
-use super::harness::{Round, Stopwatch, Subject, SubjectError, latency_histogram};
+use super::harness::{Subject, SubjectError};
 use super::link::{Link, with_server};
+use super::options::Scenario;
 use super::plan::Plan;
+use super::round::{Extra, Resident, Round, Stopwatch, latency_histogram};
+use super::{crowd, duplex};
 
 /// Where the sequence stands in a header: see `wire`.
-const SEQUENCE: std::ops::Range<usize> = 16..20;
+pub(super) const SEQUENCE: std::ops::Range<usize> = 16..20;
 
 /// Plain sockets.
 #[derive(Debug)]
 pub(super) struct Socket;
 
 impl Subject for Socket {
-    fn name(&self) -> &'static str {
-        "socket"
-    }
-
     fn round(&self, plan: &Plan) -> Result<Round, SubjectError> {
-        if plan.case.connections > 1 {
-            return crowd::round(plan);
+        match (plan.case.scenario, plan.case.connections) {
+            (Scenario::Paced | Scenario::Mixed, _) => return duplex::round(plan),
+            (_, 1) => {}
+            _ => return crowd::round(plan),
         }
+        let resident = Resident::start(plan);
         let frame_bytes = plan.case.frame_bytes();
         with_server(
             plan,
             |mut links| echo(links.pop().expect("one connection"), frame_bytes),
-            |mut links| drive(links.pop().expect("one connection"), plan),
+            |mut links| drive(links.pop().expect("one connection"), plan, &resident),
         )
     }
 }
@@ -75,7 +77,7 @@ fn echo(mut link: Link, frame_bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn drive(mut link: Link, plan: &Plan) -> Result<Round, SubjectError> {
+fn drive(mut link: Link, plan: &Plan, resident: &Resident) -> Result<Round, SubjectError> {
     let mut client = Client::new(plan);
     let io = SubjectError::io("round trip");
     client.check(&mut link)?;
@@ -86,6 +88,7 @@ fn drive(mut link: Link, plan: &Plan) -> Result<Round, SubjectError> {
     let stopwatch = Stopwatch::start();
     client.ping_pong(&mut link, Nanos::now() + plan.duration).map_err(&io)?;
     let (elapsed_ns, cpu_ns) = stopwatch.stop();
+    let resident_bytes = resident.stop();
     Ok(Round {
         frames: 2.0 * client.latency.len() as f64,
         latency: Some(client.latency),
@@ -93,6 +96,7 @@ fn drive(mut link: Link, plan: &Plan) -> Result<Round, SubjectError> {
         cpu_ns,
         calls: None,
         errors: client.errors,
+        extra: Extra { resident_bytes, ..Extra::default() },
     })
 }
 

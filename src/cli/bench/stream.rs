@@ -10,9 +10,10 @@ use std::io::{self, ErrorKind};
 use ringwire::time::Nanos;
 use rustix::event::epoll::EventFlags;
 
-use super::harness::{Round, Stopwatch, SubjectError};
+use super::harness::SubjectError;
 use super::link::{Link, Poller, with_server};
 use super::plan::Plan;
+use super::round::{Extra, Round, Stopwatch};
 
 /// Length of an [`Answer`] on the wire.
 const ANSWER_BYTES: usize = 16;
@@ -73,6 +74,7 @@ pub(super) fn round<S: Source, K: Sink>(
             cpu_ns,
             calls: None,
             errors: answer.errors + missing,
+            extra: Extra::default(),
         })
     };
     let serve = |links: Vec<Link>| {

@@ -2,12 +2,18 @@
 //!
 //! The keys and their order are an interface: programs read these lines. Every figure is the
 //! median over the rounds of that round's figure; `p50_ns_low` and `p50_ns_high` are the lowest
-//! and highest p50 of a round; `samples` and `errors` are sums over the rounds.
+//! and highest p50 of a round; `samples` and `errors` are sums over the rounds, `histogram_v2` and
+//! `series` are of all rounds together.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::serialization::{Serializer, V2Serializer};
 use serde::Serialize;
 
-use super::harness::Round;
-use super::plan::Plan;
+use super::options::Scenario;
+use super::plan::{Bulk, Plan};
+use super::round::{Round, latency_histogram};
+use super::series::Series;
 
 /// One JSON line: how one subject did in one case. `null` where a key has no meaning.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,6 +44,26 @@ pub(super) struct Record {
     /// calls: a spinning reactor with few connections calls send and recv instead.
     pub(super) enters_per_frame: Option<f64>,
     pub(super) errors: u64,
+    /// Of paced load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) requests_per_s: Option<f64>,
+    /// Payload bytes of the stream beside what is measured, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) bulk_bytes_per_s: Option<f64>,
+    /// Both ends together, where memory is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) resident_bytes_per_connection: Option<f64>,
+    /// CPU time of both ends as a share of one core, where nothing else is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_share: Option<f64>,
+    /// Reactors of the server, where they vary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reactors: Option<usize>,
+    /// Latencies of all rounds: HdrHistogram's V2 format in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) histogram_v2: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) series: Option<Series>,
 }
 
 /// A record and what only people are shown.
@@ -63,9 +89,7 @@ impl Record {
         let has_rate = case.scenario.has_rate();
         let frames_per_s = has_rate.then(|| median(&rates));
         let per_frame = |figure: &dyn Fn(&Round) -> Option<f64>| {
-            let each: Option<Vec<f64>> =
-                rounds.iter().map(|round| Some(figure(round)? / round.frames)).collect();
-            each.map(|each| tidy(median(&each)))
+            median_of(rounds, |round| Some(figure(round)? / round.frames))
         };
         let p50s = quantiles(rounds, 0.5);
         // A few hundred cuts say nothing of one in a thousand.
@@ -94,6 +118,22 @@ impl Record {
             cpu_ns_per_frame: per_frame(&|round| has_rate.then_some(round.cpu_ns as f64)),
             enters_per_frame: per_frame(&|round| Some(round.calls?.enters as f64)),
             errors: rounds.iter().map(|round| round.errors).sum(),
+            requests_per_s: case.period.map(|period| tidy(1.0 / period.as_secs_f64())),
+            bulk_bytes_per_s: median_of(rounds, |round| {
+                let bytes = round.extra.bulk_bytes.filter(|_| case.bulk != Bulk::Nothing)?;
+                Some(bytes as f64 * 1e9 / round.elapsed_ns as f64)
+            }),
+            resident_bytes_per_connection: median_of(rounds, |round| {
+                let bytes = round.extra.resident_bytes?;
+                ratio(bytes as f64, case.connections as f64)
+            }),
+            cpu_share: median_of(rounds, |round| {
+                let is_asked = case.scenario == Scenario::Idle;
+                is_asked.then(|| round.cpu_ns as f64 / round.elapsed_ns as f64)
+            }),
+            reactors: (case.scenario == Scenario::Cores).then_some(case.reactors),
+            histogram_v2: histogram_v2(rounds),
+            series: Series::of(rounds.iter().map(|round| round.extra.course.as_ref())),
         };
         Measured {
             record,
@@ -117,6 +157,23 @@ impl Round {
 fn quantiles(rounds: &[Round], quantile: f64) -> Option<Vec<f64>> {
     let of = |round: &Round| Some(round.latency.as_ref()?.value_at_quantile(quantile) as f64);
     rounds.iter().map(of).collect()
+}
+
+/// The median of a figure that every round has.
+fn median_of(rounds: &[Round], figure: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+    let values: Option<Vec<f64>> = rounds.iter().map(figure).collect();
+    Some(tidy(median(&values?)))
+}
+
+/// All latencies, when some were taken.
+fn histogram_v2(rounds: &[Round]) -> Option<String> {
+    let mut sum = latency_histogram();
+    for round in rounds {
+        sum.add(round.latency.as_ref()?).expect("the same bounds");
+    }
+    let mut bytes = Vec::new();
+    V2Serializer::new().serialize(&sum, &mut bytes).expect("a vector takes every byte");
+    Some(STANDARD.encode(bytes))
 }
 
 fn median_ns(values: Option<&[f64]>) -> Option<u64> {
@@ -159,8 +216,13 @@ fn whole(value: f64) -> u64 {
 mod tests {
     use ringwire::config::Idle;
 
-    use super::super::harness::{Calls, latency_histogram};
-    use super::super::plan::{Scenario, sample};
+    use std::time::Duration;
+
+    use hdrhistogram::serialization::Deserializer;
+
+    use super::super::paced::Course;
+    use super::super::plan::{Case, sample};
+    use super::super::round::{Calls, Extra};
     use super::*;
 
     /// A round with one round trip of `ns`.
@@ -169,7 +231,15 @@ mod tests {
         latency.record(ns).expect("within bounds");
         let frames = 2.0;
         let calls = enters.map(|enters| Calls { enters, direct: 2 });
-        Round { latency: Some(latency), frames, elapsed_ns: ns, cpu_ns: 10, calls, errors: 1 }
+        Round {
+            latency: Some(latency),
+            frames,
+            elapsed_ns: ns,
+            cpu_ns: 10,
+            calls,
+            errors: 1,
+            extra: Extra::default(),
+        }
     }
 
     #[test]
@@ -199,7 +269,7 @@ mod tests {
         let line = serde_json::to_string(&measured.record).expect("serialises");
         let expected = "scenario subject idle payload_bytes connections rounds samples p50_ns \
             p90_ns p99_ns p99_9_ns p99_99_ns max_ns p50_ns_low p50_ns_high frames_per_s \
-            bytes_per_s cpu_ns_per_frame enters_per_frame errors";
+            bytes_per_s cpu_ns_per_frame enters_per_frame errors histogram_v2";
         let keys: Vec<&str> = expected.split_whitespace().collect();
         let position = |key: &&str| line.find(&format!("\"{key}\":")).expect("the key is there");
         let positions: Vec<usize> = keys.iter().map(position).collect();
@@ -239,6 +309,49 @@ mod tests {
         assert_eq!((record.p50_ns, record.max_ns, record.p50_ns_low), (None, None, None));
         assert_eq!(record.samples, 10);
         assert_eq!(record.enters_per_frame, None);
+    }
+
+    #[test]
+    fn histogram_holds_the_latencies_of_all_rounds() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
+        let record =
+            Record::sum_up(&plan, "ringwire", &[round(1000, None), round(5000, None)]).record;
+        let bytes = STANDARD.decode(record.histogram_v2.expect("latencies were taken"));
+        let bytes = bytes.expect("it is base64");
+        let read: hdrhistogram::Histogram<u64> =
+            Deserializer::new().deserialize(&mut &bytes[..]).expect("it is V2");
+        assert_eq!((read.len(), read.count_at(1000), read.count_at(5000)), (2, 1, 1));
+        let stream = Round { latency: None, ..round(1000, None) };
+        assert_eq!(Record::sum_up(&plan, "raw", &[stream]).record.histogram_v2, None);
+    }
+
+    #[test]
+    fn keys_of_some_scenarios_are_there_only() {
+        let plan = sample(Scenario::Paced, Idle::Spin, 64, 4);
+        let period = Some(Duration::from_millis(2));
+        let case = Case { period, bulk: Bulk::Beside, ..plan.case };
+        let plan = Plan { case, ..plan };
+        let course = Course { period: Duration::from_millis(2), latencies_ns: vec![7] };
+        let extra =
+            Extra { bulk_bytes: Some(500), resident_bytes: Some(4096), course: Some(course) };
+        let round = Round { extra, ..round(1_000_000_000, None) };
+        let record = Record::sum_up(&plan, "socket", &[round]).record;
+        assert_eq!(record.requests_per_s, Some(500.0));
+        assert_eq!(record.bulk_bytes_per_s, Some(500.0));
+        assert_eq!(record.resident_bytes_per_connection, Some(1024.0));
+        assert_eq!((record.cpu_share, record.reactors), (None, None));
+        assert_eq!(record.series.expect("paced").outliers, [(0.0, 7)]);
+    }
+
+    #[test]
+    fn silence_has_a_share_of_a_core_and_no_frames() {
+        let plan = sample(Scenario::Idle, Idle::Park, 64, 0);
+        let round = Round { latency: None, frames: 0.0, ..round(1000, None) };
+        let record = Record::sum_up(&plan, "ringwire", &[round]).record;
+        assert_eq!(record.cpu_share, Some(0.01));
+        assert_eq!((record.frames_per_s, record.cpu_ns_per_frame), (None, None));
+        assert_eq!(record.resident_bytes_per_connection, None, "there are none");
+        assert_eq!(record.histogram_v2, None);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 use super::goal::{Figure, Goal, NOISY, failover_verdict};
-use super::plan::{Beside, Case, Plan, Scenario};
+use super::options::Scenario;
+use super::plan::{Beside, Case, Plan};
 use super::summary::{Measured, ratio};
 
 /// One line of the table.
@@ -27,14 +28,14 @@ struct Line {
 /// Lowest and highest figure of the rounds, where the subject has it.
 type Range = fn(&Measured) -> Option<(f64, f64)>;
 
-const LINES: [Line; 11] = [
+const LINES: [Line; 14] = [
     Line {
         range: Some(|m| Some((ns(m.record.p50_ns_low)?, ns(m.record.p50_ns_high)?))),
         judged: Some(Figure::P50),
         ..line("p50", |m| ns(m.record.p50_ns), time)
     },
     line("p90", |m| ns(m.record.p90_ns), time),
-    line("p99", |m| ns(m.record.p99_ns), time),
+    Line { judged: Some(Figure::P99), ..line("p99", |m| ns(m.record.p99_ns), time) },
     line("p99.9", |m| ns(m.record.p99_9_ns), time),
     line("p99.99", |m| ns(m.record.p99_99_ns), time),
     line("max", |m| ns(m.record.max_ns), time),
@@ -44,6 +45,9 @@ const LINES: [Line; 11] = [
         ..line("frames/s", |m| m.record.frames_per_s, number)
     },
     line("bytes/s", |m| m.record.bytes_per_s, bytes),
+    line("bulk/s", |m| m.record.bulk_bytes_per_s, bytes),
+    line("memory/conn", |m| m.record.resident_bytes_per_connection, bytes),
+    line("CPU", |m| m.record.cpu_share, share),
     line("CPU/frame", |m| m.record.cpu_ns_per_frame, time),
     line("enters/frame", |m| m.record.enters_per_frame, count),
     // Only where there are any: a spinning reactor with few connections.
@@ -98,7 +102,24 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
         let p99s = measured.iter().filter_map(|one| one.record.p99_ns);
         notes.extend(p99s.map(|ns| format!("Goal on loopback: {}.", failover_verdict(ns))));
     }
-    if case.beside != Beside::Floors {
+    if case.scenario == Scenario::Stream && case.beside == Beside::BestEffort {
+        notes.clear();
+    }
+    match case.scenario {
+        Scenario::Paced | Scenario::Mixed if case.period.is_some() => {
+            notes.push("From the instant each request was due. CPU/frame is that of all.".into());
+        }
+        Scenario::Idle => notes.push("CPU: both ends, of one core.".into()),
+        Scenario::FanIn => notes.push("memory/conn: resident, both ends together.".into()),
+        Scenario::Cores => {
+            notes.push("As many clients as reactors; with too few cores they share them.".into());
+        }
+        _ => {}
+    }
+    if case.is_beside_bulk() {
+        notes.push("bulk/s: the stream beside; sockets have it on a second connection.".into());
+    }
+    if matches!(case.beside, Beside::Fewer(_)) && case.scenario == Scenario::Rtt {
         notes.push("Each message waits for those of all other connections: compare rates.".into());
     }
     let noise: Vec<String> = measured.iter().filter_map(|one| noise(case, one)).collect();
@@ -123,9 +144,15 @@ fn noise(case: Case, one: &Measured) -> Option<String> {
 
 /// What stands above a subject's column.
 fn label(case: Case, one: &Measured) -> String {
-    match case.beside {
-        Beside::Floors => one.record.subject.into(),
-        Beside::Fewer(_) => format!("{} conns", one.record.connections),
+    match (one.record.reactors, case.beside) {
+        (Some(1), _) => "1 reactor".into(),
+        (Some(count), _) => format!("{count} reactors"),
+        (None, Beside::Fewer(_)) => format!("{} conns", one.record.connections),
+        // Where there are several of ringwire's, the title says whose they are.
+        (None, _) => match one.record.subject.split_once('-') {
+            Some(("ringwire", variant)) => variant.into(),
+            _ => one.record.subject.into(),
+        },
     }
 }
 
@@ -150,9 +177,9 @@ fn row(
 }
 
 fn header(case: Case, measured: &[Measured]) -> Vec<Cell> {
-    let floor = |_: &Measured, floor: &Measured| match case.beside {
-        Beside::Floors => format!("/{}", floor.record.subject),
-        Beside::Fewer(count) => format!("/{count}"),
+    let floor = |_: &Measured, floor: &Measured| match (floor.record.reactors, case.beside) {
+        (Some(count), _) | (None, Beside::Fewer(count)) => format!("/{count}"),
+        _ => format!("/{}", label(case, floor)),
     };
     let cells = row(case, measured, |one| label(case, one), floor, |_, _, _| "goal".into());
     std::iter::once(Cell::new("")).chain(cells).collect()
@@ -223,12 +250,16 @@ fn count(count: f64) -> String {
     if count >= 0.1 { format!("{count:.2}") } else { format!("{count:.4}") }
 }
 
+fn share(of_one: f64) -> String {
+    format!("{:.2} %", 100.0 * of_one)
+}
+
 #[cfg(test)]
 mod tests {
     use ringwire::config::Idle;
 
-    use super::super::harness::{Round, latency_histogram};
     use super::super::plan::sample;
+    use super::super::round::{Extra, Round, latency_histogram};
     use super::super::summary::Record;
     use super::*;
 
@@ -238,7 +269,15 @@ mod tests {
             let mut latency = latency_histogram();
             latency.record(elapsed_ns).expect("within bounds");
             let latency = (plan.case.scenario == Scenario::Rtt).then_some(latency);
-            Round { latency, frames: 2.0, elapsed_ns, cpu_ns: 10, calls: None, errors: 0 }
+            Round {
+                latency,
+                frames: 2.0,
+                elapsed_ns,
+                cpu_ns: 10,
+                calls: None,
+                errors: 0,
+                extra: Extra::default(),
+            }
         };
         let rounds: Vec<Round> = elapsed_ns.iter().map(round).collect();
         Record::sum_up(plan, subject, &rounds)
@@ -274,6 +313,18 @@ mod tests {
         let plan = sample(Scenario::Rtt, Idle::Spin, 65, 1);
         let all = ["socket", "ringwire"].map(|name| measured(&plan, name, &[1000]));
         assert!(!render(&plan, 1, &all).contains("goal"));
+    }
+
+    #[test]
+    fn reliable_stands_beside_best_effort() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
+        let case = Case { beside: Beside::BestEffort, ..plan.case };
+        let plan = Plan { case, ..plan };
+        let all =
+            [measured(&plan, "ringwire", &[1000]), measured(&plan, "ringwire-reliable", &[1100])];
+        let text = render(&plan, 1, &all);
+        assert!(text.contains("ringwire  reliable  /ringwire"), "{text}");
+        assert!(text.contains("1.10x  <= 1.05x missed"), "{text}");
     }
 
     #[test]
