@@ -1,0 +1,1 @@
+//! The whole page, made of the kinds of rows a bench writes.
