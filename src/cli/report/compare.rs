@@ -187,6 +187,7 @@ impl Change {
     pub(super) fn amount(&self) -> String {
         let percent = (self.ratio - 1.0) * 100.0;
         match self.ratio {
+            _ if percent.abs() < 0.05 => "0.0 %".into(),
             ratio if !(0.1..2.0).contains(&ratio) => format!("{ratio:.2}x"),
             _ if percent.abs() < 9.95 => format!("{percent:+.1} %"),
             _ => format!("{percent:+.0} %"),
@@ -194,18 +195,23 @@ impl Change {
     }
 }
 
-/// The headline change of every subject of every case, to be drawn.
+/// The headline changes of every case, to be drawn: ringwire's ratios and its own figure, or those
+/// of all subjects where it is not there. The tables have the rest.
 pub(super) fn ratios(book: &Book<'_>, before: usize, after: usize) -> Vec<Ratio> {
     let mut ratios = Vec::new();
     for case in &book.cases {
         let changes = changes(case, before, after);
-        for change in &changes {
-            let is_headline = change.is_ratio || change.figure == P50.title;
+        let ours = case.sides(after).map(|(ours, _)| text::name(&ours.label));
+        let is_shown = |change: &&Change| {
+            change.is_ratio || ours.as_ref().is_none_or(|ours| change.subject == *ours)
+        };
+        for change in changes.iter().filter(is_shown) {
             // A rate tells something new only where there is no latency.
             let has_p50 = changes.iter().any(|other| {
-                !other.is_ratio && other.subject == change.subject && other.figure == P50.title
+                other.subject == change.subject && other.figure == P50.title && !other.is_ratio
             });
-            if !is_headline && (change.figure != RATE.title || has_p50) {
+            let is_rate = change.figure == RATE.title && !has_p50;
+            if !change.is_ratio && change.figure != P50.title && !is_rate {
                 continue;
             }
             ratios.push(Ratio {
@@ -273,7 +279,7 @@ mod tests {
     fn difference_within_the_spread_is_noise() {
         check(&p50(100, 90, 110), &p50(105, 95, 120), "p50", Judgement::Noise, "+5.0 %");
         check(&p50(100, 90, 110), &p50(111, 110, 120), "p50", Judgement::Noise, "+11 %");
-        check(&p50(100, 90, 110), &p50(100, 50, 60), "p50", Judgement::Same, "+0.0 %");
+        check(&p50(100, 90, 110), &p50(100, 50, 60), "p50", Judgement::Same, "0.0 %");
     }
 
     #[test]
@@ -324,7 +330,7 @@ mod tests {
         assert!(changes[1..].iter().all(|change| change.judgement == Judgement::Worse));
         assert_eq!(moved_floors(&book, 0, 1), ["rtt, socket: p50 +50 %"]);
         let drawn: Vec<State> = ratios(&book, 0, 1).iter().map(|ratio| ratio.state).collect();
-        assert_eq!(drawn, [State::Plain, State::Bad, State::Bad]);
+        assert_eq!(drawn, [State::Plain, State::Bad], "the ratio, and ringwire");
     }
 
     #[test]

@@ -19,8 +19,8 @@ pub(super) struct Verdict {
     pub(super) is_met: bool,
 }
 
-/// What a case of a run is held to.
-pub(super) fn held(case: &Case<'_>) -> Option<Held> {
+/// What a case is held to.
+fn held(case: &Case<'_>) -> Option<Held> {
     Held::of(Keys {
         scenario: case.scenario,
         idle: case.idle?,
@@ -41,14 +41,15 @@ pub(super) fn verdicts(book: &Book<'_>, run: usize) -> Vec<Verdict> {
     book.cases.iter().flat_map(|case| of_case(case, run)).collect()
 }
 
-fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
+/// The goals of a case.
+pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     let Some((ours, others)) = case.sides(run) else { return verdicts };
     for (floor, other) in others.iter().enumerate() {
         let Some((held, figure)) = held_to(case, floor) else { continue };
         let Some(value) = of(figure, ours, other) else { continue };
         verdicts.push(Verdict {
-            case: case.title(),
+            case: short_title(case),
             what: format!("{} / {}", figure.title, text::name(&other.label)),
             value: format!("{value:.2}x"),
             goal: held.text(),
@@ -61,7 +62,7 @@ fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
         let verdict = shown::failover_verdict(whole(p99));
         let (goal, met) = verdict.rsplit_once(' ').expect("a bound and whether it was met");
         verdicts.push(Verdict {
-            case: case.title(),
+            case: short_title(case),
             what: "p99".into(),
             value: shown::time(p99),
             goal: goal.trim_start_matches("p99 ").into(),
@@ -88,16 +89,18 @@ pub(super) fn range(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Opti
     Some((ratio(low, floor_high)?, ratio(high, floor_low)?))
 }
 
-/// Ringwire's ratio to every other subject of every case, in the figure that says most.
+/// Ringwire's ratio to what it is held against in every case, in the figure that says most: where
+/// there is a goal, to its floor, and otherwise to the first of the others. The tables have all.
 pub(super) fn ratios(book: &Book<'_>, run: usize) -> Vec<Ratio> {
     let mut ratios = Vec::new();
     for case in &book.cases {
         let Some((ours, others)) = case.sides(run) else { continue };
-        for (floor, other) in others.iter().enumerate() {
+        let first = held(case).map_or(0, Held::floor);
+        for (floor, other) in others.iter().enumerate().filter(|(floor, _)| *floor == first) {
             let held = held_to(case, floor);
             // Over other numbers of connections messages wait for each other: only rates compare.
-            let first = if case.fewer.is_some() { RATE } else { P50 };
-            let figure = held.map_or(first, |(_, figure)| figure);
+            let usual = if case.fewer.is_some() { RATE } else { P50 };
+            let figure = held.map_or(usual, |(_, figure)| figure);
             let with = [figure, RATE]
                 .into_iter()
                 .find_map(|figure| Some((figure, of(figure, ours, other)?)));
@@ -134,12 +137,12 @@ pub(super) fn met(is_met: bool) -> &'static str {
     if is_met { "met" } else { "missed" }
 }
 
-/// The title of a case, without what its subjects' labels say already.
+/// The title of a case, where its subjects' labels say the rest.
 pub(super) fn short_title(case: &Case<'_>) -> String {
     let title = case.title();
-    match case.fewer {
-        Some(_) => title.split(", ringwire over").next().unwrap_or_default().into(),
-        None => title,
+    match (title.split_once(", ringwire over"), case.connections) {
+        (Some((work, _)), Some(many)) if case.fewer.is_some() => format!("{work}, {many} conns"),
+        _ => title,
     }
 }
 

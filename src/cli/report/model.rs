@@ -85,9 +85,14 @@ pub(super) const FIGURES: [Figure; 11] = [
     RATE,
     BYTES,
     time("CPU/frame", |row| row.cpu_ns_per_frame),
-    Figure { unit: shown::count, ..time("enters/frame", |row| row.enters_per_frame) },
-    Figure { unit: shown::count, ..time("direct/frame", |row| row.direct_per_frame) },
+    Figure { unit: calls, ..time("enters/frame", |row| row.enters_per_frame) },
+    Figure { unit: calls, ..time("direct/frame", |row| row.direct_per_frame) },
 ];
+
+/// Calls of a frame; none at all is not a measured zero.
+fn calls(count: f64) -> String {
+    if count == 0.0 { "0".into() } else { shown::count(count) }
+}
 
 const fn time(title: &'static str, of: fn(&Row) -> Option<f64>) -> Figure {
     Figure { title, of, unit: shown::time, range: |_| None, better: Better::Lower }

@@ -12,6 +12,11 @@ use super::sketch::{Drawing, style};
 use super::tables;
 use super::text::{cut, escape};
 
+/// Most floors that are named as changed.
+const MOVED_MAX: usize = 5;
+/// Most subjects whose table has room beside a drawing.
+const BESIDE_MAX: usize = 4;
+
 const CSS: &str = include_str!("page.css");
 
 /// A page and the drawings in it.
@@ -186,8 +191,11 @@ impl Page {
                 more than their rounds spread. Compare ratios, not figures.";
             self.html +=
                 &format!("<p class=\"verdict bad\">{}</p><ul class=\"warnings\">", escape(text));
-            for one in &moved {
+            for one in moved.iter().take(MOVED_MAX) {
                 self.html += &format!("<li>{}</li>", escape(one));
+            }
+            if moved.len() > MOVED_MAX {
+                self.html += &format!("<li>and {} more</li>", moved.len() - MOVED_MAX);
             }
             self.html += "</ul>\n";
         }
@@ -221,7 +229,9 @@ impl Page {
         if let Some(note) = note(case) {
             self.paragraph(note);
         }
-        self.html += "<div class=\"split\"><div>\n";
+        let subjects = case.runs().iter().map(|&run| case.of_run(run).count()).max();
+        let is_wide = subjects.is_some_and(|count| count > BESIDE_MAX);
+        self.html += if is_wide { "<div><div>\n" } else { "<div class=\"split\"><div>\n" };
         for run in case.runs() {
             if book.is_comparison() {
                 let file = cut(&book.runs[run].file, 60);

@@ -83,6 +83,7 @@ svg .thin{fill:none;stroke:currentColor;stroke-width:1;opacity:.75}\
 svg .mark{fill:currentColor;stroke:var(--paper);stroke-width:1}\
 svg .bar{fill:currentColor}svg .ring{fill:none;stroke:var(--bad);stroke-width:1.6}\
 svg .good{color:var(--good)}svg .bad{color:var(--bad)}svg .plain{color:var(--ink)}\
+svg .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}\
 svg text.good{fill:var(--good)}svg text.bad{fill:var(--bad)}";
 
 /// The style sheet of all drawings: colours as variables of `root`, and what elements take them.

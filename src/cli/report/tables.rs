@@ -12,7 +12,7 @@ use super::text::{cut, escape, name};
 /// Longest fact of a machine that is shown.
 const FACT_CHARS_MAX: usize = 400;
 /// Figures that ringwire's ratio is shown of.
-const AGAINST: [&str; 7] = ["p50", "p90", "p99", "p99.9", "max", "frames/s", "CPU/frame"];
+const AGAINST: [&str; 6] = ["p50", "p99", "p99.9", "max", "frames/s", "CPU/frame"];
 
 /// A cell: markup, and the class of its element.
 struct Cell {
@@ -131,51 +131,45 @@ pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
     if compared.is_empty() {
         return None;
     }
-    let held = goals::held(case);
     let mut head = vec![text(&format!("{} /", name(&ours.label)))];
     head.extend(compared.iter().map(|figure| number(figure.title)));
-    head.extend(held.map(|_| text("goal")));
     let mut rows = Vec::new();
-    for (floor, other) in others.iter().enumerate() {
+    for other in &others {
         let mut row = vec![text(&name(&other.label))];
-        let mut verdict = None;
         for figure in &compared {
-            let Some(ratio) = of(figure, other) else {
-                row.push(Cell { markup: "–".into(), class: "n dim" });
-                continue;
-            };
-            row.push(number(&format!("{ratio:.2}x")));
-            let is_judged = |title| {
-                title == if held.is_some_and(|held| held.is_rate()) { "frames/s" } else { "p50" }
-            };
-            if let Some(held) = held.filter(|held| held.floor() == floor && is_judged(figure.title))
-            {
-                verdict = Some((format!("{} {}", figure.title, held.text()), held.is_met(ratio)));
-            }
+            row.push(match of(figure, other) {
+                Some(ratio) => number(&format!("{ratio:.2}x")),
+                None => Cell { markup: "–".into(), class: "n dim" },
+            });
         }
-        row.extend(held.map(|_| verdict.map_or(text(""), |(goal, is_met)| judged(&goal, is_met))));
         rows.push(row);
     }
-    Some(table(&head, &rows))
+    let mut out = table(&head, &rows);
+    for verdict in goals::of_case(case, run) {
+        let Verdict { what, value, is_met, .. } = &verdict;
+        let goal = judged(&verdict.goal, *is_met);
+        let measured = escape(&format!("Goal: {what} {value},"));
+        out +=
+            &format!("<p>{measured} <span class=\"{}\">{}</span></p>\n", goal.class, goal.markup);
+    }
+    Some(out)
 }
 
 /// A goal and whether it was met, by word, sign and colour.
 fn judged(goal: &str, is_met: bool) -> Cell {
     let (class, sign) = if is_met { ("good", "✓") } else { ("bad", "✗") };
-    let text = format!("{goal} {sign} {}", met(is_met));
-    Cell { markup: escape(text.trim_start()), class }
+    Cell { markup: escape(&format!("{goal} {sign} {}", met(is_met))), class }
 }
 
 /// The goals of a run.
 pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
-    let head = [text("Case"), text("Figure"), number("Measured"), text("Goal"), text("")];
+    let head = [text("Goal"), number("Measured"), text("Bound")];
     let row = |verdict: &Verdict| {
+        let goal = escape(&format!("{}: {}", verdict.case, verdict.what));
         vec![
-            text(&verdict.case),
-            text(&verdict.what),
+            Cell { markup: goal, class: "wrap" },
             number(&verdict.value),
-            text(&verdict.goal),
-            judged("", verdict.is_met),
+            judged(&verdict.goal, verdict.is_met),
         ]
     };
     table(&head, &verdicts.iter().map(row).collect::<Vec<_>>())
@@ -270,14 +264,15 @@ mod tests {
     }
 
     #[test]
-    fn goal_stands_behind_its_floor() {
+    fn goal_stands_below_its_ratio() {
         let runs = runs(
             "rtt socket spin 64 1 10000\nrtt other spin 64 1 9000\nrtt ringwire spin 64 1 12000",
         );
         let markup = against(&Book::new(&runs).cases[0], 0).expect("ratios");
+        let markup = format!("<div>{markup}</div>");
         let document = well_formed(&markup);
-        let expected = ["1.20x", "p50 <= 1.15x ✗ missed", "1.33x", ""];
-        assert_eq!(texts(&document, "td"), expected);
+        assert_eq!(texts(&document, "td"), ["1.20x", "1.33x"]);
+        assert_eq!(texts(&document, "p"), ["Goal: p50 / socket 1.20x, <= 1.15x ✗ missed"]);
         assert!(markup.contains("class=\"bad\""), "{markup}");
     }
 

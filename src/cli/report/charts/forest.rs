@@ -7,8 +7,10 @@ use super::super::scale::Scale;
 use super::super::sketch::{Drawing, FONT, Size, Sketch, label, line, mark};
 use super::super::text;
 
-/// Height of one ratio with its name above.
+/// Height of one ratio with its name and verdict above.
 const ROW: f64 = 40.0;
+/// What a verdict takes where it has no place beside its name.
+const LINE: f64 = 15.0;
 
 /// One ratio.
 #[derive(Debug, Clone)]
@@ -67,8 +69,13 @@ fn sketch(ratios: &[&Ratio], size: Size) -> Option<Sketch> {
     };
     let scale = Scale::log_around(ratios.iter().flat_map(ends).flatten())?;
     let (left, right) = (10.0, size.width - 10.0);
+    let wide = |ratio: &&&Ratio| {
+        (text::width(&ratio.name) + text::width(&ratio.verdict)) * FONT + 24.0 > size.width
+    };
+    let extra = if ratios.iter().any(|ratio| wide(&ratio)) { LINE } else { 0.0 };
+    let row_height = ROW + extra;
     let x = |value: f64| left + scale.place(value) * (right - left);
-    let bottom = ratios.len() as f64 * ROW + 10.0;
+    let bottom = ratios.len() as f64 * row_height + 10.0;
     let mut ticks = scale.ticks(|value| format!("{value:.2}"));
     super::super::scale::thin_out(scale, &mut ticks, right - left, FONT);
     let mut body = String::new();
@@ -80,13 +87,12 @@ fn sketch(ratios: &[&Ratio], size: Size) -> Option<Sketch> {
     }
     body += &line("axis", (x(1.0), 4.0), (x(1.0), bottom));
     for (ratio, row) in ratios.iter().zip(0_u16..) {
-        let y = f64::from(row) * ROW + 18.0;
+        let y = f64::from(row) * row_height + 18.0;
         let class = ratio.state.class();
-        let room = size.width - text::width(&ratio.verdict) * FONT - 24.0;
-        let name = fit(&ratio.name, room);
-        body += &label("", 2.0, y, &name);
-        body += &label(&format!("end {class}"), size.width - 4.0, y, &ratio.verdict);
-        let middle = y + 12.0;
+        body += &label("halo", 2.0, y, &fit(&ratio.name, size.width - 8.0));
+        let verdict = &ratio.verdict;
+        body += &label(&format!("halo end {class}"), size.width - 4.0, y + extra, verdict);
+        let middle = y + extra + 12.0;
         body += &format!("<g class=\"{class}\">");
         if let Some((low, high)) = ratio.range {
             body += &line("thin", (x(low), middle), (x(high), middle));
@@ -140,16 +146,30 @@ mod tests {
         assert!(draw("a", "none", &ratios[2..]).is_none());
     }
 
+    /// Beside each other where there is room, and below each other where not: nothing is cut.
     #[test]
-    fn names_leave_room_for_verdicts() {
-        for size in [WIDE, NARROW] {
-            let one = ratio(1.0, State::Plain);
+    fn names_and_verdicts_do_not_meet() {
+        let lines = |size: Size, name: &str| {
+            let one = Ratio { name: name.into(), ..ratio(1.0, State::Plain) };
             let sketch = sketch(&[&one], size).expect("drawn");
             let markup = format!("<svg>{}</svg>", sketch.body);
-            let shown = texts(&well_formed(&markup), "text");
-            let name = shown.iter().find(|text| text.starts_with("rtt")).expect("a name");
-            let both = text::width(name) + text::width(&one.verdict);
-            assert!(both * FONT <= size.width - 8.0, "{shown:?}");
-        }
+            let document = well_formed(&markup);
+            let shown = texts(&document, "text");
+            assert!(shown.contains(&one.verdict) && shown.contains(&one.name), "{shown:?}");
+            let halo = |node: &roxmltree::Node<'_, '_>| {
+                node.attribute("class").is_some_and(|class| class.contains("halo"))
+            };
+            let places = document.descendants().filter(halo);
+            places.filter_map(|node| node.attribute("y")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(WIDE, "rtt 64 B spin: p50 / socket"), ["18.0", "18.0"]);
+        assert_eq!(lines(NARROW, "rtt 64 B spin: p50 / socket"), ["18.0", "33.0"]);
+        assert_eq!(lines(NARROW, "a / b"), ["18.0", "18.0"]);
+    }
+
+    #[test]
+    fn overlong_names_are_cut() {
+        let name = fit(&"x".repeat(200), 344.0);
+        assert!(name.ends_with('…') && text::width(&name) * FONT <= 344.0, "{name}");
     }
 }
