@@ -4,7 +4,7 @@
 //! worst that the rounds allow: the lowest of the one against the highest of the other.
 
 use super::charts::forest::{Ratio, State};
-use super::model::{Book, Case, Entry, Figure, P50, RATE, letter, ratio};
+use super::model::{Book, Case, Entry, FIGURES, Figure, P50, RATE, letter, ratio};
 use super::text;
 use crate::cli::bench::shown::{self, Held, Keys};
 
@@ -27,13 +27,15 @@ fn held(case: &Case<'_>) -> Option<Held> {
         payload_bytes: case.payload_bytes?,
         connections: case.connections?,
         fewer: case.fewer,
+        is_reliable: case.is_reliable(),
     })
 }
 
 /// The goal of a case that is about its other subject number `floor`.
 fn held_to(case: &Case<'_>, floor: usize) -> Option<(Held, Figure)> {
     let held = held(case).filter(|held| held.floor() == floor)?;
-    Some((held, if held.is_rate() { RATE } else { P50 }))
+    let figure = FIGURES.into_iter().find(|figure| figure.title == held.figure());
+    Some((held, figure.expect("goals are about figures that are shown")))
 }
 
 /// All goals of a run, in the order of its cases.

@@ -1,8 +1,9 @@
 //! What is shown: the cases of all runs, with the subjects of each side by side.
 //!
-//! A case is the same work: scenario, payload, idle strategy and connections. Where a run compares
-//! ringwire with itself over another number of connections, those rows are one case. Nothing here
-//! knows how anything is drawn.
+//! A case is the same work: scenario, payload, idle strategy, connections, rate, and whether bulk flows
+//! beside. Where a run compares ringwire with itself, over another number of connections or reactors
+//! or as a variant (`ringwire-reliable`), those rows are one case, and the last of them is held
+//! against the others. Nothing here knows how anything is drawn.
 
 use super::read::{Row, Run};
 use super::text;
@@ -10,6 +11,8 @@ use crate::cli::bench::shown;
 
 /// The subject that is held against all others.
 pub(super) const RINGWIRE: &str = "ringwire";
+/// The same with reliable messages.
+const RELIABLE: &str = "ringwire-reliable";
 
 /// All runs, ordered by case.
 #[derive(Debug)]
@@ -30,6 +33,10 @@ pub(super) struct Case<'a> {
     pub(super) connections: Option<u64>,
     /// The smallest number of connections, where the case is over several.
     pub(super) fewer: Option<u64>,
+    /// Of paced load.
+    pub(super) requests_per_s: Option<f64>,
+    /// Whether bulk flows beside every subject.
+    has_bulk: bool,
     /// Which of several cases that differ in nothing a row says, from 0.
     repeat: usize,
     pub(super) entries: Vec<Entry<'a>>,
@@ -55,6 +62,13 @@ pub(super) struct Figure {
     pub(super) better: Better,
 }
 
+/// What varies where the same work is done several times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweep {
+    Payload,
+    Connections,
+}
+
 /// Which way a figure is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Better {
@@ -74,16 +88,26 @@ pub(super) const RATE: Figure = Figure {
 };
 pub(super) const BYTES: Figure =
     Figure { unit: shown::bytes, better: Better::Higher, ..time("bytes/s", |row| row.bytes_per_s) };
+pub(super) const P99: Figure = time("p99", |row| row.p99_ns);
+pub(super) const MEMORY: Figure =
+    Figure { unit: shown::bytes, ..time("memory/conn", |row| row.resident_bytes_per_connection) };
 /// In the order they are shown.
-pub(super) const FIGURES: [Figure; 11] = [
+pub(super) const FIGURES: [Figure; 14] = [
     P50,
     time("p90", |row| row.p90_ns),
-    time("p99", |row| row.p99_ns),
+    P99,
     time("p99.9", |row| row.p99_9_ns),
     time("p99.99", |row| row.p99_99_ns),
     time("max", |row| row.max_ns),
     RATE,
     BYTES,
+    Figure {
+        unit: shown::bytes,
+        better: Better::Higher,
+        ..time("bulk/s", |row| row.bulk_bytes_per_s)
+    },
+    MEMORY,
+    Figure { unit: share, ..time("CPU", |row| row.cpu_share) },
     time("CPU/frame", |row| row.cpu_ns_per_frame),
     Figure { unit: calls, ..time("enters/frame", |row| row.enters_per_frame) },
     Figure { unit: calls, ..time("direct/frame", |row| row.direct_per_frame) },
@@ -92,6 +116,10 @@ pub(super) const FIGURES: [Figure; 11] = [
 /// Calls of a frame; none at all is not a measured zero.
 fn calls(count: f64) -> String {
     if count == 0.0 { "0".into() } else { shown::count(count) }
+}
+
+fn share(of_one: f64) -> String {
+    format!("{:.2} %", of_one * 100.0)
 }
 
 const fn time(title: &'static str, of: fn(&Row) -> Option<f64>) -> Figure {
@@ -134,6 +162,11 @@ impl<'a> Book<'a> {
     }
 }
 
+/// Whether a subject is ringwire, or a variant of it.
+fn is_ours(subject: &str) -> bool {
+    subject.strip_prefix(RINGWIRE).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 /// The letter of a run; after `Z` come numbers.
 pub(super) fn letter(run: usize) -> String {
     match u8::try_from(run) {
@@ -152,17 +185,26 @@ fn cases_of(run: usize, rows: &[Row]) -> Vec<Case<'_>> {
             payload_bytes: row.payload_bytes,
             connections: row.connections,
             fewer: None,
+            requests_per_s: row.requests_per_s,
+            // In mixed it flows beside some, and is what they differ in.
+            has_bulk: row.bulk_bytes_per_s.is_some() && row.scenario != "mixed",
             repeat: 0,
             entries: Vec::new(),
         };
+        let label = match row.reactors {
+            Some(1) => "1 reactor".into(),
+            Some(count) => format!("{count} reactors"),
+            None => row.subject.clone(),
+        };
+        let entry = Entry { run, label, row };
         // The same subject again in the same case: they differ in something not known here.
-        while cases.iter().any(|known| known.is_same_work(&case) && known.has(&row.subject)) {
-            case.repeat += 1;
-        }
-        let entry = Entry { run, label: row.subject.clone(), row };
-        match cases.iter_mut().find(|known| known.is_same_work(&case)) {
-            Some(known) => known.entries.push(entry),
-            None => cases.push(Case { entries: vec![entry], ..case }),
+        let last = cases.iter_mut().rfind(|known| known.is_like(&case));
+        match last {
+            Some(known) if !known.has(&entry) => known.entries.push(entry),
+            last => {
+                case.repeat = last.map_or(0, |known| known.repeat + 1);
+                cases.push(Case { entries: vec![entry], ..case });
+            }
         }
     }
     join_connections(cases)
@@ -190,36 +232,59 @@ fn join_connections(cases: Vec<Case<'_>>) -> Vec<Case<'_>> {
 
 impl<'a> Case<'a> {
     fn is_same_work(&self, other: &Self) -> bool {
-        let key = |case: &Self| (case.payload_bytes, case.connections, case.fewer, case.repeat);
-        (self.scenario, self.idle) == (other.scenario, other.idle) && key(self) == key(other)
+        self.is_like(other) && (self.fewer, self.repeat) == (other.fewer, other.repeat)
     }
 
-    fn has(&self, subject: &str) -> bool {
-        self.entries.iter().any(|entry| entry.row.subject == subject)
+    /// Whether everything is the same that a row says of its work.
+    fn is_like(&self, other: &Self) -> bool {
+        self.is_like_but_for_connections(other) && self.connections == other.connections
+    }
+
+    fn is_like_but_for_connections(&self, other: &Self) -> bool {
+        let key = |case: &Self| (case.payload_bytes, case.has_bulk);
+        (self.scenario, self.idle) == (other.scenario, other.idle)
+            && key(self) == key(other)
+            && self.requests_per_s == other.requests_per_s
+    }
+
+    fn has(&self, entry: &Entry<'_>) -> bool {
+        let same = |known: &Entry<'_>| {
+            (&known.row.subject, &known.label) == (&entry.row.subject, &entry.label)
+        };
+        self.entries.iter().any(same)
     }
 
     /// Whether `next` is the same as this over more connections, with nothing beside either.
     fn is_beside(&self, next: &Self) -> bool {
         let alone = |case: &Self| case.entries.iter().all(|entry| entry.row.subject == RINGWIRE);
-        let same = |case: &Self| (case.payload_bytes, case.repeat);
         alone(self)
             && alone(next)
-            && (self.scenario, self.idle) == (next.scenario, next.idle)
-            && same(self) == same(next)
+            && self.is_like_but_for_connections(next)
+            && self.repeat == next.repeat
             && self.connections.is_some()
             && self.connections < next.connections
     }
 
+    /// Whether the work is the same but for its payload, or but for its connections.
+    pub(super) fn is_swept(&self, other: &Self, but_for: Sweep) -> bool {
+        let alone = self.fewer.is_none() && other.fewer.is_none() && self.repeat == other.repeat;
+        alone
+            && match but_for {
+                Sweep::Connections => self.is_like_but_for_connections(other),
+                Sweep::Payload => {
+                    (self.scenario, self.idle) == (other.scenario, other.idle)
+                        && (self.connections, self.has_bulk) == (other.connections, other.has_bulk)
+                        && self.requests_per_s == other.requests_per_s
+                }
+            }
+    }
+
     /// What people call it: `rtt 64 B spin`.
     pub(super) fn title(&self) -> String {
-        let mut title = text::name(self.scenario);
-        if let Some(bytes) = self.payload_bytes {
-            title += &format!(" {}", shown::size(bytes));
-        }
-        if let Some(idle) = self.idle {
-            title += &format!(" {}", text::name(idle));
-        }
+        let payload = self.payload_bytes.map(shown::size);
+        let mut title = self.work(payload.as_deref());
         title += &match (self.fewer, self.connections) {
+            (Some(0), Some(many)) => format!(", {many} sessions beside none"),
             (Some(fewer), Some(many)) => {
                 format!(", ringwire over {many} connections beside {fewer}")
             }
@@ -232,16 +297,38 @@ impl<'a> Case<'a> {
         title
     }
 
-    /// The work without its size.
-    pub(super) fn work(&self) -> String {
+    /// The title of what is swept over payloads or connections.
+    pub(super) fn swept_title(&self, over: Sweep) -> String {
+        match (over, self.payload_bytes, self.connections) {
+            (Sweep::Connections, Some(bytes), _) => self.work(Some(&shown::size(bytes))),
+            (Sweep::Payload, _, Some(count @ 2..)) => {
+                format!("{}, {count} connections", self.work(None))
+            }
+            _ => self.work(None),
+        }
+    }
+
+    /// The work without its connections.
+    fn work(&self, payload: Option<&str>) -> String {
         let mut work = text::name(self.scenario);
+        if let Some(payload) = payload {
+            work += &format!(" {payload}");
+        }
         if let Some(idle) = self.idle {
             work += &format!(" {}", text::name(idle));
         }
-        if let Some(count @ 2..) = self.connections {
-            work += &format!(", {count} connections");
+        if let Some(rate) = self.requests_per_s {
+            work += &format!(", {rate:.0} requests/s");
+        }
+        if self.has_bulk {
+            work += " beside bulk";
         }
         work
+    }
+
+    /// Whether reliable messages stand beside best effort.
+    pub(super) fn is_reliable(&self) -> bool {
+        self.entries.iter().any(|entry| entry.row.subject == RELIABLE)
     }
 
     /// The entries of one run.
@@ -259,7 +346,7 @@ impl<'a> Case<'a> {
     /// What is held against the others in a run, and those others, in order.
     pub(super) fn sides(&self, run: usize) -> Option<(&Entry<'a>, Vec<&Entry<'a>>)> {
         let entries: Vec<&Entry<'a>> = self.of_run(run).collect();
-        let ours = entries.iter().rposition(|entry| entry.row.subject == RINGWIRE)?;
+        let ours = entries.iter().rposition(|entry| is_ours(&entry.row.subject))?;
         let others = entries.iter().enumerate().filter(|(index, _)| *index != ours);
         Some((entries[ours], others.map(|(_, entry)| *entry).collect()))
     }
@@ -352,6 +439,45 @@ pub(super) mod tests {
         let runs = runs("paced a spin 64 1 1\npaced a spin 64 1 2");
         let titles: Vec<String> = Book::new(&runs).cases.iter().map(Case::title).collect();
         assert_eq!(titles, ["paced 64 B spin", "paced 64 B spin (2)"]);
+    }
+
+    #[test]
+    fn variants_and_reactors_stand_side_by_side() {
+        let mut runs = runs(
+            "rtt socket spin 64 1 1
+             rtt ringwire spin 64 1 2
+             rtt ringwire spin 64 1 3
+             rtt ringwire-reliable spin 64 1 4
+             cores ringwire adaptive 64 64 5
+             cores ringwire adaptive 64 64 6
+             idle ringwire park 64 0 null
+             idle ringwire park 64 1000 null
+             paced socket spin 64 1 7
+             paced socket spin 64 1 8",
+        );
+        let rows = &mut runs[0].rows;
+        (rows[4].reactors, rows[5].reactors) = (Some(1), Some(2));
+        (rows[8].requests_per_s, rows[9].requests_per_s) = (Some(1e3), Some(1e3));
+        rows[9].bulk_bytes_per_s = Some(1.0);
+        let book = Book::new(&runs);
+        let labels = |case: &Case<'_>| {
+            let labels = case.entries.iter().map(|entry| entry.label.clone());
+            format!("{}: {}", case.title(), labels.collect::<Vec<_>>().join(" "))
+        };
+        let expected = [
+            "rtt 64 B spin: socket ringwire",
+            "rtt 64 B spin (2): ringwire ringwire-reliable",
+            "cores 64 B adaptive, 64 connections: 1 reactor 2 reactors",
+            "idle 64 B park, 1000 sessions beside none: 0 conns 1000 conns",
+            "paced 64 B spin, 1000 requests/s: socket",
+            "paced 64 B spin, 1000 requests/s beside bulk: socket",
+        ];
+        assert_eq!(book.cases.iter().map(labels).collect::<Vec<_>>(), expected);
+        let ours = |case: &Case<'_>| Some(case.sides(0)?.0.label.clone());
+        assert_eq!(ours(&book.cases[1]).as_deref(), Some("ringwire-reliable"));
+        assert_eq!(ours(&book.cases[2]).as_deref(), Some("2 reactors"));
+        assert!(book.cases[1].is_reliable() && !book.cases[0].is_reliable());
+        assert!(!is_ours("ringwired") && is_ours("ringwire-express"));
     }
 
     #[test]

@@ -3,15 +3,18 @@
 //! No script, no font, no request: it opens from a disk without a network. It is valid as XML too,
 //! which is how the tests read it. A pure function: the same rows give the same page.
 
-use super::charts::{bars, curve, forest, series, sizes};
+use super::charts::{bars, curve, forest, series, sweep};
 use super::compare;
 use super::goals;
-use super::model::{Book, Case, letter};
+use super::model::{Book, Case, Sweep, letter};
 use super::read::Run;
 use super::sketch::{Drawing, style};
 use super::tables;
 use super::text::{cut, escape};
 
+/// Headings of what is swept.
+const BY_SIZE: &str = "Throughput by payload";
+const BY_CONNECTIONS: &str = "By number of connections";
 /// Most floors that are named as changed.
 const MOVED_MAX: usize = 5;
 /// Most subjects whose table has room beside a drawing.
@@ -38,6 +41,8 @@ pub(super) fn render(runs: &[Run]) -> Page {
     let book = Book::new(runs);
     let mut page = Page { html: String::new(), drawings: Vec::new(), summary: summary(&book) };
     let title = escape(&title(&book));
+    let by_size = sweep::draw(&book, Sweep::Payload);
+    let by_connections = sweep::draw(&book, Sweep::Connections);
     page.html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\"><head>\
          <meta charset=\"utf-8\"/><title>{title}</title>\n\
@@ -45,7 +50,13 @@ pub(super) fn render(runs: &[Run]) -> Page {
          <style>{}{CSS}</style></head>\n<body><header><h1>{title}</h1>{}</header>\n{}<main>\n",
         style(":root"),
         subtitle(&book),
-        navigation(&book),
+        navigation(
+            &book,
+            &[
+                ("sizes", BY_SIZE, !by_size.is_empty()),
+                ("connections", BY_CONNECTIONS, !by_connections.is_empty()),
+            ],
+        ),
     );
     page.glance(&book);
     for after in 1..runs.len() {
@@ -54,7 +65,8 @@ pub(super) fn render(runs: &[Run]) -> Page {
     for (number, case) in book.cases.iter().enumerate() {
         page.case(&book, number, case);
     }
-    page.by_size(&book);
+    page.sweep("sizes", BY_SIZE, by_size);
+    page.sweep("connections", BY_CONNECTIONS, by_connections);
     page.html += &machine(&book);
     page.html += &method(&book);
     page.html += "</main>\n</body></html>\n";
@@ -86,7 +98,7 @@ fn subtitle(book: &Book<'_>) -> String {
     out
 }
 
-fn navigation(book: &Book<'_>) -> String {
+fn navigation(book: &Book<'_>, sweeps: &[(&str, &str, bool)]) -> String {
     let mut links = vec![("glance".to_owned(), "At a glance".to_owned())];
     for after in 1..book.runs.len() {
         links.push((format!("change-{after}"), format!("{} against A", letter(after))));
@@ -94,11 +106,19 @@ fn navigation(book: &Book<'_>) -> String {
     for (number, case) in book.cases.iter().enumerate() {
         links.push((format!("case-{number}"), goals::short_title(case)));
     }
+    for &(id, title, _) in sweeps.iter().filter(|(.., is_drawn)| *is_drawn) {
+        links.push((id.into(), title.into()));
+    }
     links.push(("machine".into(), "Machine".into()));
     links.push(("method".into(), "Method".into()));
     let link = |(id, text): &(String, String)| format!("<a href=\"#{id}\">{}</a>", escape(text));
     let links: Vec<String> = links.iter().map(link).collect();
     format!("<nav>{}</nav>\n", links.join("\n"))
+}
+
+/// `1 case`, `2 cases`.
+fn count(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `1 run, 5 cases, 3 of 5 goals met`.
@@ -158,7 +178,7 @@ impl Page {
             } else {
                 let met = verdicts.iter().filter(|verdict| verdict.is_met).count();
                 let class = if met == verdicts.len() { "good" } else { "bad" };
-                let text = of_run(&format!("{met} of {} goals met", verdicts.len()));
+                let text = of_run(&format!("{met} of {} met", count(verdicts.len(), "goal")));
                 self.html += &format!("<p class=\"verdict {class}\">{}</p>\n", escape(&text));
             }
             self.html += "<div class=\"split\"><div>\n";
@@ -231,14 +251,25 @@ impl Page {
         }
         let subjects = case.runs().iter().map(|&run| case.of_run(run).count()).max();
         let is_wide = subjects.is_some_and(|count| count > BESIDE_MAX);
-        self.html += if is_wide { "<div><div>\n" } else { "<div class=\"split\"><div>\n" };
+        let open = "<div class=\"split\"><div>\n";
+        if !is_wide {
+            self.html += open;
+        }
         for run in case.runs() {
-            if book.is_comparison() {
-                let file = cut(&book.runs[run].file, 60);
-                self.html += &format!("<h3>{} {}</h3>\n", letter(run), escape(&file));
-            }
+            self.run_heading(book, run);
             self.html += &tables::figures(book, case, run);
-            self.html += &tables::against(case, run).unwrap_or_default();
+            if !is_wide {
+                self.html += &tables::against(case, run).unwrap_or_default();
+            }
+        }
+        if is_wide {
+            self.html += open;
+            for run in case.runs() {
+                if let Some(table) = tables::against(case, run) {
+                    self.run_heading(book, run);
+                    self.html += &table;
+                }
+            }
         }
         self.html += "</div>\n";
         let main = curve::draw(book, case).or_else(|| bars::draw(book, case));
@@ -248,12 +279,20 @@ impl Page {
         self.close();
     }
 
-    fn by_size(&mut self, book: &Book<'_>) {
-        let drawings = sizes::draw(book);
+    /// Whose table follows, where several runs have one.
+    fn run_heading(&mut self, book: &Book<'_>, run: usize) {
+        if book.is_comparison() {
+            let file = cut(&book.runs[run].file, 60);
+            self.html += &format!("<h3>{} {}</h3>\n", letter(run), escape(&file));
+        }
+    }
+
+    /// The same work over several payloads or connections.
+    fn sweep(&mut self, id: &str, title: &str, drawings: Vec<Drawing>) {
         if drawings.is_empty() {
             return;
         }
-        self.section("sizes", "Throughput by payload");
+        self.section(id, title);
         self.draw(drawings);
         self.close();
     }
@@ -261,20 +300,31 @@ impl Page {
 
 /// What one must know to read a case.
 fn note(case: &Case<'_>) -> Option<&'static str> {
-    if case.fewer.is_some() {
-        return Some("Each message waits for those of all other connections: compare rates.");
+    if case.is_reliable() {
+        return Some(
+            "Reliable messages, kept until the peer has confirmed them, beside best effort.",
+        );
     }
     match case.scenario {
+        "rtt" if case.fewer.is_some() => {
+            Some("Each message waits for those of all other connections: compare rates.")
+        }
         "stream" => {
             Some("socket: the same frames over plain sockets. raw: as many bytes without frames.")
         }
         "failover" => {
             Some("From a cut link to the answer over the next one, one round trip included.")
         }
-        "paced" => Some(
-            "Messages at a fixed rate. Latency counts from the instant a message was due, not from \
+        "paced" | "mixed" if case.requests_per_s.is_some() => Some(
+            "Requests at a fixed rate. Latency counts from the instant a request was due, not from \
              when it was sent: a stall delays all that were due meanwhile, and each of them counts.",
         ),
+        "mixed" => Some(
+            "Critical round trips beside a stream of 1 MiB messages; bulk/s is what the stream had.",
+        ),
+        "fan-in" => Some("memory/conn: resident, both ends together."),
+        "cores" => Some("As many clients as reactors; with too few cores they share them."),
+        "idle" => Some("CPU: of both ends, as a share of one core; heartbeats included."),
         _ => None,
     }
 }

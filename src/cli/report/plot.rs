@@ -33,6 +33,8 @@ pub(super) struct Key {
 pub(super) enum Sample {
     /// A line with marks; the run gives the dash.
     Line { look: usize, run: Option<usize> },
+    /// A line without marks.
+    Plain { look: usize },
     /// A thin line.
     Thin { look: usize },
     /// The ring around an outlier.
@@ -133,6 +135,7 @@ fn sample(sample: Sample, x: f64, y: f64) -> String {
             let line = super::sketch::polyline("line", &[from, to], &dash(run));
             (look, line + &mark(look, x + SAMPLE / 2.0, y, ""))
         }
+        Sample::Plain { look } => (look, line("line", (x, y), (x + SAMPLE, y))),
         Sample::Thin { look } => (look, line("thin", (x, y), (x + SAMPLE, y))),
         Sample::Ring => (0, ring(x + SAMPLE / 2.0, y, "")),
     };

@@ -65,6 +65,15 @@ pub(super) struct Row {
     pub(super) enters_per_frame: Option<f64>,
     pub(super) direct_per_frame: Option<f64>,
     pub(super) errors: Option<u64>,
+    /// Of paced load.
+    pub(super) requests_per_s: Option<f64>,
+    /// Of the stream beside what was measured.
+    pub(super) bulk_bytes_per_s: Option<f64>,
+    pub(super) resident_bytes_per_connection: Option<f64>,
+    /// CPU time of both ends as a share of one core.
+    pub(super) cpu_share: Option<f64>,
+    /// Of the server, where they vary.
+    pub(super) reactors: Option<u64>,
     pub(super) series: Option<Series>,
     #[serde(rename = "histogram_v2")]
     pub(super) encoded: Option<String>,
@@ -189,7 +198,10 @@ fn entry(line: &str) -> Result<Entry, String> {
 fn told(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
-    format!("{what} (column {})", error.column())
+    match error.column() {
+        0 => what.into(),
+        column => format!("{what} (column {column})"),
+    }
 }
 
 /// A string where `null` was ruled out before.
@@ -235,6 +247,10 @@ impl Row {
             ("cpu_ns_per_frame", self.cpu_ns_per_frame),
             ("enters_per_frame", self.enters_per_frame),
             ("direct_per_frame", self.direct_per_frame),
+            ("requests_per_s", self.requests_per_s),
+            ("bulk_bytes_per_s", self.bulk_bytes_per_s),
+            ("resident_bytes_per_connection", self.resident_bytes_per_connection),
+            ("cpu_share", self.cpu_share),
         ];
         for (key, figure) in figures {
             if let Some(value) = figure.filter(|value| !is_figure(*value)) {
@@ -271,8 +287,8 @@ mod tests {
     use super::*;
 
     fn fails(text: &str, said: &str) {
-        let error = parse("a.jsonl", text.as_bytes()).expect_err(text).to_string();
-        assert!(error.contains(said), "{text}: {error}");
+        let error = parse("a.jsonl", text.as_bytes()).expect_err(said).to_string();
+        assert!(error.contains(said), "{said}: {error}");
     }
 
     #[test]
@@ -343,7 +359,7 @@ mod tests {
             "{\"scenario\":\"rtt\",\"subject\":7}",
             "invalid type: integer `7`, expected a string",
         );
-        fails(&"[".repeat(100_000), "recursion limit");
+        fails(&row(&format!("\"x\":{}", "[".repeat(100_000))), "recursion limit");
         fails("", "a.jsonl: no results");
         fails("{\"scenario\":\"machine\"}", "a.jsonl: no results");
         let error = parse("a.jsonl", b"{\"scenario\":\"\xff\"}").expect_err("not text");

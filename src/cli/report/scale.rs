@@ -75,7 +75,7 @@ impl Scale {
 
 /// Multiples of 1, 2 or 5 times a power of ten.
 fn linear_steps(low: f64, high: f64) -> Vec<f64> {
-    let rough = (high - low) / 5.0;
+    let rough = (high - low) / 6.0;
     let power = 10_f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
     let step = step.into_iter().find(|step| *step >= rough * 0.999).unwrap_or(power * 10.0);

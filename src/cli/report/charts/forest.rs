@@ -163,7 +163,7 @@ mod tests {
             places.filter_map(|node| node.attribute("y")).map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(lines(WIDE, "rtt 64 B spin: p50 / socket"), ["18.0", "18.0"]);
-        assert_eq!(lines(NARROW, "rtt 64 B spin: p50 / socket"), ["18.0", "33.0"]);
+        assert_eq!(lines(NARROW, "rtt 64 B spin: p50 / omq-tokio"), ["18.0", "33.0"]);
         assert_eq!(lines(NARROW, "a / b"), ["18.0", "18.0"]);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! curve   latency by percentile            series  a paced run as time went by
-//! sizes   throughput by payload            bars    rates side by side
+//! sweep   throughput by payload            bars    rates side by side
 //! forest  ratios and changes, with their spread
 //! ```
 
@@ -10,7 +10,7 @@ pub(super) mod bars;
 pub(super) mod curve;
 pub(super) mod forest;
 pub(super) mod series;
-pub(super) mod sizes;
+pub(super) mod sweep;
 
 use super::model::{Book, Entry, letter};
 use super::plot::{Key, Sample};

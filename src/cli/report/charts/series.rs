@@ -53,8 +53,8 @@ fn sketch(
     let points = thin(&series.points);
     let outliers = largest(&series.outliers);
     let mut legend = vec![
-        Key { label: format!("{name} p50"), sample: Sample::Line { look, run: None } },
-        Key { label: "p99".into(), sample: Sample::Line { look: P99, run: None } },
+        Key { label: format!("{name} p50"), sample: Sample::Plain { look } },
+        Key { label: "p99".into(), sample: Sample::Plain { look: P99 } },
         Key { label: "max".into(), sample: Sample::Thin { look: MAX } },
     ];
     if !outliers.is_empty() {

@@ -1,10 +1,10 @@
-//! Throughput by payload: what a frame costs where frames are short, and what a byte costs where
-//! they are long.
+//! The same work over several payloads or connections: what a frame costs where frames are short and
+//! a byte where they are long, and what many connections cost.
 //!
-//! Drawn where the same work was done with two sizes or more. The bars of a mark are the lowest and
-//! highest of the rounds, where the rows say so.
+//! Drawn where some subject did it with two or more. The bars of a mark are the lowest and highest
+//! of the rounds, where the rows say so.
 
-use super::super::model::{BYTES, Book, Case, Entry, Figure, RATE};
+use super::super::model::{BYTES, Book, Case, Entry, Figure, MEMORY, P50, P99, RATE, Sweep};
 use super::super::plot::{Axis, Plot};
 use super::super::scale::{Scale, size_axis};
 use super::super::sketch::{Drawing, Size, Sketch, class, dash, line, mark, polyline};
@@ -14,40 +14,66 @@ use crate::cli::bench::shown;
 /// One subject over all sizes.
 struct Line<'a> {
     entry: &'a Entry<'a>,
-    /// Payload and row, by payload.
+    /// Payload or connections, and the row, in order.
     points: Vec<(f64, &'a Entry<'a>)>,
 }
 
-/// Two drawings for every kind of work that was done with several sizes.
-pub(in crate::cli::report) fn draw(book: &Book<'_>) -> Vec<Drawing> {
+impl Sweep {
+    /// What is drawn of it.
+    fn figures(self) -> &'static [Figure] {
+        match self {
+            Self::Payload => &[BYTES, RATE, P50],
+            Self::Connections => &[RATE, P99, MEMORY],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Payload => "payload",
+            Self::Connections => "connections",
+        }
+    }
+
+    fn of(self, case: &Case<'_>) -> Option<u64> {
+        match self {
+            Self::Payload => case.payload_bytes,
+            Self::Connections => case.connections,
+        }
+    }
+
+    fn unit(self) -> fn(f64) -> String {
+        match self {
+            Self::Payload => size_name,
+            Self::Connections => |count| format!("{count:.0}"),
+        }
+    }
+}
+
+/// The drawings of every kind of work that was done with several values of `over`.
+pub(in crate::cli::report) fn draw(book: &Book<'_>, over: Sweep) -> Vec<Drawing> {
     let mut drawings = Vec::new();
-    let mut seen: Vec<(&str, Option<&str>, Option<u64>)> = Vec::new();
-    for case in &book.cases {
-        let work = (case.scenario, case.idle, case.connections);
-        if seen.contains(&work) || case.fewer.is_some() {
+    for (number, case) in book.cases.iter().enumerate() {
+        if book.cases[..number].iter().any(|before| before.is_swept(case, over)) {
             continue;
         }
-        seen.push(work);
-        let same = |other: &&Case<'_>| {
-            (other.scenario, other.idle, other.connections) == work && other.fewer.is_none()
-        };
-        let cases: Vec<&Case<'_>> = book.cases.iter().filter(same).collect();
-        for figure in [BYTES, RATE] {
-            drawings.extend(one(book, &cases, figure));
+        let cases: Vec<&Case<'_>> =
+            book.cases.iter().filter(|other| case.is_swept(other, over)).collect();
+        for &figure in over.figures() {
+            drawings.extend(one(book, &cases, over, figure));
         }
     }
     drawings
 }
 
-fn one(book: &Book<'_>, cases: &[&Case<'_>], figure: Figure) -> Option<Drawing> {
+fn one(book: &Book<'_>, cases: &[&Case<'_>], over: Sweep, figure: Figure) -> Option<Drawing> {
     let mut lines: Vec<Line<'_>> = Vec::new();
     for case in cases {
-        let Some(bytes) = case.payload_bytes.filter(|bytes| *bytes > 0) else { continue };
+        let Some(size) = over.of(case).filter(|size| *size > 0) else { continue };
         for entry in &case.entries {
             if (figure.of)(entry.row).is_none_or(|value| value <= 0.0) {
                 continue;
             }
-            let point = (bytes as f64, entry);
+            let point = (size as f64, entry);
             let is_same = |line: &&mut Line<'_>| {
                 (line.entry.run, &line.entry.label) == (entry.run, &entry.label)
             };
@@ -60,21 +86,25 @@ fn one(book: &Book<'_>, cases: &[&Case<'_>], figure: Figure) -> Option<Drawing> 
     for line in &mut lines {
         line.points.sort_by(|one, other| one.0.total_cmp(&other.0));
     }
-    let sizes = || lines.iter().flat_map(|line| line.points.iter().map(|point| point.0));
-    let first = sizes().next()?;
-    if sizes().all(|size| size == first) {
+    let is_line = |line: &Line<'_>| line.points.windows(2).any(|pair| pair[0].0 < pair[1].0);
+    if !lines.iter().any(is_line) {
         return None;
     }
-    let work = cases.first()?.work();
-    let title = format!("{work}: {} by payload", figure.title);
-    Drawing::new(&title, &title, |size| sketch(book, &lines, figure, size))
+    let work = cases.first()?.swept_title(over);
+    let title = format!("{work}: {} by {}", figure.title, over.name());
+    Drawing::new(&title, &title, |size| sketch(book, &lines, (over, figure), size))
 }
 
-fn sketch(book: &Book<'_>, lines: &[Line<'_>], figure: Figure, size: Size) -> Option<Sketch> {
+fn sketch(
+    book: &Book<'_>,
+    lines: &[Line<'_>],
+    (over, figure): (Sweep, Figure),
+    size: Size,
+) -> Option<Sketch> {
     let points = || lines.iter().flat_map(|line| &line.points);
     let sizes: Vec<f64> = points().map(|point| point.0).collect();
-    let (scale, ticks) = size_axis(&sizes, size_name)?;
-    let x = Axis { title: "payload".into(), scale, ticks };
+    let (scale, ticks) = size_axis(&sizes, over.unit())?;
+    let x = Axis { title: over.name().into(), scale, ticks };
     let values = points().flat_map(|(_, entry)| {
         let (low, high) = (figure.range)(entry.row).unzip();
         [(figure.of)(entry.row), low, high].into_iter().flatten()
@@ -97,7 +127,7 @@ fn sketch(book: &Book<'_>, lines: &[Line<'_>], figure: Figure, size: Size) -> Op
                 body += &line("thin", (x, plot.y(low)), (x, plot.y(high)));
             }
             let value = (figure.unit)(value(entry));
-            body += &mark(look, x, y, &format!("{name}, {}: {value}", size_name(*bytes)));
+            body += &mark(look, x, y, &format!("{name}, {}: {value}", (over.unit())(*bytes)));
         }
         body += "</g>";
     }
@@ -131,7 +161,7 @@ mod tests {
         // One size only: no line, and not a point of the others' lines.
         text += "{\"scenario\":\"rtt\",\"subject\":\"a\",\"payload_bytes\":64,\"bytes_per_s\":1}\n";
         let runs = read::parse("a", text.as_bytes()).expect("rows");
-        let drawings = draw(&Book::new(&runs));
+        let drawings = draw(&Book::new(&runs), Sweep::Payload);
         let titles: Vec<&str> = drawings.iter().map(|drawing| &*drawing.title).collect();
         assert_eq!(titles, ["stream spin: bytes/s by payload", "stream spin: frames/s by payload"]);
         for drawing in &drawings {
@@ -143,5 +173,28 @@ mod tests {
             assert_eq!(file.matches("<title>").count(), 1 + 6, "one mark a row");
         }
         assert!(drawings[1].file().contains("class=\"thin\""), "the rounds' spread");
+    }
+
+    #[test]
+    fn connections_of_the_same_work_make_a_line() {
+        let mut text = String::new();
+        for (count, memory) in [(1, 90_000), (128, 20_000), (10_000, 9_000)] {
+            for subject in ["socket", "ringwire"] {
+                text += &format!(
+                    "{{\"scenario\":\"fan-in\",\"subject\":\"{subject}\",\"idle\":\"spin\",\
+                     \"payload_bytes\":64,\"connections\":{count},\"frames_per_s\":1e6,\
+                     \"p99_ns\":{},\"resident_bytes_per_connection\":{memory}}}\n",
+                    count * 100
+                );
+            }
+        }
+        let runs = read::parse("a", text.as_bytes()).expect("rows");
+        let book = Book::new(&runs);
+        let titles: Vec<String> =
+            draw(&book, Sweep::Connections).into_iter().map(|drawing| drawing.title).collect();
+        let expected = ["frames/s", "p99", "memory/conn"]
+            .map(|figure| format!("fan-in 64 B spin: {figure} by connections"));
+        assert_eq!(titles, expected);
+        assert!(draw(&book, Sweep::Payload).is_empty(), "one payload only");
     }
 }
