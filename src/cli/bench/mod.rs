@@ -146,7 +146,7 @@ impl Report {
             return Ok(());
         };
         let page = folder.write(&lines)?;
-        self.text(&format!("Report: {}\n", page.display()))
+        self.text(&format!("Report: {}", page.display()))
     }
 
     /// Writes something for people.
