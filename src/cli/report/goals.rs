@@ -27,7 +27,7 @@ fn held(case: &Case<'_>) -> Option<Held> {
         payload_bytes: case.payload_bytes?,
         connections: case.connections?,
         fewer: case.fewer,
-        is_reliable: case.is_reliable(),
+        is_reliable: case.is_reliable,
     })
 }
 

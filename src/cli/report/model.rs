@@ -37,6 +37,8 @@ pub(super) struct Case<'a> {
     pub(super) requests_per_s: Option<f64>,
     /// Whether bulk flows beside every subject.
     has_bulk: bool,
+    /// Whether reliable messages stand beside best effort.
+    pub(super) is_reliable: bool,
     /// Which of several cases that differ in nothing a row says, from 0.
     repeat: usize,
     pub(super) entries: Vec<Entry<'a>>,
@@ -109,14 +111,9 @@ pub(super) const FIGURES: [Figure; 14] = [
     MEMORY,
     Figure { unit: share, ..time("CPU", |row| row.cpu_share) },
     time("CPU/frame", |row| row.cpu_ns_per_frame),
-    Figure { unit: calls, ..time("enters/frame", |row| row.enters_per_frame) },
-    Figure { unit: calls, ..time("direct/frame", |row| row.direct_per_frame) },
+    Figure { unit: shown::count, ..time("enters/frame", |row| row.enters_per_frame) },
+    Figure { unit: shown::count, ..time("direct/frame", |row| row.direct_per_frame) },
 ];
-
-/// Calls of a frame; none at all is not a measured zero.
-fn calls(count: f64) -> String {
-    if count == 0.0 { "0".into() } else { shown::count(count) }
-}
 
 fn share(of_one: f64) -> String {
     format!("{:.2} %", of_one * 100.0)
@@ -188,6 +185,7 @@ fn cases_of(run: usize, rows: &[Row]) -> Vec<Case<'_>> {
             requests_per_s: row.requests_per_s,
             // In mixed it flows beside some, and is what they differ in.
             has_bulk: row.bulk_bytes_per_s.is_some() && row.scenario != "mixed",
+            is_reliable: false,
             repeat: 0,
             entries: Vec::new(),
         };
@@ -205,6 +203,12 @@ fn cases_of(run: usize, rows: &[Row]) -> Vec<Case<'_>> {
                 case.repeat = last.map_or(0, |known| known.repeat + 1);
                 cases.push(Case { entries: vec![entry], ..case });
             }
+        }
+    }
+    for case in &mut cases {
+        if case.entries.iter().any(|entry| entry.row.subject == RELIABLE) {
+            // It is told apart by that, wherever in a file it stands.
+            (case.is_reliable, case.repeat) = (true, 0);
         }
     }
     join_connections(cases)
@@ -232,7 +236,9 @@ fn join_connections(cases: Vec<Case<'_>>) -> Vec<Case<'_>> {
 
 impl<'a> Case<'a> {
     fn is_same_work(&self, other: &Self) -> bool {
-        self.is_like(other) && (self.fewer, self.repeat) == (other.fewer, other.repeat)
+        self.is_like(other)
+            && (self.fewer, self.repeat) == (other.fewer, other.repeat)
+            && self.is_reliable == other.is_reliable
     }
 
     /// Whether everything is the same that a row says of its work.
@@ -267,7 +273,10 @@ impl<'a> Case<'a> {
 
     /// Whether the work is the same but for its payload, or but for its connections.
     pub(super) fn is_swept(&self, other: &Self, but_for: Sweep) -> bool {
-        let alone = self.fewer.is_none() && other.fewer.is_none() && self.repeat == other.repeat;
+        let alone = self.fewer.is_none()
+            && other.fewer.is_none()
+            && self.repeat == other.repeat
+            && self.is_reliable == other.is_reliable;
         alone
             && match but_for {
                 Sweep::Connections => self.is_like_but_for_connections(other),
@@ -291,6 +300,9 @@ impl<'a> Case<'a> {
             (None, Some(count @ 2..)) => format!(", {count} connections"),
             _ => String::new(),
         };
+        if self.is_reliable {
+            title += ", reliable beside best effort";
+        }
         if self.repeat > 0 {
             title += &format!(" ({})", self.repeat + 1);
         }
@@ -324,11 +336,6 @@ impl<'a> Case<'a> {
             work += " beside bulk";
         }
         work
-    }
-
-    /// Whether reliable messages stand beside best effort.
-    pub(super) fn is_reliable(&self) -> bool {
-        self.entries.iter().any(|entry| entry.row.subject == RELIABLE)
     }
 
     /// The entries of one run.
@@ -466,7 +473,7 @@ pub(super) mod tests {
         };
         let expected = [
             "rtt 64 B spin: socket ringwire",
-            "rtt 64 B spin (2): ringwire ringwire-reliable",
+            "rtt 64 B spin, reliable beside best effort: ringwire ringwire-reliable",
             "cores 64 B adaptive, 64 connections: 1 reactor 2 reactors",
             "idle 64 B park, 1000 sessions beside none: 0 conns 1000 conns",
             "paced 64 B spin, 1000 requests/s: socket",
@@ -476,7 +483,7 @@ pub(super) mod tests {
         let ours = |case: &Case<'_>| Some(case.sides(0)?.0.label.clone());
         assert_eq!(ours(&book.cases[1]).as_deref(), Some("ringwire-reliable"));
         assert_eq!(ours(&book.cases[2]).as_deref(), Some("2 reactors"));
-        assert!(book.cases[1].is_reliable() && !book.cases[0].is_reliable());
+        assert!(book.cases[1].is_reliable && !book.cases[0].is_reliable);
         assert!(!is_ours("ringwired") && is_ours("ringwire-express"));
     }
 

@@ -300,7 +300,7 @@ impl Page {
 
 /// What one must know to read a case.
 fn note(case: &Case<'_>) -> Option<&'static str> {
-    if case.is_reliable() {
+    if case.is_reliable {
         return Some(
             "Reliable messages, kept until the peer has confirmed them, beside best effort.",
         );

@@ -145,7 +145,7 @@ fn sample(sample: Sample, x: f64, y: f64) -> String {
 /// The ring around an outlier.
 pub(super) fn ring(x: f64, y: f64, told: &str) -> String {
     let told = super::sketch::tip(told);
-    format!("<circle class=\"ring\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.5\">{told}</circle>")
+    format!("<circle class=\"ring\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\">{told}</circle>")
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ svg .line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}\
 svg .l0 .line{stroke-width:2.6}\
 svg .thin{fill:none;stroke:currentColor;stroke-width:1;opacity:.75}\
 svg .mark{fill:currentColor;stroke:var(--paper);stroke-width:1}\
-svg .bar{fill:currentColor}svg .ring{fill:none;stroke:var(--bad);stroke-width:1.6}\
+svg .bar{fill:currentColor}svg .ring{fill:none;stroke:var(--bad);stroke-width:1.3}\
 svg .good{color:var(--good)}svg .bad{color:var(--bad)}svg .plain{color:var(--ink)}\
 svg .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}\
 svg text.good{fill:var(--good)}svg text.bad{fill:var(--bad)}";

@@ -91,7 +91,8 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> String {
 
 /// A figure, and below it the lowest and highest of its rounds.
 fn with_range(figure: &Figure, value: f64, entry: &Entry<'_>) -> String {
-    let shown = escape(&(figure.unit)(value));
+    // Three digits of nothing would claim a precision.
+    let shown = if value == 0.0 { "0".into() } else { escape(&(figure.unit)(value)) };
     let rounds = entry.row.rounds.is_none_or(|rounds| rounds > 1);
     match (figure.range)(entry.row).filter(|_| rounds) {
         Some((low, high)) => {
@@ -131,11 +132,12 @@ pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
     if compared.is_empty() {
         return None;
     }
-    let mut head = vec![text(&format!("{} /", name(&ours.label)))];
+    let wrapped = |text: &str| Cell { markup: escape(text), class: "wrap" };
+    let mut head = vec![wrapped(&format!("{} /", name(&ours.label)))];
     head.extend(compared.iter().map(|figure| number(figure.title)));
     let mut rows = Vec::new();
     for other in &others {
-        let mut row = vec![text(&name(&other.label))];
+        let mut row = vec![wrapped(&name(&other.label))];
         for figure in &compared {
             row.push(match of(figure, other) {
                 Some(ratio) => number(&format!("{ratio:.2}x")),
