@@ -10,6 +10,7 @@
 mod bench;
 mod doctor;
 mod options;
+mod report;
 mod send;
 mod serve;
 mod show;
@@ -44,6 +45,7 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Task {
     Bench(bench::Options),
+    Report(report::Options),
     Serve(serve::ServeOptions),
     Send(send::SendOptions),
     Doctor(doctor::DoctorArgs),
@@ -64,6 +66,9 @@ enum CommandError {
     /// The benchmark failed.
     #[error("bench: {0}")]
     Bench(#[from] bench::BenchError),
+    /// There is no report.
+    #[error("report: {0}")]
+    Report(#[from] report::ReportError),
     /// A server or client could not be set up.
     #[error(transparent)]
     Setup(#[from] SetupError),
@@ -112,6 +117,7 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
     let settings = read_settings(command.config)?;
     match command.task {
         Task::Bench(options) => bench::run(&options, settings).map(|()| ExitCode::SUCCESS),
+        Task::Report(options) => report::run(&options).map(|()| ExitCode::SUCCESS),
         Task::Serve(options) => serve::run(&options, settings),
         Task::Send(options) => send::run(&options, settings),
         Task::Doctor(args) => doctor::run(&args, &settings.check()?)
@@ -151,6 +157,7 @@ impl CommandError {
             Self::Setup(SetupError::Config(_) | SetupError::Endpoint(_)) => USAGE,
             Self::Connect(ConnectError::Endpoint(_)) => USAGE,
             Self::Bench(_)
+            | Self::Report(_)
             | Self::Setup(_)
             | Self::Connect(_)
             | Self::Send(_)

@@ -13,7 +13,7 @@ use super::options::Scenario;
 use super::plan::{Beside, Case};
 
 /// Rounds whose lowest and highest figure differ by more than this were disturbed.
-pub(super) const NOISY: f64 = 2.0;
+pub(in crate::cli) const NOISY: f64 = 2.0;
 
 /// The p99 that failover is held to on loopback.
 const FAILOVER_P99: Duration = Duration::from_millis(5);
@@ -35,7 +35,7 @@ pub(super) struct Goal {
     pub(super) figure: Figure,
     /// Which of the subjects before ringwire it is compared with.
     pub(super) floor: usize,
-    bound: f64,
+    pub(super) bound: f64,
 }
 
 impl Goal {
@@ -88,7 +88,7 @@ impl fmt::Display for Goal {
 }
 
 /// The goal of failover and the verdict: `p99 <= 5ms met`.
-pub(super) fn failover_verdict(p99_ns: u64) -> String {
+pub(in crate::cli) fn failover_verdict(p99_ns: u64) -> String {
     let is_met = Duration::from_nanos(p99_ns) <= FAILOVER_P99;
     format!("p99 <= {FAILOVER_P99:?} {}", if is_met { "met" } else { "missed" })
 }

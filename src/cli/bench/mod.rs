@@ -12,6 +12,7 @@
 //! machine  where it was measured          cores    the same to a server of several reactors
 //! paced    what is due when               session  requests at a rate, with a stream beside
 //! failover links that are cut             silence  sessions that have nothing to say
+//! shown    what reports know of all this
 //! ```
 //!
 //! Every subject does the same work: the same bytes on the wire, over TCP on 127.0.0.1, between
@@ -38,6 +39,7 @@ mod ring;
 mod round;
 mod series;
 mod session;
+pub(super) mod shown;
 mod silence;
 mod socket;
 mod stream;
@@ -54,6 +56,7 @@ use serde::Serialize;
 pub(super) use harness::BenchError;
 pub(super) use options::Options;
 
+use crate::cli::report::Folder;
 use crate::cli::{CommandError, Settings};
 use harness::Progress;
 use plan::Suite;
@@ -62,6 +65,8 @@ use summary::Record;
 /// Where results go: a table for people, and JSON lines when asked for.
 struct Report {
     lines: Option<(Box<dyn Write>, String)>,
+    /// Where the page goes, and the lines it will be made of.
+    page: Option<(Folder, String)>,
     /// Whether standard output is taken by the JSON lines.
     table_to_stderr: bool,
 }
@@ -70,7 +75,7 @@ struct Report {
 pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandError> {
     let cores = harness::choose_cores()?;
     let mut suite = Suite::new(options, settings, cores)?;
-    let mut report = Report::open(options.json.as_deref())?;
+    let mut report = Report::open(options.json.as_deref(), options.report.as_deref())?;
     let machine = machine::Machine::look(&suite);
     warn_about(&machine, &suite);
     if let Err(error) = harness::raise_descriptor_limit(suite.connections_max()) {
@@ -97,6 +102,7 @@ pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandEr
     }
     progress.finish();
     let errors: u64 = rows.iter().map(|row| row.errors).sum();
+    report.page()?;
     if errors > 0 {
         return Err(BenchError::WrongAnswers { errors }.into());
     }
@@ -119,31 +125,45 @@ fn warn_about(machine: &machine::Machine, suite: &Suite) {
 }
 
 impl Report {
-    fn open(json: Option<&Path>) -> Result<Self, CommandError> {
+    fn open(json: Option<&Path>, folder: Option<&Path>) -> Result<Self, CommandError> {
+        let folder = folder.map(Folder::create).transpose()?;
+        let page = folder.map(|folder| (folder, String::new()));
         let Some(path) = json else {
-            return Ok(Self { lines: None, table_to_stderr: false });
+            return Ok(Self { lines: None, page, table_to_stderr: false });
         };
         if path == Path::new("-") {
             let lines = Some((Box::new(io::stdout()) as Box<dyn Write>, "standard output".into()));
-            return Ok(Self { lines, table_to_stderr: true });
+            return Ok(Self { lines, page, table_to_stderr: true });
         }
         let name = path.display().to_string();
         let file = File::create(path)
             .map_err(|source| CommandError::Output { what: name.clone(), source })?;
-        Ok(Self { lines: Some((Box::new(file), name)), table_to_stderr: false })
+        Ok(Self { lines: Some((Box::new(file), name)), page, table_to_stderr: false })
     }
 
     /// Writes one JSON line at once, so that a run that fails later leaves what it had measured.
     fn line(&mut self, value: &impl Serialize) -> Result<(), CommandError> {
+        let mut line = serde_json::to_string(value).expect("records hold strings and numbers");
+        line.push('\n');
+        if let Some((_, lines)) = &mut self.page {
+            *lines += &line;
+        }
         let Some((writer, name)) = &mut self.lines else {
             return Ok(());
         };
-        let mut line = serde_json::to_string(value).expect("records hold strings and numbers");
-        line.push('\n');
         writer
             .write_all(line.as_bytes())
             .and_then(|()| writer.flush())
             .map_err(|source| CommandError::Output { what: name.clone(), source })
+    }
+
+    /// Makes the page of all lines, where one was asked for.
+    fn page(&mut self) -> Result<(), CommandError> {
+        let Some((folder, lines)) = self.page.take() else {
+            return Ok(());
+        };
+        let page = folder.write(&lines)?;
+        self.text(&format!("Report: {}", page.display()))
     }
 
     /// Writes something for people.

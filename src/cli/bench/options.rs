@@ -107,6 +107,11 @@ pub(crate) struct Options {
     /// then holds nothing else.
     #[arg(long, value_name = "FILE|-")]
     pub(super) json: Option<PathBuf>,
+
+    /// Write a page that shows the results (index.html), its drawings (SVG), distributions of
+    /// latencies (.hgrm, in microseconds) and the JSON lines (bench.jsonl) to a folder.
+    #[arg(long, value_name = "DIR")]
+    pub(super) report: Option<PathBuf>,
 }
 
 /// What is measured.
@@ -192,6 +197,11 @@ impl FromStr for Sizes {
         let size = |part: &str| part.trim().parse().map(|Size(bytes)| bytes);
         text.split(',').map(size).collect::<Result<_, _>>().map(Self)
     }
+}
+
+/// A number of bytes as people write it: `64 B`, `1 MiB`.
+pub(in crate::cli) fn size(bytes: u64) -> String {
+    usize::try_from(bytes).map_or_else(|_| format!("{bytes} B"), |bytes| Size(bytes).to_string())
 }
 
 impl fmt::Display for Size {

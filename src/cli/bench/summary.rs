@@ -198,7 +198,7 @@ pub(super) fn median(values: &[f64]) -> f64 {
 }
 
 /// `value` as a multiple of `floor`; `None` where that means nothing.
-pub(super) fn ratio(value: f64, floor: f64) -> Option<f64> {
+pub(in crate::cli) fn ratio(value: f64, floor: f64) -> Option<f64> {
     (floor > 0.0 && value.is_finite()).then_some(value / floor)
 }
 

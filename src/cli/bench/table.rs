@@ -234,19 +234,19 @@ fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     format!("{value:.decimals$} {name}").trim_end().into()
 }
 
-fn time(ns: f64) -> String {
+pub(in crate::cli) fn time(ns: f64) -> String {
     scaled(ns, &[(1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns")])
 }
 
-fn number(count: f64) -> String {
+pub(in crate::cli) fn number(count: f64) -> String {
     scaled(count, &[(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")])
 }
 
-fn bytes(bytes: f64) -> String {
+pub(in crate::cli) fn bytes(bytes: f64) -> String {
     scaled(bytes, &[(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")])
 }
 
-fn count(count: f64) -> String {
+pub(in crate::cli) fn count(count: f64) -> String {
     if count >= 0.1 { format!("{count:.2}") } else { format!("{count:.4}") }
 }
 

@@ -1,0 +1,116 @@
+//! What a report needs to know of the bench: how figures are written, and what ringwire is held to.
+//!
+//! A report reads rows, not plans: here a row's keys become a case again, so that tables on the
+//! terminal and pages judge alike.
+
+use clap::ValueEnum;
+use ringwire::config::Idle;
+
+use super::goal::{Figure, Goal};
+use super::options::{Delivery, Scenario};
+use super::plan::{Beside, Bulk, Case};
+
+pub(in crate::cli) use super::goal::{NOISY, failover_verdict};
+pub(in crate::cli) use super::options::size;
+pub(in crate::cli) use super::summary::ratio;
+pub(in crate::cli) use super::table::{bytes, count, number, time};
+
+/// What tells one case from another, as the JSON lines name it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cli) struct Keys<'a> {
+    pub(in crate::cli) scenario: &'a str,
+    pub(in crate::cli) idle: &'a str,
+    pub(in crate::cli) payload_bytes: u64,
+    pub(in crate::cli) connections: u64,
+    /// The connections of what ringwire is beside, where that is itself.
+    pub(in crate::cli) fewer: Option<u64>,
+    /// Whether ringwire is beside itself, reliable beside best effort.
+    pub(in crate::cli) is_reliable: bool,
+}
+
+/// The bound for a ratio of ringwire's figure to another's.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cli) struct Held {
+    goal: Goal,
+}
+
+impl Held {
+    /// What ringwire is held to in a case; `None` in most, and where a key is not known here.
+    pub(in crate::cli) fn of(keys: Keys<'_>) -> Option<Self> {
+        let idles = [Idle::Spin, Idle::Adaptive, Idle::Park];
+        let beside = match keys.fewer {
+            _ if keys.is_reliable => Beside::BestEffort,
+            Some(fewer) => Beside::Fewer(usize::try_from(fewer).ok()?),
+            None => Beside::Floors,
+        };
+        let case = Case {
+            scenario: Scenario::from_str(keys.scenario, false).ok()?,
+            payload_bytes: usize::try_from(keys.payload_bytes).ok()?,
+            idle: idles.into_iter().find(|idle| idle.name() == keys.idle)?,
+            connections: usize::try_from(keys.connections).ok()?,
+            beside,
+            delivery: if keys.is_reliable { Delivery::Reliable } else { Delivery::BestEffort },
+            // No goal depends on the rest.
+            period: None,
+            bulk: Bulk::Nothing,
+            reactors: 1,
+        };
+        Some(Self { goal: Goal::of(case)? })
+    }
+
+    /// Which of the other subjects the ratio is to.
+    pub(in crate::cli) fn floor(self) -> usize {
+        self.goal.floor
+    }
+
+    /// Which figure it is about, as tables name it.
+    pub(in crate::cli) fn figure(self) -> &'static str {
+        match self.goal.figure {
+            Figure::P50 => "p50",
+            Figure::P99 => "p99",
+            Figure::Rate => "frames/s",
+        }
+    }
+
+    pub(in crate::cli) fn bound(self) -> f64 {
+        self.goal.bound
+    }
+
+    pub(in crate::cli) fn is_met(self, ratio: f64) -> bool {
+        self.goal.is_met(ratio)
+    }
+
+    /// The bound as it is shown: `<= 1.15x`.
+    pub(in crate::cli) fn text(self) -> String {
+        self.goal.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_become_cases_again() {
+        let rtt = Keys {
+            scenario: "rtt",
+            idle: "spin",
+            payload_bytes: 64,
+            connections: 1,
+            fewer: None,
+            is_reliable: false,
+        };
+        let check = |keys, expected: Option<&str>| {
+            assert_eq!(Held::of(keys).map(Held::text).as_deref(), expected, "{keys:?}");
+        };
+        check(rtt, Some("<= 1.15x"));
+        check(Keys { payload_bytes: 65, ..rtt }, None);
+        check(Keys { scenario: "later", ..rtt }, None);
+        check(Keys { idle: "later", ..rtt }, None);
+        check(Keys { connections: 1_000, fewer: Some(64), ..rtt }, Some(">= 0.80x"));
+        let bulk = Keys { scenario: "stream", payload_bytes: 1 << 20, ..rtt };
+        let held = Held::of(bulk).expect("held to bulk bytes");
+        assert_eq!((held.figure(), held.floor()), ("frames/s", 1));
+        assert!(held.is_met(0.85) && !held.is_met(0.84));
+    }
+}

@@ -1,0 +1,383 @@
+//! The page: what was read becomes one HTML document that needs nothing else.
+//!
+//! No script, no font, no request: it opens from a disk without a network. It is valid as XML too,
+//! which is how the tests read it. A pure function: the same rows give the same page.
+
+use super::charts::{bars, curve, forest, series, sweep};
+use super::compare;
+use super::goals;
+use super::model::{Book, Case, Sweep, letter};
+use super::read::Run;
+use super::sketch::{Drawing, style};
+use super::tables;
+use super::text::{cut, escape};
+
+/// Headings of what is swept.
+const BY_SIZE: &str = "Throughput by payload";
+const BY_CONNECTIONS: &str = "By number of connections";
+/// Most floors that are named as changed.
+const MOVED_MAX: usize = 5;
+/// Most subjects whose table has room beside a drawing.
+const BESIDE_MAX: usize = 4;
+
+const CSS: &str = include_str!("page.css");
+
+/// A page and the drawings in it.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) html: String,
+    pub(super) drawings: Vec<Drawing>,
+    /// What it shows, for the terminal: `2 runs, 5 cases, 3 of 5 goals met`.
+    pub(super) summary: String,
+}
+
+/// Makes the page of `runs`; with several, the later are compared with the first.
+///
+/// # Panics
+///
+/// When there are no runs.
+pub(super) fn render(runs: &[Run]) -> Page {
+    assert!(!runs.is_empty(), "a report is of something");
+    let book = Book::new(runs);
+    let mut page = Page { html: String::new(), drawings: Vec::new(), summary: summary(&book) };
+    let title = escape(&title(&book));
+    let by_size = sweep::draw(&book, Sweep::Payload);
+    let by_connections = sweep::draw(&book, Sweep::Connections);
+    page.html = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\"><head>\
+         <meta charset=\"utf-8\"/><title>{title}</title>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
+         <style>{}{CSS}</style></head>\n<body><header><h1>{title}</h1>{}</header>\n{}<main>\n",
+        style(":root"),
+        subtitle(&book),
+        navigation(
+            &book,
+            &[
+                ("sizes", BY_SIZE, !by_size.is_empty()),
+                ("connections", BY_CONNECTIONS, !by_connections.is_empty()),
+            ],
+        ),
+    );
+    page.glance(&book);
+    for after in 1..runs.len() {
+        page.comparison(&book, after);
+    }
+    for (number, case) in book.cases.iter().enumerate() {
+        page.case(&book, number, case);
+    }
+    page.sweep("sizes", BY_SIZE, by_size);
+    page.sweep("connections", BY_CONNECTIONS, by_connections);
+    page.html += &machine(&book);
+    page.html += &method(&book);
+    page.html += "</main>\n</body></html>\n";
+    page
+}
+
+fn title(book: &Book<'_>) -> String {
+    match book.runs {
+        [_] => "Ringwire bench".into(),
+        [_, _] => "Ringwire bench: B against A".into(),
+        runs => format!("Ringwire bench: {} runs", runs.len()),
+    }
+}
+
+/// Which runs: their files, when, of which commit, and where.
+fn subtitle(book: &Book<'_>) -> String {
+    let mut out = String::new();
+    for (index, run) in book.runs.iter().enumerate() {
+        let fact = |title| run.machine.as_ref().and_then(|machine| machine.fact(title));
+        let mut facts = vec![cut(&run.file, 60)];
+        facts.extend(fact("Date").map(|date| date.replace('T', " ").replace('Z', " UTC")));
+        facts.extend(fact("Commit").map(|commit| format!("commit {}", cut(commit, 20))));
+        facts.extend(fact("Processor").map(|cpu| cut(cpu, 60)));
+        facts.extend(fact("Linux").map(|kernel| format!("Linux {}", cut(kernel, 40))));
+        let before =
+            if book.is_comparison() { format!("<b>{}</b> ", letter(index)) } else { String::new() };
+        out += &format!("<p class=\"dim\">{before}{}</p>", escape(&facts.join(" · ")));
+    }
+    out
+}
+
+fn navigation(book: &Book<'_>, sweeps: &[(&str, &str, bool)]) -> String {
+    let mut links = vec![("glance".to_owned(), "At a glance".to_owned())];
+    for after in 1..book.runs.len() {
+        links.push((format!("change-{after}"), format!("{} against A", letter(after))));
+    }
+    for (number, case) in book.cases.iter().enumerate() {
+        links.push((format!("case-{number}"), goals::short_title(case)));
+    }
+    for &(id, title, _) in sweeps.iter().filter(|(.., is_drawn)| *is_drawn) {
+        links.push((id.into(), title.into()));
+    }
+    links.push(("machine".into(), "Machine".into()));
+    links.push(("method".into(), "Method".into()));
+    let link = |(id, text): &(String, String)| format!("<a href=\"#{id}\">{}</a>", escape(text));
+    let links: Vec<String> = links.iter().map(link).collect();
+    format!("<nav>{}</nav>\n", links.join("\n"))
+}
+
+/// `1 case`, `2 cases`.
+fn count(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `1 run, 5 cases, 3 of 5 goals met`.
+fn summary(book: &Book<'_>) -> String {
+    let count =
+        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let last = book.runs.len() - 1;
+    let verdicts = goals::verdicts(book, last);
+    let met = verdicts.iter().filter(|verdict| verdict.is_met).count();
+    let mut summary =
+        format!("{}, {}", count(book.runs.len(), "run"), count(book.cases.len(), "case"));
+    if !verdicts.is_empty() {
+        let of = if last > 0 { format!(" in {}", letter(last)) } else { String::new() };
+        summary += &format!(", {met} of {} met{of}", count(verdicts.len(), "goal"));
+    }
+    summary
+}
+
+impl Page {
+    fn section(&mut self, id: &str, title: &str) {
+        self.html += &format!("<section id=\"{id}\"><h2>{}</h2>\n", escape(title));
+    }
+
+    fn close(&mut self) {
+        self.html += "</section>\n";
+    }
+
+    /// Puts drawings into the page, side by side where there is room.
+    fn draw(&mut self, drawings: impl IntoIterator<Item = Drawing>) {
+        let from = self.drawings.len();
+        self.drawings.extend(drawings);
+        if self.drawings.len() > from {
+            self.html += "<div class=\"charts\">";
+            for drawing in &self.drawings[from..] {
+                self.html += &drawing.inline();
+            }
+            self.html += "</div>\n";
+        }
+    }
+
+    fn paragraph(&mut self, text: &str) {
+        self.html += &format!("<p>{}</p>\n", escape(text));
+    }
+
+    /// Goals, warnings, and ringwire's ratios, run by run.
+    fn glance(&mut self, book: &Book<'_>) {
+        self.section("glance", "At a glance");
+        for run in 0..book.runs.len() {
+            let of_run = |text: &str| {
+                if book.is_comparison() { format!("{}: {text}", letter(run)) } else { text.into() }
+            };
+            let verdicts = goals::verdicts(book, run);
+            let warnings = goals::warnings(book, run);
+            if verdicts.is_empty() {
+                let text = "none of these cases has a goal";
+                self.paragraph(&of_run(text));
+            } else {
+                let met = verdicts.iter().filter(|verdict| verdict.is_met).count();
+                let class = if met == verdicts.len() { "good" } else { "bad" };
+                let text = of_run(&format!("{met} of {} met", count(verdicts.len(), "goal")));
+                self.html += &format!("<p class=\"verdict {class}\">{}</p>\n", escape(&text));
+            }
+            self.html += "<div class=\"split\"><div>\n";
+            if !verdicts.is_empty() {
+                self.html += &tables::verdicts(&verdicts);
+            }
+            if !warnings.is_empty() {
+                self.html += "<ul class=\"warnings\">";
+                for warning in &warnings {
+                    self.html += &format!("<li>{}</li>", escape(warning));
+                }
+                self.html += "</ul>\n";
+            }
+            self.html += "</div>\n";
+            let title = of_run("ringwire as a multiple of the others");
+            let ratios = goals::ratios(book, run);
+            self.draw(forest::draw(&title, &title, &ratios));
+            self.html += "</div>\n";
+        }
+        self.close();
+    }
+
+    /// A later run against the first.
+    fn comparison(&mut self, book: &Book<'_>, after: usize) {
+        let (old, new) = (letter(0), letter(after));
+        self.section(&format!("change-{after}"), &format!("{new} against {old}"));
+        let moved = compare::moved_floors(book, 0, after);
+        if !moved.is_empty() {
+            let text = "The machine was not the same: figures of subjects beside ringwire changed by \
+                more than their rounds spread. Compare ratios, not figures.";
+            self.html +=
+                &format!("<p class=\"verdict bad\">{}</p><ul class=\"warnings\">", escape(text));
+            for one in moved.iter().take(MOVED_MAX) {
+                self.html += &format!("<li>{}</li>", escape(one));
+            }
+            if moved.len() > MOVED_MAX {
+                self.html += &format!("<li>and {} more</li>", moved.len() - MOVED_MAX);
+            }
+            self.html += "</ul>\n";
+        }
+        self.paragraph(
+            "A change is called better or worse only where the spreads of the two runs do not touch. \
+             Within the spread, a difference is noise. Ratios to another subject of the same run stand \
+             first: they stay where the machine drifts.",
+        );
+        let title = format!("{new} as a multiple of {old}");
+        self.draw(forest::draw(&title, &title, &compare::ratios(book, 0, after)));
+        let mut alone = Vec::new();
+        for case in &book.cases {
+            let changes = compare::changes(case, 0, after);
+            match tables::changes(&changes, 0, after) {
+                Some(table) => {
+                    self.html += &format!("<h3>{}</h3>\n{table}", escape(&case.title()));
+                }
+                None => alone.push(case.title()),
+            }
+        }
+        if !alone.is_empty() {
+            let text = format!("Not in both, or with nothing to compare: {}.", alone.join("; "));
+            self.paragraph(&text);
+        }
+        self.close();
+    }
+
+    /// One case: tables of every run, and the drawings.
+    fn case(&mut self, book: &Book<'_>, number: usize, case: &Case<'_>) {
+        self.section(&format!("case-{number}"), &case.title());
+        if let Some(note) = note(case) {
+            self.paragraph(note);
+        }
+        let subjects = case.runs().iter().map(|&run| case.of_run(run).count()).max();
+        let is_wide = subjects.is_some_and(|count| count > BESIDE_MAX);
+        let open = "<div class=\"split\"><div>\n";
+        if !is_wide {
+            self.html += open;
+        }
+        for run in case.runs() {
+            self.run_heading(book, run);
+            self.html += &tables::figures(book, case, run);
+            if !is_wide {
+                self.html += &tables::against(case, run).unwrap_or_default();
+            }
+        }
+        if is_wide {
+            self.html += open;
+            for run in case.runs() {
+                if let Some(table) = tables::against(case, run) {
+                    self.run_heading(book, run);
+                    self.html += &table;
+                }
+            }
+        }
+        self.html += "</div>\n";
+        let main = curve::draw(book, case).or_else(|| bars::draw(book, case));
+        self.draw(main);
+        self.html += "</div>\n";
+        self.draw(series::draw(book, case));
+        self.close();
+    }
+
+    /// Whose table follows, where several runs have one.
+    fn run_heading(&mut self, book: &Book<'_>, run: usize) {
+        if book.is_comparison() {
+            let file = cut(&book.runs[run].file, 60);
+            self.html += &format!("<h3>{} {}</h3>\n", letter(run), escape(&file));
+        }
+    }
+
+    /// The same work over several payloads or connections.
+    fn sweep(&mut self, id: &str, title: &str, drawings: Vec<Drawing>) {
+        if drawings.is_empty() {
+            return;
+        }
+        self.section(id, title);
+        self.draw(drawings);
+        self.close();
+    }
+}
+
+/// What one must know to read a case.
+fn note(case: &Case<'_>) -> Option<&'static str> {
+    if case.is_reliable {
+        return Some(
+            "Reliable messages, kept until the peer has confirmed them, beside best effort.",
+        );
+    }
+    match case.scenario {
+        "rtt" if case.fewer.is_some() => {
+            Some("Each message waits for those of all other connections: compare rates.")
+        }
+        "stream" => {
+            Some("socket: the same frames over plain sockets. raw: as many bytes without frames.")
+        }
+        "failover" => {
+            Some("From a cut link to the answer over the next one, one round trip included.")
+        }
+        "paced" | "mixed" if case.requests_per_s.is_some() => Some(
+            "Requests at a fixed rate. Latency counts from the instant a request was due, not from \
+             when it was sent: a stall delays all that were due meanwhile, and each of them counts.",
+        ),
+        "mixed" => Some(
+            "Critical round trips beside a stream of 1 MiB messages; bulk/s is what the stream had.",
+        ),
+        "fan-in" => Some("memory/conn: resident, both ends together."),
+        "cores" => Some("As many clients as reactors; with too few cores they share them."),
+        "idle" => Some("CPU: of both ends, as a share of one core; heartbeats included."),
+        _ => None,
+    }
+}
+
+fn machine(book: &Book<'_>) -> String {
+    let table = tables::machines(book.runs)
+        .unwrap_or_else(|| "<p>The files do not say where they were measured.</p>".into());
+    format!("<section id=\"machine\"><h2>Machine</h2>\n{table}</section>\n")
+}
+
+/// How the figures came about, and what the drawings mean.
+fn method(book: &Book<'_>) -> String {
+    let mut rounds: Vec<String> = Vec::new();
+    for entry in book.cases.iter().flat_map(|case| &case.entries) {
+        let text = entry.row.rounds.map_or("unknown".into(), |rounds| rounds.to_string());
+        if !rounds.contains(&text) {
+            rounds.push(text);
+        }
+    }
+    let files: Vec<String> = book.runs.iter().map(|run| cut(&run.file, 60)).collect();
+    let paragraphs = [
+        format!(
+            "The subjects of a case do the same work: the same bytes over TCP on 127.0.0.1, between \
+             threads pinned to their cores. They take turns round by round, in alternating order, \
+             because a shared machine drifts by more than what is to be seen. Rounds: {}.",
+            rounds.join(", ")
+        ),
+        "A figure is the median over the rounds of that round's figure; below it stand the lowest and \
+         the highest of the rounds, where the file says so. Samples are those of all rounds. A round \
+         trip is two frames. Bytes are payload bytes; CPU time and calls are those of both ends. \
+         enters: io_uring_enter(2). direct: send(2) and recv(2) past the ring."
+            .into(),
+        "Latency by percentile: the horizontal axis is logarithmic in 1/(1-p), so that each further \
+         nine is as wide as the one before. Marks are the figures of the table; the line is the \
+         distribution of all rounds together where the file has it, and joins the marks where not. \
+         The maximum stands at the number of samples."
+            .into(),
+        "Ratios are of ringwire's figure to another subject's in the same run. Of latencies the \
+         smaller is the better, of rates the larger. Their spread sets the best rounds of one side \
+         against the worst of the other: it is wider than the ratio of rounds that took turns."
+            .into(),
+        "A goal is a bound for a ratio, as it is shown with two decimals. Rounds whose lowest and \
+         highest figure differ by more than a factor of two are called noisy."
+            .into(),
+    ];
+    let mut out = String::from("<section id=\"method\"><h2>Method</h2>\n");
+    for paragraph in paragraphs {
+        out += &format!("<p>{}</p>\n", escape(&paragraph));
+    }
+    out += &format!(
+        "<p>Made by ringwire {} with <code>ringwire report {}</code>.</p></section>\n",
+        env!("CARGO_PKG_VERSION"),
+        escape(&files.join(" "))
+    );
+    out
+}

@@ -1,0 +1,369 @@
+//! JSON lines in, runs out: what `ringwire bench --json` wrote, now, earlier or later.
+//!
+//! A machine line opens a run; every other line is a row of it. Keys not known here are ignored and
+//! every key but `scenario` and `subject` may be missing or null, so that files of other versions
+//! can be read. What is there must be what it says: an error names the file, the line and the key.
+//! Everything is bounded, as the file may be anybody's.
+
+use std::io::Read;
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{ReportError, histogram};
+
+/// Longest file: a bench of a thousand rows with their histograms has a few MiB.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Most rows of a file: each is drawn.
+const ROWS_MAX: usize = 2_000;
+/// Largest figure: nanoseconds of thirty years, or as many bytes.
+const FIGURE_MAX: f64 = 1e18;
+
+/// What one run of the bench measured, and where.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Run {
+    /// The last part of the name of the file it stands in.
+    pub(super) file: String,
+    pub(super) machine: Option<Machine>,
+    pub(super) rows: Vec<Row>,
+}
+
+/// The machine line: the facts that were known, in the order they are shown.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Machine {
+    pub(super) facts: Vec<(&'static str, String)>,
+}
+
+/// How one subject did in one case. `None` where the line does not say.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct Row {
+    #[serde(deserialize_with = "present")]
+    pub(super) scenario: String,
+    #[serde(deserialize_with = "present")]
+    pub(super) subject: String,
+    pub(super) idle: Option<String>,
+    pub(super) payload_bytes: Option<u64>,
+    pub(super) connections: Option<u64>,
+    pub(super) rounds: Option<u64>,
+    pub(super) samples: Option<u64>,
+    pub(super) p50_ns: Option<f64>,
+    pub(super) p90_ns: Option<f64>,
+    pub(super) p99_ns: Option<f64>,
+    pub(super) p99_9_ns: Option<f64>,
+    pub(super) p99_99_ns: Option<f64>,
+    pub(super) max_ns: Option<f64>,
+    pub(super) p50_ns_low: Option<f64>,
+    pub(super) p50_ns_high: Option<f64>,
+    pub(super) frames_per_s: Option<f64>,
+    pub(super) frames_per_s_low: Option<f64>,
+    pub(super) frames_per_s_high: Option<f64>,
+    pub(super) bytes_per_s: Option<f64>,
+    pub(super) cpu_ns_per_frame: Option<f64>,
+    pub(super) enters_per_frame: Option<f64>,
+    pub(super) direct_per_frame: Option<f64>,
+    pub(super) errors: Option<u64>,
+    /// Of paced load.
+    pub(super) requests_per_s: Option<f64>,
+    /// Of the stream beside what was measured.
+    pub(super) bulk_bytes_per_s: Option<f64>,
+    pub(super) resident_bytes_per_connection: Option<f64>,
+    /// CPU time of both ends as a share of one core.
+    pub(super) cpu_share: Option<f64>,
+    /// Of the server, where they vary.
+    pub(super) reactors: Option<u64>,
+    pub(super) series: Option<Series>,
+    #[serde(rename = "histogram_v2")]
+    pub(super) encoded: Option<String>,
+    /// All rounds together; never empty.
+    #[serde(skip)]
+    pub(super) histogram: Option<Histogram<u64>>,
+}
+
+/// A paced run as time went by.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct Series {
+    /// Seconds since the start; then p50, p99 and the largest of that interval, in nanoseconds.
+    pub(super) points: Vec<[f64; 4]>,
+    /// Seconds since the start, and nanoseconds.
+    pub(super) outliers: Vec<[f64; 2]>,
+}
+
+/// Keys of the machine line and what people call them.
+const FACTS: [(&str, &str); 16] = [
+    ("date", "Date"),
+    ("command", "Command"),
+    ("version", "Ringwire"),
+    ("commit", "Commit"),
+    ("rustc", "Compiler"),
+    ("profile", "Profile"),
+    ("cpu", "Processor"),
+    ("cores", "Cores"),
+    ("cores_allowed", "Cores allowed"),
+    ("core_server", "Server on core"),
+    ("core_client", "Client on core"),
+    ("kernel", "Linux"),
+    ("governor", "Governor"),
+    ("clock_source", "Clock source"),
+    ("congestion_control", "TCP congestion control"),
+    ("mitigations", "Mitigations"),
+];
+
+/// The bytes of a file, when they are not too many.
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, ReportError> {
+    let file = path.display().to_string();
+    let failed = |source| ReportError::Read { file: file.clone(), source };
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(path).map_err(failed)?;
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ReportError::TooLong { file, bytes_max: FILE_BYTES_MAX });
+    }
+    Ok(bytes)
+}
+
+/// The runs in the bytes of a file, at least one, named after the last part of its path.
+pub(super) fn runs(path: &Path, bytes: &[u8]) -> Result<Vec<Run>, ReportError> {
+    let name = path.display().to_string();
+    let mut runs = parse(&name, bytes)?;
+    let shown = path.file_name().map_or(name, |last| last.to_string_lossy().into_owned());
+    for run in &mut runs {
+        run.file.clone_from(&shown);
+    }
+    Ok(runs)
+}
+
+/// Reads the lines of `file`, the name that errors have.
+pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Run>, ReportError> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut rows = 0;
+    for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
+        let wrong = |message| ReportError::Line { file: file.into(), line: number, message };
+        let line = std::str::from_utf8(line).map_err(|_| wrong("not UTF-8".into()))?.trim();
+        if line.is_empty() {
+            continue;
+        }
+        match entry(line).map_err(wrong)? {
+            Entry::Machine(machine) => {
+                let (file, machine) = (file.into(), Some(machine));
+                runs.push(Run { file, machine, rows: Vec::new() });
+            }
+            Entry::Row(row) => {
+                rows += 1;
+                if rows > ROWS_MAX {
+                    return Err(wrong(format!("more than {ROWS_MAX} rows")));
+                }
+                if runs.is_empty() {
+                    runs.push(Run { file: file.into(), ..Run::default() });
+                }
+                let run = runs.last_mut().expect("there is one by now");
+                run.rows.push(*row);
+            }
+        }
+    }
+    // A bench that was ended before its first result leaves a machine and nothing to show.
+    runs.retain(|run| !run.rows.is_empty());
+    if runs.is_empty() { Err(ReportError::Empty { file: file.into() }) } else { Ok(runs) }
+}
+
+enum Entry {
+    Machine(Machine),
+    Row(Box<Row>),
+}
+
+fn entry(line: &str) -> Result<Entry, String> {
+    let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| told(&error))?;
+    if object.get("scenario").is_some_and(|scenario| scenario == "machine") {
+        return Ok(Entry::Machine(Machine::read(&object)));
+    }
+    for key in ["scenario", "subject"] {
+        if object.get(key).is_none_or(Value::is_null) {
+            return Err(format!("no `{key}`: not a line of ringwire bench --json"));
+        }
+    }
+    // From the text again: only then does an error know its column.
+    let mut row: Row = serde_json::from_str(line).map_err(|error| told(&error))?;
+    row.check()?;
+    if let Some(text) = row.encoded.take() {
+        let histogram = histogram::decode(&text).map_err(|what| format!("histogram_v2: {what}"))?;
+        row.histogram = Some(histogram).filter(|histogram| !histogram.is_empty());
+    }
+    Ok(Entry::Row(Box::new(row)))
+}
+
+/// What serde says, with the column in the line instead of its own line number.
+fn told(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
+    match error.column() {
+        0 => what.into(),
+        column => format!("{what} (column {column})"),
+    }
+}
+
+/// A string where `null` was ruled out before.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer)
+}
+
+impl Machine {
+    fn read(object: &Map<String, Value>) -> Self {
+        let fact = |&(key, title): &(&str, &'static str)| {
+            let text = match object.get(key)? {
+                Value::String(text) => text.clone(),
+                value @ (Value::Number(_) | Value::Bool(_)) => value.to_string(),
+                _ => return None,
+            };
+            Some((title, text))
+        };
+        Self { facts: FACTS.iter().filter_map(fact).collect() }
+    }
+
+    /// A fact by what people call it.
+    pub(super) fn fact(&self, title: &str) -> Option<&str> {
+        self.facts.iter().find(|(known, _)| *known == title).map(|(_, text)| &**text)
+    }
+}
+
+impl Row {
+    /// Checks that every figure can be one.
+    fn check(&self) -> Result<(), String> {
+        let figures = [
+            ("p50_ns", self.p50_ns),
+            ("p90_ns", self.p90_ns),
+            ("p99_ns", self.p99_ns),
+            ("p99_9_ns", self.p99_9_ns),
+            ("p99_99_ns", self.p99_99_ns),
+            ("max_ns", self.max_ns),
+            ("p50_ns_low", self.p50_ns_low),
+            ("p50_ns_high", self.p50_ns_high),
+            ("frames_per_s", self.frames_per_s),
+            ("frames_per_s_low", self.frames_per_s_low),
+            ("frames_per_s_high", self.frames_per_s_high),
+            ("bytes_per_s", self.bytes_per_s),
+            ("cpu_ns_per_frame", self.cpu_ns_per_frame),
+            ("enters_per_frame", self.enters_per_frame),
+            ("direct_per_frame", self.direct_per_frame),
+            ("requests_per_s", self.requests_per_s),
+            ("bulk_bytes_per_s", self.bulk_bytes_per_s),
+            ("resident_bytes_per_connection", self.resident_bytes_per_connection),
+            ("cpu_share", self.cpu_share),
+        ];
+        for (key, figure) in figures {
+            if let Some(value) = figure.filter(|value| !is_figure(*value)) {
+                return Err(format!("{key}: {value:e} is not from 0 to {FIGURE_MAX:e}"));
+            }
+        }
+        for (low, high) in
+            [(self.p50_ns_low, self.p50_ns_high), (self.frames_per_s_low, self.frames_per_s_high)]
+        {
+            if let (Some(low), Some(high)) = (low, high)
+                && low > high
+            {
+                return Err(format!(
+                    "the lowest of the rounds, {low}, is above the highest, {high}"
+                ));
+            }
+        }
+        let Some(series) = &self.series else { return Ok(()) };
+        let numbers = series.points.iter().flatten().chain(series.outliers.iter().flatten());
+        match numbers.copied().find(|value| !is_figure(*value)) {
+            Some(value) => Err(format!("series: {value:e} is not from 0 to {FIGURE_MAX:e}")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_figure(value: f64) -> bool {
+    (0.0..=FIGURE_MAX).contains(&value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::histogram::tests::{encode, sample};
+    use super::*;
+
+    fn fails(text: &str, said: &str) {
+        let error = parse("a.jsonl", text.as_bytes()).expect_err(said).to_string();
+        assert!(error.contains(said), "{said}: {error}");
+    }
+
+    #[test]
+    fn machine_lines_divide_runs() {
+        let text = "\n{\"scenario\":\"machine\",\"cpu\":\"A\",\"cores\":2,\"governor\":null}\n\
+            {\"scenario\":\"rtt\",\"subject\":\"socket\",\"p50_ns\":7000}\r\n\n\
+            {\"scenario\":\"machine\"}\n{\"scenario\":\"machine\",\"cpu\":\"B\"}\n\
+            {\"scenario\":\"rtt\",\"subject\":\"ringwire\"}";
+        let runs = parse("a.jsonl", text.as_bytes()).expect("two runs");
+        assert_eq!(runs.len(), 2, "a machine without rows is no run");
+        let machine = runs[0].machine.as_ref().expect("known");
+        assert_eq!(machine.fact("Processor"), Some("A"));
+        assert_eq!(machine.fact("Cores"), Some("2"));
+        assert_eq!(machine.fact("Governor"), None);
+        assert_eq!(runs[0].rows[0].p50_ns, Some(7000.0));
+        assert_eq!(
+            runs[1].rows[0],
+            Row { scenario: "rtt".into(), subject: "ringwire".into(), ..Row::default() }
+        );
+    }
+
+    #[test]
+    fn rows_without_a_machine_are_a_run() {
+        let runs = parse("a.jsonl", b"{\"scenario\":\"x\",\"subject\":\"y\"}").expect("a run");
+        assert!(runs[0].machine.is_none());
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored_and_known_ones_read() {
+        let line = format!(
+            "{{\"scenario\":\"paced\",\"subject\":\"a\",\"later\":{{\"x\":[1]}},\
+             \"series\":{{\"points\":[[0.1,1,2,3]],\"outliers\":[[0.1,3]],\"more\":1}},\
+             \"histogram_v2\":\"{}\"}}",
+            encode(&sample(1, 100))
+        );
+        let runs = parse("a.jsonl", line.as_bytes()).expect("a run");
+        let row = &runs[0].rows[0];
+        assert_eq!(row.histogram.as_ref().expect("it has one").len(), 100);
+        let series = row.series.as_ref().expect("it has one");
+        assert_eq!(series.points, [[0.1, 1.0, 2.0, 3.0]]);
+        assert_eq!(series.outliers, [[0.1, 3.0]]);
+    }
+
+    #[test]
+    fn errors_name_file_line_and_column() {
+        let good = "{\"scenario\":\"rtt\",\"subject\":\"a\"}\n";
+        fails(
+            &format!("{good}\n{{\"scenario\":"),
+            "a.jsonl:3: EOF while parsing a value (column 12)",
+        );
+        fails(&format!("{good}nonsense"), "a.jsonl:2: expected ident (column 2)");
+        fails("[1]", "a.jsonl:1: invalid type: sequence, expected a map");
+        let row = |rest: &str| format!("{{\"scenario\":\"rtt\",\"subject\":\"a\",{rest}}}");
+        fails(&row("\"p50_ns\":\"fast\""), "a.jsonl:1: invalid type: string \"fast\"");
+        fails(&row("\"p50_ns\":-1"), "p50_ns: -1e0 is not from 0 to 1e18");
+        fails(&row("\"p50_ns\":1e999"), "number out of range");
+        fails(&row("\"max_ns\":1e19"), "max_ns: 1e19");
+        fails(&row("\"payload_bytes\":-1"), "invalid value");
+        fails(&row("\"p50_ns_low\":2,\"p50_ns_high\":1"), "above the highest");
+        fails(&row("\"series\":{\"points\":[[1,2,3]]}"), "expected an array of length 4");
+        fails(&row("\"series\":{\"points\":[[1,2,3,-4]]}"), "series: -4e0");
+        fails(&row("\"series\":7"), "a.jsonl:1: invalid type: integer `7`");
+        fails(&row("\"histogram_v2\":\"AAAA\""), "a.jsonl:1: histogram_v2: not a V2 histogram");
+        fails(&row("\"p50_ns\":1,\"p50_ns\":2"), "duplicate field");
+        fails("{\"subject\":\"a\"}", "no `scenario`");
+        fails("{\"scenario\":\"rtt\",\"subject\":null}", "no `subject`");
+        fails(
+            "{\"scenario\":\"rtt\",\"subject\":7}",
+            "invalid type: integer `7`, expected a string",
+        );
+        fails(&row(&format!("\"x\":{}", "[".repeat(100_000))), "recursion limit");
+        fails("", "a.jsonl: no results");
+        fails("{\"scenario\":\"machine\"}", "a.jsonl: no results");
+        let error = parse("a.jsonl", b"{\"scenario\":\"\xff\"}").expect_err("not text");
+        assert_eq!(error.to_string(), "a.jsonl:1: not UTF-8");
+        fails(&good.repeat(ROWS_MAX + 1), "a.jsonl:2001: more than 2000 rows");
+    }
+}

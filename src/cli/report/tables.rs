@@ -1,0 +1,300 @@
+//! The tables of a report. Every table scrolls by itself where a screen is narrower than it is.
+//!
+//! Numbers stand right, with three digits and a unit, as on the terminal.
+
+use super::compare::Change;
+use super::goals::{self, Verdict, met};
+use super::model::{Book, Case, Entry, FIGURES, Figure, letter, ratio};
+use super::read::Run;
+use super::sketch::class;
+use super::text::{cut, escape, name};
+
+/// Longest fact of a machine that is shown.
+const FACT_CHARS_MAX: usize = 400;
+/// Figures that ringwire's ratio is shown of.
+const AGAINST: [&str; 6] = ["p50", "p99", "p99.9", "max", "frames/s", "CPU/frame"];
+
+/// A cell: markup, and the class of its element.
+struct Cell {
+    markup: String,
+    class: &'static str,
+}
+
+fn text(text: &str) -> Cell {
+    Cell { markup: escape(text), class: "" }
+}
+
+fn number(text: &str) -> Cell {
+    Cell { markup: escape(text), class: "n" }
+}
+
+/// A table: a head, and rows that open with their name. Cells under a number stand right.
+fn table(head: &[Cell], rows: &[Vec<Cell>]) -> String {
+    let mut out = String::from("<div class=\"scroll\"><table><thead><tr>");
+    for cell in head {
+        out += &format!("<th scope=\"col\"{}>{}</th>", attribute(cell.class), cell.markup);
+    }
+    out += "</tr></thead><tbody>\n";
+    for row in rows {
+        out += "<tr>";
+        for (index, cell) in row.iter().enumerate() {
+            let Cell { markup, class } = cell;
+            let class = attribute(class);
+            out += &match index {
+                0 => format!("<th scope=\"row\"{class}>{markup}</th>"),
+                _ => format!("<td{class}>{markup}</td>"),
+            };
+        }
+        out += "</tr>\n";
+    }
+    out + "</tbody></table></div>\n"
+}
+
+fn attribute(class: &str) -> String {
+    if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") }
+}
+
+/// The figures of a case in one run: figures down, subjects across.
+pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> String {
+    let entries: Vec<&Entry<'_>> = case.of_run(run).collect();
+    let mut head = vec![text("")];
+    for entry in &entries {
+        let (look, label) = (class(book.look(&entry.label)), escape(&name(&entry.label)));
+        let markup = format!("<i class=\"dot {look}\"></i>{label}");
+        head.push(Cell { markup, class: "n" });
+    }
+    let mut rows = Vec::new();
+    for figure in &FIGURES {
+        // Calls past the ring are worth a line only where there are any.
+        let empty = |value: f64| figure.title == "direct/frame" && value == 0.0;
+        let value = |entry: &Entry<'_>| (figure.of)(entry.row).filter(|value| !empty(*value));
+        if entries.iter().all(|entry| value(entry).is_none()) {
+            continue;
+        }
+        let mut row = vec![text(figure.title)];
+        for entry in &entries {
+            row.push(match value(entry) {
+                Some(value) => Cell { markup: with_range(figure, value, entry), class: "n" },
+                None => Cell { markup: "–".into(), class: "n dim" },
+            });
+        }
+        rows.push(row);
+    }
+    let samples = |entry: &&Entry<'_>| match entry.row.samples {
+        Some(samples) => number(&grouped(samples)),
+        None => Cell { markup: "–".into(), class: "n dim" },
+    };
+    let counts = entries.iter().map(samples);
+    rows.push(std::iter::once(text("samples")).chain(counts).collect());
+    table(&head, &rows)
+}
+
+/// A figure, and below it the lowest and highest of its rounds.
+fn with_range(figure: &Figure, value: f64, entry: &Entry<'_>) -> String {
+    // Three digits of nothing would claim a precision.
+    let shown = if value == 0.0 { "0".into() } else { escape(&(figure.unit)(value)) };
+    let rounds = entry.row.rounds.is_none_or(|rounds| rounds > 1);
+    match (figure.range)(entry.row).filter(|_| rounds) {
+        Some((low, high)) => {
+            let (low, high) = ((figure.unit)(low), (figure.unit)(high));
+            format!("{shown}<small>{}–{}</small>", escape(&low), escape(&high))
+        }
+        None => shown,
+    }
+}
+
+/// `1234567` → `1 234 567`, with narrow spaces that do not break.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push('\u{202f}');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Ringwire's figures as multiples of the others' in the same run: others down, figures across.
+pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
+    let (ours, others) = case.sides(run)?;
+    if others.is_empty() {
+        return None;
+    }
+    let of =
+        |figure: &Figure, other: &Entry<'_>| ratio((figure.of)(ours.row)?, (figure.of)(other.row)?);
+    let compared = FIGURES.iter().filter(|figure| {
+        let any = others.iter().any(|other| of(figure, other).is_some());
+        AGAINST.contains(&figure.title) && any
+    });
+    let compared: Vec<&Figure> = compared.collect();
+    if compared.is_empty() {
+        return None;
+    }
+    let wrapped = |text: &str| Cell { markup: escape(text), class: "wrap" };
+    let mut head = vec![wrapped(&format!("{} /", name(&ours.label)))];
+    head.extend(compared.iter().map(|figure| number(figure.title)));
+    let mut rows = Vec::new();
+    for other in &others {
+        let mut row = vec![wrapped(&name(&other.label))];
+        for figure in &compared {
+            row.push(match of(figure, other) {
+                Some(ratio) => number(&format!("{ratio:.2}x")),
+                None => Cell { markup: "–".into(), class: "n dim" },
+            });
+        }
+        rows.push(row);
+    }
+    let mut out = table(&head, &rows);
+    for verdict in goals::of_case(case, run) {
+        let Verdict { what, value, is_met, .. } = &verdict;
+        let goal = judged(&verdict.goal, *is_met);
+        let measured = escape(&format!("Goal: {what} {value},"));
+        out +=
+            &format!("<p>{measured} <span class=\"{}\">{}</span></p>\n", goal.class, goal.markup);
+    }
+    Some(out)
+}
+
+/// A goal and whether it was met, by word, sign and colour.
+fn judged(goal: &str, is_met: bool) -> Cell {
+    let (class, sign) = if is_met { ("good", "✓") } else { ("bad", "✗") };
+    Cell { markup: escape(&format!("{goal} {sign} {}", met(is_met))), class }
+}
+
+/// The goals of a run.
+pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
+    let head = [text("Goal"), number("Measured"), text("Bound")];
+    let row = |verdict: &Verdict| {
+        let goal = escape(&format!("{}: {}", verdict.case, verdict.what));
+        vec![
+            Cell { markup: goal, class: "wrap" },
+            number(&verdict.value),
+            judged(&verdict.goal, verdict.is_met),
+        ]
+    };
+    table(&head, &verdicts.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What changed in a case from one run to another; `None` when nothing can be compared.
+pub(super) fn changes(changes: &[Change], before: usize, after: usize) -> Option<String> {
+    if changes.is_empty() {
+        return None;
+    }
+    let head = [
+        text("Subject"),
+        text("Figure"),
+        number(&letter(before)),
+        number(&letter(after)),
+        number("Change"),
+        text("Verdict"),
+    ];
+    let mut last = "";
+    let mut rows = Vec::new();
+    for change in changes {
+        let subject = if change.subject == last { "" } else { &*change.subject };
+        last = &change.subject;
+        rows.push(vec![
+            text(subject),
+            text(change.figure),
+            number(&change.before),
+            number(&change.after),
+            number(&change.amount()),
+            Cell {
+                markup: escape(change.judgement.text()),
+                class: change.judgement.state().class(),
+            },
+        ]);
+    }
+    Some(table(&head, &rows))
+}
+
+/// Where the runs were measured: facts down, runs across.
+pub(super) fn machines(runs: &[Run]) -> Option<String> {
+    let mut titles: Vec<&str> = Vec::new();
+    for (title, _) in runs.iter().filter_map(|run| run.machine.as_ref()).flat_map(|m| &m.facts) {
+        if !titles.contains(title) {
+            titles.push(title);
+        }
+    }
+    if titles.is_empty() {
+        return None;
+    }
+    let mut head = vec![text("")];
+    for (index, run) in runs.iter().enumerate() {
+        let before = if runs.len() > 1 { format!("{}: ", letter(index)) } else { String::new() };
+        head.push(text(&format!("{before}{}", cut(&run.file, 60))));
+    }
+    let fact = |run: &Run, title: &str| {
+        let fact = run.machine.as_ref().and_then(|machine| machine.fact(title));
+        fact.map(|fact| cut(fact, FACT_CHARS_MAX))
+    };
+    let mut rows = Vec::new();
+    for title in titles {
+        let facts: Vec<Option<String>> = runs.iter().map(|run| fact(run, title)).collect();
+        let differs = facts.windows(2).any(|pair| pair[0] != pair[1]);
+        let class = if differs { "fact differs" } else { "fact" };
+        let cells = facts.into_iter().map(|fact| match fact {
+            Some(fact) => Cell { markup: escape(&fact), class },
+            None => Cell { markup: "unknown".into(), class: "fact dim" },
+        });
+        rows.push(std::iter::once(text(title)).chain(cells).collect());
+    }
+    Some(table(&head, &rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::tests::runs;
+    use super::super::read;
+    use super::super::sketch::tests::{texts, well_formed};
+    use super::*;
+
+    #[test]
+    fn figures_stand_under_their_subjects() {
+        let text = "{\"scenario\":\"rtt\",\"subject\":\"a<b\",\"rounds\":9,\"samples\":1234567,\"p50_ns\":7243,\
+            \"p50_ns_low\":6951,\"p50_ns_high\":10423,\"direct_per_frame\":0}\n\
+            {\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"p50_ns\":null,\"max_ns\":3489791}\n";
+        let runs = read::parse("a", text.as_bytes()).expect("rows");
+        let book = Book::new(&runs);
+        let markup = figures(&book, &book.cases[0], 0);
+        let document = well_formed(&markup);
+        assert_eq!(texts(&document, "th"), ["", "a<b", "ringwire", "p50", "max", "samples"]);
+        let cells = ["7.24 us6.95 us–10.4 us", "–", "–", "3.49 ms", "1\u{202f}234\u{202f}567", "–"];
+        assert_eq!(texts(&document, "td"), cells);
+    }
+
+    #[test]
+    fn goal_stands_below_its_ratio() {
+        let runs = runs(
+            "rtt socket spin 64 1 10000\nrtt other spin 64 1 9000\nrtt ringwire spin 64 1 12000",
+        );
+        let markup = against(&Book::new(&runs).cases[0], 0).expect("ratios");
+        let markup = format!("<div>{markup}</div>");
+        let document = well_formed(&markup);
+        assert_eq!(texts(&document, "td"), ["1.20x", "1.33x"]);
+        assert_eq!(texts(&document, "p"), ["Goal: p50 / socket 1.20x, <= 1.15x ✗ missed"]);
+        assert!(markup.contains("class=\"bad\""), "{markup}");
+    }
+
+    #[test]
+    fn facts_that_differ_are_marked() {
+        let text = "{\"scenario\":\"machine\",\"cpu\":\"A\",\"kernel\":\"6\"}\n{\"scenario\":\"x\",\"subject\":\"y\"}\n\
+            {\"scenario\":\"machine\",\"cpu\":\"<B>\",\"kernel\":\"6\"}\n{\"scenario\":\"x\",\"subject\":\"y\"}\n";
+        let runs = read::parse("f", text.as_bytes()).expect("runs");
+        let markup = machines(&runs).expect("facts");
+        let document = well_formed(&markup);
+        assert_eq!(texts(&document, "td"), ["A", "<B>", "6", "6"]);
+        assert_eq!(markup.matches("differs").count(), 2);
+        assert!(machines(&[]).is_none());
+    }
+
+    #[test]
+    fn digits_are_grouped() {
+        assert_eq!(
+            [0, 999, 1_000, 1_234_567].map(grouped),
+            ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]
+        );
+    }
+}

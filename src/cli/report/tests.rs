@@ -1,0 +1,236 @@
+//! The whole page: made of rows as a bench writes them, of rows of older files, and of hostile ones.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::histogram::tests::{encode, sample};
+use super::sketch::tests::{texts, well_formed};
+use super::*;
+
+/// Elements that HTML knows without an end.
+const VOID: [&str; 1] = ["meta"];
+
+/// Reads a page as XML and as HTML does: `<div/>` would be an element that is never closed.
+#[track_caller]
+fn check_page(page: &Page) {
+    let document = well_formed(&page.html);
+    for node in document.descendants().filter(roxmltree::Node::is_element) {
+        let markup = &page.html[node.range()];
+        let name = node.tag_name().name();
+        let in_svg =
+            node.ancestors().any(|node| node.has_tag_name(("http://www.w3.org/2000/svg", "svg")));
+        assert!(in_svg || VOID.contains(&name) || !markup.ends_with("/>"), "{markup}");
+        for name in ["src", "xlink:href", "onload", "onclick", "style"] {
+            assert!(!in_svg || node.attribute(name).is_none_or(|_| name == "style"), "{markup}");
+            assert!(name == "style" || node.attribute(name).is_none(), "{markup}");
+        }
+        if let Some(link) = node.attribute("href") {
+            let target = link.strip_prefix('#').unwrap_or_else(|| panic!("{link} leads elsewhere"));
+            let is_it = |node: &roxmltree::Node<'_, '_>| node.attribute("id") == Some(target);
+            assert_eq!(document.descendants().filter(is_it).count(), 1, "{link}");
+        }
+    }
+    for forbidden in ["<script", "<link", "<img", "@import", "url(", "http:", "https:"] {
+        let html = page.html.replace("http://www.w3.org/2000/svg", "");
+        let html = html.replace("http://www.w3.org/1999/xhtml", "");
+        assert!(!html.contains(forbidden), "{forbidden}: a page needs nothing else");
+    }
+    for drawing in &page.drawings {
+        well_formed(&drawing.file());
+    }
+}
+
+/// Everything a bench may write: histograms, series, several sizes, many connections, errors.
+fn rich() -> String {
+    let mut text = String::from("{\"scenario\":\"machine\",\"cpu\":\"A\",\"kernel\":\"6.1\"}\n");
+    let subjects = ["socket", "tokio", "ringwire"];
+    for (scenario, n) in [("rtt", 1), ("paced", 2)] {
+        for (subject, seed) in subjects.iter().zip(n..) {
+            let histogram = sample(seed, 20_000);
+            let at = |quantile| histogram.value_at_quantile(quantile);
+            let series = match scenario {
+                "paced" => {
+                    ",\"series\":{\"points\":[[0.1,7e3,9e3,2e4],[0.2,7e3,8e3,5e5]],\
+                     \"outliers\":[[0.17,5e5]]}"
+                }
+                _ => "",
+            };
+            text += &format!(
+                "{{\"scenario\":\"{scenario}\",\"subject\":\"{subject}\",\"idle\":\"spin\",\
+                 \"payload_bytes\":64,\"connections\":1,\"rounds\":7,\"samples\":20000,\
+                 \"p50_ns\":{},\"p99_ns\":{},\"p99_9_ns\":{},\"max_ns\":{},\"p50_ns_low\":{},\
+                 \"p50_ns_high\":{},\"errors\":0,\"histogram_v2\":\"{}\"{series}}}\n",
+                at(0.5),
+                at(0.99),
+                at(0.999),
+                at(1.0),
+                at(0.4),
+                at(0.6),
+                encode(&histogram),
+            );
+        }
+    }
+    for bytes in [64, 4_096] {
+        for (subject, rate) in ["socket", "raw", "ringwire"].iter().zip([9e6, 2e7, 8e6]) {
+            text += &format!(
+                "{{\"scenario\":\"stream\",\"subject\":\"{subject}\",\"idle\":\"spin\",\
+                 \"payload_bytes\":{bytes},\"connections\":1,\"rounds\":7,\"samples\":9,\
+                 \"p50_ns\":null,\"frames_per_s\":{rate},\"bytes_per_s\":{}}}\n",
+                rate * f64::from(bytes)
+            );
+        }
+    }
+    text
+}
+
+fn page_of(text: &str) -> Page {
+    render(&read::parse("sample.jsonl", text.as_bytes()).expect("valid lines"))
+}
+
+fn render(runs: &[Run]) -> Page {
+    let page = page::render(runs);
+    check_page(&page);
+    page
+}
+
+#[test]
+fn page_shows_everything_there_is() {
+    let page = page_of(&rich());
+    let titles: Vec<&str> = page.drawings.iter().map(|drawing| &*drawing.title).collect();
+    let expected = [
+        "ringwire as a multiple of the others",
+        "rtt 64 B spin: latency by percentile",
+        "paced 64 B spin: latency by percentile",
+        "paced 64 B spin: socket over time",
+        "paced 64 B spin: tokio over time",
+        "paced 64 B spin: ringwire over time",
+        "stream 64 B spin: frames per second",
+        "stream 4 KiB spin: frames per second",
+        "stream spin: bytes/s by payload",
+        "stream spin: frames/s by payload",
+    ];
+    assert_eq!(titles, expected);
+    assert_eq!(page.summary, "1 run, 4 cases, 2 of 2 goals met");
+    let document = well_formed(&page.html);
+    let headings = texts(&document, "h2");
+    let cases = ["rtt 64 B spin", "paced 64 B spin", "stream 64 B spin", "stream 4 KiB spin"];
+    for heading in
+        ["At a glance", "Throughput by payload", "Machine", "Method"].iter().chain(&cases)
+    {
+        assert!(headings.iter().any(|text| text == heading), "{heading}: {headings:?}");
+    }
+    // Each drawing stands there for a desk and for a phone.
+    let svgs = document
+        .descendants()
+        .filter(|node| node.has_tag_name(("http://www.w3.org/2000/svg", "svg")));
+    assert_eq!(svgs.count(), 2 * page.drawings.len());
+    assert_eq!(page.html, page_of(&rich()).html, "the same rows give the same page");
+}
+
+#[test]
+fn every_subject_is_in_every_legend() {
+    let page = page_of(&rich());
+    for drawing in &page.drawings {
+        let subjects: &[&str] = match &*drawing.title {
+            title if title.contains("latency by percentile") => &["socket", "tokio", "ringwire"],
+            title if title.starts_with("stream") => &["socket", "raw", "ringwire"],
+            _ => continue,
+        };
+        for markup in drawing.inline().split("<svg").skip(1) {
+            for subject in subjects {
+                assert!(markup.contains(&format!(">{subject}</text>")), "{subject}: {markup}");
+            }
+        }
+    }
+}
+
+#[test]
+fn runs_are_compared_with_the_first() {
+    let slower = rich().replace("\"frames_per_s\":8e6", "\"frames_per_s\":4e6");
+    let page = page_of(&(rich() + &rich() + &slower));
+    assert!(page.summary.starts_with("3 runs, 4 cases, "), "{}", page.summary);
+    let document = well_formed(&page.html);
+    let headings = texts(&document, "h2");
+    assert!(headings.contains(&"B against A".into()), "{headings:?}");
+    assert!(headings.contains(&"C against A".into()), "{headings:?}");
+    let cells = texts(&document, "td");
+    assert!(cells.contains(&"no change".into()), "{cells:?}");
+    let curve = page.drawings.iter().find(|drawing| drawing.title.contains("by percentile"));
+    let legend = texts(&well_formed(&curve.expect("a curve").file()), "text");
+    for label in ["A socket", "B ringwire", "C tokio"] {
+        assert!(legend.contains(&label.into()), "{label}: {legend:?}");
+    }
+}
+
+/// Files of the repository's past have no histograms, no series and fewer keys.
+#[test]
+fn recorded_files_can_be_shown() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/record");
+    let mut count = 0;
+    for machine in std::fs::read_dir(folder).expect("the records are there") {
+        let machine = machine.expect("readable").path();
+        for file in std::fs::read_dir(machine).expect("a folder a machine") {
+            let path = file.expect("readable").path();
+            if path.extension().is_some_and(|ending| ending == "jsonl") {
+                let runs = read::runs(&path, &read::bytes(&path).expect("readable"));
+                let page = render(&runs.unwrap_or_else(|error| panic!("{error}")));
+                assert!(!page.drawings.is_empty(), "{}", path.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 3, "{count} files were found");
+}
+
+#[test]
+fn hostile_strings_are_text() {
+    let evil = "</td></style><script>alert(1)</script>\\u0000\\u001b[31m\\u202e&amp;\\\"'><x y=";
+    let text = rich().replace("\"socket\"", &format!("\"{evil}\""));
+    let text =
+        text.replace("\"rtt\"", &format!("\"{evil}\"")).replace("\"A\"", &format!("\"{evil}\""));
+    let mut runs = read::parse("a", text.as_bytes()).expect("valid lines");
+    runs[0].file = "<b>\u{1}/../../etc/passwd".into();
+    let page = render(&runs);
+    assert!(!page.html.contains("<script") && !page.html.contains("<x y"), "escaped");
+    assert!(page.html.contains("&lt;script&gt;"), "and not left out");
+    for drawing in &page.drawings {
+        let name = &drawing.name;
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{name}");
+    }
+}
+
+/// Rows without most of their keys, with zeros, and with the largest and smallest of numbers.
+#[test]
+fn odd_rows_make_a_page() {
+    let odd = "\
+        {\"scenario\":\"\",\"subject\":\"\"}\n\
+        {\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"p50_ns\":0,\"max_ns\":0,\"frames_per_s\":0}\n\
+        {\"scenario\":\"rtt\",\"subject\":\"socket\",\"p50_ns\":1e-300,\"max_ns\":1e18,\"samples\":1}\n\
+        {\"scenario\":\"rtt\",\"subject\":\"x\",\"p50_ns\":1e18,\"rounds\":0,\"samples\":0}\n\
+        {\"scenario\":\"rtt\",\"subject\":\"y\",\"p50_ns\":5,\"rounds\":18446744073709551615,\
+         \"samples\":18446744073709551615,\"max_ns\":9}\n\
+        {\"scenario\":\"stream\",\"subject\":\"a\",\"payload_bytes\":18446744073709551615,\
+         \"bytes_per_s\":1,\"frames_per_s\":1e-9}\n\
+        {\"scenario\":\"stream\",\"subject\":\"a\",\"payload_bytes\":0,\"bytes_per_s\":0}\n\
+        {\"scenario\":\"stream\",\"subject\":\"a\",\"payload_bytes\":1,\"bytes_per_s\":1e18}\n\
+        {\"scenario\":\"paced\",\"subject\":\"a\",\"series\":{\"points\":[[0,0,0,0]]}}\n\
+        {\"scenario\":\"paced\",\"subject\":\"b\",\"series\":{\"points\":[[1e18,1,1,1e18]],\
+         \"outliers\":[[0,0],[1e18,1]]}}\n\
+        {\"scenario\":\"failover\",\"subject\":\"ringwire\"}\n";
+    let page = page_of(odd);
+    for markup in
+        [&page.html].into_iter().chain(&page.drawings.iter().map(|d| d.file()).collect::<Vec<_>>())
+    {
+        assert!(!markup.contains("NaN") && !markup.contains("inf"), "{markup}");
+    }
+    page_of(&format!("{odd}{{\"scenario\":\"machine\"}}\n{odd}"));
+}
+
+#[test]
+fn names_of_files_are_all_different() {
+    let mut taken = Vec::new();
+    let names: BTreeSet<String> = (0..5).map(|_| unique("a", "svg", &mut taken)).collect();
+    assert_eq!(names.len(), 5);
+    let files: Vec<PathBuf> = ["x/run.jsonl", "y/run.jsonl", "..", "/"].map(Into::into).into();
+    assert_eq!(line_names(&files), ["run.jsonl", "run-2.jsonl", "bench.jsonl", "bench-2.jsonl"]);
+}
