@@ -35,7 +35,7 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the suite, or a part of it.
-    Run(run::Options),
+    Run(Box<run::Options>),
     /// Lists the subjects of this build, and what a full build has beside them.
     List,
     /// One end of a subject; the runner starts it.

@@ -165,6 +165,13 @@ pub fn version_of(package: &str) -> Option<&'static str> {
     Some(rest.split_once('"')?.0)
 }
 
+/// A port that was free a moment ago, for those that do not tell which one they were given.
+#[cfg(any(feature = "nng", feature = "zenoh"))]
+fn free_port() -> Result<u16, Failure> {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
+}
+
 /// For those that can do everything but bulk beside other messages.
 fn lacks_bulk(case: &Case) -> Option<&'static str> {
     case.bulk.then_some("nothing goes beside a request on its thread")

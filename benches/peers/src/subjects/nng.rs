@@ -2,15 +2,14 @@
 //!
 //! REQ/REP for round trips, PUSH/PULL for streams, with the library's own threads, which share an
 //! end's core with the application's thread unless the run gives it several. nng sets TCP_NODELAY by
-//! itself. REP answers one request at a time, which is its protocol; its contexts would answer more.
+//! itself. Its blocking calls are used, one connection a thread.
 
 use std::thread;
 
-use ::nng::options::{LocalAddr, Options};
-use ::nng::{Listener, Message as NngMessage, Protocol, Socket, SocketAddr};
+use ::nng::{Message as NngMessage, Protocol, Socket};
 
 use super::pattern::{Addresses, PatternClient, Sockets};
-use super::{Facts, Ready, Role, Subject};
+use super::{Facts, Ready, Role, Subject, free_port, lacks_fan_in};
 use crate::drive::{Failure, drive, now_or_never};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Reply};
@@ -23,7 +22,7 @@ impl Subject for Nng {
     }
 
     fn lacks(&self, case: &Case) -> Option<&'static str> {
-        (case.connections > 1_000).then_some("1,000 connections at most")
+        lacks_fan_in(case)
     }
 
     fn serve(
@@ -72,11 +71,9 @@ impl Subject for Nng {
 
 fn listen(protocol: Protocol) -> Result<(Socket, String), Failure> {
     let socket = Socket::new(protocol)?;
-    let listener = Listener::new(&socket, "tcp://127.0.0.1:0")?;
-    match listener.get_opt::<LocalAddr>()? {
-        SocketAddr::Inet(address) => Ok((socket, format!("tcp://{address}"))),
-        other => Err(format!("{other:?} is no TCP address").into()),
-    }
+    let address = format!("tcp://127.0.0.1:{}", free_port()?);
+    socket.listen(&address)?;
+    Ok((socket, address))
 }
 
 fn receive(pull: &Socket, answers: &Socket, payload_bytes: usize) -> Result<(), Failure> {

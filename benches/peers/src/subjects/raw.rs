@@ -17,7 +17,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, accept, recv, send};
 
-use super::{Facts, Ready, Role, Subject, lacks_fan_in};
+use super::{Facts, Ready, Role, Subject, fan_in, lacks_fan_in};
 use crate::drive::{Client, Failure, drive, now_or_never};
 use crate::frame::{BUFFER_BYTES, Cutter, Seat, Write};
 use crate::job::{Case, Job, Round, Scenario};
@@ -100,7 +100,7 @@ impl Subject for Raw {
             Ok(RawClient { pipe: PipeClient::new(link, &job.case), beside })
         };
         if job.case.scenario == Scenario::FanIn {
-            return super::fan_in::drive(job);
+            return fan_in::drive::<fan_in::Sockets>(job);
         }
         now_or_never(drive(job, connect))
     }

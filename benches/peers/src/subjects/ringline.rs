@@ -18,7 +18,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::{Facts, Ready, Role, Subject, lacks_bulk};
 use crate::drive::{Client, Failure, drive};
 use crate::frame::frame_into;
-use crate::job::{Case, Job, Round};
+use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, PREFIX_BYTES, Reply, Seen, Tag};
 
 /// Bytes gathered before they are sent.
@@ -38,7 +38,11 @@ impl Subject for Ringline {
     }
 
     fn lacks(&self, case: &Case) -> Option<&'static str> {
-        lacks_bulk(case)
+        // Its futures wake the task they belong to, not the waker they were given, so that the
+        // connections of one task can not be told apart.
+        (case.scenario == Scenario::FanIn)
+            .then_some("wants a task for each connection, which this suite's client has not")
+            .or_else(|| lacks_bulk(case))
     }
 
     fn serve(
@@ -88,6 +92,7 @@ fn cut(data: &[u8]) -> Result<&[u8], ParseResult> {
 struct Server;
 
 impl AsyncEventHandler for Server {
+    #[expect(clippy::manual_async_fn, reason = "the future must not borrow the handler")]
     fn on_accept(&self, conn: ConnCtx) -> impl Future<Output = ()> + 'static {
         async move {
             let mut desk = Desk::new(job().case.payload_bytes);

@@ -6,7 +6,6 @@
 //! fragment, so that longer messages, and bulk, run with the default transport. A stream is not
 //! express, so that it is batched. Its runtimes' threads share the end's core.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use ::zenoh::bytes::ZBytes;
@@ -17,7 +16,7 @@ use ::zenoh::sample::Sample;
 use ::zenoh::{Config, Session, Wait};
 use ringwire::time::Nanos;
 
-use super::{Facts, Ready, Role, Subject, lacks_fan_in};
+use super::{Facts, Ready, Role, Subject, free_port, lacks_fan_in};
 use crate::drive::{Client, Failure, drive, now_or_never};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
@@ -49,9 +48,7 @@ impl Subject for Zenoh {
         job: &Job,
         ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        // It does not tell which port it was given, so a free one is looked for.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let endpoint = format!("tcp/127.0.0.1:{port}");
+        let endpoint = format!("tcp/127.0.0.1:{}", free_port()?);
         let session = open(&job.case, "listen", &endpoint)?;
         let pong = publisher(&session, PONG, Express::Yes, Priority::RealTime)?;
         let seen = publisher(&session, SEEN, Express::Yes, Priority::Data)?;

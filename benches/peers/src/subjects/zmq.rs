@@ -4,17 +4,17 @@
 //! throughput test; one I/O thread, which is the default and its guide's advice below a gigabyte a
 //! second. libzmq sets TCP_NODELAY by itself. An end's I/O thread shares its core with the
 //! application's thread unless the run gives it several. High-water marks are the default's 1,000
-//! messages.
+//! messages. Fan-in waits for its sockets with zmq_poll.
 
 use std::thread;
 
-use ::zmq::{Context, Message as ZmqMessage, REP, REQ, Socket};
+use ::zmq::{Context, Message as ZmqMessage, POLLIN, PollItem, REP, REQ, Socket};
 
 use super::pattern::{Addresses, PatternClient, Sockets};
-use super::{Facts, Ready, Role, Subject};
+use super::{Facts, Ready, Role, Subject, fan_in};
 use crate::drive::{Failure, drive, now_or_never};
 use crate::job::{Case, Job, Round, Scenario};
-use crate::message::{Desk, Reply};
+use crate::message::{Desk, Message, Reply};
 
 pub struct Libzmq;
 
@@ -60,6 +60,9 @@ impl Subject for Libzmq {
 
     fn drive(&self, job: &Job) -> Result<Round, Failure> {
         // One context for all sockets of a process, as the guide has it.
+        if job.case.scenario == Scenario::FanIn {
+            return fan_in::drive::<Crowd>(job);
+        }
         let context = Context::new();
         let connect = async |job: &Job| -> Result<_, Failure> {
             let addresses = Addresses::parse(&job.address)?;
@@ -135,5 +138,44 @@ impl Sockets for Zmq {
     async fn pull(&mut self) -> Result<Received, Failure> {
         let (_, pull) = self.one_way.as_ref().ok_or("no sockets for streams")?;
         Ok(Received(pull.recv_msg(0)?))
+    }
+}
+
+/// Many REQ sockets.
+struct Crowd {
+    /// Keeps the I/O thread.
+    _context: Context,
+    sockets: Vec<Socket>,
+}
+
+impl fan_in::Many for Crowd {
+    fn connect(job: &Job) -> Result<Self, Failure> {
+        let context = Context::new();
+        let addresses = Addresses::parse(&job.address)?;
+        let open = |_| -> Result<Socket, Failure> {
+            let socket = context.socket(REQ)?;
+            socket.set_linger(0)?;
+            socket.connect(&addresses.reply)?;
+            Ok(socket)
+        };
+        let sockets = (0..job.case.connections).map(open).collect::<Result<_, _>>()?;
+        Ok(Self { _context: context, sockets })
+    }
+
+    fn send(&mut self, index: usize, message: &Message) -> Result<(), Failure> {
+        Ok(self.sockets[index].send(message.payload(), 0)?)
+    }
+
+    fn wait(&mut self, ready: &mut Vec<usize>) -> Result<(), Failure> {
+        let mut items: Vec<PollItem<'_>> =
+            self.sockets.iter().map(|socket| socket.as_poll_item(POLLIN)).collect();
+        ::zmq::poll(&mut items, -1)?;
+        ready.extend((0..items.len()).filter(|&index| items[index].is_readable()));
+        Ok(())
+    }
+
+    fn receive(&mut self, index: usize, message: &Message) -> Result<Option<bool>, Failure> {
+        let answer = self.sockets[index].recv_msg(0)?;
+        Ok(Some(*answer == *message.payload()))
     }
 }
