@@ -141,6 +141,7 @@ impl Ringwire {
         let mut builder = Config::builder()
             .idle(self.idle)
             .cores([job.cores[0]])
+            .express(case.bulk)
             // Room for the bulk message that leaves and the one that waits.
             .lane_bytes_max(u32::try_from(4 * BULK_BYTES)?);
         if case.scenario == Scenario::FanIn {
