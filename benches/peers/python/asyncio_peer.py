@@ -1,0 +1,242 @@
+"""An asyncio peer that does what the replaced class does: four bytes of length, big-endian, and
+JSON with metadata and data.
+
+    asyncio_peer.py serve|drive
+
+Speaks the lines of src/job.rs on standard input and output. The payload is text, because JSON has
+no bytes: as many characters as the other subjects have bytes. Messages carry their sequence, and
+the receiver checks it and the length of the data.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import Counter
+
+PREFIX = struct.Struct(">I")
+# Streamed bytes between two readings of the clock.
+BATCH_BYTES = 64 << 10
+# The longest message is a MiB of data; the default limit of a stream is 64 KiB.
+STREAM_LIMIT = 4 << 20
+
+
+def encode(kind, sequence, data):
+    message = {"metadata": {"type": kind, "sequence": sequence}, "data": data}
+    body = json.dumps(message).encode()
+    return PREFIX.pack(len(body)) + body
+
+
+async def read_message(reader):
+    (length,) = PREFIX.unpack(await reader.readexactly(PREFIX.size))
+    return json.loads(await reader.readexactly(length))
+
+
+def say(line):
+    print(json.dumps(line), flush=True)
+
+
+def end_with_standard_input():
+    def watch():
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+async def serve(job):
+    payload_bytes = job["case"]["payload_bytes"]
+
+    async def handle(reader, writer):
+        expected, frames, errors = 0, 0, 0
+        try:
+            while True:
+                message = await read_message(reader)
+                kind = message["metadata"]["type"]
+                if kind == "echo":
+                    writer.write(encode(kind, message["metadata"]["sequence"], message["data"]))
+                    await writer.drain()
+                elif kind == "stream":
+                    sequence = message["metadata"]["sequence"]
+                    if sequence == expected and len(message["data"]) == payload_bytes:
+                        frames += 1
+                    else:
+                        errors += 1
+                    expected = sequence + 1
+                else:
+                    writer.write(encode("seen", 0, [frames, errors]))
+                    await writer.drain()
+                    frames, errors = 0, 0
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, limit=STREAM_LIMIT, backlog=4096)
+    host, port = server.sockets[0].getsockname()
+    version = ".".join(map(str, sys.version_info[:3]))
+    say({"ready": {"address": f"{host}:{port}", "version": f"Python {version}"}})
+    await asyncio.Future()
+
+
+class Client:
+    """One connection, and what its round trips were."""
+
+    def __init__(self, reader, writer, payload_bytes):
+        self.reader, self.writer = reader, writer
+        pattern = "abcdefghijklmnopqrstuvwxyz012345"
+        self.data = (pattern * (payload_bytes // len(pattern) + 1))[:payload_bytes]
+        self.sequence = 0
+        self.latency = []
+        self.errors = 0
+
+    @classmethod
+    async def connect(cls, job):
+        host, port = job["address"].rsplit(":", 1)
+        reader, writer = await asyncio.open_connection(host, int(port), limit=STREAM_LIMIT)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = cls(reader, writer, job["case"]["payload_bytes"])
+        await client.echo(time.monotonic_ns())
+        if client.errors:
+            raise RuntimeError("the first echo is not what was sent")
+        return client
+
+    async def echo(self, start):
+        self.sequence += 1
+        self.writer.write(encode("echo", self.sequence, self.data))
+        await self.writer.drain()
+        answer = await read_message(self.reader)
+        right = answer["metadata"]["sequence"] == self.sequence and answer["data"] == self.data
+        end = time.monotonic_ns()
+        self.latency.append(end - start)
+        self.errors += not right
+        return end
+
+    async def run(self, until):
+        now = time.monotonic_ns()
+        while now < until:
+            now = await self.echo(time.monotonic_ns())
+
+    async def pace(self, rate_hz, duration_ns):
+        period = 1_000_000_000 // rate_hz
+        due = time.monotonic_ns() + period
+        until = due + duration_ns
+        while due < until:
+            while time.monotonic_ns() < due:
+                pass
+            await self.echo(due)
+            due += period
+
+    async def pump(self, first, until):
+        batch = max(BATCH_BYTES // len(self.data), 1)
+        sequence = first
+        while True:
+            for _ in range(batch):
+                self.writer.write(encode("stream", sequence, self.data))
+                sequence += 1
+            await self.writer.drain()
+            if time.monotonic_ns() >= until:
+                break
+        self.writer.write(encode("ask", 0, None))
+        await self.writer.drain()
+        frames, errors = (await read_message(self.reader))["data"]
+        return sequence, frames, errors
+
+
+class Stopwatch:
+    def __init__(self, job):
+        # clock_getcpuclockid(3) of another process.
+        self.server = (~job["server_pid"] << 3) | 2
+        self.cpu_server = time.clock_gettime_ns(self.server)
+        self.cpu_client = time.process_time_ns()
+        self.started = time.monotonic_ns()
+
+    def stop(self, frames, errors, latency=None):
+        elapsed = time.monotonic_ns() - self.started
+        return {
+            "frames": frames,
+            "elapsed_ns": elapsed,
+            "cpu_client_ns": time.process_time_ns() - self.cpu_client,
+            "cpu_server_ns": time.clock_gettime_ns(self.server) - self.cpu_server,
+            "errors": errors,
+            "counts": sorted(Counter(latency).items()) if latency is not None else None,
+        }
+
+
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/status") as status:
+        line = next(line for line in status if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+async def drive_one(job, client):
+    case, warm_up, duration = job["case"], job["warm_up_ns"], job["duration_ns"]
+    if case["scenario"] == "stream":
+        sequence, frames, errors = await client.pump(0, 0)
+        if frames != sequence or errors:
+            raise RuntimeError(f"of the first {sequence} messages {frames} arrived")
+        sequence, _, _ = await client.pump(sequence, time.monotonic_ns() + warm_up)
+        first, stopwatch = sequence, Stopwatch(job)
+        sequence, frames, errors = await client.pump(first, time.monotonic_ns() + duration)
+        return stopwatch.stop(frames, errors + abs(sequence - first - frames - errors))
+    if case["scenario"] == "paced":
+        await client.pace(case["rate_hz"], warm_up)
+        client.latency, stopwatch = [], Stopwatch(job)
+        await client.pace(case["rate_hz"], duration)
+    else:
+        await client.run(time.monotonic_ns() + warm_up)
+        client.latency, stopwatch = [], Stopwatch(job)
+        await client.run(time.monotonic_ns() + duration)
+    return stopwatch.stop(2 * len(client.latency), client.errors, client.latency)
+
+
+async def drive_many(job):
+    count = job["case"]["connections"]
+    resident = resident_bytes(job["server_pid"])
+    clients = [await Client.connect(job) for _ in range(count)]
+    added = resident_bytes(job["server_pid"]) - resident
+
+    async def run_all(until):
+        for client in clients:
+            client.latency = []
+        await asyncio.gather(*(client.run(until) for client in clients))
+
+    await run_all(time.monotonic_ns() + job["warm_up_ns"])
+    stopwatch = Stopwatch(job)
+    await run_all(time.monotonic_ns() + job["duration_ns"])
+    latency = [ns for client in clients for ns in client.latency]
+    result = stopwatch.stop(2 * len(latency), sum(c.errors for c in clients), latency)
+    return {**result, "resident_bytes_per_connection": max(added, 0) / count}
+
+
+async def drive(job):
+    if job["case"]["scenario"] == "fan-in":
+        result = await drive_many(job)
+    else:
+        result = await drive_one(job, await Client.connect(job))
+    say({"round": result})
+
+
+def main():
+    job = json.loads(sys.stdin.readline())
+    os.sched_setaffinity(0, job["cores"])
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    end_with_standard_input()
+    if sys.argv[1] == "serve":
+        asyncio.run(serve(job))
+        return
+    try:
+        asyncio.run(drive(job))
+    except Exception as error:  # Whatever it is, the runner reports it.
+        say({"error": f"{type(error).__name__}: {error}"})
+    sys.stdout.flush()
+    # The watching thread still reads standard input.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

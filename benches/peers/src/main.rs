@@ -1,0 +1,63 @@
+//! The same questions put to Ringwire and to other transports, side by side. README.md says how to
+//! run it, how each subject is configured, and what is not measured.
+//!
+//! ```text
+//! run/       the runner: rounds in turn, two processes a round, deadlines, records, tables
+//! job        the lines between the runner and the two processes
+//! side       one of these processes          process    CPU time, memory, cores
+//! drive      the client's measuring loops    histogram  percentiles, and how they travel
+//! message    what is carried and checked     frame      messages over a byte stream
+//! subjects/  one file for each transport
+//! ```
+
+mod drive;
+mod frame;
+mod histogram;
+mod job;
+mod message;
+mod process;
+mod run;
+mod side;
+mod subjects;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures message transports side by side.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the suite, or a part of it.
+    Run(Box<run::Options>),
+    /// Lists the subjects of this build, and what a full build has beside them.
+    List,
+    /// One end of a subject; the runner starts it.
+    #[command(hide = true)]
+    Subject {
+        name: String,
+        #[arg(value_enum)]
+        side: side::Side,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Options::parse().command {
+        Command::Run(options) => run::run(&options),
+        Command::List => run::list(),
+        Command::Subject { name, side } => side::run(&name, side),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Where and with what it was measured: the first JSON line of a run, with the keys of
+//! `ringwire bench --json` and the versions of all subjects.
+//!
+//! What can not be found out is `null`: no figure is held back because a file in /sys is missing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde::Serialize;
+
+use super::Cores;
+use super::record::Who;
+
+/// The machine line.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    scenario: &'static str,
+    kernel: Option<String>,
+    cpu: Option<String>,
+    cores: usize,
+    cores_allowed: usize,
+    core_server: usize,
+    core_client: usize,
+    governor: Option<String>,
+    clock_source: Option<String>,
+    congestion_control: Option<String>,
+    mitigations: Option<String>,
+    version: Option<&'static str>,
+    /// Of the sources this was built from; ends in `+` when they had been changed.
+    commit: Option<String>,
+    rustc: Option<&'static str>,
+    profile: Option<&'static str>,
+    command: String,
+    date: Option<String>,
+    /// All cores of the server and the client, where they have several.
+    cores_server: Vec<usize>,
+    cores_client: Vec<usize>,
+    /// By subject.
+    versions: BTreeMap<String, String>,
+}
+
+impl Machine {
+    pub fn look(cores: &Cores, subjects: &[Who]) -> Self {
+        let cpu = "/sys/devices/system/cpu";
+        let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+        let client = cores.client[0];
+        let versions = subjects
+            .iter()
+            .filter_map(|who| Some((who.name.clone(), who.version.clone()?)))
+            .collect();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        Self {
+            scenario: "machine",
+            kernel: read("/proc/sys/kernel/osrelease"),
+            cpu: cpuinfo("model name").into_iter().next(),
+            cores: cpuinfo("processor").len(),
+            cores_allowed: cores.allowed,
+            core_server: cores.server[0],
+            core_client: client,
+            governor: read(format!("{cpu}/cpu{client}/cpufreq/scaling_governor")),
+            clock_source: read(clock),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            mitigations: mitigations(&format!("{cpu}/vulnerabilities")),
+            version: crate::subjects::version_of("ringwire"),
+            commit: commit(&root),
+            rustc: option_env!("PEERS_RUSTC"),
+            profile: option_env!("PEERS_PROFILE"),
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            date: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
+            cores_server: cores.server.clone(),
+            cores_client: cores.client.clone(),
+            versions,
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".into());
+        format!(
+            "ringwire {} ({}) and peers on {}, Linux {}\n\
+             {} cores (server on {:?}, client on {:?}), governor {}, clock {}, {}; {}\n\
+             {}\n",
+            self.version.unwrap_or("?"),
+            known(&self.commit),
+            known(&self.cpu),
+            known(&self.kernel),
+            self.cores,
+            self.cores_server,
+            self.cores_client,
+            known(&self.governor),
+            known(&self.clock_source),
+            known(&self.congestion_control),
+            known(&self.date),
+            self.command,
+        )
+    }
+}
+
+/// A file of one line.
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn cpuinfo(key: &str) -> Vec<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == key).then(|| value.trim().to_owned())
+    };
+    text.lines().filter_map(value).collect()
+}
+
+/// The mitigations in force, which make every system call dearer.
+fn mitigations(folder: &str) -> Option<String> {
+    let mut names: Vec<_> = fs::read_dir(folder).ok()?.flatten().map(|e| e.file_name()).collect();
+    names.sort();
+    let one = |name: &std::ffi::OsString| {
+        let text = read(Path::new(folder).join(name))?;
+        let what = text.strip_prefix("Mitigation: ")?.to_owned();
+        Some(format!("{}: {what}", name.to_string_lossy()))
+    };
+    let found: Vec<String> = names.iter().filter_map(one).collect();
+    Some(if found.is_empty() { "none".into() } else { found.join("; ") })
+}
+
+fn commit(folder: &Path) -> Option<String> {
+    let folder = folder.to_str()?;
+    let commit = output("git", &["-C", folder, "rev-parse", "--short=12", "HEAD"])?;
+    // Records that a run appends to are no change of the sources.
+    let sources = ["src", "Cargo.toml", "Cargo.lock", "benches/peers"];
+    let status = [&["-C", folder, "status", "--porcelain", "--"], &sources[..]].concat();
+    let changed = output("git", &status).is_some_and(|text| !text.is_empty());
+    Some(if changed { commit + "+" } else { commit })
+}
+
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    output.status.success().then_some(text)
+}

@@ -1,0 +1,72 @@
+//! monoio: one thread, one io_uring, the same frames as the floor.
+//!
+//! Its io_uring driver (not the legacy one) with its default ring; TCP_NODELAY is on. No timer
+//! driver: nothing here uses one.
+
+use std::io;
+use std::ops::Range;
+
+use ::monoio::buf::{IoBuf, IoBufMut};
+use ::monoio::io::{AsyncReadRent, AsyncWriteRentExt};
+use ::monoio::net::{TcpListener, TcpStream};
+use ::monoio::{IoUringDriver, RuntimeBuilder};
+
+use super::owned::{OwnedClient, Stream, serve};
+use super::{Facts, Ready, Role, Subject, lacks_bulk};
+use crate::drive::{Failure, drive};
+use crate::job::{Case, Job, Round};
+
+pub struct Monoio;
+
+impl Subject for Monoio {
+    fn facts(&self) -> Facts {
+        let name = "monoio";
+        Facts { name, idle: "park", transport: "tcp", package: name, role: Role::Peer }
+    }
+
+    fn lacks(&self, case: &Case) -> Option<&'static str> {
+        lacks_bulk(case)
+    }
+
+    fn serve(
+        &self,
+        job: &Job,
+        ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let case = job.case;
+        RuntimeBuilder::<IoUringDriver>::new().build()?.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            ready(Ready::at(listener.local_addr()?))?;
+            loop {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                ::monoio::spawn(serve(stream, case));
+            }
+        })
+    }
+
+    fn drive(&self, job: &Job) -> Result<Round, Failure> {
+        let connect = async |job: &Job| -> Result<_, Failure> {
+            let stream = TcpStream::connect(&job.address).await?;
+            stream.set_nodelay(true)?;
+            Ok(OwnedClient::new(stream, &job.case))
+        };
+        RuntimeBuilder::<IoUringDriver>::new().build()?.block_on(drive(job, connect))
+    }
+}
+
+impl Stream for TcpStream {
+    async fn read(&mut self, buffer: Vec<u8>, part: Range<usize>) -> (io::Result<usize>, Vec<u8>) {
+        let (result, slice) = AsyncReadRent::read(self, buffer.slice_mut(part)).await;
+        (result, slice.into_inner())
+    }
+
+    async fn write_all(
+        &mut self,
+        buffer: Vec<u8>,
+        part: Range<usize>,
+    ) -> (io::Result<()>, Vec<u8>) {
+        let (result, slice) = AsyncWriteRentExt::write_all(self, buffer.slice(part)).await;
+        (result.map(drop), slice.into_inner())
+    }
+}

@@ -1,0 +1,208 @@
+//! omq-tokio, a ZeroMQ in Rust: its normal sockets and its exclusive ones.
+//!
+//! `omq-tokio`: `Socket::new` on the caller's current-thread runtime, which its README has for a
+//! socket driver without I/O threads of its own (each end has one core here); REQ/REP, whose default
+//! is the latency profile, for round trips, PUSH/PULL, whose default is the throughput profile, for
+//! streams. `omq-tokio-exclusive`: `exclusive::Socket` at both ends, "direct-I/O sockets for
+//! latency-sensitive callers", which have one peer and no push/pull: REQ/REP for round trips,
+//! PAIR for streams.
+
+use ::omq_tokio::exclusive::{Options as ExclusiveOptions, Socket as ExclusiveSocket};
+use ::omq_tokio::{Message as OmqMessage, Options, Socket, SocketType};
+use bytes::Bytes;
+use tokio::task::{spawn, yield_now};
+
+use super::pattern::{Addresses, PatternClient, Sockets};
+use super::tokio::runtime;
+use super::{Facts, Ready, Role, Subject, lacks_bulk, lacks_fan_in};
+use crate::drive::{Client, Failure, drive};
+use crate::job::{Case, Job, Round, Scenario};
+use crate::message::{Desk, Message, Reply, Seen, Tag};
+
+const ANY: &str = "tcp://127.0.0.1:0";
+
+struct Normal;
+struct Exclusive;
+
+pub fn all() -> impl Iterator<Item = Box<dyn Subject>> {
+    let all: [Box<dyn Subject>; 2] = [Box::new(Normal), Box::new(Exclusive)];
+    all.into_iter()
+}
+
+fn facts(name: &'static str) -> Facts {
+    Facts { name, idle: "park", transport: "tcp", package: "omq-tokio", role: Role::Peer }
+}
+
+impl Subject for Normal {
+    fn facts(&self) -> Facts {
+        facts("omq-tokio")
+    }
+
+    fn lacks(&self, _: &Case) -> Option<&'static str> {
+        None
+    }
+
+    fn serve(
+        &self,
+        job: &Job,
+        ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        runtime()?.block_on(async {
+            let reply = Socket::new(SocketType::Rep, Options::default());
+            let pull = Socket::new(SocketType::Pull, Options::default());
+            let answers = Socket::new(SocketType::Push, Options::default());
+            let addresses = Addresses {
+                reply: reply.bind(ANY).await?.to_string(),
+                pull: pull.bind(ANY).await?.to_string(),
+                answers: answers.bind(ANY).await?.to_string(),
+            };
+            ready(Ready::at(addresses.join()))?;
+            let payload_bytes = job.case.payload_bytes;
+            spawn(async move {
+                if let Err(error) = receive(&pull, &answers, payload_bytes).await {
+                    eprintln!("the receiver ended: {error}");
+                }
+            });
+            loop {
+                let message = reply.recv().await?;
+                reply.send(message).await?;
+            }
+        })
+    }
+
+    fn drive(&self, job: &Job) -> Result<Round, Failure> {
+        let connect = async |job: &Job| -> Result<_, Failure> {
+            let addresses = Addresses::parse(&job.address)?;
+            let streams = job.case.scenario == Scenario::Stream || job.case.bulk;
+            let connect = async |kind, address: &str| -> Result<Socket, Failure> {
+                let socket = Socket::new(kind, Options::default());
+                socket.connect(address).await?;
+                Ok(socket)
+            };
+            let one_way = if streams {
+                let push = connect(SocketType::Push, &addresses.pull).await?;
+                Some((push, connect(SocketType::Pull, &addresses.answers).await?))
+            } else {
+                None
+            };
+            let request = connect(SocketType::Req, &addresses.reply).await?;
+            Ok(PatternClient(Sides { request, one_way }))
+        };
+        runtime()?.block_on(drive(job, connect))
+    }
+}
+
+async fn receive(pull: &Socket, answers: &Socket, payload_bytes: usize) -> Result<(), Failure> {
+    let mut desk = Desk::new(payload_bytes);
+    loop {
+        let message = pull.recv().await?;
+        if let Reply::Seen(bytes) = desk.take(message.part_slice(0).unwrap_or_default()) {
+            answers.send(OmqMessage::from_slice(&bytes)).await?;
+        }
+    }
+}
+
+struct Sides {
+    request: Socket,
+    one_way: Option<(Socket, Socket)>,
+}
+
+/// The only part of a message.
+fn only_part(message: &OmqMessage) -> Result<Bytes, Failure> {
+    message.part_bytes(0).ok_or_else(|| "a message without parts".into())
+}
+
+impl Sockets for Sides {
+    type Received = Bytes;
+
+    async fn request(&mut self, payload: &[u8]) -> Result<Bytes, Failure> {
+        self.request.send(OmqMessage::from_slice(payload)).await?;
+        only_part(&self.request.recv().await?)
+    }
+
+    async fn push(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        let (push, _) = self.one_way.as_ref().ok_or("no sockets for streams")?;
+        Ok(push.send(OmqMessage::from_slice(payload)).await?)
+    }
+
+    async fn pull(&mut self) -> Result<Bytes, Failure> {
+        let (_, pull) = self.one_way.as_ref().ok_or("no sockets for streams")?;
+        only_part(&pull.recv().await?)
+    }
+
+    async fn let_others_run(&mut self) {
+        yield_now().await;
+    }
+}
+
+/// The socket types of a case: the server's and the client's.
+fn exclusive_types(case: &Case) -> (SocketType, SocketType) {
+    match case.scenario {
+        Scenario::Stream => (SocketType::Pair, SocketType::Pair),
+        Scenario::Rtt | Scenario::Paced | Scenario::FanIn => (SocketType::Rep, SocketType::Req),
+    }
+}
+
+impl Subject for Exclusive {
+    fn facts(&self) -> Facts {
+        facts("omq-tokio-exclusive")
+    }
+
+    fn lacks(&self, case: &Case) -> Option<&'static str> {
+        lacks_bulk(case).or_else(|| lacks_fan_in(case))
+    }
+
+    fn serve(
+        &self,
+        job: &Job,
+        ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        runtime()?.block_on(async {
+            let (kind, _) = exclusive_types(&job.case);
+            let options = ExclusiveOptions::default();
+            let (mut socket, address) = ExclusiveSocket::bind(kind, ANY, options).await?;
+            ready(Ready::at(address))?;
+            let mut desk = Desk::new(job.case.payload_bytes);
+            loop {
+                let message = socket.recv().await?;
+                match desk.take(message.part_slice(0).unwrap_or_default()) {
+                    Reply::Nothing => {}
+                    Reply::Echo => socket.send(&message).await?,
+                    Reply::Seen(bytes) => socket.send(&OmqMessage::from_slice(&bytes)).await?,
+                }
+            }
+        })
+    }
+
+    fn drive(&self, job: &Job) -> Result<Round, Failure> {
+        let connect = async |job: &Job| -> Result<_, Failure> {
+            let (_, kind) = exclusive_types(&job.case);
+            let options = ExclusiveOptions::default();
+            Ok(ExclusiveClient(ExclusiveSocket::connect(kind, &*job.address, options).await?))
+        };
+        runtime()?.block_on(drive(job, connect))
+    }
+}
+
+struct ExclusiveClient(ExclusiveSocket);
+
+impl Client for ExclusiveClient {
+    #[inline]
+    async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
+        self.0.send(&OmqMessage::from_slice(message.payload())).await?;
+        Ok(self.0.recv().await?.part_slice(0) == Some(message.payload()))
+    }
+
+    #[inline]
+    async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
+        Ok(self.0.send(&OmqMessage::from_slice(message.payload())).await?)
+    }
+
+    async fn ask(&mut self) -> Result<Seen, Failure> {
+        let question = Message::short(Tag::Ask);
+        self.0.send(&OmqMessage::from_slice(question.payload())).await?;
+        let answer = self.0.recv().await?;
+        Seen::from_bytes(answer.part_slice(0).unwrap_or_default())
+            .ok_or_else(|| "that is no answer".into())
+    }
+}

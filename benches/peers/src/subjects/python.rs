@@ -1,0 +1,42 @@
+//! The asyncio peer in Python, `python/asyncio_peer.py`: what Ringwire replaces.
+//!
+//! Four bytes of length, big-endian, and JSON with metadata and data, over asyncio's streams; both
+//! ends are Python, TCP_NODELAY is on, which asyncio does by itself. Runs as `python3`, or what the
+//! variable PYTHON names.
+
+use super::{Facts, Ready, Role, Subject, lacks_bulk};
+use crate::drive::Failure;
+use crate::job::{Case, Job, Round, Scenario};
+
+pub struct Asyncio;
+
+impl Subject for Asyncio {
+    fn facts(&self) -> Facts {
+        let name = "python-asyncio";
+        Facts { name, idle: "park", transport: "tcp", package: "", role: Role::Peer }
+    }
+
+    fn lacks(&self, case: &Case) -> Option<&'static str> {
+        (case.scenario == Scenario::FanIn && case.connections > 1_000)
+            .then_some("1,000 connections at most")
+            .or_else(|| lacks_bulk(case))
+    }
+
+    fn serve(
+        &self,
+        _: &Job,
+        _: &mut dyn FnMut(Ready) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        Err("runs in an interpreter of its own".into())
+    }
+
+    fn drive(&self, _: &Job) -> Result<Round, Failure> {
+        Err("runs in an interpreter of its own".into())
+    }
+
+    fn program(&self) -> Option<Vec<String>> {
+        let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/asyncio_peer.py");
+        Some(vec![python, script.into()])
+    }
+}

@@ -1,0 +1,212 @@
+//! ringline: thread-per-core io_uring with multishot receive and provided buffers, the same frames
+//! as the floor.
+//!
+//! One worker an end, TCP_NODELAY on, which is its default; worker and accepting thread share the
+//! end's core. Frames are cut in `with_data`; answers leave with `send_nowait`, which its
+//! documentation calls the hot path; a stream awaits `send`, which is its backpressure.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::OnceLock;
+
+use ::ringline::{
+    AsyncEventHandler, Config, ConfigBuilder, ConnCtx, ParseResult, RinglineBuilder, connect,
+    request_shutdown,
+};
+use crossbeam_channel::{Sender, bounded};
+
+use super::{Facts, Ready, Role, Subject, lacks_bulk};
+use crate::drive::{Client, Failure, drive};
+use crate::frame::frame_into;
+use crate::job::{Case, Job, Round, Scenario};
+use crate::message::{Desk, Message, PREFIX_BYTES, Reply, Seen, Tag};
+
+/// Bytes gathered before they are sent.
+const GATHER_BYTES: usize = 64 << 10;
+
+/// The job, for handlers, which the library makes by itself.
+static JOB: OnceLock<Job> = OnceLock::new();
+/// Where the client's round goes.
+static RESULT: OnceLock<Sender<Result<Round, Failure>>> = OnceLock::new();
+
+pub struct Ringline;
+
+impl Subject for Ringline {
+    fn facts(&self) -> Facts {
+        let name = "ringline";
+        Facts { name, idle: "park", transport: "tcp", package: name, role: Role::Peer }
+    }
+
+    fn lacks(&self, case: &Case) -> Option<&'static str> {
+        // Its futures wake the task they belong to, not the waker they were given, so that the
+        // connections of one task can not be told apart.
+        (case.scenario == Scenario::FanIn)
+            .then_some("wants a task for each connection, which this suite's client has not")
+            .or_else(|| lacks_bulk(case))
+    }
+
+    fn serve(
+        &self,
+        job: &Job,
+        ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        JOB.set(job.clone()).map_err(|_| "one server a process")?;
+        let builder = RinglineBuilder::new(config()?).bind(([127, 0, 0, 1], 0).into());
+        let (shutdown, workers) = builder.launch::<Server>()?;
+        ready(Ready::at(shutdown.bound_addr().ok_or("no address")?))?;
+        for worker in workers {
+            worker.join().map_err(|_| "a worker panicked")??;
+        }
+        Ok(())
+    }
+
+    fn drive(&self, job: &Job) -> Result<Round, Failure> {
+        JOB.set(job.clone()).map_err(|_| "one client a process")?;
+        let (sender, receiver) = bounded(1);
+        RESULT.set(sender).map_err(|_| "one client a process")?;
+        let (_shutdown, workers) = RinglineBuilder::new(config()?).launch::<Driver>()?;
+        for worker in workers {
+            worker.join().map_err(|_| "a worker panicked")??;
+        }
+        receiver.try_recv().map_err(|_| "the client ended without a result")?
+    }
+}
+
+fn config() -> Result<Config, Failure> {
+    Ok(ConfigBuilder::new().workers(1).pin_to_core(false).backlog(4096).build()?)
+}
+
+fn job() -> &'static Job {
+    JOB.get().expect("set before the library makes handlers")
+}
+
+/// Finds the first whole frame: its payload, or what a parser answers without one.
+fn cut(data: &[u8]) -> Result<&[u8], ParseResult> {
+    let Some(prefix) = data.first_chunk::<PREFIX_BYTES>() else {
+        return Err(ParseResult::NeedMore);
+    };
+    let end = PREFIX_BYTES + u32::from_le_bytes(*prefix) as usize;
+    data.get(PREFIX_BYTES..end).ok_or(ParseResult::NeedAtLeast(end.saturating_sub(data.len())))
+}
+
+struct Server;
+
+impl AsyncEventHandler for Server {
+    #[expect(clippy::manual_async_fn, reason = "the future must not borrow the handler")]
+    fn on_accept(&self, conn: ConnCtx) -> impl Future<Output = ()> + 'static {
+        async move {
+            let mut desk = Desk::new(job().case.payload_bytes);
+            let mut out = Vec::new();
+            loop {
+                let take = |data: &[u8]| answer(&mut desk, &mut out, data);
+                if conn.with_data(take).await == 0 {
+                    return;
+                }
+                if !out.is_empty() {
+                    if let Err(error) = conn.send_nowait(&out) {
+                        eprintln!("a connection ended: {error}");
+                        return;
+                    }
+                    out.clear();
+                }
+            }
+        }
+    }
+
+    fn create_for_worker(_: usize) -> Self {
+        Self
+    }
+}
+
+/// Answers all whole frames.
+fn answer(desk: &mut Desk, out: &mut Vec<u8>, data: &[u8]) -> ParseResult {
+    let mut taken = 0;
+    loop {
+        let payload = match cut(&data[taken..]) {
+            Ok(payload) => payload,
+            Err(more) if taken == 0 => return more,
+            Err(_) => return ParseResult::Consumed(taken),
+        };
+        match desk.take(payload) {
+            Reply::Nothing => {}
+            Reply::Echo => frame_into(out, payload),
+            Reply::Seen(bytes) => frame_into(out, &bytes),
+        }
+        taken += PREFIX_BYTES + payload.len();
+    }
+}
+
+struct Driver;
+
+impl AsyncEventHandler for Driver {
+    fn on_accept(&self, _: ConnCtx) -> impl Future<Output = ()> + 'static {
+        std::future::ready(())
+    }
+
+    fn on_start(&self) -> Option<Pin<Box<dyn Future<Output = ()> + 'static>>> {
+        Some(Box::pin(async {
+            let open = async |job: &Job| -> Result<_, Failure> {
+                let conn = connect(job.address.parse()?)?.await?;
+                Ok(RinglineClient { conn, out: Vec::new() })
+            };
+            let round = drive(job(), open).await;
+            if let Some(sender) = RESULT.get() {
+                // The receiver waits until this worker has ended.
+                let _ = sender.send(round);
+            }
+            let _ = request_shutdown();
+        }))
+    }
+
+    fn create_for_worker(_: usize) -> Self {
+        Self
+    }
+}
+
+struct RinglineClient {
+    conn: ConnCtx,
+    out: Vec<u8>,
+}
+
+impl RinglineClient {
+    async fn receive<R>(&mut self, take: impl Fn(&[u8]) -> R) -> Result<R, Failure> {
+        let mut taken = None;
+        let take = |data: &[u8]| match cut(data) {
+            Ok(payload) => {
+                taken = Some(take(payload));
+                ParseResult::Consumed(PREFIX_BYTES + payload.len())
+            }
+            Err(more) => more,
+        };
+        self.conn.with_data(take).await;
+        taken.ok_or_else(|| "the server has closed the connection".into())
+    }
+
+    async fn flush(&mut self) -> Result<(), Failure> {
+        if !self.out.is_empty() {
+            self.conn.send(&self.out)?.await?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Client for RinglineClient {
+    #[inline]
+    async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
+        self.conn.send_nowait(message.framed())?;
+        self.receive(|payload| payload == message.payload()).await
+    }
+
+    #[inline]
+    async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
+        self.out.extend_from_slice(message.framed());
+        if self.out.len() >= GATHER_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn ask(&mut self) -> Result<Seen, Failure> {
+        self.flush().await?;
+        self.conn.send_nowait(Message::short(Tag::Ask).framed())?;
+        self.receive(Seen::from_bytes).await?.ok_or_else(|| "that is no answer".into())
+    }
+}

@@ -1,0 +1,109 @@
+//! tarpc: calls in Rust types over Tokio.
+//!
+//! Its length-delimited transport with bincode; data are `bytes::Bytes`, which serde takes whole
+//! instead of byte by byte. TCP_NODELAY is on; a current-thread runtime, because each end has one
+//! core. It has calls only, so that nothing is streamed.
+
+use std::net::Ipv4Addr;
+
+use ::tarpc::client::Config;
+use ::tarpc::context::{self, Context};
+use ::tarpc::serde_transport;
+use ::tarpc::server::{BaseChannel, Channel};
+use ::tarpc::tokio_serde::formats::Bincode;
+use ::tarpc::tokio_util::codec::{Framed, LengthDelimitedCodec};
+use ::tokio::net::{TcpListener, TcpStream};
+use ::tokio::task::spawn;
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::tokio::runtime;
+use super::{Facts, Ready, Role, Subject, lacks_bulk};
+use crate::drive::{Client, Failure, drive};
+use crate::job::{Case, Job, Round, Scenario};
+use crate::message::{Message, Seen};
+
+/// The longest message is a MiB and what bincode adds.
+const FRAME_BYTES_MAX: usize = 16 << 20;
+
+#[::tarpc::service]
+trait Echo {
+    async fn echo(data: Bytes) -> Bytes;
+}
+
+pub struct Tarpc;
+
+impl Subject for Tarpc {
+    fn facts(&self) -> Facts {
+        let name = "tarpc";
+        Facts { name, idle: "park", transport: "tcp", package: name, role: Role::Peer }
+    }
+
+    fn lacks(&self, case: &Case) -> Option<&'static str> {
+        (case.scenario == Scenario::Stream)
+            .then_some("calls only, no one-way messages")
+            .or_else(|| lacks_bulk(case))
+    }
+
+    fn serve(
+        &self,
+        _: &Job,
+        ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        runtime()?.block_on(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            ready(Ready::at(listener.local_addr()?))?;
+            loop {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                let channel = BaseChannel::with_defaults(serde_transport::new(
+                    framed(stream),
+                    Bincode::default(),
+                ));
+                spawn(channel.execute(Server.serve()).for_each(|response| async {
+                    spawn(response);
+                }));
+            }
+        })
+    }
+
+    fn drive(&self, job: &Job) -> Result<Round, Failure> {
+        let connect = async |job: &Job| -> Result<_, Failure> {
+            let stream = TcpStream::connect(&job.address).await?;
+            stream.set_nodelay(true)?;
+            let transport = serde_transport::new(framed(stream), Bincode::default());
+            Ok(TarpcClient(EchoClient::new(Config::default(), transport).spawn()))
+        };
+        runtime()?.block_on(drive(job, connect))
+    }
+}
+
+fn framed(stream: TcpStream) -> Framed<TcpStream, LengthDelimitedCodec> {
+    LengthDelimitedCodec::builder().max_frame_length(FRAME_BYTES_MAX).new_framed(stream)
+}
+
+#[derive(Clone)]
+struct Server;
+
+impl Echo for Server {
+    async fn echo(self, _: Context, data: Bytes) -> Bytes {
+        data
+    }
+}
+
+struct TarpcClient(EchoClient);
+
+impl Client for TarpcClient {
+    async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
+        let data = Bytes::copy_from_slice(message.payload());
+        Ok(self.0.echo(context::current(), data).await? == message.payload())
+    }
+
+    async fn send(&mut self, _: &mut Message) -> Result<(), Failure> {
+        Err("calls only, no one-way messages".into())
+    }
+
+    async fn ask(&mut self) -> Result<Seen, Failure> {
+        Err("calls only, no one-way messages".into())
+    }
+}

@@ -1,0 +1,70 @@
+//! tokio-uring: io_uring driven by Tokio's current-thread runtime, the same frames as the floor.
+//!
+//! `tokio_uring::start` with its default ring: DEFER_TASKRUN, which spares interrupts, makes it
+//! stall. TCP_NODELAY is on.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use ::tokio_uring::buf::BoundedBuf;
+use ::tokio_uring::net::{TcpListener, TcpStream};
+
+use super::owned::{OwnedClient, Stream, serve};
+use super::{Facts, Ready, Role, Subject, lacks_bulk};
+use crate::drive::{Failure, drive};
+use crate::job::{Case, Job, Round};
+
+pub struct TokioUring;
+
+impl Subject for TokioUring {
+    fn facts(&self) -> Facts {
+        let name = "tokio-uring";
+        Facts { name, idle: "park", transport: "tcp", package: name, role: Role::Peer }
+    }
+
+    fn lacks(&self, case: &Case) -> Option<&'static str> {
+        lacks_bulk(case)
+    }
+
+    fn serve(
+        &self,
+        job: &Job,
+        ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        ::tokio_uring::start(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+            ready(Ready::at(listener.local_addr()?))?;
+            loop {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                ::tokio_uring::spawn(serve(stream, job.case));
+            }
+        })
+    }
+
+    fn drive(&self, job: &Job) -> Result<Round, Failure> {
+        let connect = async |job: &Job| -> Result<_, Failure> {
+            let stream = TcpStream::connect(job.address.parse()?).await?;
+            stream.set_nodelay(true)?;
+            Ok(OwnedClient::new(stream, &job.case))
+        };
+        ::tokio_uring::start(drive(job, connect))
+    }
+}
+
+impl Stream for TcpStream {
+    async fn read(&mut self, buffer: Vec<u8>, part: Range<usize>) -> (io::Result<usize>, Vec<u8>) {
+        let (result, slice) = TcpStream::read(self, buffer.slice(part)).await;
+        (result, slice.into_inner())
+    }
+
+    async fn write_all(
+        &mut self,
+        buffer: Vec<u8>,
+        part: Range<usize>,
+    ) -> (io::Result<()>, Vec<u8>) {
+        let (result, slice) = TcpStream::write_all(self, buffer.slice(part)).await;
+        (result, slice.into_inner())
+    }
+}
