@@ -230,7 +230,7 @@ impl Pool {
                 self.ended(slot, reason, messages_dropped);
                 Happened::Ended
             }
-            EventKind::Reconnecting { .. } => return,
+            EventKind::Reconnecting { .. } | EventKind::Dropped { .. } => return,
         };
         self.members.handle(slot, happened, now, random());
         self.settle();
