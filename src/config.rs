@@ -12,13 +12,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, Deserializer};
 
+use crate::endpoint::EndpointError;
 use crate::wire::handshake::NAME_BYTES_MAX;
 use crate::wire::padded;
 use crate::wire::{Checksum, Priority};
 
+pub mod pool;
 mod text;
 
-use text::{Suggestion, Takes};
+pub use pool::{PoolConfig, PoolConfigBuilder};
+use text::{KeyList, Suggestion, Takes};
 
 /// Most reactors a `Node` may have. Each is a thread with a ring and all the memory that the limits
 /// name: with the defaults 200 MB of address space each, resident as used.
@@ -128,6 +131,24 @@ pub enum ConfigError {
         line: usize,
         /// The key that was probably meant.
         near: Option<&'static str>,
+    },
+    /// A pool has no such key.
+    #[error("unknown key {key} in line {line}: {hint}", hint = KeyList(*.near, pool::KEYS))]
+    UnknownPoolKey {
+        /// The key.
+        key: String,
+        /// Where it stands, from 1.
+        line: usize,
+        /// The key that was probably meant.
+        near: Option<&'static str>,
+    },
+    /// A malformed endpoint.
+    #[error("{key}: {source}")]
+    Endpoint {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        source: EndpointError,
     },
     /// The text is not TOML.
     #[error("configuration: {message}")]
@@ -571,7 +592,7 @@ impl ConfigBuilder {
             message: error.to_string().trim_end().into(),
         };
         let table = DeTable::parse(text).map_err(not_toml)?;
-        text::check(text, table.get_ref())?;
+        text::check(text, table.get_ref(), KEYS, unknown_key)?;
         Self::deserialize(Deserializer::from(table)).map_err(not_toml)
     }
 
@@ -730,6 +751,10 @@ impl ConfigBuilder {
         }
         check_reactors("number of cores", self.cores.len(), 0)
     }
+}
+
+fn unknown_key(key: String, line: usize, near: Option<&'static str>) -> ConfigError {
+    ConfigError::UnknownKey { key, line, near }
 }
 
 /// `reactors`, or what 0 means.

@@ -348,6 +348,33 @@ pub enum ConnectError {
         /// Why.
         reason: CloseReason,
     },
+    /// Fewer members of a pool are connected than are to be kept. It goes on trying.
+    #[error(
+        "{connected} of a pool's {members_min} members are connected after {timeout:?}{}",
+        LastFailure(*.reason)
+    )]
+    PoolNotReady {
+        /// Members connected now.
+        connected: u32,
+        /// Members to be kept connected.
+        members_min: u32,
+        /// How long it was waited for.
+        timeout: Duration,
+        /// Why the last attempt failed, or the last link or session was lost.
+        reason: Option<CloseReason>,
+    },
+    /// The command queue into a reactor of the node is full.
+    #[error("the reactor's command queue is full (commands_max); retry later")]
+    Busy,
+    /// A reactor of the node did not get to it in time. The call has withdrawn it.
+    #[error("the reactor did not answer within {timeout:?}: does a handler block it?")]
+    Unresponsive {
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The pool is closed, or being closed.
+    #[error("the pool is closed")]
+    PoolClosed,
     /// The client is connected already.
     #[error("already connected; disconnect first")]
     AlreadyConnected,
@@ -363,6 +390,15 @@ pub enum ConnectError {
     /// The node has shut down.
     #[error("the node has shut down")]
     ShutDown,
+}
+
+/// Says why a member of a pool is missing, when that is known.
+struct LastFailure(Option<CloseReason>);
+
+impl fmt::Display for LastFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |reason| write!(f, "; the last failure: {reason}"))
+    }
 }
 
 /// Says who ended a handshake.

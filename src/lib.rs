@@ -31,6 +31,7 @@
 //! | you write | use |
 //! |---|---|
 //! | a control loop that talks to one server | [`Client`]: no hidden thread, just `poll` |
+//! | the same to a service with several sessions or servers | [`Pool`] |
 //! | a service with handlers on its own cores | [`Server`] |
 //! | an application that does not want to poll | [`Node`] and its [`NodeHandle`] |
 //! | an event loop of your own, several connections | [`Reactor`] |
@@ -50,12 +51,14 @@
 //! - **block**: a piece of send memory that frames are encoded into and sent from.
 //! - **reactor**: one thread, one ring, one loop; **turn**: one pass of that loop.
 //! - **inbox**: where messages wait that no handler takes.
+//! - **pool**: several sessions with one service, looked after together; **member**: one of them.
 //! - **envelope**: how a message travels: kind, priority, reliability, time to live.
 //!
 //! # Code map
 //!
 //! ```text
-//! client, server, node ──▶ reactor ──▶ session ──▶ wire      transport: one trait over them
+//! client, pool,
+//! server, node ──────────▶ reactor ──▶ session ──▶ wire      transport: one trait over them
 //!                             ├──────▶ sys ──────▶ mem       sys: the only unsafe code
 //!                             └──────▶ mem       config, endpoint, error, stats, time: leaves
 //! ```
@@ -77,6 +80,7 @@ pub mod error;
 pub mod fuzzing;
 mod mem;
 pub mod node;
+pub mod pool;
 pub mod reactor;
 pub mod server;
 mod session;
@@ -89,18 +93,19 @@ pub mod wire;
 
 // The public interface is:
 pub use client::Client;
-pub use config::{Config, ConfigBuilder, Idle, Overflow};
+pub use config::{Config, ConfigBuilder, Idle, Overflow, PoolConfig, PoolConfigBuilder};
 pub use endpoint::{Address, DEFAULT_PORT, Endpoint};
 pub use error::{
     AccessError, CloseReason, ConfigError, ConnectError, DropReason, EndpointError, FlushError,
     ProtocolError, ReceiveError, RequestError, RingError, SendError, SetupError,
 };
 
-pub use node::{Incoming, Node, NodeBuilder, NodeHandle};
+pub use node::{Incoming, Node, NodeBuilder, NodeHandle, NodePool};
+pub use pool::Pool;
 pub use reactor::{
-    BroadcastReport, Cancelled, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState,
-    Context, Event, EventKind, Link, Message, Reactor, RequestId, ShutdownReport, Turn, Wait,
-    WatchChange, WatchError, WatchKey, Watched,
+    BroadcastReport, Cancelled, Choice, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState,
+    Context, Event, EventKind, Link, Message, PoolId, PoolRefusals, PoolStatistics, Reactor,
+    RequestId, ShutdownReport, Turn, Wait, WatchChange, WatchError, WatchKey, Watched,
 };
 pub use server::{Server, ServerBuilder};
 pub use session::lane::Sent;

@@ -20,6 +20,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+mod pool;
+
+pub use self::pool::NodePool;
 #[cfg(doc)]
 use crate::config::REACTORS_MAX;
 use crate::config::{Config, Idle, check_reactors};
@@ -675,12 +678,23 @@ impl NodeHandle {
     ) -> Result<(), SendError> {
         self.check_may_wait()?;
         let body = self.own(body, envelope, response_to)?;
+        self.ask_for_verdict(usize::from(connection.reactor), |asker| {
+            let asker = Some(asker);
+            Command::Send { connection, envelope, body, response_to, asker }
+        })
+    }
+
+    /// Has a reactor carry out a command that sends, and waits for its verdict.
+    fn ask_for_verdict(
+        &self,
+        reactor: usize,
+        command: impl FnOnce(Asker<Verdict>) -> Command,
+    ) -> Result<(), SendError> {
         // While the thread ends there is none any more.
         let kept = VERDICTS.try_with(Cell::take).ok().flatten();
         let verdicts = kept.unwrap_or_default();
-        let asker = Some(Asker { claim: verdicts.claim.clone(), reply: verdicts.reply.clone() });
-        let command = Command::Send { connection, envelope, body, response_to, asker };
-        let mut outcome = self.post(connection, command);
+        let asker = Asker { claim: verdicts.claim.clone(), reply: verdicts.reply.clone() };
+        let mut outcome = self.post_command(reactor, command(asker));
         if outcome.is_ok() {
             // What was withdrawn still lies in the queue, with this claim: then it is not kept.
             outcome = wait_for(&verdicts.answer, &verdicts.claim, Nanos::now() + ANSWER_TIMEOUT)?;
@@ -934,8 +948,12 @@ impl NodeHandle {
     }
 
     fn post(&self, connection: ConnectionId, command: Command) -> Result<(), SendError> {
+        self.post_command(usize::from(connection.reactor), command)
+    }
+
+    fn post_command(&self, reactor: usize, command: Command) -> Result<(), SendError> {
         self.check_running()?;
-        let mailbox = self.shared.mailboxes.get(usize::from(connection.reactor));
+        let mailbox = self.shared.mailboxes.get(reactor);
         let mailbox = mailbox.ok_or(SendError::NotConnected)?;
         if mailbox.is_closed() {
             return Err(SendError::ShutDown);

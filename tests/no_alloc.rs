@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ringwire::{
-    Client, Config, ConnectionId, Endpoint, Envelope, Idle, Incoming, Kind, Message, Nanos,
-    NodeHandle, Reactor, SendError, Server, Wait,
+    Choice, Client, Config, ConnectionId, Endpoint, Envelope, Idle, Incoming, Kind, Message, Nanos,
+    Node, NodeHandle, Pool, PoolConfig, Reactor, SendError, Server, Wait,
 };
 use rustix::thread::{Pid, gettid};
 
@@ -310,4 +310,80 @@ fn check_costs(handle: &mut Handle) {
         });
         assert_eq!(count, 1, "a wait that sleeps");
     }
+}
+
+/// One of each call that goes through a pool, and what comes back.
+fn exercise_pool(pool: &mut Pool, number: u64) {
+    let choices = [Choice::LeastQueued, Choice::Key(number)];
+    for choice in choices {
+        pool.send(choice, Envelope::data(), &[5; 64]).expect("room");
+        pool.send(choice, Envelope::data().reliable(), &[6; 64]).expect("room");
+    }
+    let answer = pool.request(Choice::LeastQueued, Envelope::command(), b"?", PATIENCE);
+    assert_eq!(answer.expect("an answer").payload()[..], *b"?");
+    let key = Choice::Key(number);
+    let id = pool.start_request(key, Envelope::command(), b"?", PATIENCE).expect("room");
+    let deadline = Nanos::now() + PATIENCE;
+    while pool.take_response(id).is_none() {
+        assert!(Nanos::now() < deadline, "no answer");
+        pool.poll();
+    }
+    assert_eq!(pool.statistics().connected, 4);
+}
+
+/// Choosing, refusing and looking after the members: of those that are kept, and of one that load
+/// has brought, which is looked at again and again.
+#[test]
+fn pool_allocates_nothing() {
+    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let server = Server::builder()
+        .config(config.clone())
+        .listen("127.0.0.1:0")
+        .on(Kind::Command, |context, frame| {
+            context.reply(Envelope::status(), frame.payload()).expect("room");
+        })
+        .on(Kind::Data, |_, _| {})
+        .start()
+        .expect("a free port");
+    let plan = PoolConfig::builder(server.addresses()[0].to_string()).members_min(3);
+    let plan = plan.members_max(4).grow_bytes(1).idle_after_ms(20_000).build().expect("valid");
+    let mut pool = Pool::new(config, plan).expect("a ring");
+    pool.connect().expect("room");
+    pool.wait_ready(PATIENCE).expect("the server listens");
+    let deadline = Nanos::now() + PATIENCE;
+    while pool.statistics().connected < 4 {
+        assert!(Nanos::now() < deadline, "it does not grow");
+        for _ in 0..4 {
+            pool.send(Choice::LeastQueued, Envelope::data(), b"load").expect("room");
+        }
+        pool.poll();
+    }
+    for number in 0..2_000 {
+        exercise_pool(&mut pool, number);
+    }
+    let count = allocations(|| {
+        for number in 0..2_000 {
+            exercise_pool(&mut pool, number);
+        }
+    });
+    assert_eq!(count, 0, "pool: send, request, statistics");
+    let long = vec![0; 8 << 20];
+    let refused = allocations(|| {
+        let refused = pool.send(Choice::LeastQueued, Envelope::data(), &long);
+        assert!(matches!(refused, Err(SendError::TooLarge { .. })), "{refused:?}");
+    });
+    assert_eq!(refused, 0, "a refusal");
+
+    let node = Node::builder().start().expect("it starts");
+    let plan = PoolConfig::builder(server.addresses()[0].to_string()).members_min(2);
+    let handles = node.pool_on_all(&plan.build().expect("valid")).expect("room");
+    handles.wait_ready(PATIENCE).expect("the server listens");
+    let send = |count: u64| {
+        for number in 0..count {
+            handles.send(Choice::LeastQueued, Envelope::data(), &[5; 64]).expect("room");
+            handles.send(Choice::Key(number), Envelope::data(), &[6; 64]).expect("room");
+        }
+    };
+    send(2_000);
+    assert_eq!(allocations(|| send(2_000)), 0, "handle: send");
 }

@@ -13,6 +13,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::{CORES_EXPECTED, ConfigError, KEYS};
 
+/// Keys, and what each takes.
+pub(super) type Keys = &'static [(&'static str, Takes)];
+/// Makes the error about a key that does not exist: its name, its line, the one probably meant.
+pub(super) type UnknownKey = fn(String, usize, Option<&'static str>) -> ConfigError;
+
 /// A value as written is cut here in a message.
 const VALUE_CHARS_MAX: usize = 40;
 
@@ -27,15 +32,23 @@ pub(super) enum Takes {
     Flag,
     /// A list of core numbers.
     Cores,
+    /// A list of strings; what a message says instead.
+    Texts(&'static str),
     /// One of these strings, and how a message lists them.
     OneOf(&'static [&'static str], &'static str),
 }
 
 /// Checks every key and every value by itself.
-pub(super) fn check(text: &str, table: &DeTable<'_>) -> Result<(), ConfigError> {
+pub(super) fn check(
+    text: &str,
+    table: &DeTable<'_>,
+    keys: Keys,
+    unknown_key: UnknownKey,
+) -> Result<(), ConfigError> {
     for (name, value) in table {
-        let Some(&(key, takes)) = KEYS.iter().find(|(key, _)| key == name.get_ref()) else {
-            return Err(unknown(text, name.get_ref(), name.span()));
+        let Some(&(key, takes)) = keys.iter().find(|(key, _)| key == name.get_ref()) else {
+            let (name, line) = (name.get_ref(), line_of(text, name.span()));
+            return Err(unknown_key(name.escape_debug().to_string(), line, nearest(name, keys)));
         };
         check_value(key, takes, value, || as_written(text, value))?;
     }
@@ -57,6 +70,10 @@ fn check_value(
                 whole(core.get_ref()).is_some_and(|core| usize::try_from(core).is_ok())
             };
             (value.as_array().is_some_and(|cores| cores.iter().all(is_core)), CORES_EXPECTED)
+        }
+        (Takes::Texts(expected), value) => {
+            let is_text = |text: &Spanned<DeValue<'_>>| text.get_ref().is_str();
+            (value.as_array().is_some_and(|texts| texts.iter().all(is_text)), expected)
         }
         (Takes::OneOf(names, expected), value) => {
             (value.as_str().is_some_and(|name| names.contains(&name)), expected)
@@ -109,15 +126,14 @@ pub(super) fn quoted(value: &str) -> String {
 }
 
 #[cold]
-fn unknown(text: &str, name: &str, span: Range<usize>) -> ConfigError {
+fn line_of(text: &str, span: Range<usize>) -> usize {
     let before = text.get(..span.start).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    ConfigError::UnknownKey { key: name.escape_debug().to_string(), line, near: nearest(name) }
+    before.matches('\n').count() + 1
 }
 
 /// The key that was probably meant: one that `name` is a part of, or that a few letters or another
 /// order of the words make of it.
-fn nearest(name: &str) -> Option<&'static str> {
+fn nearest(name: &str, keys: Keys) -> Option<&'static str> {
     let name: String = name.chars().take(VALUE_CHARS_MAX).collect::<String>().to_lowercase();
     let name_sorted = with_sorted_words(&name);
     let edits = |key: &'static str| {
@@ -127,7 +143,7 @@ fn nearest(name: &str) -> Option<&'static str> {
     let is_near = |&(edits, key): &(usize, &'static str)| {
         edits <= name.len() / 3 || (name.len() >= 4 && key.contains(&*name))
     };
-    KEYS.iter().map(|&(key, _)| edits(key)).filter(is_near).min().map(|(_, key)| key)
+    keys.iter().map(|&(key, _)| edits(key)).filter(is_near).min().map(|(_, key)| key)
 }
 
 fn with_sorted_words(name: &str) -> String {
@@ -167,6 +183,20 @@ impl fmt::Display for Suggestion {
             }
         }
         Ok(())
+    }
+}
+
+/// As [`Suggestion`], for a list of keys that fits one line.
+pub(super) struct KeyList(pub(super) Option<&'static str>, pub(super) Keys);
+
+impl fmt::Display for KeyList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(near, keys) = self;
+        if near.is_some() {
+            return Suggestion(*near).fmt(f);
+        }
+        let names: Vec<&str> = keys.iter().map(|&(key, _)| key).collect();
+        write!(f, "there are {}", names.join(", "))
     }
 }
 

@@ -33,6 +33,7 @@ use crate::endpoint::Address;
 use crate::error::{CloseReason, SendError};
 use crate::reactor::abandoned::Cancellations;
 use crate::reactor::message::OwnedBody;
+use crate::reactor::pool::command::PoolCommand;
 use crate::reactor::{ConnectionId, ConnectionInfo};
 use crate::session::Envelope;
 use crate::sys::socket::Waker;
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     Disconnect { connection: ConnectionId, deadline: Nanos },
     /// Look after a peer that may have a session here: it said hello to another reactor.
     Adopt(Box<Visitor>),
+    /// Something about the pools.
+    Pool(PoolCommand),
     /// Stop listening, flush and end everything by `deadline`, then stop the thread.
     Shutdown { deadline: Nanos },
 }
@@ -179,7 +182,12 @@ impl Mailbox {
     fn refuse_all(&self) {
         while let Some(command) = self.queue.pop() {
             // The other callers see that nobody can answer them any more.
-            if let Command::Send { asker: Some(Asker { claim, reply }), .. } = command
+            let asker = match command {
+                Command::Send { asker, .. } => asker,
+                Command::Pool(command) => command.into_asker(),
+                _ => None,
+            };
+            if let Some(Asker { claim, reply }) = asker
                 && claim.is_first()
             {
                 let _ = reply.try_send(Err(SendError::ShutDown));

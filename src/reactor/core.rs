@@ -25,6 +25,7 @@ use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
 use crate::reactor::pause::departed_max;
+use crate::reactor::pool::Pools;
 use crate::reactor::requests::Requests;
 use crate::reactor::sessions::{self, Home, SessionKey};
 use crate::reactor::watch::{WatchKey, Watched};
@@ -90,6 +91,7 @@ pub(crate) struct Core {
     pub(crate) requests: Requests,
     /// Requests of peers that were given up.
     pub(crate) cancellations: Arc<Cancellations>,
+    pub(crate) pools: Pools,
     pub(crate) inbox: Inbox,
     pub(crate) arena: PayloadArena,
     pub(crate) events: EventQueue,
@@ -208,6 +210,7 @@ impl Core {
                 Some(mailbox) => Arc::clone(mailbox.cancellations()),
                 None => Arc::new(Cancellations::new(config.requests_max())),
             },
+            pools: Pools::default(),
             inbox,
             arena: PayloadArena::new(),
             events,
@@ -675,6 +678,7 @@ impl Core {
     /// Keeps an event for whoever polls them; the oldest makes room.
     pub(crate) fn publish(&mut self, event: Event) {
         tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
+        self.observe(&event);
         if self.events.push(event) {
             self.counters.events_dropped.add(1);
         }

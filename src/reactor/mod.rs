@@ -32,6 +32,7 @@ pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod message;
 mod pause;
+pub(crate) mod pool;
 mod receive;
 pub(crate) mod requests;
 pub(crate) mod sessions;
@@ -58,6 +59,7 @@ use self::dispatch::Handlers;
 use self::events::EventQueue;
 use self::inbox::Inbox;
 pub use self::message::Message;
+pub use self::pool::{Choice, PoolId, PoolRefusals, PoolStatistics};
 use self::receive::Awaited;
 pub use self::requests::RequestId;
 pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
@@ -369,6 +371,7 @@ impl Reactor {
         core.expire();
         watch::tell_watched(core, &mut self.handlers);
         core.free_ended();
+        core.tend_pools();
         if wait == Wait::Poll {
             core.submit_sends()?;
         }
@@ -904,7 +907,8 @@ impl Core {
             .min(self.deadlines.earliest())
             .min(self.session_deadlines.earliest())
             .min(self.requests.earliest())
-            .min(self.drop_news.due_at());
+            .min(self.drop_news.due_at())
+            .min(self.pools.due());
         // A prompt send tells that it is done only after the next enter, and somebody waits for
         // that: more to send, or a connection to end.
         if self.backlog {
@@ -1095,6 +1099,7 @@ impl Core {
                 self.disconnect(connection, deadline);
             }
             Command::Adopt(visitor) => self.adopt(*visitor),
+            Command::Pool(command) => self.run_pool_command(command),
             Command::Shutdown { deadline } => self.begin_shutdown(deadline),
         }
     }

@@ -109,6 +109,11 @@ impl Requests {
             .is_some_and(|request| request.session == session && request.outcome.is_none())
     }
 
+    /// Whether an answer of this session is waited for. Looks at every request.
+    pub(crate) fn is_owed(&self, session: SessionKey) -> bool {
+        self.slots.values().any(|request| request.session == session && request.outcome.is_none())
+    }
+
     /// Keeps the answer for its owner. The caller has checked [`Requests::is_waiting`].
     pub(crate) fn answer(&mut self, correlation: u64, message: Message) {
         self.settle(key_of(correlation), Ok(message));

@@ -743,7 +743,7 @@ pub(crate) fn backoff_policy(config: &Config) -> BackoffPolicy {
 }
 
 /// For the times between attempts.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     // Without randomness the times are bounded all the same.
     getrandom::u64().unwrap_or(u64::MAX / 2)
 }

@@ -33,6 +33,7 @@ pub(crate) mod clock;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod mutation;
+pub(crate) mod pool;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod sim;
 pub(crate) mod state;

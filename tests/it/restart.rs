@@ -123,13 +123,13 @@ fn restarted_client_gets_a_new_session_beside_the_old_one() {
 }
 
 /// Names the test that a child process plays a part in, and where it is to go.
-const PART: &str = "RINGWIRE_IT_PART";
+pub(crate) const PART: &str = "RINGWIRE_IT_PART";
 
 /// Another process of this test binary that plays a part.
-struct Actor(Child);
+pub(crate) struct Actor(Child);
 
 impl Actor {
-    fn start(test: &str, target: &str) -> Self {
+    pub(crate) fn start(test: &str, target: &str) -> Self {
         let child = Command::new(std::env::current_exe().expect("Linux has /proc"))
             .args([test, "--exact", "--test-threads=1"])
             .env(PART, target)
@@ -141,7 +141,7 @@ impl Actor {
     }
 
     /// SIGKILL: no destructor runs, nothing is flushed.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().expect("our own child");
         self.0.wait().expect("our own child");
         std::mem::forget(self);
@@ -157,7 +157,7 @@ impl Drop for Actor {
 
 /// A server's part: tells the number of each message that it has handled, reliably. Says where it
 /// listens by writing it to the file named.
-fn play_server(file: &str) {
+pub(crate) fn play_server(file: &str) {
     let server =
         start(echo().config(valid(settings_that_resume())).on(Kind::Data, |context, frame| {
             let _ = context.reply(Envelope::status().reliable(), frame.payload());

@@ -1,0 +1,286 @@
+//! Pools on the reactors of a node, for any thread.
+//!
+//! A [`NodePool`] is a pool on one reactor, or one on each: then a message with a key always goes
+//! to the same of them, one without to each in turn, and to the next when that one can not take it.
+//! The pools themselves are the reactors'; nothing is shared between them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
+use super::{ANSWER_TIMEOUT, NodeHandle};
+use crate::config::PoolConfig;
+use crate::error::{ConnectError, SendError};
+use crate::reactor::command::{Asker, Claim, Command};
+use crate::reactor::message::OwnedBody;
+use crate::reactor::pool::PoolPlan;
+use crate::reactor::pool::command::PoolCommand;
+use crate::reactor::{Choice, PoolId, PoolStatistics, ShutdownReport};
+use crate::session::Envelope;
+use crate::session::pool::rendezvous;
+use crate::time::Nanos;
+use crate::wire::Body;
+
+/// A pool of sessions on one reactor of a node, or on each. Cheap to clone; any thread may use it.
+///
+/// It lives until [`close`](Self::close), or as long as its node: dropping this drops a handle.
+#[derive(Debug, Clone)]
+pub struct NodePool {
+    handle: NodeHandle,
+    pools: Arc<[PoolId]>,
+    /// Whose turn it is.
+    turn: Arc<AtomicUsize>,
+}
+
+impl NodeHandle {
+    /// Begins a pool on reactor `reactor` (modulo their number); see
+    /// [`Reactor::pool`](crate::Reactor::pool). Its messages go to the handlers and to
+    /// [`receive`](Self::receive), its events to [`poll_event`](Self::poll_event).
+    ///
+    /// Blocks on the resolver when a host is a name, and until the reactor has begun; not until
+    /// anybody is connected ([`NodePool::wait_ready`] does).
+    ///
+    /// # Errors
+    ///
+    /// As [`Reactor::pool`](crate::Reactor::pool); [`ConnectError::InHandler`] at once in a handler
+    /// of this node, [`ConnectError::Busy`] or [`ConnectError::Unresponsive`] when the reactor
+    /// could not be asked.
+    pub fn pool(&self, config: &PoolConfig, reactor: usize) -> Result<NodePool, ConnectError> {
+        let reactors = self.shared.mailboxes.len();
+        self.open_pools(config, std::iter::once(reactor % reactors))
+    }
+
+    /// Begins a pool with these settings on each reactor of the node: with three reactors there are
+    /// three times `members_min` sessions.
+    ///
+    /// Blocks and fails as [`pool`](Self::pool); when one reactor refuses, none has a pool.
+    ///
+    /// # Errors
+    ///
+    /// As [`pool`](Self::pool).
+    pub fn pool_on_all(&self, config: &PoolConfig) -> Result<NodePool, ConnectError> {
+        self.open_pools(config, 0..self.shared.mailboxes.len())
+    }
+
+    fn open_pools(
+        &self,
+        config: &PoolConfig,
+        reactors: impl Iterator<Item = usize>,
+    ) -> Result<NodePool, ConnectError> {
+        if self.is_in_handler() {
+            return Err(ConnectError::InHandler);
+        }
+        let plan = PoolPlan::new(config)?;
+        let mut pools = Vec::new();
+        for reactor in reactors {
+            match self.open_pool(&plan, reactor) {
+                Ok(pool) => pools.push(pool),
+                Err(error) => {
+                    // What began is not wanted by itself.
+                    let _ = self.node_pool(pools).close(Duration::ZERO);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(self.node_pool(pools))
+    }
+
+    fn node_pool(&self, pools: Vec<PoolId>) -> NodePool {
+        NodePool { handle: self.clone(), pools: pools.into(), turn: Arc::default() }
+    }
+
+    fn open_pool(&self, plan: &PoolPlan, reactor: usize) -> Result<PoolId, ConnectError> {
+        self.check_running().map_err(|_| ConnectError::ShutDown)?;
+        let (reply, answer) = bounded(1);
+        let claim = Claim::default();
+        let asker = Asker { claim: claim.clone(), reply };
+        let command = PoolCommand::Open { plan: Box::new(plan.clone()), asker };
+        if self.shared.mailboxes[reactor].post(Command::Pool(command)).is_err() {
+            return Err(ConnectError::Busy);
+        }
+        let answered = match answer.recv_timeout(ANSWER_TIMEOUT) {
+            Err(RecvTimeoutError::Timeout) if claim.is_first() => {
+                return Err(ConnectError::Unresponsive { timeout: ANSWER_TIMEOUT });
+            }
+            // The reactor was first, and is about to answer.
+            Err(RecvTimeoutError::Timeout) => answer.recv_timeout(ANSWER_TIMEOUT),
+            answered => answered,
+        };
+        answered.unwrap_or(Err(ConnectError::ShutDown))
+    }
+}
+
+impl NodePool {
+    /// Waits until `members_min` members are connected on each of its reactors, for up to
+    /// `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::PoolNotReady`], which says how many there are and why one is missing; the
+    /// pool goes on trying. [`ConnectError::PoolClosed`], and as [`NodeHandle::pool`].
+    pub fn wait_ready(&self, timeout: Duration) -> Result<(), ConnectError> {
+        if self.handle.is_in_handler() {
+            return Err(ConnectError::InHandler);
+        }
+        let deadline = Nanos::now() + timeout;
+        for &pool in &*self.pools {
+            let (watcher, ready) = bounded(1);
+            self.tell(pool, PoolCommand::Watch { pool, watcher })?;
+            match ready.recv_timeout(deadline.since(Nanos::now())) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    let is_over = self.handle.check_running().is_err();
+                    return Err(if is_over {
+                        ConnectError::ShutDown
+                    } else {
+                        ConnectError::PoolClosed
+                    });
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let statistics = self.statistics().ok_or(ConnectError::PoolClosed)?;
+                    let PoolStatistics { connected, members_min, last_failure, .. } = statistics;
+                    let reason = last_failure;
+                    return Err(ConnectError::PoolNotReady {
+                        connected,
+                        members_min,
+                        timeout,
+                        reason,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, pool: PoolId, command: PoolCommand) -> Result<(), ConnectError> {
+        self.handle.check_running().map_err(|_| ConnectError::ShutDown)?;
+        let mailbox = &self.handle.shared.mailboxes[usize::from(pool.reactor)];
+        mailbox.post(Command::Pool(command)).map_err(|_| ConnectError::Busy)
+    }
+
+    /// Queues a message on a member and waits for the verdict of its reactor, as
+    /// [`NodeHandle::send_to`]. Without a key it goes to the reactors in turn, and to the next when
+    /// one can not take it.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued, nothing will be, and the caller still has the message.
+    pub fn send<B: Body + ?Sized>(
+        &self,
+        choice: Choice,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        self.handle.check_may_wait()?;
+        let body = self.handle.own(body, envelope, 0)?;
+        self.offer(choice, |pool| {
+            self.handle.ask_for_verdict(usize::from(pool.reactor), |asker| {
+                Command::Pool(send(pool, choice, envelope, body.clone(), Some(asker)))
+            })
+        })
+    }
+
+    /// Hands a message to a reactor without waiting for its verdict. If no member can take it by
+    /// then, it is dropped and counted (`posts_dropped` of the node, `refused` of the pool).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Busy`] when the command queues are full; what can be known here otherwise.
+    pub fn post<B: Body + ?Sized>(
+        &self,
+        choice: Choice,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let body = self.handle.own(body, envelope, 0)?;
+        self.offer(choice, |pool| {
+            let command = Command::Pool(send(pool, choice, envelope, body.clone(), None));
+            self.handle.post_command(usize::from(pool.reactor), command)
+        })
+    }
+
+    /// Offers a message to the reactors that may take it, one after the other.
+    fn offer(
+        &self,
+        choice: Choice,
+        mut attempt: impl FnMut(PoolId) -> Result<(), SendError>,
+    ) -> Result<(), SendError> {
+        if let Choice::Key(key) = choice {
+            // Another hash than the one that chooses among the members of that reactor.
+            return attempt(self.pools[rendezvous(!key, self.pools.len())]);
+        }
+        // ORDERING: Relaxed: any order of turns will do.
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut refusal = SendError::NotConnected;
+        for step in 0..self.pools.len() {
+            match attempt(self.pools[first.wrapping_add(step) % self.pools.len()]) {
+                Err(
+                    error @ (SendError::Full
+                    | SendError::MemoryFull
+                    | SendError::NotConnected
+                    | SendError::Busy),
+                ) => refusal = error,
+                verdict => return verdict,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// What has happened so far, and how the pool stands, its reactors together; `None` when it is
+    /// closed, or a reactor does not answer within 5 s.
+    ///
+    /// With several reactors a message that one refused and the next took counts as refused by the
+    /// first.
+    #[must_use]
+    pub fn statistics(&self) -> Option<PoolStatistics> {
+        if self.handle.is_in_handler() {
+            return None;
+        }
+        let deadline = Nanos::now() + ANSWER_TIMEOUT;
+        let mut sum = PoolStatistics::default();
+        for &pool in &*self.pools {
+            let (reply, answer) = bounded(1);
+            self.tell(pool, PoolCommand::Statistics { pool, reply }).ok()?;
+            let part = answer.recv_timeout(deadline.since(Nanos::now())).ok()??;
+            sum.add(&part);
+        }
+        Some(sum)
+    }
+
+    /// Parts with all members: what is queued leaves, reliable messages are confirmed, and each
+    /// says goodbye, or is cut off at `deadline` from now. Waits for that, and as long as handlers
+    /// keep a reactor from it (5 s at most); says nothing of a pool that is closed already.
+    pub fn close(&self, deadline: Duration) -> ShutdownReport {
+        let until = Nanos::now() + deadline;
+        let mut answers = Vec::new();
+        for &pool in &*self.pools {
+            let (asker, answer) = bounded(1);
+            let command = PoolCommand::Close { pool, deadline: until, asker };
+            if self.tell(pool, command).is_ok() && !self.handle.is_in_handler() {
+                answers.push(answer);
+            }
+        }
+        let patience = until + ANSWER_TIMEOUT;
+        let mut sum = ShutdownReport::default();
+        for answer in answers {
+            if let Ok(report) = answer.recv_timeout(patience.since(Nanos::now())) {
+                sum.connections += report.connections;
+                sum.flushed += report.flushed;
+                sum.messages_dropped += report.messages_dropped;
+            }
+        }
+        sum
+    }
+}
+
+fn send(
+    pool: PoolId,
+    choice: Choice,
+    envelope: Envelope,
+    body: OwnedBody,
+    asker: Option<Asker<Result<(), SendError>>>,
+) -> PoolCommand {
+    PoolCommand::Send { pool, choice, envelope, body, asker }
+}

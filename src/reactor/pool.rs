@@ -1,0 +1,539 @@
+//! Pools: several sessions with one service, looked after together.
+//!
+//! The rules are in [`crate::session::pool`]; here they meet the sessions of a reactor. What
+//! happens to a member comes as the events of its session ([`Core::observe`], where they are
+//! published), what is to be done is done in the turn ([`Core::tend_pools`]). A member is known by
+//! its [`ConnectionId`] only, so it has as many connections as its session likes.
+//!
+//! - `offer`: which member takes a message, and what to do when it refuses.
+//! - `report`: what is counted, and what is told.
+//!
+//! Costs a comparison a turn while nothing is due. Not for sessions that peers have begun.
+
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use slotmap::{SlotMap, new_key_type};
+
+use crate::config::PoolConfig;
+use crate::endpoint::Address;
+use crate::error::{CloseReason, ConnectError};
+use crate::reactor::command::DialFailure;
+use crate::reactor::connection::ConnectionId;
+use crate::reactor::core::Core;
+use crate::reactor::sessions::{backoff_policy, random};
+use crate::reactor::{ConnectionInfo, Event, EventKind, Link, Reactor, ShutdownReport, Wait};
+use crate::session::Session;
+use crate::session::backoff::BackoffPolicy;
+use crate::session::pool::{Carried, Happened, Members, PoolPolicy, Stand, Todo};
+use crate::time::Nanos;
+
+pub(crate) mod command;
+mod offer;
+mod report;
+
+pub use self::offer::Choice;
+pub(crate) use self::report::Counts;
+pub use self::report::{PoolRefusals, PoolStatistics};
+
+/// How long an idle member may take to say goodbye. It has nothing queued.
+const REAP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Who may wait for a pool to be ready, through handles.
+const WATCHERS_MAX: usize = 64;
+
+new_key_type! {
+    /// A pool of one reactor. A key of a pool that is over finds nothing.
+    pub(crate) struct PoolKey;
+}
+
+/// Names a pool of one reactor, from [`Reactor::pool`] until [`Reactor::pool_closed`] has told its
+/// end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PoolId {
+    pub(crate) reactor: u16,
+    key: PoolKey,
+}
+
+/// What a pool is made from: its settings, and the addresses behind its endpoints.
+#[derive(Debug, Clone)]
+pub(crate) struct PoolPlan {
+    config: PoolConfig,
+    addresses: Vec<Address>,
+}
+
+impl PoolPlan {
+    /// Asks the resolver about endpoints that are names.
+    pub(crate) fn new(config: &PoolConfig) -> Result<Self, ConnectError> {
+        let mut addresses = Vec::new();
+        for endpoint in config.parsed() {
+            let found = endpoint.resolve().map_err(|source| ConnectError::Resolve {
+                host: endpoint.host().into_owned(),
+                source,
+            })?;
+            for address in found {
+                // A resolver may name an address twice.
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        Ok(Self { config: config.clone(), addresses })
+    }
+}
+
+/// The pools of a reactor.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    table: SlotMap<PoolKey, Pool>,
+    /// All keys, to go through while the table changes.
+    keys: Vec<PoolKey>,
+    /// When one of them wants to be tended to.
+    due: Nanos,
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        Self { table: SlotMap::with_key(), keys: Vec::new(), due: Nanos::NEVER }
+    }
+}
+
+impl Pools {
+    /// When one of them wants to be tended to.
+    #[inline]
+    pub(crate) fn due(&self) -> Nanos {
+        self.due
+    }
+
+    /// The pool with this id, if it is of reactor `index`.
+    fn find(&self, index: u16, pool: PoolId) -> Option<&Pool> {
+        self.table.get(pool.key).filter(|_| pool.reactor == index)
+    }
+
+    fn find_mut(&mut self, index: u16, pool: PoolId) -> Option<&mut Pool> {
+        self.table.get_mut(pool.key).filter(|_| pool.reactor == index)
+    }
+
+    /// Forgets the pools whose end was told.
+    fn forget_told(&mut self) {
+        let Self { table, keys, .. } = self;
+        table.retain(|_, pool| !pool.is_told());
+        keys.retain(|&key| table.contains_key(key));
+    }
+
+    fn note_due(&mut self, deadline: Nanos) {
+        self.due = self.due.min(deadline);
+    }
+}
+
+/// A pool that is being closed.
+#[derive(Debug, Default)]
+struct Closing {
+    report: ShutdownReport,
+    /// Which slots had an established session when it began.
+    was_up: Vec<bool>,
+    asker: Option<Sender<ShutdownReport>>,
+    /// Whoever asked was told; the pool is to be forgotten.
+    is_told: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+struct Pool {
+    members: Members,
+    addresses: Vec<Address>,
+    /// The session of each slot.
+    sessions: Vec<Option<ConnectionId>>,
+    /// Which links of each slot's session are lost, a bit each.
+    links_lost: Vec<u8>,
+    /// Reliable messages that a slot's session has just lost: counted once it is known how it goes
+    /// on.
+    lost: Vec<u64>,
+    counts: Counts,
+    /// Why the last attempt failed, or the last session was lost.
+    failure: Option<CloseReason>,
+    /// Told when every slot of the base is up.
+    watchers: Vec<Sender<()>>,
+    closing: Option<Closing>,
+}
+
+impl Pool {
+    fn new(plan: PoolPlan, first_address: u16, backoff: BackoffPolicy, now: Nanos) -> Self {
+        let PoolPlan { config, addresses } = plan;
+        let members_max = config.members_max() as usize;
+        let policy = PoolPolicy {
+            members_min: config.members_min() as usize,
+            members_max,
+            grow_bytes: config.grow_bytes() as usize,
+            idle_after: config.idle_after(),
+            addresses: addresses.len(),
+            first_address: first_address.into(),
+            backoff,
+        };
+        Self {
+            members: Members::new(policy, now),
+            addresses,
+            sessions: vec![None; members_max],
+            links_lost: vec![0; members_max],
+            lost: vec![0; members_max],
+            counts: Counts::default(),
+            failure: None,
+            watchers: Vec::new(),
+            closing: None,
+        }
+    }
+
+    fn is_told(&self) -> bool {
+        self.closing.as_ref().is_some_and(|closing| closing.is_told)
+    }
+
+    fn slot_of(&self, connection: ConnectionId) -> Option<usize> {
+        self.sessions.iter().position(|&session| session == Some(connection))
+    }
+
+    /// An event of the session in `slot`.
+    #[cold]
+    fn observe(&mut self, slot: usize, kind: &EventKind, now: Nanos) {
+        let happened = match *kind {
+            EventKind::Connected => {
+                // What it lost belonged to its life before.
+                let lost = std::mem::take(&mut self.lost[slot]);
+                self.dropped(lost);
+                self.links_lost[slot] = 0;
+                Happened::Connected
+            }
+            EventKind::LinkLost { link, reason, messages_dropped } => {
+                self.links_lost[slot] |= bit(link);
+                self.failure = Some(reason);
+                self.dropped(messages_dropped);
+                Happened::LinkLost
+            }
+            EventKind::Resumed { link, messages_dropped } => {
+                self.dropped(messages_dropped);
+                self.links_lost[slot] &= !bit(link);
+                if self.links_lost[slot] != 0 {
+                    return;
+                }
+                Happened::Resumed
+            }
+            EventKind::SessionLost { ref undelivered } => {
+                self.lost[slot] += undelivered.len() as u64;
+                self.counts.messages_undelivered += undelivered.len() as u64;
+                return;
+            }
+            EventKind::Disconnected { reason, messages_dropped, .. } => {
+                // Its count has those that its end has cost, not those of a life before.
+                let lost = std::mem::take(&mut self.lost[slot]);
+                self.dropped(messages_dropped.max(lost));
+                self.links_lost[slot] = 0;
+                self.sessions[slot] = None;
+                self.ended(slot, reason, messages_dropped);
+                Happened::Ended
+            }
+            EventKind::Reconnecting { .. } | EventKind::Dropped { .. } => return,
+        };
+        self.members.handle(slot, happened, now, random());
+        self.settle();
+    }
+
+    fn dropped(&mut self, messages: u64) {
+        self.counts.messages_dropped += messages;
+        if let Some(closing) = &mut self.closing {
+            closing.report.messages_dropped += messages;
+        }
+    }
+
+    /// Notes how a session ended.
+    fn ended(&mut self, slot: usize, reason: CloseReason, messages_dropped: u64) {
+        if let Some(closing) = &mut self.closing {
+            let in_order = matches!(reason, CloseReason::Local | CloseReason::Goodbye);
+            let is_flushed = closing.was_up[slot] && in_order && messages_dropped == 0;
+            closing.report.flushed += u64::from(is_flushed);
+        } else if self.members.stand(slot) != Stand::Draining {
+            self.failure = Some(reason);
+        }
+    }
+
+    /// Tells whoever waits for the beginning or the end.
+    fn settle(&mut self) {
+        if self.members.is_ready() {
+            for watcher in self.watchers.drain(..) {
+                // It may have given up.
+                let _ = watcher.try_send(());
+            }
+        }
+        if let Some(closing) = &mut self.closing
+            && self.members.is_over()
+            && let Some(asker) = closing.asker.take()
+        {
+            let _ = asker.try_send(closing.report);
+            closing.is_told = true;
+        }
+    }
+}
+
+fn bit(link: Link) -> u8 {
+    match link {
+        Link::Main => 1,
+        Link::Express => 2,
+    }
+}
+
+impl Core {
+    /// Begins a pool. Its first members are dialled at once.
+    #[cold]
+    pub(crate) fn open_pool(&mut self, plan: PoolPlan) -> Result<PoolId, ConnectError> {
+        if self.closing {
+            return Err(ConnectError::ShutDown);
+        }
+        let connections_max = self.config.connections_max();
+        let members: usize = self.pools.table.values().map(|pool| pool.sessions.len()).sum();
+        let links = if self.config.express() { 2 } else { 1 };
+        let links = links * (members + plan.config.members_max() as usize);
+        if links > connections_max as usize {
+            return Err(ConnectError::TooMany { connections_max });
+        }
+        self.now = Nanos::now();
+        // A pool goes on for as long as it is wanted.
+        let backoff = BackoffPolicy { attempts_max: None, ..backoff_policy(&self.config) };
+        let key = self.pools.table.insert(Pool::new(plan, self.index, backoff, self.now));
+        self.pools.keys.push(key);
+        self.pools.due = self.now;
+        self.tend_pools();
+        Ok(PoolId { reactor: self.index, key })
+    }
+
+    /// Does what the pools want done. Once per turn.
+    #[inline]
+    pub(crate) fn tend_pools(&mut self) {
+        if self.pools.due() <= self.now {
+            self.tend_due_pools();
+        }
+    }
+
+    #[cold]
+    fn tend_due_pools(&mut self) {
+        self.pools.due = Nanos::NEVER;
+        self.pools.forget_told();
+        let now = self.now;
+        for at in 0..self.pools.keys.len() {
+            let key = self.pools.keys[at];
+            // A reactor that shuts down dials nobody.
+            while !self.closing
+                && let Some(todo) = self.pools.table[key].members.poll(now)
+            {
+                match todo {
+                    Todo::Dial { slot, address } => self.dial_member(key, slot, address),
+                    Todo::Look { slot } => self.look_at_member(key, slot),
+                }
+            }
+            if !self.closing {
+                self.pools.note_due(self.pools.table[key].members.deadline());
+            }
+        }
+    }
+
+    fn dial_member(&mut self, key: PoolKey, slot: usize, address: usize) {
+        let target = self.pools.table[key].addresses[address].clone();
+        match self.dial(&target) {
+            Ok(connection) => {
+                self.pools.table[key].sessions[slot] = Some(self.id(connection));
+            }
+            Err(failure) => {
+                tracing::debug!(address = %target, ?failure, "cannot dial a pool's member");
+                let pool = &mut self.pools.table[key];
+                pool.failure = Some(match failure {
+                    DialFailure::TooMany { .. } => CloseReason::ConnectionLimit,
+                    DialFailure::Closed(reason) => reason,
+                    DialFailure::Socket(error) => {
+                        CloseReason::Socket { errno: error.raw_os_error().unwrap_or(libc::EIO) }
+                    }
+                });
+                pool.members.handle(slot, Happened::Ended, self.now, random());
+            }
+        }
+    }
+
+    fn look_at_member(&mut self, key: PoolKey, slot: usize) {
+        let id = self.pools.table[key].sessions[slot].expect("a slot that is up has a session");
+        let carried = self.carried(id);
+        let now = self.now;
+        if self.pools.table[key].members.looked(slot, carried, now) {
+            self.disconnect(id, now + REAP_DEADLINE);
+        }
+    }
+
+    /// The parts of a session: two where it has two connections.
+    pub(crate) fn parts(&self, id: ConnectionId) -> impl Iterator<Item = ConnectionId> + use<> {
+        let express = self.pairs.express_of(id.key);
+        [Some(id.key), express].into_iter().flatten().map(move |key| ConnectionId { key, ..id })
+    }
+
+    /// What a session has carried so far, and whether it has nothing to carry.
+    fn carried(&self, id: ConnectionId) -> Carried {
+        let mut carried = Carried { messages: 0, is_quiet: !self.requests.is_owed(id.key) };
+        for part in self.parts(id) {
+            let received = self.key(part).map_or(0, |key| self.connections[key].messages_received);
+            let session = self.session(part);
+            carried.messages += received + session.map_or(0, Session::messages_admitted);
+            carried.is_quiet &= session.is_some_and(Session::is_flushed);
+        }
+        carried
+    }
+
+    /// Sees what happens to the members of pools: every event comes by here.
+    pub(crate) fn observe(&mut self, event: &Event) {
+        let now = self.now;
+        for pool in self.pools.table.values_mut() {
+            if let Some(slot) = pool.slot_of(event.connection) {
+                pool.observe(slot, &event.kind, now);
+                let deadline = if pool.is_told() { now } else { pool.members.deadline() };
+                return self.pools.note_due(deadline);
+            }
+        }
+    }
+
+    /// Parts with all members of a pool; each flushes until `deadline`. Returns whether there is
+    /// such a pool, which was not closed before.
+    #[cold]
+    pub(crate) fn close_pool(
+        &mut self,
+        pool: PoolId,
+        deadline: Nanos,
+        asker: Option<Sender<ShutdownReport>>,
+    ) -> bool {
+        let index = self.index;
+        let Some(found) = self.pools.find_mut(index, pool) else { return false };
+        if found.closing.is_some() {
+            return false;
+        }
+        let slots = 0..found.sessions.len();
+        let was_up: Vec<bool> = slots.map(|slot| found.members.stand(slot) == Stand::Up).collect();
+        let connections = was_up.iter().filter(|&&is_up| is_up).count() as u64;
+        let report = ShutdownReport { connections, ..ShutdownReport::default() };
+        found.closing = Some(Closing { report, was_up, asker, is_told: false });
+        let mut draining = Vec::new();
+        found.members.close(|slot| draining.push(slot));
+        let sessions: Vec<_> =
+            draining.into_iter().filter_map(|slot| found.sessions[slot]).collect();
+        for id in sessions {
+            self.disconnect(id, deadline);
+        }
+        if let Some(found) = self.pools.find_mut(index, pool) {
+            found.settle();
+            if found.is_told() {
+                self.pools.note_due(self.now);
+            }
+        }
+        true
+    }
+
+    /// The report of a pool that is over, which is then forgotten.
+    pub(crate) fn take_pool_report(&mut self, pool: PoolId) -> Option<ShutdownReport> {
+        let found = self.pools.find(self.index, pool)?;
+        // The events of a reactor that has shut down may not have come by.
+        let is_over = found.members.is_over() || (self.closing && self.connections.is_empty());
+        let report = found.closing.as_ref().filter(|_| is_over)?.report;
+        self.pools.table.remove(pool.key);
+        self.pools.keys.retain(|&key| key != pool.key);
+        Some(report)
+    }
+
+    /// Tells `watcher` when the pool is ready. Returns whether there is such a pool.
+    pub(crate) fn watch_pool(&mut self, pool: PoolId, watcher: Sender<()>) -> bool {
+        let index = self.index;
+        let Some(found) = self.pools.find_mut(index, pool) else { return false };
+        if found.watchers.len() >= WATCHERS_MAX {
+            // Most of them have given up.
+            found.watchers.remove(0);
+        }
+        found.watchers.push(watcher);
+        found.settle();
+        true
+    }
+}
+
+impl Reactor {
+    /// Begins a pool: `members_min` sessions are dialled at once, and kept. Does not wait for them
+    /// ([`Reactor::pool_wait_ready`] does); blocks on the resolver when a host is a name. Names are
+    /// resolved here once and for all.
+    ///
+    /// From then on turns do what is due: dial and dial anew, part with idle members. What no
+    /// handler takes of the members' messages, and their events, come as those of other sessions.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Resolve`], or [`ConnectError::TooMany`] when the pools of this reactor might
+    /// have more connections than `connections_max`: one for each
+    /// member, two with `express`.
+    pub fn pool(&mut self, config: &PoolConfig) -> Result<PoolId, ConnectError> {
+        self.core.open_pool(PoolPlan::new(config)?)
+    }
+
+    /// Turns until `members_min` members are connected at once, for up to `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::PoolNotReady`], which says how many there are and why one is missing; the
+    /// pool goes on all the same. [`ConnectError::PoolClosed`] when there is none.
+    pub fn pool_wait_ready(&mut self, pool: PoolId, timeout: Duration) -> Result<(), ConnectError> {
+        let deadline = Nanos::now() + timeout;
+        loop {
+            let found = self.core.pools.find(self.core.index, pool);
+            let found = found.filter(|found| !found.members.is_closing());
+            let Some(found) = found else { return Err(ConnectError::PoolClosed) };
+            if found.members.is_ready() {
+                return Ok(());
+            }
+            let (connected, reason) = (found.members.standing().up, found.failure);
+            let members_min =
+                u32::try_from(found.members.policy().members_min).expect("at most 64");
+            let is_broken = Nanos::now() >= deadline || self.turn(Wait::Until(deadline)).is_err();
+            if is_broken {
+                return Err(ConnectError::PoolNotReady { connected, members_min, timeout, reason });
+            }
+        }
+    }
+
+    /// Whether `members_min` members are connected now.
+    #[must_use]
+    pub fn pool_is_ready(&self, pool: PoolId) -> bool {
+        let found = self.core.pools.find(self.core.index, pool);
+        found.is_some_and(|found| found.members.is_ready())
+    }
+
+    /// The members that are connected. Their ids may be used as those of other sessions; one that
+    /// is disconnected is replaced. Allocates what it returns.
+    #[must_use]
+    pub fn pool_members(&self, pool: PoolId) -> Vec<ConnectionInfo> {
+        let Some(found) = self.core.pools.find(self.core.index, pool) else { return Vec::new() };
+        let up = found.sessions.iter().enumerate().filter_map(|(slot, &session)| {
+            session.filter(|_| found.members.stand(slot) == Stand::Up)
+        });
+        up.filter_map(|id| self.connection(id)).collect()
+    }
+
+    /// Whether everything sent through a pool has left, and what is reliable was confirmed.
+    pub(crate) fn is_pool_flushed(&self, pool: PoolId) -> bool {
+        let Some(found) = self.core.pools.find(self.core.index, pool) else { return true };
+        found.sessions.iter().flatten().all(|&id| self.is_flushed(id))
+    }
+
+    /// Parts with all members: what is queued leaves, reliable messages are confirmed, and each
+    /// says goodbye, or is cut off at `deadline` from now. Nothing more is taken. Does not block:
+    /// keep turning until [`Reactor::pool_closed`] tells how it went.
+    pub fn pool_close(&mut self, pool: PoolId, deadline: Duration) {
+        self.core.now = Nanos::now();
+        let deadline = self.core.now + deadline;
+        self.core.close_pool(pool, deadline, None);
+    }
+
+    /// What closing a pool achieved, once it is over. The pool is then forgotten: until it was
+    /// told, it counts for the limit of [`Reactor::pool`].
+    ///
+    /// Reliable messages that were not confirmed are named by the events
+    /// ([`EventKind::SessionLost`]).
+    pub fn pool_closed(&mut self, pool: PoolId) -> Option<ShutdownReport> {
+        self.core.take_pool_report(pool)
+    }
+}

@@ -1,0 +1,75 @@
+//! What other threads ask of the pools of a reactor.
+
+use crossbeam_channel::Sender;
+
+use crate::error::{ConnectError, SendError};
+use crate::reactor::ShutdownReport;
+use crate::reactor::command::Asker;
+use crate::reactor::core::Core;
+use crate::reactor::message::OwnedBody;
+use crate::reactor::pool::{Choice, PoolId, PoolPlan, PoolStatistics};
+use crate::session::Envelope;
+use crate::time::Nanos;
+
+/// One thing to do with a pool for another thread.
+#[derive(Debug)]
+pub(crate) enum PoolCommand {
+    /// Begin one.
+    Open { plan: Box<PoolPlan>, asker: Asker<Result<PoolId, ConnectError>> },
+    /// Send through one.
+    Send {
+        pool: PoolId,
+        choice: Choice,
+        envelope: Envelope,
+        body: OwnedBody,
+        asker: Option<Asker<Result<(), SendError>>>,
+    },
+    /// Tell when it is ready.
+    Watch { pool: PoolId, watcher: Sender<()> },
+    /// What has happened in it.
+    Statistics { pool: PoolId, reply: Sender<Option<PoolStatistics>> },
+    /// Part with all members, and tell how that went.
+    Close { pool: PoolId, deadline: Nanos, asker: Sender<ShutdownReport> },
+}
+
+impl PoolCommand {
+    /// Who waits for the verdict on a message.
+    pub(crate) fn into_asker(self) -> Option<Asker<Result<(), SendError>>> {
+        match self {
+            Self::Send { asker, .. } => asker,
+            _ => None,
+        }
+    }
+}
+
+impl Core {
+    /// Carries a command out. A caller that no longer waits for its answer has dropped its end.
+    pub(crate) fn run_pool_command(&mut self, command: PoolCommand) {
+        match command {
+            // What its caller has withdrawn is not carried out.
+            PoolCommand::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
+            PoolCommand::Open { asker, .. } if !asker.claim.is_first() => {}
+            PoolCommand::Open { plan, asker } => {
+                let _ = asker.reply.try_send(self.open_pool(*plan));
+            }
+            PoolCommand::Send { pool, choice, envelope, body, asker } => {
+                let outcome = self.pool_push(pool, choice, envelope, &body).map(drop);
+                match asker {
+                    Some(asker) => drop(asker.reply.try_send(outcome)),
+                    None if outcome.is_err() => self.counters.posts_dropped.add(1),
+                    None => {}
+                }
+            }
+            PoolCommand::Watch { pool, watcher } => {
+                // Without a pool the watcher is dropped, which tells.
+                self.watch_pool(pool, watcher);
+            }
+            PoolCommand::Statistics { pool, reply } => {
+                let _ = reply.try_send(self.pool_statistics(pool));
+            }
+            PoolCommand::Close { pool, deadline, asker } => {
+                self.close_pool(pool, deadline, Some(asker));
+            }
+        }
+    }
+}
