@@ -50,6 +50,7 @@
 //! - **block**: a piece of send memory that frames are encoded into and sent from.
 //! - **reactor**: one thread, one ring, one loop; **turn**: one pass of that loop.
 //! - **inbox**: where messages wait that no handler takes.
+//! - **tap**: copies frames that pass a reactor for another thread; **recording**: a file of them.
 //! - **envelope**: how a message travels: kind, priority, reliability, time to live.
 //!
 //! # Code map
@@ -57,7 +58,7 @@
 //! ```text
 //! client, server, node ──▶ reactor ──▶ session ──▶ wire      transport: one trait over them
 //!                             ├──────▶ sys ──────▶ mem       sys: the only unsafe code
-//!                             └──────▶ mem       config, endpoint, error, stats, time: leaves
+//!                             └──────▶ mem       config, endpoint, error, record, stats, time: leaves
 //! ```
 //!
 //! Start reading at [`reactor`]. ARCHITECTURE.md has the decisions and their figures.
@@ -78,6 +79,8 @@ pub mod fuzzing;
 mod mem;
 pub mod node;
 pub mod reactor;
+pub mod record;
+pub mod recorder;
 pub mod server;
 mod session;
 pub mod stats;
@@ -99,9 +102,10 @@ pub use error::{
 pub use node::{Incoming, Node, NodeBuilder, NodeHandle};
 pub use reactor::{
     BroadcastReport, Cancelled, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState,
-    Context, Event, EventKind, Link, Message, Reactor, RequestId, ShutdownReport, Turn, Wait,
-    WatchChange, WatchError, WatchKey, Watched,
+    Context, Event, EventKind, Link, Message, Reactor, RequestId, ShutdownReport, Tap, TapFilter,
+    TapFrame, TapReceiver, Turn, Wait, WatchChange, WatchError, WatchKey, Watched,
 };
+pub use recorder::{RecordProgress, Recorder, RecorderReport};
 pub use server::{Server, ServerBuilder};
 pub use session::lane::Sent;
 pub use session::{Envelope, PeerInfo, Undelivered};

@@ -35,6 +35,7 @@ mod pause;
 mod receive;
 pub(crate) mod requests;
 pub(crate) mod sessions;
+pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -60,6 +61,7 @@ use self::inbox::Inbox;
 pub use self::message::Message;
 use self::receive::Awaited;
 pub use self::requests::RequestId;
+pub use self::tap::{Tap, TapFilter, TapFrame, TapReceiver};
 pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};

@@ -74,6 +74,9 @@ impl Core {
                 Some((source, block)) => {
                     let in_flight = InFlight::new(source, &block);
                     count_sent(&self.counters, &block);
+                    if let Some(tap) = &mut self.tap {
+                        tap.sent(connection.home, now, &block);
+                    }
                     (block.buffer, in_flight)
                 }
                 None => return self.nothing_to_send(key),
