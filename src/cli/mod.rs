@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
 //! configuration makes no sense. Results go to standard output, everything else to standard error;
-//! the results of `send` are the answers. `serve` ends in order on Ctrl-C and SIGTERM; `bench` is
+//! the results of `send` are the answers. `serve` and `record` end in order on Ctrl-C and SIGTERM; `bench` is
 //! ended at once by Ctrl-C, behind its progress bar; every other subcommand catches no signal.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
@@ -10,6 +10,8 @@
 mod bench;
 mod doctor;
 mod options;
+mod record;
+mod replay;
 mod send;
 mod serve;
 mod show;
@@ -20,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringwire::config::{Config, ConfigBuilder, ConfigError};
+use ringwire::record::RecordError;
 use ringwire::{ConnectError, SetupError};
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +49,8 @@ enum Task {
     Bench(bench::Options),
     Serve(serve::ServeOptions),
     Send(send::SendOptions),
+    Record(record::RecordOptions),
+    Replay(replay::ReplayOptions),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -73,6 +78,9 @@ enum CommandError {
     /// Messages could not be sent, or were not answered.
     #[error(transparent)]
     Send(#[from] send::SendFailure),
+    /// A recording could not be read.
+    #[error("{}: {source}", .path.display())]
+    Recording { path: PathBuf, source: RecordError },
     /// Results could not be written.
     #[error("cannot write {what}: {source}")]
     Output {
@@ -114,6 +122,8 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
         Task::Bench(options) => bench::run(&options, settings).map(|()| ExitCode::SUCCESS),
         Task::Serve(options) => serve::run(&options, settings),
         Task::Send(options) => send::run(&options, settings),
+        Task::Record(options) => record::run(&options, settings),
+        Task::Replay(options) => replay::run(&options, settings),
         Task::Doctor(args) => doctor::run(&args, &settings.check()?)
             .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
     }
@@ -154,6 +164,7 @@ impl CommandError {
             | Self::Setup(_)
             | Self::Connect(_)
             | Self::Send(_)
+            | Self::Recording { .. }
             | Self::Output { .. } => FAILURE,
         }
     }

@@ -38,9 +38,9 @@
 //! | what | body |
 //! |---|---|
 //! | frame | the frame as it was on the wire (see [`wire`](crate::wire)); never padded |
-//! | lost | u64 frames and u64 bytes that are missing here: the recorder was too slow or its disk full |
-//! | peer | u16 length of the node name, u16 of the address, then both texts: who the session is with |
-//! | index | pairs of u64 offset and u64 time: all records before the offset are not later than that |
+//! | lost | u64 frames and u64 bytes that are missing here: the disk was too slow, or full |
+//! | peer | u16 length of the node name, u16 of the address, both texts: who the session is with |
+//! | index | pairs of u64 offset and u64 time: no record before the offset is later than that |
 //! | end | u64 offset of the index, u64 frames, u64 frames lost, u64 latest time of a record |
 //!
 //! A finished recording ends with index and end, which is 64 bytes. One that was not finished has

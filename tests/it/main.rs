@@ -23,6 +23,7 @@ mod lifecycle;
 mod losses;
 mod node;
 mod proxy;
+mod record;
 mod refused;
 mod replay;
 mod requests;
