@@ -133,9 +133,9 @@ pub(super) struct Plan {
 
 /// The cores the two ends are pinned to. Equal on a machine with one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Cores {
-    pub(super) server: usize,
-    pub(super) client: usize,
+pub(crate) struct Cores {
+    pub(crate) server: usize,
+    pub(crate) client: usize,
 }
 
 /// Everything one run measures.

@@ -28,7 +28,9 @@ fn cores(host: &Host, config: &Config, reactors: usize) -> Check {
         return Check::unknown(CHECK, "/proc/self/status");
     }
     let pinned = config.cores();
-    if let Some(core) = pinned.iter().find(|core| !host.cores.contains(core)) {
+    // Isolated cores are nobody's by default, and everybody's who asks (sched_setaffinity(2)).
+    let may_use = |core| host.cores.contains(core) || host.tuning.isolated.contains(core);
+    if let Some(core) = pinned.iter().find(|core| !may_use(core)) {
         let allowed = ranges(&host.cores);
         return Check::bad(
             CHECK,
@@ -163,7 +165,7 @@ fn plural(count: usize, noun: &str) -> String {
 }
 
 /// Writes `[0, 1, 2, 5]` as `0-2,5`.
-fn ranges(cores: &[usize]) -> String {
+pub(super) fn ranges(cores: &[usize]) -> String {
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for &core in cores {
         match parts.last_mut() {
@@ -208,6 +210,14 @@ mod tests {
         assert_eq!(check.verdict, Verdict::WillNotWork);
         assert!(check.found.contains("names 7"), "{}", check.found);
         assert!(check.found.contains("0-1"), "{}", check.found);
+        let mut isolating = host(2);
+        isolating.tuning.isolated = vec![7];
+        let check = cores(&isolating, &config(Idle::Park, &[0, 7]), 2);
+        assert_eq!(
+            check.verdict,
+            Verdict::Good,
+            "isolcpus=7 takes it off the list of allowed ones"
+        );
     }
 
     #[test]
