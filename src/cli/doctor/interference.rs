@@ -34,7 +34,7 @@ fn isolation(host: &Host, config: &Config) -> Check {
     let pinned = config.cores();
     if pinned.is_empty() {
         if tuning.isolated.is_empty() {
-            return Check::good(CHECK, "none, and no reactor is pinned (cores = [])");
+            return Check::good(CHECK, "none, and no reactor is pinned");
         }
         let isolated = ranges(&tuning.isolated);
         return Check::better(CHECK, format!("{isolated}, and nothing is pinned there"))
@@ -66,7 +66,7 @@ fn interrupts(host: &Host, config: &Config) -> Check {
     const CHECK: &str = "interrupts";
     let pinned = config.cores();
     if pinned.is_empty() {
-        return Check::good(CHECK, "wherever the reactors run: none is pinned (cores = [])");
+        return Check::good(CHECK, "anywhere: no reactor is pinned");
     }
     if host.tuning.interrupts.is_empty() {
         return Check::unknown(CHECK, "/proc/interrupts");
@@ -166,7 +166,7 @@ fn timer_slack(host: &Host, config: &Config) -> Check {
         None => Check::unknown(CHECK, "/proc/self/timerslack_ns"),
         Some(ns) if ns <= SLACK_NS_MAX => Check::good(CHECK, format!("{ns} ns")),
         Some(ns) => {
-            let found = format!("{} us: a sleeping reactor's timers are as late", ns / 1_000);
+            let found = format!("{} µs: a sleeping reactor's timers may be that late", ns / 1_000);
             Check::better(CHECK, found)
                 .advice("start it with TimerSlackNSec=1 in a systemd unit (children inherit it)")
         }

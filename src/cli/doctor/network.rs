@@ -30,7 +30,7 @@ fn coalescing(card: &Card, config: &Config) -> Check {
     let held_us = card.gro_flush_timeout_ns / 1_000;
     // Whoever polls is not waiting for interrupts.
     if held_us > COALESCING_US_MAX && config.napi_busy_poll_us() == 0 {
-        return Check::better(CHECK, format!("{name}: the kernel holds packets for {held_us} us"))
+        return Check::better(CHECK, format!("{name}: the kernel holds packets for {held_us} µs"))
             .advice("hand packets on at once, or set napi_busy_poll_us")
             .command(format!("echo 0 | sudo tee /sys/class/net/{name}/gro_flush_timeout"));
     }
@@ -47,11 +47,11 @@ fn coalescing(card: &Card, config: &Config) -> Check {
                 .command(command)
         }
         Some(us) if u64::from(us) > COALESCING_US_MAX => {
-            Check::better(CHECK, format!("{name}: it waits up to {us} us for more packets"))
+            Check::better(CHECK, format!("{name}: it waits up to {us} µs for more packets"))
                 .advice(advice)
                 .command(command)
         }
-        Some(us) => Check::good(CHECK, format!("{name}: waits {us} us at most")),
+        Some(us) => Check::good(CHECK, format!("{name}: waits {us} µs at most")),
         None => Check::good(CHECK, format!("{name}: its driver does not say")),
     }
 }

@@ -101,7 +101,7 @@ fn idle_states(host: &Host, config: &Config) -> Check {
         if host.hypervisor.is_none() {
             return Check::good(CHECK, "no driver: cores halt and wake at once");
         }
-        let found = "no driver in a guest: sleeping leaves the guest, waking takes 10 to 40 us";
+        let found = "no driver in a guest: sleeping leaves the guest, waking takes 10 to 40 µs";
         return Check::better(CHECK, found)
             .advice(format!("have a KVM guest poll before it halts, {instead}"))
             .command("sudo modprobe cpuidle_haltpoll force=1");
@@ -110,12 +110,12 @@ fn idle_states(host: &Host, config: &Config) -> Check {
     match enabled.max_by_key(|state| state.latency_us) {
         Some(state) if state.latency_us > IDLE_LATENCY_US_MAX => {
             let (name, latency) = (&state.name, state.latency_us);
-            Check::better(CHECK, format!("{driver}: {name} takes {latency} us to leave"))
+            Check::better(CHECK, format!("{driver}: {name} takes {latency} µs to leave"))
                 .advice(format!("switch deep states off, {instead}"))
                 .command(format!("sudo cpupower idle-set -D {IDLE_LATENCY_US_MAX}"))
         }
         Some(state) => {
-            Check::good(CHECK, format!("{driver}: at most {} us to leave", state.latency_us))
+            Check::good(CHECK, format!("{driver}: at most {} µs to leave", state.latency_us))
         }
         None => Check::good(CHECK, driver.clone()),
     }

@@ -167,7 +167,7 @@ fn spin_us(known: &Knowledge<'_>) -> (u64, String) {
             let cost = wake_up.p99_ns.div_ceil(1_000);
             (
                 us.clamp(default, SPIN_US_MAX),
-                format!("about what a wake-up costs here: p99 {cost} us"),
+                format!("about what a wake-up costs here: p99 {cost} µs"),
             )
         }
     }

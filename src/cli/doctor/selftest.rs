@@ -204,11 +204,11 @@ impl Jitter {
         let mut found = format!("longest gap {}", short(self.longest_ns));
         let gaps = self.gaps.iter().zip(GAPS_NS).filter(|(count, _)| **count > 0);
         for (index, (count, bound)) in gaps.enumerate() {
-            let of = ["; gaps of", ","][index.min(1)];
-            found += &format!("{of} {bound}+: {count}", bound = bound_name(bound));
+            let before = ["; gaps:", ","][index.min(1)];
+            found += &format!("{before} {count} >{}", bound_name(bound));
         }
         let (whole, rest) = (self.lost_ppm / 10_000, self.lost_ppm % 10_000 / 100);
-        found += &format!("; {whole}.{rest:02} % of the time");
+        found += &format!("; away for {whole}.{rest:02}% of the time");
         if self.longest_ns > GAP_NS_MAX {
             return Check::better(CHECK, found).advice(
                 "see isolated cores, interrupts and machine: something else ran on that core",
@@ -220,8 +220,8 @@ impl Jitter {
 
 fn bound_name(bound_ns: u64) -> String {
     match bound_ns {
-        ns if ns >= 1_000_000 => format!("{} ms", ns / 1_000_000),
-        ns => format!("{} us", ns / 1_000),
+        ns if ns >= 1_000_000 => format!("{}ms", ns / 1_000_000),
+        ns => format!("{}µs", ns / 1_000),
     }
 }
 
@@ -370,8 +370,8 @@ mod tests {
         assert_eq!(jitter.lost_ppm, 100_046);
         let check = jitter.check();
         assert_eq!(check.verdict, Verdict::CouldBeBetter);
-        let expected = "longest gap 40.0 ms; gaps of 1 us+: 2, 10 us+: 1, 1 ms+: 1, 10 ms+: 1; \
-                        10.00 % of the time";
+        let expected = "longest gap 40.0 ms; gaps: 2 >1µs, 1 >10µs, 1 >1ms, 1 >10ms; \
+                        away for 10.00% of the time";
         assert_eq!(check.found, expected);
         let quiet = Jitter { readings: 9, longest_ns: 900_000, ..Jitter::default() };
         assert_eq!(quiet.check().verdict, Verdict::Good);

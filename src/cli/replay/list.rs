@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use ringwire::record::{Direction, Record, RecordOrigin, RecordedFrame};
-use ringwire::{Frame, Nanos};
+use ringwire::{Frame, Kind, Nanos};
 use serde_json::{Value, json};
 
 use super::select::{Item, Selected};
@@ -102,7 +102,8 @@ fn line_of(
             Direction::Received => "in",
             Direction::Sent => "out",
         },
-        kind_name(frame.kind()),
+        // The one name that is longer than its column.
+        if frame.kind() == Kind::Configuration { "config" } else { kind_name(frame.kind()) },
         priority_name(frame.priority()),
         marks(frame),
         frame.payload().len(),

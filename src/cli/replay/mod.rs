@@ -66,6 +66,8 @@ pub(crate) struct ReplayOptions {
     selection: Selection,
 
     /// Show what is in it instead.
+    ///
+    /// Behind the type, ? asks for an answer, = is one, ! is reliable and ~ expires.
     #[arg(long)]
     list: bool,
 
