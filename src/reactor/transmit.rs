@@ -79,7 +79,7 @@ impl Core {
                     if let Some(tap) = &mut self.tap
                         && matches!(source, Source::Lane(_))
                     {
-                        tap.sent(connection.home, now, &block);
+                        tap.sent(connection.public, now, &block);
                     }
                     (block.buffer, in_flight)
                 }

@@ -13,7 +13,8 @@ use ringwire::{Envelope, Kind, Priority, ReceiveError, Recorder, Tap, TapFilter}
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::util::{
-    Directory, PATIENCE, client, echo, endpoint, isolated, pattern, start, timed, wait_until,
+    Directory, PATIENCE, client, client_with, echo, endpoint, isolated, pattern, settings, start,
+    timed, wait_until,
 };
 
 /// A frame as it is compared: kind, lane, type, whether it is reliable, payload.
@@ -109,6 +110,31 @@ fn tap_of_a_client_sees_both_ways() {
         assert!(matches!(nothing, Err(ReceiveError::Timeout { .. })), "{nothing:?}");
         drop((tap, client));
         assert_eq!(frames.receive(PATIENCE).map(drop), Err(ReceiveError::ShutDown));
+    });
+}
+
+/// Two connections, one session: an application knows it by one name.
+#[test]
+fn frames_of_an_express_session_have_one_name() {
+    isolated(|| {
+        let config = settings().express(true).build().expect("valid");
+        let server = start(echo().config(config.clone()));
+        let mut client = client_with(config, &endpoint(&server));
+        let (tap, mut frames) = Tap::new(TapFilter::both());
+        client.reactor().set_tap(&tap).expect("memory");
+        let id = client.connection().expect("connected").id;
+        for priority in Priority::ALL {
+            let answer = client.request(Envelope::command().priority(priority), b"x", PATIENCE);
+            answer.expect("answered");
+        }
+        let mut lanes = Vec::new();
+        while let Ok(tapped) = frames.receive(Duration::ZERO) {
+            assert_eq!(tapped.connection, id, "{:?}", tapped.frame());
+            if tapped.direction == Direction::Sent {
+                lanes.push(tapped.frame().priority());
+            }
+        }
+        assert_eq!(lanes, Priority::ALL);
     });
 }
 
