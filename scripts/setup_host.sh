@@ -5,10 +5,13 @@
 #   sudo scripts/setup_host.sh --apply       changes it until the next boot, and the limits for
 #                                            new logins
 #   sudo scripts/setup_host.sh --apply --persist   keeps the sysctls over a boot as well
+#   … --cores 2,3                            moves the interrupts of devices off these cores, on
+#                                            which reactors are to run
 #
 # Running it again changes nothing more. To undo: reboot, and remove the files it names.
-# Governor, idle states and clock source are not kept over a boot: tuned(8) or the kernel's
-# command line does that. Limits are those of limits.conf(5), which do not bind root.
+# Governor, idle states, clock source, huge pages, interrupts and network cards are not kept over a
+# boot: tuned(8) or the kernel's command line does that. Limits are those of limits.conf(5), which
+# do not bind root. Isolated cores need the kernel's command line, coalescing ethtool(8).
 #
 # Exit code: 0 done or nothing to do, 1 a change did not take, 2 wrong usage.
 set -euo pipefail
@@ -16,6 +19,8 @@ set -euo pipefail
 # As src/cli/doctor judges; its tests compare.
 readonly idle_latency_us_max=20
 readonly somaxconn_min=1024
+readonly swappiness_max=1
+readonly gro_flush_timeout_ns_max=10000
 # A reactor of the default configuration needs 1.1 MiB locked and 1032 descriptors.
 readonly memlock_kib_per_core=2048
 readonly nofile_per_core=2048
@@ -23,12 +28,13 @@ readonly nofile_per_core=2048
 apply=false
 persist=false
 root=""
+reactor_cores=""
 pending=0
 failed=0
 sysctls=()
 
 usage() {
-    sed -n '2,14s/^# \{0,1\}//p' "$0"
+    sed -n '2,18s/^# \{0,1\}//p' "$0"
 }
 
 main() {
@@ -44,6 +50,10 @@ main() {
     governors
     idle_states
     clock_source
+    huge_pages
+    swap
+    packets
+    interrupts
     limits
     if "$persist"; then
         write_file /etc/sysctl.d/90-ringwire.conf "$(printf '%s\n' "${sysctls[@]}")"
@@ -56,6 +66,14 @@ parse() {
         case "$1" in
             --apply) apply=true ;;
             --persist) persist=true ;;
+            --cores)
+                reactor_cores="${2:?--cores needs a list such as 2,3}"
+                if [[ ! "$reactor_cores" =~ ^[0-9]+(,[0-9]+)*$ ]]; then
+                    echo "setup_host.sh: --cores takes numbers with commas between: 2,3" >&2
+                    exit 2
+                fi
+                shift
+                ;;
             # For tests: a directory that plays the host.
             --root)
                 root="${2:?--root needs a directory}"
@@ -155,6 +173,115 @@ clock_source() {
         fi
     done
     kept "clock source" "$current, the only one"
+}
+
+# `never` is somebody's decision.
+huge_pages() {
+    local path=/sys/kernel/mm/transparent_hugepage/enabled current
+    current="$(value_of "$path")"
+    if [[ "$current" != *"[always]"* ]]; then
+        kept "huge pages" "${current:-not on this kernel}"
+        return
+    fi
+    pending=$((pending + 1))
+    if ! "$apply"; then
+        echo "would change  $path: always -> madvise"
+        return
+    fi
+    printf 'madvise\n' 2>/dev/null >"$root$path" || true
+    # The kernel shows what is chosen in brackets.
+    if [[ "$(value_of "$path")" == *"[always]"* ]]; then
+        report "$path" always madvise always
+    else
+        report "$path" always madvise madvise
+    fi
+}
+
+# Swap stays, for an emergency. Locking memory (mlockall = true) is the other way.
+swap() {
+    local spaces current
+    spaces="$(value_of /proc/swaps | tail -n +2)"
+    current="$(value_of /proc/sys/vm/swappiness)"
+    if [[ -z "$spaces" ]]; then
+        kept swap none
+    elif [[ -n "$current" && "$current" -le "$swappiness_max" ]]; then
+        kept vm.swappiness "$current"
+        sysctls+=("vm.swappiness = $current")
+    else
+        set_sysctl vm.swappiness "$swappiness_max"
+    fi
+}
+
+# Received packets that the kernel holds to join them.
+packets() {
+    local file
+    for file in "$root"/sys/class/net/*/gro_flush_timeout; do
+        if [[ -e "$file" && "$(<"$file")" -gt "$gro_flush_timeout_ns_max" ]]; then
+            set_value "${file#"$root"}" 0
+        fi
+    done
+}
+
+# Interrupts of devices go to the cores that are not the reactors'.
+interrupts() {
+    local core others=() file number now
+    [[ -n "$reactor_cores" ]] || return 0
+    for file in "$root"/sys/devices/system/cpu/cpu[0-9]*; do
+        core="${file##*/cpu}"
+        [[ ",$reactor_cores," == *",$core,"* ]] || others+=("$core")
+    done
+    if ((${#others[@]} == 0)); then
+        kept interrupts "where they are: no core is left without a reactor"
+        return
+    fi
+    local list
+    list="$(printf '%s\n' "${others[@]}" | sort -n | paste -sd,)"
+    for file in "$root"/proc/irq/[0-9]*/smp_affinity_list; do
+        [[ -e "$file" ]] || continue
+        number="${file%/smp_affinity_list}"
+        number="${number##*/}"
+        # Only what devices use: the rest is reserved.
+        grep -qs "^ *$number:" "$root/proc/interrupts" || continue
+        now="$(expand "$(<"$file")")"
+        if touches "$now"; then
+            move_interrupt "${file#"$root"}" "$list"
+        fi
+    done
+}
+
+# Some interrupts can not be moved: a driver that manages them refuses, which is no failure.
+move_interrupt() {
+    local path="$1" wanted="$2" before
+    before="$(value_of "$path")"
+    pending=$((pending + 1))
+    if ! "$apply"; then
+        echo "would change  $path: $before -> $wanted"
+        return
+    fi
+    printf '%s\n' "$wanted" 2>/dev/null >"$root$path" || true
+    if touches "$(expand "$(value_of "$path")")"; then
+        pending=$((pending - 1))
+        kept "$path" "$before: its driver does not let go"
+    else
+        echo "changed       $path: $before -> $(value_of "$path")"
+    fi
+}
+
+# expand 0-2,5: the numbers, one a line.
+expand() {
+    local part
+    for part in ${1//,/ }; do
+        seq "${part%-*}" "${part#*-}" 2>/dev/null || true
+    done
+}
+
+# Whether one of these numbers is a reactor's core.
+touches() {
+    local core
+    for core in $1; do
+        [[ ",$reactor_cores," == *",$core,"* ]] && return 0
+    done
+    return 1
 }
 
 limits() {

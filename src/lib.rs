@@ -52,6 +52,7 @@
 //! - **reactor**: one thread, one ring, one loop; **turn**: one pass of that loop.
 //! - **inbox**: where messages wait that no handler takes.
 //! - **pool**: several sessions with one service, looked after together; **member**: one of them.
+//! - **tap**: copies frames that pass a reactor for another thread; **recording**: a file of them.
 //! - **envelope**: how a message travels: kind, priority, reliability, time to live.
 //!
 //! # Code map
@@ -60,7 +61,8 @@
 //! client, pool,
 //! server, node ──────────▶ reactor ──▶ session ──▶ wire      transport: one trait over them
 //!                             ├──────▶ sys ──────▶ mem       sys: the only unsafe code
-//!                             └──────▶ mem       config, endpoint, error, stats, time: leaves
+//!                             └──────▶ mem       config, endpoint, error, record, stats, time:
+//! recorder: a tap of a reactor into a record     leaves
 //! ```
 //!
 //! Start reading at [`reactor`]. ARCHITECTURE.md has the decisions and their figures.
@@ -82,6 +84,8 @@ mod mem;
 pub mod node;
 pub mod pool;
 pub mod reactor;
+pub mod record;
+pub mod recorder;
 pub mod server;
 mod session;
 pub mod stats;
@@ -105,8 +109,10 @@ pub use pool::Pool;
 pub use reactor::{
     BroadcastReport, Cancelled, Choice, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState,
     Context, Event, EventKind, Link, Message, PoolId, PoolRefusals, PoolStatistics, Reactor,
-    RequestId, ShutdownReport, Turn, Wait, WatchChange, WatchError, WatchKey, Watched,
+    RequestId, ShutdownReport, Tap, TapFilter, TapFrame, TapReceiver, Turn, Wait, WatchChange,
+    WatchError, WatchKey, Watched,
 };
+pub use recorder::{RecordProgress, Recorder, RecorderReport};
 pub use server::{Server, ServerBuilder};
 pub use session::lane::Sent;
 pub use session::{Envelope, PeerInfo, Undelivered};

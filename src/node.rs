@@ -36,7 +36,7 @@ use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{
     BroadcastReport, Cancelled, ConnectionId, ConnectionInfo, Context, Event, Reactor,
-    ShutdownReport, Wait, dial_error,
+    ShutdownReport, Tap, Wait, dial_error,
 };
 use crate::session::Envelope;
 use crate::stats::{ConnectionState, Counters, Statistics};
@@ -73,6 +73,7 @@ pub struct NodeBuilder {
     by_kind: Vec<(Kind, SharedHandler)>,
     by_type: Vec<(u32, SharedHandler)>,
     watches: Watches,
+    tap: Option<Tap>,
 }
 
 impl std::fmt::Debug for NodeBuilder {
@@ -188,6 +189,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Copies the frames that pass the reactors to another thread; see [`Reactor::set_tap`].
+    #[must_use]
+    pub fn tap(mut self, tap: Tap) -> Self {
+        self.tap = Some(tap);
+        self
+    }
+
     /// Starts the threads. Returns once every reactor is set up and listening.
     ///
     /// # Errors
@@ -254,6 +262,7 @@ impl NodeBuilder {
                 by_kind: self.by_kind.clone(),
                 by_type: self.by_type.clone(),
                 watches: self.watches.clone(),
+                tap: self.tap.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("ringwire-{index}"))
@@ -344,6 +353,7 @@ struct ThreadPlan {
     by_kind: Vec<(Kind, SharedHandler)>,
     by_type: Vec<(u32, SharedHandler)>,
     watches: Watches,
+    tap: Option<Tap>,
 }
 
 type Ready = Sender<Result<Arc<Counters>, SetupError>>;
@@ -379,6 +389,9 @@ impl ThreadPlan {
         let mut reactor =
             Reactor::with_parts(self.config, self.index, mailbox, self.inbox, self.events)?;
         reactor.set_siblings(self.siblings);
+        if let Some(tap) = &self.tap {
+            reactor.set_tap(tap)?;
+        }
         for socket in self.sockets {
             reactor.add_listener(socket)?;
         }

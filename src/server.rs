@@ -9,7 +9,7 @@ use crate::node::{Incoming, Node, NodeBuilder, NodeHandle};
 use crate::reactor::message::Message;
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{
-    BroadcastReport, Cancelled, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport,
+    BroadcastReport, Cancelled, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport, Tap,
 };
 use crate::session::Envelope;
 use crate::stats::Statistics;
@@ -114,6 +114,14 @@ impl ServerBuilder {
         handler: impl Fn(&mut Context<'_>, &Cancelled) + Send + Sync + 'static,
     ) -> Self {
         self.node = self.node.on_cancelled(handler);
+        self
+    }
+
+    /// Copies the frames that pass the reactors to another thread; see
+    /// [`Reactor::set_tap`](crate::Reactor::set_tap).
+    #[must_use]
+    pub fn tap(mut self, tap: Tap) -> Self {
+        self.node = self.node.tap(tap);
         self
     }
 

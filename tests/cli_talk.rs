@@ -531,4 +531,26 @@ fn doctor_reports_json_and_its_verdict() {
     let verdict = report["verdict"].as_str().expect("a verdict");
     let expected = i32::from(verdict == "will_not_work");
     assert_eq!(status.code(), Some(expected), "{verdict}");
+    let test = &report["self_test"];
+    for part in ["wake_up", "timer", "round_trip_blocking"] {
+        assert!(test[part]["p99_ns"].as_u64().is_some_and(|p99| p99 > 0), "{part}: {test}");
+    }
+    assert!(test["spin"]["longest_ns"].as_u64().is_some_and(|longest| longest > 0), "{test}");
+    let toml = report["recommended"]["toml"].as_str().expect("a snippet");
+    ringwire::Config::from_toml(toml).unwrap_or_else(|error| panic!("{error}\n{toml}"));
+}
+
+#[test]
+fn doctor_without_self_test_is_quick_and_recommends_all_the_same() {
+    let output = ringwire(&["doctor", "--json", "--no-self-test", "--reactors", "1"])
+        .output()
+        .expect("the binary was built with this test");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(report["self_test"].is_null(), "{report}");
+    let sections = report["sections"].as_array().expect("a list");
+    let names: Vec<_> = sections.iter().map(|section| section["section"].as_str()).collect();
+    assert!(names.contains(&Some("Interference")) && !names.contains(&Some("Self-test")));
+    let settings = report["recommended"]["settings"].as_array().expect("a list");
+    assert!(settings.iter().any(|setting| setting["key"] == "idle"), "{settings:?}");
+    assert!(settings.iter().all(|setting| setting["reason"].is_string()), "{settings:?}");
 }

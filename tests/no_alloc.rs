@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ringwire::{
     Choice, Client, Config, ConnectionId, Endpoint, Envelope, Idle, Incoming, Kind, Message, Nanos,
-    Node, NodeHandle, Pool, PoolConfig, Reactor, SendError, Server, Wait,
+    Node, NodeHandle, Pool, PoolConfig, Reactor, SendError, Server, Tap, TapFilter, Wait,
 };
 use rustix::thread::{Pid, gettid};
 
@@ -119,6 +119,38 @@ fn steady_state_allocates_nothing() {
     assert_eq!(of_client, 0, "client: send, request, receive");
     assert_eq!(of_server, 0, "server: receive, handler, reply");
     assert!(received > 15_000, "the messages really went: {received}");
+}
+
+/// A reactor with a tap: while there is room in it, and when there is none any more.
+#[test]
+fn tap_allocates_nothing_on_its_reactor() {
+    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let server = Server::builder()
+        .config(config.clone())
+        .listen("127.0.0.1:0")
+        .on(Kind::Command, |context, frame| {
+            context.reply(Envelope::status(), frame.payload()).expect("room");
+        })
+        .start()
+        .expect("it starts");
+    let mut client = Client::new(config).expect("a ring");
+    client.connect(&server.addresses()[0].to_string()).expect("the server listens");
+    let (tap, mut frames) = Tap::new(TapFilter::both().memory_bytes(256 << 10));
+    client.reactor().set_tap(&tap).expect("memory");
+    let mut round = |count: u32| {
+        for _ in 0..count {
+            let answer = client.request_with(Envelope::command(), &[5; 64], PATIENCE, |_| ());
+            answer.expect("answered");
+        }
+    };
+    round(100);
+    // 256 KiB hold some 900 requests and their answers.
+    assert_eq!(allocations(|| round(500)), 0, "with room");
+    assert_eq!(frames.receive(Duration::ZERO).map(|tapped| tapped.lost_before), Ok(0));
+    assert_eq!(frames.frames_lost(), 0);
+    round(2_000);
+    assert!(frames.frames_lost() > 0, "it is full");
+    assert_eq!(allocations(|| round(500)), 0, "without room");
 }
 
 /// A request read in place, a request answered with a message, a typed message and its answer.

@@ -10,6 +10,9 @@ const SLOW_START: &str = "proc/sys/net/ipv4/tcp_slow_start_after_idle";
 const GOVERNOR: &str = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
 const IDLE_STATE: &str = "sys/devices/system/cpu/cpu0/cpuidle/state1/disable";
 const CLOCK: &str = "sys/devices/system/clocksource/clocksource0/current_clocksource";
+const HUGE_PAGES: &str = "sys/kernel/mm/transparent_hugepage/enabled";
+const SWAPPINESS: &str = "proc/sys/vm/swappiness";
+const FLUSH: &str = "sys/class/net/eth0/gro_flush_timeout";
 const LIMITS: &str = "etc/security/limits.d/ringwire.conf";
 const SYSCTLS: &str = "etc/sysctl.d/90-ringwire.conf";
 
@@ -40,6 +43,18 @@ impl SlowHost {
         host.write(CLOCK, "hpet\n");
         let available = "sys/devices/system/clocksource/clocksource0/available_clocksource";
         host.write(available, "tsc hpet acpi_pm\n");
+        host.write(HUGE_PAGES, "[always] madvise never\n");
+        host.write("proc/swaps", "Filename Type Size Used Priority\n/dev/sda2 partition 9 0 -2\n");
+        host.write(SWAPPINESS, "60\n");
+        host.write(FLUSH, "20000\n");
+        for core in 1..4 {
+            host.write(&format!("sys/devices/system/cpu/cpu{core}/online"), "1\n");
+        }
+        host.write("proc/interrupts", "  CPU0 CPU1\n 9: 0 5 chip eth0\n 10: 0 0 chip eth1\n");
+        host.write(&affinity(9), "0-3\n");
+        host.write(&affinity(10), "0\n");
+        // Reserved, and no device's.
+        host.write(&affinity(11), "0-3\n");
         host
     }
 
@@ -70,6 +85,10 @@ impl SlowHost {
     }
 }
 
+fn affinity(interrupt: u32) -> String {
+    format!("proc/irq/{interrupt}/smp_affinity_list")
+}
+
 impl Drop for SlowHost {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.root);
@@ -85,6 +104,8 @@ fn dry_run_shows_and_changes_nothing() {
     assert_eq!(host.read(CONGESTION), "bbr");
     assert_eq!(host.read(SLOW_START), "1");
     assert_eq!(host.read(GOVERNOR), "powersave");
+    assert_eq!(host.read(HUGE_PAGES), "[always] madvise never");
+    assert_eq!(host.read(SWAPPINESS), "60");
     assert!(!host.root.join("etc").exists());
 }
 
@@ -101,6 +122,10 @@ fn applying_changes_what_doctor_complains_about() {
     assert_eq!(host.read(IDLE_STATE), "1");
     assert_eq!(host.read("sys/devices/system/cpu/cpu0/cpuidle/state0/disable"), "0");
     assert_eq!(host.read(CLOCK), "tsc");
+    assert_eq!(host.read(HUGE_PAGES), "madvise");
+    assert_eq!(host.read(SWAPPINESS), "1");
+    assert_eq!(host.read(FLUSH), "0");
+    assert_eq!(host.read(&affinity(9)), "0-3", "only --cores moves interrupts");
     let limits = host.read(LIMITS);
     assert!(limits.contains("* - memlock "), "{limits}");
     // Its hard limit is higher already, and must not be lowered.
@@ -114,6 +139,7 @@ fn second_run_changes_nothing() {
     host.run(&["--apply", "--persist"]);
     let (limits, sysctls) = (host.read(LIMITS), host.read(SYSCTLS));
     assert!(sysctls.contains("net.ipv4.tcp_congestion_control = cubic"), "{sysctls}");
+    assert!(sysctls.contains("vm.swappiness = 1"), "{sysctls}");
     let said = host.run(&["--apply", "--persist"]);
     assert!(said.contains("nothing to change"), "{said}");
     // After the next login the limits are the raised ones.
@@ -124,6 +150,33 @@ fn second_run_changes_nothing() {
     assert!(said.contains("nothing to change"), "{said}");
     assert_eq!(host.read(LIMITS), limits);
     assert_eq!(host.read(SYSCTLS), sysctls);
+}
+
+#[test]
+fn interrupts_leave_the_cores_of_reactors() {
+    let host = SlowHost::new("interrupts");
+    let said = host.run(&["--cores", "2,3"]);
+    assert!(said.contains("/proc/irq/9/smp_affinity_list: 0-3 -> 0,1"), "{said}");
+    assert_eq!(host.read(&affinity(9)), "0-3");
+    host.run(&["--apply", "--cores", "2,3"]);
+    assert_eq!(host.read(&affinity(9)), "0,1");
+    assert_eq!(host.read(&affinity(10)), "0", "it is elsewhere");
+    assert_eq!(host.read(&affinity(11)), "0-3", "it is no device's");
+    let said = host.run(&["--apply", "--cores", "2,3"]);
+    assert!(said.contains("nothing to change"), "{said}");
+    let said = host.run(&["--apply", "--cores", "0,1,2,3"]);
+    assert!(said.contains("no core is left"), "{said}");
+    assert_eq!(host.read(&affinity(9)), "0,1");
+}
+
+#[test]
+fn swap_and_huge_pages_that_are_fine_are_left_alone() {
+    let host = SlowHost::new("fine");
+    host.write(HUGE_PAGES, "always madvise [never]\n");
+    host.write("proc/swaps", "Filename Type Size Used Priority\n");
+    host.run(&["--apply"]);
+    assert_eq!(host.read(HUGE_PAGES), "always madvise [never]");
+    assert_eq!(host.read(SWAPPINESS), "60");
 }
 
 #[test]

@@ -15,6 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["endpoint", "error", "time", "wire"]),
     ("endpoint", &["error", "wire"]),
     ("error", &["config", "endpoint", "sys::probe", "time", "wire"]),
+    ("record", &["time"]),
     ("stats", &["config", "error", "time"]),
     ("time", &[]),
     // Bytes and rules: no socket, no ring, no clock. `wire` does not even know what time is.
@@ -23,7 +24,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("session", &["config", "error", "mem", "stats", "time", "wire"]),
     // Linux. Moves bytes, knows no frames.
     ("sys", &["config", "endpoint", "error", "mem", "stats", "time"]),
-    ("reactor", &["config", "endpoint", "error", "mem", "session", "stats", "sys", "time", "wire"]),
+    (
+        "reactor",
+        &[
+            "config", "endpoint", "error", "mem", "record", "session", "stats", "sys", "time",
+            "wire",
+        ],
+    ),
+    // Drains a tap into a file, on a thread of its own.
+    ("recorder", &["error", "reactor", "record", "time"]),
     // What an application uses. `node` pins threads, which only `sys` can.
     ("client", &["config", "endpoint", "error", "reactor", "session", "stats", "time", "wire"]),
     ("pool", &["config", "error", "reactor", "session", "stats", "time", "wire"]),
@@ -47,6 +56,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "mem",
             "node",
             "reactor",
+            "record",
+            "recorder",
             "server",
             "session",
             "stats",

@@ -2,14 +2,17 @@
 //!
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
 //! configuration makes no sense. Results go to standard output, everything else to standard error;
-//! the results of `send` are the answers. `serve` ends in order on Ctrl-C and SIGTERM; `bench` is
-//! ended at once by Ctrl-C, behind its progress bar; every other subcommand catches no signal.
+//! the results of `send` are the answers. `serve` and `record` end in order on Ctrl-C and SIGTERM;
+//! `bench` is ended at once by Ctrl-C, behind its progress bar; every other subcommand catches no
+//! signal.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 
 mod bench;
 mod doctor;
 mod options;
+mod record;
+mod replay;
 mod report;
 mod send;
 mod serve;
@@ -21,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringwire::config::{Config, ConfigBuilder, ConfigError};
+use ringwire::record::RecordError;
 use ringwire::{ConnectError, SetupError};
 use tracing_subscriber::EnvFilter;
 
@@ -48,6 +52,8 @@ enum Task {
     Report(report::Options),
     Serve(serve::ServeOptions),
     Send(send::SendOptions),
+    Record(record::RecordOptions),
+    Replay(replay::ReplayOptions),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -78,6 +84,9 @@ enum CommandError {
     /// Messages could not be sent, or were not answered.
     #[error(transparent)]
     Send(#[from] send::SendFailure),
+    /// A recording could not be read.
+    #[error("{}: {source}", .path.display())]
+    Recording { path: PathBuf, source: RecordError },
     /// Results could not be written.
     #[error("cannot write {what}: {source}")]
     Output {
@@ -120,6 +129,8 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
         Task::Report(options) => report::run(&options).map(|()| ExitCode::SUCCESS),
         Task::Serve(options) => serve::run(&options, settings),
         Task::Send(options) => send::run(&options, settings),
+        Task::Record(options) => record::run(&options, settings),
+        Task::Replay(options) => replay::run(&options, settings),
         Task::Doctor(args) => doctor::run(&args, &settings.check()?)
             .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
     }
@@ -161,6 +172,7 @@ impl CommandError {
             | Self::Setup(_)
             | Self::Connect(_)
             | Self::Send(_)
+            | Self::Recording { .. }
             | Self::Output { .. } => FAILURE,
         }
     }

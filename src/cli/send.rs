@@ -36,11 +36,11 @@ use crate::cli::show::{Excerpt, Marked, Short, counted, terminal_columns};
 use crate::cli::{CommandError, Settings};
 
 /// How long to wait for an answer, or for room, when the option does not say.
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// Longest `--timeout`, in milliseconds; the configuration's own bound of the connect timeout.
-const TIMEOUT_MS_MAX: i64 = 600_000;
+pub(super) const TIMEOUT_MS_MAX: i64 = 600_000;
 /// The last part of a wait for an instant is spun: a sleep may end this much too late.
-const WAKE_SLACK: Duration = Duration::from_micros(150);
+pub(super) const WAKE_SLACK: Duration = Duration::from_micros(150);
 /// An answer on a terminal is cut after so many of its lines.
 const EXCERPT_LINES: usize = 4;
 

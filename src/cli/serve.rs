@@ -22,13 +22,14 @@ use ringwire::config::{Config, REACTORS_MAX};
 use ringwire::time::wall_ns;
 use ringwire::{
     Context, Envelope, Event, EventKind, Frame, Idle, Kind, Link, Message, Nanos, NodeHandle,
-    Priority, Server, SetupError, ShutdownReport, Statistics,
+    Priority, Server, SetupError, ShutdownReport, Statistics, Tap,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::cli::options::{idle_parser, kind_name, parse_seconds, priority_name};
+use crate::cli::record::{Recording, RecordingPlan};
 use crate::cli::show::{Excerpt, Marked, Metric, TimeOfDay, counted, terminal_columns};
 use crate::cli::{CommandError, Settings};
 
@@ -55,43 +56,43 @@ pub(crate) struct ServeOptions {
     /// Port 0 takes a free one. `[::]` listens on every interface; nothing is authenticated, so
     /// the default is this machine only.
     #[arg(value_name = "ADDR", default_value = "127.0.0.1")]
-    address: String,
+    pub(super) address: String,
 
     /// Send every message back, of whatever kind.
     #[arg(long)]
-    echo: bool,
+    pub(super) echo: bool,
 
     /// Print every message, also what is sent back.
     #[arg(long)]
-    print: bool,
+    pub(super) print: bool,
 
     /// Print neither messages nor connections.
     #[arg(long, short, conflicts_with = "print")]
-    quiet: bool,
+    pub(super) quiet: bool,
 
     /// Threads, each with a ring of its own [default: one for each core, or 1].
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u16).range(1..=REACTORS_MAX.into()))]
-    reactors: Option<u16>,
+    pub(super) reactors: Option<u16>,
 
     /// Cores to pin the reactors to, in order: 0,1.
     #[arg(long, value_name = "LIST", allow_negative_numbers = true, value_delimiter = ',')]
-    cores: Option<Vec<usize>>,
+    pub(super) cores: Option<Vec<usize>>,
 
     /// What a reactor does while nothing happens [default: adaptive].
     #[arg(long, value_name = "spin|adaptive|park", hide_possible_values = true,
           value_parser = idle_parser())]
-    idle: Option<Idle>,
+    pub(super) idle: Option<Idle>,
 
     /// Print statistics every so many seconds.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true,
           value_parser = parse_seconds)]
-    statistics: Option<Duration>,
+    pub(super) statistics: Option<Duration>,
 
     /// End after so many seconds.
     #[arg(long = "for", value_name = "SECONDS", allow_negative_numbers = true,
           value_parser = parse_seconds)]
-    run_for: Option<Duration>,
+    pub(super) run_for: Option<Duration>,
 }
 
 /// What happens to a message.
@@ -112,10 +113,11 @@ struct Run {
     messages: u64,
     /// How many messages the inbox can hold, with those at its door and the one in hand.
     inbox_frames_max: u64,
+    recording: Option<Recording>,
 }
 
 /// Standard output, a line at a time.
-struct Log {
+pub(super) struct Log {
     out: BufWriter<StdoutLock<'static>>,
     columns: Option<usize>,
     says_who: bool,
@@ -135,31 +137,30 @@ struct Meter {
 pub(super) fn run(options: &ServeOptions, settings: Settings) -> Result<ExitCode, CommandError> {
     let config = configure(options, &settings)?;
     let stop = stop_on_signals()?;
-    raise_descriptor_limit(&config);
-    let conduct =
-        Conduct { echo_all: options.echo, print_all: options.print, quiet: options.quiet };
-    let refused = Arc::new(AtomicU64::new(0));
-    let server = start(options, &config, conduct, &refused)?;
-    let log = Log {
-        out: BufWriter::new(io::stdout().lock()),
-        columns: terminal_columns(),
-        says_who: !options.quiet,
-        pending: VecDeque::new(),
-    };
-    let mut run = Run {
-        server,
-        conduct,
-        refused,
-        log,
-        messages: 0,
-        inbox_frames_max: u64::from(config.inbox_frames_max()) + config.reactor_count() as u64 + 1,
-    };
+    let mut run = Run::start(options, &config, None)?;
     run.serve(options, &stop).map_err(stdout_error)?;
     run.end().map_err(stdout_error)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn stdout_error(source: io::Error) -> CommandError {
+/// Runs `ringwire record --listen`: serves, and records what comes.
+pub(super) fn run_recording(
+    options: &ServeOptions,
+    settings: Settings,
+    plan: &RecordingPlan<'_>,
+) -> Result<ExitCode, CommandError> {
+    let config = configure(options, &settings)?;
+    let stop = stop_on_signals()?;
+    let (tap, frames) = plan.tap();
+    let mut run = Run::start(options, &config, Some(tap))?;
+    let endpoint = run.server.addresses().iter().map(ToString::to_string).collect::<Vec<_>>();
+    run.recording = Some(Recording::start(plan, &config, frames, endpoint.join(" "))?);
+    run.serve(options, &stop).map_err(stdout_error)?;
+    let recording = run.end().map_err(stdout_error)?;
+    recording.expect("it was begun above").finish()
+}
+
+pub(super) fn stdout_error(source: io::Error) -> CommandError {
     CommandError::Output { what: "standard output".into(), source }
 }
 
@@ -182,8 +183,12 @@ fn start(
     config: &Config,
     conduct: Conduct,
     refused: &Arc<AtomicU64>,
+    tap: Option<Tap>,
 ) -> Result<Server, SetupError> {
     let mut builder = Server::builder().config(config.clone()).listen(&*options.address);
+    if let Some(tap) = tap {
+        builder = builder.tap(tap);
+    }
     for kind in Kind::APPLICATION {
         if conduct.prints_any(kind) {
             continue;
@@ -214,7 +219,7 @@ fn answer_to(kind: Kind, priority: Priority) -> Envelope {
 }
 
 /// A flag that the first signal sets; the second ends the process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>, SetupError> {
+pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>, SetupError> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order: what is registered first runs first, and must not see its own signal.
@@ -263,6 +268,30 @@ impl Conduct {
 }
 
 impl Run {
+    fn start(
+        options: &ServeOptions,
+        config: &Config,
+        tap: Option<Tap>,
+    ) -> Result<Self, CommandError> {
+        raise_descriptor_limit(config);
+        // Who records looks at the messages later.
+        let quiet = options.quiet || (tap.is_some() && !options.print);
+        let conduct = Conduct { echo_all: options.echo, print_all: options.print, quiet };
+        let refused = Arc::new(AtomicU64::new(0));
+        let server = start(options, config, conduct, &refused, tap)?;
+        Ok(Self {
+            server,
+            conduct,
+            refused,
+            log: Log::new(!options.quiet),
+            messages: 0,
+            inbox_frames_max: u64::from(config.inbox_frames_max())
+                + config.reactor_count() as u64
+                + 1,
+            recording: None,
+        })
+    }
+
     /// Until a signal, or the time given.
     fn serve(&mut self, options: &ServeOptions, stop: &AtomicBool) -> io::Result<()> {
         let end = options.run_for.map_or(Nanos::NEVER, |time| Nanos::now() + time);
@@ -290,6 +319,9 @@ impl Run {
             {
                 let statistics = self.server.statistics();
                 writeln!(self.log.out, "{} {}", stamp(), meter.line(now, statistics))?;
+            }
+            if let Some(recording) = &mut self.recording {
+                recording.look();
             }
             let due = meter.as_ref().map_or(Nanos::NEVER, |meter| meter.due);
             let wait = TICK.min(end.min(due).since(now));
@@ -343,6 +375,9 @@ impl Run {
     /// Remembers who came and left until it is to be said.
     fn fetch_events(&mut self) {
         while let Some(event) = self.server.poll_event() {
+            if let Some(recording) = &self.recording {
+                recording.note(&event);
+            }
             let printed_before = match event.kind {
                 EventKind::Connected => 0,
                 _ => self.messages + self.inbox_frames_max,
@@ -352,11 +387,14 @@ impl Run {
     }
 
     /// Ends the server in order, and says what became of what was under way.
-    fn end(mut self) -> io::Result<()> {
+    fn end(mut self) -> io::Result<Option<Recording>> {
         let handle = self.server.handle();
         let report = self.server.shutdown(SHUTDOWN_DEADLINE);
         // Also of who came while this thread had to wait for its reader.
         while let Some(event) = handle.poll_event() {
+            if let Some(recording) = &self.recording {
+                recording.note(&event);
+            }
             self.log.remember(event, 0);
         }
         while let Ok(message) = handle.receive(Duration::ZERO) {
@@ -369,7 +407,8 @@ impl Run {
         // ORDERING: Relaxed: the threads that counted have been joined.
         let refused = self.refused.load(Ordering::Relaxed);
         self.log.summary(&handle, report, refused)?;
-        self.log.out.flush()
+        self.log.out.flush()?;
+        Ok(self.recording)
     }
 }
 
@@ -378,6 +417,25 @@ fn stamp() -> TimeOfDay {
 }
 
 impl Log {
+    /// Takes standard output for the rest of the run.
+    pub(super) fn new(says_who: bool) -> Self {
+        Self {
+            out: BufWriter::new(io::stdout().lock()),
+            columns: terminal_columns(),
+            says_who,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Says one thing that happened, at once.
+    pub(super) fn say(&mut self, event: &Event) -> io::Result<()> {
+        if self.says_who {
+            self.event(event)?;
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+
     fn message(&mut self, message: &Message) -> io::Result<()> {
         let type_id = match message.type_id() {
             0 => "-".into(),

@@ -16,6 +16,7 @@ use crate::endpoint::Address;
 use crate::error::CloseReason;
 use crate::mem::{Buffer, Window};
 use crate::reactor::sessions::SessionKey;
+use crate::record::RecordedSession;
 use crate::session::backoff::Backoff;
 use crate::session::block::{Block, Frames, Span};
 use crate::session::{Session, Source, Undelivered};
@@ -42,6 +43,13 @@ impl ConnectionKey {
 pub struct ConnectionId {
     pub(crate) reactor: u16,
     pub(crate) key: SessionKey,
+}
+
+impl ConnectionId {
+    /// As recordings name it.
+    pub(crate) fn recorded(self) -> RecordedSession {
+        RecordedSession { reactor: self.reactor, number: self.key.data().as_ffi() }
+    }
 }
 
 impl std::fmt::Display for ConnectionId {

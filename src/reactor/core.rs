@@ -28,6 +28,7 @@ use crate::reactor::pause::departed_max;
 use crate::reactor::pool::Pools;
 use crate::reactor::requests::Requests;
 use crate::reactor::sessions::{self, Home, SessionKey};
+use crate::reactor::tap::TapWriter;
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
 use crate::session::heartbeat::HeartbeatPolicy;
@@ -138,6 +139,8 @@ pub(crate) struct Core {
     pub(crate) shutdown_report: ShutdownReport,
     pub(crate) dropped_before_shutdown: u64,
     pub(crate) counters: Arc<Counters>,
+    /// Copies what passes for another thread.
+    pub(crate) tap: Option<Box<TapWriter>>,
     pub(crate) scratch: Scratch,
     pub(crate) windows: Pool,
     pub(crate) receive_memory: Pool,
@@ -240,6 +243,7 @@ impl Core {
             shutdown_report: ShutdownReport::default(),
             dropped_before_shutdown: 0,
             counters: Arc::new(Counters::default()),
+            tap: None,
             scratch: Scratch::new(),
             windows: windows(&config)?,
             receive_memory: receive_memory(&config)?,

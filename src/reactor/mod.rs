@@ -36,6 +36,7 @@ pub(crate) mod pool;
 mod receive;
 pub(crate) mod requests;
 pub(crate) mod sessions;
+pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -62,6 +63,7 @@ pub use self::message::Message;
 pub use self::pool::{Choice, PoolId, PoolRefusals, PoolStatistics};
 use self::receive::Awaited;
 pub use self::requests::RequestId;
+pub use self::tap::{Tap, TapFilter, TapFrame, TapReceiver};
 pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};

@@ -195,6 +195,9 @@ fn handle_frames(
             Ok(input) => input,
             Err(error) => break Err(error),
         };
+        if let Some(tap) = &mut core.tap {
+            tap.received(connection.public, core.now, &frame);
+        }
         match input {
             Input::Message => {
                 messages += 1;

@@ -8,6 +8,7 @@ use crate::mem::{Buffer, WindowMode};
 use crate::reactor::Tokens;
 use crate::reactor::connection::{ConnectionKey, InFlight, Pause, Phase};
 use crate::reactor::core::Core;
+use crate::session::Source;
 use crate::session::block::Block;
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
@@ -74,6 +75,12 @@ impl Core {
                 Some((source, block)) => {
                     let in_flight = InFlight::new(source, &block);
                     count_sent(&self.counters, &block);
+                    // The session's own frames are in no lane.
+                    if let Some(tap) = &mut self.tap
+                        && matches!(source, Source::Lane(_))
+                    {
+                        tap.sent(connection.public, now, &block);
+                    }
                     (block.buffer, in_flight)
                 }
                 None => return self.nothing_to_send(key),

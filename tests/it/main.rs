@@ -26,6 +26,7 @@ mod pool;
 mod pool_faults;
 mod pool_node;
 mod proxy;
+mod record;
 mod refused;
 mod replay;
 mod requests;

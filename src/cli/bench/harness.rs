@@ -240,7 +240,7 @@ fn round_time_max(plan: &Plan) -> Duration {
 }
 
 /// Pins the calling thread to a core. Failure costs precision, not correctness: it is logged.
-pub(super) fn pin(core: usize) {
+pub(crate) fn pin(core: usize) {
     let mut set = CpuSet::new();
     set.set(core);
     if let Err(error) = sched_setaffinity(None, &set) {
@@ -250,7 +250,7 @@ pub(super) fn pin(core: usize) {
 
 /// Picks a core for each end: two that are no hyper-threads of each other where there are, and not
 /// the first one, which serves most interrupts, where there are plenty.
-pub(super) fn choose_cores() -> Result<Cores, BenchError> {
+pub(crate) fn choose_cores() -> Result<Cores, BenchError> {
     let allowed = allowed_cores().map_err(BenchError::Cores)?;
     Ok(pick(&allowed, siblings_of))
 }

@@ -50,11 +50,16 @@ mod trips;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
+use hdrhistogram::Histogram;
+use ringwire::config::{Config, Idle};
 use serde::Serialize;
 
-pub(super) use harness::BenchError;
+pub(super) use harness::{BenchError, choose_cores, pin};
 pub(super) use options::Options;
+pub(super) use plan::Cores;
+pub(super) use round::latency_histogram;
 
 use crate::cli::report::Folder;
 use crate::cli::{CommandError, Settings};
@@ -71,9 +76,48 @@ struct Report {
     table_to_stderr: bool,
 }
 
+/// What a round trip of 64 bytes costs at least on this machine: over plain sockets. Takes a tenth
+/// longer than `duration`.
+pub(super) fn floor(
+    config: &Config,
+    cores: Cores,
+    idle: Idle,
+    duration: Duration,
+) -> io::Result<Histogram<u64>> {
+    let case = plan::Case {
+        scenario: options::Scenario::Rtt,
+        payload_bytes: 64,
+        idle,
+        connections: 1,
+        beside: plan::Beside::Floors,
+        delivery: options::Delivery::BestEffort,
+        period: None,
+        bulk: plan::Bulk::Nothing,
+        reactors: 1,
+    };
+    let plan = plan::Plan {
+        case,
+        duration,
+        spin: Duration::ZERO,
+        cores,
+        config: config.clone(),
+        settings: Config::builder(),
+    };
+    // It pins the threads it runs on: not the caller's.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
+            pin(cores.client);
+            harness::Subject::round(&socket::Socket, &plan)
+        })?;
+        let round = thread.join().map_err(|_| io::Error::other("a thread panicked"))?;
+        let round = round.map_err(|error| io::Error::other(error.to_string()))?;
+        round.latency.ok_or_else(|| io::Error::other("no round trip was timed"))
+    })
+}
+
 /// Runs `ringwire bench`.
 pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandError> {
-    let cores = harness::choose_cores()?;
+    let cores = choose_cores()?;
     let mut suite = Suite::new(options, settings, cores)?;
     let mut report = Report::open(options.json.as_deref(), options.report.as_deref())?;
     let machine = machine::Machine::look(&suite);

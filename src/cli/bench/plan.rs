@@ -85,11 +85,11 @@ pub(super) struct Plan {
 
 /// The cores the two ends are pinned to. Equal on a machine with one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Cores {
-    pub(super) server: usize,
-    pub(super) client: usize,
+pub(crate) struct Cores {
+    pub(crate) server: usize,
+    pub(crate) client: usize,
     /// How many there are to choose from.
-    pub(super) allowed: usize,
+    pub(crate) allowed: usize,
 }
 
 /// Everything one run measures.

@@ -62,7 +62,7 @@ pub(super) struct Resident {
 }
 
 /// A histogram from 1 ns to the longest wait, three digits. Recording into it allocates nothing.
-pub(super) fn latency_histogram() -> Histogram<u64> {
+pub(crate) fn latency_histogram() -> Histogram<u64> {
     let highest = u64::try_from(WAIT_MAX.as_nanos()).expect("ten seconds fit");
     Histogram::new_with_bounds(1, highest, 3).expect("the bounds are constants and valid")
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::tuning::Tuning;
+
 /// Bits of `CapEff`, capabilities(7).
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_IPC_LOCK: u32 = 14;
@@ -49,6 +51,8 @@ pub(super) struct Host {
     pub(super) congestion_allowed: Vec<String>,
     pub(super) slow_start_after_idle: Option<u32>,
     pub(super) somaxconn: Option<u64>,
+    /// What else runs where reactors are to run.
+    pub(super) tuning: Tuning,
 }
 
 /// Capabilities that lift a limit.
@@ -109,7 +113,7 @@ pub(super) struct IdleState {
 impl Host {
     /// Reads the host below `root`, which is `/` but for tests. Blocks on `/proc` and `/sys`.
     pub(super) fn gather(root: &Path) -> Self {
-        let files = Files { root };
+        let files = Files::below(root);
         let status = files.text("proc/self/status").unwrap_or_default();
         let limits = files.text("proc/self/limits").unwrap_or_default();
         let cores = cores_of(field(&status, "Cpus_allowed_list:").unwrap_or_default());
@@ -144,18 +148,51 @@ impl Host {
             congestion_allowed: words(files.text(&ipv4("tcp_allowed_congestion_control"))),
             slow_start_after_idle: files.number(&ipv4("tcp_slow_start_after_idle")),
             somaxconn: files.number("proc/sys/net/core/somaxconn"),
+            tuning: Tuning::gather(&files),
         }
     }
 }
 
 /// The files of a host.
-struct Files<'a> {
+pub(super) struct Files<'a> {
     root: &'a Path,
 }
 
+impl<'a> Files<'a> {
+    pub(super) fn below(root: &'a Path) -> Self {
+        Self { root }
+    }
+}
+
 impl Files<'_> {
+    /// The names in a directory, in order.
+    pub(super) fn names(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join(path)).into_iter().flatten().flatten();
+        let mut names: Vec<_> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names
+    }
+
+    /// The text of a file of this process's control group, for a controller of version 1 or for
+    /// version 2.
+    pub(super) fn own_group(&self, controller: &str, file: &str) -> Option<String> {
+        let text = self.text("proc/self/cgroup")?;
+        text.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            let is_meant = controllers.split(',').any(|name| name == controller);
+            let mount = match controllers {
+                "" => "sys/fs/cgroup".to_owned(),
+                _ if is_meant => format!("sys/fs/cgroup/{controller}"),
+                _ => return None,
+            };
+            self.text(&format!("{mount}/{}/{file}", path.trim_start_matches('/')))
+        })
+    }
+
     /// The trimmed text of a file; `None` when it is not there or empty.
-    fn text(&self, path: &str) -> Option<String> {
+    pub(super) fn text(&self, path: &str) -> Option<String> {
         self.text_at(&self.root.join(path))
     }
 
@@ -165,7 +202,7 @@ impl Files<'_> {
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    fn number<N: std::str::FromStr>(&self, path: &str) -> Option<N> {
+    pub(super) fn number<N: std::str::FromStr>(&self, path: &str) -> Option<N> {
         self.text(path)?.parse().ok()
     }
 
@@ -286,7 +323,7 @@ fn words(text: Option<String>) -> Vec<String> {
 }
 
 /// Reads a list such as `0-3,8`.
-fn cores_of(list: &str) -> Vec<usize> {
+pub(super) fn cores_of(list: &str) -> Vec<usize> {
     const CORES_MAX: usize = 8192;
     let mut cores = Vec::new();
     for part in list.split(',') {

@@ -4,7 +4,7 @@ use ringwire::config::Config;
 use ringwire::sys::probe::{kernel_version, ring_bytes};
 
 use super::host::{Host, Limit};
-use super::report::Check;
+use super::report::{Check, Verdict};
 
 /// From this kernel on, rings count against RLIMIT_MEMLOCK; registered buffers always do.
 const KERNEL_CHARGES_RINGS: (u32, u32) = (6, 14);
@@ -37,6 +37,32 @@ pub(super) fn checks(host: &Host, config: &Config, reactors: usize) -> Vec<Check
         checks.push(fifo(host, config));
     }
     checks
+}
+
+/// Whether all memory may be locked.
+pub(super) fn may_lock(host: &Host, config: &Config, reactors: usize) -> bool {
+    let reactors = u64::try_from(reactors).unwrap_or(u64::MAX);
+    mlockall(host, config, reactors).verdict == Verdict::Good
+}
+
+/// How many connections the limit of descriptors has room for, when that is fewer than asked for.
+pub(super) fn connections_for(
+    host: &Host,
+    config: &Config,
+    reactors: usize,
+) -> Option<(u64, String)> {
+    let reactors = u64::try_from(reactors).unwrap_or(u64::MAX);
+    let soft = host.nofile?.soft?;
+    let other = DESCRIPTORS_OTHER + reactors.saturating_mul(DESCRIPTORS_PER_REACTOR);
+    let room = soft.saturating_sub(other) / reactors.max(1);
+    let is_short = room < u64::from(config.connections_max());
+    is_short.then(|| (room.max(1), format!("RLIMIT_NOFILE is {soft}; raise it instead for more")))
+}
+
+/// Whether send memory would stay unregistered.
+pub(super) fn is_memlock_short(host: &Host, config: &Config, reactors: usize) -> bool {
+    let reactors = u64::try_from(reactors).unwrap_or(u64::MAX);
+    host.memlock.is_some() && memlock(host, config, reactors).verdict != Verdict::Good
 }
 
 /// Rings and registered buffers, io_uring_setup(2) and io_uring_register(2).
@@ -157,7 +183,6 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::host::Privileges;
-    use super::super::report::Verdict;
     use super::*;
 
     fn limit(soft: u64, hard: u64) -> Option<Limit> {

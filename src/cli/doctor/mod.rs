@@ -1,17 +1,24 @@
 //! `ringwire doctor`: looks at the host and says what is wrong with it, and what to do.
 //!
-//! [`host`] gathers, the judges (`kernel`, `limits`, `processor`, `network`) are pure functions of
-//! what was gathered and of the configuration, [`report`] shows. Nothing on the host is changed:
-//! that is `scripts/setup_host.sh`.
+//! [`host`], [`tuning`] and [`ethtool`] gather, the judges (`kernel`, `limits`, `processor`,
+//! `interference`, `network`) are pure functions of what was gathered and of the configuration,
+//! [`selftest`] measures, [`recommend`] says what the configuration should be, [`report`] shows.
+//! Nothing on the host is changed: that is `scripts/setup_host.sh`.
 //!
-//! Cost: reads some fifty small files and builds a ring for a moment; under 10 ms.
+//! Cost: reads some hundred small files and builds a ring for a moment, under 20 ms; then two
+//! seconds and two cores for the self-test.
 
+mod ethtool;
 mod host;
+mod interference;
 mod kernel;
 mod limits;
 mod network;
 mod processor;
+mod recommend;
 mod report;
+mod selftest;
+mod tuning;
 
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
@@ -23,16 +30,22 @@ use ringwire::config::Config;
 use ringwire::sys::probe::{Capabilities, RingError};
 
 use host::Host;
+use recommend::Knowledge;
 use report::{Report, Section, Style, Verdict};
+use selftest::SelfTest;
 
-/// Look at this host and say what to do to make it fast.
+/// Look at this host, measure it, and say what to do to make it fast.
 ///
+/// Ends with the settings it would recommend. Lay --config over it to have a configuration judged.
 /// Exit code 0 when everything works, be it slowly, and 1 when something will not work.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print JSON: the same checks, and what io_uring can do here
     #[arg(long)]
     json: bool,
+    /// Measure nothing: wake-ups, timers, jitter and round trips take two seconds
+    #[arg(long)]
+    no_self_test: bool,
     /// How many reactors are to run [default: what the configuration says, or 1]
     #[arg(long, value_name = "N")]
     reactors: Option<NonZeroUsize>,
@@ -45,9 +58,16 @@ pub(crate) struct DoctorArgs {
 /// When standard output can not be written.
 pub(crate) fn run(args: &DoctorArgs, config: &Config) -> io::Result<ExitCode> {
     let reactors = args.reactors.map_or(config.reactor_count(), NonZeroUsize::get);
-    let host = Host::gather(Path::new("/"));
+    let mut host = Host::gather(Path::new("/"));
+    for card in &mut host.tuning.cards {
+        card.coalescing = ethtool::coalescing(&card.name).map_err(|error| error.to_string());
+    }
     let probed = Capabilities::probe_sized(config.ring_entries(), 8 * config.ring_entries());
-    let report = judge(&host, config, reactors, probed);
+    if !args.no_self_test && io::stderr().is_terminal() {
+        eprintln!("measuring for two seconds …");
+    }
+    let self_test = (!args.no_self_test).then(|| SelfTest::run(config));
+    let report = judge(&host, config, reactors, probed, self_test);
     let mut output = io::stdout().lock();
     if args.json {
         report.print_json(&mut output)?;
@@ -62,15 +82,30 @@ fn judge(
     config: &Config,
     reactors: usize,
     probed: Result<Capabilities, RingError>,
+    self_test: Option<SelfTest>,
 ) -> Report {
     let section = |section, checks| Section { section, checks };
-    let sections = vec![
+    let mut sections = vec![
         section("Kernel", kernel::checks(host, config, &probed)),
         section("Limits", limits::checks(host, config, reactors)),
         section("Processor", processor::checks(host, config, reactors)),
+        section("Interference", interference::checks(host, config, reactors)),
         section("Network", network::checks(host, config)),
     ];
-    Report::new(sections, probed.ok())
+    if let Some(self_test) = &self_test {
+        sections.push(section("Self-test", self_test.checks()));
+    }
+    let capabilities = probed.ok();
+    let known = Knowledge {
+        host,
+        config,
+        reactors,
+        capabilities: capabilities.as_ref(),
+        self_test: self_test.as_ref(),
+    };
+    let settings = recommend::settings(&known);
+    let report = Report::new(sections, capabilities).recommending(settings);
+    Report { self_test, ..report }
 }
 
 fn exit_code(verdict: Verdict) -> ExitCode {
@@ -113,12 +148,14 @@ mod tests {
             .write("sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc\n")
             .write("proc/sys/net/ipv4/tcp_congestion_control", "cubic\n")
             .write("proc/sys/net/ipv4/tcp_slow_start_after_idle", "0\n")
-            .write("proc/sys/net/core/somaxconn", "4096\n");
+            .write("proc/sys/net/core/somaxconn", "4096\n")
+            .write("proc/swaps", "Filename Type Size Used Priority\n")
+            .write("proc/self/timerslack_ns", "1\n");
         fake
     }
 
     fn examine(fake: &FakeHost, probed: Result<Capabilities, RingError>) -> Report {
-        judge(&Host::gather(&fake.root), &Config::default(), 1, probed)
+        judge(&Host::gather(&fake.root), &Config::default(), 1, probed, None)
     }
 
     fn complaints(report: &Report) -> Vec<&'static str> {
@@ -168,6 +205,10 @@ mod tests {
             "scaling_governor",
             "cpuidle_haltpoll force=1",
             "current_clocksource",
+            "transparent_hugepage/enabled",
+            "vm.swappiness",
+            "smp_affinity_list",
+            "gro_flush_timeout",
             limits::LIMITS_FILE,
         ] {
             assert!(script.contains(name), "{name} is not in setup_host.sh");
@@ -176,6 +217,30 @@ mod tests {
         assert!(script.contains(&latency), "{latency}");
         let backlog = format!("somaxconn_min={}\n", Config::default().listen_backlog());
         assert!(script.contains(&backlog), "{backlog}");
+        let swappiness = format!("swappiness_max={}\n", interference::SWAPPINESS_MAX);
+        assert!(script.contains(&swappiness), "{swappiness}");
+    }
+
+    /// On this host, with its own configuration and what it measures of itself.
+    #[test]
+    fn what_is_recommended_here_is_a_configuration() {
+        let host = Host::gather(Path::new("/"));
+        let self_test = SelfTest::run(&Config::default());
+        let report = judge(&host, &Config::default(), 1, Capabilities::probe(), Some(self_test));
+        let toml = &report.recommended.toml;
+        Config::from_toml(toml).unwrap_or_else(|error| panic!("{error}\n{toml}"));
+        assert!(toml.contains("idle = "), "{toml}");
+        let shown = {
+            let mut output = Vec::new();
+            let style = Style { columns: 80, colours: false };
+            report.print(&mut output, style).expect("memory takes it");
+            String::from_utf8(output).expect("UTF-8")
+        };
+        // What is printed can be copied into a file as it is.
+        let (_, snippet) = shown.split_once("Recommended settings").expect("it is there");
+        let lines = snippet.lines().skip(1).take_while(|line| !line.is_empty());
+        let copied: String = lines.map(|line| format!("{line}\n")).collect();
+        Config::from_toml(&copied).unwrap_or_else(|error| panic!("{error}\n{copied}"));
     }
 
     #[test]

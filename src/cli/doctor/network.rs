@@ -4,9 +4,56 @@ use ringwire::config::Config;
 
 use super::host::Host;
 use super::report::Check;
+use super::tuning::Card;
+
+/// A wait for more packets beyond this shows beside a wake-up.
+const COALESCING_US_MAX: u64 = 10;
 
 pub(super) fn checks(host: &Host, config: &Config) -> Vec<Check> {
-    vec![congestion(host, config), slow_start(host), backlog(host, config)]
+    let mut checks = vec![congestion(host, config), slow_start(host), backlog(host, config)];
+    checks.extend(host.tuning.cards.iter().map(|card| coalescing(card, config)));
+    checks
+}
+
+/// Whether the configuration should name cubic, and may.
+pub(super) fn should_use_cubic(host: &Host, config: &Config) -> bool {
+    let name = config.tcp_congestion().or(host.congestion.as_deref());
+    name.is_some_and(|name| name.starts_with("bbr"))
+        && has(&host.congestion_available, "cubic")
+        && may_use(host, "cubic")
+}
+
+/// A card that waits for more packets before it interrupts: ethtool(8) -C.
+fn coalescing(card: &Card, config: &Config) -> Check {
+    const CHECK: &str = "coalescing";
+    let name = &card.name;
+    let held_us = card.gro_flush_timeout_ns / 1_000;
+    // Whoever polls is not waiting for interrupts.
+    if held_us > COALESCING_US_MAX && config.napi_busy_poll_us() == 0 {
+        return Check::better(CHECK, format!("{name}: the kernel holds packets for {held_us} µs"))
+            .advice("hand packets on at once, or set napi_busy_poll_us")
+            .command(format!("echo 0 | sudo tee /sys/class/net/{name}/gro_flush_timeout"));
+    }
+    let found = match &card.coalescing {
+        Err(reason) => return Check::good(CHECK, format!("{name}: not readable ({reason})")),
+        Ok(found) => found,
+    };
+    let command = format!("sudo ethtool -C {name} adaptive-rx off rx-usecs 0");
+    let advice = "have it interrupt at once; it costs CPU time under load";
+    match found.rx_usecs {
+        _ if found.is_adaptive => {
+            Check::better(CHECK, format!("{name}: adaptive, it waits when it likes"))
+                .advice(advice)
+                .command(command)
+        }
+        Some(us) if u64::from(us) > COALESCING_US_MAX => {
+            Check::better(CHECK, format!("{name}: it waits up to {us} µs for more packets"))
+                .advice(advice)
+                .command(command)
+        }
+        Some(us) => Check::good(CHECK, format!("{name}: waits {us} µs at most")),
+        None => Check::good(CHECK, format!("{name}: its driver does not say")),
+    }
 }
 
 fn congestion(host: &Host, config: &Config) -> Check {
@@ -108,6 +155,7 @@ fn backlog(host: &Host, config: &Config) -> Check {
 mod tests {
     use super::super::host::Privileges;
     use super::super::report::Verdict;
+    use super::super::tuning::Coalescing;
     use super::*;
 
     fn host(current: &str, available: &str, allowed: &str) -> Host {
@@ -170,5 +218,35 @@ mod tests {
         let check = with(Some(128));
         assert_eq!(check.verdict, Verdict::CouldBeBetter);
         assert_eq!(check.command.as_deref(), Some("sudo sysctl -w net.core.somaxconn=1024"));
+    }
+
+    #[test]
+    fn card_that_waits_could_be_better() {
+        let config = Config::default();
+        let with = |coalescing, gro_flush_timeout_ns| {
+            let card = Card { name: "eth0".into(), gro_flush_timeout_ns, coalescing };
+            super::coalescing(&card, &config)
+        };
+        let waiting = |rx_usecs, is_adaptive| {
+            with(Ok(Coalescing { rx_usecs, rx_frames: Some(1), is_adaptive }), 0)
+        };
+        assert_eq!(waiting(Some(0), false).verdict, Verdict::Good);
+        assert_eq!(waiting(None, false).verdict, Verdict::Good);
+        assert_eq!(waiting(Some(0), true).verdict, Verdict::CouldBeBetter);
+        let check = waiting(Some(50), false);
+        assert_eq!(check.verdict, Verdict::CouldBeBetter);
+        let command = "sudo ethtool -C eth0 adaptive-rx off rx-usecs 0";
+        assert_eq!(check.command.as_deref(), Some(command));
+        let check = with(Err("operation not supported".into()), 0);
+        assert_eq!(check.verdict, Verdict::Good);
+        assert!(check.found.contains("not readable"), "{}", check.found);
+        assert_eq!(with(Ok(Coalescing::default()), 20_000).verdict, Verdict::CouldBeBetter);
+        let polling = Config::builder().napi_busy_poll_us(50).build().expect("valid");
+        let card = Card {
+            name: "eth0".into(),
+            gro_flush_timeout_ns: 20_000,
+            coalescing: Ok(Coalescing::default()),
+        };
+        assert_eq!(coalescing(&card, &polling).verdict, Verdict::Good);
     }
 }

@@ -28,7 +28,9 @@ fn cores(host: &Host, config: &Config, reactors: usize) -> Check {
         return Check::unknown(CHECK, "/proc/self/status");
     }
     let pinned = config.cores();
-    if let Some(core) = pinned.iter().find(|core| !host.cores.contains(core)) {
+    // Isolated cores are nobody's by default, and everybody's who asks (sched_setaffinity(2)).
+    let may_use = |core| host.cores.contains(core) || host.tuning.isolated.contains(core);
+    if let Some(core) = pinned.iter().find(|core| !may_use(core)) {
         let allowed = ranges(&host.cores);
         return Check::bad(
             CHECK,
@@ -99,7 +101,7 @@ fn idle_states(host: &Host, config: &Config) -> Check {
         if host.hypervisor.is_none() {
             return Check::good(CHECK, "no driver: cores halt and wake at once");
         }
-        let found = "no driver in a guest: sleeping leaves the guest, waking takes 10 to 40 us";
+        let found = "no driver in a guest: sleeping leaves the guest, waking takes 10 to 40 µs";
         return Check::better(CHECK, found)
             .advice(format!("have a KVM guest poll before it halts, {instead}"))
             .command("sudo modprobe cpuidle_haltpoll force=1");
@@ -108,12 +110,12 @@ fn idle_states(host: &Host, config: &Config) -> Check {
     match enabled.max_by_key(|state| state.latency_us) {
         Some(state) if state.latency_us > IDLE_LATENCY_US_MAX => {
             let (name, latency) = (&state.name, state.latency_us);
-            Check::better(CHECK, format!("{driver}: {name} takes {latency} us to leave"))
+            Check::better(CHECK, format!("{driver}: {name} takes {latency} µs to leave"))
                 .advice(format!("switch deep states off, {instead}"))
                 .command(format!("sudo cpupower idle-set -D {IDLE_LATENCY_US_MAX}"))
         }
         Some(state) => {
-            Check::good(CHECK, format!("{driver}: at most {} us to leave", state.latency_us))
+            Check::good(CHECK, format!("{driver}: at most {} µs to leave", state.latency_us))
         }
         None => Check::good(CHECK, driver.clone()),
     }
@@ -163,7 +165,7 @@ fn plural(count: usize, noun: &str) -> String {
 }
 
 /// Writes `[0, 1, 2, 5]` as `0-2,5`.
-fn ranges(cores: &[usize]) -> String {
+pub(super) fn ranges(cores: &[usize]) -> String {
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for &core in cores {
         match parts.last_mut() {
@@ -208,6 +210,14 @@ mod tests {
         assert_eq!(check.verdict, Verdict::WillNotWork);
         assert!(check.found.contains("names 7"), "{}", check.found);
         assert!(check.found.contains("0-1"), "{}", check.found);
+        let mut isolating = host(2);
+        isolating.tuning.isolated = vec![7];
+        let check = cores(&isolating, &config(Idle::Park, &[0, 7]), 2);
+        assert_eq!(
+            check.verdict,
+            Verdict::Good,
+            "isolcpus=7 takes it off the list of allowed ones"
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ use std::io::{self, Write};
 use ringwire::sys::probe::Capabilities;
 use serde::Serialize;
 
+use super::recommend::{self, Setting};
+use super::selftest::SelfTest;
+
 /// Columns before the check's name, columns of the name, and the narrowest useful text behind.
 const VERDICT_COLUMNS: usize = 19;
 const NAME_COLUMNS: usize = 19;
@@ -105,6 +108,17 @@ pub(super) struct Report {
     pub(super) sections: Vec<Section>,
     /// What probing found; null where there is no ring.
     pub(super) capabilities: Option<Capabilities>,
+    /// What was measured; null without the self-test.
+    pub(super) self_test: Option<SelfTest>,
+    /// What the configuration should say.
+    pub(super) recommended: Recommended,
+}
+
+/// Settings, and the same as text for a configuration file.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Recommended {
+    pub(super) toml: String,
+    pub(super) settings: Vec<Setting>,
 }
 
 /// How lines are shown.
@@ -125,7 +139,14 @@ impl Report {
             will_not_work: count(Verdict::WillNotWork),
             sections,
             capabilities,
+            self_test: None,
+            recommended: Recommended::default(),
         }
+    }
+
+    pub(super) fn recommending(mut self, settings: Vec<Setting>) -> Self {
+        self.recommended = Recommended { toml: recommend::toml(&settings), settings };
+        self
     }
 
     /// Writes lines for people.
@@ -135,6 +156,17 @@ impl Report {
             let _ = writeln!(text, "{}", style.bold(section.section));
             for check in &section.checks {
                 lines_of(&mut text, check, style);
+            }
+            text.push('\n');
+        }
+        if !self.recommended.settings.is_empty() {
+            let _ =
+                writeln!(text, "{}", style.bold("Recommended settings (ringwire --config FILE)"));
+            for line in self.recommended.toml.lines() {
+                let _ = match line.strip_prefix("# ") {
+                    Some(reason) => writeln!(text, "  {}", style.faint(&format!("# {reason}"))),
+                    None => writeln!(text, "  {line}"),
+                };
             }
             text.push('\n');
         }
@@ -156,6 +188,10 @@ impl Report {
 impl Style {
     fn bold(self, text: &str) -> String {
         if self.colours { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn faint(self, text: &str) -> String {
+        if self.colours { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     fn verdict(self, verdict: Verdict) -> String {
