@@ -5,8 +5,8 @@
 //! does [`Case::elements`] times the same, so that the call itself weighs little. Everything is in
 //! cache and the branch predictor knows it: costs, not latencies.
 //!
-//! Compiled with the switches that break sessions for the simulation's mutation check, one look at a
-//! thread-local variable each, which the library of an embedder does not have. So the counts of
+//! Compiled with the switches that break sessions for the simulation's mutation check, one look at
+//! a thread-local variable each, which the library of an embedder does not have. So the counts of
 //! lanes and sessions are a few per cent too high, and comparable with each other.
 
 use std::hint::black_box;

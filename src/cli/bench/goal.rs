@@ -39,8 +39,8 @@ pub(super) struct Goal {
 }
 
 impl Goal {
-    /// The goal of a case. Those of the default suite have one, reliable messages, and critical ones
-    /// beside bulk.
+    /// The goal of a case. Those of the default suite have one, reliable messages, and critical
+    /// ones beside bulk.
     pub(super) fn of(case: Case) -> Option<Self> {
         let goal = |figure, floor, bound| Some(Self { figure, floor, bound });
         let Case { scenario, payload_bytes, idle, connections, beside, .. } = case;

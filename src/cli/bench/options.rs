@@ -37,8 +37,8 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// request was due: what waits for a slow one is late, too. mixed puts critical round trips beside
 /// a stream of 1 MiB messages in the low lane: unloaded, with the stream on a socket of its own
 /// (`socket`), on the same link, and on the same session with `express`, whose critical messages
-/// have a link of their own and a p99 of at most twice the unloaded one as the goal. Both count the critical messages only; `bulk_bytes_per_s`
-/// says what the stream had beside them.
+/// have a link of their own and a p99 of at most twice the unloaded one as the goal. Both count the
+/// critical messages only; `bulk_bytes_per_s` says what the stream had beside them.
 ///
 /// fan-in is rtt over more and more connections with the memory each has resident, both ends
 /// together. cores is rtt over 64 connections to a server of more and more reactors. idle is a node

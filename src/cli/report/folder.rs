@@ -1,8 +1,8 @@
 //! Files that are there whole or not at all.
 //!
 //! A file is written under a temporary name in its folder, brought to the disk, and renamed: a full
-//! disk or a crash never leaves half a page where a page is expected. What is not a regular file, as
-//! a terminal or a pipe is not, can not be replaced by one and is written as it is.
+//! disk or a crash never leaves half a page where a page is expected. What is not a regular file,
+//! as a terminal or a pipe is not, can not be replaced by one and is written as it is.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

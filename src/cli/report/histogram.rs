@@ -1,8 +1,8 @@
 //! Latency histograms of a row: read from `histogram_v2`, drawn as a curve, written as `.hgrm`.
 //!
 //! `histogram_v2` is base64 of HdrHistogram's V2 encoding, plain or compressed, in nanoseconds, of
-//! all rounds of a subject together. It may come from anybody: lengths are checked before any memory
-//! is taken for them.
+//! all rounds of a subject together. It may come from anybody: lengths are checked before any
+//! memory is taken for them.
 
 use std::io::Read;
 

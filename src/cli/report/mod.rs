@@ -41,9 +41,9 @@ const LINES: &str = "bench.jsonl";
 /// Make a page from the JSON lines of `ringwire bench --json`, and compare runs.
 ///
 /// The page stands for itself: it opens in any browser without a network, on a desk or a phone. It
-/// shows the tables with their goals, latencies by percentile, throughput by payload, and paced runs
-/// over time. With two runs or more, each later one is compared with the first: a difference within
-/// the spread of the rounds is called noise.
+/// shows the tables with their goals, latencies by percentile, throughput by payload, and paced
+/// runs over time. With two runs or more, each later one is compared with the first: a difference
+/// within the spread of the rounds is called noise.
 ///
 /// A file may hold several runs, one after the other. Files of older versions can be read; what
 /// they do not say is left out.
@@ -57,8 +57,8 @@ pub(crate) struct Options {
     #[arg(long, short, value_name = "FILE|-", conflicts_with = "dir")]
     output: Option<PathBuf>,
 
-    /// Write a folder instead: the page (index.html), its drawings (SVG), distributions of latencies
-    /// (.hgrm, in microseconds) and the JSON lines.
+    /// Write a folder instead: the page (index.html), its drawings (SVG), distributions of
+    /// latencies (.hgrm, in microseconds) and the JSON lines.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

@@ -1,9 +1,9 @@
 //! What is shown: the cases of all runs, with the subjects of each side by side.
 //!
-//! A case is the same work: scenario, payload, idle strategy, connections, rate, and whether bulk flows
-//! beside. Where a run compares ringwire with itself, over another number of connections or reactors
-//! or as a variant (`ringwire-reliable`), those rows are one case, and the last of them is held
-//! against the others. Nothing here knows how anything is drawn.
+//! A case is the same work: scenario, payload, idle strategy, connections, rate, and whether bulk
+//! flows beside. Where a run compares ringwire with itself, over another number of connections or
+//! reactors or as a variant (`ringwire-reliable`), those rows are one case, and the last of them is
+//! held against the others. Nothing here knows how anything is drawn.
 
 use super::read::{Row, Run};
 use super::text;

@@ -1,9 +1,9 @@
 //! A drawing as SVG: inside the page, where it takes the page's colours, or as a file of its own.
 //!
 //! Every drawing is made twice, for a desk and for a phone: letters keep their size, and the page
-//! shows the one that fits. Colours are variables with a value for light and one for dark. They were
-//! chosen to differ in lightness too, and every look has a mark of its own shape, so that nothing is
-//! told by colour alone.
+//! shows the one that fits. Colours are variables with a value for light and one for dark. They
+//! were chosen to differ in lightness too, and every look has a mark of its own shape, so that
+//! nothing is told by colour alone.
 
 use super::text::escape;
 

@@ -253,7 +253,8 @@ mod tests {
 
     #[test]
     fn figures_stand_under_their_subjects() {
-        let text = "{\"scenario\":\"rtt\",\"subject\":\"a<b\",\"rounds\":9,\"samples\":1234567,\"p50_ns\":7243,\
+        let text = "{\"scenario\":\"rtt\",\"subject\":\"a<b\",\"rounds\":9,\"samples\":1234567,\
+        \"p50_ns\":7243,\
             \"p50_ns_low\":6951,\"p50_ns_high\":10423,\"direct_per_frame\":0}\n\
             {\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"p50_ns\":null,\"max_ns\":3489791}\n";
         let runs = read::parse("a", text.as_bytes()).expect("rows");
@@ -280,8 +281,10 @@ mod tests {
 
     #[test]
     fn facts_that_differ_are_marked() {
-        let text = "{\"scenario\":\"machine\",\"cpu\":\"A\",\"kernel\":\"6\"}\n{\"scenario\":\"x\",\"subject\":\"y\"}\n\
-            {\"scenario\":\"machine\",\"cpu\":\"<B>\",\"kernel\":\"6\"}\n{\"scenario\":\"x\",\"subject\":\"y\"}\n";
+        let text = "{\"scenario\":\"machine\",\"cpu\":\"A\",\
+        \"kernel\":\"6\"}\n{\"scenario\":\"x\",\"subject\":\"y\"}\n\
+            {\"scenario\":\"machine\",\"cpu\":\"<B>\",\"kernel\":\"6\"}\n{\"scenario\":\"x\",\
+            \"subject\":\"y\"}\n";
         let runs = read::parse("f", text.as_bytes()).expect("runs");
         let markup = machines(&runs).expect("facts");
         let document = well_formed(&markup);

@@ -1,4 +1,5 @@
-//! The whole page: made of rows as a bench writes them, of rows of older files, and of hostile ones.
+//! The whole page: made of rows as a bench writes them, of rows of older files, and of hostile
+//! ones.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -204,8 +205,10 @@ fn hostile_strings_are_text() {
 fn odd_rows_make_a_page() {
     let odd = "\
         {\"scenario\":\"\",\"subject\":\"\"}\n\
-        {\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"p50_ns\":0,\"max_ns\":0,\"frames_per_s\":0}\n\
-        {\"scenario\":\"rtt\",\"subject\":\"socket\",\"p50_ns\":1e-300,\"max_ns\":1e18,\"samples\":1}\n\
+        {\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"p50_ns\":0,\"max_ns\":0,\
+        \"frames_per_s\":0}\n\
+        {\"scenario\":\"rtt\",\"subject\":\"socket\",\"p50_ns\":1e-300,\"max_ns\":1e18,\
+        \"samples\":1}\n\
         {\"scenario\":\"rtt\",\"subject\":\"x\",\"p50_ns\":1e18,\"rounds\":0,\"samples\":0}\n\
         {\"scenario\":\"rtt\",\"subject\":\"y\",\"p50_ns\":5,\"rounds\":18446744073709551615,\
          \"samples\":18446744073709551615,\"max_ns\":9}\n\

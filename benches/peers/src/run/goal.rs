@@ -1,4 +1,5 @@
-//! What Ringwire is held to beside others (DESIGN, "What it must cost"), and whether a run shows it.
+//! What Ringwire is held to beside others (DESIGN, "What it must cost"), and whether a run shows
+//! it.
 //!
 //! Every goal is a ratio to something measured in the same rounds. Goals whose subjects did not run
 //! are left out.

@@ -1,9 +1,9 @@
 //! The runner: cases one after the other, and in each the subjects in turn, round by round.
 //!
 //! A B C, C B A, A B C …: what drifts with time, or follows from who went before, evens out. Each
-//! round of a subject starts from nothing: two fresh processes, fresh connections, a checked answer,
-//! a warm-up, then the timed part. A subject that fails is reported with its reason; the others go
-//! on. Only answers that were wrong make the run fail.
+//! round of a subject starts from nothing: two fresh processes, fresh connections, a checked
+//! answer, a warm-up, then the timed part. A subject that fails is reported with its reason; the
+//! others go on. Only answers that were wrong make the run fail.
 
 mod goal;
 mod machine;

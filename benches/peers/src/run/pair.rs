@@ -1,4 +1,5 @@
-//! Two processes for one round of one subject: started, spoken with, and ended, all in bounded time.
+//! Two processes for one round of one subject: started, spoken with, and ended, all in bounded
+//! time.
 //!
 //! Invariant: both processes are gone when [`round`] returns: asked by closing their standard
 //! input, and killed when that is not enough.
@@ -242,7 +243,8 @@ mod tests {
         const BOTH: &str = r#"if [ "$0" = serve ]; then
             echo '{"ready":{"address":"x","version":"9"}}'; read rest
         else
-            echo '{"round":{"frames":2,"elapsed_ns":1,"cpu_client_ns":1,"cpu_server_ns":1,"errors":0}}'
+            echo \
+            '{"round":{"frames":2,"elapsed_ns":1,"cpu_client_ns":1,"cpu_server_ns":1,"errors":0}}'
         fi"#;
         let outcome = round(&Script(BOTH), job(), &[0]).expect("a round");
         assert_eq!((outcome.round.frames, outcome.version.as_deref()), (2, Some("9")));

@@ -1,8 +1,8 @@
 //! nng through the `nng` crate, built from its sources.
 //!
 //! REQ/REP for round trips, PUSH/PULL for streams, with the library's own threads, which share an
-//! end's core with the application's thread unless the run gives it several. nng sets TCP_NODELAY by
-//! itself. Its blocking calls are used, one connection a thread.
+//! end's core with the application's thread unless the run gives it several. nng sets TCP_NODELAY
+//! by itself. Its blocking calls are used, one connection a thread.
 
 use std::thread;
 

@@ -1,11 +1,11 @@
 //! omq-tokio, a ZeroMQ in Rust: its normal sockets and its exclusive ones.
 //!
 //! `omq-tokio`: `Socket::new` on the caller's current-thread runtime, which its README has for a
-//! socket driver without I/O threads of its own (each end has one core here); REQ/REP, whose default
-//! is the latency profile, for round trips, PUSH/PULL, whose default is the throughput profile, for
-//! streams. `omq-tokio-exclusive`: `exclusive::Socket` at both ends, "direct-I/O sockets for
-//! latency-sensitive callers", which have one peer and no push/pull: REQ/REP for round trips,
-//! PAIR for streams.
+//! socket driver without I/O threads of its own (each end has one core here); REQ/REP, whose
+//! default is the latency profile, for round trips, PUSH/PULL, whose default is the throughput
+//! profile, for streams. `omq-tokio-exclusive`: `exclusive::Socket` at both ends, "direct-I/O
+//! sockets for latency-sensitive callers", which have one peer and no push/pull: REQ/REP for round
+//! trips, PAIR for streams.
 
 use ::omq_tokio::exclusive::{Options as ExclusiveOptions, Socket as ExclusiveSocket};
 use ::omq_tokio::{Message as OmqMessage, Options, Socket, SocketType};

@@ -1,9 +1,9 @@
 //! tonic: gRPC over HTTP/2.
 //!
-//! Unary calls for round trips, a client-streaming call for streams, which ends when the receiver is
-//! asked what it saw. Messages are protobuf with one field of bytes, without a copy (`bytes::Bytes`).
-//! TCP_NODELAY is on, which is the default; stream and connection windows are raised to 4 MiB, as for
-//! long messages; a current-thread runtime, because each end has one core.
+//! Unary calls for round trips, a client-streaming call for streams, which ends when the receiver
+//! is asked what it saw. Messages are protobuf with one field of bytes, without a copy
+//! (`bytes::Bytes`). TCP_NODELAY is on, which is the default; stream and connection windows are
+//! raised to 4 MiB, as for long messages; a current-thread runtime, because each end has one core.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

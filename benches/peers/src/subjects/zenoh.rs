@@ -1,9 +1,9 @@
 //! Zenoh in peer mode, one link between two sessions.
 //!
 //! As its own latency examples (`z_ping`, `z_pong`): publishers with congestion control `Block` and
-//! `express`, which bypasses batching, a callback that answers, a channel that receives. No scouting,
-//! no gossip. The low-latency transport is on where it can be: it needs QoS off and does not
-//! fragment, so that longer messages, and bulk, run with the default transport. A stream is not
+//! `express`, which bypasses batching, a callback that answers, a channel that receives. No
+//! scouting, no gossip. The low-latency transport is on where it can be: it needs QoS off and does
+//! not fragment, so that longer messages, and bulk, run with the default transport. A stream is not
 //! express, so that it is batched. Its runtimes' threads share the end's core.
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The same work over several payloads or connections: what a frame costs where frames are short and
-//! a byte where they are long, and what many connections cost.
+//! The same work over several payloads or connections: what a frame costs where frames are short
+//! and a byte where they are long, and what many connections cost.
 //!
 //! Drawn where some subject did it with two or more. The bars of a mark are the lowest and highest
 //! of the rounds, where the rows say so.
