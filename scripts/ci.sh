@@ -50,6 +50,7 @@ step_tools() {
 step_fmt() {
     cargo fmt --check
     cargo fmt --check --manifest-path fuzz/Cargo.toml
+    cargo fmt --check --manifest-path loom/Cargo.toml
 }
 
 step_clippy() {
@@ -97,6 +98,12 @@ step_fuzz() {
     cargo run --release --locked --manifest-path fuzz/Cargo.toml -- "$fuzz_seconds"
 }
 
+# The lock-free protocols of src/sync in every interleaving. Some seconds, and a bound all the same.
+step_loom() {
+    RUSTFLAGS="--cfg loom" timeout 120 \
+        cargo test --release --locked --manifest-path loom/Cargo.toml
+}
+
 # The oldest compiler we promise. Checked only where it is installed: CI downloads nothing.
 step_msrv() {
     local version
@@ -112,7 +119,7 @@ step_msrv() {
     fi
 }
 
-steps=(tools fmt clippy library doc test test_release examples bench fuzz msrv)
+steps=(tools fmt clippy library doc test test_release examples bench fuzz loom msrv)
 
 if [ "$#" -gt 0 ]; then
     for name in "$@"; do

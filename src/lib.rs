@@ -57,7 +57,8 @@
 //! ```text
 //! client, server, node ──▶ reactor ──▶ session ──▶ wire      transport: one trait over them
 //!                             ├──────▶ sys ──────▶ mem       sys: the only unsafe code
-//!                             └──────▶ mem       config, endpoint, error, stats, time: leaves
+//!                             └──────▶ mem       config, endpoint, error, stats, sync, time:
+//!                                                leaves
 //! ```
 //!
 //! Start reading at [`reactor`]. ARCHITECTURE.md has the decisions and their figures.
@@ -81,11 +82,18 @@ pub mod reactor;
 pub mod server;
 mod session;
 pub mod stats;
+mod sync;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod time;
 pub mod transport;
 pub mod wire;
+
+/// How many seeds a property test takes: far fewer under Miri, which is far slower.
+#[cfg(test)]
+const fn seeds(count: u64) -> u64 {
+    if cfg!(miri) { count.div_ceil(300) } else { count }
+}
 
 // The public interface is:
 pub use client::Client;

@@ -15,7 +15,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["error", "time", "wire"]),
     ("endpoint", &["error", "wire"]),
     ("error", &["config", "endpoint", "sys::probe", "time", "wire"]),
-    ("stats", &["config", "error", "time"]),
+    ("stats", &["config", "error", "sync", "time"]),
+    ("sync", &[]),
     ("time", &[]),
     // Bytes and rules: no socket, no ring, no clock. `wire` does not even know what time is.
     ("mem", &["config", "error", "stats", "time"]),
@@ -23,7 +24,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("session", &["config", "error", "mem", "stats", "time", "wire"]),
     // Linux. Moves bytes, knows no frames.
     ("sys", &["config", "endpoint", "error", "mem", "stats", "time"]),
-    ("reactor", &["config", "endpoint", "error", "mem", "session", "stats", "sys", "time", "wire"]),
+    (
+        "reactor",
+        &["config", "endpoint", "error", "mem", "session", "stats", "sync", "sys", "time", "wire"],
+    ),
     // What an application uses. `node` pins threads, which only `sys` can.
     ("client", &["config", "endpoint", "error", "reactor", "session", "stats", "time", "wire"]),
     (
@@ -466,12 +470,12 @@ fn imports_point_down() {
 
 #[test]
 fn unsafe_only_in_sys() {
-    check_all(&["src", "examples", "fuzz"], check_unsafe);
+    check_all(&["src", "examples", "fuzz", "loom"], check_unsafe);
 }
 
 #[test]
 fn files_open_with_a_header_and_lines_are_short() {
-    check_all(&["src", "tests", "benches", "examples", "fuzz"], check_form);
+    check_all(&["src", "tests", "benches", "examples", "fuzz", "loom"], check_form);
 }
 
 #[test]

@@ -450,7 +450,7 @@ fn panicking_body_changes_nothing() {
 /// reordered, and all memory comes back.
 #[test]
 fn lanes_keep_their_order_under_random_traffic() {
-    for seed in 0..200 {
+    for seed in 0..crate::seeds(200) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (mut near, mut far) = pair();
         let mut sent: Vec<(Priority, Vec<u8>)> = Vec::new();
