@@ -8,6 +8,8 @@
 //!   random   all randomness, from the seed
 //! ```
 //!
+//! Beside it, `herd` has a thousand clients lose one server, and `input` feeds one session with any bytes: what fuzzing enters.
+//!
 //! [`run`] panics when a promise is broken: order per lane; reliable messages handled once; best
 //! effort at most once; nothing sent after its time; every message admitted delivered or dropped
 //! for a reason that is counted, the same at both ends; the exact list of the undelivered when a
@@ -28,6 +30,8 @@
 //!
 //! Entered through `fuzzing::sim` by `tests/sim.rs`, which says how to replay a seed.
 
+pub(crate) mod herd;
+pub(crate) mod input;
 mod network;
 mod random;
 mod truth;

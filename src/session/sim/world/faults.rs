@@ -155,6 +155,7 @@ impl World {
                     && conn.window.is_empty()
                     && link.to.iter().all(|pipe| pipe.is_empty())
                     && !link.is_cut
+                    && link.is_silent == [false; 2]
                     && link.is_closed == [false; 2]
             }
         };
