@@ -50,6 +50,7 @@ step_tools() {
 step_fmt() {
     cargo fmt --check
     cargo fmt --check --manifest-path fuzz/Cargo.toml
+    cargo fmt --check --manifest-path loom/Cargo.toml
 }
 
 step_clippy() {
@@ -102,6 +103,50 @@ step_fuzz() {
     cargo run --release --locked --manifest-path fuzz/Cargo.toml -- "$fuzz_seconds"
 }
 
+# The lock-free protocols of src/sync in every interleaving. Some seconds, and a bound all the same.
+step_loom() {
+    RUSTFLAGS="--cfg loom" timeout 120 \
+        cargo test --release --locked --manifest-path loom/Cargo.toml
+}
+
+# Whether a component of the nightly toolchain is there. CI downloads nothing.
+has_nightly() {
+    local command="$1" component="$2"
+    if command -v rustup >/dev/null && cargo +nightly "$command" --version 2>/dev/null; then
+        return
+    fi
+    echo "skipped: nightly with $component is not installed"
+    return 1
+}
+
+# Undefined behaviour in what has no system call: codec, sessions, memory. Far fewer seeds than
+# elsewhere, and without the tests that walk through every value of a field or need a clock.
+step_miri() {
+    has_nightly miri miri || return 0
+    CARGO_TARGET_DIR=target/miri MIRIFLAGS=-Zmiri-disable-isolation \
+        timeout 240 cargo +nightly miri test --locked --lib -- \
+        mem:: wire::heartbeat wire::acknowledgement session:: --skip herd
+}
+
+# Everything that talks to the kernel, with every access checked. Not in the default list: minutes.
+# Left out: tests that measure resident memory, or take it away, which the checker has its own of.
+step_asan() {
+    has_nightly test rust-src || return 0
+    raise_descriptor_limit
+    CARGO_TARGET_DIR=target/asan RUSTFLAGS=-Zsanitizer=address \
+        ASAN_OPTIONS=allocator_may_return_null=1 \
+        cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib --test it -- \
+        --skip stalled_client_delays_nobody_else \
+        --skip client_reconnects_again_and_again \
+        --skip connections_that_come_and_go_leave_nothing \
+        --skip flood_above_the_limit_is_turned_away \
+        --skip hostile_peers_all_at_once \
+        --skip peers_that_connect_and_reset_at_once \
+        --skip memory_that_is_not_to_be_had_is_a_clear_error \
+        --skip sessions_of_peers_that_never_come_back_are_bounded \
+        --skip random_faults_lose_and_double_nothing
+}
+
 # The oldest compiler we promise. Checked only where it is installed: CI downloads nothing.
 step_msrv() {
     local version
@@ -117,7 +162,7 @@ step_msrv() {
     fi
 }
 
-steps=(tools fmt clippy library doc test test_release examples bench instructions fuzz msrv)
+steps=(tools fmt clippy library doc test test_release examples bench instructions fuzz loom miri msrv)
 
 if [ "$#" -gt 0 ]; then
     for name in "$@"; do

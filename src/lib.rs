@@ -61,8 +61,8 @@
 //! client, pool,
 //! server, node ──────────▶ reactor ──▶ session ──▶ wire      transport: one trait over them
 //!                             ├──────▶ sys ──────▶ mem       sys: the only unsafe code
-//!                             └──────▶ mem       config, endpoint, error, record, stats, time:
-//! recorder: a tap of a reactor into a record     leaves
+//!                             └──────▶ mem       config, endpoint, error, record, stats, sync,
+//! recorder: a tap of a reactor into a record     time: leaves
 //! ```
 //!
 //! Start reading at [`reactor`]. ARCHITECTURE.md has the decisions and their figures.
@@ -89,11 +89,18 @@ pub mod recorder;
 pub mod server;
 mod session;
 pub mod stats;
+mod sync;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod time;
 pub mod transport;
 pub mod wire;
+
+/// How many seeds a property test takes: far fewer under Miri, which is far slower.
+#[cfg(test)]
+const fn seeds(count: u64) -> u64 {
+    if cfg!(miri) { count.div_ceil(300) } else { count }
+}
 
 // The public interface is:
 pub use client::Client;

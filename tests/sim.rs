@@ -14,12 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use ringwire::Nanos;
-use ringwire::fuzzing::sim::{Mutation, Options, Report, run};
+use ringwire::fuzzing::sim::{CLIENTS, Mutation, Options, Report, run, run_herd};
 
 /// Debug builds are slow.
 const SEEDS: u64 = if cfg!(debug_assertions) { 300 } else { 10_000 };
 /// A fault of the code shows within so many seeds.
 const SEEDS_PER_MUTATION: u64 = 1_000;
+
+/// Runs of a thousand clients.
+const HERDS: u64 = if cfg!(debug_assertions) { 3 } else { 20 };
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
@@ -151,6 +154,21 @@ fn every_mutation_is_caught() {
             }
         }
     });
+}
+
+#[test]
+fn thousand_clients_that_lose_their_server_are_no_herd() {
+    for seed in 0..HERDS {
+        let herd = run_herd(seed, None);
+        assert!(herd.refused > 2 * CLIENTS as u64, "the server was away: {herd:?}");
+    }
+    let herd = run_herd(0, None);
+    println!("{herd:#?}");
+    // In step, they would be one.
+    quiet();
+    let worker = thread::Builder::new().name("sim".into());
+    let worker = worker.spawn(|| run_herd(0, Some(Mutation::NoBackoff))).expect("a thread");
+    assert!(worker.join().is_err(), "without a backoff they are");
 }
 
 /// Replays `SIM_SEED` with a trace; see the top of the file.

@@ -16,7 +16,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("endpoint", &["error", "wire"]),
     ("error", &["config", "endpoint", "sys::probe", "time", "wire"]),
     ("record", &["time"]),
-    ("stats", &["config", "error", "time"]),
+    ("stats", &["config", "error", "sync", "time"]),
+    ("sync", &[]),
     ("time", &[]),
     // Bytes and rules: no socket, no ring, no clock. `wire` does not even know what time is.
     ("mem", &["config", "error", "stats", "time"]),
@@ -27,8 +28,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "reactor",
         &[
-            "config", "endpoint", "error", "mem", "record", "session", "stats", "sys", "time",
-            "wire",
+            "config", "endpoint", "error", "mem", "record", "session", "stats", "sync", "sys",
+            "time", "wire",
         ],
     ),
     // Drains a tap into a file, on a thread of its own.
@@ -481,12 +482,12 @@ fn imports_point_down() {
 
 #[test]
 fn unsafe_only_in_sys() {
-    check_all(&["src", "examples", "fuzz"], check_unsafe);
+    check_all(&["src", "examples", "fuzz", "loom"], check_unsafe);
 }
 
 #[test]
 fn files_open_with_a_header_and_lines_are_short() {
-    check_all(&["src", "tests", "benches", "examples", "fuzz"], check_form);
+    check_all(&["src", "tests", "benches", "examples", "fuzz", "loom"], check_form);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod oracle;
 /// Sessions over a simulated network; see `tests/sim.rs`.
 pub mod sim {
     pub use crate::session::mutation::Mutation;
+    pub use crate::session::sim::herd::{CLIENTS, Herd, run as run_herd};
     pub use crate::session::sim::{Options, Report, run};
 }
 
@@ -38,11 +39,12 @@ pub struct Target {
 }
 
 /// Every target there is.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target { name: "wire_decode", run: wire_decode, corpus: wire_decode_corpus },
     Target { name: "wire_handshake", run: wire_handshake, corpus: wire_handshake_corpus },
     Target { name: "config_toml", run: config_toml, corpus: config_toml_corpus },
     Target { name: "endpoint", run: endpoint, corpus: endpoint_corpus },
+    Target { name: "session", run: session, corpus: session_corpus },
 ];
 
 /// A recursive type with everything an archive can nest: what a hostile peer would aim at.
@@ -269,6 +271,16 @@ pub fn endpoint(data: &[u8]) {
             assert!(!endpoint.host().is_empty(), "an endpoint has a host");
         }
     }
+}
+
+/// A session that is fed with bytes in any split, while time passes, messages are queued and sent,
+/// and links are lost: see `session::sim::input`.
+pub fn session(data: &[u8]) {
+    crate::session::sim::input::run(data);
+}
+
+fn session_corpus() -> Vec<Vec<u8>> {
+    crate::session::sim::input::corpus()
 }
 
 fn wire_decode_corpus() -> Vec<Vec<u8>> {

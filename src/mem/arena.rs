@@ -306,7 +306,7 @@ mod tests {
     /// stay, and what is refused really has no place.
     #[test]
     fn arena_agrees_with_a_naive_model() {
-        for seed in 0..200 {
+        for seed in 0..crate::seeds(200) {
             let mut rng = fastrand::Rng::with_seed(seed);
             let (order_max, count) = (rng.u32(0..6), rng.usize(1..4));
             let mut arena = arena(16, order_max, count);

@@ -121,7 +121,7 @@ mod tests {
     /// Random sets, moves, clears and pops against a plain array.
     #[test]
     fn heap_agrees_with_a_naive_model() {
-        for seed in 0..300 {
+        for seed in 0..crate::seeds(300) {
             let mut rng = fastrand::Rng::with_seed(seed);
             let slots = rng.usize(1..20);
             let mut model = vec![Nanos::NEVER; slots];

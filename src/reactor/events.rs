@@ -10,13 +10,13 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::config::Config;
 use crate::reactor::Event;
+use crate::sync::doorbell::{self, Bell, Events};
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct EventQueue {
     events: Arc<ArrayQueue<Event>>,
-    /// Holds one token at most. Whoever takes it looks at the queue afterwards, and rings again
-    /// when it leaves something there: so no event waits while a thread does.
+    /// See [`doorbell`].
     ring: Sender<()>,
     doorbell: Receiver<()>,
 }
@@ -31,27 +31,39 @@ impl EventQueue {
 
     /// Keeps an event. Returns whether the oldest made room for it.
     pub(crate) fn push(&self, event: Event) -> bool {
-        let has_displaced = self.events.force_push(event).is_some();
-        self.announce();
-        has_displaced
+        doorbell::push(&*self.events, &self.ring, event)
     }
 
     /// The oldest event. Never blocks.
     pub(crate) fn pop(&self) -> Option<Event> {
-        let event = self.events.pop()?;
-        if !self.events.is_empty() {
-            self.announce();
-        }
-        Some(event)
+        doorbell::pop(&*self.events, &self.ring)
     }
 
     /// Receives when there may be an event.
     pub(crate) fn doorbell(&self) -> &Receiver<()> {
         &self.doorbell
     }
+}
 
-    fn announce(&self) {
+impl Events for ArrayQueue<Event> {
+    type Item = Event;
+
+    fn push(&self, event: Event) -> bool {
+        self.force_push(event).is_some()
+    }
+
+    fn pop(&self) -> Option<Event> {
+        self.pop()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl Bell for Sender<()> {
+    fn ring(&self) {
         // Full: it has been rung already, and nobody has looked since.
-        let _ = self.ring.try_send(());
+        let _ = self.try_send(());
     }
 }

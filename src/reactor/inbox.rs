@@ -4,8 +4,6 @@
 //! read on, so that nothing is dropped and the sender feels it through TCP.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TrySendError};
@@ -13,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TrySendError
 use crate::config::Config;
 use crate::error::ReceiveError;
 use crate::reactor::message::Message;
+use crate::sync::inbox::{Bytes, Writers};
 
 /// The reactor's end.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ pub(crate) enum Inbox {
         /// First, so that it is gone before the sender is: whom that wakes sees it.
         _writer: Writer,
         sender: Sender<Message>,
-        bytes: Arc<AtomicU64>,
+        bytes: Bytes,
         bytes_max: u64,
         /// A message for which another reactor was faster to take the last place.
         overflow: Option<Message>,
@@ -35,19 +34,17 @@ pub(crate) enum Inbox {
 #[derive(Debug, Clone)]
 pub(crate) struct SharedInbox {
     receiver: Receiver<Message>,
-    bytes: Arc<AtomicU64>,
-    writers: Arc<AtomicUsize>,
+    bytes: Bytes,
+    writers: Writers,
 }
 
-/// Counts the reactors that may still put something in.
+/// One of the reactors that may still put something in.
 #[derive(Debug)]
-pub(crate) struct Writer(Arc<AtomicUsize>);
+pub(crate) struct Writer(Writers);
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // ORDERING: Release, pairs with `SharedInbox::is_closed`: who sees that the last one is
-        // gone sees what it has put in, here and into the queue of events.
-        self.0.fetch_sub(1, Ordering::Release);
+        self.0.leave();
     }
 }
 
@@ -65,13 +62,13 @@ impl Inbox {
     /// An inbox that `reactors` reactors fill and other threads read. One sending end each.
     pub(crate) fn shared(config: &Config, reactors: usize) -> (Vec<Self>, SharedInbox) {
         let (sender, receiver) = crossbeam_channel::bounded(config.inbox_frames_max() as usize);
-        let bytes = Arc::new(AtomicU64::new(0));
-        let writers = Arc::new(AtomicUsize::new(reactors));
+        let bytes = Bytes::default();
+        let writers = Writers::new(reactors);
         let inboxes = (0..reactors)
             .map(|_| Self::Shared {
-                _writer: Writer(Arc::clone(&writers)),
+                _writer: Writer(writers.clone()),
                 sender: sender.clone(),
-                bytes: Arc::clone(&bytes),
+                bytes: bytes.clone(),
                 bytes_max: config.inbox_bytes_max(),
                 overflow: None,
             })
@@ -88,11 +85,9 @@ impl Inbox {
                 messages.len() < *frames_max && *bytes + payload_bytes <= *bytes_max
             }
             Self::Shared { sender, bytes, bytes_max, overflow, .. } => {
-                // ORDERING: Relaxed: the bound may be passed by what the other reactors put in at
-                // the same instant, one message each.
                 overflow.is_none()
                     && !sender.is_full()
-                    && bytes.load(Ordering::Relaxed) + payload_bytes <= *bytes_max
+                    && bytes.count() + payload_bytes <= *bytes_max
             }
         }
     }
@@ -106,10 +101,7 @@ impl Inbox {
                 messages.push_back(message);
             }
             Self::Shared { sender, bytes, overflow, .. } => {
-                let payload_bytes = message.payload().len() as u64;
-                // ORDERING: Relaxed, paired with `SharedInbox::take`: a mere count. Before the
-                // message is visible, so that the count never runs below zero.
-                bytes.fetch_add(payload_bytes, Ordering::Relaxed);
+                bytes.add(message.payload().len() as u64);
                 match sender.try_send(message) {
                     // Nobody can read it any more when the node's handles are gone.
                     Ok(()) | Err(TrySendError::Disconnected(_)) => {}
@@ -178,8 +170,7 @@ impl SharedInbox {
 
     /// Whether every reactor has ended: what is there now is all there will be.
     pub(crate) fn is_closed(&self) -> bool {
-        // ORDERING: Acquire, pairs with `Writer::drop`.
-        self.writers.load(Ordering::Acquire) == 0
+        self.writers.are_gone()
     }
 
     /// Whether no message waits.
@@ -200,8 +191,7 @@ impl SharedInbox {
     }
 
     fn book(&self, message: Message) -> Message {
-        // ORDERING: Relaxed, paired with `Inbox::put`: a mere count.
-        self.bytes.fetch_sub(message.payload().len() as u64, Ordering::Relaxed);
+        self.bytes.remove(message.payload().len() as u64);
         message
     }
 }

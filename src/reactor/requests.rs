@@ -178,3 +178,6 @@ fn key_of(correlation: u64) -> RequestKey {
 fn slot(key: RequestKey) -> u32 {
     low_half(key.data().as_ffi())
 }
+
+#[cfg(test)]
+mod tests;

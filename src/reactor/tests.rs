@@ -7,7 +7,9 @@
 use super::*;
 use crate::mem::Buffer;
 use crate::reactor::connection::{InFlight, Phase};
-use crate::session::lane::SendMemory;
+use crate::session::lane::{LaneLimits, SendMemory};
+use crate::session::{Role, Session};
+use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,10 +27,14 @@ impl Pair {
     }
 
     fn over(endpoint: &str, idle: Idle) -> Self {
+        Self::with_heartbeats(endpoint, idle, 0)
+    }
+
+    fn with_heartbeats(endpoint: &str, idle: Idle, interval_ms: u32) -> Self {
         let config = Config::builder()
             .idle(idle)
             .connections_max(4)
-            .heartbeat_interval_ms(0)
+            .heartbeat_interval_ms(interval_ms)
             .build()
             .expect("valid");
         let mut far = Reactor::new(&config).expect("a ring");
@@ -176,6 +182,105 @@ fn zero_copy_is_never_tried_on_a_unix_socket() {
     });
     assert_eq!(pair.near.statistics().zero_copy_sends, 0);
     assert_eq!(pair.far.statistics().zero_copy_sends, 0);
+}
+
+#[test]
+fn drops_and_gaps_are_told_while_the_link_lives() {
+    let mut pair = Pair::new();
+    pair.near.send(pair.id, Envelope::data(), b"in flight").expect("room");
+    let buffer = pair.take_send();
+    for _ in 0..3 {
+        let envelope = Envelope::data().ttl(Duration::from_micros(1));
+        pair.near.send(pair.id, envelope, b"too late").expect("room");
+    }
+    pair.near.send(pair.id, Envelope::data(), b"behind them").expect("room");
+    let late = Nanos::now() + Duration::from_micros(2);
+    until(|| Nanos::now() > late);
+    pair.fail_send(buffer, libc::EINTR);
+    assert_eq!(pair.receive().payload()[..], *b"in flight");
+    assert_eq!(pair.receive().payload()[..], *b"behind them");
+    // Told with the next block.
+    pair.near.send(pair.id, Envelope::data(), b"later").expect("room");
+    assert_eq!(pair.receive().payload()[..], *b"later");
+    assert_eq!(pair.near.statistics().dropped(DropReason::Expired), 3);
+    assert_eq!(pair.far.statistics().messages_missed, 3, "the gap stood for them");
+    assert_eq!(pair.near.state_of(pair.id), ConnectionState::Connected);
+    assert_eq!(pair.far.connections().len(), 1);
+}
+
+/// Whoever does not listen can not hear: a paused connection's peer is not dead. One that is read
+/// and silent is.
+#[test]
+fn silence_of_a_paused_peer_is_not_its_death() {
+    let is_alive = |pause: Option<connection::Pause>| {
+        let mut pair = Pair::with_heartbeats("127.0.0.1:0", Idle::Park, 1_000);
+        let core = &mut pair.far.core;
+        core.connections[pair.far_key].pause = pause;
+        let home = core.connections[pair.far_key].home;
+        let slot = low_half(Key::data(&home).as_ffi());
+        // Ten times what is fatal, in steps that excuse nothing.
+        for _ in 0..60 {
+            core.now = core.now + Duration::from_millis(500);
+            core.expire_session(slot);
+        }
+        core.connections[pair.far_key].phase == Phase::Live
+    };
+    assert!(is_alive(Some(connection::Pause::Inbox { payload_bytes: 1 })), "paused");
+    assert!(!is_alive(None), "read");
+}
+
+/// The peer has forgotten its end while this one's link was ending with a send in the kernel: the
+/// session is given up as soon as that has come back, not after its linger.
+#[test]
+fn session_given_up_waits_for_the_last_send_and_no_longer() {
+    let mut pair = Pair::new();
+    let (old, far_key) = (pair.far.core.id(pair.far_key), pair.far_key);
+    // Its welcome has left.
+    until(|| {
+        poll(&mut pair.far);
+        pair.far.core.connections[far_key].in_flight.is_none()
+    });
+    pair.far.send(old, Envelope::data(), b"in the kernel").expect("room");
+    let core = &mut pair.far.core;
+    let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+    let connection = &mut core.connections[far_key];
+    let (source, block) =
+        connection.session.poll_block(core.now, &mut memory).expect("something is queued");
+    connection.in_flight = Some(InFlight::new(source, &block));
+    let peer = connection.session.peer().expect("established").session_id;
+    core.close(far_key, CloseReason::PeerClosed);
+    assert!(core.connections[far_key].survives, "it waits for another link");
+    // The same peer says hello, and knows no end here.
+    let hello = hello_that_knows_nobody(&mut pair.near, peer);
+    let Some(&Address::Tcp(address)) = pair.far.addresses().first() else { panic!("over TCP") };
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    io::Write::write_all(&mut stream, &hello).expect("a short write");
+    until(|| {
+        poll(&mut pair.far);
+        pair.far.connections().iter().any(|connection| connection.id != old)
+    });
+    pair.far.core.record(failed(far_key, OpKind::Send, block.buffer, libc::ECANCELED));
+    let begun = Nanos::now();
+    until(|| {
+        poll(&mut pair.far);
+        pair.far.connection(old).is_none()
+    });
+    let linger = pair.far.core.config.session_linger();
+    assert!(Nanos::now().since(begun) < linger / 2, "it lingered");
+}
+
+/// A hello of the end `id` that has never been answered.
+fn hello_that_knows_nobody(reactor: &mut Reactor, id: SessionId) -> Vec<u8> {
+    let core = &mut reactor.core;
+    let limits = LaneLimits::from_config(&core.config);
+    let mut session = Session::new(Role::Dialer, id, limits, &core.identity);
+    let buffer = core.send_memory.take(HANDSHAKE_BYTES_MAX).expect("memory");
+    session.greet(buffer, &core.identity, Nanos::now(), 0);
+    let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+    let (source, block) = session.poll_block(core.now, &mut memory).expect("a hello");
+    let bytes = block.buffer.bytes()[..block.span.filled].to_vec();
+    session.block_sent(source, block, &mut memory);
+    bytes
 }
 
 #[test]

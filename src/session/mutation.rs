@@ -46,6 +46,12 @@ pub enum Mutation {
     NoStaleCheck,
     /// A hello that names another end of the session takes it up all the same.
     NoClaimCheck,
+    /// A gap is counted in the 32 bits of the wire.
+    NarrowSequence,
+    /// No heartbeats, however idle.
+    NoHeartbeats,
+    /// A silent peer is not given up.
+    NoSilenceCheck,
     /// Memory of what was kept is not given back when the session ends.
     Leak,
 }
@@ -53,7 +59,7 @@ pub enum Mutation {
 impl Mutation {
     /// Every one there is.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::NoResend,
         Self::NoPutBack,
         Self::NoTrim,
@@ -72,6 +78,9 @@ impl Mutation {
         Self::NoConflation,
         Self::NoStaleCheck,
         Self::NoClaimCheck,
+        Self::NarrowSequence,
+        Self::NoHeartbeats,
+        Self::NoSilenceCheck,
         Self::Leak,
     ];
 

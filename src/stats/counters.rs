@@ -3,9 +3,8 @@
 //! Invariant: a block has one writer, its reactor's thread. That makes an increment a plain load,
 //! add and store, about a nanosecond, and is why [`Counter::add`] is not public.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use crate::error::{CloseReason, DropReason};
+use crate::sync::single::Single;
 
 /// How many lanes a session has: one for each priority.
 pub(crate) const LANES: usize = 4;
@@ -13,40 +12,38 @@ pub(crate) const LANES: usize = 4;
 /// A monotonic count. Readers may see it a little late, never torn and never going backwards.
 #[derive(Debug, Default)]
 #[repr(transparent)]
-pub struct Counter(AtomicU64);
+pub struct Counter(Single);
 
 impl Counter {
     /// Adds `n`. Only the owning reactor calls this.
     #[inline]
     pub(crate) fn add(&self, n: u64) {
-        // ORDERING: with one writer nothing can slip between the load and the store, so no locked
-        // read-modify-write is needed. Counters order no other memory: Relaxed, paired with `get`.
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+        self.0.add(n);
     }
 
     /// Reads the count, from any thread.
     #[must_use]
     pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.0.get()
     }
 }
 
 /// A value that goes up and down. One writer, any number of readers.
 #[derive(Debug, Default)]
 #[repr(transparent)]
-pub struct Gauge(AtomicU64);
+pub struct Gauge(Single);
 
 impl Gauge {
     /// Replaces the value. Only the owning reactor calls this.
     #[inline]
     pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Relaxed);
+        self.0.set(value);
     }
 
     /// Reads the value, from any thread.
     #[must_use]
     pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.0.get()
     }
 }
 

@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn any_bytes_are_refused_or_written_back_the_same() {
-        for seed in 0..20_000 {
+        for seed in 0..crate::seeds(20_000) {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut bytes = payload(if rng.bool() { &HEARTBEAT } else { &ANSWER });
             for _ in 0..rng.u8(..4) {

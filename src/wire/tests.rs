@@ -33,7 +33,7 @@ fn seeded(cases: usize, mut case: impl FnMut(&mut fastrand::Rng)) {
     let seed = std::env::var("RINGWIRE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = PrintOnPanic(seed.unwrap_or_else(|| fastrand::u64(..)));
     let mut rng = fastrand::Rng::with_seed(seed.0);
-    for _ in 0..cases {
+    for _ in 0..crate::seeds(cases as u64) {
         case(&mut rng);
     }
 }

@@ -229,10 +229,18 @@ fn timeout_keeps_the_link_and_the_session() {
     isolated(|| {
         let mut bed = silent_bed();
         for envelope in [Envelope::command(), Envelope::command().reliable()] {
-            let timeout = Duration::from_millis(20);
-            let error = bed.client.request(envelope, b"?", timeout).expect_err("nobody answers");
-            assert_eq!(error, RequestError::Timeout { timeout });
+            let timeout = Duration::from_millis(500);
+            let id = bed.client.start_request(envelope, b"?", timeout).expect("room");
+            bed.client.flush();
+            // Taken in time: what nobody waits for any more is not handed out.
             let request = bed.server.receive(PATIENCE).expect("it came");
+            let mut outcome = None;
+            bed.turn_until("its time is over", |bed| {
+                outcome = bed.client.take_response(id);
+                outcome.is_some()
+            });
+            let error = outcome.expect("just found").expect_err("nobody answers");
+            assert_eq!(error, RequestError::Timeout { timeout });
             bed.server.reply(&request, Envelope::status(), b"too late").expect("queued");
         }
         bed.turn_until("the answers came too late", |bed| {

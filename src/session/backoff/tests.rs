@@ -39,7 +39,7 @@ fn first_attempt_is_at_once_and_the_ceiling_doubles_to_the_cap() {
 
 #[test]
 fn delays_cover_the_whole_interval_and_never_leave_it() {
-    for seed in 0..100 {
+    for seed in 0..crate::seeds(100) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let floor = rng.u64(1..1_000);
         let base = floor + rng.u64(..1_000_000_000);
@@ -62,7 +62,7 @@ fn delays_cover_the_whole_interval_and_never_leave_it() {
     // Uniform: every tenth of the interval gets about a tenth of the delays.
     let mut rng = fastrand::Rng::with_seed(1);
     let mut tenths = [0_u32; 10];
-    for _ in 0..10_000 {
+    for _ in 0..crate::seeds(10_000) {
         let mut backoff = Backoff::new(policy());
         let _ = attempt(&mut backoff, Nanos(0), 0);
         let (delay, _) = attempt(&mut backoff, Nanos(0), rng.u64(..));
@@ -220,7 +220,7 @@ const ALL_BACK_BOUND: Duration = Duration::from_secs(3);
 
 #[test]
 fn herd_spreads_and_is_back_soon() {
-    for seed in 0..20 {
+    for seed in 0..crate::seeds(20) {
         let mut rngs: Vec<_> =
             (0..CLIENTS).map(|client| fastrand::Rng::with_seed(seed << 32 | client)).collect();
         let (herd, back) = herd(|client| rngs[usize::try_from(client).expect("small")].u64(..));

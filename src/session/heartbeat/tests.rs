@@ -314,7 +314,7 @@ impl World {
 
 #[test]
 fn idle_ends_keep_each_other_alive_without_a_storm() {
-    for seed in 0..200 {
+    for seed in 0..crate::seeds(200) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let interval_us = rng.u32(1_000..50_000);
         let policy = HeartbeatPolicy { interval_us, ..POLICY };
@@ -354,7 +354,7 @@ fn busy_end_sends_no_heartbeats_and_the_idle_one_does() {
 
 #[test]
 fn cut_way_is_known_at_both_ends_in_time() {
-    for seed in 0..300 {
+    for seed in 0..crate::seeds(300) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut policy = || HeartbeatPolicy {
             interval_us: rng.u32(1_000..20_000),

@@ -8,15 +8,31 @@
 //!   random   all randomness, from the seed
 //! ```
 //!
+//! Beside it, `herd` has a thousand clients lose one server, and `input` feeds one session with any
+//! bytes: what fuzzing enters.
+//!
 //! [`run`] panics when a promise is broken: order per lane; reliable messages handled once; best
 //! effort at most once; nothing sent after its time; every message admitted delivered or dropped
 //! for a reason that is counted, the same at both ends; the exact list of the undelivered when a
-//! session is lost; memory bounded and given back; everything settled once the faults end.
+//! session is lost; memory bounded and given back; everything settled once the faults end; a silent
+//! peer found in time, and no other taken for dead.
 //!
-//! *Not* simulated: bytes that change on their way, and the reactor itself.
+//! # Damage
+//!
+//! In some runs a bit of what is sent changes on its way, in any frame, of all kinds of
+//! connections. A node's frames carry checksums as its configuration says: all of them, those with
+//! the extension, or the handshake's alone; the session's own frames always do. Of a frame with a
+//! checksum any bit may change: that must be noticed, and the link ends. Of one without, any bit of
+//! the payload: that can not be noticed, and must change nothing else. A changed *head* without a
+//! checksum is left out: no rule of the session can tell it from what was meant. It is what
+//! `checksum = "always"` is for.
+//!
+//! *Not* simulated: the reactor itself.
 //!
 //! Entered through `fuzzing::sim` by `tests/sim.rs`, which says how to replay a seed.
 
+pub(crate) mod herd;
+pub(crate) mod input;
 mod network;
 mod random;
 mod truth;
@@ -65,6 +81,13 @@ pub struct Report {
     pub sessions_ended: u64,
     pub undelivered: u64,
     pub settled: u64,
+    pub heartbeats: u64,
+    pub silences: u64,
+    pub found_silent: u64,
+    pub damaged: u64,
+    pub damage_noticed: u64,
+    pub damage_unnoticed: u64,
+    pub wraps: u64,
     /// By [`DropReason::index`].
     pub drops: [u64; DropReason::COUNT],
 }
@@ -83,7 +106,7 @@ impl Report {
     }
 
     /// Every count with its name, but for the drops.
-    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 24] {
+    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 31] {
         [
             ("events", &mut self.events),
             ("pushes", &mut self.pushes),
@@ -109,6 +132,13 @@ impl Report {
             ("sessions_ended", &mut self.sessions_ended),
             ("undelivered", &mut self.undelivered),
             ("settled", &mut self.settled),
+            ("heartbeats", &mut self.heartbeats),
+            ("silences", &mut self.silences),
+            ("found_silent", &mut self.found_silent),
+            ("damaged", &mut self.damaged),
+            ("damage_noticed", &mut self.damage_noticed),
+            ("damage_unnoticed", &mut self.damage_unnoticed),
+            ("wraps", &mut self.wraps),
         ]
     }
 }

@@ -99,8 +99,14 @@ pub(super) fn number_of(payload: &[u8]) -> usize {
 }
 
 impl Truth {
-    pub(super) fn new_life(&mut self) -> usize {
-        self.lives.push(Life::default());
+    /// Lanes whose last sequences are these.
+    pub(super) fn new_life(&mut self, sequences: [u64; Priority::COUNT]) -> usize {
+        let mut life = Life::default();
+        for (lane, sequence) in life.lanes.iter_mut().zip(sequences) {
+            lane.sequence = sequence;
+            lane.confirmed = sequence;
+        }
+        self.lives.push(life);
         self.lives.len() - 1
     }
 
@@ -140,9 +146,14 @@ impl Truth {
         self.messages.push(message);
     }
 
-    /// A handler has got a message.
-    pub(super) fn handle(&mut self, pairing: &mut Pairing, frame: &Frame<'_>) -> &Message {
-        let number = number_of(frame.payload());
+    /// A handler has got a message; `damaged` is which, when its payload can not say.
+    pub(super) fn handle(
+        &mut self,
+        pairing: &mut Pairing,
+        frame: &Frame<'_>,
+        damaged: Option<usize>,
+    ) -> &Message {
+        let number = damaged.unwrap_or_else(|| number_of(frame.payload()));
         let message = &mut self.messages[number];
         assert!(!message.handled, "message {number} is handled twice");
         assert!(!message.superseded, "message {number} was replaced by a newer one");
@@ -153,10 +164,11 @@ impl Truth {
         assert_eq!(frame.type_id(), message.type_id, "message {number}: type");
         assert_eq!(frame.sequence(), low_half(message.sequence), "message {number}: sequence");
         assert_eq!(frame.payload().len(), message.payload_bytes, "message {number}: length");
-        let filled = frame.payload().iter().enumerate().skip(PAYLOAD_BYTES_MIN);
-        for (at, &byte) in filled {
-            assert_eq!(byte, filler(number, at), "message {number}: content at {at}");
-        }
+        let sent = payload(number, message.payload_bytes);
+        let pairs = sent.iter().zip(frame.payload());
+        let bits: u32 = pairs.map(|(sent, got)| (sent ^ got).count_ones()).sum();
+        let changed = u32::from(damaged.is_some());
+        assert_eq!(bits, changed, "message {number}: bits of the content that have changed");
         let from = *pairing.life.get_or_insert(message.life);
         assert_eq!(message.life, from, "message {number} is of another session");
         let last = &mut pairing.last[message.lane.index()];

@@ -105,6 +105,15 @@ enum Happening {
     },
     /// The next fault is chosen.
     Fault,
+    /// An end that hears nothing has had time enough to notice.
+    MustKnow {
+        conn: usize,
+    },
+    /// A frame that was damaged has had time enough to be noticed.
+    FrameTimeout {
+        link: usize,
+        side: usize,
+    },
 }
 
 /// What a run is like.
@@ -135,6 +144,14 @@ struct Climate {
     large_percent: u64,
     linger: u64,
     handshake_timeout: u64,
+    /// Heartbeats, when they are a part of this run, and with them silence.
+    heartbeat: Option<HeartbeatPolicy>,
+    /// Of the faults.
+    silence_percent: u64,
+    /// Of the blocks sent, in thousandths.
+    damage_permille: u64,
+    /// Last sequence of every lane of a new session.
+    sequences: [u64; Priority::COUNT],
 }
 
 /// A process: what its sessions share.
@@ -194,6 +211,8 @@ struct Flight {
     source: Source,
     block: Block,
     sent: usize,
+    /// A bit of a byte of the buffer that changes on its way.
+    damage: Option<(usize, u8)>,
 }
 
 /// An end of a link.
@@ -213,6 +232,8 @@ struct Conn {
     closes_when_sent: bool,
     undelivered: Vec<Undelivered>,
     established_at: Option<u64>,
+    /// When bytes were last read, or waited to be.
+    heard_at: u64,
 }
 
 /// See the module.
@@ -258,6 +279,15 @@ impl Body for Numbered {
     }
 }
 
+/// Intervals longer than any way, so that a beat is never late for it.
+fn heartbeat_policy(r: &mut Random) -> HeartbeatPolicy {
+    HeartbeatPolicy {
+        interval_us: u32::try_from(r.between(40, 200)).expect("small") * 1000,
+        misses: u32::try_from(r.between(3, 6)).expect("small"),
+        measure_every: Duration::ZERO,
+    }
+}
+
 impl World {
     pub(super) fn new(seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed);
@@ -286,6 +316,14 @@ impl World {
             large_percent: r.pick(&[0, 2, 20]),
             linger: r.scaled(20 * MS, 20_000 * MS),
             handshake_timeout: r.scaled(5 * MS, 500 * MS),
+            heartbeat: r.chance(30).then(|| heartbeat_policy(r)),
+            silence_percent: r.pick(&[10, 50]),
+            damage_permille: r.pick(&[0, 0, 0, 1, 20]),
+            sequences: std::array::from_fn(|_| match r.chance(60) {
+                true => 0,
+                // A few messages before the 32 bits of the wire are used up.
+                false => (r.between(1, 4) << 32) - r.scaled(1, 300),
+            }),
         };
         let base = Duration::from_nanos(r.scaled(US * 100, 20 * MS));
         let backoff = BackoffPolicy {
@@ -296,7 +334,8 @@ impl World {
             attempts_max: r.chance(5).then(|| std::num::NonZeroU32::new(4).expect("not zero")),
             give_up_after: None,
         };
-        let nodes = (0..=clients).map(|index| Node::new(index, clients, r)).collect();
+        let heartbeat = climate.heartbeat;
+        let nodes = (0..=clients).map(|index| Node::new(index, clients, heartbeat, r)).collect();
         let mut world = Self {
             random,
             climate,
@@ -334,6 +373,10 @@ impl World {
             assert!(at < settled_by, "not settled after {SETTLE_MAX} ns: {happening:?}");
             self.step(happening);
             self.check_step();
+            // Heartbeats never end.
+            if self.climate.heartbeat.is_some() && self.is_quiet() {
+                break;
+            }
         }
         self.check_settled();
         self.shut_down();
@@ -364,6 +407,8 @@ impl World {
             Happening::Linger { seat } => self.on_linger(seat),
             Happening::Restart { node } => self.restart(node),
             Happening::Fault => self.fault(),
+            Happening::MustKnow { conn } => self.must_know(conn),
+            Happening::FrameTimeout { link, side } => self.on_frame_timeout(link, side),
         }
     }
 
@@ -389,7 +434,12 @@ impl World {
 }
 
 impl Node {
-    fn new(index: usize, clients: usize, r: &mut Random) -> Self {
+    fn new(
+        index: usize,
+        clients: usize,
+        heartbeat: Option<HeartbeatPolicy>,
+        r: &mut Random,
+    ) -> Self {
         let block_bytes = 16 * r.size(HANDSHAKE_BYTES_MAX / 16 + 1, 8192 / 16);
         let frame_bytes_max = 16 * r.size(HANDSHAKE_BYTES_MAX / 16, (16 << 10) / 16);
         let policies = [
@@ -431,12 +481,13 @@ impl Node {
                 schema_hash: 0,
                 frame_bytes_max: u32::try_from(frame_bytes_max).expect("small"),
                 checksum,
-                // One beat after the handshake, for the clocks; the simulation ends before another.
-                heartbeat: HeartbeatPolicy {
+                // Without: one after the handshake, for the clocks; the simulation ends before
+                // another.
+                heartbeat: heartbeat.unwrap_or(HeartbeatPolicy {
                     interval_us: u32::MAX,
                     misses: 3,
                     measure_every: Duration::ZERO,
-                },
+                }),
                 clock_drift_ppm: 500,
                 watches_max: 0,
             },
@@ -471,5 +522,6 @@ impl Node {
 }
 
 mod checks;
+mod faults;
 mod links;
 mod traffic;

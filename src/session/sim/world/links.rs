@@ -10,7 +10,8 @@ impl World {
             return;
         }
         let (id, Node { limits, identity, .. }) = (self.new_id(), &self.nodes[node]);
-        let session = Session::new(Role::Dialer, id, *limits, identity);
+        let mut session = Session::new(Role::Dialer, id, *limits, identity);
+        session.begin_at(self.climate.sequences);
         let seat = self.new_seat(node, session, Some(Backoff::new(self.backoff)));
         let Some(conn) = self.dial_for(seat, None) else {
             self.seats[seat].place = Place::Over;
@@ -27,7 +28,7 @@ impl World {
     }
 
     fn new_seat(&mut self, node: usize, session: Session, backoff: Option<Backoff>) -> usize {
-        let life = self.truth.new_life();
+        let life = self.truth.new_life(self.climate.sequences);
         self.seats.push(Seat {
             node,
             session,
@@ -100,6 +101,7 @@ impl World {
             closes_when_sent: false,
             undelivered: Vec::new(),
             established_at: None,
+            heard_at: self.now,
         });
         self.conns.len() - 1
     }
@@ -112,7 +114,8 @@ impl World {
             return;
         }
         let (id, Node { limits, identity, .. }) = (self.new_id(), &self.nodes[0]);
-        let session = Session::new(Role::Listener, id, *limits, identity);
+        let mut session = Session::new(Role::Listener, id, *limits, identity);
+        session.begin_at(self.climate.sequences);
         let seat = self.new_seat(0, session, None);
         let conn = self.new_conn(0, link, 1, seat);
         self.seats[seat].place = Place::Here(conn);
@@ -169,7 +172,8 @@ impl World {
             self.check_block(self.conns[conn].seat, &block, now);
         }
         let sent = block.span.start;
-        self.conns[conn].flight = Some(Flight { source, block, sent });
+        let damage = self.damage(conn, &block);
+        self.conns[conn].flight = Some(Flight { source, block, sent, damage });
         let seat = self.conns[conn].seat;
         self.check_seat(seat);
         self.write_soon(conn);
@@ -205,7 +209,13 @@ impl World {
         if bytes > 1 && self.random.chance(self.climate.piece_percent) {
             bytes = self.random.size(1, bytes + 1);
         }
-        self.links[link].to[1 - side].write(&left[..bytes]);
+        let mut on_the_way = left[..bytes].to_vec();
+        if let Some((at, bit)) = flight.damage
+            && (flight.sent..flight.sent + bytes).contains(&at)
+        {
+            on_the_way[at - flight.sent] ^= bit;
+        }
+        self.links[link].to[1 - side].write(&on_the_way);
         flight.sent += bytes;
         self.travel(link, 1 - side, bytes);
         if flight.sent < flight.block.span.filled {
@@ -240,7 +250,7 @@ impl World {
     }
 
     pub(super) fn arrive(&mut self, link: usize, side: usize, bytes: usize) {
-        if self.links[link].is_cut {
+        if self.links[link].is_cut || self.links[link].is_silent[side] {
             return;
         }
         self.links[link].to[side].arrive(bytes);
@@ -290,13 +300,18 @@ impl World {
         {
             self.write_soon(other);
         }
+        if bytes > 0 {
+            self.hear(conn);
+        }
         let window = std::mem::take(&mut self.conns[conn].window);
         let mut input = &window[..];
         while self.conns[conn].phase == Phase::Live && !self.conns[conn].closes_when_sent {
             let (session, _) = self.session(conn);
-            let frame = session.decoder().next(&mut input);
-            let Some(frame) = frame.expect("nothing is corrupted on the way") else { break };
-            self.handle(conn, &frame);
+            match session.decoder().next(&mut input) {
+                Ok(Some(frame)) => self.handle(conn, &frame),
+                Ok(None) => break,
+                Err(error) => self.on_damage(conn, error),
+            }
         }
         self.conns[conn].window.extend_from_slice(input);
         let (session, _) = self.session(conn);
@@ -325,11 +340,11 @@ impl World {
         let input = session.handle(frame, now, &mut memory.memory());
         let input = input.unwrap_or_else(|error| panic!("seat {seat}: {error}"));
         match input {
-            Input::Message => self.on_message(seat, frame, now),
+            Input::Message => self.on_message(conn, frame, now),
             Input::Nothing | Input::Established | Input::Cancelled => {}
             // It has come, and is counted; no handler sees it.
             Input::Expired => {
-                let _ = self.truth.handle(&mut self.seats[seat].pairing, frame);
+                self.truth_of(conn, frame);
                 self.report.expired += 1;
             }
             Input::Greeting if self.conns[conn].side == 0 => self.accept_welcome(conn, frame, now),
@@ -338,6 +353,7 @@ impl World {
         }
         self.report.gaps += u64::from(frame.kind() == Kind::Gap);
         self.report.acknowledgements += u64::from(frame.kind() == Kind::Acknowledgement);
+        self.report.heartbeats += u64::from(frame.kind() == Kind::Heartbeat);
     }
 
     /// Remembers what the peer has confirmed to this end.
@@ -354,11 +370,19 @@ impl World {
         }
     }
 
-    fn on_message(&mut self, seat: usize, frame: &Frame<'_>, now: Nanos) {
-        let message = self.truth.handle(&mut self.seats[seat].pairing, frame);
+    fn on_message(&mut self, conn: usize, frame: &Frame<'_>, now: Nanos) {
+        let true_now = self.now;
+        let message = self.truth_of(conn, frame);
         if RECEIVER_CHECKS_TTL && let Some(expires) = message.expires_true {
-            assert!(self.now <= expires, "handled after its time, at {now:?}: {message:?}");
+            assert!(true_now <= expires, "handled after its time, at {now:?}: {message:?}");
         }
+    }
+
+    /// Which message this was; that it is handled is noted.
+    fn truth_of(&mut self, conn: usize, frame: &Frame<'_>) -> &Message {
+        let Conn { link, side, seat, .. } = self.conns[conn];
+        let damaged = self.damaged(link, side, frame);
+        self.truth.handle(&mut self.seats[seat].pairing, frame, damaged)
     }
 
     // Handshakes.
@@ -456,8 +480,9 @@ impl World {
             Reunion::PeerRestarted { undelivered } => {
                 self.report.peer_restarts += 1;
                 self.give_up(seat, &undelivered);
-                self.seats[seat].life = self.truth.new_life();
+                self.seats[seat].life = self.truth.new_life(self.climate.sequences);
                 self.seats[seat].pairing = Pairing::default();
+                self.seats[seat].session.begin_at(self.climate.sequences);
             }
         }
         let now = self.clock(self.conns[conn].node);
@@ -469,6 +494,7 @@ impl World {
 
     fn established(&mut self, conn: usize) {
         self.conns[conn].established_at = Some(self.now);
+        self.conns[conn].heard_at = self.now;
         let seat = self.conns[conn].seat;
         self.seats[seat].era += 1;
         trace!(self, "conn {conn}: established for seat {}", self.conns[conn].seat);
@@ -494,14 +520,15 @@ impl World {
             self.stand_in_failed(seat, reason);
             return;
         }
-        let is_link_failure = matches!(
-            reason,
+        let is_link_failure = match reason {
             CloseReason::PeerClosed
-                | CloseReason::Socket { .. }
-                | CloseReason::FrameTimeout
-                | CloseReason::PeerSilent
-                | CloseReason::Superseded
-        );
+            | CloseReason::Socket { .. }
+            | CloseReason::FrameTimeout
+            | CloseReason::PeerSilent
+            | CloseReason::Superseded => true,
+            CloseReason::Protocol(error) => error.is_damage(),
+            _ => false,
+        };
         let is_live = |seat: &&Seat| seat.node == node && seat.place != Place::Over;
         let has_place =
             self.seats.iter().filter(is_live).count() <= 2 * self.nodes[node].places_max;
@@ -525,10 +552,13 @@ impl World {
     }
 
     /// Closes this side's socket.
-    fn hang_up(&mut self, conn: usize) {
+    pub(super) fn hang_up(&mut self, conn: usize) {
         let Conn { link, side, .. } = self.conns[conn];
         self.links[link].is_closed[side] = true;
         let Some(other) = self.links[link].ends[1 - side] else { return };
+        if self.links[link].is_silent[1 - side] {
+            return;
+        }
         if self.links[link].is_cut || self.random.chance(10) {
             self.soon(self.climate.blindness, Happening::Learn { conn: other });
         } else {
@@ -665,91 +695,5 @@ impl World {
             self.take(conn, arrived);
         }
         self.close(conn, CloseReason::PeerClosed);
-    }
-
-    // Faults.
-
-    pub(super) fn fault(&mut self) {
-        if self.is_over() {
-            return;
-        }
-        let next = self.random.scaled(1, 2 * self.climate.fault_every);
-        self.at(self.now + next, Happening::Fault);
-        if self.random.chance(self.climate.restart_percent) {
-            let node = self.random.size(0, self.nodes.len());
-            self.at(self.now, Happening::Restart { node });
-            return;
-        }
-        let live = |conn: &Conn| conn.phase == Phase::Live && !self.links[conn.link].is_cut;
-        let live: Vec<_> = self.conns.iter().filter(|conn| live(conn)).map(|c| c.link).collect();
-        if !live.is_empty() {
-            let link = self.random.pick(&live);
-            self.soon(self.climate.latency, Happening::Cut { link });
-        }
-    }
-
-    pub(super) fn cut(&mut self, link: usize) {
-        if std::mem::replace(&mut self.links[link].is_cut, true) {
-            return;
-        }
-        trace!(self, "link {link} is cut");
-        self.report.cuts += 1;
-        for conn in self.links[link].ends.into_iter().flatten() {
-            self.soon(self.climate.blindness, Happening::Learn { conn });
-        }
-    }
-
-    pub(super) fn restart(&mut self, node: usize) {
-        trace!(self, "node {node} restarts");
-        self.report.restarts += 1;
-        for conn in 0..self.conns.len() {
-            if self.conns[conn].node == node && self.conns[conn].phase != Phase::Gone {
-                if self.conns[conn].phase == Phase::Live {
-                    self.hang_up(conn);
-                }
-                self.conns[conn].phase = Phase::Gone;
-                self.conns[conn].flight = None;
-                self.conns[conn].stand_in = None;
-            }
-        }
-        let Node { limits, identity, .. } = &self.nodes[node];
-        for seat in self.seats.iter_mut().filter(|seat| seat.node == node) {
-            seat.place = Place::Over;
-            seat.session = Session::new(Role::Dialer, SessionId::default(), *limits, identity);
-            self.truth.lives[seat.life].is_over = true;
-        }
-        self.nodes[node].pool = Pool::new(&self.nodes[node].layout).expect("little memory");
-        self.nodes[node].by_peer.clear();
-        if node > 0 {
-            self.soon(10 * MS, Happening::Begin { node });
-        }
-    }
-
-    // Timers.
-
-    pub(super) fn arm_timer(&mut self, seat: usize) {
-        let deadline = self.seats[seat].session.deadline();
-        let node = &self.nodes[self.seats[seat].node];
-        // Heartbeats are more than an hour apart: not in this simulation.
-        let is_soon = deadline < node.clock(self.now) + Duration::from_secs(600);
-        if !is_soon || self.seats[seat].place == Place::Over {
-            return;
-        }
-        let at = node.true_time(deadline);
-        if at < self.seats[seat].timer_at {
-            self.seats[seat].timer_at = at;
-            self.at(at, Happening::Timer { seat });
-        }
-    }
-
-    pub(super) fn on_timer(&mut self, seat: usize) {
-        self.seats[seat].timer_at = u64::MAX;
-        let now = self.clock(self.seats[seat].node);
-        if let Place::Here(conn) = self.seats[seat].place {
-            let expiry = self.seats[seat].session.expire(now);
-            assert_eq!(expiry, Expiry::GoOn, "silence is not simulated");
-            self.mark_dirty(conn);
-            self.arm_timer(seat);
-        }
     }
 }

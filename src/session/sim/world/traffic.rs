@@ -1,6 +1,7 @@
 //! Applications: messages of every kind, and what may be said to them.
 
 use super::*;
+use crate::wire::low_half;
 
 /// Enough for one run.
 const PUSHES_MAX: u64 = 4_000;
@@ -78,6 +79,7 @@ impl World {
                     handled: false,
                     listed: None,
                 };
+                self.report.wraps += u64::from(low_half(sequence) == 0);
                 self.truth.admit(message, sequence);
                 self.check_admitted(seat, lane, before, envelope.is_reliable(), key.is_some());
             }
