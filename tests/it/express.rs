@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ringwire::{
-    Client, CloseReason, ConfigBuilder, ConnectionState, Envelope, EventKind, Kind, Link, Nanos,
-    Priority, ReceiveError, RequestError, SendError, Server, ServerBuilder,
+    Client, CloseReason, ConfigBuilder, ConnectionState, Envelope, EventKind, Idle, Kind, Link,
+    Nanos, Priority, ReceiveError, RequestError, SendError, Server, ServerBuilder,
 };
 
 use crate::bed::{
@@ -430,6 +430,39 @@ fn express_finds_its_session_on_any_reactor() {
             echoes(client);
         }
     });
+}
+
+/// A long message leaves, and is read, in pieces between which a stop command has its turn. With one
+/// connection it is handed over as far as the socket takes it: there is nothing to let pass.
+#[test]
+fn long_messages_of_the_main_connection_go_in_pieces() {
+    const PIECES: u64 = 16;
+    let steps = |client: &Client| {
+        let statistics = client.statistics();
+        statistics.direct_sends + statistics.completions
+    };
+    for (settings, is_cut) in [(express(), true), (settings_that_resume(), false)] {
+        for idle in [Idle::Spin, Idle::Park] {
+            let settings = settings.clone().idle(idle);
+            let server = start(
+                Server::builder()
+                    .config(valid(settings_that_resume().idle(idle)))
+                    .listen("127.0.0.1:0")
+                    .on(Kind::Command, |context, frame| {
+                        let _ = context.reply(Envelope::status(), frame.payload());
+                    }),
+            );
+            let mut client = client_with(valid(settings), &endpoint(&server));
+            let upload = pattern(1 << 20, 7);
+            let before = steps(&client);
+            let envelope = Envelope::command().priority(Priority::Low);
+            let answer = client.request(envelope, &upload[..], PATIENCE).expect("an echo");
+            assert_eq!(answer.payload()[..], upload[..], "nothing is lost between the pieces");
+            // The completions of receives are among them: as many pieces came back.
+            let made = steps(&client) - before;
+            assert_eq!(made >= PIECES, is_cut, "{idle:?}: {made} steps");
+        }
+    }
 }
 
 fn client_id(client: &Client) -> ringwire::ConnectionId {
