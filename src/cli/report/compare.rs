@@ -7,8 +7,9 @@
 //! and of a larger one nothing can be said.
 
 use super::charts::forest::{Ratio, State};
+use super::figure::{Better, FIGURES, Figure, P50, RATE, ratio};
 use super::goals;
-use super::model::{Better, Book, Case, Entry, FIGURES, Figure, P50, RATE, ratio};
+use super::model::{Book, Case, Entry};
 use super::text;
 
 /// What a change is worth.

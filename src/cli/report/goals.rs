@@ -4,7 +4,8 @@
 //! worst that the rounds allow: the lowest of the one against the highest of the other.
 
 use super::charts::forest::{Ratio, State};
-use super::model::{Book, Case, Entry, FIGURES, Figure, P50, RATE, letter, ratio};
+use super::figure::{FIGURES, Figure, P50, RATE, ratio};
+use super::model::{Book, Case, Entry, letter};
 use super::text;
 use crate::cli::bench::shown::{self, Held, Keys};
 

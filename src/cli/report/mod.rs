@@ -3,10 +3,17 @@
 //! ```text
 //! read    JSON lines in, runs out          goals    ratios to the floor, goals met or missed
 //! model   cases, subjects side by side     compare  one run against another, change or noise
+//! figure  figures of a row, their units    histogram  V2 in, curves and `.hgrm` out
 //! scale   axes and ticks                   charts   the drawings, one file each
 //! plot    frame and legend of a plot       tables   the tables
 //! sketch  SVG: colours, marks, sizes       page     all of it as one HTML document
 //! text    escaping and names               folder   files that are whole or not there
+//! ```
+//!
+//! A sample, from a run that is recorded in the repository:
+//!
+//! ```sh
+//! cargo run --release -- report benches/record/epyc-2vcpu/2026-11-22.jsonl --dir target/report
 //! ```
 //!
 //! Everything between `read` and `folder` is a pure function from rows to strings. What stands in a
@@ -14,6 +21,7 @@
 
 mod charts;
 mod compare;
+mod figure;
 mod folder;
 mod goals;
 mod histogram;

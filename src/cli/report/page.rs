@@ -208,8 +208,7 @@ impl Page {
         let moved = compare::moved_floors(book, 0, after);
         if !moved.is_empty() {
             let text = "The machine was not the same: figures of subjects beside ringwire changed \
-            by \
-                more than their rounds spread. Compare ratios, not figures.";
+                by more than their rounds spread. Compare ratios, not figures.";
             self.html +=
                 &format!("<p class=\"verdict bad\">{}</p><ul class=\"warnings\">", escape(text));
             for one in moved.iter().take(MOVED_MAX) {
@@ -222,10 +221,8 @@ impl Page {
         }
         self.paragraph(
             "A change is called better or worse only where the spreads of the two runs do not \
-            touch. \
-             Within the spread, a difference is noise. Ratios to another subject of the same run \
-             stand \
-             first: they stay where the machine drifts.",
+             touch. Within the spread, a difference is noise. Ratios to another subject of the \
+             same run stand first: they stay where the machine drifts.",
         );
         let title = format!("{new} as a multiple of {old}");
         self.draw(forest::draw(&title, &title, &compare::ratios(book, 0, after)));
@@ -319,14 +316,13 @@ fn note(case: &Case<'_>) -> Option<&'static str> {
             Some("From a cut link to the answer over the next one, one round trip included.")
         }
         "paced" | "mixed" if case.requests_per_s.is_some() => Some(
-            "Requests at a fixed rate. Latency counts from the instant a request was due, not from \
-             when it was sent: a stall delays all that were due meanwhile, and each of them \
+            "Requests at a fixed rate. Latency counts from the instant a request was due, not \
+             from when it was sent: a stall delays all that were due meanwhile, and each of them \
              counts.",
         ),
-        "mixed" => Some(
-            "Critical round trips beside a stream of 1 MiB messages; bulk/s is what the stream \
-            had.",
-        ),
+        "mixed" => {
+            Some("Critical round trips beside a stream of 1 MiB messages; bulk/s is what that had.")
+        }
         "fan-in" => Some("memory/conn: resident, both ends together."),
         "cores" => Some("As many clients as reactors; with too few cores they share them."),
         "idle" => Some("CPU: of both ends, as a share of one core; heartbeats included."),
@@ -352,31 +348,30 @@ fn method(book: &Book<'_>) -> String {
     let files: Vec<String> = book.runs.iter().map(|run| cut(&run.file, 60)).collect();
     let paragraphs = [
         format!(
-            "The subjects of a case do the same work: the same bytes over TCP on 127.0.0.1, \
-            between \
-             threads pinned to their cores. They take turns round by round, in alternating order, \
-             because a shared machine drifts by more than what is to be seen. Rounds: {}.",
+            "The subjects of a case do the same work, over TCP on 127.0.0.1 between threads pinned \
+             to their cores unless the case says otherwise. They take turns round by round, in \
+             alternating order, because a shared machine drifts by more than what is to be seen. \
+             Rounds: {}.",
             rounds.join(", ")
         ),
-        "A figure is the median over the rounds of that round's figure; below it stand the lowest \
-        and \
-         the highest of the rounds, where the file says so. Samples are those of all rounds. A \
-         round \
-         trip is two frames. Bytes are payload bytes; CPU time and calls are those of both ends. \
-         enters: io_uring_enter(2). direct: send(2) and recv(2) past the ring."
+        "A figure is the median over the rounds of that round's figure; below it stand the \
+         lowest and the highest of the rounds, where the file says so. Samples are those of all \
+         rounds. A round trip is two frames. Bytes are payload bytes; CPU time and calls are \
+         those of both ends. enters: io_uring_enter(2). direct: send(2) and recv(2) past the \
+         ring."
             .into(),
         "Latency by percentile: the horizontal axis is logarithmic in 1/(1-p), so that each \
-        further \
-         nine is as wide as the one before. Marks are the figures of the table; the line is the \
-         distribution of all rounds together where the file has it, and joins the marks where not. \
-         The maximum stands at the number of samples."
+         further nine is as wide as the one before. Marks are the figures of the table; the line \
+         is the distribution of all rounds together where the file has it, and joins the marks \
+         where not. The maximum stands at the number of samples."
             .into(),
         "Ratios are of ringwire's figure to another subject's in the same run. Of latencies the \
-         smaller is the better, of rates the larger. Their spread sets the best rounds of one side \
-         against the worst of the other: it is wider than the ratio of rounds that took turns."
+         smaller is the better, of rates the larger. Their spread sets the best rounds of one \
+         side against the worst of the other: it is wider than the ratio of rounds that took \
+         turns."
             .into(),
-        "A goal is a bound for a ratio, as it is shown with two decimals. Rounds whose lowest and \
-         highest figure differ by more than a factor of two are called noisy."
+        "A goal is a bound for a ratio, as it is shown with two decimals, or for a time. Rounds \
+         whose lowest and highest figure differ by more than a factor of two are called noisy."
             .into(),
     ];
     let mut out = String::from("<section id=\"method\"><h2>Method</h2>\n");

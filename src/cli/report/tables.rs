@@ -3,8 +3,9 @@
 //! Numbers stand right, with three digits and a unit, as on the terminal.
 
 use super::compare::Change;
+use super::figure::{FIGURES, Figure, ratio};
 use super::goals::{self, Verdict, met};
-use super::model::{Book, Case, Entry, FIGURES, Figure, letter, ratio};
+use super::model::{Book, Case, Entry, letter};
 use super::read::Run;
 use super::sketch::class;
 use super::text::{cut, escape, name};
@@ -254,7 +255,7 @@ mod tests {
     #[test]
     fn figures_stand_under_their_subjects() {
         let text = "{\"scenario\":\"rtt\",\"subject\":\"a<b\",\"rounds\":9,\"samples\":1234567,\
-        \"p50_ns\":7243,\
+            \"p50_ns\":7243,\
             \"p50_ns_low\":6951,\"p50_ns_high\":10423,\"direct_per_frame\":0}\n\
             {\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"p50_ns\":null,\"max_ns\":3489791}\n";
         let runs = read::parse("a", text.as_bytes()).expect("rows");
@@ -262,7 +263,8 @@ mod tests {
         let markup = figures(&book, &book.cases[0], 0);
         let document = well_formed(&markup);
         assert_eq!(texts(&document, "th"), ["", "a<b", "ringwire", "p50", "max", "samples"]);
-        let cells = ["7.24 us6.95 us–10.4 us", "–", "–", "3.49 ms", "1\u{202f}234\u{202f}567", "–"];
+        let samples = "1\u{202f}234\u{202f}567";
+        let cells = ["7.24 us6.95 us–10.4 us", "–", "–", "3.49 ms", samples, "–"];
         assert_eq!(texts(&document, "td"), cells);
     }
 
@@ -281,10 +283,12 @@ mod tests {
 
     #[test]
     fn facts_that_differ_are_marked() {
-        let text = "{\"scenario\":\"machine\",\"cpu\":\"A\",\
-        \"kernel\":\"6\"}\n{\"scenario\":\"x\",\"subject\":\"y\"}\n\
-            {\"scenario\":\"machine\",\"cpu\":\"<B>\",\"kernel\":\"6\"}\n{\"scenario\":\"x\",\
-            \"subject\":\"y\"}\n";
+        let run = |cpu: &str| {
+            let machine =
+                format!("{{\"scenario\":\"machine\",\"cpu\":\"{cpu}\",\"kernel\":\"6\"}}");
+            format!("{machine}\n{{\"scenario\":\"x\",\"subject\":\"y\"}}\n")
+        };
+        let text = run("A") + &run("<B>");
         let runs = read::parse("f", text.as_bytes()).expect("runs");
         let markup = machines(&runs).expect("facts");
         let document = well_formed(&markup);

@@ -206,9 +206,9 @@ fn odd_rows_make_a_page() {
     let odd = "\
         {\"scenario\":\"\",\"subject\":\"\"}\n\
         {\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"p50_ns\":0,\"max_ns\":0,\
-        \"frames_per_s\":0}\n\
-        {\"scenario\":\"rtt\",\"subject\":\"socket\",\"p50_ns\":1e-300,\"max_ns\":1e18,\
-        \"samples\":1}\n\
+         \"frames_per_s\":0}\n\
+        {\"scenario\":\"rtt\",\"subject\":\"socket\",\"p50_ns\":1e-300,\
+         \"max_ns\":1e18,\"samples\":1}\n\
         {\"scenario\":\"rtt\",\"subject\":\"x\",\"p50_ns\":1e18,\"rounds\":0,\"samples\":0}\n\
         {\"scenario\":\"rtt\",\"subject\":\"y\",\"p50_ns\":5,\"rounds\":18446744073709551615,\
          \"samples\":18446744073709551615,\"max_ns\":9}\n\

@@ -1,6 +1,7 @@
 //! Rates side by side, for cases in which nothing but the rate was taken.
 
-use super::super::model::{Book, Case, RATE};
+use super::super::figure::RATE;
+use super::super::model::{Book, Case};
 use super::super::scale::Scale;
 use super::super::sketch::{Drawing, Size, Sketch, class, label, line};
 use super::legend_name;

@@ -144,11 +144,11 @@ mod tests {
     #[test]
     fn every_subject_has_its_drawing_on_the_same_axes() {
         let text = "\
-            {\"scenario\":\"paced\",\"subject\":\"socket\",\"series\":{\"points\":[[0.1,7e3,9e3,\
-            2e4],[0.2,7e3,9e3,3e4]],\
+            {\"scenario\":\"paced\",\"subject\":\"socket\",\"series\":{\
+             \"points\":[[0.1,7e3,9e3,2e4],[0.2,7e3,9e3,3e4]],\
              \"outliers\":[[0.15,2e6]]}}\n\
-            {\"scenario\":\"paced\",\"subject\":\"<ring>\",\"series\":{\"points\":[[0.1,8e3,9e3,\
-            2e4]]}}\n\
+            {\"scenario\":\"paced\",\"subject\":\"<ring>\",\"series\":{\
+             \"points\":[[0.1,8e3,9e3,2e4]]}}\n\
             {\"scenario\":\"paced\",\"subject\":\"none\",\"series\":{}}\n";
         let runs = read::parse("a", text.as_bytes()).expect("rows");
         let book = Book::new(&runs);

@@ -4,7 +4,8 @@
 //! Drawn where some subject did it with two or more. The bars of a mark are the lowest and highest
 //! of the rounds, where the rows say so.
 
-use super::super::model::{BYTES, Book, Case, Entry, Figure, MEMORY, P50, P99, RATE, Sweep};
+use super::super::figure::{BYTES, Figure, MEMORY, P50, P99, RATE};
+use super::super::model::{Book, Case, Entry, Sweep};
 use super::super::plot::{Axis, Plot};
 use super::super::scale::{Scale, size_axis};
 use super::super::sketch::{Drawing, Size, Sketch, class, dash, line, mark, polyline};
