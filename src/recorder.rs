@@ -30,7 +30,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(1);
 const PEERS_WAITING_MAX: usize = 1024;
 
 /// Writes a recording on a thread of its own, from [`start`](Self::start) until the nodes with its
-/// tap are gone or [`finish`](Self::finish) is called.
+/// tap are gone or [`finish`](Self::finish) is called. When it is dropped, the thread goes on until
+/// then.
 ///
 /// ```no_run
 /// use std::fs::File;

@@ -258,7 +258,7 @@ fn replay_keeps_the_distances_and_the_speed() {
         assert_eq!(said.contains("lateness"), span_ms.is_some(), "{said}");
         match span_ms {
             Some(span_ms) => assert!(took_ms >= span_ms / 2, "speed {speed}: {took_ms} ms"),
-            None => assert!(took_ms < 200, "max has no pauses: {took_ms} ms"),
+            None => assert!(took_ms < 400, "max has no pauses: {took_ms} ms"),
         }
     }
     // From and to are in the recording's time.

@@ -7,7 +7,7 @@
 //! Not here: what the file looks like (`ringwire::record`), and playing it back (`replay`).
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -314,20 +314,22 @@ impl Recording {
     pub(super) fn finish(self) -> Result<ExitCode, CommandError> {
         let report = self.recorder.finish();
         let path = self.path.display();
-        println!(
-            "recorded {} ({}B) in {path}, {}B long",
+        let mut lines = format!(
+            "recorded {} ({}B) in {path}, {}B long\n",
             counted(report.frames, "frame"),
             Metric(report.frame_bytes as f64),
             Metric(report.file_bytes as f64),
         );
         if report.frames_lost > 0 {
             let lost = counted(report.frames_lost, "frame");
-            println!("{lost} missing in it: the disk was too slow, or full");
+            lines += &format!("{lost} missing in it: the disk was too slow, or full\n");
         }
+        // Its reader may be gone; then the failure of the file is what there is to say.
+        let said = io::stdout().lock().write_all(lines.as_bytes());
         match report.failure {
             Some(source) => Err(CommandError::Output { what: path.to_string(), source }),
             None if report.frames_lost > 0 => Ok(ExitCode::from(FAILURE)),
-            None => Ok(ExitCode::SUCCESS),
+            None => said.map(|()| ExitCode::SUCCESS).map_err(stdout_error),
         }
     }
 }

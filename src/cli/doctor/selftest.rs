@@ -282,8 +282,8 @@ fn wake_ups(cores: Cores) -> io::Result<Histogram<u64>> {
         })?;
         let waker = thread::Builder::new().spawn_scoped(scope, || -> io::Result<()> {
             pin(cores.client);
-            let given_up = end + PART;
             loop {
+                let given_up = Nanos::now() + 5 * PART;
                 // ORDERING: Acquire, pairs with the sleeper's store.
                 while !is_ready.swap(false, Ordering::Acquire) {
                     if Nanos::now() > given_up {

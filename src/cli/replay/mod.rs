@@ -14,6 +14,7 @@ mod list;
 mod select;
 
 use std::collections::VecDeque;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use ringwire::{
 use self::select::{Item, Selected, Selection};
 use crate::cli::options::idle_parser;
 use crate::cli::send::{SendFailure, TIMEOUT_DEFAULT, TIMEOUT_MS_MAX, WAKE_SLACK};
+use crate::cli::serve::stdout_error;
 use crate::cli::show::{Marked, Metric, Short, counted};
 use crate::cli::{CommandError, FAILURE, Settings};
 
@@ -332,12 +334,10 @@ impl<'a> Replay<'a> {
         }
         let ended = Nanos::now();
         let report = self.client.disconnect(self.timeout);
-        for line in self.tally.summary(ended, self.options.speed) {
-            println!("{line}");
-        }
-        for remark in selected.remarks() {
-            println!("{remark}");
-        }
+        let mut lines = self.tally.summary(ended, self.options.speed);
+        lines.extend(selected.remarks());
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        io::stdout().lock().write_all(text.as_bytes()).map_err(stdout_error)?;
         if report.flushed < report.connections || report.connections == 0 {
             return Err(SendFailure::Undelivered { messages: report.messages_dropped }.into());
         }
