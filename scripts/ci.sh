@@ -97,6 +97,15 @@ step_fuzz() {
     cargo run --release --locked --manifest-path fuzz/Cargo.toml -- "$fuzz_seconds"
 }
 
+# The bench suite beside other transports: a package of its own, here without the peers that are
+# features. Its test runs every subject there is for an instant, and looks at no figure.
+step_peers() {
+    raise_descriptor_limit
+    cargo fmt --check --manifest-path benches/peers/Cargo.toml
+    cargo clippy --locked --all-targets --manifest-path benches/peers/Cargo.toml -- -D warnings
+    cargo test --locked --manifest-path benches/peers/Cargo.toml
+}
+
 # The oldest compiler we promise. Checked only where it is installed: CI downloads nothing.
 step_msrv() {
     local version
@@ -112,7 +121,7 @@ step_msrv() {
     fi
 }
 
-steps=(tools fmt clippy library doc test test_release examples bench fuzz msrv)
+steps=(tools fmt clippy library doc test test_release examples bench peers fuzz msrv)
 
 if [ "$#" -gt 0 ]; then
     for name in "$@"; do
