@@ -103,9 +103,9 @@ step_fuzz() {
     cargo run --release --locked --manifest-path fuzz/Cargo.toml -- "$fuzz_seconds"
 }
 
-# The lock-free protocols of src/sync in every interleaving. Some seconds, and a bound all the same.
+# The lock-free protocols of src/sync in every interleaving. Some seconds behind the build.
 step_loom() {
-    RUSTFLAGS="--cfg loom" timeout 120 \
+    RUSTFLAGS="--cfg loom" timeout 300 \
         cargo test --release --locked --manifest-path loom/Cargo.toml
 }
 
@@ -147,6 +147,15 @@ step_asan() {
         --skip random_faults_lose_and_double_nothing
 }
 
+# The bench suite beside other transports: a package of its own, here without the peers that are
+# features. Its test runs every subject there is for an instant, and looks at no figure.
+step_peers() {
+    raise_descriptor_limit
+    cargo fmt --check --manifest-path benches/peers/Cargo.toml
+    cargo clippy --locked --all-targets --manifest-path benches/peers/Cargo.toml -- -D warnings
+    cargo test --locked --manifest-path benches/peers/Cargo.toml
+}
+
 # The oldest compiler we promise. Checked only where it is installed: CI downloads nothing.
 step_msrv() {
     local version
@@ -162,7 +171,7 @@ step_msrv() {
     fi
 }
 
-steps=(tools fmt clippy library doc test test_release examples bench instructions fuzz loom miri msrv)
+steps=(tools fmt clippy library doc test test_release examples bench instructions peers fuzz loom msrv)
 
 if [ "$#" -gt 0 ]; then
     for name in "$@"; do

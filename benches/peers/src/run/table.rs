@@ -91,6 +91,11 @@ pub fn render(case: &Case, rounds: usize, seconds: f64, records: &[Record]) -> S
         text +=
             &format!(" {name} beside that of its floor, and of the best peer: {}.\n", best.subject);
     }
+    let noisy: Vec<&str> =
+        records.iter().filter(|r| is_noisy(r)).map(|r| r.subject.as_str()).collect();
+    if !noisy.is_empty() {
+        text += &format!(" Noisy, rounds differ by more than 2x: {}.\n", noisy.join(", "));
+    }
     for record in records {
         if record.errors > 0 {
             text += &format!(" {}: {} WRONG OR MISSING ANSWERS\n", record.subject, record.errors);
@@ -100,6 +105,17 @@ pub fn render(case: &Case, rounds: usize, seconds: f64, records: &[Record]) -> S
         }
     }
     text
+}
+
+/// Whether the rounds' medians, or rates, were disturbed.
+fn is_noisy(record: &Record) -> bool {
+    let times = record.p50_ns_low.zip(record.p50_ns_high);
+    let differs = |low: f64, high: f64| high > 2.0 * low;
+    match (times, record.frames_per_s_low.zip(record.frames_per_s_high)) {
+        (Some((low, high)), _) => differs(low as f64, high as f64),
+        (None, Some((low, high))) => differs(low, high),
+        (None, None) => false,
+    }
 }
 
 fn columns(scenario: Scenario) -> Vec<(&'static str, Text)> {
@@ -259,6 +275,15 @@ mod tests {
         records[2].errors = 3;
         let text = render(&CASE, 7, 0.1, &records);
         assert!(text.contains("slow: 3 WRONG"), "{text}");
+    }
+
+    #[test]
+    fn rounds_that_differ_too_much_are_said() {
+        let mut records = sample();
+        (records[0].p50_ns_low, records[0].p50_ns_high) = (Some(1000), Some(2000));
+        assert!(!render(&CASE, 7, 0.1, &records).contains("Noisy"));
+        records[0].p50_ns_high = Some(2001);
+        assert!(render(&CASE, 7, 0.1, &records).contains("more than 2x: raw-spin.\n"));
     }
 
     #[test]
