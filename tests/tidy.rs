@@ -16,9 +16,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("endpoint", &["error", "wire"]),
     ("error", &["config", "endpoint", "sys::probe", "time", "wire"]),
     ("record", &["time"]),
-    ("stats", &["config", "error", "sync", "time"]),
+    ("stats", &["config", "error", "sync", "sys::map", "time"]),
     ("sync", &[]),
     ("time", &[]),
+    // Serves the statistics, on a runtime and a thread of its own.
+    ("metrics", &["stats"]),
     // Bytes and rules: no socket, no ring, no clock. `wire` does not even know what time is.
     ("mem", &["config", "error", "stats", "time"]),
     ("wire", &["error"]),
@@ -39,7 +41,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("pool", &["config", "error", "reactor", "session", "stats", "time", "wire"]),
     (
         "node",
-        &["config", "endpoint", "error", "reactor", "session", "stats", "sys", "time", "wire"],
+        &[
+            "config", "endpoint", "error", "metrics", "reactor", "session", "stats", "sys", "time",
+            "wire",
+        ],
     ),
     (
         "server",
