@@ -191,6 +191,9 @@ macro_rules! settings {
             pub(crate) cores: Vec<usize>,
             pub(crate) tcp_congestion: Option<String>,
             pub(crate) mlockall: bool,
+            pub(crate) registry: bool,
+            pub(crate) registry_directory: Option<PathBuf>,
+            pub(crate) metrics_address: Option<String>,
         }
 
         /// Collects settings; [`build`](Self::build) checks them. Every setter is also a key of the
@@ -212,6 +215,9 @@ macro_rules! settings {
             cores: Vec<usize>,
             tcp_congestion: Option<String>,
             mlockall: bool,
+            registry: bool,
+            registry_directory: Option<PathBuf>,
+            metrics_address: Option<String>,
         }
 
         /// Every key of the TOML file, and what it takes.
@@ -235,6 +241,9 @@ macro_rules! settings {
             ("cores", Takes::Cores),
             ("tcp_congestion", Takes::Text),
             ("mlockall", Takes::Flag),
+            ("registry", Takes::Flag),
+            ("registry_directory", Takes::Text),
+            ("metrics_address", Takes::Text),
         ];
 
         impl Default for ConfigBuilder {
@@ -254,6 +263,9 @@ macro_rules! settings {
                     cores: Vec::new(),
                     tcp_congestion: None,
                     mlockall: false,
+                    registry: true,
+                    registry_directory: None,
+                    metrics_address: None,
                 }
             }
         }
@@ -302,6 +314,9 @@ macro_rules! settings {
                     cores: self.cores,
                     tcp_congestion: self.tcp_congestion,
                     mlockall: self.mlockall,
+                    registry: self.registry,
+                    registry_directory: self.registry_directory,
+                    metrics_address: self.metrics_address,
                 }
             }
         }
@@ -449,6 +464,13 @@ settings! {
     /// Length of a listener's accept queue (listen(2)); the kernel caps it at net.core.somaxconn.
     listen_backlog: u32 = 1024, 1 => 65_535;
 
+    /// Sessions of a reactor that the registry has rows for; more are counted
+    /// (`sessions_unlisted`) and not listed. A row is 640 bytes of the file.
+    registry_sessions_max: u32 = 1024, 0 => 65_536;
+    /// A turn that takes longer counts as slow, in microseconds: a handler that holds all
+    /// connections of its reactor up.
+    turn_threshold_us: u32 = 1000, 1 => 60_000_000;
+
     /// NAPI busy polling inside a blocking wait, in microseconds (Linux 6.9); 0 turns it off. Only
     /// for real network devices: loopback has no NAPI.
     napi_busy_poll_us: u32 = 0, 0 => 10_000;
@@ -501,6 +523,25 @@ impl Config {
     #[must_use]
     pub fn mlockall(&self) -> bool {
         self.mlockall
+    }
+
+    /// Whether the statistics are kept in a file that other processes can read.
+    #[must_use]
+    pub fn registry(&self) -> bool {
+        self.registry
+    }
+
+    /// The directory of that file; `None` is the first of
+    /// [`directories`](crate::stats::directories) that will do.
+    #[must_use]
+    pub fn registry_directory(&self) -> Option<&Path> {
+        self.registry_directory.as_deref()
+    }
+
+    /// Where a `Node` serves its metrics over HTTP; `None` does not.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<&str> {
+        self.metrics_address.as_deref()
     }
 
     /// What a full lane does, by [`Priority::index`].
@@ -683,6 +724,33 @@ impl ConfigBuilder {
         self
     }
 
+    /// Whether statistics, histograms and sessions are kept in a file that `ringwire stat`,
+    /// `ringwire top` and others read while this process runs, and after it died. Without it, and
+    /// when the file can not be made, they are in this process alone. Default: yes.
+    #[must_use]
+    pub fn registry(mut self, enabled: bool) -> Self {
+        self.registry = enabled;
+        self
+    }
+
+    /// The directory of that file: made if it is not there; this user's, and not writable by
+    /// others. A file for each `Node`, `Client` and `Reactor`. Default: the first that will do of
+    /// [`directories`](crate::stats::directories).
+    #[must_use]
+    pub fn registry_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.registry_directory = Some(directory.into());
+        self
+    }
+
+    /// Serves the statistics of a `Node` or `Server` for Prometheus, by HTTP at this address and
+    /// port (`127.0.0.1:9464`, `[::1]:9464`), from a thread of its own. Whoever reaches it can read
+    /// them. Needs the feature `metrics`. Default: not.
+    #[must_use]
+    pub fn metrics_address(mut self, address: impl Into<String>) -> Self {
+        self.metrics_address = Some(address.into());
+        self
+    }
+
     /// Checks every setting against its bounds and the others, and freezes them.
     ///
     /// # Errors
@@ -740,6 +808,16 @@ impl ConfigBuilder {
         {
             let expected = "a name from net.ipv4.tcp_available_congestion_control is expected";
             return invalid("tcp_congestion", text::quoted(name), expected);
+        }
+        if let Some(address) = &self.metrics_address {
+            let quoted = text::quoted(address);
+            if address.parse::<std::net::SocketAddr>().is_err() {
+                return invalid("metrics_address", quoted, "an address and a port are expected");
+            }
+            if !cfg!(feature = "metrics") {
+                let expected = "this build serves no metrics: the feature `metrics` is off";
+                return invalid("metrics_address", quoted, expected);
+            }
         }
         let mut seen = [false; CORES_MAX];
         for &core in &self.cores {
@@ -816,8 +894,12 @@ mod tests {
     /// What `text` lets pass is what the fields hold, for every key there is.
     #[test]
     fn keys_are_the_fields() {
-        let written =
-            toml::to_string(&Config { tcp_congestion: Some("reno".into()), ..Config::default() });
+        let written = toml::to_string(&Config {
+            tcp_congestion: Some("reno".into()),
+            registry_directory: Some("/run/cell".into()),
+            metrics_address: Some("[::1]:9464".into()),
+            ..Config::default()
+        });
         let table: toml::Table = written.expect("it can be written").parse().expect("TOML");
         let mut keys: Vec<&str> = KEYS.iter().map(|&(key, _)| key).collect();
         keys.sort_unstable();

@@ -661,6 +661,18 @@ impl DropReason {
     pub const fn index(self) -> usize {
         self as usize
     }
+
+    /// The name in statistics, metrics and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LinkLost => "link_lost",
+            Self::Expired => "expired",
+            Self::Replaced => "replaced",
+            Self::Overflow => "overflow",
+            Self::SessionEnded => "session_ended",
+        }
+    }
 }
 
 #[cfg(test)]

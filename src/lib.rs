@@ -70,6 +70,7 @@
 //! # Features
 //!
 //! - `cli` (default): the `ringwire` command and its dependencies. An embedder turns it off.
+//! - `metrics`: a node serves its statistics for Prometheus (`metrics_address`).
 
 #![deny(unsafe_code)]
 
@@ -81,6 +82,8 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod mem;
+#[cfg(feature = "metrics")]
+mod metrics;
 pub mod node;
 pub mod pool;
 pub mod reactor;
@@ -123,7 +126,7 @@ pub use recorder::{RecordProgress, Recorder, RecorderReport};
 pub use server::{Server, ServerBuilder};
 pub use session::lane::Sent;
 pub use session::{Envelope, PeerInfo, Undelivered};
-pub use stats::{Counters, Statistics};
+pub use stats::{CounterBlock, Counters, Snapshot, Statistics};
 pub use time::Nanos;
 pub use transport::{Transport, TransportError};
 pub use wire::payload::serialize;

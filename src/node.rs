@@ -14,7 +14,7 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use crate::config::REACTORS_MAX;
 use crate::config::{Config, Idle, check_reactors};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
+#[cfg(feature = "metrics")]
+use crate::metrics::Metrics;
 use crate::reactor::command::{Asker, Claim, Command, Mailbox};
 use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::{Inbox, SharedInbox};
@@ -36,10 +38,12 @@ use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{
     BroadcastReport, Cancelled, ConnectionId, ConnectionInfo, Context, Event, Reactor,
-    ShutdownReport, Tap, Wait, dial_error,
+    ShutdownReport, Tap, Wait, dial_error, registry,
 };
 use crate::session::Envelope;
-use crate::stats::{ConnectionState, Counters, Statistics};
+use crate::stats::{
+    Block, ConnectionState, CounterBlock, Registry, RegistryHandle, Snapshot, Statistics,
+};
 use crate::sys::{socket, thread as affinity};
 use crate::time::Nanos;
 use crate::wire::{Body, BodyError, Frame, Kind, Payload, frame_bytes};
@@ -229,26 +233,33 @@ impl NodeBuilder {
             .map(|_| Mailbox::new(config.commands_max(), config.requests_max()).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|source| SetupError::System { operation: "eventfd", source })?;
+        let registry = registry(&config, count)?;
+        let blocks = registry.blocks().to_vec();
+        if let Some(address) = addresses.first() {
+            registry.set_listening(&address.to_string());
+        }
         let mut node = Node {
             handle: NodeHandle {
                 shared: Arc::new(Shared {
                     mailboxes: mailboxes.clone(),
-                    counters: Vec::new(),
+                    counters: blocks.iter().map(|block| block.counters.clone()).collect(),
+                    registry: registry.handle(),
                     inbox,
                     events: events.clone(),
                     is_server: !addresses.is_empty(),
                     config: config.clone(),
                     stopped: AtomicBool::new(false),
-                    sends_too_large: AtomicU64::new(0),
-                    messages_overdue: AtomicU64::new(0),
                 }),
             },
             threads: Vec::new(),
             addresses,
+            #[cfg(feature = "metrics")]
+            metrics: None,
+            _registry: registry,
         };
         let mut starts = Vec::new();
-        let parts = listeners.into_iter().zip(inboxes).zip(mailboxes.clone());
-        for (index, ((sockets, inbox), mailbox)) in parts.enumerate() {
+        let parts = listeners.into_iter().zip(inboxes).zip(mailboxes.clone()).zip(blocks);
+        for (index, (((sockets, inbox), mailbox), block)) in parts.enumerate() {
             let (ready, is_ready) = bounded(1);
             let plan = ThreadPlan {
                 config: config.clone(),
@@ -258,6 +269,7 @@ impl NodeBuilder {
                 siblings: mailboxes.clone(),
                 inbox,
                 events: events.clone(),
+                block,
                 sockets,
                 by_kind: self.by_kind.clone(),
                 by_type: self.by_type.clone(),
@@ -271,11 +283,10 @@ impl NodeBuilder {
             node.threads.push(thread);
             starts.push(is_ready);
         }
-        let mut counters = Vec::new();
         let mut failure = None;
         for is_ready in starts {
             match is_ready.recv() {
-                Ok(Ok(block)) => counters.push(block),
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => failure = failure.or(Some(error)),
                 Err(_) => {
                     let source = io::Error::other("the thread ended during its setup");
@@ -284,12 +295,12 @@ impl NodeBuilder {
                 }
             }
         }
-        let shared = Arc::get_mut(&mut node.handle.shared).expect("no handle was given out yet");
-        shared.counters = counters;
         match failure {
             None => {
                 // From here on they are the reactors' to remove.
                 files.0.clear();
+                #[cfg(feature = "metrics")]
+                node.serve_metrics()?;
                 Ok(node)
             }
             // Dropping the node stops what did start.
@@ -349,6 +360,7 @@ struct ThreadPlan {
     siblings: Vec<Arc<Mailbox>>,
     inbox: Inbox,
     events: EventQueue,
+    block: Block,
     sockets: Vec<socket2::Socket>,
     by_kind: Vec<(Kind, SharedHandler)>,
     by_type: Vec<(u32, SharedHandler)>,
@@ -356,7 +368,7 @@ struct ThreadPlan {
     tap: Option<Tap>,
 }
 
-type Ready = Sender<Result<Arc<Counters>, SetupError>>;
+type Ready = Sender<Result<(), SetupError>>;
 
 impl ThreadPlan {
     fn run(self, ready: &Ready) -> ShutdownReport {
@@ -366,7 +378,7 @@ impl ThreadPlan {
         match self.set_up() {
             Ok(mut reactor) => {
                 // The starter waits for this; it can not be gone.
-                let _ = ready.send(Ok(reactor.counters()));
+                let _ = ready.send(Ok(()));
                 drive(&mut reactor)
             }
             Err(error) => {
@@ -386,8 +398,15 @@ impl ThreadPlan {
                 .map_err(system("sched_setscheduler(SCHED_FIFO), which needs CAP_SYS_NICE"))?;
         }
         let mailbox = Some(self.mailbox);
-        let mut reactor =
-            Reactor::with_parts(self.config, self.index, mailbox, self.inbox, self.events)?;
+        let mut reactor = Reactor::with_parts(
+            self.config,
+            self.index,
+            mailbox,
+            self.inbox,
+            self.events,
+            &self.block,
+        )?;
+        reactor.set_driven();
         reactor.set_siblings(self.siblings);
         if let Some(tap) = &self.tap {
             reactor.set_tap(tap)?;
@@ -458,16 +477,13 @@ fn drive(reactor: &mut Reactor) -> ShutdownReport {
 #[derive(Debug)]
 struct Shared {
     mailboxes: Vec<Arc<Mailbox>>,
-    counters: Vec<Arc<Counters>>,
+    counters: Vec<CounterBlock>,
+    registry: RegistryHandle,
     inbox: SharedInbox,
     events: EventQueue,
     is_server: bool,
     config: Config,
     stopped: AtomicBool,
-    /// Messages refused by the handles themselves; the counters are their reactors' to write.
-    sends_too_large: AtomicU64,
-    /// Messages that were worth nothing any more when they were taken from the inbox.
-    messages_overdue: AtomicU64,
 }
 
 /// A handle to the reactors of a node. Cheap to clone; any thread may use it.
@@ -493,6 +509,11 @@ pub struct Node {
     handle: NodeHandle,
     threads: Vec<JoinHandle<ShutdownReport>>,
     addresses: Vec<Address>,
+    /// Before the registry, so that it ends first.
+    #[cfg(feature = "metrics")]
+    metrics: Option<Metrics>,
+    /// Removes its file when the threads have ended.
+    _registry: Registry,
 }
 
 impl Node {
@@ -512,6 +533,24 @@ impl Node {
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// Where the metrics are served, with the port the kernel chose for port 0.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<std::net::SocketAddr> {
+        self.metrics.as_ref().map(Metrics::address)
+    }
+
+    /// Begins to serve what `metrics_address` asks for.
+    #[cfg(feature = "metrics")]
+    fn serve_metrics(&mut self) -> Result<(), SetupError> {
+        let Some(text) = self.shared.config.metrics_address() else { return Ok(()) };
+        let address = text.parse().expect("a configuration that exists is valid");
+        let metrics = Metrics::start(address, self.shared.registry.clone())
+            .map_err(|source| SetupError::Listen { address: text.into(), source })?;
+        self.metrics = Some(metrics);
+        Ok(())
     }
 
     /// Stops listening, flushes and ends every connection, and stops the threads. Returns within
@@ -843,7 +882,7 @@ impl NodeHandle {
         let is_abandoned = self.is_abandoned(message);
         if is_abandoned {
             // ORDERING: Relaxed, paired with `statistics`: a mere count.
-            self.shared.messages_overdue.fetch_add(1, Ordering::Relaxed);
+            self.shared.registry.overdue().fetch_add(1, Ordering::Relaxed);
         }
         is_abandoned
     }
@@ -914,9 +953,9 @@ impl NodeHandle {
         let counters = self.shared.counters.iter().map(|counters| &**counters);
         let mut statistics = Statistics::collect(self.shared.is_server, counters);
         // ORDERING: Relaxed, paired with `own`: a mere count.
-        statistics.sends_too_large += self.shared.sends_too_large.load(Ordering::Relaxed);
+        statistics.sends_too_large += self.shared.registry.too_large().load(Ordering::Relaxed);
         // ORDERING: Relaxed, paired with `leaves_out`: a mere count.
-        statistics.messages_expired += self.shared.messages_overdue.load(Ordering::Relaxed);
+        statistics.messages_expired += self.shared.registry.overdue().load(Ordering::Relaxed);
         let has_link = self.shared.is_server || statistics.connections_active > 0;
         let has_ended = self.shared.mailboxes.iter().all(|mailbox| mailbox.is_closed());
         statistics.state = match self.check_running() {
@@ -931,8 +970,17 @@ impl NodeHandle {
     /// The counters of each reactor, to be read from any thread. Without what the handles refuse
     /// by themselves, see [`statistics`](Self::statistics).
     #[must_use]
-    pub fn counters(&self) -> &[Arc<Counters>] {
+    pub fn counters(&self) -> &[CounterBlock] {
         &self.shared.counters
+    }
+
+    /// Counters, histograms and sessions of all reactors, as other processes see them. Also after
+    /// the node has shut down.
+    ///
+    /// Allocates; takes some tens of microseconds a reactor. The reactors do not notice.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.registry.snapshot()
     }
 
     /// Serialises what is to be sent.
@@ -953,7 +1001,7 @@ impl NodeHandle {
             Some(owned) if bytes <= bytes_max as usize => Ok(owned),
             _ => {
                 // ORDERING: Relaxed: a mere count.
-                self.shared.sends_too_large.fetch_add(1, Ordering::Relaxed);
+                self.shared.registry.too_large().fetch_add(1, Ordering::Relaxed);
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 Err(SendError::TooLarge { bytes, bytes_max })
             }
@@ -1044,21 +1092,24 @@ mod tests {
             Mailbox::new(config.commands_max(), config.requests_max()).expect("a descriptor"),
         );
         let (_, inbox) = Inbox::shared(&config, 0);
+        let registry = registry(&config, 1).expect("memory");
         let shared = Shared {
             mailboxes: vec![mailbox],
             counters: Vec::new(),
+            registry: registry.handle(),
             inbox,
             events: EventQueue::new(&config, 1),
             is_server: false,
             config,
             stopped: AtomicBool::new(false),
-            sends_too_large: AtomicU64::new(0),
-            messages_overdue: AtomicU64::new(0),
         };
         Node {
             handle: NodeHandle { shared: Arc::new(shared) },
             threads: vec![std::thread::spawn(ShutdownReport::default)],
             addresses: Vec::new(),
+            #[cfg(feature = "metrics")]
+            metrics: None,
+            _registry: registry,
         }
     }
 

@@ -177,6 +177,13 @@ impl Server {
         self.node.addresses()
     }
 
+    /// Where the metrics are served, with the port the kernel chose for port 0.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<std::net::SocketAddr> {
+        self.node.metrics_address()
+    }
+
     /// The connected clients.
     #[must_use]
     pub fn clients(&self) -> Vec<ConnectionInfo> {

@@ -8,6 +8,7 @@
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 
+mod attach;
 mod bench;
 mod doctor;
 mod options;
@@ -17,6 +18,8 @@ mod report;
 mod send;
 mod serve;
 mod show;
+mod stat;
+mod top;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -54,6 +57,8 @@ enum Task {
     Send(send::SendOptions),
     Record(record::RecordOptions),
     Replay(replay::ReplayOptions),
+    Top(top::TopOptions),
+    Stat(stat::StatOptions),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -87,6 +92,9 @@ enum CommandError {
     /// A recording could not be read.
     #[error("{}: {source}", .path.display())]
     Recording { path: PathBuf, source: RecordError },
+    /// There is no node to look at.
+    #[error(transparent)]
+    Stat(#[from] stat::StatFailure),
     /// Results could not be written.
     #[error("cannot write {what}: {source}")]
     Output {
@@ -108,7 +116,10 @@ struct Settings {
 /// Runs the command line of this process and returns its exit code.
 pub(crate) fn run() -> ExitCode {
     let command = Command::parse();
-    start_logging();
+    // What is logged would stand in the middle of the picture.
+    if !matches!(command.task, Task::Top(_)) || !io::stderr().is_terminal() {
+        start_logging();
+    }
     match execute(command) {
         Ok(code) => code,
         // The reader of a pipe went away, as `head` does: it has what it wanted.
@@ -131,6 +142,8 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
         Task::Send(options) => send::run(&options, settings),
         Task::Record(options) => record::run(&options, settings),
         Task::Replay(options) => replay::run(&options, settings),
+        Task::Top(options) => top::run(&options),
+        Task::Stat(options) => stat::run(&options),
         Task::Doctor(args) => doctor::run(&args, &settings.check()?)
             .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
     }
@@ -173,6 +186,7 @@ impl CommandError {
             | Self::Connect(_)
             | Self::Send(_)
             | Self::Recording { .. }
+            | Self::Stat(_)
             | Self::Output { .. } => FAILURE,
         }
     }

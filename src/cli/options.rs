@@ -48,14 +48,12 @@ pub(super) fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
+/// The names of the lanes, by number: those of the priorities.
+pub(super) const LANE_NAMES: [&str; Priority::COUNT] = ["low", "normal", "high", "critical"];
+
 /// The name of a priority in options and printed lines.
 pub(super) fn priority_name(priority: Priority) -> &'static str {
-    match priority {
-        Priority::Low => "low",
-        Priority::Normal => "normal",
-        Priority::High => "high",
-        Priority::Critical => "critical",
-    }
+    LANE_NAMES[priority.index()]
 }
 
 /// Seconds, with a fraction if need be.

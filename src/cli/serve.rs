@@ -89,6 +89,10 @@ pub(crate) struct ServeOptions {
           value_parser = parse_seconds)]
     pub(super) statistics: Option<Duration>,
 
+    /// Serve metrics for Prometheus at this address and port; needs the feature `metrics`.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(super) metrics: Option<String>,
+
     /// End after so many seconds.
     #[arg(long = "for", value_name = "SECONDS", allow_negative_numbers = true,
           value_parser = parse_seconds)]
@@ -174,6 +178,9 @@ fn configure(options: &ServeOptions, settings: &Settings) -> Result<Config, Comm
     }
     if let Some(cores) = &options.cores {
         builder = builder.cores(cores.clone());
+    }
+    if let Some(address) = &options.metrics {
+        builder = builder.metrics_address(address);
     }
     settings.build(builder)
 }

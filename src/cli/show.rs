@@ -71,7 +71,7 @@ impl fmt::Display for Excerpt<'_> {
 }
 
 /// Tabs and line breaks count: they are shown as `\t` and `\n`.
-fn is_printable(c: char) -> bool {
+pub(super) fn is_printable(c: char) -> bool {
     // The marks that change the direction of what follows (Unicode annex 9).
     let turns =
         matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -15,6 +15,7 @@ use socket2::Socket;
 use crate::endpoint::Address;
 use crate::error::CloseReason;
 use crate::mem::{Buffer, Window};
+use crate::reactor::meter::ArrivalClock;
 use crate::reactor::sessions::SessionKey;
 use crate::record::RecordedSession;
 use crate::session::backoff::Backoff;
@@ -100,6 +101,8 @@ pub(crate) enum Pause {
 pub(crate) struct InFlight {
     pub(crate) source: Source,
     pub(crate) span: Span,
+    /// When the oldest message in it was queued; 0 without one.
+    pub(crate) queued_at: u64,
     /// Up to where in the buffer the socket has taken it.
     pub(crate) sent: usize,
     /// The kernel sends from the buffer itself.
@@ -108,7 +111,8 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     pub(crate) fn new(source: Source, block: &Block) -> Self {
-        Self { source, span: block.span, sent: block.span.start, zero_copy: false }
+        let queued_at = block.queued_at();
+        Self { source, span: block.span, queued_at, sent: block.span.start, zero_copy: false }
     }
 
     /// Bytes that the socket has not taken yet.
@@ -198,6 +202,8 @@ pub(crate) struct Connection {
     /// When the session was established; [`Nanos::NEVER`] before.
     pub(crate) established_at: Nanos,
     pub(crate) messages_received: u64,
+    /// The peer's clock minus ours, as the arrivals of messages are reckoned with.
+    pub(crate) clock: ArrivalClock,
     /// Admitted messages that the kernel has not taken in full, as far as the session is over.
     pub(crate) messages_dropped: u64,
     pub(crate) last_activity: Nanos,
@@ -240,6 +246,7 @@ impl Connection {
             frame_begun: Nanos::NEVER,
             established_at: Nanos::NEVER,
             messages_received: 0,
+            clock: ArrivalClock::default(),
             last_activity: Nanos(0),
         }
     }

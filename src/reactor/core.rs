@@ -22,8 +22,10 @@ use crate::reactor::drops::DropNews;
 use crate::reactor::events::EventQueue;
 use crate::reactor::express::{Pairs, Remains};
 use crate::reactor::inbox::Inbox;
+use crate::reactor::limited::Troubles;
 use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
+use crate::reactor::meter::Meter;
 use crate::reactor::pause::departed_max;
 use crate::reactor::pool::Pools;
 use crate::reactor::requests::Requests;
@@ -35,7 +37,7 @@ use crate::session::heartbeat::HeartbeatPolicy;
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
-use crate::stats::Counters;
+use crate::stats::{Block, CounterBlock, Registry};
 use crate::sys::ring::Ring;
 use crate::sys::socket;
 use crate::time::Nanos;
@@ -138,7 +140,11 @@ pub(crate) struct Core {
     pub(crate) shutdown_deadline: Nanos,
     pub(crate) shutdown_report: ShutdownReport,
     pub(crate) dropped_before_shutdown: u64,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) counters: CounterBlock,
+    pub(crate) meter: Meter,
+    pub(crate) troubles: Troubles,
+    /// Where the counters are, unless that is the node's.
+    pub(crate) registry: Option<Registry>,
     /// Copies what passes for another thread.
     pub(crate) tap: Option<Box<TapWriter>>,
     pub(crate) scratch: Scratch,
@@ -156,6 +162,7 @@ impl Core {
         mailbox: Option<Arc<Mailbox>>,
         inbox: Inbox,
         events: EventQueue,
+        block: &Block,
     ) -> Result<Self, SetupError> {
         let places_max = places_max(&config);
         // A receive, a send and a poll each, a connect before them, the listeners, the eventfd.
@@ -172,7 +179,7 @@ impl Core {
         // Away, and in connections: no more go away when there are twice as many sessions as places
         // for connections, and each of those may have another.
         let sessions_max = 2 * places_max;
-        let homes_max = sessions_max + places_max + 2;
+        let homes_max = homes_max(&config);
 
         Ok(Self {
             index,
@@ -242,7 +249,10 @@ impl Core {
             shutdown_deadline: Nanos::NEVER,
             shutdown_report: ShutdownReport::default(),
             dropped_before_shutdown: 0,
-            counters: Arc::new(Counters::default()),
+            counters: block.counters.clone(),
+            meter: Meter::new(block, &config, homes_max),
+            troubles: Troubles::default(),
+            registry: None,
             tap: None,
             scratch: Scratch::new(),
             windows: windows(&config)?,
@@ -681,7 +691,14 @@ impl Core {
 
     /// Keeps an event for whoever polls them; the oldest makes room.
     pub(crate) fn publish(&mut self, event: Event) {
-        tracing::debug!(connection = %event.connection, kind = ?event.kind, "connection event");
+        let Event { connection, address, node_name, kind } = &event;
+        match kind {
+            EventKind::SessionLost { undelivered } => {
+                let messages = undelivered.len();
+                tracing::warn!(%connection, address, node_name, messages, "session lost");
+            }
+            kind => tracing::info!(%connection, address, node_name, ?kind, "connection event"),
+        }
         self.observe(&event);
         if self.events.push(event) {
             self.counters.events_dropped.add(1);
@@ -739,6 +756,11 @@ impl std::fmt::Debug for Core {
 /// How many connections a reactor has memory for.
 fn places_max(config: &Config) -> usize {
     config.connections_max() as usize + departed_max(config)
+}
+
+/// How many sessions a reactor may have to name at once.
+pub(crate) fn homes_max(config: &Config) -> usize {
+    3 * places_max(config) + 2
 }
 
 /// A new name for one end of a session.

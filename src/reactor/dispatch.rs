@@ -242,10 +242,12 @@ impl Handlers {
         };
         let handler = handler.expect("routed to a handler that exists");
         let home = core.connections[key].public;
+        let began = core.meter.before_handler();
         let mut context = Context { core, home, origin: Origin::of(&frame) };
         // Unwind safety: the context's operations leave the core consistent between any two of
         // them, and what the handler broke of its own is its own.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, frame)));
+        core.meter.after_handler(began);
         if outcome.is_err() {
             report_panic(core, key, &frame);
         }

@@ -78,11 +78,17 @@ impl Core {
         };
         let drops = session.take_drops();
         let mut total = 0;
-        for (counters, drops) in self.counters.drops.iter().zip(&drops) {
+        for (lane, (counters, drops)) in self.counters.drops.iter().zip(&drops).enumerate() {
             total += drops.total();
-            for (counter, &count) in counters.iter().zip(&drops.0) {
+            for (reason, (counter, &count)) in counters.iter().zip(&drops.0).enumerate() {
                 counter.add(count);
+                self.meter.dropped(home, lane, reason, count);
             }
+        }
+        if total > 0 {
+            let peer = self.session_mut(home).and_then(|session| session.peer());
+            let peer = peer.map(|peer| peer.node_name.clone()).unwrap_or_default();
+            self.troubles.dropped(&peer, &drops, self.now);
         }
         if self.drop_news.is_wanted && total > 0 {
             self.drop_news.add(self.pairs.public(home), &drops, self.now);

@@ -29,8 +29,10 @@ mod drops;
 pub(crate) mod events;
 mod express;
 pub(crate) mod inbox;
+mod limited;
 pub(crate) mod listener;
 pub(crate) mod message;
+pub(crate) mod meter;
 mod pause;
 pub(crate) mod pool;
 mod receive;
@@ -60,6 +62,9 @@ use self::dispatch::Handlers;
 use self::events::EventQueue;
 use self::inbox::Inbox;
 pub use self::message::Message;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use self::meter::BenchTurns;
 pub use self::pool::{Choice, PoolId, PoolRefusals, PoolStatistics};
 use self::receive::Awaited;
 pub use self::requests::RequestId;
@@ -70,7 +75,7 @@ use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, DropReason, RequestError, SendError, SetupError};
 use crate::session::{Correlation, Envelope, PeerInfo, Session, Undelivered};
 pub use crate::stats::ConnectionState;
-use crate::stats::{Counters, DropCount, Statistics};
+use crate::stats::{Block, CounterBlock, DropCount, Registry, Snapshot, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Payload, Priority, low_half};
@@ -329,7 +334,12 @@ impl Reactor {
     /// [`SetupError`], which says what the kernel refused and what to do.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
         let events = EventQueue::new(config, 1);
-        Self::with_parts(config.clone(), 0, None, Inbox::local(config), events)
+        let registry = registry(config, 1)?;
+        let block = &registry.blocks()[0];
+        let inbox = Inbox::local(config);
+        let mut reactor = Self::with_parts(config.clone(), 0, None, inbox, events, block)?;
+        reactor.core.registry = Some(registry);
+        Ok(reactor)
     }
 
     pub(crate) fn with_parts(
@@ -338,8 +348,9 @@ impl Reactor {
         mailbox: Option<Arc<Mailbox>>,
         inbox: Inbox,
         events: EventQueue,
+        block: &Block,
     ) -> Result<Self, SetupError> {
-        let core = Core::new(config, index, mailbox, inbox, events)?;
+        let core = Core::new(config, index, mailbox, inbox, events, block)?;
         let handlers = Handlers::default();
         Ok(Self { core, handlers, is_server: false, not_send: PhantomData })
     }
@@ -361,9 +372,10 @@ impl Reactor {
         awaited: &mut Option<Awaited<'_>>,
     ) -> io::Result<Turn> {
         let core = &mut self.core;
-        core.counters.turns.add(1);
         core.submit_and_wait(wait)?;
         core.now = Nanos::now();
+        core.meter.turn_begins(core.now, &core.counters);
+        core.counters.turns.add(1);
 
         let directly = std::mem::take(&mut core.direct_receives);
         core.counters.direct_receives.add(u64::from(directly));
@@ -373,13 +385,19 @@ impl Reactor {
         core.expire();
         watch::tell_watched(core, &mut self.handlers);
         core.free_ended();
-        core.tend_pools();
-        if wait == Wait::Poll {
-            core.submit_sends()?;
-        }
         if completions > 0 {
             core.last_activity = core.now;
             core.counters.last_activity_ns.set(core.now.0);
+        }
+        core.tend_pools();
+        core.refresh_rows();
+        core.meter.turn_ends();
+        if wait == Wait::Poll {
+            core.submit_sends()?;
+        }
+        if !core.meter.is_driven() && core.meter.wants_time() {
+            // What comes next is the application's time.
+            core.settle_meter();
         }
         core.now_is_fresh = false;
         Ok(Turn { completions, is_busy: core.has_work() })
@@ -405,7 +423,16 @@ impl Reactor {
 
     pub(crate) fn add_listener(&mut self, socket: socket2::Socket) -> Result<Address, SetupError> {
         self.is_server = true;
-        self.core.add_listener(socket)
+        let address = self.core.add_listener(socket)?;
+        if let Some(registry) = &self.core.registry {
+            registry.set_listening(&address.to_string());
+        }
+        Ok(address)
+    }
+
+    /// Says that nothing but this reactor's turns happens on its thread.
+    pub(crate) fn set_driven(&mut self) {
+        self.core.meter.set_driven();
     }
 
     /// Connects to `address` and completes the handshake. Drives the reactor meanwhile.
@@ -744,8 +771,17 @@ impl Reactor {
 
     /// The counters, to be read from any thread.
     #[must_use]
-    pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.core.counters)
+    pub fn counters(&self) -> CounterBlock {
+        self.core.counters.clone()
+    }
+
+    /// Counters, histograms and sessions, as other processes see them. `None` for a reactor of a
+    /// node: ask its handle.
+    ///
+    /// Allocates; takes some tens of microseconds.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.core.registry.as_ref().map(|registry| registry.handle().snapshot())
     }
 
     /// Stops listening, flushes and ends every connection, and returns within `deadline` (plus
@@ -847,6 +883,7 @@ impl Core {
     /// Submits what is queued and waits as `wait` allows, unless there is something to do.
     #[inline]
     fn submit_and_wait(&mut self, wait: Wait) -> io::Result<()> {
+        self.meter.forget_reading();
         if !self.mailbox_polled {
             self.poll_mailbox();
         }
@@ -884,6 +921,7 @@ impl Core {
     fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         if self.ring.has_overflow() {
             self.counters.cq_overflows.add(1);
+            self.troubles.overflowed(self.now);
         }
         self.sends_unsubmitted = 0;
         self.backlog = false;
@@ -905,12 +943,14 @@ impl Core {
 
     /// Waits for a completion, a command or `limit`, in the configured way.
     fn wait(&mut self, limit: Nanos) -> io::Result<()> {
+        self.settle_meter();
         let limit = limit
             .min(self.deadlines.earliest())
             .min(self.session_deadlines.earliest())
             .min(self.requests.earliest())
             .min(self.drop_news.due_at())
-            .min(self.pools.due());
+            .min(self.pools.due())
+            .min(self.meter.rows_due());
         // A prompt send tells that it is done only after the next enter, and somebody waits for
         // that: more to send, or a connection to end.
         if self.backlog {
@@ -924,11 +964,16 @@ impl Core {
                 self.last_activity + Duration::from_micros(self.config.idle_spin_us().into())
             }
         };
-        if spin_until > self.now && self.spin(limit, spin_until)? {
-            return Ok(());
+        let mut read_at = self.meter.read_at();
+        if spin_until > self.now {
+            self.counters.spins.add(1);
+            if self.spin(limit, spin_until)? {
+                return Ok(());
+            }
+            read_at = None;
         }
         self.arm();
-        self.park(limit)
+        self.park(limit, read_at)
     }
 
     /// Watches memory. Returns whether there is something to do, or `limit` has come.
@@ -940,15 +985,14 @@ impl Core {
         self.enter_if_needed()?;
         let mut spins = 0;
         loop {
-            if directly && self.receive_directly() {
-                return Ok(true);
-            }
-            if self.ring.has_completion() {
+            if (directly && self.receive_directly()) || self.ring.has_completion() {
+                self.counters.spin_hits.add(1);
                 return Ok(true);
             }
             if self.ring.needs_enter() {
                 self.enter(0, None)?;
                 if self.ring.has_completion() {
+                    self.counters.spin_hits.add(1);
                     return Ok(true);
                 }
                 // No completion, and the flag may stay up: the kernel raises it *after* it has
@@ -956,6 +1000,7 @@ impl Core {
                 // has run already. So commands and the clock are looked at in any case.
             }
             if self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_empty()) {
+                self.counters.spin_hits.add(1);
                 return Ok(true);
             }
             spins += 1;
@@ -972,8 +1017,8 @@ impl Core {
         }
     }
 
-    /// Sleeps in the kernel.
-    fn park(&mut self, limit: Nanos) -> io::Result<()> {
+    /// Sleeps in the kernel. `read_at` is a reading of the clock just before.
+    fn park(&mut self, limit: Nanos, read_at: Option<Nanos>) -> io::Result<()> {
         if let Some(mailbox) = &self.mailbox {
             if !mailbox.prepare_to_sleep() {
                 return self.enter_if_needed();
@@ -990,7 +1035,8 @@ impl Core {
                 }
             }
         }
-        let timeout = (limit != Nanos::NEVER).then(|| limit.since(Nanos::now()));
+        let now = || read_at.unwrap_or_else(Nanos::now);
+        let timeout = (limit != Nanos::NEVER).then(|| limit.since(now()));
         self.counters.parks.add(1);
         let want = u32::from(timeout != Some(Duration::ZERO));
         let outcome = self.enter(want, timeout);
@@ -1167,6 +1213,12 @@ impl Core {
             _ => None,
         }
     }
+}
+
+/// Where `reactors` reactors write.
+pub(crate) fn registry(config: &Config, reactors: usize) -> Result<Registry, SetupError> {
+    Registry::new(config, reactors, core::homes_max(config))
+        .map_err(|source| SetupError::System { operation: "mapping the registry", source })
 }
 
 /// What a message's answer is correlated with.

@@ -66,8 +66,9 @@ impl Core {
             Err(libc::EAGAIN | libc::EINTR) => self.mark_unarmed(key),
             // ENOMEM: no memory for the request. ENOBUFS is what a receive that picks a provided
             // buffer gets when there is none (Linux commit bcda7baaa3f1); ours bring their own.
-            Err(libc::ENOBUFS | libc::ENOMEM) => {
+            Err(errno @ (libc::ENOBUFS | libc::ENOMEM)) => {
                 self.counters.enobufs.add(1);
+                self.troubles.lacked("receive", errno, self.now);
                 self.mark_unarmed(key);
             }
             Err(errno) => self.close(key, CloseReason::Socket { errno }),
@@ -200,12 +201,16 @@ fn handle_frames(
         }
         match input {
             Input::Message => {
+                // What comes on an express connection is watched by the main part.
+                let home = connection.public;
+                let is_watched = connection.home != home || !connection.session.watchdog.is_idle();
+                if messages == 0 {
+                    let clock = connection.clock;
+                    core.note_arrival(key, clock, frame.sent_at_ns());
+                }
                 messages += 1;
                 bytes += frame_bytes as u64;
-                // What comes on an express connection is watched by the main part.
-                let is_express = connection.home != connection.public;
-                if is_express || !connection.session.watchdog.is_idle() {
-                    let home = connection.public;
+                if is_watched {
                     let keys = [WatchKey::Type(frame.type_id()), WatchKey::Kind(frame.kind())];
                     core.feed_watches(home, keys);
                 }
@@ -224,13 +229,17 @@ fn handle_frames(
             Input::Nothing if frame.kind() == Kind::Gap => {
                 core.counters.messages_missed.add(frame.type_id().into());
             }
-            Input::Nothing => {}
             Input::Cancelled => {
                 messages += 1;
                 bytes += frame_bytes as u64;
                 core.on_cancel(handlers, key, frame.correlation());
                 if !core.connections[key].is_readable() {
                     break Ok(Stop::Ended);
+                }
+            }
+            Input::Nothing => {
+                if let Some(nanos) = connection.session.take_round_trip() {
+                    core.meter.heartbeat_took(nanos);
                 }
             }
             Input::Expired => core.counters.messages_expired.add(1),
@@ -266,6 +275,7 @@ fn handle_frames(
     }
     core.counters.messages_received.add(messages);
     core.counters.bytes_received.add(bytes);
+    core.meter.received(home, messages, bytes, core.now);
     outcome
 }
 
@@ -278,10 +288,12 @@ fn respond(
     frame: Frame<'_>,
 ) {
     let correlation = frame.correlation();
-    if !core.requests.is_waiting(core.connections[key].public, correlation) {
+    let home = core.connections[key].public;
+    let Some(opened_at) = core.requests.waiting_since(home, correlation) else {
         core.counters.responses_late.add(1);
         return;
-    }
+    };
+    core.meter.request_took(core.now.0.saturating_sub(opened_at.0), core.now);
     match awaited {
         Some(awaited) if awaited.correlation == correlation && !awaited.is_done => {
             (awaited.take)(frame);

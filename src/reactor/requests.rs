@@ -40,6 +40,7 @@ struct Request {
     /// It is sent again on the next link when this one is lost.
     reliable: bool,
     timeout: Duration,
+    opened_at: Nanos,
     outcome: Option<Result<Message, RequestError>>,
 }
 
@@ -76,8 +77,10 @@ impl Requests {
             return Err(RequestError::TooMany { requests_max: self.requests_max });
         }
         let (lane, reliable) = (envelope.lane(), envelope.is_reliable());
-        let key =
-            self.slots.insert(Request { session, part, lane, reliable, timeout, outcome: None });
+        let opened_at = now;
+        let outcome = None;
+        let request = Request { session, part, lane, reliable, timeout, opened_at, outcome };
+        let key = self.slots.insert(request);
         self.keys[slot(key) as usize] = key;
         self.deadlines.set(slot(key), now + timeout);
         Ok(RequestId(key))
@@ -101,12 +104,13 @@ impl Requests {
         waiting
     }
 
-    /// Whether an answer with this correlation on this connection is waited for.
+    /// Since when an answer with this correlation in this session is waited for; `None` when it is
+    /// not.
     #[inline]
-    pub(crate) fn is_waiting(&self, session: SessionKey, correlation: u64) -> bool {
-        self.slots
-            .get(key_of(correlation))
-            .is_some_and(|request| request.session == session && request.outcome.is_none())
+    pub(crate) fn waiting_since(&self, session: SessionKey, correlation: u64) -> Option<Nanos> {
+        let request = self.slots.get(key_of(correlation))?;
+        let is_waiting = request.session == session && request.outcome.is_none();
+        is_waiting.then_some(request.opened_at)
     }
 
     /// Whether an answer of this session is waited for. Looks at every request.
@@ -114,7 +118,7 @@ impl Requests {
         self.slots.values().any(|request| request.session == session && request.outcome.is_none())
     }
 
-    /// Keeps the answer for its owner. The caller has checked [`Requests::is_waiting`].
+    /// Keeps the answer for its owner. The caller has checked [`Requests::waiting_since`].
     pub(crate) fn answer(&mut self, correlation: u64, message: Message) {
         self.settle(key_of(correlation), Ok(message));
     }

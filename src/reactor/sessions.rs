@@ -87,6 +87,11 @@ impl Away {
     pub(crate) fn session_mut(&mut self) -> &mut Session {
         &mut self.session
     }
+
+    /// The session, its peer's address, and why the link was lost.
+    pub(crate) fn parts(&self) -> (&Session, &str, CloseReason) {
+        (&self.session, &self.address, self.reason)
+    }
 }
 
 impl Core {
@@ -657,6 +662,7 @@ impl Core {
         assert!(at < self.session_keys.len(), "sessions away are bounded, and so are connections");
         self.session_keys[at] = home;
         self.set_home(key, home);
+        self.meter.begin_row(home, &self.counters, self.now);
         home
     }
 
@@ -679,6 +685,7 @@ impl Core {
 
     /// Keeps an event of a session for whoever polls them.
     pub(crate) fn emit_for(&mut self, home: SessionKey, kind: EventKind) {
+        self.meter.touch_now(home, self.now);
         let event = self.event_for(home, kind);
         self.publish(event);
     }

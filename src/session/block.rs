@@ -149,6 +149,11 @@ impl<'a> Resting<'a> {
         if self.is_gap() { self.header.type_id.get().into() } else { 1 }
     }
 
+    /// When it was queued.
+    pub(crate) fn sent_at_ns(&self) -> u64 {
+        self.header.sent_at.get()
+    }
+
     pub(crate) fn is_reliable(&self) -> bool {
         Flags(self.header.flags).contains(Flags::RELIABLE)
     }
@@ -229,6 +234,21 @@ impl Block {
         let out = &mut self.buffer.bytes_mut()[self.span.filled..];
         self.span.filled += gap.head().encode(&[], out);
         self.span.last = gap.last;
+    }
+
+    /// When its oldest message was queued; 0 without one. Once per block.
+    #[inline]
+    pub(crate) fn queued_at(&self) -> u64 {
+        if self.span.frames == 0 {
+            // The session's own frames are nobody's messages.
+            return 0;
+        }
+        let first = &self.buffer.bytes()[self.span.start..];
+        let (header, _) = Header::ref_from_prefix(first).expect("our own frame is whole");
+        if header.kind != Kind::Gap as u8 {
+            return header.sent_at.get();
+        }
+        self.frames().find(|frame| !frame.is_gap()).map_or(0, |frame| frame.sent_at_ns())
     }
 
     /// The frames, first to last.

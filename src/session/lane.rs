@@ -117,6 +117,17 @@ impl Care {
     }
 }
 
+/// What waits in a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LaneStatus {
+    /// Bytes queued and in flight.
+    pub(crate) bytes: usize,
+    /// Frames queued and in flight.
+    pub(crate) frames: u32,
+    /// When the oldest message that waits was queued; 0 without one.
+    pub(crate) queued_at: u64,
+}
+
 /// The waiting message of a conflation key.
 #[derive(Debug, Clone, Copy)]
 struct Keyed {
@@ -487,6 +498,12 @@ impl Lane {
     /// Bytes queued and in flight.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What waits or is in flight.
+    pub(crate) fn status(&self) -> LaneStatus {
+        let queued_at = self.waiting.iter().map(Block::queued_at).find(|&at| at > 0).unwrap_or(0);
+        LaneStatus { bytes: self.bytes, frames: self.frames, queued_at }
     }
 
     /// Memory kept until the peer confirms what is in it.

@@ -51,7 +51,7 @@ use crate::mem::Buffer;
 use crate::session::block::{Block, Drops, Resting};
 use crate::session::clock::{ClockEstimate, Exchange, Offset, PeerNanos};
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy};
-use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory, Sent};
+use crate::session::lane::{Care, Holdings, Lane, LaneLimits, LaneStatus, SendMemory, Sent};
 use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
 use crate::session::watchdog::Watchdog;
@@ -487,6 +487,8 @@ pub(crate) struct Session {
     hello_at: Nanos,
     /// The last round trip of a heartbeat.
     round_trip_ns: Option<u64>,
+    /// The same, until it has been taken.
+    round_trip_news: Option<u64>,
     pub(crate) watchdog: Watchdog,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
@@ -567,6 +569,7 @@ impl Session {
             clock: ClockEstimate::new(identity.clock_drift_ppm),
             hello_at: Nanos(0),
             round_trip_ns: None,
+            round_trip_news: None,
             watchdog: Watchdog::with_capacity(identity.watches_max),
             holdings: Holdings::default(),
             peer: None,
@@ -1081,6 +1084,16 @@ impl Session {
         self.round_trip_ns
     }
 
+    /// A round trip of a heartbeat that has just been measured, once.
+    pub(crate) fn take_round_trip(&mut self) -> Option<u64> {
+        self.round_trip_news.take()
+    }
+
+    /// What waits in a lane.
+    pub(crate) fn lane_status(&self, lane: Priority) -> LaneStatus {
+        self.lanes[lane.index()].status()
+    }
+
     /// Messages of ours that came too late for the peer to handle, as far as it has said.
     pub(crate) fn expired_at_peer(&self) -> u64 {
         self.expired_at_peer
@@ -1299,6 +1312,7 @@ impl Session {
                         let _ = self.clock.sample(&exchange);
                         if beat.form == Form::Answer {
                             self.round_trip_ns = Some(exchange.round_trip_ns());
+                            self.round_trip_news = self.round_trip_ns;
                         }
                     }
                     self.beat = heard.answer.or(self.beat);

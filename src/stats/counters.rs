@@ -3,8 +3,12 @@
 //! Invariant: a block has one writer, its reactor's thread. That makes an increment a plain load,
 //! add and store, about a nanosecond, and is why [`Counter::add`] is not public.
 
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
+
 use crate::error::{CloseReason, DropReason};
 use crate::sync::single::Single;
+use crate::sys::map::Placed;
 
 /// How many lanes a session has: one for each priority.
 pub(crate) const LANES: usize = 4;
@@ -40,6 +44,14 @@ impl Gauge {
         self.0.set(value);
     }
 
+    /// Replaces the value by a larger one. Only the owning reactor calls this.
+    #[inline]
+    pub(crate) fn raise(&self, value: u64) {
+        if value > self.0.get() {
+            self.0.set(value);
+        }
+    }
+
     /// Reads the value, from any thread.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -47,100 +59,216 @@ impl Gauge {
     }
 }
 
-/// Counters of one reactor: one writer (its thread), any number of readers.
-///
-/// Aligned so that two reactors never share a cache line, nor an adjacent-line prefetch pair.
-#[derive(Debug, Default)]
-#[repr(C, align(128))]
-pub struct Counters {
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident,)+) => {
+        /// Counters of one reactor: one writer (its thread), any number of readers.
+        ///
+        /// Aligned so that two reactors never share a cache line, nor an adjacent-line prefetch
+        /// pair.
+        #[derive(Debug, Default)]
+        #[repr(C, align(128))]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: $kind,)+
+            /// Messages dropped, by lane (low to critical) and [`DropReason::index`].
+            pub drops: [[Counter; DropReason::COUNT]; LANES],
+            /// Connections that ended, by [`CloseReason::index`].
+            pub closes: [Counter; CloseReason::NAMES.len()],
+        }
+
+        /// The counters that stand by themselves, in their order.
+        pub(crate) const FIELDS: &[Field] = &[
+            $(Field {
+                name: stringify!($name),
+                help: concat!($($doc,)+),
+                kind: FieldKind::$kind,
+            },)+
+        ];
+
+        impl Counters {
+            /// Every word, in the order of the [`labels`].
+            pub(crate) fn words(&self) -> impl Iterator<Item = &AtomicU64> {
+                let fields = [$(self.$name.0.word(),)+];
+                let drops = self.drops.as_flattened().iter().map(|counter| counter.0.word());
+                let closes = self.closes.iter().map(|counter| counter.0.word());
+                fields.into_iter().chain(drops).chain(closes)
+            }
+        }
+    };
+}
+
+/// Whether a field counts or measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FieldKind {
+    Counter,
+    Gauge,
+}
+
+/// A counter that stands by itself.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "for the metrics"))]
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    /// What it counts; begins with a space.
+    pub(crate) help: &'static str,
+    pub(crate) kind: FieldKind,
+}
+
+counters! {
     // Written for every block of messages; first, so that they share their cache lines with
     // nothing else.
     /// Application frames handed to the kernel.
-    pub messages_sent: Counter,
+    messages_sent: Counter,
     /// Bytes of those frames on the wire.
-    pub bytes_sent: Counter,
+    bytes_sent: Counter,
     /// Application frames handed to a handler, a waiting request or the inbox.
-    pub messages_received: Counter,
+    messages_received: Counter,
     /// Bytes of those frames on the wire.
-    pub bytes_received: Counter,
+    bytes_received: Counter,
     /// When a byte last came or went, in monotonic nanoseconds; 0 before.
-    pub last_activity_ns: Gauge,
+    last_activity_ns: Gauge,
     /// Messages refused because a lane or the send memory was full.
-    pub sends_refused: Counter,
+    sends_refused: Counter,
     /// Of those, the ones refused because the send memory was full.
-    pub sends_out_of_memory: Counter,
+    sends_out_of_memory: Counter,
     /// Messages refused because they exceed the frame limit.
-    pub sends_too_large: Counter,
+    sends_too_large: Counter,
     /// Admitted messages that a lost connection took with it.
-    pub messages_dropped: Counter,
+    messages_dropped: Counter,
 
     // Written once per turn or less.
     /// Turns of the loop.
-    pub turns: Counter,
+    turns: Counter,
     /// `io_uring_enter` calls.
-    pub enters: Counter,
+    enters: Counter,
     /// Completions reaped.
-    pub completions: Counter,
+    completions: Counter,
     /// Times the reactor went to sleep in the kernel.
-    pub parks: Counter,
+    parks: Counter,
     /// Times another thread's command woke it.
-    pub wakeups: Counter,
+    wakeups: Counter,
+    /// Times the reactor began to spin, waiting for something to do.
+    spins: Counter,
+    /// Of those, the ones that something came in.
+    spin_hits: Counter,
+    /// Turns that took longer than `turn_threshold_us`, waiting not included.
+    turns_slow: Counter,
+    /// The longest turn, waiting not included.
+    turn_longest_ns: Gauge,
+    /// Sessions for which the registry had no row.
+    sessions_unlisted: Counter,
     /// Times the kernel reported an overflowing completion queue.
-    pub cq_overflows: Counter,
+    cq_overflows: Counter,
     /// Times the kernel was out of buffers or memory for an operation, which was then repeated.
-    pub enobufs: Counter,
+    enobufs: Counter,
     /// Sends that the socket took only in part, and that were continued.
-    pub short_sends: Counter,
+    short_sends: Counter,
     /// Sends made by a system call of their own while spinning.
-    pub direct_sends: Counter,
+    direct_sends: Counter,
     /// Receives made by a system call of their own while spinning.
-    pub direct_receives: Counter,
+    direct_receives: Counter,
     /// Zero-copy sends.
-    pub zero_copy_sends: Counter,
+    zero_copy_sends: Counter,
     /// Zero-copy sends that the kernel copied after all.
-    pub zero_copy_copies: Counter,
+    zero_copy_copies: Counter,
     /// Times a connection was not read because the inbox or the receive memory was full.
-    pub receive_pauses: Counter,
+    receive_pauses: Counter,
     /// Sessions established.
-    pub connections_established: Counter,
+    connections_established: Counter,
     /// Established sessions that ended, for any reason.
-    pub connections_lost: Counter,
+    connections_lost: Counter,
     /// Sessions established now.
-    pub connections_active: Gauge,
+    connections_active: Gauge,
     /// Panics caught in handlers.
-    pub handler_panics: Counter,
+    handler_panics: Counter,
     /// Responses that came after their request had been given up.
-    pub responses_late: Counter,
+    responses_late: Counter,
     /// Connection events dropped because nobody fetched them.
-    pub events_dropped: Counter,
+    events_dropped: Counter,
     /// Commands of other threads carried out.
-    pub commands: Counter,
+    commands: Counter,
     /// Messages posted by other threads without waiting for the verdict, and refused.
-    pub posts_dropped: Counter,
+    posts_dropped: Counter,
     /// Connections accepted that could not be kept: no descriptor or no room.
-    pub accept_errors: Counter,
+    accept_errors: Counter,
     /// Messages refused because their time to live had passed.
-    pub sends_expired: Counter,
+    sends_expired: Counter,
     /// Messages received too late to be handled.
-    pub messages_expired: Counter,
+    messages_expired: Counter,
     /// Requests of peers that were cancelled by them.
-    pub requests_cancelled: Counter,
+    requests_cancelled: Counter,
     /// Messages of peers that will not come: their side dropped them.
-    pub messages_missed: Counter,
+    messages_missed: Counter,
     /// Sessions that went on on a new link.
-    pub sessions_resumed: Counter,
+    sessions_resumed: Counter,
     /// Sessions that a peer came back without.
-    pub sessions_lost: Counter,
+    sessions_lost: Counter,
     /// Times a watched message stayed away for its period.
-    pub deadlines_missed: Counter,
+    deadlines_missed: Counter,
     /// Times one came that had been missed.
-    pub deadlines_recovered: Counter,
+    deadlines_recovered: Counter,
     /// Attempts to connect again.
-    pub reconnect_attempts: Counter,
-    /// Messages dropped, by lane (low to critical) and [`DropReason::index`].
-    pub drops: [[Counter; DropReason::COUNT]; LANES],
-    /// Connections that ended, by [`CloseReason::index`].
-    pub closes: [Counter; CloseReason::NAMES.len()],
+    reconnect_attempts: Counter,
 }
 
 const _: () = assert!(align_of::<Counters>() == 128);
+
+/// How many words a block of counters has, its end included.
+pub(crate) const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
+
+/// Names of the words of [`Counters`], in their order: that of a counter, `drops.` lane (0 low to 3
+/// critical) `.` reason, `closes.` reason.
+pub(crate) fn labels() -> impl Iterator<Item = String> {
+    let fields = FIELDS.iter().map(|field| field.name.to_owned());
+    let drops = (0..LANES)
+        .flat_map(|lane| DropReason::ALL.map(|reason| format!("drops.{lane}.{}", reason.name())));
+    let closes = CloseReason::NAMES.iter().map(|name| format!("closes.{name}"));
+    fields.chain(drops).chain(closes)
+}
+
+/// The counters of one reactor, wherever they are: in a mapped file, as a rule.
+///
+/// Cheap to clone; every clone is the same counters, which live as long as one of them.
+#[derive(Debug, Clone)]
+pub struct CounterBlock(pub(crate) Placed<Counters>);
+
+impl Deref for CounterBlock {
+    type Target = Counters;
+
+    #[inline]
+    fn deref(&self) -> &Counters {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Readers of any language find a counter at the place of its label.
+    #[test]
+    fn labels_are_in_the_order_of_the_words() {
+        let counters = Counters::default();
+        let start = std::ptr::from_ref(&counters).addr();
+        for (index, word) in counters.words().enumerate() {
+            assert_eq!(std::ptr::from_ref(word).addr(), start + 8 * index);
+        }
+        let labels: Vec<_> = labels().collect();
+        assert_eq!(labels.len(), counters.words().count());
+        assert!(labels.len() <= COUNTER_WORDS);
+        let at = |name: &str| labels.iter().position(|label| label == name).expect(name);
+        let offset = |word: &Counter| std::ptr::from_ref(word).addr() - start;
+        assert_eq!(offset(&counters.turns), 8 * at("turns"));
+        let overflow = DropReason::Overflow.index();
+        assert_eq!(offset(&counters.drops[2][overflow]), 8 * at("drops.2.overflow"));
+        let local = CloseReason::Local.index();
+        assert_eq!(offset(&counters.closes[local]), 8 * at("closes.local"));
+    }
+
+    #[test]
+    fn gauge_is_raised_only() {
+        let gauge = Gauge::default();
+        gauge.raise(5);
+        gauge.raise(3);
+        assert_eq!(gauge.get(), 5);
+    }
+}

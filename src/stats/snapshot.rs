@@ -73,6 +73,8 @@ macro_rules! statistics {
             pub reactors: u64,
             /// When a byte last came or went, in monotonic nanoseconds; 0 before.
             pub last_activity_ns: u64,
+            /// The longest turn of any reactor, waiting not included, in nanoseconds.
+            pub turn_longest_ns: u64,
             $($(#[doc = $doc])+ pub $name: u64,)+
             /// Connections that ended, by reason; reasons that never occurred are left out.
             pub closes: Vec<CloseCount>,
@@ -84,6 +86,7 @@ macro_rules! statistics {
             fn add(&mut self, counters: &Counters) {
                 self.reactors += 1;
                 self.last_activity_ns = self.last_activity_ns.max(counters.last_activity_ns.get());
+                self.turn_longest_ns = self.turn_longest_ns.max(counters.turn_longest_ns.get());
                 $(self.$name += counters.$name.get();)+
             }
 
@@ -91,6 +94,7 @@ macro_rules! statistics {
             pub(crate) fn add_past(&mut self, past: &Self) {
                 let connections_active = self.connections_active;
                 self.last_activity_ns = self.last_activity_ns.max(past.last_activity_ns);
+                self.turn_longest_ns = self.turn_longest_ns.max(past.turn_longest_ns);
                 $(self.$name += past.$name;)+
                 // No count, but what is so now.
                 self.connections_active = connections_active;
@@ -173,6 +177,14 @@ statistics! {
     parks,
     /// Times another thread's command woke a reactor.
     wakeups,
+    /// Times a reactor began to spin, waiting for something to do.
+    spins,
+    /// Of those, the ones that something came in.
+    spin_hits,
+    /// Turns that took longer than `turn_threshold_us`, waiting not included.
+    turns_slow,
+    /// Sessions for which the registry had no row.
+    sessions_unlisted,
     /// Times the kernel reported an overflowing completion queue.
     cq_overflows,
     /// Times the kernel was out of buffers or memory for an operation, which was then repeated.

@@ -27,6 +27,12 @@ impl Single {
         self.0.store(value, Relaxed);
     }
 
+    /// The number as it stands in a mapped file. A model has no files.
+    #[cfg(not(all(loom, test)))]
+    pub(crate) fn word(&self) -> &AtomicU64 {
+        &self.0
+    }
+
     /// Reads the number, from any thread.
     #[inline]
     pub(crate) fn get(&self) -> u64 {

@@ -432,8 +432,8 @@ fn express_finds_its_session_on_any_reactor() {
     });
 }
 
-/// A long message leaves, and is read, in pieces between which a stop command has its turn. With one
-/// connection it is handed over as far as the socket takes it: there is nothing to let pass.
+/// A long message leaves, and is read, in pieces between which a stop command has its turn. With
+/// one connection it is handed over as far as the socket takes it: there is nothing to let pass.
 #[test]
 fn long_messages_of_the_main_connection_go_in_pieces() {
     const PIECES: u64 = 16;

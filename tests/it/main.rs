@@ -28,6 +28,7 @@ mod pool_node;
 mod proxy;
 mod record;
 mod refused;
+mod registry;
 mod replay;
 mod requests;
 mod restart;

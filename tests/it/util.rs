@@ -45,6 +45,9 @@ pub(crate) fn isolated_for<F: FnOnce()>(timeout: Duration, body: F) {
     let mut child = Command::new(std::env::current_exe().expect("Linux has /proc"))
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, name)
+        // One heap for all threads (mallopt(3)): which of several a thread is given is chance, and
+        // memory that is resident by chance can not be told from memory that leaks.
+        .env("MALLOC_ARENA_MAX", "1")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -82,11 +82,13 @@ impl Cutter {
         Some(&self.buffer[range])
     }
 
-    /// Takes the buffer out to write a part of it; [`returned`](Self::returned) gives it back.
+    /// Takes the buffer out to write a part of it; `returned` gives it back.
+    #[cfg(any(feature = "compio", feature = "monoio", feature = "tokio-uring"))]
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)
     }
 
+    #[cfg(any(feature = "compio", feature = "monoio", feature = "tokio-uring"))]
     pub fn returned(&mut self, buffer: Vec<u8>) {
         self.buffer = buffer;
     }

@@ -105,7 +105,7 @@ fn run(rng: &mut fastrand::Rng, seed: u64, counts: &mut [u64; 6]) {
                         && request.session == from
                         && request.outcome.is_none()
                 });
-                let is_waiting = requests.is_waiting(from, correlation);
+                let is_waiting = requests.waiting_since(from, correlation).is_some();
                 assert_eq!(is_waiting, waiting.is_some(), "seed {seed}: {correlation:#x}");
                 match waiting {
                     Some(request) => {

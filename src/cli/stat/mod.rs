@@ -1,0 +1,248 @@
+//! `ringwire stat`: what a node has done so far, read from its registry: as a table, as JSON lines,
+//! or as histograms for other tools. The node does not notice.
+//!
+//! Exit code 1 when there is no registry of that kind, or the one that is named can not be read.
+
+mod json;
+mod table;
+
+pub(super) use self::table::{amount, cut, peer, time};
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use ringwire::stats::{WriterState, hgrm, is_abandoned, log_header, log_line};
+use ringwire::{Nanos, Snapshot};
+
+use crate::cli::CommandError;
+use crate::cli::attach::{Change, Found, Selection};
+use crate::cli::options::parse_seconds;
+use crate::cli::show::counted;
+
+/// Look at running nodes, and at what dead ones left behind.
+///
+/// Without WHO a line for each node; with WHO, or when there is only one, everything about it:
+/// sessions, lanes, drops, latencies, stalls. Nodes of other users are not seen.
+///
+/// Exit code 0 when something was shown, 1 when nothing was found or a file can not be read, 2 for
+/// a senseless command line.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ringwire stat
+  ringwire stat drive-7 --watch
+  ringwire stat drive-7 --json | jq .statistics.messages_received
+  ringwire stat drive-7 --hgrm request_round_trip > round_trip.hgrm")]
+pub(crate) struct StatOptions {
+    #[command(flatten)]
+    selection: Selection,
+
+    /// Print JSON, a line for each node.
+    #[arg(long)]
+    json: bool,
+
+    /// Print again every so many seconds, with rates, until it is interrupted.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
+          require_equals = true, value_parser = parse_seconds)]
+    watch: Option<Duration>,
+
+    /// Everything about each node, also when there are several.
+    #[arg(long, conflicts_with = "json")]
+    all: bool,
+
+    /// Print one histogram as a percentile distribution (.hgrm), in microseconds.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["json", "all", "watch"],
+          value_parser = histogram_parser())]
+    hgrm: Option<String>,
+
+    /// Print all histograms as a HdrHistogram log, V2; with --watch what each interval adds.
+    #[arg(long, conflicts_with_all = ["json", "all", "hgrm"])]
+    hlog: bool,
+
+    /// Remove the registries of processes that have ended.
+    #[arg(long, conflicts_with_all = ["json", "all", "hgrm", "hlog", "watch"])]
+    clean: bool,
+}
+
+fn histogram_parser() -> clap::builder::PossibleValuesParser {
+    Snapshot::histogram_names().map(|(name, _)| name).collect::<Vec<_>>().into()
+}
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StatFailure {
+    /// No file, or none that is meant.
+    #[error("{}", nothing(.0))]
+    Nothing(Selection),
+    /// There are several.
+    #[error("{} are meant: name one of them", counted(*.0 as u64, "node"))]
+    Several(usize),
+    /// There are files, and they can not be read.
+    #[error("nothing can be read")]
+    NoneReadable,
+    /// The one there is can not be read.
+    #[error(transparent)]
+    Unreadable(ringwire::stats::RegistryError),
+}
+
+fn nothing(selection: &Selection) -> String {
+    let mut text = match &selection.who {
+        Some(who) => format!("no node is called {who}, nor has that number"),
+        None => "no node runs that this user may look at".into(),
+    };
+    text += "; registries are looked for in";
+    let standard = ringwire::stats::directories();
+    let places = if selection.directories.is_empty() { &standard } else { &selection.directories };
+    for (index, place) in places.iter().enumerate() {
+        text += if index == 0 { " " } else { ", " };
+        text += &place.display().to_string();
+    }
+    text
+}
+
+/// Runs `ringwire stat`.
+pub(crate) fn run(options: &StatOptions) -> Result<ExitCode, CommandError> {
+    if options.clean {
+        return clean(&options.selection);
+    }
+    if let Some(name) = &options.hgrm {
+        let snapshot = only(options.selection.read(), &options.selection)?;
+        let reading = snapshot.histogram(name).expect("the option takes only its names");
+        return print(&hgrm(&reading));
+    }
+    if options.hlog {
+        return log(options);
+    }
+    let mut before: Vec<Snapshot> = Vec::new();
+    loop {
+        let found = options.selection.read();
+        let text = text(options, &found, &before)?;
+        let clears = options.watch.is_some() && !options.json && io::stdout().is_terminal();
+        // As `clear` does: home, and away with the rest.
+        print(&if clears { format!("\x1b[H\x1b[2J{text}") } else { text })?;
+        let Some(every) = options.watch else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        before = found.snapshots;
+        wait(every);
+    }
+}
+
+/// Waits without looking at anything.
+fn wait(time: Duration) {
+    let until = Nanos::now() + time;
+    loop {
+        let left = until.since(Nanos::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(left);
+    }
+}
+
+fn text(options: &StatOptions, found: &Found, before: &[Snapshot]) -> Result<String, CommandError> {
+    for failure in &found.failures {
+        eprintln!("warning: {failure}");
+    }
+    if found.snapshots.is_empty() && !found.failures.is_empty() && options.watch.is_none() {
+        // Said just now.
+        return Err(StatFailure::NoneReadable.into());
+    }
+    if found.snapshots.is_empty() && options.watch.is_none() {
+        return Err(StatFailure::Nothing(options.selection.clone()).into());
+    }
+    let views = found.snapshots.iter().map(|snapshot| {
+        (snapshot, before.iter().find_map(|before| Change::between(before, snapshot)))
+    });
+    if options.json {
+        return Ok(views.map(|(snapshot, change)| json::line(snapshot, change.as_ref())).collect());
+    }
+    let is_one = found.snapshots.len() == 1 || options.all;
+    if is_one {
+        let nodes: Vec<_> =
+            views.map(|(snapshot, change)| table::node(snapshot, change.as_ref())).collect();
+        return Ok(nodes.join("\n"));
+    }
+    Ok(table::nodes(&views.collect::<Vec<_>>()))
+}
+
+/// The one registry that is meant.
+fn only(mut found: Found, selection: &Selection) -> Result<Snapshot, StatFailure> {
+    match (found.snapshots.len(), found.failures.pop()) {
+        (1, _) => Ok(found.snapshots.remove(0)),
+        (0, Some(failure)) => Err(StatFailure::Unreadable(failure)),
+        (0, None) => Err(StatFailure::Nothing(selection.clone())),
+        (several, _) => Err(StatFailure::Several(several)),
+    }
+}
+
+/// Prints the histograms as a log: one interval, or one for each tick.
+fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
+    let mut before = only(options.selection.read(), &options.selection)?;
+    let start = before.created;
+    print(&log_header(before.created_wall_ns))?;
+    let Some(every) = options.watch else {
+        let length = before.taken.since(start).as_secs_f64();
+        let lines: String = Snapshot::histogram_names()
+            .map(|(name, _)| {
+                log_line(name, 0.0, length, &before.histogram(name).expect("its own name"))
+            })
+            .collect();
+        return print(&lines);
+    };
+    loop {
+        wait(every);
+        let after = only(options.selection.read(), &options.selection)?;
+        if after.created != before.created {
+            // The node was started again: a log is of one.
+            return Ok(ExitCode::SUCCESS);
+        }
+        let from = before.taken.since(start).as_secs_f64();
+        let length = after.taken.since(before.taken).as_secs_f64();
+        let lines: String = Snapshot::histogram_names()
+            .map(|(name, _)| {
+                let [old, new] = [&before, &after].map(|of| of.histogram(name).expect("its own"));
+                log_line(name, from, length, &new.since(&old))
+            })
+            .collect();
+        print(&lines)?;
+        before = after;
+    }
+}
+
+/// Removes what dead processes left.
+fn clean(selection: &Selection) -> Result<ExitCode, CommandError> {
+    let mut code = ExitCode::SUCCESS;
+    for path in selection.paths() {
+        match is_abandoned(&path) {
+            Ok(true) => {
+                let removed = std::fs::remove_file(&path);
+                removed.map_err(|source| CommandError::Output {
+                    what: path.display().to_string(),
+                    source,
+                })?;
+                print(&format!("removed {}\n", path.display()))?;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                eprintln!("warning: {error}");
+                code = ExitCode::from(super::FAILURE);
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn print(text: &str) -> Result<ExitCode, CommandError> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|source| CommandError::Output { what: "standard output".into(), source })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the numbers are of a process that is gone.
+pub(super) fn is_over(snapshot: &Snapshot) -> bool {
+    snapshot.writer != WriterState::Running
+}

@@ -1,0 +1,327 @@
+//! Registries as tables that fit 80 columns.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use ringwire::stats::{RowState, SessionReading, Statistics};
+use ringwire::{DropReason, Snapshot};
+
+use crate::cli::attach::{Change, printable, title};
+use crate::cli::options::LANE_NAMES;
+use crate::cli::show::{Metric, Short, counted};
+use crate::cli::stat::is_over;
+
+/// Sessions that are over are shown as long as there are few others.
+const SESSIONS_MAX: usize = 64;
+
+/// A line for each node.
+pub(super) fn nodes(views: &[(&Snapshot, Option<Change>)]) -> String {
+    let mut out = String::new();
+    let head = ["NODE", "PID", "STATE", "SESSIONS", "IN", "OUT", "DROPPED", "SLOW", "TURN p99"];
+    row(&mut out, head.map(str::to_owned));
+    for (snapshot, change) in views {
+        let statistics = snapshot.statistics();
+        let turn = snapshot.histogram("turn").unwrap_or_default();
+        let p99 = match turn.count() {
+            0 => "-".into(),
+            _ => time(turn.quantile_ns(0.99)),
+        };
+        let flow = |total: u64, rate: fn(&Statistics) -> u64| match change {
+            Some(change) => format!("{}/s", Metric(change.rate(rate))).replace(' ', ""),
+            None => amount(total),
+        };
+        let cells = [
+            cut(&title(snapshot), 14),
+            snapshot.pid.to_string(),
+            snapshot.writer.name().into(),
+            statistics.connections_active.to_string(),
+            flow(statistics.messages_received, |statistics| statistics.messages_received),
+            flow(statistics.messages_sent, |statistics| statistics.messages_sent),
+            amount(dropped(&statistics)),
+            amount(statistics.turns_slow),
+            p99,
+        ];
+        row(&mut out, cells);
+    }
+    out
+}
+
+fn row(out: &mut String, cells: [String; 9]) {
+    let [node, pid, state, sessions, received, sent, dropped, slow, turn] = cells;
+    let _ = writeln!(
+        out,
+        "{node:14} {pid:>8} {state:8} {sessions:>8} {received:>7} {sent:>7} {dropped:>7} {slow:>5} \
+         {turn:>8}"
+    );
+}
+
+/// Everything about a node.
+pub(super) fn node(snapshot: &Snapshot, change: Option<&Change>) -> String {
+    let statistics = snapshot.statistics();
+    let mut out = String::new();
+    head(&mut out, snapshot, &statistics, change);
+    sessions(&mut out, snapshot);
+    latencies(&mut out, snapshot);
+    lanes(&mut out, snapshot, &statistics);
+    work(&mut out, snapshot, &statistics, change);
+    out
+}
+
+fn head(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: Option<&Change>) {
+    let name = title(snapshot);
+    let (pid, command) = (snapshot.pid, printable(&snapshot.command));
+    let age = Short(snapshot.taken.since(snapshot.created));
+    let _ = write!(out, "{name}: pid {pid} ({command}), {}", snapshot.writer.name());
+    if is_over(snapshot) {
+        let _ = write!(out, ": these are its last numbers");
+    } else {
+        let _ = write!(out, " for {age}");
+    }
+    let _ = writeln!(out, ", {}", counted(snapshot.reactors.len() as u64, "reactor"));
+    if !snapshot.endpoint.is_empty() {
+        let _ = writeln!(out, "listens on {}", printable(&snapshot.endpoint));
+    }
+    if snapshot.is_torn() {
+        let _ = writeln!(out, "note: it was busy: these numbers may be a turn apart");
+    }
+    let _ = write!(
+        out,
+        "received {} messages, {}B; sent {} messages, {}B",
+        statistics.messages_received,
+        Metric(statistics.bytes_received as f64),
+        statistics.messages_sent,
+        Metric(statistics.bytes_sent as f64),
+    );
+    if let Some(change) = change {
+        let _ = write!(
+            out,
+            "\nnow in {}msg/s {}B/s, out {}msg/s {}B/s",
+            Metric(change.rate(|statistics| statistics.messages_received)),
+            Metric(change.rate(|statistics| statistics.bytes_received)),
+            Metric(change.rate(|statistics| statistics.messages_sent)),
+            Metric(change.rate(|statistics| statistics.bytes_sent)),
+        );
+    }
+    out.push('\n');
+}
+
+fn sessions(out: &mut String, snapshot: &Snapshot) {
+    let statistics = snapshot.statistics();
+    let mut sessions: Vec<&SessionReading> = snapshot.sessions().collect();
+    sessions
+        .sort_by_key(|session| (session.state == RowState::Ended, session.reactor, session.slot));
+    let _ = writeln!(
+        out,
+        "\n{} now, {} so far, {} resumed",
+        counted(statistics.connections_active, "session"),
+        statistics.connections_established,
+        statistics.sessions_resumed,
+    );
+    if sessions.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "  {:9} {:21} {:10} {:>6} {:>6} {:>7} {:>7} {:>6}",
+        "ID", "PEER", "STATE", "IN", "OUT", "QUEUED", "OLDEST", "DROPS"
+    );
+    let count = sessions.len();
+    for session in sessions.into_iter().take(SESSIONS_MAX) {
+        let queued: u64 = session.lanes.iter().map(|lane| lane.bytes).sum();
+        let oldest = session.lanes.iter().map(|lane| lane.oldest_ns).max().unwrap_or(0);
+        let _ = writeln!(
+            out,
+            "  {:9} {:21} {:10} {:>6} {:>6} {:>7} {:>7} {:>6}",
+            session.id(),
+            cut(&peer(session), 21),
+            session.state.name(),
+            amount(session.messages_received),
+            amount(session.messages_sent),
+            if queued == 0 { "-".into() } else { amount(queued) + "B" },
+            if oldest == 0 { "-".into() } else { time(oldest) },
+            amount(session.dropped()),
+        );
+        let mut notes = Vec::new();
+        if let Some(time) = session.round_trip {
+            notes.push(format!("heartbeat {}", Short(time)));
+        }
+        if let Some((offset, error)) = session.clock {
+            let offset = Short(Duration::from_nanos(offset.unsigned_abs()));
+            notes.push(format!("clock {offset} ± {}", Short(Duration::from_nanos(error))));
+        }
+        if let Some(reason) = session.reason {
+            notes.push(format!("ended: {reason}"));
+        }
+        if session.links > 1 {
+            notes.push(format!("{} links", session.links));
+        }
+        if session.bytes_kept > 0 {
+            notes.push(format!("{}B unconfirmed", Metric(session.bytes_kept as f64)));
+        }
+        if !notes.is_empty() {
+            let _ = writeln!(out, "            {}", notes.join(", "));
+        }
+    }
+    if count > SESSIONS_MAX {
+        let _ = writeln!(out, "  … and {} more", count - SESSIONS_MAX);
+    }
+    if statistics.sessions_unlisted > 0 {
+        let more = counted(statistics.sessions_unlisted, "session");
+        let _ = writeln!(out, "  {more} had no row (registry_sessions_max)");
+    }
+}
+
+/// What a session's peer is called: its name and address, as far as it has them.
+pub(in crate::cli) fn peer(session: &SessionReading) -> String {
+    match (&*session.peer_name, &*session.address) {
+        ("", "") => "-".into(),
+        ("", address) => printable(address),
+        (name, _) => printable(name),
+    }
+}
+
+fn latencies(out: &mut String, snapshot: &Snapshot) {
+    let _ = writeln!(
+        out,
+        "\n{:21} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "LATENCY", "COUNT", "p50", "p90", "p99", "p99.9", "max"
+    );
+    for (name, _) in Snapshot::histogram_names() {
+        let reading = snapshot.histogram(name).unwrap_or_default();
+        if reading.count() == 0 {
+            continue;
+        }
+        let _ = writeln!(
+            out,
+            "{:21} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            name.replace('_', " "),
+            amount(reading.count()),
+            time(reading.quantile_ns(0.5)),
+            time(reading.quantile_ns(0.9)),
+            time(reading.quantile_ns(0.99)),
+            time(reading.quantile_ns(0.999)),
+            time(reading.max_ns()),
+        );
+    }
+}
+
+fn lanes(out: &mut String, snapshot: &Snapshot, statistics: &Statistics) {
+    let _ =
+        writeln!(out, "\n{:10} {:>8} {:>8} {:>8}  DROPPED", "LANE", "QUEUED", "FRAMES", "OLDEST");
+    for (lane, name) in LANE_NAMES.iter().enumerate().rev() {
+        let all = || snapshot.sessions().map(|session| session.lanes[lane]);
+        let bytes: u64 = all().map(|lane| lane.bytes).sum();
+        let frames: u64 = all().map(|lane| lane.frames).sum();
+        let oldest = all().map(|lane| lane.oldest_ns).max().unwrap_or(0);
+        let drops: Vec<_> = statistics
+            .drops
+            .iter()
+            .filter(|drop| drop.lane == lane)
+            .map(|drop| format!("{} {}", amount(drop.count), drop.reason.name()))
+            .collect();
+        let _ = writeln!(
+            out,
+            "{name:10} {:>8} {:>8} {:>8}  {}",
+            amount(bytes) + "B",
+            amount(frames),
+            if oldest == 0 { "-".into() } else { time(oldest) },
+            if drops.is_empty() { "-".into() } else { drops.join(", ") },
+        );
+    }
+}
+
+fn work(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: Option<&Change>) {
+    let per_turn = |count: u64| count as f64 / statistics.turns.max(1) as f64;
+    let hits = 100.0 * statistics.spin_hits as f64 / statistics.spins.max(1) as f64;
+    let _ = writeln!(
+        out,
+        "\nturns {}, {} slow (over {}), longest {}",
+        amount(statistics.turns),
+        statistics.turns_slow,
+        Short(snapshot.turn_threshold),
+        time(statistics.turn_longest_ns),
+    );
+    for (index, reactor) in snapshot.reactors.iter().enumerate() {
+        let time = snapshot.taken.since(reactor.turn_began);
+        if reactor.is_in_turn && time > snapshot.turn_threshold && !is_over(snapshot) {
+            let _ = writeln!(out, "STALL: reactor {index} is in a turn for {}", Short(time));
+        }
+    }
+    let _ = writeln!(
+        out,
+        "per turn {:.2} completions, {:.2} enters, {:.2} direct calls; spin hits {hits:.0} %",
+        per_turn(statistics.completions),
+        per_turn(statistics.enters),
+        per_turn(statistics.direct_sends + statistics.direct_receives),
+    );
+    let _ = writeln!(
+        out,
+        "parks {}, wake-ups {}, reads paused {}",
+        amount(statistics.parks),
+        amount(statistics.wakeups),
+        amount(statistics.receive_pauses)
+    );
+    if let Some(change) = change {
+        let _ = writeln!(
+            out,
+            "now {}turns/s, {}enters/s",
+            Metric(change.rate(|statistics| statistics.turns)),
+            Metric(change.rate(|statistics| statistics.enters)),
+        );
+    }
+    let troubles = [
+        (statistics.sends_refused, "sends refused"),
+        (statistics.sends_too_large, "sends too large"),
+        (statistics.sends_expired, "sends expired"),
+        (statistics.messages_expired, "received too late"),
+        (statistics.messages_missed, "missed from peers"),
+        (statistics.posts_dropped, "posts dropped"),
+        (statistics.responses_late, "late responses"),
+        (statistics.handler_panics, "handler panics"),
+        (statistics.deadlines_missed, "watches missed"),
+        (statistics.reconnect_attempts, "reconnect attempts"),
+        (statistics.sessions_lost, "sessions lost"),
+        (statistics.short_sends, "short sends"),
+        (statistics.zero_copy_copies, "zero-copy sends copied"),
+        (statistics.cq_overflows, "CQ overflows"),
+        (statistics.enobufs, "ENOBUFS"),
+        (statistics.accept_errors, "not accepted"),
+        (statistics.events_dropped, "events dropped"),
+    ];
+    let troubles: Vec<_> = troubles
+        .into_iter()
+        .filter(|&(count, _)| count > 0)
+        .map(|(count, what)| format!("{what} {}", amount(count)))
+        .collect();
+    for line in troubles.chunks(3) {
+        let _ = writeln!(out, "{}", line.join(", "));
+    }
+    let ends: Vec<_> =
+        statistics.closes.iter().map(|close| format!("{} {}", close.count, close.reason)).collect();
+    for (index, line) in ends.chunks(4).enumerate() {
+        let before = if index == 0 { "connections ended: " } else { "  " };
+        let _ = writeln!(out, "{before}{}", line.join(", "));
+    }
+}
+
+fn dropped(statistics: &Statistics) -> u64 {
+    DropReason::ALL.into_iter().map(|reason| statistics.dropped(reason)).sum()
+}
+
+/// A count with three digits, without spaces: `79.0k`.
+pub(in crate::cli) fn amount(count: u64) -> String {
+    Metric(count as f64).to_string().replace(' ', "")
+}
+
+/// A time with three digits.
+pub(in crate::cli) fn time(nanos: u64) -> String {
+    Short(Duration::from_nanos(nanos)).to_string()
+}
+
+/// Text of at most `columns` characters.
+pub(in crate::cli) fn cut(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns - 1).chain(['…']).collect()
+}

@@ -1,0 +1,121 @@
+//! `ringwire top`: running nodes as a picture that moves, in a terminal of 80 by 24 or any other.
+//!
+//! Attaches by the registry files; nodes that start, die or are started again meanwhile come and go
+//! in the view. Nothing is sent to a node, and it does not notice.
+
+mod draw;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ringwire::{Nanos, SetupError};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use signal_hook::consts::signal::SIGTERM;
+
+use crate::cli::CommandError;
+use crate::cli::attach::Selection;
+use crate::cli::options::parse_seconds;
+use crate::cli::top::state::{Top, Wish};
+
+/// How late a signal may be seen.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Watch running nodes: sessions, rates, lanes, drops, latencies, stalls.
+///
+/// Keys: ? shows them. Nodes of other users are not seen. Needs a terminal; `ringwire stat --watch`
+/// does not.
+#[derive(Debug, Args)]
+pub(crate) struct TopOptions {
+    #[command(flatten)]
+    selection: Selection,
+
+    /// How often to look, in seconds.
+    #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
+    every: Duration,
+}
+
+/// Runs `ringwire top`.
+pub(crate) fn run(options: &TopOptions) -> Result<ExitCode, CommandError> {
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        let text = "top needs a terminal; `ringwire stat --watch` does not";
+        return Err(CommandError::Usage(text.into()));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    // Not SIGHUP: without its terminal the process ends by itself.
+    signal_hook::flag::register(SIGTERM, Arc::clone(&stop))
+        .map_err(|source| SetupError::System { operation: "sigaction", source })?;
+    let terminal_error = |source| CommandError::Output { what: "the terminal".into(), source };
+    let mut terminal = ratatui::try_init().map_err(terminal_error)?;
+    let outcome = watch(&mut terminal, options, &stop);
+    ratatui::restore();
+    outcome.map_err(terminal_error)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What standard input has.
+enum Input {
+    None,
+    Some,
+    /// The terminal is gone.
+    HungUp,
+}
+
+/// Waits for a key. Asked before crossterm is, whose reader (0.29) never ends on a terminal that
+/// has hung up.
+fn wait_for_input(time: Duration) -> io::Result<Input> {
+    let stdin = io::stdin();
+    let mut files = [PollFd::new(&stdin, PollFlags::IN)];
+    let time = Timespec::try_from(time).expect("a tick is short");
+    match rustix::event::poll(&mut files, Some(&time)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => Ok(Input::None),
+        Ok(_) if files[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) => {
+            Ok(Input::HungUp)
+        }
+        Ok(_) => Ok(Input::Some),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn watch(
+    terminal: &mut ratatui::DefaultTerminal,
+    options: &TopOptions,
+    stop: &AtomicBool,
+) -> io::Result<()> {
+    let mut top = Top::new();
+    let mut due = Nanos(0);
+    // ORDERING: Relaxed, paired with the store in the signal handler: it carries nothing else.
+    while !stop.load(Ordering::Relaxed) {
+        let now = Nanos::now();
+        if now >= due && !top.is_paused {
+            top.update(options.selection.read());
+            due = now + options.every;
+        }
+        terminal.draw(|frame| draw::draw(frame, &top))?;
+        let left = if top.is_paused { TICK } else { due.since(Nanos::now()).min(TICK) };
+        match wait_for_input(left)? {
+            Input::None => continue,
+            Input::HungUp => return Ok(()),
+            Input::Some if !event::poll(Duration::ZERO)? => continue,
+            Input::Some => {}
+        }
+        // A resize, and what is no key, only draws again.
+        if let Event::Key(key) = event::read()?
+            && key.kind == KeyEventKind::Press
+        {
+            match top.press(key) {
+                Wish::Nothing => {}
+                Wish::Refresh => due = Nanos(0),
+                Wish::Quit => return Ok(()),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,655 @@
+//! The reader's end of a registry: a file of any process, or the mapping of this one.
+//!
+//! A reader has no effect on the writer: it copies words out and looks at the writer's sequence
+//! before and after. What changed meanwhile is copied again, for up to [`PATIENCE`]; after that, or
+//! when the writer is in the middle of a turn all that time (a handler that blocks, or a process
+//! that died there), the copy is kept and marked as *torn*: each number is right, but they may
+//! belong to different moments.
+//!
+//! Files are read with `pread`, not mapped: one that is cut short meanwhile is an error, not a
+//! SIGBUS.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use serde::Serialize;
+use zerocopy::IntoBytes;
+
+use crate::error::{CloseReason, DropReason};
+use crate::stats::counters::{Counters, LANES, labels};
+use crate::stats::histogram::{COUNTS, HEAD_WORDS, Histogram, Reading};
+use crate::stats::layout::{
+    BlockHead, HEADER_BYTES, HISTOGRAM_COUNT, HISTOGRAMS, Header, LABELS_AT, LaneRow, MAGIC, Plan,
+    READY, Row, RowState, VERSION, read_text,
+};
+use crate::stats::place::{EXTENSION, ProcessId};
+use crate::stats::snapshot::Statistics;
+use crate::sys::map::Map;
+use crate::time::Nanos;
+
+/// How long a part that changes under the reader is read again.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// Files above this are not ours: 256 reactors with 65,536 sessions each.
+const FILE_BYTES_MAX: u64 = 1 << 34;
+
+/// Why a registry can not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// The system refuses.
+    #[error("{path}: {source}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is another kind of file.
+    #[error("{path}: not a ringwire registry", path = .path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its writer has not completed it yet, or died before it had.
+    #[error("{path}: being created, or its process died while it was", path = .path.display())]
+    BeingCreated {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another version of the layout.
+    #[error(
+        "{path}: layout version {got}; this build reads version {reads}",
+        path = .path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        got: u64,
+        /// The version read here.
+        reads: u64,
+    },
+    /// It is shorter than it says.
+    #[error("{path}: cut short: {bytes} bytes of {needed}", path = .path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// The length it should have.
+        needed: u64,
+    },
+    /// Its parts do not fit together.
+    #[error("{path}: damaged: {what}", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// What became of the process that writes a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WriterState {
+    /// It runs.
+    Running,
+    /// It ended in order.
+    Exited,
+    /// It is gone and has not ended in order: the numbers are its last.
+    Died,
+}
+
+impl WriterState {
+    /// The name in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Exited => "exited",
+            Self::Died => "died",
+        }
+    }
+}
+
+/// A registry at one moment.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Where it was read; empty when it is in no file.
+    pub path: PathBuf,
+    /// The process.
+    pub pid: u32,
+    /// What it calls itself; may be empty.
+    pub node_name: String,
+    /// The file name of its program.
+    pub command: String,
+    /// The first address it listens on; empty when it does not.
+    pub endpoint: String,
+    /// Whether it listens.
+    pub is_server: bool,
+    /// Whether it runs.
+    pub writer: WriterState,
+    /// When the registry was made, by the machine's monotonic clock.
+    pub created: Nanos,
+    /// The same in nanoseconds since 1970 UTC.
+    pub created_wall_ns: u64,
+    /// When this was read.
+    pub taken: Nanos,
+    /// A turn above this counts as slow.
+    pub turn_threshold: Duration,
+    /// Messages that a node's handles refused because they exceed the frame limit.
+    pub handles_too_large: u64,
+    /// Messages that were worth nothing any more when they were taken from a node's inbox.
+    pub handles_overdue: u64,
+    /// Each reactor.
+    pub reactors: Vec<ReactorReading>,
+}
+
+/// One reactor at one moment.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ReactorReading {
+    /// Its counters.
+    pub counters: Counters,
+    /// When the turn under way, or the last one, began.
+    pub turn_began: Nanos,
+    /// A turn was under way.
+    pub is_in_turn: bool,
+    /// The writer changed something meanwhile; see the module.
+    pub is_torn: bool,
+    /// Its sessions, also the last ones that are over.
+    pub sessions: Vec<SessionReading>,
+    pub(crate) histograms: Vec<Reading>,
+}
+
+/// One lane of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct LaneReading {
+    /// Bytes queued and in flight.
+    pub bytes: u64,
+    /// Frames queued and in flight.
+    pub frames: u64,
+    /// How long the oldest of them had been queued, in nanoseconds; 0 without one.
+    pub oldest_ns: u64,
+}
+
+/// One session at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionReading {
+    /// Which reactor it is on.
+    pub reactor: usize,
+    /// Its slot there.
+    pub slot: u32,
+    /// How often the slot had been used before.
+    pub generation: u32,
+    /// Where it stands.
+    pub state: RowState,
+    /// When this was written.
+    pub updated: Nanos,
+    /// When it was established, went away or ended.
+    pub since: Nanos,
+    /// When a byte last came or went.
+    pub last_activity: Nanos,
+    /// Messages admitted to its lanes.
+    pub messages_sent: u64,
+    /// Messages received on its links.
+    pub messages_received: u64,
+    /// Bytes of messages handed to the kernel.
+    pub bytes_sent: u64,
+    /// Bytes of messages received.
+    pub bytes_received: u64,
+    /// Memory that keeps reliable messages until the peer confirms them.
+    pub bytes_kept: u64,
+    /// Messages of the peer's that will not come.
+    pub messages_missed: u64,
+    /// Messages that came too late to be handled.
+    pub messages_expired: u64,
+    /// Messages of ours that came too late for the peer to handle.
+    pub expired_at_peer: u64,
+    /// The last round trip of a heartbeat.
+    pub round_trip: Option<Duration>,
+    /// The peer's clock minus ours and how far that may be off, in nanoseconds.
+    pub clock: Option<(i64, u64)>,
+    /// Links it has had.
+    pub links: u64,
+    /// Why its link was lost, or it ended; the name of the reason.
+    pub reason: Option<&'static str>,
+    /// The peer's number.
+    pub peer_number: u64,
+    /// What the peer calls itself.
+    pub peer_name: String,
+    /// The peer's address.
+    pub address: String,
+    /// Its lanes, low to critical.
+    pub lanes: [LaneReading; LANES],
+    /// Messages dropped, by lane and [`DropReason::index`].
+    pub drops: [[u64; DropReason::COUNT]; LANES],
+}
+
+impl SessionReading {
+    /// Its name in logs and events: reactor, slot, generation.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}.{}.{}", self.reactor, self.slot, self.generation)
+    }
+
+    /// Messages dropped, all lanes and reasons.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.drops.as_flattened().iter().sum()
+    }
+}
+
+impl Snapshot {
+    /// Reads the registry in a file.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`], which says what is wrong with the file.
+    pub fn from_file(path: &Path) -> Result<Self, RegistryError> {
+        let refused = |source| RegistryError::File { path: path.into(), source };
+        let file = File::open(path).map_err(refused)?;
+        if !file.metadata().map_err(refused)?.is_file() {
+            return Err(RegistryError::Foreign { path: path.into() });
+        }
+        Self::read(&Source::File(file), path.into())
+    }
+
+    pub(crate) fn read(source: &Source, path: PathBuf) -> Result<Self, RegistryError> {
+        Read { source, path }.all()
+    }
+
+    /// What has happened so far, summed over its reactors.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let counters = self.reactors.iter().map(|reactor| &reactor.counters);
+        let mut statistics = Statistics::collect(self.is_server, counters);
+        statistics.sends_too_large += self.handles_too_large;
+        statistics.messages_expired += self.handles_overdue;
+        statistics
+    }
+
+    /// A histogram by its name in [`Snapshot::histogram_names`], summed over its reactors.
+    #[must_use]
+    pub fn histogram(&self, name: &str) -> Option<Reading> {
+        let index = HISTOGRAMS.iter().position(|&(known, _)| known == name)?;
+        let mut sum = Reading::default();
+        for reactor in &self.reactors {
+            sum.add(&reactor.histograms[index]);
+        }
+        Some(sum)
+    }
+
+    /// The names of the histograms, and what each tells.
+    pub fn histogram_names() -> impl Iterator<Item = (&'static str, &'static str)> {
+        HISTOGRAMS.iter().map(|&(name, help)| (name, help.trim_start()))
+    }
+
+    /// All sessions of all reactors.
+    pub fn sessions(&self) -> impl Iterator<Item = &SessionReading> {
+        self.reactors.iter().flat_map(|reactor| &reactor.sessions)
+    }
+
+    /// Whether some of its numbers belong to different moments.
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.reactors.iter().any(|reactor| reactor.is_torn)
+    }
+}
+
+/// The registry files of `directories`, in the order of their names. Directories that are not there
+/// have none.
+#[must_use]
+pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
+    let entries = directories.iter().filter_map(|path| std::fs::read_dir(path).ok()).flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_ours = |path: &PathBuf| path.extension().is_some_and(|found| found == EXTENSION);
+    let mut paths: Vec<_> = paths.filter(is_ours).collect();
+    paths.sort();
+    paths
+}
+
+/// Whether the process that writes a file has ended, also when it had not completed it.
+///
+/// # Errors
+///
+/// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it.
+pub fn is_abandoned(path: &Path) -> Result<bool, RegistryError> {
+    let file =
+        File::open(path).map_err(|source| RegistryError::File { path: path.into(), source })?;
+    let read = Read { source: &Source::File(file), path: path.into() };
+    let header = read.header()?;
+    let writer = writer_of(&header);
+    match at(&header, std::mem::offset_of!(Header, pid)) {
+        0 => Err(RegistryError::BeingCreated { path: path.into() }),
+        _ => Ok(writer != WriterState::Running),
+    }
+}
+
+/// Where the words are.
+#[derive(Debug)]
+pub(crate) enum Source {
+    File(File),
+    Memory(Arc<Map>),
+}
+
+impl Source {
+    /// Copies the words that begin at byte `at`.
+    fn words(&self, at: usize, out: &mut [u64]) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.read_exact_at(out.as_mut_bytes(), at as u64),
+            Self::Memory(map) => {
+                for (index, word) in out.iter_mut().enumerate() {
+                    let end = || io::Error::from(io::ErrorKind::UnexpectedEof);
+                    *word = map.load(at / 8 + index).ok_or_else(end)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn word(&self, at: usize) -> io::Result<u64> {
+        let mut word = [0];
+        self.words(at, &mut word)?;
+        Ok(word[0])
+    }
+
+    /// Copies what belongs together under the sequence at byte `sequence_at`. Returns whether it
+    /// does.
+    fn section(&self, sequence_at: usize, at: usize, out: &mut [u64]) -> io::Result<bool> {
+        let mut deadline = None;
+        loop {
+            let before = self.word(sequence_at)?;
+            // ORDERING: Acquire: what is copied is not older than the sequence. Pairs with the
+            // release store of `BlockHead::end`.
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) {
+                self.words(at, out)?;
+                // ORDERING: Acquire: the sequence read next is not older than what was copied.
+                // Pairs with the release fence of `BlockHead::begin`.
+                fence(Ordering::Acquire);
+                if self.word(sequence_at)? == before {
+                    return Ok(true);
+                }
+            }
+            let now = Nanos::now();
+            if now >= *deadline.get_or_insert(now + PATIENCE) {
+                self.words(at, out)?;
+                return Ok(false);
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The word of a header at byte `offset`.
+fn at(header: &[u64], offset: usize) -> u64 {
+    header[offset / 8]
+}
+
+fn text_at(words: &[u64], offset: usize, bytes: usize) -> String {
+    read_text(&words[offset / 8..(offset + bytes) / 8])
+}
+
+fn writer_of(header: &[u64]) -> WriterState {
+    use std::mem::offset_of;
+    if at(header, offset_of!(Header, exited_wall_ns)) != 0 {
+        return WriterState::Exited;
+    }
+    let boot = offset_of!(Header, boot);
+    let process = ProcessId {
+        pid: u32::try_from(at(header, offset_of!(Header, pid))).unwrap_or(0),
+        started: at(header, offset_of!(Header, process_started)),
+        boot: [at(header, boot), at(header, boot + 8)],
+    };
+    if process.is_running() { WriterState::Running } else { WriterState::Died }
+}
+
+/// One reading of a registry.
+struct Read<'a> {
+    source: &'a Source,
+    path: PathBuf,
+}
+
+impl Read<'_> {
+    fn all(&self) -> Result<Snapshot, RegistryError> {
+        use std::mem::offset_of;
+        let header = self.header()?;
+        let word = |offset: usize| at(&header, offset);
+        if word(offset_of!(Header, ready)) != READY {
+            return Err(RegistryError::BeingCreated { path: self.path.clone() });
+        }
+        let plan = self.check_plan(&header)?;
+        let labels_bytes = word(offset_of!(Header, labels_bytes));
+        let room = HEADER_BYTES - LABELS_AT;
+        let labels_bytes = usize::try_from(labels_bytes).unwrap_or(usize::MAX).min(room);
+        let names = text_at(&header, LABELS_AT, labels_bytes.next_multiple_of(8).min(room));
+        let places = places_of(&names);
+        let taken = Nanos::now();
+        let reactors = (0..plan.blocks)
+            .map(|index| self.reactor(index, plan, &places, taken))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|source| self.unreadable(source))?;
+        Ok(Snapshot {
+            path: self.path.clone(),
+            pid: u32::try_from(word(offset_of!(Header, pid))).unwrap_or(0),
+            node_name: text_at(&header, offset_of!(Header, node_name), 64),
+            command: text_at(&header, offset_of!(Header, command), 64),
+            endpoint: text_at(&header, offset_of!(Header, endpoint), 112),
+            is_server: word(offset_of!(Header, is_server)) != 0,
+            writer: writer_of(&header),
+            created: Nanos(word(offset_of!(Header, created_ns))),
+            created_wall_ns: word(offset_of!(Header, created_wall_ns)),
+            taken,
+            turn_threshold: Duration::from_nanos(word(offset_of!(Header, turn_threshold_ns))),
+            handles_too_large: word(offset_of!(Header, handles_too_large)),
+            handles_overdue: word(offset_of!(Header, handles_overdue)),
+            reactors,
+        })
+    }
+
+    /// The header of a file that is ours and of our version.
+    fn header(&self) -> Result<Vec<u64>, RegistryError> {
+        let path = || self.path.clone();
+        let mut head = [0; 3];
+        self.source.words(0, &mut head).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof if self.bytes() == Some(0) => {
+                RegistryError::BeingCreated { path: path() }
+            }
+            io::ErrorKind::UnexpectedEof => RegistryError::Foreign { path: path() },
+            _ => RegistryError::File { path: path(), source },
+        })?;
+        match head {
+            // The kernel has allocated it and nothing is written yet.
+            [0, 0, 0] => return Err(RegistryError::BeingCreated { path: path() }),
+            [MAGIC, VERSION, _] => {}
+            [MAGIC, got, _] => {
+                return Err(RegistryError::Version { path: path(), got, reads: VERSION });
+            }
+            _ => return Err(RegistryError::Foreign { path: path() }),
+        }
+        let mut header = vec![0; HEADER_BYTES / 8];
+        self.source.words(0, &mut header).map_err(|source| self.unreadable(source))?;
+        Ok(header)
+    }
+
+    /// Whether the parts are where this build expects them, and all there.
+    fn check_plan(&self, header: &[u64]) -> Result<Plan, RegistryError> {
+        use std::mem::offset_of;
+        let path = || self.path.clone();
+        let word = |offset: usize| at(header, offset);
+        let damaged = |what| RegistryError::Damaged { path: path(), what };
+        let needed = word(offset_of!(Header, file_bytes));
+        if let Some(bytes) = self.bytes()
+            && bytes < needed
+        {
+            return Err(RegistryError::Truncated { path: path(), bytes, needed });
+        }
+        let sizes = [
+            (offset_of!(Header, header_bytes), HEADER_BYTES, "the header's length"),
+            (offset_of!(Header, histogram_bytes), size_of::<Histogram>(), "histograms' length"),
+            (offset_of!(Header, histograms), HISTOGRAM_COUNT, "the number of histograms"),
+            (offset_of!(Header, row_bytes), size_of::<Row>(), "the rows' length"),
+            (offset_of!(Header, lanes), LANES, "the number of lanes"),
+            (offset_of!(Header, drop_reasons), DropReason::COUNT, "the number of drop reasons"),
+            (offset_of!(Header, counters_at), Plan::COUNTERS_AT, "the counters' place"),
+            (offset_of!(Header, histograms_at), Plan::HISTOGRAMS_AT, "the histograms' place"),
+            (offset_of!(Header, rows_at), Plan::ROWS_AT, "the rows' place"),
+        ];
+        for (offset, expected, what) in sizes {
+            if word(offset) != expected as u64 {
+                return Err(damaged(what));
+            }
+        }
+        let count = |offset: usize| usize::try_from(word(offset)).unwrap_or(usize::MAX);
+        let (blocks, rows) = (count(offset_of!(Header, blocks)), count(offset_of!(Header, rows)));
+        let is_plausible = blocks <= 256 && rows <= 1 << 17 && needed <= FILE_BYTES_MAX;
+        let plan = Plan { blocks, rows };
+        if !is_plausible || plan.file_bytes() as u64 != needed {
+            return Err(damaged("the file's length"));
+        }
+        Ok(plan)
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        match self.source {
+            Source::File(file) => file.metadata().ok().map(|found| found.len()),
+            Source::Memory(_) => None,
+        }
+    }
+
+    /// The file has become shorter than it was, as a rule.
+    fn unreadable(&self, source: io::Error) -> RegistryError {
+        let path = self.path.clone();
+        match (source.kind(), self.bytes()) {
+            (io::ErrorKind::UnexpectedEof, Some(bytes)) => {
+                RegistryError::Truncated { path, bytes, needed: HEADER_BYTES as u64 }
+            }
+            _ => RegistryError::File { path, source },
+        }
+    }
+
+    fn reactor(
+        &self,
+        index: usize,
+        plan: Plan,
+        places: &[Option<usize>],
+        taken: Nanos,
+    ) -> io::Result<ReactorReading> {
+        let block = HEADER_BYTES + index * plan.block_bytes();
+        let mut words = vec![0; Plan::HISTOGRAMS_AT / 8];
+        let mut is_whole = self.source.section(block, block, &mut words)?;
+        let (head, counted) = words.split_at(size_of::<BlockHead>() / 8);
+        let counters = Counters::default();
+        for (word, place) in counters.words().zip(places) {
+            let value = place.and_then(|place| counted.get(place)).copied().unwrap_or(0);
+            word.store(value, Ordering::Relaxed);
+        }
+        let (sequence, turn_began) = (head[0], head[1]);
+        let mut histograms = Vec::with_capacity(HISTOGRAM_COUNT);
+        let mut words = vec![0; HEAD_WORDS + COUNTS];
+        for histogram in 0..HISTOGRAM_COUNT {
+            let at = block + Plan::HISTOGRAMS_AT + histogram * size_of::<Histogram>();
+            is_whole &= self.source.section(block, at, &mut words)?;
+            histograms.push(Reading::from_words(&words));
+        }
+        let mut sessions = Vec::new();
+        for row in 0..plan.rows {
+            let at = block + Plan::ROWS_AT + row * size_of::<Row>();
+            // Most rows have never been used.
+            if self.source.word(at + 8)? == 0 {
+                continue;
+            }
+            let mut words = [0; size_of::<Row>() / 8];
+            is_whole &= self.source.section(at, at, &mut words)?;
+            sessions.extend(session_of(index, &words, taken));
+        }
+        Ok(ReactorReading {
+            counters,
+            turn_began: Nanos(turn_began),
+            is_in_turn: !sequence.is_multiple_of(2),
+            is_torn: !is_whole,
+            sessions,
+            histograms,
+        })
+    }
+}
+
+/// Where each of our counters is in a file with these labels.
+fn places_of(names: &str) -> Vec<Option<usize>> {
+    let theirs: Vec<&str> = names.lines().collect();
+    let is_same = |ours: &str, at: usize| theirs.get(at).is_some_and(|&label| label == ours);
+    labels()
+        .enumerate()
+        .map(|(at, ours)| match is_same(&ours, at) {
+            true => Some(at),
+            false => theirs.iter().position(|&label| label == ours),
+        })
+        .collect()
+}
+
+/// What a row says, unless it was never used.
+fn session_of(reactor: usize, words: &[u64], taken: Nanos) -> Option<SessionReading> {
+    use std::mem::offset_of;
+    let word = |offset: usize| at(words, offset);
+    let state = word(offset_of!(Row, state));
+    let state = RowState::ALL.into_iter().find(|known| known.code() == state)?;
+    let key = word(offset_of!(Row, key));
+    let low = |word: u64| u32::try_from(word & u64::from(u32::MAX)).expect("masked");
+    let reason = usize::try_from(word(offset_of!(Row, reason))).unwrap_or(0);
+    let error = word(offset_of!(Row, clock_error_ns));
+    let clock = (word(offset_of!(Row, clock_offset_ns)).cast_signed(), error);
+    let lanes = std::array::from_fn(|lane| {
+        let place = offset_of!(Row, lanes) + lane * size_of::<LaneRow>();
+        let oldest = word(place + offset_of!(LaneRow, oldest_ns));
+        LaneReading {
+            bytes: word(place + offset_of!(LaneRow, bytes)),
+            frames: word(place + offset_of!(LaneRow, frames)),
+            oldest_ns: if oldest == 0 { 0 } else { taken.0.saturating_sub(oldest) },
+        }
+    });
+    let drops = std::array::from_fn(|lane| {
+        std::array::from_fn(|reason| {
+            word(offset_of!(Row, drops) + 8 * (lane * DropReason::COUNT + reason))
+        })
+    });
+    Some(SessionReading {
+        reactor,
+        slot: low(key),
+        // slotmap counts uses and frees.
+        generation: low(key >> 33),
+        state,
+        updated: Nanos(word(offset_of!(Row, updated_ns))),
+        since: Nanos(word(offset_of!(Row, since_ns))),
+        last_activity: Nanos(word(offset_of!(Row, last_activity_ns))),
+        messages_sent: word(offset_of!(Row, messages_sent)),
+        messages_received: word(offset_of!(Row, messages_received)),
+        bytes_sent: word(offset_of!(Row, bytes_sent)),
+        bytes_received: word(offset_of!(Row, bytes_received)),
+        bytes_kept: word(offset_of!(Row, bytes_kept)),
+        messages_missed: word(offset_of!(Row, messages_missed)),
+        messages_expired: word(offset_of!(Row, messages_expired)),
+        expired_at_peer: word(offset_of!(Row, expired_at_peer)),
+        round_trip: Some(word(offset_of!(Row, round_trip_ns)))
+            .filter(|&nanos| nanos > 0)
+            .map(Duration::from_nanos),
+        clock: (error != u64::MAX).then_some(clock),
+        links: word(offset_of!(Row, links)),
+        reason: reason.checked_sub(1).and_then(|index| CloseReason::NAMES.get(index)).copied(),
+        peer_number: word(offset_of!(Row, peer_number)),
+        peer_name: text_at(words, offset_of!(Row, peer_name), 64),
+        address: text_at(words, offset_of!(Row, address), 112),
+        lanes,
+        drops,
+    })
+}

@@ -1,0 +1,326 @@
+//! The two ends of a registry: what is written, and what a reader says of files that are not right.
+
+use std::mem::offset_of;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::layout::{BlockHead, HEADER_BYTES, Header, Plan, Row};
+use super::*;
+use crate::config::Config;
+use crate::time::Nanos;
+
+/// A directory that goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        // ORDERING: Relaxed: only to be different each time.
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ringwire-stats-{}-{number}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn registry(&self) -> Registry {
+        let config = Config::builder().registry_directory(&self.0).node_name("drive/7");
+        let config = config.turn_threshold_us(500).build().expect("valid");
+        Registry::new(&config, 2, 4).expect("memory")
+    }
+
+    fn file(&self) -> PathBuf {
+        let files = files(std::slice::from_ref(&self.0));
+        assert_eq!(files.len(), 1, "{files:?}");
+        files.into_iter().next().expect("just counted")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn poke(path: &Path, offset: usize, word: u64) {
+    let file = std::fs::File::options().write(true).open(path).expect("our own");
+    file.write_all_at(&word.to_le_bytes(), offset as u64).expect("our own");
+}
+
+#[test]
+fn what_is_written_is_read_by_another() {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    registry.set_listening("127.0.0.1:7411");
+    let [first, second] = registry.blocks() else { panic!("two reactors") };
+    first.counters.messages_sent.add(3);
+    second.counters.messages_sent.add(4);
+    second.counters.drops[3][1].add(9);
+    second.counters.turn_longest_ns.raise(77);
+    first.histograms.handler.record(1_000);
+    second.histograms.handler.record(3_000);
+    let row = &second.rows[2];
+    row.key.store(3 | 5 << 32, Ordering::Relaxed);
+    row.state.store(RowState::Connected.code(), Ordering::Relaxed);
+    store_text(&row.peer_name, "controller");
+    row.lanes[1].bytes.store(4096, Ordering::Relaxed);
+    row.lanes[1].oldest_ns.store(Nanos::now().0 - 1_000_000, Ordering::Relaxed);
+    row.drops[0][4].store(2, Ordering::Relaxed);
+    row.reason.store(3, Ordering::Relaxed);
+
+    let path = scratch.file();
+    let name = path.file_name().expect("a file").to_str().expect("plain").to_owned();
+    let expected = format!("drive_7-{}-", std::process::id());
+    assert!(name.starts_with(&expected), "{name}");
+    let snapshot = Snapshot::from_file(&path).expect("readable");
+    assert_eq!((snapshot.pid, snapshot.writer), (std::process::id(), WriterState::Running));
+    assert_eq!((&*snapshot.node_name, &*snapshot.endpoint), ("drive/7", "127.0.0.1:7411"));
+    assert!(snapshot.is_server);
+    assert!(!snapshot.command.is_empty());
+    assert!(!snapshot.is_torn());
+    assert_eq!(snapshot.turn_threshold, Duration::from_micros(500));
+    let statistics = snapshot.statistics();
+    assert_eq!((statistics.messages_sent, statistics.turn_longest_ns), (7, 77));
+    assert_eq!(statistics.drops.len(), 1);
+    assert_eq!((statistics.drops[0].lane, statistics.drops[0].count), (3, 9));
+    let handler = snapshot.histogram("handler").expect("there is one");
+    assert_eq!((handler.count(), handler.max_ns(), handler.sum_ns()), (2, 3_000, 4_000));
+    assert_eq!(snapshot.histogram("turn").map(|turn| turn.count()), Some(0));
+    assert!(snapshot.histogram("unheard of").is_none());
+
+    let sessions: Vec<_> = snapshot.sessions().collect();
+    let [session] = sessions[..] else { panic!("one session: {sessions:?}") };
+    assert_eq!((&*session.id(), session.state), ("1.3.2", RowState::Connected));
+    assert_eq!((&*session.peer_name, session.reason), ("controller", Some("local")));
+    assert_eq!((session.lanes[1].bytes, session.lanes[0].bytes), (4096, 0));
+    assert!((1_000_000..60_000_000_000).contains(&session.lanes[1].oldest_ns));
+    assert_eq!((session.lanes[0].oldest_ns, session.dropped(), session.drops[0][4]), (0, 2, 2));
+
+    // The process itself sees the same.
+    let own = registry.handle().snapshot();
+    assert_eq!(own.statistics(), statistics);
+    assert_eq!(own.histogram("handler"), Some(handler));
+}
+
+#[test]
+fn ends_in_order_without_a_file_and_is_read_on() {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    let (handle, path) = (registry.handle(), scratch.file());
+    assert_eq!(handle.snapshot().writer, WriterState::Running);
+    registry.blocks()[0].counters.messages_sent.add(1);
+    drop(registry);
+    assert!(!path.exists(), "it removes its own");
+    let snapshot = handle.snapshot();
+    assert_eq!(snapshot.writer, WriterState::Exited);
+    assert_eq!(snapshot.statistics().messages_sent, 1);
+}
+
+#[test]
+fn dead_writer_is_told_from_a_running_one() {
+    let scratch = Scratch::new();
+    let _registry = scratch.registry();
+    let path = scratch.file();
+    assert!(!is_abandoned(&path).expect("readable"));
+    // Its number has gone to a process that began later.
+    poke(&path, offset_of!(Header, process_started), 1);
+    assert_eq!(Snapshot::from_file(&path).expect("readable").writer, WriterState::Died);
+    assert!(is_abandoned(&path).expect("readable"));
+}
+
+fn check_refused(damage: impl FnOnce(&Path), expected: &str) {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    let path = scratch.file();
+    // What is done to a mapped file would reach the writer.
+    let copy = scratch.0.join("copy.rwstats");
+    std::fs::copy(&path, &copy).expect("room");
+    damage(&copy);
+    let error = Snapshot::from_file(&copy).expect_err(expected).to_string();
+    assert!(error.contains(expected), "{error}");
+    assert!(error.contains("copy.rwstats"), "{error}");
+    drop(registry);
+}
+
+#[test]
+fn what_is_no_registry_is_told_clearly() {
+    let cut = |bytes: u64| {
+        move |path: &Path| {
+            let file = std::fs::File::options().write(true).open(path).expect("our own");
+            file.set_len(bytes).expect("our own");
+        }
+    };
+    check_refused(|path| poke(path, 0, 1), "not a ringwire registry");
+    check_refused(cut(5), "not a ringwire registry");
+    check_refused(|path| std::fs::write(path, "[package]\nname = \"x\"\n").expect("room"), "not a");
+    check_refused(cut(0), "being created");
+    check_refused(|path| poke(path, 16, 0), "being created");
+    check_refused(
+        |path| {
+            cut(0)(path);
+            cut(HEADER_BYTES as u64)(path);
+        },
+        "being created",
+    );
+    check_refused(|path| poke(path, 8, 7), "layout version 7; this build reads version 1");
+    check_refused(cut(4096), "cut short: 4096 bytes of");
+    check_refused(cut(100_000), "cut short: 100000 bytes of");
+    check_refused(
+        |path| poke(path, offset_of!(Header, rows), u64::MAX),
+        "damaged: the file's length",
+    );
+    check_refused(|path| poke(path, offset_of!(Header, blocks), 1), "damaged: the file's length");
+    check_refused(|path| poke(path, offset_of!(Header, lanes), 9), "damaged: the number of lanes");
+    let missing = Snapshot::from_file(Path::new("/nonexistent/x.rwstats")).expect_err("missing");
+    assert!(missing.to_string().contains("/nonexistent/x.rwstats"), "{missing}");
+    let folder = Snapshot::from_file(&std::env::temp_dir()).expect_err("a folder");
+    assert!(folder.to_string().contains("not a ringwire registry"), "{folder}");
+}
+
+/// A build that knows other counters finds those it knows.
+#[test]
+fn counters_are_found_by_their_labels() {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    registry.blocks()[0].counters.messages_sent.add(5);
+    registry.blocks()[0].counters.bytes_sent.add(600);
+    let path = scratch.file();
+    let copy = scratch.0.join("copy.rwstats");
+    std::fs::copy(&path, &copy).expect("room");
+    let bytes = std::fs::read(&copy).expect("our own");
+    let labels = String::from_utf8_lossy(&bytes[512..HEADER_BYTES]).into_owned();
+    assert!(labels.starts_with("messages_sent\nbytes_sent\n"), "{labels}");
+    // As if the first two stood in the other order.
+    let file = std::fs::File::options().write(true).open(&copy).expect("our own");
+    file.write_all_at(b"bytes_sent\nmessages_sent\n", 512).expect("our own");
+    let statistics = Snapshot::from_file(&copy).expect("readable").statistics();
+    assert_eq!((statistics.messages_sent, statistics.bytes_sent), (600, 5));
+}
+
+#[test]
+fn node_runs_without_a_file() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(&scratch.0).expect("room");
+    let file = scratch.0.join("no_directory");
+    std::fs::write(&file, "").expect("room");
+    for builder in [
+        Config::builder().registry_directory(&file),
+        Config::builder().registry_directory(scratch.0.join("a/b")),
+        Config::builder().registry_directory(&scratch.0).registry(false),
+    ] {
+        let registry = Registry::new(&builder.build().expect("valid"), 1, 4).expect("memory");
+        registry.blocks()[0].counters.turns.add(1);
+        let snapshot = registry.handle().snapshot();
+        assert_eq!((snapshot.statistics().turns, snapshot.path), (1, PathBuf::new()));
+    }
+    assert_eq!(files(std::slice::from_ref(&scratch.0)), Vec::<PathBuf>::new());
+}
+
+/// Two counters that are written together are read together, or the snapshot says that it is torn.
+#[test]
+fn snapshots_are_of_one_moment() {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    let path = scratch.file();
+    let block = registry.blocks()[0].clone();
+    let stop = AtomicBool::new(false);
+    let deadline = Nanos::now() + Duration::from_secs(20);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // ORDERING: Relaxed: it carries nothing else.
+            for sequence in (0..).step_by(2) {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                block.head.begin(sequence + 1);
+                block.counters.messages_sent.add(1);
+                block.counters.accept_errors.add(1);
+                block.head.end(sequence + 2);
+                std::thread::yield_now();
+            }
+        });
+        let mut whole = 0;
+        let mut last = 0;
+        while whole < 200 {
+            assert!(Nanos::now() < deadline, "only {whole} whole snapshots");
+            let snapshot = Snapshot::from_file(&path).expect("readable");
+            if snapshot.reactors[0].is_torn {
+                continue;
+            }
+            let statistics = snapshot.statistics();
+            assert_eq!(statistics.messages_sent, statistics.accept_errors);
+            assert!(statistics.messages_sent >= last, "it went backwards");
+            last = statistics.messages_sent;
+            whole += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(last > 0, "nothing was written");
+    });
+}
+
+#[test]
+fn writer_in_the_middle_of_a_turn_is_read_and_marked() {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    let block = &registry.blocks()[1];
+    block.counters.turns.add(8);
+    block.head.begin(1);
+    let snapshot = Snapshot::from_file(&scratch.file()).expect("readable");
+    let reactor = &snapshot.reactors[1];
+    assert!(reactor.is_torn && reactor.is_in_turn, "{reactor:?}");
+    assert!(!snapshot.reactors[0].is_torn);
+    assert_eq!(reactor.counters.turns.get(), 8);
+}
+
+#[test]
+fn file_is_as_long_as_its_plan() {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    let bytes = std::fs::metadata(scratch.file()).expect("it is there").len();
+    assert_eq!(bytes, Plan { blocks: 2, rows: 4 }.file_bytes() as u64);
+    drop(registry);
+}
+
+/// Names and offsets of the tables above.
+fn documented() -> Vec<(usize, String)> {
+    let rows = include_str!("mod.rs").lines().filter_map(|line| line.strip_prefix("//! | "));
+    rows.filter_map(|row| {
+        let mut cells = row.split(" | ");
+        let offset = cells.next()?.parse().ok()?;
+        Some((offset, cells.nth(1)?.to_owned()))
+    })
+    .collect()
+}
+
+#[test]
+fn tables_are_the_layout() {
+    let documented = documented();
+    macro_rules! check {
+        ($kind:ty: $($field:ident)+) => {
+            $(
+                let entry = (offset_of!($kind, $field), stringify!($field).to_owned());
+                assert!(documented.contains(&entry), "{entry:?} is not in the tables");
+            )+
+        };
+    }
+    check!(Header: magic version ready file_bytes header_bytes block_bytes blocks counters_at
+        counter_words histograms_at histograms histogram_bytes rows_at rows row_bytes lanes
+        drop_reasons labels_bytes pid process_started boot created_ns created_wall_ns
+        exited_wall_ns is_server turn_threshold_ns handles_too_large handles_overdue
+        reserved node_name command endpoint labels);
+    check!(BlockHead: sequence turn_began_ns);
+    check!(Row: sequence key state updated_ns since_ns last_activity_ns messages_sent
+        messages_received bytes_sent bytes_received bytes_kept messages_missed messages_expired
+        expired_at_peer round_trip_ns clock_offset_ns clock_error_ns links reason peer_number
+        peer_name address lanes drops);
+    let text = include_str!("mod.rs");
+    let names: Vec<_> = Snapshot::histogram_names().map(|(name, _)| name).collect();
+    let flat = text.replace("\n//!", "");
+    assert!(flat.contains(&names.join(", ")), "{names:?}");
+    for (bytes, what) in [
+        (size_of::<Row>(), "| rows_at |"),
+        (size_of::<histogram::Histogram>(), "| histograms_at |"),
+    ] {
+        assert!(text.contains(&format!("{what} {bytes} each")), "{what} {bytes}");
+    }
+}

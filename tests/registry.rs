@@ -1,0 +1,336 @@
+//! Nodes that are looked at while they are killed and started again, and `ringwire stat`: real
+//! processes, each test with a directory of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ringwire::stats::{RegistryError, WriterState, files, is_abandoned};
+use ringwire::{Client, Config, Envelope, Nanos, Snapshot};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory that goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        // ORDERING: Relaxed: only to be different each time.
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ringwire-attach-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a directory for temporary files");
+        Self(path)
+    }
+
+    fn stats(&self) -> PathBuf {
+        self.0.join("stats")
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        files(&[self.stats()])
+    }
+
+    /// A node of another process.
+    fn serve(&self, name: &str) -> Node {
+        self.serve_with(name, |_| {})
+    }
+
+    fn serve_with(&self, name: &str, adjust: impl FnOnce(&mut Command)) -> Node {
+        let config = self.0.join(format!("{name}.toml"));
+        let text = format!("registry_directory = {:?}\nnode_name = {name:?}\n", self.stats());
+        std::fs::write(&config, text).expect("room");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+        command.arg("--config").arg(config).args(["serve", "127.0.0.1:0", "--quiet"]);
+        command.env_remove("RUST_LOG").stdout(Stdio::piped()).stdin(Stdio::null());
+        adjust(&mut command);
+        let mut child = command.spawn().expect("the command runs");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
+        let address = line.trim().strip_prefix("listening on ").expect("it listens").to_owned();
+        Node { child, address }
+    }
+
+    fn stat(&self, arguments: &[&str]) -> Output {
+        let command = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+            .arg("stat")
+            .arg("--dir")
+            .arg(self.stats())
+            .args(arguments)
+            .output();
+        command.expect("the command runs")
+    }
+
+    fn stat_text(&self, arguments: &[&str]) -> String {
+        let output = self.stat(arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {complaint}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that does not outlive its test.
+struct Node {
+    child: Child,
+    address: String,
+}
+
+impl Node {
+    /// SIGKILL: nothing of its own runs any more.
+    fn kill(&mut self) {
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("our own child");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Has a node answer so many requests.
+fn exercise(address: &str, requests: u32) {
+    let config = Config::builder().registry(false).reconnect(false).build().expect("valid");
+    let mut client = Client::new(config).expect("a ring");
+    client.connect(address).expect("the node listens");
+    for _ in 0..requests {
+        client.request(Envelope::command(), b"status?", PATIENCE).expect("an answer");
+    }
+    let _ = client.disconnect(PATIENCE);
+}
+
+fn received(path: &Path) -> u64 {
+    Snapshot::from_file(path).expect("readable").statistics().messages_received
+}
+
+#[test]
+fn dead_nodes_last_numbers_stay_until_they_are_cleaned_up() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve("cell");
+    exercise(&node.address, 50);
+    let path = scratch.files().pop().expect("its registry");
+    assert_eq!((received(&path), is_abandoned(&path).expect("readable")), (50, false));
+    node.kill();
+    let seen = Snapshot::from_file(&path).expect("readable post mortem");
+    assert_eq!(seen.writer, WriterState::Died);
+    assert_eq!((seen.statistics().messages_received, &*seen.node_name), (50, "cell"));
+    assert!(seen.histogram("turn").is_some_and(|turns| turns.count() >= 50));
+
+    let mut successor = scratch.serve("cell");
+    assert_eq!(scratch.files().len(), 2);
+    let table = scratch.stat_text(&[]);
+    assert!(
+        table.lines().any(|line| line.starts_with("cell") && line.contains(" died ")),
+        "{table}"
+    );
+    assert!(table.lines().any(|line| line.contains(" running ")), "{table}");
+    let removed = scratch.stat_text(&["--clean"]);
+    assert_eq!(removed, format!("removed {}\n", path.display()));
+    let left = scratch.files();
+    assert_eq!(left.len(), 1);
+    let alive = Snapshot::from_file(&left[0]).expect("readable");
+    assert_eq!((alive.pid, alive.writer), (successor.child.id(), WriterState::Running));
+    successor.kill();
+}
+
+/// Attached the whole time: every reading is whole, or says clearly why it is none.
+#[test]
+fn readers_live_through_kills_and_restarts() {
+    let scratch = Scratch::new();
+    let stop = AtomicBool::new(false);
+    let (reads, deaths) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // ORDERING: Relaxed: mere counts and a flag; the scope joins the thread.
+            while !stop.load(Ordering::Relaxed) {
+                for path in scratch.files() {
+                    match Snapshot::from_file(&path) {
+                        Ok(snapshot) => {
+                            assert_eq!(snapshot.node_name, "cell");
+                            let died = u64::from(snapshot.writer == WriterState::Died);
+                            deaths.fetch_add(died, Ordering::Relaxed);
+                            reads.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(RegistryError::BeingCreated { .. }) => {}
+                        // Cleaned up between the two looks.
+                        Err(RegistryError::File { source, .. })
+                            if source.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        });
+        for _ in 0..5 {
+            let mut node = scratch.serve("cell");
+            exercise(&node.address, 20);
+            let before = deaths.load(Ordering::Relaxed);
+            node.kill();
+            let deadline = Nanos::now() + PATIENCE;
+            while deaths.load(Ordering::Relaxed) == before {
+                assert!(Nanos::now() < deadline, "the reader does not notice");
+                std::thread::yield_now();
+            }
+            assert!(scratch.stat_text(&["--clean"]).starts_with("removed "));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(reads.load(Ordering::Relaxed) > 5);
+}
+
+#[test]
+fn node_that_ends_in_order_leaves_nothing() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve("cell");
+    let pid = rustix::process::Pid::from_child(&node.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    assert!(node.child.wait().expect("our own child").success());
+    assert_eq!(scratch.files(), Vec::<PathBuf>::new());
+    let output = scratch.stat(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.contains("no node runs"), "{complaint}");
+    assert!(complaint.contains("stats"), "{complaint}");
+}
+
+#[test]
+fn stat_tells_everything_in_each_form() {
+    let scratch = Scratch::new();
+    let node = scratch.serve("cell");
+    let _other = scratch.serve("press");
+    exercise(&node.address, 100);
+    let deadline = Nanos::now() + PATIENCE;
+    while !scratch.stat_text(&["cell"]).contains("ended: goodbye") {
+        assert!(Nanos::now() < deadline, "the session does not end");
+    }
+    let list = scratch.stat_text(&[]);
+    assert_eq!(list.lines().count(), 3, "{list}");
+    assert!(list.lines().all(|line| line.chars().count() <= 80), "{list}");
+
+    let table = scratch.stat_text(&["cell"]);
+    assert!(table.starts_with(&format!("cell: pid {} (ringwire), running", node.child.id())));
+    for expected in [
+        &*format!("listens on {}", node.address),
+        "received 100 messages",
+        "0 sessions now, 1 so far",
+        "ended: goodbye",
+        "LATENCY",
+        "one way",
+        "critical",
+        "connections ended: 1 goodbye",
+    ] {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    let by_number = scratch.stat_text(&[&node.child.id().to_string()]);
+    assert!(by_number.starts_with("cell: pid "), "{by_number}");
+
+    let lines = scratch.stat_text(&["--json"]);
+    let nodes: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(nodes.len(), 2);
+    let cell = nodes.iter().find(|node| node["node_name"] == "cell").expect("it is there");
+    assert_eq!(cell["state"], "running");
+    assert_eq!(cell["statistics"]["messages_received"], 100);
+    assert_eq!(cell["statistics"]["is_server"], true);
+    assert!(cell["histograms"]["turn"]["p99_ns"].as_u64().is_some_and(|nanos| nanos > 0));
+    let session = &cell["sessions"][0];
+    assert_eq!((&session["state"], &session["reason"]), (&"ended".into(), &"goodbye".into()));
+    assert_eq!(session["lanes"]["normal"]["bytes"], 0);
+
+    let distribution = scratch.stat_text(&["cell", "--hgrm", "turn"]);
+    assert!(distribution.contains("Value     Percentile TotalCount"), "{distribution}");
+    let log = scratch.stat_text(&["cell", "--hlog"]);
+    assert!(log.starts_with("#[Histogram log format version 1.3]"), "{log}");
+    assert!(log.contains("Tag=turn,0.000,"), "{log}");
+}
+
+#[test]
+fn stat_refuses_what_makes_no_sense() {
+    let scratch = Scratch::new();
+    let _one = scratch.serve("cell");
+    let _two = scratch.serve("press");
+    let check = |arguments: &[&str], code: i32, expected: &str| {
+        let output = scratch.stat(arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {complaint}");
+        assert!(complaint.contains(expected), "{arguments:?}: {complaint}");
+    };
+    check(&["--hgrm", "turn"], 1, "2 nodes are meant");
+    check(&["--hgrm", "nothing"], 2, "possible values");
+    check(&["nobody"], 1, "no node is called nobody");
+    check(&["--watch=0"], 2, "seconds from");
+    check(&["--clean", "--json"], 2, "cannot be used with");
+    check(&["/nonexistent/x.rwstats"], 1, "/nonexistent/x.rwstats");
+    let foreign = scratch.stats().join("foreign.rwstats");
+    std::fs::write(&foreign, "something else").expect("room");
+    check(&[foreign.to_str().expect("plain")], 1, "not a ringwire registry");
+    // The others are shown all the same.
+    let output = scratch.stat(&[]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("warning: "));
+    check(&["--clean"], 1, "not a ringwire registry");
+}
+
+#[test]
+fn watch_prints_rates_again_and_again() {
+    let scratch = Scratch::new();
+    let _node = scratch.serve("cell");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+        .args(["stat", "--json", "--watch=0.05", "--dir"])
+        .arg(scratch.stats())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the command runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next = || -> serde_json::Value {
+        let line = lines.next().expect("another line").expect("readable");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    assert!(next()["rates"].is_null());
+    let second = next();
+    assert!(second["rates"]["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{second}");
+    child.kill().expect("our own child");
+    child.wait().expect("our own child");
+}
+
+/// Who came and went is logged; so is what was dropped, once a second.
+#[test]
+fn log_tells_of_state_changes() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve_with("cell", |command| {
+        command.env("RUST_LOG", "info").stderr(Stdio::piped());
+    });
+    let stderr = node.child.stderr.take().expect("piped");
+    exercise(&node.address, 3);
+    let pid = rustix::process::Pid::from_child(&node.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    let log = std::io::read_to_string(stderr).expect("readable");
+    for expected in ["connection event", "Connected", "Disconnected", "Goodbye"] {
+        assert!(log.contains(expected), "{expected} is not in\n{log}");
+    }
+    assert_eq!(log.matches("connection event").count(), 2, "not for every message:\n{log}");
+}
+
+#[test]
+fn top_needs_a_terminal() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+        .arg("top")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the command runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("stat --watch"));
+}
