@@ -91,7 +91,7 @@ pub(crate) struct ServeOptions {
 
     /// Serve metrics for Prometheus at this address and port; needs the feature `metrics`.
     #[arg(long, value_name = "ADDR:PORT")]
-    metrics: Option<String>,
+    pub(super) metrics: Option<String>,
 
     /// End after so many seconds.
     #[arg(long = "for", value_name = "SECONDS", allow_negative_numbers = true,
