@@ -26,8 +26,8 @@ pub(crate) const DIRECT_CONNECTIONS_MAX: usize = 2;
 
 /// Bytes that are copied to or from a socket at once where another connection of the same session
 /// carries what is urgent: that waits for one such copy and not for a whole message. Beside a
-/// stream of 1 MiB messages the critical round trip went from 130 us to 15.5 us (the same work over
-/// plain sockets takes 14.3 us), and the stream kept 98 % of its rate.
+/// stream of 1 MiB messages a critical round trip went from 130 us to 25 us, while the stream lost
+/// a fifth of its rate (`ringwire bench mixed`, recorded in `benches/record`).
 const PIECE_BYTES: usize = 64 << 10;
 
 /// How much of a connection's bytes may be copied at once.
