@@ -33,7 +33,10 @@ pub(super) const RATE: Figure = Figure {
 };
 pub(super) const BYTES: Figure =
     Figure { unit: shown::bytes, better: Better::Higher, ..time("bytes/s", |row| row.bytes_per_s) };
-pub(super) const P99: Figure = time("p99", |row| row.p99_ns);
+pub(super) const P99: Figure = Figure {
+    range: |row| Some((row.p99_ns_low?, row.p99_ns_high?)),
+    ..time("p99", |row| row.p99_ns)
+};
 pub(super) const MEMORY: Figure =
     Figure { unit: shown::bytes, ..time("memory/conn", |row| row.resident_bytes_per_connection) };
 /// In the order they are shown.

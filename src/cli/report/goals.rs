@@ -153,6 +153,13 @@ pub(super) fn short_title(case: &Case<'_>) -> String {
 pub(super) fn warnings(book: &Book<'_>, run: usize) -> Vec<String> {
     let mut warnings = Vec::new();
     let of_run = if book.is_comparison() { format!("{}: ", letter(run)) } else { String::new() };
+    for row in &book.runs[run].rows {
+        if let Some(why) = &row.skipped {
+            let (scenario, subject) = (text::name(&row.scenario), text::name(&row.subject));
+            let why = text::cut(why, 120);
+            warnings.push(format!("{of_run}{scenario}, {subject}: left out, {why}"));
+        }
+    }
     for case in &book.cases {
         for entry in case.of_run(run) {
             let who = format!("{of_run}{}, {}", case.title(), text::name(&entry.label));

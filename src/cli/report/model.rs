@@ -112,7 +112,7 @@ pub(super) fn letter(run: usize) -> String {
 /// The cases of one run, in the order of its rows.
 fn cases_of(run: usize, rows: &[Row]) -> Vec<Case<'_>> {
     let mut cases: Vec<Case<'_>> = Vec::new();
-    for row in rows {
+    for row in rows.iter().filter(|row| row.skipped.is_none()) {
         let mut case = Case {
             scenario: &row.scenario,
             idle: row.idle.as_deref(),
@@ -121,7 +121,7 @@ fn cases_of(run: usize, rows: &[Row]) -> Vec<Case<'_>> {
             fewer: None,
             requests_per_s: row.requests_per_s,
             // In mixed it flows beside some, and is what they differ in.
-            has_bulk: row.bulk_bytes_per_s.is_some() && row.scenario != "mixed",
+            has_bulk: row.bulk.unwrap_or(row.bulk_bytes_per_s.is_some() && row.scenario != "mixed"),
             is_reliable: false,
             repeat: 0,
             entries: Vec::new(),
@@ -290,7 +290,13 @@ impl<'a> Case<'a> {
     /// What is held against the others in a run, and those others, in order.
     pub(super) fn sides(&self, run: usize) -> Option<(&Entry<'a>, Vec<&Entry<'a>>)> {
         let entries: Vec<&Entry<'a>> = self.of_run(run).collect();
-        let ours = entries.iter().rposition(|entry| is_ours(&entry.row.subject))?;
+        let is_ours = |entry: &&Entry<'_>| is_ours(&entry.row.subject);
+        // Among other transports ringwire's first way to wait stands for it.
+        let ours = if entries.iter().any(|entry| entry.row.role.is_some()) {
+            entries.iter().position(is_ours)?
+        } else {
+            entries.iter().rposition(is_ours)?
+        };
         let others = entries.iter().enumerate().filter(|(index, _)| *index != ours);
         Some((entries[ours], others.map(|(_, entry)| *entry).collect()))
     }
@@ -417,6 +423,27 @@ pub(super) mod tests {
         assert_eq!(ours(&book.cases[2]).as_deref(), Some("2 reactors"));
         assert!(book.cases[1].is_reliable && !book.cases[0].is_reliable);
         assert!(!is_ours("ringwired") && is_ours("ringwire-express"));
+    }
+
+    #[test]
+    fn other_transports_stand_in_one_case() {
+        let row = |subject: &str, idle: &str, rest: &str| {
+            format!(
+                "{{\"scenario\":\"paced\",\"subject\":\"{subject}\",\"idle\":\"{idle}\",\
+                 \"payload_bytes\":64,\"role\":\"x\",\"rate_hz\":1000,\"bulk\":false{rest}}}\n"
+            )
+        };
+        let text = row("raw-spin", "spin", ",\"p50_ns\":1")
+            + &row("ringwire-spin", "spin", ",\"p50_ns\":2")
+            + &row("ringwire-park", "park", ",\"p50_ns\":3")
+            + &row("tokio", "epoll", ",\"p50_ns\":4")
+            + &row("nng", "", ",\"skipped\":\"no compiler\"");
+        let runs = read::parse("a", text.as_bytes()).expect("rows");
+        let book = Book::new(&runs);
+        assert_eq!(book.cases.len(), 1);
+        assert_eq!(book.cases[0].title(), "paced 64 B, 1000 requests/s");
+        let (ours, others) = book.cases[0].sides(0).expect("ringwire is there");
+        assert_eq!((&*ours.label, others.len()), ("ringwire-spin", 3));
     }
 
     #[test]

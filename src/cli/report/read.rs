@@ -56,6 +56,8 @@ pub(super) struct Row {
     pub(super) p99_99_ns: Option<f64>,
     pub(super) max_ns: Option<f64>,
     pub(super) p50_ns_low: Option<f64>,
+    pub(super) p99_ns_low: Option<f64>,
+    pub(super) p99_ns_high: Option<f64>,
     pub(super) p50_ns_high: Option<f64>,
     pub(super) frames_per_s: Option<f64>,
     pub(super) frames_per_s_low: Option<f64>,
@@ -67,6 +69,14 @@ pub(super) struct Row {
     pub(super) errors: Option<u64>,
     /// Of paced load.
     pub(super) requests_per_s: Option<f64>,
+    /// The same, as the suite of other transports calls it.
+    pub(super) rate_hz: Option<f64>,
+    /// What a subject is to that suite, whose subjects wait each in its own way.
+    pub(super) role: Option<String>,
+    /// Why a subject was left out there.
+    pub(super) skipped: Option<String>,
+    /// Whether bulk flowed beside.
+    pub(super) bulk: Option<bool>,
     /// Of the stream beside what was measured.
     pub(super) bulk_bytes_per_s: Option<f64>,
     pub(super) resident_bytes_per_connection: Option<f64>,
@@ -187,6 +197,11 @@ fn entry(line: &str) -> Result<Entry, String> {
     // From the text again: only then does an error know its column.
     let mut row: Row = serde_json::from_str(line).map_err(|error| told(&error))?;
     row.check()?;
+    row.requests_per_s = row.requests_per_s.or(row.rate_hz);
+    if row.role.is_some() {
+        // Of the subject, not of the case: all subjects of the case stand side by side.
+        row.idle = None;
+    }
     if let Some(text) = row.encoded.take() {
         let histogram = histogram::decode(&text).map_err(|what| format!("histogram_v2: {what}"))?;
         row.histogram = Some(histogram).filter(|histogram| !histogram.is_empty());
@@ -240,6 +255,9 @@ impl Row {
             ("max_ns", self.max_ns),
             ("p50_ns_low", self.p50_ns_low),
             ("p50_ns_high", self.p50_ns_high),
+            ("p99_ns_low", self.p99_ns_low),
+            ("p99_ns_high", self.p99_ns_high),
+            ("rate_hz", self.rate_hz),
             ("frames_per_s", self.frames_per_s),
             ("frames_per_s_low", self.frames_per_s_low),
             ("frames_per_s_high", self.frames_per_s_high),
@@ -257,9 +275,11 @@ impl Row {
                 return Err(format!("{key}: {value:e} is not from 0 to {FIGURE_MAX:e}"));
             }
         }
-        for (low, high) in
-            [(self.p50_ns_low, self.p50_ns_high), (self.frames_per_s_low, self.frames_per_s_high)]
-        {
+        for (low, high) in [
+            (self.p99_ns_low, self.p99_ns_high),
+            (self.p50_ns_low, self.p50_ns_high),
+            (self.frames_per_s_low, self.frames_per_s_high),
+        ] {
             if let (Some(low), Some(high)) = (low, high)
                 && low > high
             {
