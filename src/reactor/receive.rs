@@ -197,7 +197,7 @@ fn handle_frames(
             Err(error) => break Err(error),
         };
         if let Some(tap) = &mut core.tap {
-            tap.received(connection.public, core.now, &frame);
+            tap.received(connection.public, core.now, frame);
         }
         match input {
             Input::Message => {

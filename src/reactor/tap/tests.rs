@@ -37,7 +37,7 @@ fn writer(tap: &Tap, reactor: u16) -> Box<TapWriter> {
 
 fn put(writer: &mut TapWriter, at: u64, number: u32, payload: &[u8]) {
     let bytes = bytes_of(Kind::Data, number, payload);
-    writer.received(SessionKey::default(), Nanos(at), &whole(&bytes));
+    writer.received(SessionKey::default(), Nanos(at), whole(&bytes));
 }
 
 fn take(receiver: &mut TapReceiver) -> Option<(u32, u64, u64)> {
@@ -54,7 +54,7 @@ fn frames_pass_unchanged_around_the_ring() {
     for number in 0..5_000 {
         let payload: Vec<u8> = (0..random.usize(0..2_000)).map(|_| random.u8(..)).collect();
         let bytes = bytes_of(Kind::Data, number, &payload);
-        writer.received(SessionKey::default(), Nanos(number.into()), &whole(&bytes));
+        writer.received(SessionKey::default(), Nanos(number.into()), whole(&bytes));
         let frame = receiver.receive(Duration::ZERO).expect("it was put in");
         assert_eq!(frame.bytes, bytes);
         assert_eq!(frame.direction, Direction::Received);
