@@ -70,9 +70,10 @@ reason_of_failure() {
 }
 
 # Everything at once where it builds; else each by itself, so that one does not take the others.
-features="${FEATURES-$every_feature}"
+features="${FEATURES-all}"
 if ! build "$features"; then
     good=""
+    features="${features/#all/$every_feature}"
     for feature in ${features//,/ }; do
         if build "${good:+$good,}$feature"; then
             good="${good:+$good,}$feature"
