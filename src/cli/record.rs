@@ -190,7 +190,6 @@ fn serve_options(options: &RecordOptions, address: &str) -> ServeOptions {
         statistics: options.statistics,
         metrics: None,
         run_for: options.run_for,
-        metrics: None,
     }
 }
 

@@ -11,6 +11,8 @@ use crate::cli::options::LANE_NAMES;
 use crate::cli::show::{Metric, Short, counted};
 use crate::cli::stat::is_over;
 
+/// As wide as a terminal is at least.
+const COLUMNS: usize = 80;
 /// Sessions that are over are shown as long as there are few others.
 const SESSIONS_MAX: usize = 64;
 
@@ -158,9 +160,7 @@ fn sessions(out: &mut String, snapshot: &Snapshot) {
         if session.bytes_kept > 0 {
             notes.push(format!("{}B unconfirmed", Metric(session.bytes_kept as f64)));
         }
-        if !notes.is_empty() {
-            let _ = writeln!(out, "            {}", notes.join(", "));
-        }
+        list(out, "            ", "            ", &notes);
     }
     if count > SESSIONS_MAX {
         let _ = writeln!(out, "  … and {} more", count - SESSIONS_MAX);
@@ -249,14 +249,14 @@ fn work(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: 
     }
     let _ = writeln!(
         out,
-        "per turn {:.2} completions, {:.2} enters, {:.2} direct calls; spin hits {hits:.0} %",
+        "per turn {:.2} completions, {:.2} enters, {:.2} direct calls",
         per_turn(statistics.completions),
         per_turn(statistics.enters),
         per_turn(statistics.direct_sends + statistics.direct_receives),
     );
     let _ = writeln!(
         out,
-        "parks {}, wake-ups {}, reads paused {}",
+        "parks {}, wake-ups {}, reads paused {}, spin hits {hits:.0} %",
         amount(statistics.parks),
         amount(statistics.wakeups),
         amount(statistics.receive_pauses)
@@ -293,14 +293,28 @@ fn work(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: 
         .filter(|&(count, _)| count > 0)
         .map(|(count, what)| format!("{what} {}", amount(count)))
         .collect();
-    for line in troubles.chunks(3) {
-        let _ = writeln!(out, "{}", line.join(", "));
-    }
+    list(out, "", "", &troubles);
     let ends: Vec<_> =
         statistics.closes.iter().map(|close| format!("{} {}", close.count, close.reason)).collect();
-    for (index, line) in ends.chunks(4).enumerate() {
-        let before = if index == 0 { "connections ended: " } else { "  " };
-        let _ = writeln!(out, "{before}{}", line.join(", "));
+    list(out, "connections ended: ", "  ", &ends);
+}
+
+/// Writes `items` with commas between them, on as many lines as they need: the first behind
+/// `first`, the others behind `rest`.
+fn list(out: &mut String, first: &str, rest: &str, items: &[String]) {
+    let mut line = String::from(first);
+    for (index, item) in items.iter().enumerate() {
+        let comma = if index + 1 < items.len() { ", " } else { "" };
+        let columns = line.chars().count() + item.chars().count() + comma.trim_end().len();
+        if columns > COLUMNS && line.trim_end() != first.trim_end() {
+            let _ = writeln!(out, "{}", line.trim_end());
+            line = String::from(rest);
+        }
+        line += item;
+        line += comma;
+    }
+    if !items.is_empty() {
+        let _ = writeln!(out, "{line}");
     }
 }
 
