@@ -122,7 +122,7 @@ fn sessions(out: &mut String, snapshot: &Snapshot) {
     }
     let _ = writeln!(
         out,
-        "  {:9} {:21} {:10} {:>6} {:>6} {:>7} {:>7} {:>6}",
+        "  {:9} {:20} {:10} {:>6} {:>6} {:>7} {:>7} {:>6}",
         "ID", "PEER", "STATE", "IN", "OUT", "QUEUED", "OLDEST", "DROPS"
     );
     let count = sessions.len();
@@ -131,9 +131,9 @@ fn sessions(out: &mut String, snapshot: &Snapshot) {
         let oldest = session.lanes.iter().map(|lane| lane.oldest_ns).max().unwrap_or(0);
         let _ = writeln!(
             out,
-            "  {:9} {:21} {:10} {:>6} {:>6} {:>7} {:>7} {:>6}",
+            "  {:9} {:20} {:10} {:>6} {:>6} {:>7} {:>7} {:>6}",
             session.id(),
-            cut(&peer(session), 21),
+            cut(&peer(session), 20),
             session.state.name(),
             amount(session.messages_received),
             amount(session.messages_sent),
