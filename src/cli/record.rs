@@ -188,7 +188,6 @@ fn serve_options(options: &RecordOptions, address: &str) -> ServeOptions {
         cores: options.cores.clone(),
         idle: options.idle,
         statistics: options.statistics,
-        metrics: None,
         run_for: options.run_for,
     }
 }

@@ -619,6 +619,7 @@ impl Core {
             if matches!(self.homes.get(connection.home), Some(&Home::Here(here)) if here == key) {
                 self.homes.remove(connection.home);
                 self.pairs.remove(connection.home);
+                self.meter.touch_now(connection.home, self.now);
             }
             self.deadlines.set(key.slot(), Nanos::NEVER);
             let base = connection.window.dissolve(&mut self.receive_memory);
@@ -691,6 +692,7 @@ impl Core {
 
     /// Keeps an event for whoever polls them; the oldest makes room.
     pub(crate) fn publish(&mut self, event: Event) {
+        self.meter.touch_now(event.connection.key, self.now);
         let Event { connection, address, node_name, kind } = &event;
         match kind {
             EventKind::SessionLost { undelivered } => {

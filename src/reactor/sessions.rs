@@ -633,6 +633,7 @@ impl Core {
         self.session_deadlines.set(slot(home), Nanos::NEVER);
         self.homes.remove(home);
         self.pairs.remove(home);
+        self.meter.touch_now(home, self.now);
     }
 
     /// A hello of this session's peer is that of a stranger from now on.
