@@ -189,6 +189,7 @@ fn serve_options(options: &RecordOptions, address: &str) -> ServeOptions {
         idle: options.idle,
         statistics: options.statistics,
         run_for: options.run_for,
+        metrics: None,
     }
 }
 

@@ -463,15 +463,21 @@ impl Read<'_> {
         let path = || self.path.clone();
         let mut head = [0; 3];
         self.source.words(0, &mut head).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof if self.bytes() == Some(0) => {
-                RegistryError::BeingCreated { path: path() }
+            // A writer gives its file all of its length at once: it may have just done so.
+            io::ErrorKind::UnexpectedEof
+                if self.bytes().is_some_and(|bytes| (1..HEADER_BYTES as u64).contains(&bytes)) =>
+            {
+                RegistryError::Foreign { path: path() }
             }
-            io::ErrorKind::UnexpectedEof => RegistryError::Foreign { path: path() },
+            io::ErrorKind::UnexpectedEof => RegistryError::BeingCreated { path: path() },
             _ => RegistryError::File { path: path(), source },
         })?;
         match head {
-            // The kernel has allocated it and nothing is written yet.
-            [0, 0, 0] => return Err(RegistryError::BeingCreated { path: path() }),
+            // The kernel has allocated it and nothing is written yet, or not all of this: a read is
+            // no snapshot.
+            [0, 0 | VERSION, _] | [MAGIC, 0, _] => {
+                return Err(RegistryError::BeingCreated { path: path() });
+            }
             [MAGIC, VERSION, _] => {}
             [MAGIC, got, _] => {
                 return Err(RegistryError::Version { path: path(), got, reads: VERSION });
