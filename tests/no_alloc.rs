@@ -417,5 +417,7 @@ fn pool_allocates_nothing() {
         }
     };
     send(2_000);
-    assert_eq!(allocations(|| send(2_000)), 0, "handle: send");
+    // The first of this thread's calls that sleeps makes room for those who do, whenever that is.
+    let count = allocations(|| send(4_000));
+    assert!(count <= 1, "handle: send: {count} in 8,000 calls");
 }
