@@ -108,7 +108,9 @@ impl Client {
         let was_connected = self.reactor.connection(connection).is_some_and(|c| c.is_established);
         self.reactor.disconnect(connection, deadline);
         let mut flushed = false;
-        while self.reactor.connection(connection).is_some() {
+        while self.reactor.connection(connection).is_some()
+            || self.reactor.state_of(connection) != ConnectionState::Disconnected
+        {
             if self.reactor.turn(Wait::Until(Nanos::NEVER)).is_err() {
                 break;
             }

@@ -785,6 +785,13 @@ impl ConfigBuilder {
         let share = ": every connection needs room for something to send";
         let floor = "connections_max * block_bytes / 16";
         at_least("send_memory_bytes", self.send_memory_bytes, floor, blocks, share)?;
+        if self.express && self.connections_max < 2 {
+            return Err(ConfigError::Invalid {
+                key: "connections_max",
+                value: self.connections_max.to_string(),
+                expected: "a session with express = true takes two connections",
+            });
+        }
         let is_pinned = self.cores.len() >= reactor_count(self.reactors, &self.cores);
         if self.scheduler_fifo_priority > 0 && self.idle == Idle::Spin && !is_pinned {
             return Err(ConfigError::Invalid {

@@ -77,6 +77,13 @@ impl Cancellations {
         self.place(mark).store(mark.0, Ordering::Relaxed);
     }
 
+    pub(crate) fn remove(&self, mark: Mark) {
+        // ORDERING: as in `add`; one thread writes.
+        if self.place(mark).load(Ordering::Relaxed) == mark.0 {
+            self.place(mark).store(0, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn contains(&self, mark: Mark) -> bool {
         // ORDERING: as in `add`.
         self.place(mark).load(Ordering::Relaxed) == mark.0

@@ -153,6 +153,8 @@ pub(crate) struct Connection {
     pub(crate) public: SessionKey,
     /// Where this side dialled, and when to dial again; `None` where the peer dials.
     pub(crate) route: Option<Box<Route>>,
+    /// Accepted as the first of two connections, and the second has not come yet.
+    pub(crate) is_incomplete: bool,
     /// What the deadlines know of the session's.
     pub(crate) session_due: Nanos,
     /// How many other reactors of the node have not known the peer.
@@ -220,6 +222,7 @@ impl Connection {
             home: SessionKey::default(),
             public: SessionKey::default(),
             route: None,
+            is_incomplete: false,
             session_due: Nanos::NEVER,
             strange_to: 0,
             passed_on: None,

@@ -350,7 +350,11 @@ impl Core {
             .connections
             .iter()
             .filter(|(_, connection)| connection.is_established())
-            .filter(|(_, connection)| connection.home == connection.public)
+            .filter(|(_, connection)| {
+                // The part that carries the lane, whether the other one has its link or not.
+                let carrier = self.pairs.carrier(connection.public, envelope.lane());
+                carrier == Some(connection.home) && self.pairs.is_complete(connection.public)
+            })
             .map(|(key, _)| self.id(key))
             .collect();
         let outcomes = keys
@@ -373,6 +377,10 @@ impl Core {
         };
         let is_request = frame.is_request();
         let mark = if is_request { self.mark(id.key, frame.correlation()) } else { None };
+        if let Some(mark) = mark {
+            // Another request of that number was cancelled before, not this one.
+            self.cancellations.remove(mark);
+        }
         Message::new(id, frame, deadline, mark, payload)
     }
 
@@ -501,7 +509,8 @@ impl Core {
         let home = self.connections[key].home;
         let is_stand_in = self.is_stand_in(key);
         if !survives && !is_stand_in {
-            self.part_ended(home, reason);
+            let has_lost = dropped + in_flight > 0 || !self.connections[key].undelivered.is_empty();
+            self.part_ended(home, reason, has_lost);
         }
         if is_active {
             self.session_ended(reason, dropped + in_flight);

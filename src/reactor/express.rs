@@ -204,19 +204,55 @@ impl Core {
         if connection.session.part() != Part::Main {
             return;
         }
-        match (self.pairs.express_of(home), &self.connections[key].route) {
-            (None, Some(route)) => {
-                let target = route.target.clone();
-                self.dial_express(key, home, &target);
+        let target = self.connections[key].route.as_ref().map(|route| route.target.clone());
+        match (self.pairs.express_of(home), target) {
+            (None, Some(target)) => self.dial_express(key, home, &target),
+            // Both were to end, and main was away.
+            (Some(express), _) if self.is_leaving(express) => {
+                self.drain(key, self.now + self.config.handshake_timeout());
             }
             // The peer may have come back for both.
             (Some(express), Some(_)) => self.dial_soon(express),
             (None, None) => {
                 let connection = &mut self.connections[key];
+                connection.is_incomplete = true;
                 connection.state_deadline = self.now + self.config.handshake_timeout();
                 self.set_deadline(key);
             }
             (Some(_), None) => {}
+        }
+    }
+
+    /// Whether a part has ended, or is about to in order.
+    fn is_leaving(&mut self, express: SessionKey) -> bool {
+        let is_over =
+            matches!(self.pairs.of.get(express), Some(Pair::Express { is_over: true, .. }));
+        let state = self.session_mut(express).map(|session| session.state());
+        is_over || !matches!(state, Some(State::Open | State::Down | State::Greeting))
+    }
+
+    /// The connection of a session's express part, where that could carry messages and main is
+    /// away.
+    pub(crate) fn express_alone(&self, main: SessionKey) -> Option<ConnectionKey> {
+        let is_away = matches!(self.homes.get(main), Some(Home::Away(_)));
+        let express = self.pairs.express_of(main).filter(|_| is_away)?;
+        let key = self.standing(express)?;
+        let is_open = matches!(
+            self.connections[key].session.state(),
+            State::Open | State::Draining | State::Finishing
+        );
+        is_open.then_some(key)
+    }
+
+    /// Main has a new peer: an express connection to the old one is not of this session any more.
+    pub(crate) fn drop_foreign_express(&mut self, home: SessionKey) {
+        let Some(express) = self.pairs.express_of(home) else { return };
+        let peer = self.session_mut(express).and_then(|session| session.peer());
+        let Some(peer) = peer.map(|peer| peer.session_id) else { return };
+        if !self.is_of_mains_peer(express, peer)
+            && let Some(key) = self.standing(express)
+        {
+            self.close(key, CloseReason::Superseded);
         }
     }
 
@@ -298,6 +334,7 @@ impl Core {
             (*is_announced, *was_announced) = (true, true);
         }
         self.connections[main_key].state_deadline = Nanos::NEVER;
+        self.connections[main_key].is_incomplete = false;
         self.set_deadline(main_key);
         self.tell_connected(main_key);
     }
@@ -309,9 +346,10 @@ impl Core {
         (connection.is_live() && connection.is_established()).then_some(key)
     }
 
-    /// Ends the other part of a session when one has ended for good.
+    /// Ends the other part of a session when one has ended for good. `has_lost`: with messages that
+    /// it had not delivered.
     #[cold]
-    pub(crate) fn part_ended(&mut self, home: SessionKey, reason: CloseReason) {
+    pub(crate) fn part_ended(&mut self, home: SessionKey, reason: CloseReason, has_lost: bool) {
         let (other, is_express) = match self.pairs.of.get_mut(home) {
             Some(Pair::Main { express, is_over: is_over @ false, .. }) => {
                 *is_over = true;
@@ -331,8 +369,13 @@ impl Core {
             return;
         }
         let in_order = matches!(reason, CloseReason::Local | CloseReason::Goodbye);
-        if is_express && in_order {
-            self.express_left(other);
+        // A part that was flushed takes nothing from one that is still flushing.
+        let goes_on = in_order || (!has_lost && self.is_flushing(other));
+        if goes_on && is_express {
+            self.express_left(other, reason);
+            return;
+        }
+        if goes_on && self.is_flushing(other) {
             return;
         }
         match self.homes.get(other) {
@@ -344,9 +387,21 @@ impl Core {
         }
     }
 
+    /// Whether a part that has its link leaves as soon as what it holds has left.
+    fn is_flushing(&self, home: SessionKey) -> bool {
+        self.standing(home).is_some_and(|key| {
+            let state = self.connections[key].session.state();
+            matches!(state, State::Draining | State::Finishing)
+        })
+    }
+
     /// Express has ended in order: main is to follow.
-    fn express_left(&mut self, main: SessionKey) {
-        let Some(&Home::Here(key)) = self.homes.get(main) else { return };
+    fn express_left(&mut self, main: SessionKey, reason: CloseReason) {
+        let key = match self.homes.get(main) {
+            Some(&Home::Here(key)) => key,
+            Some(Home::Away(_)) => return self.end_away(main, reason),
+            None => return,
+        };
         let connection = &mut self.connections[key];
         if connection.is_live() && connection.session.state() == State::Open {
             // Its goodbye is on the way.
@@ -374,7 +429,9 @@ impl Core {
             }
             Pair::Main { express: None, .. } => false,
             Pair::Express { main, .. } => {
-                self.session_mut(main).is_some_and(|session| !session.is_flushed())
+                // One that is away can flush nothing.
+                let is_here = matches!(self.homes.get(main), Some(Home::Here(_)));
+                is_here && self.session_mut(main).is_some_and(|session| !session.is_flushed())
             }
         }
     }
@@ -465,6 +522,9 @@ impl Core {
             }
             (ConnectionState::Connected, ConnectionState::Reconnecting) => {
                 ConnectionState::Reconnecting
+            }
+            (ConnectionState::Connected, _) if !self.pairs.is_complete(main) => {
+                ConnectionState::Connecting
             }
             _ => state,
         }

@@ -200,6 +200,10 @@ fn handle_frames(
             tap.received(connection.public, core.now, frame);
         }
         match input {
+            // A peer that keeps to the format says nothing before its second connection stands.
+            Input::Message if connection.is_incomplete => {
+                break Err(ProtocolError::Unexpected { kind: frame.kind() });
+            }
             Input::Message => {
                 // What comes on an express connection is watched by the main part.
                 let home = connection.public;
@@ -245,7 +249,12 @@ fn handle_frames(
             Input::Expired => core.counters.messages_expired.add(1),
             Input::Greeting => match greet(core, key, &frame) {
                 Ok(_) if core.connections[key].passed_on.is_some() => break Ok(Stop::Ended),
-                Ok(Input::Established) => core.establish(key),
+                Ok(Input::Established) => {
+                    core.establish(key);
+                    if !core.connections[key].is_readable() {
+                        break Ok(Stop::Ended);
+                    }
+                }
                 Ok(Input::End(reason)) => {
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);

@@ -200,8 +200,23 @@ impl Core {
                     self.disconnect(ConnectionId { key: express, ..id }, deadline);
                 }
             }
-            Err(_) if id.reactor == self.index => self.end_away(id.key, CloseReason::Local),
-            Err(_) => {}
+            Err(_) if id.reactor != self.index => {}
+            Err(_) => match self.express_alone(id.key) {
+                // What it holds can still leave; main goes with it.
+                Some(express) => {
+                    self.stop_dialling(id.key);
+                    self.drain(express, deadline);
+                }
+                None => self.end_away(id.key, CloseReason::Local),
+            },
+        }
+    }
+
+    /// Has a session that is away not dialled any more.
+    fn stop_dialling(&mut self, home: SessionKey) {
+        if let Some(Home::Away(away)) = self.homes.get_mut(home) {
+            away.route = None;
+            away.retry_at = Nanos::NEVER;
         }
     }
 
@@ -361,6 +376,7 @@ impl Core {
         self.session_deadlines.set(slot(home), Nanos::NEVER);
         self.homes.remove(home);
         self.pairs.remove(home);
+        self.meter.touch_now(home, self.now);
         let base = window.dissolve(&mut self.receive_memory);
         self.windows.give(base);
         let hello = passed_on.expect("the caller looked");
@@ -425,6 +441,7 @@ impl Core {
         self.set_home(key, home);
         if provisional != home {
             self.homes.remove(provisional);
+            self.meter.touch_now(provisional, self.now);
         }
         self.session_deadlines.set(slot(home), Nanos::NEVER);
     }
@@ -460,6 +477,7 @@ impl Core {
                 self.counters.sessions_lost.add(1);
                 self.requests.fail(home, CloseReason::PeerClosed);
                 self.begin_anew(home);
+                self.drop_foreign_express(home);
                 self.emit_for(home, EventKind::SessionLost { undelivered });
             }
         }
@@ -602,7 +620,7 @@ impl Core {
         let stand_in = away.stand_in.take();
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (_, undelivered) = away.session.end(reason, &mut memory);
-        self.part_ended(home, reason);
+        self.part_ended(home, reason, !undelivered.is_empty());
         let messages_dropped = self.count_drops(home);
         self.counters.messages_dropped.add(messages_dropped);
         self.counters.closes[reason.index()].add(1);
@@ -622,7 +640,10 @@ impl Core {
         };
         let homes: Vec<_> = self.homes.iter().filter_map(away).collect();
         for home in homes {
-            self.end_away(home, reason);
+            // What its express connection holds can still leave; it goes with that.
+            if self.express_alone(home).is_none() {
+                self.end_away(home, reason);
+            }
         }
     }
 

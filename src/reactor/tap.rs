@@ -250,8 +250,8 @@ pub(crate) struct TapWriter {
 
 impl TapWriter {
     /// Copies a received frame. Hot path: once per message while there is a tap. No allocation, no
-    /// system call. Out of the way of reactors without one; the frame by value, so that theirs stays
-    /// in registers.
+    /// system call. Out of the way of reactors without one; the frame by value, so that theirs
+    /// stays in registers.
     #[cold]
     #[inline(never)]
     pub(crate) fn received(&mut self, session: SessionKey, at: Nanos, frame: Frame<'_>) {

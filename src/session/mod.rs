@@ -729,8 +729,10 @@ impl Session {
             return Err(error);
         }
         self.peer_id = SessionId(greeting.session_id);
-        if self.part == Part::Whole && Features(greeting.features.get()).contains(Features::PAIRED)
-        {
+        // How many connections a session has is said once.
+        let is_new = self.state == State::Greeting;
+        let wants_pair = Features(greeting.features.get()).contains(Features::PAIRED);
+        if self.part == Part::Whole && is_new && wants_pair {
             self.part = Part::Main;
         }
         self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);

@@ -39,7 +39,7 @@
 //!
 //! # Conversation
 //!
-//! The side that connected sends *hello*; the other answers *welcome* (and messages may flow both
+//! The side that connected sends *hello* and waits; the other answers *welcome* (and messages may flow both
 //! ways) or *reject* (and closes). *Goodbye* announces an orderly close. These four are
 //! *handshake frames*: see [`handshake`] for their payloads. They carry a checksum always, use the
 //! critical priority, and do not take part in the lanes' sequences (their `sequence` is 0).

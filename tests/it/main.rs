@@ -22,6 +22,7 @@ mod life;
 mod lifecycle;
 mod losses;
 mod node;
+mod pairs;
 mod pool;
 mod pool_faults;
 mod pool_node;
