@@ -39,8 +39,8 @@
 //!
 //! # Conversation
 //!
-//! The side that connected sends *hello* and waits; the other answers *welcome* (and messages may flow both
-//! ways) or *reject* (and closes). *Goodbye* announces an orderly close. These four are
+//! The side that connected sends *hello* and waits; the other answers *welcome* (and messages may
+//! flow both ways) or *reject* (and closes). *Goodbye* announces an orderly close. These four are
 //! *handshake frames*: see [`handshake`] for their payloads. They carry a checksum always, use the
 //! critical priority, and do not take part in the lanes' sequences (their `sequence` is 0).
 //! *Heartbeats* and their answers carry 32 bytes of times: see [`heartbeat`].

@@ -263,7 +263,7 @@ fn resumed_sessions_leave_no_rows_behind() {
             bed.turn_until_resumed();
         }
         wait_until("one row is alive", || {
-            let paths = files(&[stats.clone()]);
+            let paths = files(std::slice::from_ref(&stats));
             let is_server = |path: &&std::path::PathBuf| {
                 path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cell"))
             };
