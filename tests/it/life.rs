@@ -152,12 +152,14 @@ fn watch_calls_once_for_each_silence_and_tells_recovery() {
             }
         }
         client.watch(WatchKey::Kind(Kind::Data), period).expect("room");
-        for round in 0..3 {
+        let mut late = Vec::new();
+        for round in 0..9 {
             let started = Nanos::now();
             poll_until(&mut client, "the miss is told", |_| told.borrow().len() == 2 * round + 1);
             let (change, silent_for) = told.borrow()[2 * round];
             assert_eq!(change, WatchChange::Missed);
             assert!(silent_for >= period, "{silent_for:?}");
+            late.push(silent_for - period);
             // Once for each silence.
             let longer = started + 3 * period;
             poll_until(&mut client, "time has passed", |_| Nanos::now() >= longer);
@@ -168,8 +170,11 @@ fn watch_calls_once_for_each_silence_and_tells_recovery() {
             });
             assert_eq!(told.borrow()[2 * round + 1].0, WatchChange::Recovered);
         }
-        assert_eq!(client.statistics().deadlines_missed, 3);
-        assert_eq!(client.statistics().deadlines_recovered, 3);
+        assert_eq!(client.statistics().deadlines_missed, 9);
+        assert_eq!(client.statistics().deadlines_recovered, 9);
+        // The median, because other tests may have this core for some milliseconds.
+        late.sort_unstable();
+        assert!(late[4] < Duration::from_millis(1), "{late:?}");
     });
 }
 
