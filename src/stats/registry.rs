@@ -78,15 +78,13 @@ impl Registry {
     }
 
     fn in_file(config: &Config, plan: Plan) -> io::Result<Self> {
-        let (file, path) = create(config)?;
-        let made = Map::of_file(&file, plan.file_bytes());
-        match made {
-            Ok(map) => Ok(Self::carve(map, plan, config, Some(path))),
-            Err(error) => {
-                let _ = std::fs::remove_file(&path);
-                Err(named(&path, &error))
-            }
-        }
+        let directories = match config.registry_directory() {
+            Some(directory) => vec![directory.to_owned()],
+            None => place::directories(),
+        };
+        let (map, path) =
+            map_in_first(&directories, config, |file| Map::of_file(file, plan.file_bytes()))?;
+        Ok(Self::carve(map, plan, config, Some(path)))
     }
 
     fn carve(map: Map, plan: Plan, config: &Config, file: Option<PathBuf>) -> Self {
@@ -211,23 +209,35 @@ fn fill(header: &Header, plan: Plan, config: &Config) {
     header.ready.store(READY, Ordering::Release);
 }
 
-/// Creates an empty file for this process, in the configured directory or the first that will do.
-fn create(config: &Config) -> io::Result<(File, PathBuf)> {
-    let directories = match config.registry_directory() {
-        Some(directory) => vec![directory.to_owned()],
-        None => place::directories(),
-    };
+/// Maps a new file of this process in the first of `directories` that will do: where it can be
+/// created, and `map` can make it as long as it is to be.
+fn map_in_first(
+    directories: &[PathBuf],
+    config: &Config,
+    map: impl Fn(&File) -> io::Result<Map>,
+) -> io::Result<(Map, PathBuf)> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for directory in directories {
-        let made = place::ensure(&directory).map_err(|error| named(&directory, &error));
-        match made.and_then(|()| create_in(&directory, config)) {
-            Ok(created) => return Ok(created),
-            Err(error) => failure = error,
+        let ensured = place::ensure(directory).map_err(|error| named(directory, &error));
+        let (file, path) = match ensured.and_then(|()| create_in(directory, config)) {
+            Ok(created) => created,
+            Err(error) => {
+                failure = error;
+                continue;
+            }
+        };
+        match map(&file) {
+            Ok(map) => return Ok((map, path)),
+            Err(error) => {
+                let _ = std::fs::remove_file(&path);
+                failure = named(&path, &error);
+            }
         }
     }
     Err(failure)
 }
 
+/// Creates an empty file for this process.
 fn create_in(directory: &Path, config: &Config) -> io::Result<(File, PathBuf)> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = match config.node_name() {
@@ -268,4 +278,34 @@ fn warn_once(error: &io::Error) {
              (registry_directory, or registry = false)"
         );
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_without_room_is_passed_over() {
+        let base = std::env::temp_dir().join(format!("ringwire-room-{}", std::process::id()));
+        std::fs::create_dir(&base).expect("a directory for temporary files");
+        let directories = [base.join("full"), base.join("empty")];
+        let config = Config::builder().node_name("cell").build().expect("valid");
+        let attempts = std::cell::Cell::new(0);
+        let mapped = map_in_first(&directories, &config, |file| {
+            attempts.set(attempts.get() + 1);
+            match attempts.get() {
+                1 => Err(io::ErrorKind::StorageFull.into()),
+                _ => Map::of_file(file, 4096),
+            }
+        });
+        let (_, path) = mapped.expect("the second has room");
+        let left = |directory: &Path| std::fs::read_dir(directory).expect("made").count();
+        let found =
+            (path.parent() == Some(&directories[1]), directories.each_ref().map(|d| left(d)));
+        std::fs::remove_dir_all(&base).expect("our own");
+        assert_eq!(found, (true, [0, 1]));
+
+        let refused = map_in_first(&[], &config, |_| unreachable!("nowhere to be"));
+        assert_eq!(refused.map(|_| ()).map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+    }
 }
