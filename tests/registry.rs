@@ -204,6 +204,27 @@ fn node_that_ends_in_order_leaves_nothing() {
     assert!(complaint.contains("stats"), "{complaint}");
 }
 
+/// `ulimit -f`: the kernel ends a process that makes a longer file.
+#[test]
+fn file_size_limit_costs_the_registry_and_not_the_node() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve_with("cell", |command| {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -f 40; exec \"$0\" \"$@\""]);
+        limited.arg(command.get_program()).args(command.get_args());
+        limited.env("RUST_LOG", "warn").stdin(Stdio::null());
+        limited.stdout(Stdio::piped()).stderr(Stdio::piped());
+        *command = limited;
+    });
+    exercise(&node.address, 3);
+    let left = std::fs::read_dir(scratch.stats()).expect("it was made").count();
+    assert_eq!(left, 0, "an empty file stays");
+    let stderr = node.child.stderr.take().expect("piped");
+    node.kill();
+    let log = std::io::read_to_string(stderr).expect("readable");
+    assert!(log.contains("no registry file"), "{log}");
+}
+
 #[test]
 fn stat_tells_everything_in_each_form() {
     let scratch = Scratch::new();

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::process::{Resource, getrlimit};
 
 use crate::stats::{BlockHead, Counters, Header, Histograms, Row};
 
@@ -73,8 +74,14 @@ impl Map {
     ///
     /// # Errors
     ///
-    /// ENOSPC on a full disk; what the file system refuses otherwise.
+    /// ENOSPC on a full disk; [`io::ErrorKind::FileTooLarge`] above this process's limit for files
+    /// (`ulimit -f`); what the file system refuses otherwise.
     pub(crate) fn of_file(file: &File, bytes: usize) -> io::Result<Self> {
+        // The kernel does not only refuse what exceeds it: it sends SIGXFSZ, which ends the process
+        // (setrlimit(2)).
+        if getrlimit(Resource::Fsize).current.is_some_and(|limit| (bytes as u64) > limit) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         fallocate(file, FallocateFlags::empty(), 0, bytes as u64)?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: without MAP_FIXED the kernel chooses a range that nothing else uses (mmap(2)).
