@@ -391,6 +391,8 @@ impl Core {
             self.counters.connections_active.set(self.active);
         }
         self.set_deadline(key);
+        // At once: it may be over before this turn is.
+        self.write_row(home);
         if !is_resumed && !is_express {
             for &(watched, period) in &self.watches {
                 let watchdog = &mut self.connections[key].session.watchdog;

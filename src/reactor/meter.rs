@@ -29,10 +29,11 @@
 //!
 //! Cost: `cargo bench --bench stats`.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release, fence};
 use std::time::Duration;
 
-use slotmap::Key;
+use slotmap::{Key, KeyData};
 
 use crate::config::Config;
 use crate::reactor::connection::{Connection, ConnectionKey, Phase};
@@ -76,8 +77,9 @@ pub(crate) struct Meter {
     /// The block's, so that it need not be read.
     sequence: u64,
     pending: Pending,
-    /// Sessions whose row is to be written.
-    touched: Vec<SessionKey>,
+    /// Slots of the sessions whose row is to be written, each once. A row is its slot's: which
+    /// session has it by then is in the row.
+    touched: VecDeque<u32>,
     /// The same, by slot.
     is_touched: Vec<bool>,
     refreshed_at: Nanos,
@@ -140,7 +142,7 @@ impl Meter {
             has_called: false,
             sequence: 0,
             pending: Pending::default(),
-            touched: Vec::with_capacity(sessions_max),
+            touched: VecDeque::with_capacity(sessions_max),
             is_touched: vec![false; sessions_max],
             refreshed_at: Nanos(0),
             rows_due: Nanos::NEVER,
@@ -359,7 +361,7 @@ impl Meter {
         let at = slot(home) as usize;
         if !self.is_touched[at] {
             self.is_touched[at] = true;
-            self.touched.push(home);
+            self.touched.push_back(slot(home));
             let earliest = (self.refreshed_at + REFRESH_EVERY).max(now);
             self.rows_due = self.rows_due.min(earliest);
         }
@@ -370,6 +372,16 @@ impl Meter {
     pub(crate) fn touch_now(&mut self, home: SessionKey, now: Nanos) {
         self.touch(home, now);
         self.rows_due = now;
+    }
+
+    /// The next session whose row is to be written, if it has one.
+    fn next_touched(&mut self) -> Option<SessionKey> {
+        let slot = self.touched.pop_front()?;
+        self.is_touched[slot as usize] = false;
+        // slotmap's slots begin at 1. A slot without a row gives a key that is nobody's.
+        let row = self.rows.get((slot as usize).wrapping_sub(1));
+        let key = row.map_or(0, |row| row.key.load(Relaxed));
+        Some(SessionKey::from(KeyData::from_ffi(key)))
     }
 
     /// When rows are to be written.
@@ -386,7 +398,13 @@ impl Meter {
     }
 
     /// A session begins. Its place may have been another's.
-    pub(crate) fn begin_row(&mut self, home: SessionKey, counters: &Counters, now: Nanos) {
+    pub(crate) fn begin_row(
+        &mut self,
+        home: SessionKey,
+        address: &str,
+        counters: &Counters,
+        now: Nanos,
+    ) {
         let Some(row) = self.row(home) else {
             counters.sessions_unlisted.add(1);
             return;
@@ -420,7 +438,7 @@ impl Meter {
             word.store(0, Relaxed);
         }
         store_text(&row.peer_name, "");
-        store_text(&row.address, "");
+        store_text(&row.address, address);
     }
 }
 
@@ -475,9 +493,9 @@ impl BenchTurns {
         let registry = crate::stats::Registry::new(&config, 1, 16).expect("memory");
         let block = registry.blocks()[0].clone();
         let mut meter = Meter::new(&block, &config, 16);
-        let home = SessionKey::from(slotmap::KeyData::from_ffi(1 << 32 | 1));
+        let home = SessionKey::from(KeyData::from_ffi(1 << 32 | 1));
         meter.set_driven();
-        meter.begin_row(home, &block.counters, Nanos(0));
+        meter.begin_row(home, "127.0.0.1:7411", &block.counters, Nanos(0));
         // As long as nothing writes the row, it stays in the list.
         meter.touch(home, Nanos(0));
         Self { meter, block, home, now: Nanos(1_000_000_000) }
@@ -583,8 +601,7 @@ impl Core {
     #[cold]
     fn write_rows(&mut self) {
         for _ in 0..REFRESH_MAX {
-            let Some(home) = self.meter.touched.pop() else { break };
-            self.meter.is_touched[slot(home) as usize] = false;
+            let Some(home) = self.meter.next_touched() else { break };
             self.write_row(home);
         }
         self.meter.refreshed_at = self.now;
@@ -592,10 +609,11 @@ impl Core {
         self.meter.rows_due = if has_more { self.now + REFRESH_NEXT } else { Nanos::NEVER };
     }
 
-    fn write_row(&self, home: SessionKey) {
+    /// Writes the row of a session.
+    pub(crate) fn write_row(&self, home: SessionKey) {
         let Some(row) = self.meter.row(home) else { return };
         if row.key.load(Relaxed) != home.data().as_ffi() {
-            // Its place has gone to another session, which is in the list by itself.
+            // Its place has gone to another session, which has the row now.
             return;
         }
         let _writing = Writing::new(row);
@@ -683,4 +701,27 @@ fn write_session(row: &Row, session: &Session, address: &str, now: Nanos) {
     }
     store_text(&row.peer_name, session.peer().map_or("", |peer| &peer.node_name));
     store_text(&row.address, address);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn place_that_changes_hands_is_written_for_the_new_session() {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let registry = crate::stats::Registry::new(&config, 1, 4).expect("memory");
+        let block = &registry.blocks()[0];
+        let mut meter = Meter::new(block, &config, 4);
+        let [old, new] = [1_u64, 3].map(|uses| SessionKey::from(KeyData::from_ffi(uses << 32 | 1)));
+        assert_eq!(slot(old), slot(new), "one place");
+        meter.begin_row(old, "127.0.0.1:1", &block.counters, Nanos(1));
+        meter.touch(old, Nanos(1));
+        meter.begin_row(new, "127.0.0.1:2", &block.counters, Nanos(2));
+        meter.touch(new, Nanos(2));
+        assert_eq!([meter.next_touched(), meter.next_touched()], [Some(new), None]);
+        // What is told late of the old one does not hide the new one either.
+        meter.touch(old, Nanos(3));
+        assert_eq!(meter.next_touched(), Some(new));
+    }
 }

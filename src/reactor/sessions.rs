@@ -684,7 +684,8 @@ impl Core {
         assert!(at < self.session_keys.len(), "sessions away are bounded, and so are connections");
         self.session_keys[at] = home;
         self.set_home(key, home);
-        self.meter.begin_row(home, &self.counters, self.now);
+        let address = &self.connections[key].address;
+        self.meter.begin_row(home, address, &self.counters, self.now);
         home
     }
 

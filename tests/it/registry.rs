@@ -149,6 +149,33 @@ fn ended_sessions_and_nodes_are_told() {
     });
 }
 
+/// One after the other, in the same place: each is over long before a tenth of a second.
+#[test]
+fn short_sessions_tell_whose_they_were() {
+    isolated(|| {
+        let directory = Directory::new();
+        let server = server(&directory);
+        for ended in 1..=5 {
+            let mut client = client(&directory, &server);
+            client.request(Envelope::command(), b"x", Duration::from_secs(5)).expect("an answer");
+            let _ = client.disconnect(Duration::from_secs(5));
+            let seen = wait_for_reading(
+                "the session is over",
+                || read(&directory, "cell"),
+                |snapshot| {
+                    let session =
+                        snapshot.sessions().find(|session| session.generation + 1 == ended);
+                    session.is_some_and(|session| session.state == RowState::Ended)
+                },
+            );
+            let session = only_session(&seen);
+            assert!(session.address.starts_with("127.0.0.1:"), "{ended}: {session:?}");
+            assert_eq!((&*session.peer_name, session.links), ("controller", 1), "{ended}");
+            assert_eq!(session.reason, Some("goodbye"));
+        }
+    });
+}
+
 #[test]
 fn handler_that_hangs_shows_while_it_hangs_and_after() {
     isolated(|| {
