@@ -25,7 +25,8 @@
 //!
 //! Messages and bytes of a session are counted in its row as they come and go. Everything else is
 //! written when something happens to the session, and at most ten times a second while there is
-//! traffic: a reactor that would sleep wakes once more to write what came last.
+//! traffic or something is queued: a reactor that would sleep wakes once more to write what came
+//! last. A row is written when its sends are made: what a turn queues and sends waits for nothing.
 //!
 //! Cost: `cargo bench --bench stats`.
 
@@ -83,6 +84,8 @@ pub(crate) struct Meter {
     /// The same, by slot.
     is_touched: Vec<bool>,
     refreshed_at: Nanos,
+    /// Slots that are still to be written in the round under way.
+    round_left: usize,
     rows_due: Nanos,
 }
 
@@ -145,6 +148,7 @@ impl Meter {
             touched: VecDeque::with_capacity(sessions_max),
             is_touched: vec![false; sessions_max],
             refreshed_at: Nanos(0),
+            round_left: 0,
             rows_due: Nanos::NEVER,
         }
     }
@@ -367,10 +371,16 @@ impl Meter {
         }
     }
 
-    /// The row of a session is to be written at the end of this turn.
+    /// The row of a session is to be written at the end of this turn, before others.
     #[cold]
     pub(crate) fn touch_now(&mut self, home: SessionKey, now: Nanos) {
-        self.touch(home, now);
+        let at = slot(home) as usize;
+        if !self.is_touched[at] {
+            self.is_touched[at] = true;
+            self.touched.push_front(slot(home));
+        }
+        // A round under way may not come to it.
+        self.round_left = 0;
         self.rows_due = now;
     }
 
@@ -590,7 +600,7 @@ impl Core {
         }
     }
 
-    /// Writes the rows that are due.
+    /// Writes the rows that are due, once there is nothing left to send.
     #[inline]
     pub(crate) fn refresh_rows(&mut self) {
         if self.meter.rows_due <= self.now {
@@ -600,24 +610,35 @@ impl Core {
 
     #[cold]
     fn write_rows(&mut self) {
-        for _ in 0..REFRESH_MAX {
-            let Some(home) = self.meter.next_touched() else { break };
-            self.write_row(home);
+        if self.meter.round_left == 0 {
+            self.meter.round_left = self.meter.touched.len();
+        }
+        for _ in 0..self.meter.round_left.min(REFRESH_MAX) {
+            self.meter.round_left -= 1;
+            let home = self.meter.next_touched().expect("a round is of those in the list");
+            if self.write_row(home) {
+                // It tells how long its messages have waited, also when nothing happens to it.
+                self.meter.touch(home, self.now);
+            }
         }
         self.meter.refreshed_at = self.now;
-        let has_more = !self.meter.touched.is_empty();
-        self.meter.rows_due = if has_more { self.now + REFRESH_NEXT } else { Nanos::NEVER };
+        self.meter.rows_due = match (self.meter.round_left, self.meter.touched.is_empty()) {
+            (0, true) => Nanos::NEVER,
+            (0, false) => self.now + REFRESH_EVERY,
+            (1.., _) => self.now + REFRESH_NEXT,
+        };
     }
 
-    /// Writes the row of a session.
-    pub(crate) fn write_row(&self, home: SessionKey) {
-        let Some(row) = self.meter.row(home) else { return };
+    /// Writes the row of a session. Returns whether something of it is queued.
+    pub(crate) fn write_row(&self, home: SessionKey) -> bool {
+        let Some(row) = self.meter.row(home) else { return false };
         if row.key.load(Relaxed) != home.data().as_ffi() {
             // Its place has gone to another session, which has the row now.
-            return;
+            return false;
         }
         let _writing = Writing::new(row);
-        row.updated_ns.store(self.now.0, Relaxed);
+        let now = self.meter.read_at.map_or(self.now, |read_at| read_at.max(self.now));
+        row.updated_ns.store(now.0, Relaxed);
         match self.homes.get(home) {
             Some(&Home::Here(key)) => self.write_here(row, &self.connections[key]),
             Some(Home::Away(away)) => {
@@ -640,6 +661,7 @@ impl Core {
                 self.set_state(row, RowState::Ended);
             }
         }
+        row.lanes.iter().any(|lane| lane.oldest_ns.load(Relaxed) > 0)
     }
 
     fn write_here(&self, row: &Row, connection: &Connection) {

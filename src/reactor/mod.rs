@@ -390,10 +390,13 @@ impl Reactor {
             core.counters.last_activity_ns.set(core.now.0);
         }
         core.tend_pools();
-        core.refresh_rows();
+        if core.dirty.is_empty() {
+            core.refresh_rows();
+        }
         core.meter.turn_ends();
         if wait == Wait::Poll {
             core.submit_sends()?;
+            core.refresh_rows();
         }
         if !core.meter.is_driven() && core.meter.wants_time() {
             // What comes next is the application's time.
@@ -891,6 +894,7 @@ impl Core {
             self.resume_paused();
         }
         self.transmit();
+        self.refresh_rows();
         // A send made directly is over at once, and what follows it, the next block or a goodbye,
         // has no completion to wait for.
         if self.dirty.is_empty()

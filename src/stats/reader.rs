@@ -178,7 +178,9 @@ pub struct LaneReading {
     pub bytes: u64,
     /// Frames queued and in flight.
     pub frames: u64,
-    /// How long the oldest of them had been queued, in nanoseconds; 0 without one.
+    /// How long the oldest of them had been queued when the row was written, in nanoseconds; 0
+    /// without one. A turn that is under way and does not end counts on; the row of a process that
+    /// is gone stands still.
     pub oldest_ns: u64,
 }
 
@@ -436,8 +438,10 @@ impl Read<'_> {
         let names = text_at(&header, LABELS_AT, labels_bytes.next_multiple_of(8).min(room));
         let places = places_of(&names);
         let taken = Nanos::now();
+        let writer = writer_of(&header);
+        let is_running = writer == WriterState::Running;
         let reactors = (0..plan.blocks)
-            .map(|index| self.reactor(index, plan, &places, taken))
+            .map(|index| self.reactor(index, plan, &places, is_running.then_some(taken)))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|source| self.unreadable(source))?;
         Ok(Snapshot {
@@ -447,7 +451,7 @@ impl Read<'_> {
             command: text_at(&header, offset_of!(Header, command), 64),
             endpoint: text_at(&header, offset_of!(Header, endpoint), 112),
             is_server: word(offset_of!(Header, is_server)) != 0,
-            writer: writer_of(&header),
+            writer,
             created: Nanos(word(offset_of!(Header, created_ns))),
             created_wall_ns: word(offset_of!(Header, created_wall_ns)),
             taken,
@@ -550,7 +554,7 @@ impl Read<'_> {
         index: usize,
         plan: Plan,
         places: &[Option<usize>],
-        taken: Nanos,
+        running_at: Option<Nanos>,
     ) -> io::Result<ReactorReading> {
         let block = HEADER_BYTES + index * plan.block_bytes();
         let mut words = vec![0; Plan::HISTOGRAMS_AT / 8];
@@ -569,6 +573,9 @@ impl Read<'_> {
             is_whole &= self.source.section(block, at, &mut words)?;
             histograms.push(Reading::from_words(&words));
         }
+        // What was queued when its turn began has not moved since.
+        let is_in_turn = !sequence.is_multiple_of(2);
+        let stuck = running_at.filter(|_| is_in_turn).map(|taken| (Nanos(turn_began), taken));
         let mut sessions = Vec::new();
         for row in 0..plan.rows {
             let at = block + Plan::ROWS_AT + row * size_of::<Row>();
@@ -578,12 +585,12 @@ impl Read<'_> {
             }
             let mut words = [0; size_of::<Row>() / 8];
             is_whole &= self.source.section(at, at, &mut words)?;
-            sessions.extend(session_of(index, &words, taken));
+            sessions.extend(session_of(index, &words, stuck));
         }
         Ok(ReactorReading {
             counters,
             turn_began: Nanos(turn_began),
-            is_in_turn: !sequence.is_multiple_of(2),
+            is_in_turn,
             is_torn: !is_whole,
             sessions,
             histograms,
@@ -604,8 +611,13 @@ fn places_of(names: &str) -> Vec<Option<usize>> {
         .collect()
 }
 
-/// What a row says, unless it was never used.
-fn session_of(reactor: usize, words: &[u64], taken: Nanos) -> Option<SessionReading> {
+/// What a row says, unless it was never used. `stuck`: from when to when its reactor has been in
+/// the turn that is under way.
+fn session_of(
+    reactor: usize,
+    words: &[u64],
+    stuck: Option<(Nanos, Nanos)>,
+) -> Option<SessionReading> {
     use std::mem::offset_of;
     let word = |offset: usize| at(words, offset);
     let state = word(offset_of!(Row, state));
@@ -615,13 +627,18 @@ fn session_of(reactor: usize, words: &[u64], taken: Nanos) -> Option<SessionRead
     let reason = usize::try_from(word(offset_of!(Row, reason))).unwrap_or(0);
     let error = word(offset_of!(Row, clock_error_ns));
     let clock = (word(offset_of!(Row, clock_offset_ns)).cast_signed(), error);
+    let updated = word(offset_of!(Row, updated_ns));
+    let since = stuck.map_or(0, |(began, taken)| taken.0.saturating_sub(began.0.max(updated)));
     let lanes = std::array::from_fn(|lane| {
         let place = offset_of!(Row, lanes) + lane * size_of::<LaneRow>();
         let oldest = word(place + offset_of!(LaneRow, oldest_ns));
         LaneReading {
             bytes: word(place + offset_of!(LaneRow, bytes)),
             frames: word(place + offset_of!(LaneRow, frames)),
-            oldest_ns: if oldest == 0 { 0 } else { taken.0.saturating_sub(oldest) },
+            oldest_ns: match oldest {
+                0 => 0,
+                oldest => updated.saturating_sub(oldest).saturating_add(since),
+            },
         }
     });
     let drops = std::array::from_fn(|lane| {
@@ -635,7 +652,7 @@ fn session_of(reactor: usize, words: &[u64], taken: Nanos) -> Option<SessionRead
         // slotmap counts uses and frees.
         generation: low(key >> 33),
         state,
-        updated: Nanos(word(offset_of!(Row, updated_ns))),
+        updated: Nanos(updated),
         since: Nanos(word(offset_of!(Row, since_ns))),
         last_activity: Nanos(word(offset_of!(Row, last_activity_ns))),
         messages_sent: word(offset_of!(Row, messages_sent)),

@@ -64,7 +64,9 @@ fn what_is_written_is_read_by_another() {
     row.state.store(RowState::Connected.code(), Ordering::Relaxed);
     store_text(&row.peer_name, "controller");
     row.lanes[1].bytes.store(4096, Ordering::Relaxed);
-    row.lanes[1].oldest_ns.store(Nanos::now().0 - 1_000_000, Ordering::Relaxed);
+    let updated = Nanos::now().0;
+    row.updated_ns.store(updated, Ordering::Relaxed);
+    row.lanes[1].oldest_ns.store(updated - 1_000_000, Ordering::Relaxed);
     row.drops[0][4].store(2, Ordering::Relaxed);
     row.reason.store(3, Ordering::Relaxed);
 
@@ -93,7 +95,7 @@ fn what_is_written_is_read_by_another() {
     assert_eq!((&*session.id(), session.state), ("1.3.2", RowState::Connected));
     assert_eq!((&*session.peer_name, session.reason), ("controller", Some("local")));
     assert_eq!((session.lanes[1].bytes, session.lanes[0].bytes), (4096, 0));
-    assert!((1_000_000..60_000_000_000).contains(&session.lanes[1].oldest_ns));
+    assert_eq!(session.lanes[1].oldest_ns, 1_000_000, "as of then");
     assert_eq!((session.lanes[0].oldest_ns, session.dropped(), session.drops[0][4]), (0, 2, 2));
 
     // The process itself sees the same.
@@ -214,6 +216,30 @@ fn node_runs_without_a_file() {
         assert_eq!((snapshot.statistics().turns, snapshot.path), (1, PathBuf::new()));
     }
     assert_eq!(files(std::slice::from_ref(&scratch.0)), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn message_ages_on_only_in_a_turn_of_a_live_writer() {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    let block = &registry.blocks()[0];
+    let (row, taken) = (&block.rows[0], Nanos::now().0);
+    let (updated, began) = (taken - 5_000_000_000, taken - 3_000_000_000);
+    row.key.store(1 << 32 | 1, Ordering::Relaxed);
+    row.state.store(RowState::Connected.code(), Ordering::Relaxed);
+    row.updated_ns.store(updated, Ordering::Relaxed);
+    row.lanes[2].oldest_ns.store(updated - 1_000_000, Ordering::Relaxed);
+    let path = scratch.file();
+    let age = || {
+        let snapshot = Snapshot::from_file(&path).expect("readable");
+        snapshot.sessions().next().expect("a row").lanes[2].oldest_ns
+    };
+    assert_eq!(age(), 1_000_000, "it has left since, for all that is known");
+    block.head.turn_began_ns.store(began, Ordering::Relaxed);
+    block.head.begin(1);
+    assert!((3_001_000_000..60_000_000_000).contains(&age()), "the turn hangs: {}", age());
+    poke(&path, offset_of!(Header, process_started), 1);
+    assert_eq!(age(), 1_000_000, "dead in the middle of a turn");
 }
 
 /// Two counters that are written together are read together, or the snapshot says that it is torn.

@@ -212,6 +212,36 @@ fn handler_that_hangs_shows_while_it_hangs_and_after() {
     });
 }
 
+/// Rows are written ten times a second: what one tells of a message in flight says nothing about a
+/// later one.
+#[test]
+fn healthy_traffic_shows_no_old_messages() {
+    isolated(|| {
+        const PERIOD: Duration = Duration::from_micros(500);
+        let directory = Directory::new();
+        let server = server(&directory);
+        let mut client = client(&directory, &server);
+        let end = Nanos::now() + Duration::from_millis(500);
+        let mut due = Nanos::now();
+        let (mut oldest_ns, mut sent) = (0, 0);
+        while due < end {
+            client.send(Envelope::command(), b"x").expect("room");
+            sent += 1;
+            due = (due + PERIOD).max(Nanos::now());
+            while Nanos::now() < due {
+                client.poll();
+            }
+            for name in ["cell", "controller"] {
+                let lanes = only_session(&read(&directory, name)).lanes;
+                let shown = lanes.iter().map(|lane| lane.oldest_ns).max().expect("four");
+                oldest_ns = oldest_ns.max(shown);
+            }
+        }
+        assert!(sent > 20, "no traffic to speak of: {sent}");
+        assert!(oldest_ns < 50_000_000, "{oldest_ns} ns");
+    });
+}
+
 #[test]
 fn stalled_lane_shows_its_bytes_and_age() {
     isolated(|| {
