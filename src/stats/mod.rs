@@ -85,7 +85,7 @@
 //! | 24 | 8 | updated_ns | when the row was written |
 //! | 32 | 8 | since_ns | when the session was established, went away or ended |
 //! | 40 | 8 | last_activity_ns | when a byte last came or went |
-//! | 48 | 8 | messages_sent | messages admitted |
+//! | 48 | 8 | messages_sent | messages handed to the kernel |
 //! | 56 | 8 | messages_received | messages received |
 //! | 64 | 8 | bytes_sent | bytes of messages handed to the kernel |
 //! | 72 | 8 | bytes_received | bytes of messages received |

@@ -16,6 +16,7 @@ use crate::stats::counters::{FIELDS, Field, FieldKind, LANES};
 use crate::stats::histogram::Reading;
 use crate::stats::layout::{HISTOGRAMS, RowState};
 use crate::stats::reader::{ReactorReading, SessionReading, Snapshot};
+use crate::time::{Nanos, wall_ns};
 
 /// Sessions that have series of their own.
 pub(crate) const SESSIONS_MAX: usize = 128;
@@ -165,6 +166,10 @@ fn nodes(text: &mut Text, snapshot: &Snapshot) {
     let help = "Messages that the node's handles refused because they exceed the frame limit.";
     let name = text.family("handle_sends_too_large", Type::Counter, help);
     let _ = writeln!(text.out, "{name} {}", snapshot.handles_too_large);
+    let help = "Messages that were received in time and expired in the node's inbox; those that \
+                came too late are in messages_expired.";
+    let name = text.family("handle_messages_expired", Type::Counter, help);
+    let _ = writeln!(text.out, "{name} {}", snapshot.handles_overdue);
 }
 
 /// A counter's name as OpenMetrics wants it: the unit last, and no unit but a base unit.
@@ -182,14 +187,29 @@ fn counter(text: &mut Text, snapshot: &Snapshot, index: usize, field: &Field) {
         FieldKind::Gauge => Type::Gauge,
     };
     let is_time = field.name.ends_with("_ns");
-    let name = text.family(&metric_name(field), kind, field.help);
+    let is_instant = field.name == "last_activity_ns";
+    let help = match is_instant {
+        true => "When a byte last came or went, since 1970 UTC; 0 before.",
+        false => field.help,
+    };
+    let name = text.family(&metric_name(field), kind, help);
     for (labels, reactor) in reactors(snapshot) {
         let word = reactor.counters.words().nth(index).expect("each field has a word");
         let value = word.load(std::sync::atomic::Ordering::Relaxed);
+        let value = if is_instant { wall_ns_of(value) } else { value };
         match is_time {
             true => text.sample(&name, &labels, seconds(value)),
             false => text.sample(&name, &labels, value),
         }
+    }
+}
+
+/// A monotonic instant of this run of the machine in nanoseconds since 1970 UTC, as the clock is
+/// set now; 0 for none.
+fn wall_ns_of(instant_ns: u64) -> u64 {
+    match instant_ns {
+        0 => 0,
+        instant_ns => wall_ns().saturating_sub(Nanos::now().0.saturating_sub(instant_ns)),
     }
 }
 
@@ -242,10 +262,12 @@ fn sessions(text: &mut Text, snapshot: &Snapshot) {
         text.sample(&name, &format!("{labels},address=\"{address}\",state=\"{state}\""), 1);
     }
     type Figure = fn(&SessionReading) -> u64;
+    let sent = "Messages handed to the kernel; what is queued is not among them.";
+    let sent_bytes = "Bytes of messages handed to the kernel.";
     let counters: [(&str, &str, Figure); 4] = [
-        ("session_messages_sent", "Messages sent.", |session| session.messages_sent),
+        ("session_messages_sent", sent, |session| session.messages_sent),
         ("session_messages_received", "Messages received.", |session| session.messages_received),
-        ("session_sent_bytes", "Bytes sent.", |session| session.bytes_sent),
+        ("session_sent_bytes", sent_bytes, |session| session.bytes_sent),
         ("session_received_bytes", "Bytes received.", |session| session.bytes_received),
     ];
     for (family, help, figure) in counters {
@@ -327,6 +349,34 @@ mod tests {
             assert!((parsed - nanos as f64 / 1e9).abs() < 1e-15, "{written}");
         }
         assert!(BOUNDS.is_sorted());
+    }
+
+    #[test]
+    fn figures_agree_with_the_statistics_and_instants_are_wall_time() {
+        let config = crate::config::Config::builder().registry(false).build().expect("valid");
+        let registry = crate::stats::Registry::new(&config, 2, 4).expect("memory");
+        let handle = registry.handle();
+        let [first, second] = registry.blocks() else { panic!("two reactors") };
+        first.counters.messages_expired.add(2);
+        second.counters.messages_expired.add(3);
+        handle.overdue().store(4, std::sync::atomic::Ordering::Relaxed);
+        first.counters.last_activity_ns.set(Nanos::now().0);
+        let snapshot = handle.snapshot();
+        let text = exposition(&snapshot, Exposition::OpenMetrics);
+        let values = |name: &str| -> Vec<f64> {
+            let ours = text.lines().filter_map(|line| line.strip_prefix(name));
+            let ours = ours.filter(|rest| rest.starts_with(['{', ' ']));
+            ours.map(|rest| rest.rsplit(' ').next().expect("a value").parse().expect("a number"))
+                .collect()
+        };
+        let late = values("ringwire_messages_expired_total");
+        let overdue = values("ringwire_handle_messages_expired_total");
+        assert_eq!((&late[..], &overdue[..]), (&[2.0, 3.0][..], &[4.0][..]));
+        assert_eq!(snapshot.statistics().messages_expired, 9);
+        let active = values("ringwire_last_activity_seconds");
+        let now = seconds(wall_ns());
+        assert!((now - 60.0..=now).contains(&active[0]), "{active:?} at {now}");
+        assert_eq!(active[1], 0.0, "it has never been");
     }
 
     #[test]

@@ -202,7 +202,7 @@ pub struct SessionReading {
     pub since: Nanos,
     /// When a byte last came or went.
     pub last_activity: Nanos,
-    /// Messages admitted to its lanes.
+    /// Messages handed to the kernel.
     pub messages_sent: u64,
     /// Messages received on its links.
     pub messages_received: u64,
