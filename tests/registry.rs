@@ -2,6 +2,7 @@
 //! processes, each test with a directory of its own.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -283,6 +284,36 @@ fn stat_refuses_what_makes_no_sense() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
     assert!(String::from_utf8_lossy(&output.stderr).contains("warning: "));
     check(&["--clean"], 1, "not a ringwire registry");
+}
+
+/// Each number as large as it gets: sums must not overflow.
+#[test]
+fn stat_shows_what_a_damaged_file_says() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve("cell");
+    let path = scratch.files().pop().expect("its registry");
+    node.kill();
+    let file = std::fs::File::options().read(true).write(true).open(&path).expect("ours");
+    let word = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).expect("within the header");
+        u64::from_le_bytes(bytes)
+    };
+    // The byte table in the documentation of `ringwire::stats`.
+    let [counters, rows] = [56, 96].map(|at| word(32) + word(at));
+    let bytes = usize::try_from(rows - counters).expect("some kilobytes");
+    file.write_all_at(&vec![0xff; bytes], counters).expect("ours");
+    for row in [rows, rows + 640] {
+        file.write_all_at(&[0xff; 640], row).expect("ours");
+        // The sequence at rest, the state connected.
+        file.write_all_at(&2_u64.to_le_bytes(), row).expect("ours");
+        file.write_all_at(&2_u64.to_le_bytes(), row + 16).expect("ours");
+    }
+    for form in [&[][..], &["--json"], &["--hgrm", "turn"], &["--hlog"], &["--all"]] {
+        let text = scratch.stat_text(form);
+        assert!(!text.is_empty(), "{form:?}");
+    }
+    assert!(scratch.stat_text(&[]).contains("connected"));
 }
 
 #[test]

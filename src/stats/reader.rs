@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use zerocopy::IntoBytes;
 
@@ -246,7 +247,7 @@ impl SessionReading {
     /// Messages dropped, all lanes and reasons.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.drops.as_flattened().iter().sum()
+        self.drops.as_flattened().iter().copied().fold(0, u64::saturating_add)
     }
 }
 
@@ -257,12 +258,7 @@ impl Snapshot {
     ///
     /// [`RegistryError`], which says what is wrong with the file.
     pub fn from_file(path: &Path) -> Result<Self, RegistryError> {
-        let refused = |source| RegistryError::File { path: path.into(), source };
-        let file = File::open(path).map_err(refused)?;
-        if !file.metadata().map_err(refused)?.is_file() {
-            return Err(RegistryError::Foreign { path: path.into() });
-        }
-        Self::read(&Source::File(file), path.into())
+        Self::read(&Source::File(open(path)?), path.into())
     }
 
     pub(crate) fn read(source: &Source, path: PathBuf) -> Result<Self, RegistryError> {
@@ -274,8 +270,9 @@ impl Snapshot {
     pub fn statistics(&self) -> Statistics {
         let counters = self.reactors.iter().map(|reactor| &reactor.counters);
         let mut statistics = Statistics::collect(self.is_server, counters);
-        statistics.sends_too_large += self.handles_too_large;
-        statistics.messages_expired += self.handles_overdue;
+        let add = |sum: &mut u64, more| *sum = sum.saturating_add(more);
+        add(&mut statistics.sends_too_large, self.handles_too_large);
+        add(&mut statistics.messages_expired, self.handles_overdue);
         statistics
     }
 
@@ -325,14 +322,24 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
 ///
 /// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it.
 pub fn is_abandoned(path: &Path) -> Result<bool, RegistryError> {
-    let file =
-        File::open(path).map_err(|source| RegistryError::File { path: path.into(), source })?;
-    let read = Read { source: &Source::File(file), path: path.into() };
+    let read = Read { source: &Source::File(open(path)?), path: path.into() };
     let header = read.header()?;
     let writer = writer_of(&header);
     match at(&header, std::mem::offset_of!(Header, pid)) {
         0 => Err(RegistryError::BeingCreated { path: path.into() }),
         _ => Ok(writer != WriterState::Running),
+    }
+}
+
+/// Opens a plain file. Never blocks: a FIFO would wait for its writer (open(2), `O_NONBLOCK`).
+fn open(path: &Path) -> Result<File, RegistryError> {
+    let refused = |source| RegistryError::File { path: path.into(), source };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let file = File::from(opened.map_err(|error| refused(error.into()))?);
+    match file.metadata().map_err(refused)?.is_file() {
+        true => Ok(file),
+        false => Err(RegistryError::Foreign { path: path.into() }),
     }
 }
 

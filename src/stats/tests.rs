@@ -177,6 +177,24 @@ fn what_is_no_registry_is_told_clearly() {
     assert!(folder.to_string().contains("not a ringwire registry"), "{folder}");
 }
 
+/// Opening it must not wait for a writer.
+#[test]
+fn fifo_is_no_registry() {
+    let scratch = Scratch::new();
+    let _registry = scratch.registry();
+    let fifo = scratch.0.join("fifo.rwstats");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).expect("room");
+    let (done, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let read = Snapshot::from_file(&fifo).map(|_| ()).expect_err("a FIFO");
+        let asked = is_abandoned(&fifo).expect_err("a FIFO");
+        done.send([read, asked].map(|error| error.to_string())).expect("the test waits");
+    });
+    let errors = outcome.recv_timeout(Duration::from_secs(10)).expect("it does not block");
+    assert!(errors.iter().all(|error| error.contains("not a ringwire registry")), "{errors:?}");
+}
+
 /// A build that knows other counters finds those it knows.
 #[test]
 fn counters_are_found_by_their_labels() {

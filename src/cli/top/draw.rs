@@ -144,7 +144,8 @@ fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<L
         spins if spins > 0.0 => format!("{:.0} %", 100.0 * rate(|s| s.spin_hits) / spins),
         _ => "-".into(),
     };
-    let per_turn = rate(|s| s.completions + s.direct_receives) / rate(|s| s.turns).max(1.0);
+    let per_turn =
+        rate(|s| s.completions.saturating_add(s.direct_receives)) / rate(|s| s.turns).max(1.0);
     let slow = Span::styled(
         format!("slow {}", amount(statistics.turns_slow)),
         if rate(|s| s.turns_slow) > 0.0 { ALARM } else { PLAIN },
@@ -175,14 +176,15 @@ fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<L
 
 fn lane_lines<'a>(snapshot: &Snapshot, statistics: &Statistics) -> Vec<Line<'a>> {
     let mut lines = vec![Line::styled("LANES     QUEUED        OLDEST  DROPS", HEAD)];
-    let bytes =
-        |lane: usize| -> u64 { snapshot.sessions().map(|session| session.lanes[lane].bytes).sum() };
+    let bytes = |lane: usize| {
+        snapshot.sessions().map(|session| session.lanes[lane].bytes).fold(0, u64::saturating_add)
+    };
     let most = (0..LANE_NAMES.len()).map(bytes).max().unwrap_or(0);
     for (lane, name) in LANE_NAMES.iter().enumerate().rev() {
         let oldest = snapshot.sessions().map(|session| session.lanes[lane].oldest_ns).max();
         let oldest = oldest.filter(|&nanos| nanos > 0).map_or_else(|| "-".into(), short);
-        let dropped: u64 =
-            statistics.drops.iter().filter(|drop| drop.lane == lane).map(|drop| drop.count).sum();
+        let drops = statistics.drops.iter().filter(|drop| drop.lane == lane);
+        let dropped = drops.map(|drop| drop.count).fold(0, u64::saturating_add);
         lines.push(Line::from(vec![
             Span::raw(format!("{name:8} {:>7} ", amount(bytes(lane)) + "B")),
             Span::styled(bar(bytes(lane), most, 6), Style::new().fg(Color::Green)),

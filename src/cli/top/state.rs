@@ -100,7 +100,7 @@ pub(super) struct SessionLine<'a> {
 
 impl SessionLine<'_> {
     pub(super) fn queued(&self) -> u64 {
-        self.session.lanes.iter().map(|lane| lane.bytes).sum()
+        self.session.lanes.iter().map(|lane| lane.bytes).fold(0, u64::saturating_add)
     }
 
     pub(super) fn oldest_ns(&self) -> u64 {
