@@ -316,6 +316,58 @@ fn stat_shows_what_a_damaged_file_says() {
     assert!(scratch.stat_text(&[]).contains("connected"));
 }
 
+/// A whole name hides what only contains it, a running node its dead namesakes; and only what is
+/// meant is removed.
+#[test]
+fn stat_means_the_node_that_is_named() {
+    let scratch = Scratch::new();
+    let mut dead = scratch.serve("drive-1");
+    dead.kill();
+    let mut longer_dead = scratch.serve("drive-10");
+    longer_dead.kill();
+    let mut other_dead = scratch.serve("press");
+    other_dead.kill();
+    assert_eq!(scratch.files().len(), 3);
+    let one = scratch.serve("drive-1");
+    let ten = scratch.serve("drive-10");
+    let check = |who: &str, pid: u32| {
+        let text = scratch.stat_text(&[who]);
+        assert!(text.contains(&format!(": pid {pid} (ringwire)")), "{who}: {text}");
+    };
+    check("drive-1", one.child.id());
+    check("drive-10", ten.child.id());
+    check(&dead.child.id().to_string(), dead.child.id());
+    let both = scratch.stat_text(&["drive"]);
+    assert_eq!(both.lines().count(), 3, "{both}");
+    assert!(!both.contains("died"), "{both}");
+
+    // A file that can not be read belongs to whom its name says.
+    let foreign = scratch.stats().join("foreign-1-0.rwstats");
+    std::fs::write(&foreign, "something else").expect("room");
+    let output = scratch.stat(&["nosuch"]);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint.contains("no node is called nosuch"), "{complaint}");
+    assert!(!complaint.contains("warning"), "{complaint}");
+    let output = scratch.stat(&["foreign"]);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(complaint.contains("not a ringwire registry"), "{complaint}");
+    assert!(complaint.contains("nothing can be read"), "{complaint}");
+
+    let nobody = scratch.stat(&["nosuch", "--clean"]);
+    assert_eq!((nobody.status.code(), scratch.files().len()), (Some(1), 6));
+    let removed = scratch.stat_text(&["drive-1", "--clean"]);
+    assert_eq!(removed.lines().count(), 1, "{removed}");
+    assert!(removed.contains(&format!("drive-1-{}-", dead.child.id())), "{removed}");
+    let removed = scratch.stat_text(&["press", "--clean"]);
+    assert!(removed.contains("press-"), "{removed}");
+    let named = |name: &str| {
+        let is_it = |path: &&PathBuf| path.to_string_lossy().contains(name);
+        scratch.files().iter().filter(is_it).count()
+    };
+    assert_eq!((named("drive-10-"), named("drive-1-"), named("press-")), (2, 1, 0));
+}
+
 #[test]
 fn watch_prints_rates_again_and_again() {
     let scratch = Scratch::new();

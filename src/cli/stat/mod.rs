@@ -61,7 +61,7 @@ pub(crate) struct StatOptions {
     #[arg(long, conflicts_with_all = ["json", "all", "hgrm"])]
     hlog: bool,
 
-    /// Remove the registries of processes that have ended.
+    /// Remove the registries of processes that have ended; with WHO only those that are meant.
     #[arg(long, conflicts_with_all = ["json", "all", "hgrm", "hlog", "watch"])]
     clean: bool,
 }
@@ -215,7 +215,11 @@ fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
 /// Removes what dead processes left.
 fn clean(selection: &Selection) -> Result<ExitCode, CommandError> {
     let mut code = ExitCode::SUCCESS;
-    for path in selection.paths() {
+    let looks = selection.looks();
+    if looks.is_empty() && selection.who.is_some() {
+        return Err(StatFailure::Nothing(selection.clone()).into());
+    }
+    for (path, _) in looks {
         match is_abandoned(&path) {
             Ok(true) => {
                 let removed = std::fs::remove_file(&path);
