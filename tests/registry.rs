@@ -316,6 +316,23 @@ fn stat_shows_what_a_damaged_file_says() {
     assert!(scratch.stat_text(&[]).contains("connected"));
 }
 
+/// What a process leaves that died before it had written a word.
+#[test]
+fn unfinished_files_are_no_trouble_and_can_be_cleaned_up() {
+    let scratch = Scratch::new();
+    let _node = scratch.serve("cell");
+    // Above the largest number a process may have.
+    for (bytes, name) in [(0, "a-4194305-0"), (1 << 20, "b-4194305-1")] {
+        let file = std::fs::File::create(scratch.stats().join(name).with_extension("rwstats"));
+        file.expect("writable").set_len(bytes).expect("room");
+    }
+    let output = scratch.stat(&[]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(scratch.stat_text(&["--clean"]).lines().count(), 2);
+    assert_eq!(scratch.files().len(), 1);
+}
+
 /// A whole name hides what only contains it, a running node its dead namesakes; and only what is
 /// meant is removed.
 #[test]

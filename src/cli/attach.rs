@@ -43,6 +43,8 @@ impl Selection {
         for (_, outcome) in self.looks() {
             match outcome {
                 Ok(snapshot) => found.snapshots.push(snapshot),
+                // There soon, or never: nothing that an operator has to know of.
+                Err(RegistryError::BeingCreated { .. }) if !self.is_file() => {}
                 Err(error) => found.failures.push(error),
             }
         }

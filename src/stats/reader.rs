@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -28,13 +28,15 @@ use crate::stats::layout::{
     BlockHead, HEADER_BYTES, HISTOGRAM_COUNT, HISTOGRAMS, Header, LABELS_AT, LaneRow, MAGIC, Plan,
     READY, Row, RowState, VERSION, read_text,
 };
-use crate::stats::place::{EXTENSION, ProcessId};
+use crate::stats::place::{self, EXTENSION, ProcessId};
 use crate::stats::snapshot::Statistics;
 use crate::sys::map::Map;
-use crate::time::Nanos;
+use crate::time::{Nanos, wall_ns};
 
 /// How long a part that changes under the reader is read again.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// How long a writer may take from making its file to the first word in it, generously.
+const CREATION_MAX: Duration = Duration::from_secs(60);
 /// Files above this are not ours: 256 reactors with 65,536 sessions each.
 const FILE_BYTES_MAX: u64 = 1 << 34;
 
@@ -318,17 +320,35 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
 
 /// Whether the process that writes a file has ended, also when it had not completed it.
 ///
+/// A file that says nothing yet of who writes it is abandoned when no process has the number in its
+/// name (`NAME-PID-NUMBER.rwstats`), or when nothing has been written to it for a minute.
+///
 /// # Errors
 ///
 /// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it.
 pub fn is_abandoned(path: &Path) -> Result<bool, RegistryError> {
     let read = Read { source: &Source::File(open(path)?), path: path.into() };
-    let header = read.header()?;
-    let writer = writer_of(&header);
-    match at(&header, std::mem::offset_of!(Header, pid)) {
-        0 => Err(RegistryError::BeingCreated { path: path.into() }),
-        _ => Ok(writer != WriterState::Running),
+    let failure = match read.header() {
+        Ok(header) if at(&header, std::mem::offset_of!(Header, pid)) != 0 => {
+            return Ok(writer_of(&header) != WriterState::Running);
+        }
+        Ok(_) => RegistryError::BeingCreated { path: path.into() },
+        Err(failure) => failure,
+    };
+    match failure {
+        RegistryError::BeingCreated { .. } if is_given_up(path) => Ok(true),
+        failure => Err(failure),
     }
+}
+
+/// Whether nobody completes a file any more.
+fn is_given_up(path: &Path) -> bool {
+    if place::pid_in_name(path).is_some_and(|pid| !place::exists(pid)) {
+        return true;
+    }
+    let Ok(written) = std::fs::metadata(path).map(|found| found.mtime()) else { return false };
+    let now = Duration::from_nanos(wall_ns());
+    now.saturating_sub(Duration::from_secs(u64::try_from(written).unwrap_or(0))) > CREATION_MAX
 }
 
 /// Opens a plain file. Never blocks: a FIFO would wait for its writer (open(2), `O_NONBLOCK`).

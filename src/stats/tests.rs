@@ -128,6 +128,32 @@ fn dead_writer_is_told_from_a_running_one() {
     assert!(is_abandoned(&path).expect("readable"));
 }
 
+/// A file that was made, and whose writer died before it had written to it.
+#[test]
+fn unfinished_file_is_abandoned_with_its_process_or_after_a_minute() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(&scratch.0).expect("writable");
+    let make = |name: String, bytes: u64| {
+        let path = scratch.0.join(name);
+        let file = std::fs::File::create(&path).expect("writable");
+        file.set_len(bytes).expect("room");
+        (file, path)
+    };
+    for bytes in [0, HEADER_BYTES as u64, 1 << 20] {
+        // Above the largest number a process may have (proc_sys_kernel(5), pid_max).
+        let (_, gone) = make("cell-4194305-0.rwstats".into(), bytes);
+        assert!(is_abandoned(&gone).expect("told by its name"), "{bytes}");
+        for name in [format!("cell-{}-0.rwstats", std::process::id()), "copy.rwstats".into()] {
+            let (file, path) = make(name, bytes);
+            let young = is_abandoned(&path).expect_err("its writer may be at it").to_string();
+            assert!(young.contains("being created"), "{young}");
+            let then = std::time::UNIX_EPOCH + Duration::from_nanos(crate::time::wall_ns());
+            file.set_modified(then - Duration::from_secs(120)).expect("our own");
+            assert!(is_abandoned(&path).expect("told by its age"), "{bytes}");
+        }
+    }
+}
+
 fn check_refused(damage: impl FnOnce(&Path), expected: &str) {
     let scratch = Scratch::new();
     let registry = scratch.registry();
