@@ -273,6 +273,8 @@ fn stat_refuses_what_makes_no_sense() {
     check(&["--hgrm", "nothing"], 2, "possible values");
     check(&["nobody"], 1, "no node is called nobody");
     check(&["--watch=0"], 2, "seconds from");
+    check(&["--watch", "0"], 2, "seconds from");
+    check(&["cell", "--watch", "press"], 2, "--watch takes seconds, not press");
     check(&["--clean", "--json"], 2, "cannot be used with");
     check(&["/nonexistent/x.rwstats"], 1, "/nonexistent/x.rwstats");
     let foreign = scratch.stats().join("foreign.rwstats");
@@ -405,6 +407,39 @@ fn watch_prints_rates_again_and_again() {
     assert!(second["rates"]["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{second}");
     child.kill().expect("our own child");
     child.wait().expect("our own child");
+}
+
+/// The seconds behind a space, and nobody there yet.
+#[test]
+fn watch_waits_for_who_is_named() {
+    for arguments in [&["cell", "--watch", "0.05"][..], &["--watch", "cell"]] {
+        let scratch = Scratch::new();
+        let _other = scratch.serve("press");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+            .arg("stat")
+            .args(arguments)
+            .arg("--dir")
+            .arg(scratch.stats())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the command runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut next = || lines.next().expect("another line").expect("readable");
+        assert_eq!(next(), "waiting for cell", "{arguments:?}");
+        let node = scratch.serve("cell");
+        let heading = format!("cell: pid {} (ringwire), running", node.child.id());
+        let deadline = Nanos::now() + PATIENCE;
+        loop {
+            let line = next();
+            if line.starts_with(&heading) {
+                break;
+            }
+            assert_eq!(line, "waiting for cell", "{arguments:?}");
+            assert!(Nanos::now() < deadline, "it does not see the node");
+        }
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
 }
 
 /// Who came and went is logged; so is what was dropped, once a second.
