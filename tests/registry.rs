@@ -246,6 +246,7 @@ fn stat_tells_everything_in_each_form() {
     assert_eq!(cell["state"], "running");
     assert_eq!(cell["statistics"]["messages_received"], 100);
     assert_eq!(cell["statistics"]["is_server"], true);
+    assert_eq!(cell["statistics"]["state"], "connected");
     assert!(cell["histograms"]["turn"]["p99_ns"].as_u64().is_some_and(|nanos| nanos > 0));
     let session = &cell["sessions"][0];
     assert_eq!((&session["state"], &session["reason"]), (&"ended".into(), &"goodbye".into()));

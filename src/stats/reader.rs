@@ -29,7 +29,7 @@ use crate::stats::layout::{
     READY, Row, RowState, VERSION, read_text,
 };
 use crate::stats::place::{self, EXTENSION, ProcessId};
-use crate::stats::snapshot::Statistics;
+use crate::stats::snapshot::{ConnectionState, Statistics};
 use crate::sys::map::Map;
 use crate::time::{Nanos, wall_ns};
 
@@ -267,15 +267,32 @@ impl Snapshot {
         Read { source, path }.all()
     }
 
-    /// What has happened so far, summed over its reactors.
+    /// What has happened so far, summed over its reactors. The state is that of the session that is
+    /// best off, connected for what listens, and disconnected when the process is gone.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let counters = self.reactors.iter().map(|reactor| &reactor.counters);
         let mut statistics = Statistics::collect(self.is_server, counters);
+        statistics.state = self.connection_state();
         let add = |sum: &mut u64, more| *sum = sum.saturating_add(more);
         add(&mut statistics.sends_too_large, self.handles_too_large);
         add(&mut statistics.messages_expired, self.handles_overdue);
         statistics
+    }
+
+    fn connection_state(&self) -> ConnectionState {
+        let has = |state| self.sessions().any(|session| session.state == state);
+        let unlisted = || self.reactors.iter().any(|it| it.counters.connections_active.get() > 0);
+        match () {
+            () if self.writer != WriterState::Running => ConnectionState::Disconnected,
+            () if self.is_server || has(RowState::Connected) => ConnectionState::Connected,
+            () if has(RowState::Away) => ConnectionState::Reconnecting,
+            () if has(RowState::Connecting) => ConnectionState::Connecting,
+            () if has(RowState::Closing) => ConnectionState::Closing,
+            // A session that the registry had no row for.
+            () if unlisted() => ConnectionState::Connected,
+            () => ConnectionState::Disconnected,
+        }
     }
 
     /// A histogram by its name in [`Snapshot::histogram_names`], summed over its reactors.

@@ -154,6 +154,36 @@ fn unfinished_file_is_abandoned_with_its_process_or_after_a_minute() {
     }
 }
 
+#[test]
+fn state_is_that_of_the_sessions() {
+    let scratch = Scratch::new();
+    let _registry = scratch.registry();
+    let copy = scratch.0.join("copy.rwstats");
+    std::fs::copy(scratch.file(), &copy).expect("room");
+    let check = |expected| {
+        let snapshot = Snapshot::from_file(&copy).expect("readable");
+        assert_eq!(snapshot.statistics().state, expected);
+    };
+    check(ConnectionState::Disconnected);
+    let row = HEADER_BYTES + Plan::ROWS_AT;
+    poke(&copy, row + offset_of!(Row, key), 1 | 1 << 32);
+    for (state, expected) in [
+        (RowState::Connecting, ConnectionState::Connecting),
+        (RowState::Connected, ConnectionState::Connected),
+        (RowState::Away, ConnectionState::Reconnecting),
+        (RowState::Closing, ConnectionState::Closing),
+        (RowState::Ended, ConnectionState::Disconnected),
+    ] {
+        poke(&copy, row + offset_of!(Row, state), state.code());
+        check(expected);
+    }
+    poke(&copy, offset_of!(Header, is_server), 1);
+    check(ConnectionState::Connected);
+    // Its number has gone to a process that began later.
+    poke(&copy, offset_of!(Header, process_started), 1);
+    check(ConnectionState::Disconnected);
+}
+
 fn check_refused(damage: impl FnOnce(&Path), expected: &str) {
     let scratch = Scratch::new();
     let registry = scratch.registry();
