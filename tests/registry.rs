@@ -2,6 +2,7 @@
 //! processes, each test with a directory of its own.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -266,6 +267,7 @@ fn stat_tells_everything_in_each_form() {
     assert_eq!(cell["state"], "running");
     assert_eq!(cell["statistics"]["messages_received"], 100);
     assert_eq!(cell["statistics"]["is_server"], true);
+    assert_eq!(cell["statistics"]["state"], "connected");
     assert!(cell["histograms"]["turn"]["p99_ns"].as_u64().is_some_and(|nanos| nanos > 0));
     let session = &cell["sessions"][0];
     assert_eq!((&session["state"], &session["reason"]), (&"ended".into(), &"goodbye".into()));
@@ -293,6 +295,8 @@ fn stat_refuses_what_makes_no_sense() {
     check(&["--hgrm", "nothing"], 2, "possible values");
     check(&["nobody"], 1, "no node is called nobody");
     check(&["--watch=0"], 2, "seconds from");
+    check(&["--watch", "0"], 2, "seconds from");
+    check(&["cell", "--watch", "press"], 2, "--watch takes seconds, not press");
     check(&["--clean", "--json"], 2, "cannot be used with");
     check(&["/nonexistent/x.rwstats"], 1, "/nonexistent/x.rwstats");
     let foreign = scratch.stats().join("foreign.rwstats");
@@ -304,6 +308,105 @@ fn stat_refuses_what_makes_no_sense() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
     assert!(String::from_utf8_lossy(&output.stderr).contains("warning: "));
     check(&["--clean"], 1, "not a ringwire registry");
+}
+
+/// Each number as large as it gets: sums must not overflow.
+#[test]
+fn stat_shows_what_a_damaged_file_says() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve("cell");
+    let path = scratch.files().pop().expect("its registry");
+    node.kill();
+    let file = std::fs::File::options().read(true).write(true).open(&path).expect("ours");
+    let word = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).expect("within the header");
+        u64::from_le_bytes(bytes)
+    };
+    // The byte table in the documentation of `ringwire::stats`.
+    let [counters, rows] = [56, 96].map(|at| word(32) + word(at));
+    let bytes = usize::try_from(rows - counters).expect("some kilobytes");
+    file.write_all_at(&vec![0xff; bytes], counters).expect("ours");
+    for row in [rows, rows + 640] {
+        file.write_all_at(&[0xff; 640], row).expect("ours");
+        // The sequence at rest, the state connected.
+        file.write_all_at(&2_u64.to_le_bytes(), row).expect("ours");
+        file.write_all_at(&2_u64.to_le_bytes(), row + 16).expect("ours");
+    }
+    for form in [&[][..], &["--json"], &["--hgrm", "turn"], &["--hlog"], &["--all"]] {
+        let text = scratch.stat_text(form);
+        assert!(!text.is_empty(), "{form:?}");
+    }
+    assert!(scratch.stat_text(&[]).contains("connected"));
+}
+
+/// What a process leaves that died before it had written a word.
+#[test]
+fn unfinished_files_are_no_trouble_and_can_be_cleaned_up() {
+    let scratch = Scratch::new();
+    let _node = scratch.serve("cell");
+    // Above the largest number a process may have.
+    for (bytes, name) in [(0, "a-4194305-0"), (1 << 20, "b-4194305-1")] {
+        let file = std::fs::File::create(scratch.stats().join(name).with_extension("rwstats"));
+        file.expect("writable").set_len(bytes).expect("room");
+    }
+    let output = scratch.stat(&[]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(scratch.stat_text(&["--clean"]).lines().count(), 2);
+    assert_eq!(scratch.files().len(), 1);
+}
+
+/// A whole name hides what only contains it, a running node its dead namesakes; and only what is
+/// meant is removed.
+#[test]
+fn stat_means_the_node_that_is_named() {
+    let scratch = Scratch::new();
+    let mut dead = scratch.serve("drive-1");
+    dead.kill();
+    let mut longer_dead = scratch.serve("drive-10");
+    longer_dead.kill();
+    let mut other_dead = scratch.serve("press");
+    other_dead.kill();
+    assert_eq!(scratch.files().len(), 3);
+    let one = scratch.serve("drive-1");
+    let ten = scratch.serve("drive-10");
+    let check = |who: &str, pid: u32| {
+        let text = scratch.stat_text(&[who]);
+        assert!(text.contains(&format!(": pid {pid} (ringwire)")), "{who}: {text}");
+    };
+    check("drive-1", one.child.id());
+    check("drive-10", ten.child.id());
+    check(&dead.child.id().to_string(), dead.child.id());
+    let both = scratch.stat_text(&["drive"]);
+    assert_eq!(both.lines().count(), 3, "{both}");
+    assert!(!both.contains("died"), "{both}");
+
+    // A file that can not be read belongs to whom its name says.
+    let foreign = scratch.stats().join("foreign-1-0.rwstats");
+    std::fs::write(&foreign, "something else").expect("room");
+    let output = scratch.stat(&["nosuch"]);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint.contains("no node is called nosuch"), "{complaint}");
+    assert!(!complaint.contains("warning"), "{complaint}");
+    let output = scratch.stat(&["foreign"]);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(complaint.contains("not a ringwire registry"), "{complaint}");
+    assert!(complaint.contains("nothing can be read"), "{complaint}");
+
+    let nobody = scratch.stat(&["nosuch", "--clean"]);
+    assert_eq!((nobody.status.code(), scratch.files().len()), (Some(1), 6));
+    let removed = scratch.stat_text(&["drive-1", "--clean"]);
+    assert_eq!(removed.lines().count(), 1, "{removed}");
+    assert!(removed.contains(&format!("drive-1-{}-", dead.child.id())), "{removed}");
+    let removed = scratch.stat_text(&["press", "--clean"]);
+    assert!(removed.contains("press-"), "{removed}");
+    let named = |name: &str| {
+        let is_it = |path: &&PathBuf| path.to_string_lossy().contains(name);
+        scratch.files().iter().filter(is_it).count()
+    };
+    assert_eq!((named("drive-10-"), named("drive-1-"), named("press-")), (2, 1, 0));
 }
 
 #[test]
@@ -326,6 +429,39 @@ fn watch_prints_rates_again_and_again() {
     assert!(second["rates"]["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{second}");
     child.kill().expect("our own child");
     child.wait().expect("our own child");
+}
+
+/// The seconds behind a space, and nobody there yet.
+#[test]
+fn watch_waits_for_who_is_named() {
+    for arguments in [&["cell", "--watch", "0.05"][..], &["--watch", "cell"]] {
+        let scratch = Scratch::new();
+        let _other = scratch.serve("press");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+            .arg("stat")
+            .args(arguments)
+            .arg("--dir")
+            .arg(scratch.stats())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the command runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut next = || lines.next().expect("another line").expect("readable");
+        assert_eq!(next(), "waiting for cell", "{arguments:?}");
+        let node = scratch.serve("cell");
+        let heading = format!("cell: pid {} (ringwire), running", node.child.id());
+        let deadline = Nanos::now() + PATIENCE;
+        loop {
+            let line = next();
+            if line.starts_with(&heading) {
+                break;
+            }
+            assert_eq!(line, "waiting for cell", "{arguments:?}");
+            assert!(Nanos::now() < deadline, "it does not see the node");
+        }
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
 }
 
 /// Who came and went is logged; so is what was dropped, once a second.

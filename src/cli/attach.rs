@@ -2,7 +2,7 @@
 //!
 //! A file that goes while it is looked at is no error: its process has ended.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,7 +12,10 @@ use ringwire::stats::{RegistryError, Statistics, WriterState, directories, files
 /// Which registries are meant.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Selection {
-    /// Whose: a process id, a part of the node's or program's name, or a registry file.
+    /// Whose: a process id, the node's or program's name or a part of it, or a registry file.
+    ///
+    /// A process id or a whole name wins over parts of names, and running nodes over dead ones of
+    /// the same name.
     #[arg(value_name = "WHO")]
     pub(super) who: Option<String>,
 
@@ -37,24 +40,50 @@ impl Selection {
     /// Reads all that is meant.
     pub(super) fn read(&self) -> Found {
         let mut found = Found::default();
-        for path in self.paths() {
-            match Snapshot::from_file(&path) {
-                Ok(snapshot) if self.means(&snapshot) => found.snapshots.push(snapshot),
-                Ok(_) => {}
-                // It has ended between the look into the directory and the one into the file.
-                Err(RegistryError::File { source, .. })
-                    if source.kind() == std::io::ErrorKind::NotFound && !self.is_file() => {}
+        for (_, outcome) in self.looks() {
+            match outcome {
+                Ok(snapshot) => found.snapshots.push(snapshot),
+                // There soon, or never: nothing that an operator has to know of.
+                Err(RegistryError::BeingCreated { .. }) if !self.is_file() => {}
                 Err(error) => found.failures.push(error),
             }
         }
-        found.snapshots.sort_by_key(|snapshot| {
-            (snapshot.writer != WriterState::Running, title(snapshot), snapshot.pid)
-        });
+        if self.who.is_some() && !self.is_file() {
+            let running = found.snapshots.iter().filter(|snapshot| runs(snapshot));
+            let names: Vec<String> = running.map(title).collect();
+            found.snapshots.retain(|snapshot| runs(snapshot) || !names.contains(&title(snapshot)));
+        }
+        found.snapshots.sort_by_key(|snapshot| (!runs(snapshot), title(snapshot), snapshot.pid));
         found
     }
 
+    /// The files that are meant, of running and of dead processes, readable or not. Of one that is
+    /// not readable only the file's name tells whose it is.
+    pub(super) fn looks(&self) -> Vec<(PathBuf, Result<Snapshot, RegistryError>)> {
+        let mut looks = Vec::new();
+        for path in self.paths() {
+            let outcome = Snapshot::from_file(&path);
+            let fit = match &outcome {
+                Ok(snapshot) => {
+                    self.fit([&snapshot.node_name, &snapshot.command], Some(snapshot.pid))
+                }
+                // It has ended between the look into the directory and the one into the file.
+                Err(RegistryError::File { source, .. })
+                    if source.kind() == std::io::ErrorKind::NotFound && !self.is_file() =>
+                {
+                    continue;
+                }
+                Err(_) => self.fit_of_file(&path),
+            };
+            looks.extend(fit.map(|fit| (fit, path, outcome)));
+        }
+        let best = looks.iter().map(|&(fit, ..)| fit).max();
+        let meant = looks.into_iter().filter(|&(fit, ..)| Some(fit) == best);
+        meant.map(|(_, path, outcome)| (path, outcome)).collect()
+    }
+
     /// The files to look at.
-    pub(super) fn paths(&self) -> Vec<PathBuf> {
+    fn paths(&self) -> Vec<PathBuf> {
         if self.is_file() {
             return self.who.iter().map(PathBuf::from).collect();
         }
@@ -74,13 +103,39 @@ impl Selection {
         self.who.as_ref().is_some_and(|who| who.contains('/') || who.ends_with(".rwstats"))
     }
 
-    fn means(&self, snapshot: &Snapshot) -> bool {
-        let Some(who) = &self.who else { return true };
-        self.is_file()
-            || who.parse() == Ok(snapshot.pid)
-            || snapshot.node_name.contains(who)
-            || snapshot.command.contains(who)
+    /// How well a process is meant, if it is.
+    fn fit(&self, names: [&str; 2], pid: Option<u32>) -> Option<Fit> {
+        let Some(who) = self.who.as_deref().filter(|_| !self.is_file()) else {
+            return Some(Fit::Whole);
+        };
+        if pid.is_some_and(|pid| who.parse() == Ok(pid)) || names.contains(&who) {
+            return Some(Fit::Whole);
+        }
+        names.iter().any(|name| name.contains(who)).then_some(Fit::Part)
     }
+
+    /// The same by the name of its file alone: NAME-PID-NUMBER.
+    fn fit_of_file(&self, path: &Path) -> Option<Fit> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let mut parts = stem.rsplitn(3, '-').skip(1);
+        match (parts.next().map(str::parse::<u32>), parts.next()) {
+            (Some(Ok(pid)), Some(name)) => self.fit([name, name], Some(pid)),
+            _ => self.fit([&stem, &stem], None),
+        }
+    }
+}
+
+/// How well a process is meant: the better ones hide the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// By a part of a name.
+    Part,
+    /// By its number, by a whole name, or because nobody is named.
+    Whole,
+}
+
+fn runs(snapshot: &Snapshot) -> bool {
+    snapshot.writer == WriterState::Running
 }
 
 /// What a node is called: its own name, or its program's.
@@ -133,6 +188,30 @@ mod tests {
     fn nothing_reaches_the_terminal_as_a_control_character() {
         assert_eq!(printable("drive-7"), "drive-7");
         assert_eq!(printable("a\x1b[2J\n\u{202e}b"), "a\u{fffd}[2J\u{fffd}\u{fffd}b");
+    }
+
+    #[test]
+    fn whole_names_fit_better_than_parts() {
+        let fit = |who: &str, name: &str, pid| {
+            Selection { who: Some(who.into()), directories: vec![] }.fit([name, "serve"], Some(pid))
+        };
+        assert_eq!(fit("drive-1", "drive-1", 7), Some(Fit::Whole));
+        assert_eq!(fit("drive-1", "drive-10", 7), Some(Fit::Part));
+        assert_eq!(fit("10", "drive-10", 7), Some(Fit::Part));
+        assert_eq!(fit("10", "drive-1", 10), Some(Fit::Whole));
+        assert_eq!(fit("serve", "drive-1", 7), Some(Fit::Whole));
+        assert_eq!(fit("press", "drive-1", 7), None);
+        assert!(Fit::Whole > Fit::Part);
+    }
+
+    #[test]
+    fn unreadable_file_is_known_by_its_name() {
+        let fit = |who: &str| {
+            let selection = Selection { who: Some(who.into()), directories: vec![] };
+            selection.fit_of_file(Path::new("/run/x/drive-1-4711-0.rwstats"))
+        };
+        assert_eq!((fit("drive-1"), fit("4711")), (Some(Fit::Whole), Some(Fit::Whole)));
+        assert_eq!((fit("drive"), fit("rwstats"), fit("0")), (Some(Fit::Part), None, None));
     }
 
     #[test]

@@ -48,7 +48,13 @@ pub fn hgrm(reading: &Reading) -> String {
         while 1.0 - quantile <= 0.5_f64.powi(level as i32 + 1) {
             level += 1;
         }
-        quantile += 0.5_f64.powi(level as i32 + 1) / f64::from(TICKS_PER_HALF);
+        let next = quantile + 0.5_f64.powi(level as i32 + 1) / f64::from(TICKS_PER_HALF);
+        if !is_complete && (next >= 1.0 || next <= quantile) {
+            // Above 2^53 values the last ones are nearer to 100 % than a number can tell.
+            line(micros(reading.max_ns()), 1.0, count);
+            break;
+        }
+        quantile = next;
     }
     let mean = if count == 0 { 0.0 } else { micros(reading.sum_ns()) / count as f64 };
     let squares: f64 = reading
@@ -267,6 +273,22 @@ mod tests {
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
         for (plain, encoded) in vectors {
             assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+    }
+
+    /// What a damaged file may say: the last value is above every quantile below 1.
+    #[test]
+    fn distribution_ends_with_counts_of_any_size() {
+        let mut reading = Reading { max: 5_000_000, ..Reading::default() };
+        for first in [1 << 62, u64::MAX] {
+            reading.counts[100] = first;
+            reading.counts[1_000] = 1;
+            let text = hgrm(&reading);
+            let last = text.lines().rfind(|line| !line.starts_with('#')).expect("lines");
+            let fields: Vec<&str> = last.split_whitespace().collect();
+            let count = first.saturating_add(1).to_string();
+            assert_eq!(fields[1..], ["1.000000000000", &count], "{text}");
+            assert!(text.lines().count() < 400, "{text}");
         }
     }
 

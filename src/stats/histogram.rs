@@ -139,10 +139,10 @@ impl Reading {
         Self { sum: words[0], max: words[1], clipped: words[2], counts: words[HEAD_WORDS..].into() }
     }
 
-    /// How many values were recorded.
+    /// How many values were recorded. Sums end at `u64::MAX`: a damaged file says anything.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts.iter().copied().fold(0, u64::saturating_add)
     }
 
     /// Their sum, in nanoseconds.
@@ -174,9 +174,9 @@ impl Reading {
         }
         #[expect(clippy::cast_possible_truncation, reason = "a count times at most 1, rounded")]
         let rank = ((quantile.clamp(0.0, 1.0) * count as f64).ceil() as u64).clamp(1, count);
-        let mut below = 0;
-        for (index, count) in self.counts.iter().enumerate() {
-            below += count;
+        let mut below = 0_u64;
+        for (index, &count) in self.counts.iter().enumerate() {
+            below = below.saturating_add(count);
             if below >= rank {
                 return value_to(index).min(self.max);
             }
@@ -187,16 +187,16 @@ impl Reading {
     /// How many values are at most `nanos`, or told apart from it by less than 0.8 %.
     #[must_use]
     pub fn count_to(&self, nanos: u64) -> u64 {
-        self.counts[..=index_of(nanos)].iter().sum()
+        self.counts[..=index_of(nanos)].iter().copied().fold(0, u64::saturating_add)
     }
 
     /// Adds what another histogram holds.
     pub fn add(&mut self, other: &Self) {
         self.sum = self.sum.wrapping_add(other.sum);
         self.max = self.max.max(other.max);
-        self.clipped += other.clipped;
+        self.clipped = self.clipped.saturating_add(other.clipped);
         for (sum, count) in self.counts.iter_mut().zip(&other.counts) {
-            *sum += count;
+            *sum = sum.saturating_add(*count);
         }
     }
 
@@ -289,6 +289,24 @@ mod tests {
         let mut sum = earlier;
         sum.add(&news);
         assert_eq!(sum, histogram.read());
+    }
+
+    /// What a damaged file may say.
+    #[test]
+    fn counts_of_any_size_are_summed() {
+        let mut reading = Reading {
+            sum: u64::MAX,
+            max: u64::MAX,
+            clipped: u64::MAX,
+            counts: vec![1 << 60; COUNTS],
+        };
+        assert_eq!((reading.count(), reading.count_to(VALUE_MAX)), (u64::MAX, u64::MAX));
+        assert_eq!((reading.count_to(0), reading.quantile_ns(1.0)), (1 << 60, value_to(15)));
+        reading.counts[0] = u64::MAX;
+        let same = reading.clone();
+        reading.add(&same);
+        assert_eq!((reading.clipped(), reading.count()), (u64::MAX, u64::MAX));
+        assert_eq!((reading.quantile_ns(0.5), reading.counts[1]), (0, 1 << 61));
     }
 
     #[test]

@@ -78,6 +78,18 @@ impl ProcessId {
     }
 }
 
+/// Whether any process has this number.
+pub(crate) fn exists(pid: u32) -> bool {
+    start_of(pid).is_some()
+}
+
+/// The process in the name of a registry file, `NAME-PID-NUMBER.rwstats`.
+pub(crate) fn pid_in_name(path: &Path) -> Option<u32> {
+    let mut parts = path.file_stem()?.to_str()?.rsplitn(3, '-');
+    let (_number, pid, _name) = (parts.next()?, parts.next()?, parts.next()?);
+    pid.parse().ok()
+}
+
 /// When a process began, unless there is none of this number or it only waits to be reaped.
 fn start_of(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -183,6 +195,15 @@ mod tests {
             std::thread::yield_now();
         }
         child.wait().expect("our own child");
+    }
+
+    #[test]
+    fn file_name_tells_the_process() {
+        assert_eq!(pid_in_name(Path::new("/run/drive-7-4711-0.rwstats")), Some(4711));
+        for other in ["drive.rwstats", "4711-0.rwstats", "drive-x-0.rwstats", "/"] {
+            assert_eq!(pid_in_name(Path::new(other)), None, "{other}");
+        }
+        assert!(exists(std::process::id()) && !exists(u32::MAX));
     }
 
     #[test]

@@ -11,12 +11,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use zerocopy::IntoBytes;
 
@@ -27,13 +28,15 @@ use crate::stats::layout::{
     BlockHead, HEADER_BYTES, HISTOGRAM_COUNT, HISTOGRAMS, Header, LABELS_AT, LaneRow, MAGIC, Plan,
     READY, Row, RowState, VERSION, read_text,
 };
-use crate::stats::place::{EXTENSION, ProcessId};
-use crate::stats::snapshot::Statistics;
+use crate::stats::place::{self, EXTENSION, ProcessId};
+use crate::stats::snapshot::{ConnectionState, Statistics};
 use crate::sys::map::Map;
-use crate::time::Nanos;
+use crate::time::{Nanos, wall_ns};
 
 /// How long a part that changes under the reader is read again.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// How long a writer may take from making its file to the first word in it, generously.
+const CREATION_MAX: Duration = Duration::from_secs(60);
 /// Files above this are not ours: 256 reactors with 65,536 sessions each.
 const FILE_BYTES_MAX: u64 = 1 << 34;
 
@@ -248,7 +251,7 @@ impl SessionReading {
     /// Messages dropped, all lanes and reasons.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.drops.as_flattened().iter().sum()
+        self.drops.as_flattened().iter().copied().fold(0, u64::saturating_add)
     }
 }
 
@@ -259,26 +262,39 @@ impl Snapshot {
     ///
     /// [`RegistryError`], which says what is wrong with the file.
     pub fn from_file(path: &Path) -> Result<Self, RegistryError> {
-        let refused = |source| RegistryError::File { path: path.into(), source };
-        let file = File::open(path).map_err(refused)?;
-        if !file.metadata().map_err(refused)?.is_file() {
-            return Err(RegistryError::Foreign { path: path.into() });
-        }
-        Self::read(&Source::File(file), path.into())
+        Self::read(&Source::File(open(path)?), path.into())
     }
 
     pub(crate) fn read(source: &Source, path: PathBuf) -> Result<Self, RegistryError> {
         Read { source, path }.all()
     }
 
-    /// What has happened so far, summed over its reactors.
+    /// What has happened so far, summed over its reactors. The state is that of the session that is
+    /// best off, connected for what listens, and disconnected when the process is gone.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let counters = self.reactors.iter().map(|reactor| &reactor.counters);
         let mut statistics = Statistics::collect(self.is_server, counters);
-        statistics.sends_too_large += self.handles_too_large;
-        statistics.messages_expired += self.handles_overdue;
+        statistics.state = self.connection_state();
+        let add = |sum: &mut u64, more| *sum = sum.saturating_add(more);
+        add(&mut statistics.sends_too_large, self.handles_too_large);
+        add(&mut statistics.messages_expired, self.handles_overdue);
         statistics
+    }
+
+    fn connection_state(&self) -> ConnectionState {
+        let has = |state| self.sessions().any(|session| session.state == state);
+        let unlisted = || self.reactors.iter().any(|it| it.counters.connections_active.get() > 0);
+        match () {
+            () if self.writer != WriterState::Running => ConnectionState::Disconnected,
+            () if self.is_server || has(RowState::Connected) => ConnectionState::Connected,
+            () if has(RowState::Away) => ConnectionState::Reconnecting,
+            () if has(RowState::Connecting) => ConnectionState::Connecting,
+            () if has(RowState::Closing) => ConnectionState::Closing,
+            // A session that the registry had no row for.
+            () if unlisted() => ConnectionState::Connected,
+            () => ConnectionState::Disconnected,
+        }
     }
 
     /// A histogram by its name in [`Snapshot::histogram_names`], summed over its reactors.
@@ -323,18 +339,46 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
 
 /// Whether the process that writes a file has ended, also when it had not completed it.
 ///
+/// A file that says nothing yet of who writes it is abandoned when no process has the number in its
+/// name (`NAME-PID-NUMBER.rwstats`), or when nothing has been written to it for a minute.
+///
 /// # Errors
 ///
 /// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it.
 pub fn is_abandoned(path: &Path) -> Result<bool, RegistryError> {
-    let file =
-        File::open(path).map_err(|source| RegistryError::File { path: path.into(), source })?;
-    let read = Read { source: &Source::File(file), path: path.into() };
-    let header = read.header()?;
-    let writer = writer_of(&header);
-    match at(&header, std::mem::offset_of!(Header, pid)) {
-        0 => Err(RegistryError::BeingCreated { path: path.into() }),
-        _ => Ok(writer != WriterState::Running),
+    let read = Read { source: &Source::File(open(path)?), path: path.into() };
+    let failure = match read.header() {
+        Ok(header) if at(&header, std::mem::offset_of!(Header, pid)) != 0 => {
+            return Ok(writer_of(&header) != WriterState::Running);
+        }
+        Ok(_) => RegistryError::BeingCreated { path: path.into() },
+        Err(failure) => failure,
+    };
+    match failure {
+        RegistryError::BeingCreated { .. } if is_given_up(path) => Ok(true),
+        failure => Err(failure),
+    }
+}
+
+/// Whether nobody completes a file any more.
+fn is_given_up(path: &Path) -> bool {
+    if place::pid_in_name(path).is_some_and(|pid| !place::exists(pid)) {
+        return true;
+    }
+    let Ok(written) = std::fs::metadata(path).map(|found| found.mtime()) else { return false };
+    let now = Duration::from_nanos(wall_ns());
+    now.saturating_sub(Duration::from_secs(u64::try_from(written).unwrap_or(0))) > CREATION_MAX
+}
+
+/// Opens a plain file. Never blocks: a FIFO would wait for its writer (open(2), `O_NONBLOCK`).
+fn open(path: &Path) -> Result<File, RegistryError> {
+    let refused = |source| RegistryError::File { path: path.into(), source };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let file = File::from(opened.map_err(|error| refused(error.into()))?);
+    match file.metadata().map_err(refused)?.is_file() {
+        true => Ok(file),
+        false => Err(RegistryError::Foreign { path: path.into() }),
     }
 }
 

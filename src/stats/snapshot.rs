@@ -87,7 +87,8 @@ macro_rules! statistics {
                 self.reactors += 1;
                 self.last_activity_ns = self.last_activity_ns.max(counters.last_activity_ns.get());
                 self.turn_longest_ns = self.turn_longest_ns.max(counters.turn_longest_ns.get());
-                $(self.$name += counters.$name.get();)+
+                // A damaged file says anything.
+                $(self.$name = self.$name.saturating_add(counters.$name.get());)+
             }
 
             /// Adds what had been counted before, by reactors that have ended since.
@@ -95,16 +96,17 @@ macro_rules! statistics {
                 let connections_active = self.connections_active;
                 self.last_activity_ns = self.last_activity_ns.max(past.last_activity_ns);
                 self.turn_longest_ns = self.turn_longest_ns.max(past.turn_longest_ns);
-                $(self.$name += past.$name;)+
+                $(self.$name = self.$name.saturating_add(past.$name);)+
                 // No count, but what is so now.
                 self.connections_active = connections_active;
                 let sums = CloseReason::NAMES.map(|reason| {
-                    CloseCount { reason, count: self.ended(reason) + past.ended(reason) }
+                    CloseCount { reason, count: self.ended(reason).saturating_add(past.ended(reason)) }
                 });
                 self.closes = sums.into_iter().filter(|close| close.count > 0).collect();
                 let mut drops = [[0; DropReason::COUNT]; LANES];
                 for drop in self.drops.iter().chain(&past.drops) {
-                    drops[drop.lane][drop.reason.index()] += drop.count;
+                    let sum: &mut u64 = &mut drops[drop.lane][drop.reason.index()];
+                    *sum = sum.saturating_add(drop.count);
                 }
                 self.drops = drop_counts(drops);
             }
@@ -208,17 +210,17 @@ impl Statistics {
         reactors: impl IntoIterator<Item = &'a Counters>,
     ) -> Self {
         let mut statistics = Self { is_server, ..Self::default() };
-        let mut closes = [0; CloseReason::NAMES.len()];
-        let mut drops = [[0; DropReason::COUNT]; LANES];
+        let mut closes = [0_u64; CloseReason::NAMES.len()];
+        let mut drops = [[0_u64; DropReason::COUNT]; LANES];
         for counters in reactors {
             statistics.add(counters);
             for (sum, counter) in closes.iter_mut().zip(&counters.closes) {
-                *sum += counter.get();
+                *sum = sum.saturating_add(counter.get());
             }
             for (sum, counter) in
                 drops.as_flattened_mut().iter_mut().zip(counters.drops.as_flattened())
             {
-                *sum += counter.get();
+                *sum = sum.saturating_add(counter.get());
             }
         }
         statistics.drops = drop_counts(drops);
@@ -234,12 +236,14 @@ impl Statistics {
     /// Messages dropped on this side for that reason, all lanes.
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops.iter().filter(|drop| drop.reason == reason).map(|drop| drop.count).sum()
+        let meant = self.drops.iter().filter(|drop| drop.reason == reason);
+        meant.map(|drop| drop.count).fold(0, u64::saturating_add)
     }
 
     /// Connections that ended for exactly this reason.
     fn ended(&self, reason: &str) -> u64 {
-        self.closes.iter().filter(|close| close.reason == reason).map(|close| close.count).sum()
+        let meant = self.closes.iter().filter(|close| close.reason == reason);
+        meant.map(|close| close.count).fold(0, u64::saturating_add)
     }
 
     /// Connections that ended for the named reason (see [`CloseReason::NAMES`]), or for any of the
@@ -250,14 +254,16 @@ impl Statistics {
             close.reason == reason
                 || close.reason.split_once('.').is_some_and(|(group, _)| group == reason)
         };
-        self.closes.iter().filter(is_meant).map(|close| close.count).sum()
+        let meant = self.closes.iter().filter(is_meant);
+        meant.map(|close| close.count).fold(0, u64::saturating_add)
     }
 
     /// Connections that ended for a reason that is nobody's wish: everything but an orderly end.
     #[must_use]
     pub fn errors(&self) -> u64 {
         let orderly = ["peer_closed", "goodbye", "local"];
-        self.closes.iter().filter(|close| !orderly.contains(&close.reason)).map(|c| c.count).sum()
+        let meant = self.closes.iter().filter(|close| !orderly.contains(&close.reason));
+        meant.map(|close| close.count).fold(0, u64::saturating_add)
     }
 }
 

@@ -130,6 +130,62 @@ fn dead_writer_is_told_from_a_running_one() {
     assert!(is_abandoned(&path).expect("readable"));
 }
 
+/// A file that was made, and whose writer died before it had written to it.
+#[test]
+fn unfinished_file_is_abandoned_with_its_process_or_after_a_minute() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(&scratch.0).expect("writable");
+    let make = |name: String, bytes: u64| {
+        let path = scratch.0.join(name);
+        let file = std::fs::File::create(&path).expect("writable");
+        file.set_len(bytes).expect("room");
+        (file, path)
+    };
+    for bytes in [0, HEADER_BYTES as u64, 1 << 20] {
+        // Above the largest number a process may have (proc_sys_kernel(5), pid_max).
+        let (_, gone) = make("cell-4194305-0.rwstats".into(), bytes);
+        assert!(is_abandoned(&gone).expect("told by its name"), "{bytes}");
+        for name in [format!("cell-{}-0.rwstats", std::process::id()), "copy.rwstats".into()] {
+            let (file, path) = make(name, bytes);
+            let young = is_abandoned(&path).expect_err("its writer may be at it").to_string();
+            assert!(young.contains("being created"), "{young}");
+            let then = std::time::UNIX_EPOCH + Duration::from_nanos(crate::time::wall_ns());
+            file.set_modified(then - Duration::from_secs(120)).expect("our own");
+            assert!(is_abandoned(&path).expect("told by its age"), "{bytes}");
+        }
+    }
+}
+
+#[test]
+fn state_is_that_of_the_sessions() {
+    let scratch = Scratch::new();
+    let _registry = scratch.registry();
+    let copy = scratch.0.join("copy.rwstats");
+    std::fs::copy(scratch.file(), &copy).expect("room");
+    let check = |expected| {
+        let snapshot = Snapshot::from_file(&copy).expect("readable");
+        assert_eq!(snapshot.statistics().state, expected);
+    };
+    check(ConnectionState::Disconnected);
+    let row = HEADER_BYTES + Plan::ROWS_AT;
+    poke(&copy, row + offset_of!(Row, key), 1 | 1 << 32);
+    for (state, expected) in [
+        (RowState::Connecting, ConnectionState::Connecting),
+        (RowState::Connected, ConnectionState::Connected),
+        (RowState::Away, ConnectionState::Reconnecting),
+        (RowState::Closing, ConnectionState::Closing),
+        (RowState::Ended, ConnectionState::Disconnected),
+    ] {
+        poke(&copy, row + offset_of!(Row, state), state.code());
+        check(expected);
+    }
+    poke(&copy, offset_of!(Header, is_server), 1);
+    check(ConnectionState::Connected);
+    // Its number has gone to a process that began later.
+    poke(&copy, offset_of!(Header, process_started), 1);
+    check(ConnectionState::Disconnected);
+}
+
 fn check_refused(damage: impl FnOnce(&Path), expected: &str) {
     let scratch = Scratch::new();
     let registry = scratch.registry();
@@ -177,6 +233,24 @@ fn what_is_no_registry_is_told_clearly() {
     assert!(missing.to_string().contains("/nonexistent/x.rwstats"), "{missing}");
     let folder = Snapshot::from_file(&std::env::temp_dir()).expect_err("a folder");
     assert!(folder.to_string().contains("not a ringwire registry"), "{folder}");
+}
+
+/// Opening it must not wait for a writer.
+#[test]
+fn fifo_is_no_registry() {
+    let scratch = Scratch::new();
+    let _registry = scratch.registry();
+    let fifo = scratch.0.join("fifo.rwstats");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).expect("room");
+    let (done, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let read = Snapshot::from_file(&fifo).map(|_| ()).expect_err("a FIFO");
+        let asked = is_abandoned(&fifo).expect_err("a FIFO");
+        done.send([read, asked].map(|error| error.to_string())).expect("the test waits");
+    });
+    let errors = outcome.recv_timeout(Duration::from_secs(10)).expect("it does not block");
+    assert!(errors.iter().all(|error| error.contains("not a ringwire registry")), "{errors:?}");
 }
 
 /// A build that knows other counters finds those it knows.

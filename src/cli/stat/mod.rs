@@ -17,7 +17,7 @@ use ringwire::stats::{WriterState, hgrm, is_abandoned, log_header, log_line};
 use ringwire::{Nanos, Snapshot};
 
 use crate::cli::CommandError;
-use crate::cli::attach::{Change, Found, Selection};
+use crate::cli::attach::{Change, Found, Selection, printable};
 use crate::cli::options::parse_seconds;
 use crate::cli::show::counted;
 
@@ -28,7 +28,7 @@ use crate::cli::show::counted;
 ///
 /// Exit code 0 when something was shown, 1 when nothing was found or a file can not be read, 2 for
 /// a senseless command line.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
   ringwire stat
@@ -43,10 +43,11 @@ pub(crate) struct StatOptions {
     #[arg(long)]
     json: bool,
 
-    /// Print again every so many seconds, with rates, until it is interrupted.
+    /// Print again every so many seconds, with rates, until it is interrupted. A number behind it
+    /// are the seconds, never a process id.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
-          require_equals = true, value_parser = parse_seconds)]
-    watch: Option<Duration>,
+          value_parser = parse_watch)]
+    watch: Option<Watch>,
 
     /// Everything about each node, also when there are several.
     #[arg(long, conflicts_with = "json")]
@@ -61,9 +62,38 @@ pub(crate) struct StatOptions {
     #[arg(long, conflicts_with_all = ["json", "all", "hgrm"])]
     hlog: bool,
 
-    /// Remove the registries of processes that have ended.
+    /// Remove the registries of processes that have ended; with WHO only those that are meant.
     #[arg(long, conflicts_with_all = ["json", "all", "hgrm", "hlog", "watch"])]
     clean: bool,
+}
+
+/// What follows `--watch`: seconds, or already WHO.
+#[derive(Debug, Clone)]
+struct Watch {
+    every: Duration,
+    who: Option<String>,
+}
+
+/// What is a number are seconds.
+fn parse_watch(text: &str) -> Result<Watch, String> {
+    match text.parse::<f64>() {
+        Ok(_) => Ok(Watch { every: parse_seconds(text)?, who: None }),
+        Err(_) => Ok(Watch { every: Duration::from_secs(1), who: Some(text.into()) }),
+    }
+}
+
+impl StatOptions {
+    /// With WHO where it belongs, also when it stood behind `--watch`.
+    fn settled(&self) -> Result<Self, CommandError> {
+        let mut options = self.clone();
+        if let Some(who) = options.watch.as_mut().and_then(|watch| watch.who.take())
+            && let Some(other) = options.selection.who.replace(who.clone())
+        {
+            let text = format!("--watch takes seconds, not {who}: {other} is meant already");
+            return Err(CommandError::Usage(text));
+        }
+        Ok(options)
+    }
 }
 
 fn histogram_parser() -> clap::builder::PossibleValuesParser {
@@ -104,6 +134,7 @@ fn nothing(selection: &Selection) -> String {
 
 /// Runs `ringwire stat`.
 pub(crate) fn run(options: &StatOptions) -> Result<ExitCode, CommandError> {
+    let options = &options.settled()?;
     if options.clean {
         return clean(&options.selection);
     }
@@ -122,11 +153,11 @@ pub(crate) fn run(options: &StatOptions) -> Result<ExitCode, CommandError> {
         let clears = options.watch.is_some() && !options.json && io::stdout().is_terminal();
         // As `clear` does: home, and away with the rest.
         print(&if clears { format!("\x1b[H\x1b[2J{text}") } else { text })?;
-        let Some(every) = options.watch else {
+        let Some(watch) = &options.watch else {
             return Ok(ExitCode::SUCCESS);
         };
         before = found.snapshots;
-        wait(every);
+        wait(watch.every);
     }
 }
 
@@ -152,6 +183,10 @@ fn text(options: &StatOptions, found: &Found, before: &[Snapshot]) -> Result<Str
     }
     if found.snapshots.is_empty() && options.watch.is_none() {
         return Err(StatFailure::Nothing(options.selection.clone()).into());
+    }
+    if found.snapshots.is_empty() && !options.json {
+        let who = options.selection.who.as_deref().unwrap_or("a node");
+        return Ok(format!("waiting for {}\n", printable(who)));
     }
     let views = found.snapshots.iter().map(|snapshot| {
         (snapshot, before.iter().find_map(|before| Change::between(before, snapshot)))
@@ -183,7 +218,7 @@ fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
     let mut before = only(options.selection.read(), &options.selection)?;
     let start = before.created;
     print(&log_header(before.created_wall_ns))?;
-    let Some(every) = options.watch else {
+    let Some(watch) = &options.watch else {
         let length = before.taken.since(start).as_secs_f64();
         let lines: String = Snapshot::histogram_names()
             .map(|(name, _)| {
@@ -193,7 +228,7 @@ fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
         return print(&lines);
     };
     loop {
-        wait(every);
+        wait(watch.every);
         let after = only(options.selection.read(), &options.selection)?;
         if after.created != before.created {
             // The node was started again: a log is of one.
@@ -215,7 +250,11 @@ fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
 /// Removes what dead processes left.
 fn clean(selection: &Selection) -> Result<ExitCode, CommandError> {
     let mut code = ExitCode::SUCCESS;
-    for path in selection.paths() {
+    let looks = selection.looks();
+    if looks.is_empty() && selection.who.is_some() {
+        return Err(StatFailure::Nothing(selection.clone()).into());
+    }
+    for (path, _) in looks {
         match is_abandoned(&path) {
             Ok(true) => {
                 let removed = std::fs::remove_file(&path);

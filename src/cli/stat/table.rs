@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use ringwire::Snapshot;
 use ringwire::stats::{RowState, SessionReading, Statistics};
-use ringwire::{DropReason, Snapshot};
 
 use crate::cli::attach::{Change, printable, title};
 use crate::cli::options::LANE_NAMES;
@@ -129,7 +129,7 @@ fn sessions(out: &mut String, snapshot: &Snapshot) {
     );
     let count = sessions.len();
     for session in sessions.into_iter().take(SESSIONS_MAX) {
-        let queued: u64 = session.lanes.iter().map(|lane| lane.bytes).sum();
+        let queued = session.lanes.iter().map(|lane| lane.bytes).fold(0, u64::saturating_add);
         let oldest = session.lanes.iter().map(|lane| lane.oldest_ns).max().unwrap_or(0);
         let _ = writeln!(
             out,
@@ -210,8 +210,8 @@ fn lanes(out: &mut String, snapshot: &Snapshot, statistics: &Statistics) {
         writeln!(out, "\n{:10} {:>8} {:>8} {:>8}  DROPPED", "LANE", "QUEUED", "FRAMES", "OLDEST");
     for (lane, name) in LANE_NAMES.iter().enumerate().rev() {
         let all = || snapshot.sessions().map(|session| session.lanes[lane]);
-        let bytes: u64 = all().map(|lane| lane.bytes).sum();
-        let frames: u64 = all().map(|lane| lane.frames).sum();
+        let bytes = all().map(|lane| lane.bytes).fold(0, u64::saturating_add);
+        let frames = all().map(|lane| lane.frames).fold(0, u64::saturating_add);
         let oldest = all().map(|lane| lane.oldest_ns).max().unwrap_or(0);
         let drops: Vec<_> = statistics
             .drops
@@ -252,7 +252,7 @@ fn work(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: 
         "per turn {:.2} completions, {:.2} enters, {:.2} direct calls",
         per_turn(statistics.completions),
         per_turn(statistics.enters),
-        per_turn(statistics.direct_sends + statistics.direct_receives),
+        per_turn(statistics.direct_sends.saturating_add(statistics.direct_receives)),
     );
     let _ = writeln!(
         out,
@@ -319,7 +319,7 @@ fn list(out: &mut String, first: &str, rest: &str, items: &[String]) {
 }
 
 fn dropped(statistics: &Statistics) -> u64 {
-    DropReason::ALL.into_iter().map(|reason| statistics.dropped(reason)).sum()
+    statistics.drops.iter().map(|drop| drop.count).fold(0, u64::saturating_add)
 }
 
 /// A count with three digits, without spaces: `79.0k`.

@@ -125,8 +125,12 @@ fn draw_node(frame: &mut Frame<'_>, area: Rect, top: &Top, node: &Node) {
 }
 
 fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<Line<'a>> {
-    let rate = |count: fn(&Statistics) -> u64| {
-        node.change.as_ref().map_or(0.0, |change| change.rate(count))
+    // All that a dead node did, and what a running one does in a second.
+    let (of, per) = if node.is_dead() { (" since its start", "") } else { ("", "/s") };
+    let rate = |count: fn(&Statistics) -> u64| match &node.change {
+        _ if node.is_dead() => count(statistics) as f64,
+        Some(change) => change.rate(count),
+        None => 0.0,
     };
     let room = columns.saturating_sub(25);
     let series = |name: &str, value: String, series: &VecDeque<u64>| {
@@ -135,22 +139,27 @@ fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<L
             Span::styled(sparkline(series, room), Style::new().fg(Color::Green)),
         ])
     };
-    let flow =
-        |messages: f64, bytes: f64| format!("{}/s {}B/s", amount_of(messages), amount_of(bytes));
+    let flow = |messages: f64, bytes: f64| {
+        format!("{}{per} {}B{per}", amount_of(messages), amount_of(bytes))
+    };
     let received = flow(rate(|s| s.messages_received), rate(|s| s.bytes_received));
     let sent = flow(rate(|s| s.messages_sent), rate(|s| s.bytes_sent));
-    let p99 = node.turns.back().copied().unwrap_or(0);
+    let p99 = match node.is_dead() {
+        true => node.histogram("turn", true).quantile_ns(0.99),
+        false => node.turns.back().copied().unwrap_or(0),
+    };
     let hits = match rate(|s| s.spins) {
         spins if spins > 0.0 => format!("{:.0} %", 100.0 * rate(|s| s.spin_hits) / spins),
         _ => "-".into(),
     };
-    let per_turn = rate(|s| s.completions + s.direct_receives) / rate(|s| s.turns).max(1.0);
+    let per_turn =
+        rate(|s| s.completions.saturating_add(s.direct_receives)) / rate(|s| s.turns).max(1.0);
     let slow = Span::styled(
         format!("slow {}", amount(statistics.turns_slow)),
         if rate(|s| s.turns_slow) > 0.0 { ALARM } else { PLAIN },
     );
     vec![
-        Line::styled("FLOW", HEAD),
+        Line::styled(format!("FLOW{of}"), HEAD),
         series("in", received, &node.received),
         series("out", sent, &node.sent),
         series(
@@ -159,13 +168,13 @@ fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<L
             &node.turns,
         ),
         Line::raw(format!(
-            "{}turns/s, {per_turn:.1} events each, spin {hits}",
+            "{}turns{per}, {per_turn:.1} events each, spin {hits}",
             Metric(rate(|s| s.turns))
         )),
         Line::from(vec![
             slow,
             Span::raw(format!(
-                ", longest {}, {} parks/s",
+                ", longest {}, {} parks{per}",
                 short(statistics.turn_longest_ns),
                 amount_of(rate(|s| s.parks))
             )),
@@ -175,14 +184,15 @@ fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<L
 
 fn lane_lines<'a>(snapshot: &Snapshot, statistics: &Statistics) -> Vec<Line<'a>> {
     let mut lines = vec![Line::styled("LANES     QUEUED        OLDEST  DROPS", HEAD)];
-    let bytes =
-        |lane: usize| -> u64 { snapshot.sessions().map(|session| session.lanes[lane].bytes).sum() };
+    let bytes = |lane: usize| {
+        snapshot.sessions().map(|session| session.lanes[lane].bytes).fold(0, u64::saturating_add)
+    };
     let most = (0..LANE_NAMES.len()).map(bytes).max().unwrap_or(0);
     for (lane, name) in LANE_NAMES.iter().enumerate().rev() {
         let oldest = snapshot.sessions().map(|session| session.lanes[lane].oldest_ns).max();
         let oldest = oldest.filter(|&nanos| nanos > 0).map_or_else(|| "-".into(), short);
-        let dropped: u64 =
-            statistics.drops.iter().filter(|drop| drop.lane == lane).map(|drop| drop.count).sum();
+        let drops = statistics.drops.iter().filter(|drop| drop.lane == lane);
+        let dropped = drops.map(|drop| drop.count).fold(0, u64::saturating_add);
         lines.push(Line::from(vec![
             Span::raw(format!("{name:8} {:>7} ", amount(bytes(lane)) + "B")),
             Span::styled(bar(bytes(lane), most, 6), Style::new().fg(Color::Green)),
@@ -203,7 +213,7 @@ fn lane_lines<'a>(snapshot: &Snapshot, statistics: &Statistics) -> Vec<Line<'a>>
 }
 
 fn latency_lines<'a>(top: &Top, node: &Node, width: u16) -> Vec<Line<'a>> {
-    let of = match top.shows_all_time {
+    let of = match top.shows_all_time || node.is_dead() {
         true => "since its start".into(),
         false => format!("last {RECENT_TICKS} ticks"),
     };
@@ -251,13 +261,15 @@ fn draw_sessions(frame: &mut Frame<'_>, area: Rect, top: &Top, statistics: &Stat
         true => format!("{name}▾"),
         false => name.to_owned(),
     };
+    let is_dead = top.node().is_some_and(|(_, node)| node.is_dead());
+    let (received, sent) = if is_dead { ("IN", "OUT") } else { ("IN/s", "OUT/s") };
     let head = format!(
         "{:7} {:20} {:10} {:>7} {:>7} {:>7} {:>7} {:>7}",
         mark(Sort::Id, "SESSION"),
         format!("PEER ({} connected)", statistics.connections_active),
         "STATE",
-        mark(Sort::Received, "IN/s"),
-        mark(Sort::Sent, "OUT/s"),
+        mark(Sort::Received, received),
+        mark(Sort::Sent, sent),
         mark(Sort::Queued, "QUEUED"),
         mark(Sort::Oldest, "OLDEST"),
         mark(Sort::Dropped, "DROPS"),

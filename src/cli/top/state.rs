@@ -90,7 +90,7 @@ pub(super) struct Node {
     past: VecDeque<Snapshot>,
 }
 
-/// A session with its rates.
+/// A session with its rates: messages a second, or all of them when its node is dead.
 #[derive(Debug)]
 pub(super) struct SessionLine<'a> {
     pub(super) session: &'a SessionReading,
@@ -100,7 +100,7 @@ pub(super) struct SessionLine<'a> {
 
 impl SessionLine<'_> {
     pub(super) fn queued(&self) -> u64 {
-        self.session.lanes.iter().map(|lane| lane.bytes).sum()
+        self.session.lanes.iter().map(|lane| lane.bytes).fold(0, u64::saturating_add)
     }
 
     pub(super) fn oldest_ns(&self) -> u64 {
@@ -142,16 +142,15 @@ impl Top {
     /// Keeps the selection, or what has taken its place.
     fn select_again(&mut self, gone: &[Node]) {
         let selected = self.nodes.iter().find(|node| Some(node.key()) == self.selected);
-        let is_dead = |node: &Node| node.snapshot.writer != WriterState::Running;
         let name = match selected {
-            Some(node) if !is_dead(node) => return,
+            Some(node) if !node.is_dead() => return,
             Some(node) => Some(title(&node.snapshot)),
             None => {
                 let last = gone.iter().find(|node| Some(node.key()) == self.selected);
                 last.map(|node| title(&node.snapshot))
             }
         };
-        let runs = |node: &&Node| !is_dead(node) && Some(title(&node.snapshot)) == name;
+        let runs = |node: &&Node| !node.is_dead() && Some(title(&node.snapshot)) == name;
         let successor = self.nodes.iter().find(runs).map(Node::key);
         if successor.is_some() {
             self.selected = successor;
@@ -178,6 +177,7 @@ impl Top {
     pub(super) fn sessions(&self) -> Vec<SessionLine<'_>> {
         let Some((_, node)) = self.node() else { return Vec::new() };
         let needle = self.filter.to_lowercase();
+        let shows_ended = self.shows_ended || node.is_dead();
         let is_shown = |session: &&SessionReading| {
             let text = format!(
                 "{} {} {} {}",
@@ -186,7 +186,7 @@ impl Top {
                 session.address,
                 session.state.name()
             );
-            (self.shows_ended || session.state != RowState::Ended)
+            (shows_ended || session.state != RowState::Ended)
                 && text.to_lowercase().contains(&needle)
         };
         let mut lines: Vec<_> =
@@ -281,6 +281,12 @@ impl Node {
         key_of(&self.snapshot)
     }
 
+    /// Its process is gone: nothing happens any more, so all that it did is shown, and its sessions
+    /// that were over before.
+    pub(super) fn is_dead(&self) -> bool {
+        self.snapshot.writer != WriterState::Running
+    }
+
     /// One tick later.
     fn advance(mut self, snapshot: Snapshot) -> Self {
         let Some(change) = Change::between(&self.snapshot, &snapshot) else { return self };
@@ -309,7 +315,7 @@ impl Node {
     pub(super) fn histogram(&self, name: &str, all_time: bool) -> Reading {
         let now = self.snapshot.histogram(name).unwrap_or_default();
         match self.past.front().and_then(|past| past.histogram(name)) {
-            Some(past) if !all_time => now.since(&past),
+            Some(past) if !all_time && !self.is_dead() => now.since(&past),
             _ => now,
         }
     }
@@ -322,6 +328,7 @@ impl Node {
         };
         let before = self.past.back().and_then(|past| past.sessions().find(is_same));
         let rate = |count: fn(&SessionReading) -> u64| match before {
+            _ if self.is_dead() => count(session) as f64,
             Some(before) if seconds > 0.0 => {
                 count(session).saturating_sub(count(before)) as f64 / seconds
             }

@@ -219,6 +219,17 @@ fn dead_node_is_marked_and_its_successor_taken() {
     let dead = picture(&top, 80, 24);
     assert!(dead.contains("DIED: its last numbers"), "{dead}");
     assert!(dead.contains("logger"), "{dead}");
+    // Long after: nothing has changed in the ticks that are kept.
+    for _ in 0..20 {
+        scratch.look(&mut top);
+    }
+    let dead = picture(&top, 80, 24);
+    assert!(line_with(&dead, "FLOW").starts_with("FLOW since its start "), "{dead}");
+    assert!(line_with(&dead, "in  ").contains(" 5.00k 0B "), "{dead}");
+    assert!(line_with(&dead, "LATENCY").ends_with("since its start"), "{dead}");
+    assert!(line_with(&dead, "handler").contains("64  1.00µs"), "{dead}");
+    assert!(line_with(&dead, "gone").contains("ended"), "{dead}");
+    assert!(!dead.contains("IN/s") && dead.contains(" OUT "), "{dead}");
     let _successor = scratch.forge("cell");
     scratch.look(&mut top);
     let alive = picture(&top, 80, 24);
