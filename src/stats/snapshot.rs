@@ -100,7 +100,8 @@ macro_rules! statistics {
                 // No count, but what is so now.
                 self.connections_active = connections_active;
                 let sums = CloseReason::NAMES.map(|reason| {
-                    CloseCount { reason, count: self.ended(reason).saturating_add(past.ended(reason)) }
+                    let count = self.ended(reason).saturating_add(past.ended(reason));
+                    CloseCount { reason, count }
                 });
                 self.closes = sums.into_iter().filter(|close| close.count > 0).collect();
                 let mut drops = [[0; DropReason::COUNT]; LANES];
