@@ -94,7 +94,8 @@ step_examples() {
 # Every bench once, as a test: they compile, and their answers are right.
 step_bench() {
     raise_descriptor_limit
-    cargo bench --locked -- --test
+    CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 \
+        cargo bench --locked -- --test
 }
 
 # Instructions per message against a baseline; skipped where there is no valgrind.
