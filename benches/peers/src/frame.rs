@@ -42,6 +42,7 @@ pub enum Write {
     Output,
 }
 
+#[allow(dead_code, reason = "some of it is for peers that are features")]
 impl Cutter {
     pub fn new(case: &Case) -> Self {
         let least = if case.connections > 1 { BUFFER_BYTES_OF_MANY } else { BUFFER_BYTES };
@@ -83,12 +84,10 @@ impl Cutter {
     }
 
     /// Takes the buffer out to write a part of it; `returned` gives it back.
-    #[cfg(any(feature = "compio", feature = "monoio", feature = "tokio-uring"))]
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)
     }
 
-    #[cfg(any(feature = "compio", feature = "monoio", feature = "tokio-uring"))]
     pub fn returned(&mut self, buffer: Vec<u8>) {
         self.buffer = buffer;
     }

@@ -63,6 +63,7 @@ pub enum Reply {
     Seen([u8; Seen::BYTES]),
 }
 
+#[allow(dead_code, reason = "some of it is for peers that are features")]
 impl Message {
     /// A message of `payload_bytes` bytes.
     ///
