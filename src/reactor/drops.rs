@@ -80,7 +80,7 @@ impl Core {
         let mut total = 0;
         for (lane, (counters, drops)) in self.counters.drops.iter().zip(&drops).enumerate() {
             total += drops.total();
-            for (reason, (counter, &count)) in counters.iter().zip(&drops.0).enumerate() {
+            for (reason, (counter, &count)) in counters.iter().zip(drops.by_reason()).enumerate() {
                 counter.add(count);
                 self.meter.dropped(home, lane, reason, count);
             }
@@ -122,7 +122,7 @@ impl Core {
 fn kinds(drops: &LaneDrops) -> impl Iterator<Item = EventKind> {
     Priority::ALL.into_iter().flat_map(move |priority| {
         DropReason::ALL.into_iter().filter_map(move |reason| {
-            let count = drops[priority.index()].0[reason.index()];
+            let count = drops[priority.index()].by_reason()[reason.index()];
             (count > 0).then_some(EventKind::Dropped { priority, reason, count })
         })
     })

@@ -48,7 +48,7 @@ impl Troubles {
         let Some(messages) = self.drops.happened(total, now) else { return };
         // The latest: the counters have all of them.
         let latest = Priority::ALL.into_iter().rev().find_map(|priority| {
-            let reasons = &drops[priority.index()].0;
+            let reasons = drops[priority.index()].by_reason();
             let reason = DropReason::ALL.into_iter().find(|reason| reasons[reason.index()] > 0)?;
             Some((priority, reason))
         });

@@ -76,27 +76,42 @@ pub(crate) struct Block {
     pub(crate) span: Span,
 }
 
-/// How many messages were dropped, by [`DropReason::index`].
+/// How many messages were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Drops(pub(crate) [u64; DropReason::COUNT]);
+pub(crate) struct Drops {
+    by_reason: [u64; DropReason::COUNT],
+    /// Their sum: it is asked for with every block, and adding them up took 18 ns of it.
+    total: u64,
+}
 
 impl Drops {
     pub(crate) fn add(&mut self, reason: DropReason, count: u64) {
-        self.0[reason.index()] += count;
+        self.by_reason[reason.index()] += count;
+        self.total += count;
     }
 
     pub(crate) fn add_all(&mut self, other: &Self) {
-        for (sum, other) in self.0.iter_mut().zip(other.0) {
+        for (sum, other) in self.by_reason.iter_mut().zip(other.by_reason) {
             *sum += other;
         }
+        self.total += other.total;
     }
 
     pub(crate) fn since(&self, earlier: &Self) -> Self {
-        Self(std::array::from_fn(|index| self.0[index] - earlier.0[index]))
+        Self {
+            by_reason: std::array::from_fn(|at| self.by_reason[at] - earlier.by_reason[at]),
+            total: self.total - earlier.total,
+        }
     }
 
+    #[inline]
     pub(crate) fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.total
+    }
+
+    /// By [`DropReason::index`].
+    pub(crate) fn by_reason(&self) -> &[u64; DropReason::COUNT] {
+        &self.by_reason
     }
 }
 

@@ -410,6 +410,9 @@ const CONFIRM_AFTER: Duration = Duration::from_millis(2);
 /// So many bytes of reliable messages are confirmed at once.
 const CONFIRM_BYTES: usize = 128 << 10;
 
+/// Drops that are no lane's any more are to be told.
+const UNTOLD: u64 = u64::MAX;
+
 /// So many blocks of higher lanes go before one of a lane that waits. A lane that is always full
 /// gets at least one block in `PASSED_OVER_MAX + 1` for each lower one, which is about 3 %.
 const PASSED_OVER_MAX: u8 = 32;
@@ -502,6 +505,8 @@ pub(crate) struct Session {
     past_drops: [Drops; Priority::COUNT],
     /// What [`Session::take_drops`] has told.
     told_drops: [Drops; Priority::COUNT],
+    /// What the drops of the lanes add up to while nothing is untold; or [`UNTOLD`].
+    told_of_lanes: u64,
 }
 
 /// Which queue a block came from.
@@ -578,6 +583,7 @@ impl Session {
             returns: false,
             past_drops: [Drops::default(); Priority::COUNT],
             told_drops: [Drops::default(); Priority::COUNT],
+            told_of_lanes: 0,
         }
     }
 
@@ -860,6 +866,7 @@ impl Session {
             });
             past.add_all(&drops);
         }
+        self.told_of_lanes = UNTOLD;
         undelivered
     }
 
@@ -1114,12 +1121,10 @@ impl Session {
         self.confirms_now || self.beat.is_some()
     }
 
-    /// Whether [`Session::take_drops`] has something to tell. Once per block.
+    /// Whether [`Session::take_drops`] may have something to tell. Once per block.
     #[inline]
     pub(crate) fn has_untold_drops(&self) -> bool {
-        let sum = |drops: &[Drops]| drops.iter().map(Drops::total).sum::<u64>();
-        let now: u64 = self.lanes.iter().map(|lane| lane.drops().total()).sum();
-        now + sum(&self.past_drops) != sum(&self.told_drops)
+        self.dropped_by_lanes() != self.told_of_lanes
     }
 
     /// Messages dropped since the last call, by lane.
@@ -1131,7 +1136,13 @@ impl Session {
             *news = total.since(&self.told_drops[index]);
             self.told_drops[index] = total;
         }
+        self.told_of_lanes = self.dropped_by_lanes();
         news
+    }
+
+    #[inline]
+    fn dropped_by_lanes(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.drops().total()).sum()
     }
 
     /// Messages dropped so far, by lane and reason; what never occurred is left out.
@@ -1139,7 +1150,7 @@ impl Session {
         let counts = std::array::from_fn(|index| {
             let mut total = self.past_drops[index];
             total.add_all(self.lanes[index].drops());
-            total.0
+            *total.by_reason()
         });
         drop_counts(counts)
     }
@@ -1220,6 +1231,7 @@ impl Session {
         let owed: Vec<_> =
             owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
         self.past_drops[priority.index()].add(DropReason::SessionEnded, owed.len() as u64);
+        self.told_of_lanes = UNTOLD;
         undelivered.splice(at..at, owed);
         self.holdings.release(block, memory.pool);
     }

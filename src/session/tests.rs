@@ -726,7 +726,7 @@ fn block_in_flight_is_in_the_list_of_the_undelivered() {
     assert_eq!(told, expected);
     assert_eq!(near.pool.lent_bytes(), 0);
     let drops = near.session.take_drops()[Priority::Normal.index()];
-    assert_eq!(drops.0[DropReason::SessionEnded.index()], 3);
+    assert_eq!(drops.by_reason()[DropReason::SessionEnded.index()], 3);
 }
 
 /// What a peer has received of one end says nothing about another.

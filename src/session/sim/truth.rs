@@ -253,7 +253,9 @@ impl Truth {
             let is_replaced = message.superseded || message.has_newer;
             at_most.add(DropReason::Replaced, is_replaced.into());
         }
-        for (index, (&counted, &at_most)) in lane.drops.0.iter().zip(&at_most.0).enumerate() {
+        for (index, (&counted, &at_most)) in
+            lane.drops.by_reason().iter().zip(at_most.by_reason()).enumerate()
+        {
             let reason = DropReason::ALL[index];
             assert!(counted <= at_most, "{counted} dropped for {reason:?}, {at_most} may be");
         }
