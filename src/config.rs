@@ -414,6 +414,12 @@ settings! {
     /// network device can; 0 turns it off. Loopback copies anyway, so a connection whose first
     /// notification reports a copy goes back to plain sends.
     zero_copy_bytes_min: u32 = 16 * KIB, 0 => 1 << 30;
+    /// Bodies that are [`Bytes`](bytes::Bytes) of at least this length are not copied when they are
+    /// sent: the frame refers to them until they have left (when they are reliable, until the peer
+    /// has confirmed them), and the reactor does not stand still for as long as a copy of a long
+    /// one takes. They count against `lane_bytes_max` and `kept_bytes_max` as if they had been
+    /// copied. The largest value turns it off.
+    in_place_bytes_min: u32 = 16 * KIB, 64 => u32::MAX;
     /// How long `adaptive` spins after the last activity, in microseconds.
     idle_spin_us: u32 = 50, 0 => 1_000_000;
 

@@ -164,6 +164,13 @@ fn exercise(client: &mut Client, sample: &Sample) {
     let answer = client.request(Envelope::command(), &[5; 64], second).expect("answered");
     assert_eq!(answer.payload()[..], [5; 64]);
 
+    // Sent from where it is; a static one, because others allocate when they are first cloned.
+    static LONG: [u8; 40_000] = [7; 40_000];
+    let long = bytes::Bytes::from_static(&LONG);
+    let answered = client
+        .request_with(Envelope::command(), &long, second, |frame| frame.payload() == &LONG[..]);
+    assert!(answered.expect("answered"));
+
     while let Err(error) = client.send(Envelope::data(), sample) {
         assert_eq!(error, SendError::Full);
         client.poll();

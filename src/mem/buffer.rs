@@ -9,9 +9,12 @@
 //! Starts 16-aligned, which is what rkyv payloads rely on. Neighbours are a few cache lines apart
 //! beyond their size, so that the starts of many windows do not fall into the same cache sets.
 
-use bytes::{Buf, BytesMut};
+use std::ops::Range;
+
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::mem::ALIGN;
+use crate::mem::insert::{Insert, Pieces};
 
 /// Bytes between two buffers of a slab: an odd number of cache lines.
 pub(crate) const GAP_BYTES: usize = 192;
@@ -41,6 +44,8 @@ pub(crate) struct Buffer {
     order: u8,
     /// Of a piece of an arena: the first of its units.
     unit: u32,
+    /// What is sent in between without being here.
+    insert: Option<Box<Insert>>,
 }
 
 impl Buffer {
@@ -81,7 +86,7 @@ impl Buffer {
         assert!(bytes <= memory.len(), "what is used is there");
         let bytes = u32::try_from(bytes).expect("Config bounds frames and windows");
         let order = u8::try_from(order).expect("a length in bytes is below 2^64");
-        Self { memory, bytes, registered: None, part, order, unit }
+        Self { memory, bytes, registered: None, part, order, unit, insert: None }
     }
 
     /// Splits the back half off.
@@ -93,7 +98,7 @@ impl Buffer {
         let memory = self.memory.split_off(self.memory.len() / 2);
         let unit = self.unit + (1 << self.order);
         let (bytes, part, order) = (self.bytes, self.part, self.order);
-        Self { memory, bytes, registered: None, part, order, unit }
+        Self { memory, bytes, registered: None, part, order, unit, insert: None }
     }
 
     /// Appends the back half again.
@@ -130,6 +135,32 @@ impl Buffer {
     #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory[..self.bytes as usize]
+    }
+
+    /// Has somebody else's bytes stand in it, until they are [taken out](Self::take_insert).
+    pub(crate) fn set_insert(&mut self, insert: Box<Insert>) {
+        assert!(insert.at <= self.len(), "it stands within the buffer");
+        self.insert = Some(insert);
+    }
+
+    /// The bytes that stand in it.
+    #[inline]
+    pub(crate) fn inserted(&self) -> Option<&Bytes> {
+        self.insert.as_ref().map(|insert| &insert.bytes)
+    }
+
+    #[inline]
+    pub(crate) fn take_insert(&mut self) -> Option<Box<Insert>> {
+        self.insert.take()
+    }
+
+    /// A range of what is sent: of its own bytes with the inserted ones in between.
+    #[inline]
+    pub(crate) fn pieces(&self, range: Range<usize>) -> Pieces<'_> {
+        match &self.insert {
+            None => Pieces::one(&self.bytes()[range]),
+            Some(insert) => Pieces::around(self.bytes(), insert, range),
+        }
     }
 
     /// All of its memory: what registering it covers, so that its parts are registered, too.

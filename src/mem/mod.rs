@@ -10,11 +10,13 @@ mod arena;
 mod buffer;
 mod deadlines;
 mod inbox;
+mod insert;
 mod pool;
 mod window;
 
 pub(crate) use buffer::{Buffer, OutOfMemory};
 pub(crate) use deadlines::Deadlines;
 pub(crate) use inbox::{PayloadArena, SMALL_BYTES_MAX};
+pub(crate) use insert::Pieces;
 pub(crate) use pool::{Pool, PoolLayout};
 pub(crate) use window::{Window, WindowMode};

@@ -19,8 +19,11 @@
 //!
 //! Cost: taking and giving are a pop and a push as long as the sizes asked for do not change.
 
+use bytes::Bytes;
+
 use crate::mem::arena::Arena;
 use crate::mem::buffer::Part;
+use crate::mem::insert::{Insert, SpareInserts};
 use crate::mem::{Buffer, OutOfMemory};
 
 /// What a pool holds.
@@ -96,6 +99,7 @@ pub(crate) struct Pool {
     shared: Arena,
     reserve: Arena,
     short_bytes_max: usize,
+    inserts: SpareInserts,
 }
 
 impl Pool {
@@ -111,6 +115,7 @@ impl Pool {
             shared: layout.arena(Part::Shared)?,
             reserve: layout.arena(Part::Reserve)?,
             short_bytes_max: layout.short_bytes_max,
+            inserts: SpareInserts::default(),
         })
     }
 
@@ -172,9 +177,17 @@ impl Pool {
         self.reserve.take(bytes)
     }
 
-    /// Takes a lent buffer back.
+    /// Something to [have stand](Buffer::set_insert) in a buffer.
+    pub(crate) fn insert(&mut self, at: usize, bytes: Bytes) -> Box<Insert> {
+        self.inserts.make(at, bytes)
+    }
+
+    /// Takes a lent buffer back. Bytes that stand in it are let go of.
     #[inline]
-    pub(crate) fn give(&mut self, buffer: Buffer) {
+    pub(crate) fn give(&mut self, mut buffer: Buffer) {
+        if let Some(insert) = buffer.take_insert() {
+            self.inserts.give(insert);
+        }
         match buffer.part() {
             Part::Small => {
                 assert!(self.small.len() < self.small_total, "a buffer comes back once");

@@ -194,9 +194,16 @@ thread_local! {
 }
 
 impl OwnedBody {
-    /// Serialises `body` into memory of its own. Allocates nothing for up to 16 KiB, once this
-    /// thread has sent something; else once, or twice for types whose length is not known before.
+    /// Serialises `body` into memory of its own, unless it is shared memory already. Allocates
+    /// nothing for up to 16 KiB, once this thread has sent something; else once, or twice for types whose length is not known before.
     pub(crate) fn new<B: Body + ?Sized>(body: &B, bytes_max: usize) -> Result<Self, BodyError> {
+        if let Some(payload) = body.shared().filter(|payload| payload.len() > SMALL_BYTES_MAX) {
+            if payload.len() > bytes_max {
+                return Err(BodyError::Overflow { bytes: payload.len() });
+            }
+            let payload = payload.clone();
+            return Ok(Self { codec: body.codec(), type_id: body.type_id(), payload });
+        }
         // While the thread ends there is none any more.
         let kept = WORKSHOP.try_with(Cell::take).ok().flatten();
         let mut workshop = kept.unwrap_or_else(|| Box::new(Workshop::new()));
@@ -246,5 +253,9 @@ impl Body for OwnedBody {
 
     fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
         self.payload.encode(out, scratch)
+    }
+
+    fn shared(&self) -> Option<&Bytes> {
+        Some(&self.payload)
     }
 }

@@ -33,6 +33,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::config::REACTORS_MAX;
 use crate::error::{ReceiveError, SetupError};
+use crate::mem::Pieces;
 use crate::reactor::sessions::SessionKey;
 use crate::reactor::{ConnectionId, Reactor};
 use crate::record::Direction;
@@ -256,7 +257,7 @@ impl TapWriter {
     #[inline(never)]
     pub(crate) fn received(&mut self, session: SessionKey, at: Nanos, frame: Frame<'_>) {
         if self.filter.received && self.filter.takes(frame.kind()) {
-            self.put(Direction::Received, session, at, frame.as_bytes());
+            self.put(Direction::Received, session, at, &Pieces::one(frame.as_bytes()));
         }
     }
 
@@ -269,33 +270,47 @@ impl TapWriter {
         }
         for frame in block.frames() {
             if self.filter.takes(frame.kind()) {
-                let bytes = &block.buffer.bytes()[frame.at..frame.at + frame.bytes];
-                self.put(Direction::Sent, session, at, bytes);
+                let pieces = block.buffer.pieces(frame.at..frame.at + frame.bytes);
+                self.put(Direction::Sent, session, at, &pieces);
             }
         }
     }
 
-    fn put(&mut self, direction: Direction, session: SessionKey, at: Nanos, bytes: &[u8]) {
-        assert!(bytes.len().is_multiple_of(WORD_BYTES), "frames are padded");
-        let frame_words = bytes.len() / WORD_BYTES;
+    fn put(&mut self, direction: Direction, session: SessionKey, at: Nanos, frame: &Pieces<'_>) {
+        let bytes = frame.bytes();
+        assert!(bytes.is_multiple_of(WORD_BYTES), "frames are padded");
+        let frame_words = bytes / WORD_BYTES;
         let words = ENTRY_WORDS + frame_words as u64;
         if !self.has_room(words) {
             return;
         }
         let ring = &*self.ring;
-        let length = (bytes.len() as u64) << 8 | u64::from(direction == Direction::Sent);
+        let length = (bytes as u64) << 8 | u64::from(direction == Direction::Sent);
         let entry = [length, session.data().as_ffi(), at.0, self.lost];
         for (word, place) in entry.into_iter().zip(self.written..) {
             ring.store(place, word);
         }
         let (first, second) = ring.places(self.written + ENTRY_WORDS, frame_words);
-        let (bytes_first, bytes_second) = bytes.split_at(first.len() * WORD_BYTES);
-        for (places, bytes) in [(first, bytes_first), (second, bytes_second)] {
-            let (words, _) = bytes.as_chunks::<WORD_BYTES>();
-            for (place, word) in places.iter().zip(words) {
+        let mut places = first.iter().chain(second);
+        // What a piece leaves of its last word, for the next one to complete.
+        let (mut carry, mut carried) = ([0; WORD_BYTES], 0);
+        for mut piece in frame.as_slice().iter().copied() {
+            if carried > 0 {
+                let taken = piece.len().min(WORD_BYTES - carried);
+                carry[carried..carried + taken].copy_from_slice(&piece[..taken]);
+                (carried, piece) = (carried + taken, &piece[taken..]);
+                if carried < WORD_BYTES {
+                    continue;
+                }
+            }
+            let (words, rest) = piece.as_chunks::<WORD_BYTES>();
+            let completed = if carried > 0 { &[carry][..] } else { &[] };
+            for (word, place) in completed.iter().chain(words).zip(&mut places) {
                 // ORDERING: Relaxed: the store below orders it.
                 place.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
             }
+            carry[..rest.len()].copy_from_slice(rest);
+            carried = rest.len();
         }
         self.written += words;
         // ORDERING: Release, pairs with the load in `TapReceiver::fullest`: the words are seen.

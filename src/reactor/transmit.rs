@@ -157,12 +157,11 @@ impl Core {
     /// ring's way.
     fn send_directly(&mut self, key: ConnectionKey, mut in_flight: InFlight, buffer: Buffer) {
         let connection = &mut self.connections[key];
-        let bytes = &buffer.bytes()[in_flight.sent..in_flight.span.filled];
-        let bytes = &bytes[..bytes.len().min(piece_bytes_max(connection))];
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let outcome = connection.socket.send_with_flags(bytes, flags);
+        let bytes = in_flight.unsent_bytes().min(piece_bytes_max(connection));
+        let pieces = buffer.pieces(in_flight.sent..in_flight.sent + bytes);
+        let outcome = crate::sys::socket::send(&connection.socket, &pieces);
         if let Ok(taken) = outcome
-            && taken == bytes.len()
+            && taken == bytes
         {
             if taken < in_flight.unsent_bytes() {
                 // A piece: the next one follows when the others have had their turn.

@@ -10,13 +10,17 @@
 //! - The bytes in `start..filled` are whole frames of this side's own encoder. Reading them back
 //!   can not fail; a failure is our bug and loud.
 //! - Their sequences run from `first` to `last` without a hole, gaps included.
+//! - A frame whose payload stands in somebody else's memory ([`Block::write_around`]) has its block
+//!   to itself. Its place in `start..filled` is that in what is sent: the buffer's own bytes with
+//!   the payload in between.
 //!
 //! Walking frames is for the rare cases. Nothing here runs per message but [`Block::write`].
 
+use bytes::Bytes;
 use zerocopy::FromBytes;
 
 use crate::error::{DropReason, SendError};
-use crate::mem::Buffer;
+use crate::mem::{Buffer, Pool};
 use crate::time::Nanos;
 use crate::wire::{
     Body, BodyError, Checksum, Codec, EXTENSION_BYTES, Extension, Flags, FrameHead, HEADER_BYTES,
@@ -121,6 +125,8 @@ pub(crate) struct Resting<'a> {
     header: &'a Header,
     extension: Option<&'a Extension>,
     payload: &'a [u8],
+    /// The payload, when it is somebody else's memory.
+    inserted: Option<&'a Bytes>,
     /// Where it begins in the buffer.
     pub(crate) at: usize,
     /// Its length, padding included.
@@ -130,8 +136,8 @@ pub(crate) struct Resting<'a> {
 }
 
 impl<'a> Resting<'a> {
-    /// Reads the frame at `at`, whose first sequence is `next`.
-    fn read(buffer: &'a [u8], at: usize, next: u64) -> Self {
+    /// Reads the frame at `at` of a buffer's own bytes, whose first sequence is `next`.
+    fn read(buffer: &'a [u8], inserted: Option<&'a Bytes>, at: usize, next: u64) -> Self {
         let whole = &buffer[at..];
         let (header, _) = Header::ref_from_prefix(whole).expect("our own frame is whole");
         let is_extended = Flags(header.flags).contains(Flags::EXTENDED);
@@ -148,7 +154,11 @@ impl<'a> Resting<'a> {
         Self {
             header,
             extension,
-            payload: &whole[head_bytes..head_bytes + payload_bytes],
+            payload: match inserted {
+                Some(bytes) => bytes,
+                None => &whole[head_bytes..head_bytes + payload_bytes],
+            },
+            inserted,
             at,
             bytes: frame_bytes(payload_bytes, is_extended),
             sequence,
@@ -185,8 +195,9 @@ impl<'a> Resting<'a> {
         self.header.type_id.get()
     }
 
-    pub(crate) fn payload(&self) -> &'a [u8] {
-        self.payload
+    /// The payload, in memory of its own.
+    pub(crate) fn owned_payload(&self) -> Bytes {
+        self.inserted.cloned().unwrap_or_else(|| Bytes::copy_from_slice(self.payload))
     }
 
     /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live.
@@ -242,6 +253,36 @@ impl Block {
         self.span.frames += 1;
         self.span.payload_bytes_max = self.span.payload_bytes_max.max(payload_bytes);
         Ok(written)
+    }
+
+    /// Has a frame leave with a payload that stays where it is. The block is empty, and has no room
+    /// for other frames from here on. Returns the frame's length.
+    pub(crate) fn write_around(
+        &mut self,
+        head: FrameHead,
+        payload: Bytes,
+        pool: &mut Pool,
+    ) -> usize {
+        assert_eq!(self.span.filled, 0, "the frame has its block to itself");
+        let payload_bytes = payload.len();
+        let (at, total) = head.finish_around(self.buffer.bytes_mut(), &payload);
+        self.buffer.set_insert(pool.insert(at, payload));
+        self.span.filled = total;
+        self.span.last += 1;
+        self.span.frames = 1;
+        self.span.payload_bytes_max = payload_bytes;
+        total
+    }
+
+    /// Whether further frames may be written behind those here.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.buffer.inserted().is_none()
+    }
+
+    /// Memory that it keeps from others: its own and what stands in it.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.buffer.len() + self.buffer.inserted().map_or(0, Bytes::len)
     }
 
     /// Writes a gap of `count` sequences, up to `last`.
@@ -308,6 +349,9 @@ impl Block {
         drops: &mut Drops,
         mut refuse: impl FnMut(&Resting<'_>) -> Option<DropReason>,
     ) {
+        if self.buffer.inserted().is_some() {
+            return self.drop_whole(lane, drops, refuse);
+        }
         let Span { start, filled, first, .. } = self.span;
         let mut span = Span { filled: start, frames: 0, reliable: 0, ..self.span };
         span.expiry = Nanos::NEVER;
@@ -315,7 +359,7 @@ impl Block {
         let (mut at, mut next) = (start, first);
         let bytes = self.buffer.bytes_mut();
         while at < filled {
-            let frame = Resting::read(bytes, at, next);
+            let frame = Resting::read(bytes, None, at, next);
             let (frame_at, frame_bytes, count) = (frame.at, frame.bytes, frame.count());
             let reason = if frame.is_gap() { None } else { refuse(&frame) };
             let is_kept = reason.is_none() && !frame.is_gap();
@@ -353,9 +397,30 @@ impl Block {
         self.span = span;
     }
 
+    /// As [`drop_frames`](Self::drop_frames), for a frame that has its block to itself.
+    fn drop_whole(
+        &mut self,
+        lane: Priority,
+        drops: &mut Drops,
+        mut refuse: impl FnMut(&Resting<'_>) -> Option<DropReason>,
+    ) {
+        // Nothing is left of a frame that the peer has.
+        let Some(frame) = self.frames().next().filter(|frame| !frame.is_gap()) else { return };
+        let Some(reason) = refuse(&frame) else { return };
+        drops.add(reason, 1);
+        let Span { first, last, .. } = self.span;
+        // What stood in it stays until the block is done with: a gap is shorter than what is before.
+        let gap = Gap { lane, count: 1, last };
+        let filled = gap.head().encode(&[], self.buffer.bytes_mut());
+        self.span = Span { filled, first, last, ..Span::begin(first) };
+    }
+
     /// Copies the frames to the end of `other` if there is room, with a gap for the sequences in
     /// between. Returns whether.
     pub(crate) fn append_to(&self, other: &mut Self, lane: Priority) -> bool {
+        if !self.is_open() || !other.is_open() {
+            return false;
+        }
         let bytes = &self.buffer.bytes()[self.span.start..self.span.filled];
         let hole = self.span.first - 1 - other.span.last;
         let gap_bytes = if hole > 0 { HEADER_BYTES } else { 0 };
@@ -407,14 +472,17 @@ impl Gap {
 #[derive(Debug)]
 pub(crate) struct Frames<'a> {
     bytes: &'a [u8],
+    inserted: Option<&'a Bytes>,
     at: usize,
+    end: usize,
     next: u64,
 }
 
 impl<'a> Frames<'a> {
     /// The frames that stand in a buffer.
     pub(crate) fn of(buffer: &'a Buffer, span: &Span) -> Self {
-        Self { bytes: &buffer.bytes()[..span.filled], at: span.start, next: span.first }
+        let (at, end, next) = (span.start, span.filled, span.first);
+        Self { bytes: buffer.bytes(), inserted: buffer.inserted(), at, end, next }
     }
 }
 
@@ -422,10 +490,10 @@ impl<'a> Iterator for Frames<'a> {
     type Item = Resting<'a>;
 
     fn next(&mut self) -> Option<Resting<'a>> {
-        if self.at == self.bytes.len() {
+        if self.at == self.end {
             return None;
         }
-        let frame = Resting::read(self.bytes, self.at, self.next);
+        let frame = Resting::read(self.bytes, self.inserted, self.at, self.next);
         self.at += frame.bytes;
         self.next = frame.sequence + 1;
         Some(frame)
@@ -433,7 +501,7 @@ impl<'a> Iterator for Frames<'a> {
 }
 
 #[cold]
-fn too_large(bytes: usize, bytes_max: usize) -> SendError {
+pub(crate) fn too_large(bytes: usize, bytes_max: usize) -> SendError {
     let saturated = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     SendError::TooLarge { bytes: saturated(bytes), bytes_max: saturated(bytes_max) }
 }

@@ -442,7 +442,7 @@ impl Undelivered {
             kind: frame.kind(),
             codec: frame.codec(),
             type_id: frame.type_id(),
-            payload: Bytes::copy_from_slice(frame.payload()),
+            payload: frame.owned_payload(),
             sent,
         }
     }
@@ -1685,6 +1685,7 @@ impl LaneLimits {
             frame_bytes_max: config.frame_bytes_max() as usize,
             block_bytes: config.block_bytes() as usize,
             kept_bytes_max: config.kept_bytes_max() as usize,
+            in_place_bytes_min: config.in_place_bytes_min() as usize,
             overflow: config.overflow(),
         }
     }

@@ -23,6 +23,7 @@ const LIMITS: LaneLimits = LaneLimits {
     frame_bytes_max: 16 << 10,
     block_bytes: 8192,
     kept_bytes_max: 64 << 10,
+    in_place_bytes_min: 256,
     overflow: [Overflow::Reject; Priority::COUNT],
 };
 const NOW: Nanos = Nanos(1_000);
@@ -78,7 +79,7 @@ impl End {
     fn send_block(&mut self) -> Option<Vec<u8>> {
         let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
         let (source, block) = self.session.poll_block(NOW, &mut memory)?;
-        let bytes = block.buffer.bytes()[block.span.start..block.span.filled].to_vec();
+        let bytes = block.buffer.pieces(block.span.start..block.span.filled).to_vec();
         self.session.block_sent(source, block, &mut memory);
         Some(bytes)
     }
@@ -765,4 +766,91 @@ fn impossible_hello_leaves_the_memory_where_it_was() {
     let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, &mut memory);
     assert_eq!(answer, Err(ProtocolError::BadAcknowledgement { acknowledged: 5, sent: 0 }));
     assert_eq!(far.pool.lent_bytes(), 0);
+}
+
+/// What one message is on the wire, and whether its payload is held afterwards.
+fn on_the_wire(envelope: Envelope, in_place: bool, payload: &Bytes) -> Vec<u8> {
+    let (mut near, _) = pair();
+    near.session.limits.in_place_bytes_min = if in_place { 0 } else { usize::MAX };
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let (session, identity) = (&mut near.session, &near.identity);
+    let written = session.push(envelope, Correlation::None, payload, identity, NOW, &mut memory);
+    assert_eq!(session.bytes_queued(), written.expect("room"));
+    let (_, block) = session.poll_block(NOW, &mut memory).expect("queued");
+    assert_eq!(block.is_open(), !in_place);
+    block.buffer.pieces(block.span.start..block.span.filled).to_vec()
+}
+
+#[test]
+fn payload_in_place_is_the_same_frame() {
+    let envelopes = [
+        Envelope::data(),
+        Envelope::data().reliable(),
+        Envelope::command(),
+        Envelope::command().reliable().ttl(Duration::from_secs(1)).destination(9),
+    ];
+    for bytes in [0, 1, 15, 16, 17, 31, 256, 1000, 8001] {
+        let payload = Bytes::from((0..bytes).map(|at| at as u8).collect::<Vec<_>>());
+        for envelope in envelopes {
+            let copied = on_the_wire(envelope, false, &payload);
+            assert_eq!(on_the_wire(envelope, true, &payload), copied, "{bytes}, {envelope:?}");
+        }
+        assert!(bytes == 0 || payload.is_unique(), "nobody holds it any more");
+    }
+}
+
+#[test]
+fn payload_in_place_is_held_until_it_is_confirmed() {
+    let (mut near, mut far) = pair();
+    let payload = Bytes::from(vec![3; 5000]);
+    let envelope = Envelope::data().reliable();
+    let send = |near: &mut End| {
+        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let identity = &near.identity;
+        near.session.push(envelope, Correlation::None, &payload, identity, NOW, &mut memory)
+    };
+    send(&mut near).expect("room");
+    let frames = near.send_block().expect("queued");
+    assert!(!payload.is_unique(), "it may have to be sent again");
+    assert!(near.session.kept_bytes() > 5000, "it counts");
+    far.handle(&frames).expect("well formed");
+    assert_eq!(far.received, [(Priority::Normal, vec![3; 5000])]);
+    let _ = far.session.expire(NOW + CONFIRM_AFTER);
+    exchange(&mut near, &mut far);
+    assert!(payload.is_unique(), "it has been confirmed");
+    assert_eq!(near.session.kept_bytes(), 0);
+
+    // Unconfirmed ones are bounded as if they had been copied.
+    let mut admitted = 0;
+    while send(&mut near).is_ok() {
+        admitted += 1;
+        near.send_block().expect("queued");
+    }
+    assert_eq!(send(&mut near), Err(SendError::Full));
+    assert!(admitted <= LIMITS.kept_bytes_max.div_ceil(5000), "{admitted}");
+    assert!(admitted >= LIMITS.kept_bytes_max / 10_000, "{admitted}");
+}
+
+#[test]
+fn payload_in_place_that_is_dropped_is_a_gap() {
+    let (mut near, mut far) = pair();
+    let payload = Bytes::from(vec![3; 5000]);
+    let envelope = Envelope::data().ttl(Duration::from_micros(1));
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let pushed =
+        near.session.push(envelope, Correlation::None, &payload, &near.identity, NOW, &mut memory);
+    pushed.expect("room");
+    near.push(Priority::Normal, b"the next").expect("room");
+    let late = NOW + Duration::from_millis(1);
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let (source, block) = near.session.poll_block(late, &mut memory).expect("a gap is told");
+    assert_eq!(block.span.bytes(), crate::wire::HEADER_BYTES);
+    let gap = block.buffer.pieces(block.span.start..block.span.filled).to_vec();
+    near.session.block_sent(source, block, &mut memory);
+    assert!(payload.is_unique(), "nobody holds it any more");
+    far.handle(&gap).expect("well formed");
+    assert_eq!(far.session.missed(), 1);
+    exchange(&mut near, &mut far);
+    assert_eq!(far.received, [(Priority::Normal, b"the next".to_vec())]);
+    assert_eq!(near.session.bytes_queued(), 0);
 }

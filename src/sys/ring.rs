@@ -32,7 +32,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types::CancelBuilder};
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
 use socket2::SockAddr;
 
-use crate::mem::Buffer;
+use crate::mem::{Buffer, Pieces};
 use crate::stats::Counters;
 use crate::sys::probe::{self, RingError};
 
@@ -80,6 +80,9 @@ struct Op {
     /// Where a connect goes; the kernel may read it until submission at the latest
     /// (IORING_FEAT_SUBMIT_STABLE), the slot keeps it until the end.
     address: Option<Box<SockAddr>>,
+    /// Of a send from several pieces of memory: which. Submission copies it
+    /// (IORING_FEAT_SUBMIT_STABLE), the slot keeps it until the end.
+    vector: Option<Box<Vector>>,
     /// Bytes asked for, and for a zero-copy send its result until the notification comes.
     bytes: u32,
     result: Option<Result<u32, i32>>,
@@ -108,6 +111,16 @@ pub(crate) enum SendMode {
     ZeroCopy,
 }
 
+impl SendMode {
+    /// For send(2).
+    fn flags(self) -> i32 {
+        match self {
+            Self::Prompt => libc::MSG_WAITALL | libc::MSG_DONTWAIT,
+            Self::Whole | Self::ZeroCopy => libc::MSG_WAITALL,
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct Ring {
     uring: ManuallyDrop<IoUring>,
@@ -122,6 +135,16 @@ pub(crate) struct Ring {
     reaped: u64,
     ops_max: usize,
     registered: bool,
+    /// Used before and to be used again.
+    // The box is what is spared: the kernel is told its address.
+    #[expect(clippy::vec_box, reason = "moved in and out of operations as they are")]
+    vectors: Vec<Box<Vector>>,
+}
+
+/// Pieces of memory that one send gathers (sendmsg(2)).
+struct Vector {
+    message: libc::msghdr,
+    pieces: [libc::iovec; 3],
 }
 
 /// Prompt sends that one `enter` consumed.
@@ -159,6 +182,7 @@ impl Ring {
             reaped: 0,
             ops_max,
             registered: false,
+            vectors: Vec::new(),
         })
     }
 
@@ -237,7 +261,8 @@ impl Ring {
         self.push(key, entry).map_err(|op| op.buffer.expect("just put in"))
     }
 
-    /// Queues a send of `buffer[offset..offset + bytes]`; ownership as for [`Ring::receive`].
+    /// Queues a send of `bytes` from `offset` on of what `buffer` sends, inserted bytes included;
+    /// ownership as for [`Ring::receive`].
     pub(crate) fn send(
         &mut self,
         fd: RawFd,
@@ -247,24 +272,29 @@ impl Ring {
         mode: SendMode,
         token: Token,
     ) -> Result<OpKey, Buffer> {
-        assert!(offset + bytes <= buffer.len(), "the span lies within the buffer");
-        let bytes = clamp(bytes);
-        let op = Op::new(OpKind::Send, token, Some(buffer), bytes);
+        let op = Op::new(OpKind::Send, token, Some(buffer), clamp(bytes));
         let key = self.insert(op).map_err(|op| op.buffer.expect("just put in"))?;
-        let buffer = self.ops[key].buffer.as_ref().expect("just put in");
-        let source = buffer.bytes()[offset..].as_ptr();
-        let whole = libc::MSG_WAITALL;
+        let Self { ops, vectors, .. } = self;
+        let Op { buffer, vector, .. } = &mut ops[key];
+        let buffer = buffer.as_ref().expect("just put in");
+        let pieces = buffer.pieces(offset..offset + bytes);
+        let entry = match pieces.single() {
+            Some(piece) => {
+                // The registered memory is the buffer's own.
+                let registered = match buffer.inserted() {
+                    None => buffer.registered(),
+                    Some(_) => None,
+                };
+                send_entry(fd, piece, registered, mode)
+            }
+            None => {
+                let spare = vectors.pop().unwrap_or_default();
+                gather_entry(fd, vector.insert(spare).fill(&pieces), mode)
+            }
+        };
         let entry = match mode {
-            SendMode::Prompt => opcode::Send::new(Fd(fd), source, bytes)
-                .flags(whole | libc::MSG_DONTWAIT)
-                .build()
-                .flags(squeue::Flags::SKIP_SUCCESS),
-            SendMode::Whole => opcode::Send::new(Fd(fd), source, bytes).flags(whole).build(),
-            SendMode::ZeroCopy => opcode::SendZc::new(Fd(fd), source, bytes)
-                .flags(whole)
-                .buf_index(buffer.registered())
-                .zc_flags(IORING_SEND_ZC_REPORT_USAGE)
-                .build(),
+            SendMode::Prompt => entry.flags(squeue::Flags::SKIP_SUCCESS),
+            SendMode::Whole | SendMode::ZeroCopy => entry,
         };
         let key = self.push(key, entry).map_err(|op| op.buffer.expect("just put in"))?;
         if mode == SendMode::Prompt {
@@ -438,7 +468,9 @@ impl Ring {
         let buffer = if continues {
             None
         } else {
-            self.ops.remove(key).expect("it was there just above").buffer
+            let op = self.ops.remove(key).expect("it was there just above");
+            self.vectors.extend(op.vector);
+            op.buffer
         };
         let more_data = cqueue::sock_nonempty(flags);
         Some(Completion { token, kind, result, buffer, more_data, continues, copied })
@@ -485,6 +517,7 @@ impl Ring {
             let key = self.prompt.pop_front().expect("batches count what is in the queue");
             match self.ops.remove(key) {
                 Some(op) => {
+                    self.vectors.extend(op.vector);
                     return Some(Completion {
                         token: op.token,
                         kind: op.kind,
@@ -522,11 +555,11 @@ impl Ring {
             let _ = self.enter(0, None, None);
         }
         let entry = entry.user_data(key.data().as_ffi());
-        // SAFETY: `entry` points at most into the buffer and the address of slot `key`. The slot
-        // owns both, and its only exits are `complete`, on the last completion carrying this
+        // SAFETY: `entry` points at most into the buffer, the bytes inserted in it, the vector and
+        // the address of slot `key`. The slot owns them all, and its only exits are `complete`, on the last completion carrying this
         // `user_data`, and `reap_prompt`, after the submission that made the only attempt:
         // io_uring(7) requires the memory to stay valid until then. Neither a `Buffer`'s storage
-        // nor a boxed address moves with the slot. A failed submit changes nothing: the entry
+        // nor `Bytes` nor what is boxed moves with the slot. A failed submit changes nothing: the entry
         // stays queued, and the slot occupied.
         let pushed = unsafe { self.uring.submission().push(&entry) };
         match pushed {
@@ -586,7 +619,68 @@ impl std::fmt::Debug for Ring {
 
 impl Op {
     fn new(kind: OpKind, token: Token, buffer: Option<Buffer>, bytes: u32) -> Self {
-        Self { kind, token, buffer, address: None, bytes, result: None }
+        Self { kind, token, buffer, address: None, vector: None, bytes, result: None }
+    }
+}
+
+impl Vector {
+    /// Names these pieces. Where it stands must not change from here on.
+    fn fill(&mut self, pieces: &Pieces<'_>) -> *const libc::msghdr {
+        let slices = pieces.as_slice();
+        for (place, piece) in self.pieces.iter_mut().zip(slices) {
+            // A send only reads.
+            place.iov_base = piece.as_ptr().cast_mut().cast();
+            place.iov_len = piece.len();
+        }
+        self.message.msg_iov = self.pieces.as_mut_ptr();
+        self.message.msg_iovlen = slices.len() as _;
+        &raw const self.message
+    }
+}
+
+impl Default for Vector {
+    fn default() -> Self {
+        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: a `msghdr` is numbers and pointers, for which zeroes are valid; its padding on
+        // musl must be zero.
+        let message = unsafe { std::mem::zeroed() };
+        Self { message, pieces: [empty; 3] }
+    }
+}
+
+impl std::fmt::Debug for Vector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vector").finish_non_exhaustive()
+    }
+}
+
+/// A send from one piece of memory.
+#[inline]
+fn send_entry(fd: RawFd, piece: &[u8], registered: Option<u16>, mode: SendMode) -> squeue::Entry {
+    let (source, bytes) = (piece.as_ptr(), clamp(piece.len()));
+    match mode {
+        SendMode::Prompt | SendMode::Whole => {
+            opcode::Send::new(Fd(fd), source, bytes).flags(mode.flags()).build()
+        }
+        SendMode::ZeroCopy => opcode::SendZc::new(Fd(fd), source, bytes)
+            .flags(mode.flags())
+            .buf_index(registered)
+            .zc_flags(IORING_SEND_ZC_REPORT_USAGE)
+            .build(),
+    }
+}
+
+/// A send from several pieces of memory.
+fn gather_entry(fd: RawFd, message: *const libc::msghdr, mode: SendMode) -> squeue::Entry {
+    let flags = mode.flags() as u32;
+    match mode {
+        SendMode::Prompt | SendMode::Whole => {
+            opcode::SendMsg::new(Fd(fd), message).flags(flags).build()
+        }
+        SendMode::ZeroCopy => opcode::SendMsgZc::new(Fd(fd), message)
+            .ioprio(IORING_SEND_ZC_REPORT_USAGE)
+            .flags(flags)
+            .build(),
     }
 }
 

@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::Config;
 use crate::endpoint::Address;
+use crate::mem::Pieces;
 
 /// Makes an unconnected socket for `address` with the configured options.
 pub(crate) fn open(address: &Address, config: &Config) -> io::Result<(Socket, SockAddr)> {
@@ -156,6 +157,22 @@ fn set_dscp(socket: &SockRef<'_>, dscp: u8) -> io::Result<()> {
 pub(crate) fn receive(socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
     use rustix::net::{RecvFlags, recv};
     Ok(recv(socket, into, RecvFlags::DONTWAIT)?.0)
+}
+
+/// Sends what the socket has room for, without waiting.
+#[inline]
+pub(crate) fn send(socket: &Socket, pieces: &Pieces<'_>) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    match pieces.single() {
+        Some(piece) => socket.send_with_flags(piece, flags),
+        None => {
+            let mut slices = [io::IoSlice::new(&[]); 3];
+            for (slice, piece) in slices.iter_mut().zip(pieces.as_slice()) {
+                *slice = io::IoSlice::new(piece);
+            }
+            socket.send_vectored_with_flags(&slices, flags)
+        }
+    }
 }
 
 /// Ends a TCP connection with a reset and drops what the kernel still holds to send on it: only

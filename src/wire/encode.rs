@@ -72,7 +72,36 @@ impl FrameHead {
         let total = frame_bytes(payload_bytes, self.extension.is_some());
         let out = &mut out[..total];
         clear_padding(out, total - head_bytes - payload_bytes);
+        let flags = self.write_head(out, payload_bytes);
+        if flags.contains(Flags::CHECKSUM) {
+            let crc = checksum_in_place(&out[..head_bytes + payload_bytes]);
+            out[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
+        }
+        total
+    }
 
+    /// Fills in head and padding of a frame whose payload stands elsewhere: the head at the front
+    /// of `out`, the padding right behind it. Returns the length of the head and that of the whole
+    /// frame.
+    ///
+    /// # Panics
+    ///
+    /// As [`finish`](Self::finish).
+    pub(crate) fn finish_around(&self, out: &mut [u8], payload: &[u8]) -> (usize, usize) {
+        let head_bytes = self.head_bytes();
+        let total = frame_bytes(payload.len(), self.extension.is_some());
+        out[head_bytes..][..total - head_bytes - payload.len()].fill(0);
+        let flags = self.write_head(out, payload.len());
+        if flags.contains(Flags::CHECKSUM) {
+            let crc = crc32c::crc32c_append(checksum_in_place(&out[..head_bytes]), payload);
+            out[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
+        }
+        (head_bytes, total)
+    }
+
+    /// Header and extension, but for the checksum.
+    #[inline(always)]
+    fn write_head(&self, out: &mut [u8], payload_bytes: usize) -> Flags {
         // The header as four words. A `Header` filled field by field was read back in wider loads
         // than it was stored in, and each frame waited for that.
         let flags = self.flags_on_wire();
@@ -90,13 +119,9 @@ impl FrameHead {
         header[16..24].copy_from_slice(&third.to_le_bytes());
         header[24..].copy_from_slice(&self.sent_at_ns.to_le_bytes());
         if let Some(extension) = &self.extension {
-            out[HEADER_BYTES..head_bytes].copy_from_slice(extension.as_bytes());
+            out[HEADER_BYTES..HEADER_BYTES + EXTENSION_BYTES].copy_from_slice(extension.as_bytes());
         }
-        if flags.contains(Flags::CHECKSUM) {
-            let crc = checksum_in_place(&out[..head_bytes + payload_bytes]);
-            out[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
-        }
-        total
+        flags
     }
 
     /// Encodes a frame whose payload already exists as bytes. Returns its length.
@@ -110,6 +135,7 @@ impl FrameHead {
         out[head_bytes..head_bytes + payload.len()].copy_from_slice(payload);
         self.finish(out, payload.len())
     }
+
     /// The caller's flags and those that follow from the other fields.
     #[inline]
     fn flags_on_wire(&self) -> Flags {

@@ -7,6 +7,7 @@
 
 use std::num::NonZeroUsize;
 
+use bytes::Bytes;
 use rkyv::Archive;
 use rkyv::Portable;
 use rkyv::api::access_with_context;
@@ -80,6 +81,14 @@ pub trait Body {
     /// [`BodyError::Overflow`] with the length needed when `out` is too short: the caller finds
     /// more room and calls again.
     fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError>;
+
+    /// The same bytes as [`encode`](Self::encode) writes, where they are shared memory already:
+    /// long ones are then sent from there and not copied, see
+    /// [`in_place_bytes_min`](crate::ConfigBuilder::in_place_bytes_min).
+    #[inline]
+    fn shared(&self) -> Option<&Bytes> {
+        None
+    }
 }
 
 impl Body for [u8] {
@@ -106,7 +115,19 @@ macro_rules! body_as_bytes {
         }
     )*};
 }
-body_as_bytes!([] Vec<u8>, [] bytes::Bytes, [] str, [] String, [const N: usize] [u8; N]);
+body_as_bytes!([] Vec<u8>, [] str, [] String, [const N: usize] [u8; N]);
+
+impl Body for Bytes {
+    #[inline]
+    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
+        self[..].encode(out, scratch)
+    }
+
+    #[inline]
+    fn shared(&self) -> Option<&Bytes> {
+        Some(self)
+    }
+}
 
 impl<B: Body + ?Sized> Body for &B {
     fn codec(&self) -> Codec {
@@ -120,6 +141,11 @@ impl<B: Body + ?Sized> Body for &B {
     #[inline]
     fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
         (**self).encode(out, scratch)
+    }
+
+    #[inline]
+    fn shared(&self) -> Option<&Bytes> {
+        (**self).shared()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ringwire::{
     Checksum, ConfigBuilder, ConnectionState, Envelope, EventKind, Idle, Message, Nanos, Priority,
     SendError,
@@ -35,7 +36,7 @@ impl Numbers {
         &mut self,
         rng: &mut fastrand::Rng,
         loose: bool,
-        send: impl FnOnce(Envelope, &[u8]) -> Result<(), SendError>,
+        send: impl FnOnce(Envelope, &Bytes) -> Result<(), SendError>,
     ) {
         let lane = rng.usize(..4);
         let is_reliable = !loose || rng.bool();
@@ -48,7 +49,7 @@ impl Numbers {
         if is_reliable {
             envelope = envelope.reliable();
         }
-        match send(envelope, &payload) {
+        match send(envelope, &payload.into()) {
             Ok(()) => {
                 self.sent[lane] = number;
                 self.sent_of[usize::from(is_reliable)] += 1;
@@ -265,6 +266,30 @@ fn zero_copy_sends_survive_cuts_at_any_byte() {
     isolated(|| {
         check_traffic_with(zero_copy, false, 300..303, 30);
         check_traffic_with(zero_copy, true, 303..306, 30);
+    });
+}
+
+/// Payloads that are sent from where they are, by each way there is.
+#[test]
+fn payloads_in_place_survive_cuts_at_any_byte() {
+    fn in_place() -> ConfigBuilder {
+        settings_that_resume().in_place_bytes_min(64).zero_copy_bytes_min(0)
+    }
+    fn spinning() -> ConfigBuilder {
+        in_place().idle(Idle::Spin)
+    }
+    fn zero_copy() -> ConfigBuilder {
+        in_place().zero_copy_bytes_min(64)
+    }
+    fn checked() -> ConfigBuilder {
+        in_place().checksum(Checksum::Always)
+    }
+    isolated(|| {
+        check_traffic_with(in_place, false, 700..703, 30);
+        check_traffic_with(in_place, true, 703..705, 30);
+        check_traffic_with(spinning, false, 705..707, 20);
+        check_traffic_with(zero_copy, false, 707..709, 30);
+        check_traffic_with(checked, false, 709..711, 30);
     });
 }
 

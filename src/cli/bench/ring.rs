@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ringwire::error::SendError;
 use ringwire::stats::Statistics;
 use ringwire::time::Nanos;
-use ringwire::{Client, Config, ConnectionId, Envelope, Frame, Kind, Reactor, Server, Wait};
+use ringwire::{Body, Client, Config, ConnectionId, Envelope, Frame, Kind, Reactor, Server, Wait};
 
 use super::harness::{Subject, SubjectError, WAIT_MAX};
 use super::options::{Delivery, Scenario};
@@ -142,7 +143,7 @@ pub(super) trait End: Sized {
 
     /// Queues `frames` frames on every connection and lets the ring send. Returns how many frames
     /// that were.
-    fn send(&mut self, payload: &[u8], frames: usize) -> Result<u64, SubjectError>;
+    fn send<B: Body + ?Sized>(&mut self, payload: &B, frames: usize) -> Result<u64, SubjectError>;
 
     /// Asks for what has arrived since it was last asked.
     fn ask(&mut self) -> Result<Answer, SubjectError>;
@@ -173,7 +174,7 @@ impl End for One {
         Ok(Self { client, delivery: plan.case.delivery })
     }
 
-    fn send(&mut self, payload: &[u8], frames: usize) -> Result<u64, SubjectError> {
+    fn send<B: Body + ?Sized>(&mut self, payload: &B, frames: usize) -> Result<u64, SubjectError> {
         let envelope = self.delivery.of(Envelope::data());
         for _ in 0..frames {
             while let Err(error) = self.client.send(envelope, payload) {
@@ -202,7 +203,7 @@ impl End for Many {
         Self::open_on(plan, server, plan.cores.client, plan.case.connections)
     }
 
-    fn send(&mut self, payload: &[u8], frames: usize) -> Result<u64, SubjectError> {
+    fn send<B: Body + ?Sized>(&mut self, payload: &B, frames: usize) -> Result<u64, SubjectError> {
         for &connection in &self.connections {
             for _ in 0..frames {
                 while let Err(error) = self.reactor.send(connection, Envelope::data(), payload) {
@@ -314,12 +315,18 @@ fn stream<E: End>(
     let frame_bytes = plan.case.frame_bytes();
     let server = serve(plan)?;
     let mut end = open(plan, &server)?;
-    let payload = payload(plan.case.payload_bytes);
+    // As an application that has long data in shared memory would; short data is copied anyway.
+    let payload = Bytes::from(payload(plan.case.payload_bytes));
+    let is_long = plan.case.payload_bytes >= plan.config.in_place_bytes_min() as usize;
     let batch = (BATCH_BYTES / frame_bytes).max(1);
+    let send = |end: &mut E| match is_long {
+        true => end.send(&payload, batch),
+        false => end.send(&payload[..], batch),
+    };
     let pump = |end: &mut E, until: Nanos| -> Result<(u64, Answer), SubjectError> {
-        let mut frames = end.send(&payload, batch)?;
+        let mut frames = send(end)?;
         while Nanos::now() < until {
-            frames += end.send(&payload, batch)?;
+            frames += send(end)?;
         }
         Ok((frames, end.ask()?))
     };

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use bytes::Bytes;
 use ringwire::error::SendError;
 use ringwire::time::Nanos;
 use ringwire::{Envelope, Kind, Priority, Server, Wait};
@@ -30,7 +31,7 @@ struct Session {
     server: Server,
     load: Rc<RefCell<Load>>,
     payload: Vec<u8>,
-    bulk: Option<Vec<u8>>,
+    bulk: Option<Bytes>,
     /// Payload bytes of the stream that the server has seen.
     arrived: Arc<AtomicU64>,
 }
@@ -49,7 +50,7 @@ pub(super) fn round(plan: &Plan) -> Result<Round, SubjectError> {
             && frame.priority() == Priority::Critical;
         load.answer(Nanos::now(), is_right);
     });
-    let bulk = (plan.case.bulk != Bulk::Nothing).then(|| vec![0x5a; BULK_BYTES]);
+    let bulk = (plan.case.bulk != Bulk::Nothing).then(|| Bytes::from(vec![0x5a; BULK_BYTES]));
     let mut session = Session { end, server, load, payload, bulk, arrived };
     let round = measure(plan, &mut session)?;
     session.end.close();
@@ -91,7 +92,7 @@ impl Session {
     fn feed(&mut self) -> Result<bool, SubjectError> {
         let Some(bulk) = &self.bulk else { return Ok(false) };
         let envelope = Envelope::data().priority(Priority::Low);
-        match self.end.reactor.send(self.end.connections[0], envelope, &bulk[..]) {
+        match self.end.reactor.send(self.end.connections[0], envelope, bulk) {
             Ok(()) => Ok(true),
             Err(SendError::Full | SendError::MemoryFull) => Ok(false),
             Err(error) => Err(error.into()),

@@ -47,6 +47,7 @@ const LIMITS: LaneLimits = LaneLimits {
     frame_bytes_max: 4096,
     block_bytes: 2048,
     kept_bytes_max: 8192,
+    in_place_bytes_min: 128,
     overflow: [Overflow::Reject; Priority::COUNT],
 };
 
@@ -175,7 +176,8 @@ impl Side {
 /// Sends one block of `from` and hands each frame of it to `take`.
 fn pass(from: &mut Session, side: &mut Side, now: Nanos, mut take: impl FnMut(&Frame<'_>)) -> bool {
     let Some((source, block)) = from.poll_block(now, &mut side.memory()) else { return false };
-    let mut input = &block.buffer.bytes()[block.span.start..block.span.filled];
+    let bytes = block.buffer.pieces(block.span.start..block.span.filled).to_vec();
+    let mut input = &bytes[..];
     let decoder = crate::wire::Decoder::new(LIMITS.frame_bytes_max);
     while let Some(frame) = decoder.next(&mut input).expect("our own frames") {
         take(&frame);

@@ -42,6 +42,7 @@ const LIMITS: LaneLimits = LaneLimits {
     frame_bytes_max: 4096,
     block_bytes: 2048,
     kept_bytes_max: 8192,
+    in_place_bytes_min: 128,
     overflow: [Overflow::Reject, Overflow::DropOldest, Overflow::LatestValue, Overflow::Disconnect],
 };
 const PEER: SessionId = SessionId([2; 16]);

@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::config::Overflow;
 use crate::error::{CloseReason, SendError};
 use crate::mem::{Pool, PoolLayout};
@@ -265,7 +267,7 @@ macro_rules! trace {
 
 /// A message's payload with a type number.
 struct Numbered {
-    payload: Vec<u8>,
+    payload: Bytes,
     type_id: u32,
 }
 
@@ -276,6 +278,10 @@ impl Body for Numbered {
 
     fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
         self.payload.encode(out, scratch)
+    }
+
+    fn shared(&self) -> Option<&Bytes> {
+        Some(&self.payload)
     }
 }
 
@@ -460,6 +466,7 @@ impl Node {
             frame_bytes_max,
             block_bytes,
             kept_bytes_max: r.size(1 << 10, 64 << 10),
+            in_place_bytes_min: r.pick(&[64, 512, usize::MAX]),
             overflow,
         };
         let budget = r.size(16 << 10, 256 << 10);

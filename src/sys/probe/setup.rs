@@ -130,6 +130,8 @@ pub(super) const OPERATIONS_REQUIRED: [(&str, u8); 8] = [
     ("OP_RECV", opcode::Recv::CODE),
     ("OP_SEND", opcode::Send::CODE),
     ("OP_SEND_ZC", opcode::SendZc::CODE),
+    ("OP_SENDMSG", opcode::SendMsg::CODE),
+    ("OP_SENDMSG_ZC", opcode::SendMsgZc::CODE),
     ("OP_CONNECT", opcode::Connect::CODE),
     ("OP_ASYNC_CANCEL", opcode::AsyncCancel::CODE),
     ("OP_POLL_ADD", opcode::PollAdd::CODE),

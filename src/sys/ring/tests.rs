@@ -285,3 +285,63 @@ fn multishot_accept_delivers_a_descriptor_each() {
         drop(crate::sys::socket::adopt(completion.result.expect("a descriptor")));
     }
 }
+
+/// A buffer whose head and tail stand around the bytes of somebody else.
+fn gathered(payload: &bytes::Bytes) -> (Buffer, Vec<u8>) {
+    let mut pool = crate::mem::Pool::new(&crate::mem::PoolLayout::uniform(64, 1)).expect("memory");
+    let mut buffer = pool.take(64).expect("free");
+    buffer.bytes_mut()[..40].copy_from_slice(&std::array::from_fn::<u8, 40, _>(|at| at as u8));
+    buffer.set_insert(pool.insert(32, payload.clone()));
+    let expected = buffer.pieces(0..40 + payload.len()).to_vec();
+    assert_eq!(expected[32..32 + payload.len()], payload[..]);
+    (buffer, expected)
+}
+
+#[test]
+fn gathered_sends_are_one_message_in_every_mode() {
+    let payload = bytes::Bytes::from((0..100_003_u32).map(|at| at as u8).collect::<Vec<_>>());
+    for mode in [SendMode::Prompt, SendMode::Whole, SendMode::ZeroCopy] {
+        let (near, mut far) = tcp_pair();
+        let mut ring = ring();
+        let (buffer, expected) = gathered(&payload);
+        let total = expected.len();
+        // The last bytes of the head, the payload, and the padding; then what is within one piece.
+        for (from, to) in [(0, total), (30, total), (32 + 7, total - 9), (5, 20)] {
+            let (buffer, _) = gathered(&payload);
+            ring.send(near.as_raw_fd(), buffer, from, to - from, mode, TOKEN).expect("room");
+            ring.enter(0, None, None).expect("the ring works");
+            let mut received = vec![0; to - from];
+            io::Read::read_exact(&mut far, &mut received).expect("everything comes");
+            assert_eq!(received, expected[from..to], "{mode:?}, {from} to {to}");
+            let completion = wait(&mut ring);
+            assert_eq!(completion.result, Ok(u32::try_from(to - from).expect("small")));
+        }
+        drop(buffer);
+        assert!(ring.vectors.len() <= 1, "{} vectors for one send at a time", ring.vectors.len());
+        assert_eq!(ring.in_flight(), 0);
+    }
+    assert!(payload.is_unique(), "nobody holds the bytes any more");
+}
+
+#[test]
+fn inserted_bytes_are_held_for_as_long_as_the_kernel_reads_them() {
+    let payload = bytes::Bytes::from(vec![7; 32 << 20]);
+    let (near, mut far) = tcp_pair();
+    let mut ring = ring();
+    let (buffer, expected) = gathered(&payload);
+    let bytes = expected.len();
+    drop(expected);
+    ring.send(near.as_raw_fd(), buffer, 0, bytes, SendMode::Whole, TOKEN).expect("room");
+    ring.enter(0, None, None).expect("the ring works");
+    assert!(ring.reap().is_none(), "the socket can not hold that much");
+    assert!(!payload.is_unique(), "the operation holds them");
+    // Dropping the ring cancels the send, and lets go only when the kernel has.
+    let watch = payload.clone();
+    drop(payload);
+    drop(ring);
+    assert!(watch.is_unique(), "the operation has ended");
+    drop(near);
+    let mut sink = Vec::new();
+    io::Read::read_to_end(&mut far, &mut sink).expect("a part comes, and the end");
+    assert!(sink.len() < bytes && sink[40..].iter().all(|&byte| byte == 7), "nothing else");
+}

@@ -106,7 +106,7 @@ impl World {
         for frame in block.frames().filter(|frame| !frame.is_gap()) {
             messages += 1;
             reliable += u32::from(frame.is_reliable());
-            let number = number_of(frame.payload());
+            let number = number_of(&frame.owned_payload());
             let message = &mut self.truth.messages[number];
             assert_eq!(message.life, life, "message {number} is of an earlier life");
             assert!(!message.superseded, "message {number} was replaced");
@@ -144,7 +144,7 @@ impl World {
         let lanes = &mut self.truth.lives[self.seats[seat].life].lanes;
         for (lane, news) in lanes.iter_mut().zip(news) {
             lane.drops.add_all(&news);
-            for (sum, news) in self.report.drops.iter_mut().zip(news.0) {
+            for (sum, news) in self.report.drops.iter_mut().zip(news.by_reason()) {
                 *sum += news;
             }
         }
@@ -165,7 +165,8 @@ impl World {
         }
         let held = session.holdings.bytes;
         assert!(held <= pool.lent_bytes(), "{held} bytes held are not lent");
-        assert!(session.kept_bytes() <= held, "kept without being held");
+        let kept: usize = session.lanes.iter().map(|lane| lane.kept_pool_bytes()).sum();
+        assert!(kept <= held, "kept without being held");
         self.arm_timer(seat);
     }
 

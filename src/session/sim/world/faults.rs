@@ -174,7 +174,7 @@ impl World {
         if self.random.between(0, 1000) >= self.climate.damage_permille || self.is_over() {
             return None;
         }
-        let bytes = &block.buffer.bytes()[..block.span.filled];
+        let bytes = block.buffer.pieces(0..block.span.filled).to_vec();
         let (mut starts, mut at) = (Vec::new(), block.span.start);
         let field = |at: usize| {
             let field = bytes[at..at + 4].first_chunk().expect("four bytes");

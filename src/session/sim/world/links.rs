@@ -204,7 +204,7 @@ impl World {
             self.conns[conn].flight = Some(flight);
             return;
         }
-        let left = &flight.block.buffer.bytes()[flight.sent..flight.block.span.filled];
+        let left = flight.block.buffer.pieces(flight.sent..flight.block.span.filled).to_vec();
         let mut bytes = left.len().min(self.links[link].to[1 - side].room());
         if bytes > 1 && self.random.chance(self.climate.piece_percent) {
             bytes = self.random.size(1, bytes + 1);
