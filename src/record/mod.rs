@@ -66,6 +66,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub use self::read::{Ending, RecordReader};
 pub use self::write::{RecordSink, RecordTally, RecordWriter};
 use crate::time::Nanos;
+use crate::wire::crc32c;
 
 const MAGIC: [u8; 8] = *b"\x89RWREC\r\n";
 /// The version of the format that is written, and the only one that is read.
@@ -296,13 +297,13 @@ const _: () = assert!(END_BYTES == 64);
 impl Head {
     /// The head of a record with this body.
     fn seal(mut self, padded_body: &[u8]) -> Self {
-        self.body_checksum = crc32c::crc32c(padded_body).into();
+        self.body_checksum = crc32c(padded_body).into();
         self.head_checksum = self.own_checksum().into();
         self
     }
 
     fn own_checksum(&self) -> u32 {
-        crc32c::crc32c(&self.as_bytes()[..HEAD_BYTES - size_of::<U32>()])
+        crc32c(&self.as_bytes()[..HEAD_BYTES - size_of::<U32>()])
     }
 
     /// Whether these bytes are a head, and what it says can be believed.

@@ -15,6 +15,7 @@ use super::{
     RecordedFrame, SENT,
 };
 use crate::time::Nanos;
+use crate::wire::crc32c;
 
 /// How a recording ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +188,7 @@ impl<R: Read + Seek> RecordReader<R> {
         if self.body.len() < bytes {
             return Ok(self.stop(Ending::Cut { offset: self.offset }));
         }
-        if crc32c::crc32c(&self.body) != head.body_checksum.get() {
+        if crc32c(&self.body) != head.body_checksum.get() {
             return Ok(self.stop(Ending::Damaged { offset: self.offset }));
         }
         self.offset += (size_of::<Head>() + bytes) as u64;
@@ -276,7 +277,7 @@ fn read_header(source: &mut impl Read) -> Result<RecordOrigin, RecordError> {
         return Err(RecordError::HeaderCut { bytes: (HEADER_BYTES + rest) as u64 });
     }
     bytes[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
-    if crc32c::crc32c(&bytes) != header.checksum.get() {
+    if crc32c(&bytes) != header.checksum.get() {
         return Err(RecordError::HeaderDamaged);
     }
     let text = |range: std::ops::Range<usize>| {

@@ -17,6 +17,7 @@ use super::{
     RecordOrigin, RecordedFrame, RecordedSession, SENT, kept,
 };
 use crate::time::Nanos;
+use crate::wire::crc32c;
 
 /// Records are gathered up to this many bytes.
 const GATHERED_BYTES: usize = 256 << 10;
@@ -106,7 +107,7 @@ impl<W: RecordSink> RecordWriter<W> {
         bytes.extend_from_slice(node_name.as_bytes());
         bytes.extend_from_slice(endpoint.as_bytes());
         bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
-        let checksum = crc32c::crc32c(&bytes);
+        let checksum = crc32c(&bytes);
         bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
         sink.write_all(&bytes)?;
         sink.flush()?;

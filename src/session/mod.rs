@@ -30,6 +30,7 @@
 pub(crate) mod backoff;
 pub(crate) mod block;
 pub(crate) mod clock;
+pub(crate) mod envelope;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod mutation;
@@ -50,6 +51,8 @@ use crate::error::{CloseReason, DropReason, ProtocolError, SendError};
 use crate::mem::Buffer;
 use crate::session::block::{Block, Drops, Resting};
 use crate::session::clock::{ClockEstimate, Exchange, Offset, PeerNanos};
+pub(crate) use crate::session::envelope::Correlation;
+pub use crate::session::envelope::Envelope;
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy};
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, LaneStatus, SendMemory, Sent};
 use crate::session::mutation::Mutation;
@@ -152,257 +155,6 @@ pub(crate) enum Input {
     Cancelled,
     /// The session is over; what is queued (a reject) should still leave.
     End(CloseReason),
-}
-
-/// How a message travels. Start from one of the constructors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub struct Envelope {
-    kind: Kind,
-    priority: Priority,
-    marks: Marks,
-    destination: u32,
-    /// In microseconds; 0 never expires.
-    ttl_us: u32,
-    /// Conflation key, when marked.
-    key: u32,
-}
-
-/// Two registers: with the fields side by side an envelope was copied through memory at every call
-/// on the way to its lane, which cost 5 ns a message.
-const _: () = assert!(size_of::<Envelope>() == 16);
-
-/// What is said of a message in a bit each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Marks(u16);
-
-impl Marks {
-    const NONE: Self = Self(0);
-    const JSON: Self = Self(0x01);
-    const RELIABLE: Self = Self(0x02);
-    const KEYED: Self = Self(0x04);
-    const EXPIRES: Self = Self(0x08);
-    const ADDRESSED: Self = Self(0x10);
-    /// The priority was chosen.
-    const URGENCY: Self = Self(0x20);
-
-    const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    const fn contain(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether the message needs the extension for any of them.
-    const fn need_extension(self) -> bool {
-        self.0 & !(Self::JSON.0 | Self::RELIABLE.0 | Self::URGENCY.0) != 0
-    }
-}
-
-/// What makes a message a request or an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Correlation {
-    None,
-    Request {
-        id: u64,
-        /// How long its sender waits, in microseconds; 0 is not said.
-        timeout_us: u32,
-    },
-    Response(u64),
-    /// The request is given up.
-    Cancel(u64),
-}
-
-impl Envelope {
-    const fn new(kind: Kind) -> Self {
-        Self {
-            kind,
-            priority: Priority::Normal,
-            marks: Marks::NONE,
-            destination: 0,
-            ttl_us: 0,
-            key: 0,
-        }
-    }
-
-    /// Something to do. Carries the extension and, by default, a checksum.
-    pub const fn command() -> Self {
-        Self::new(Kind::Command)
-    }
-
-    /// Telemetry and bulk data. 32 bytes of overhead.
-    pub const fn data() -> Self {
-        Self::new(Kind::Data)
-    }
-
-    /// What state something is in; the usual kind of a response.
-    pub const fn status() -> Self {
-        Self::new(Kind::Status)
-    }
-
-    /// Something failed here.
-    pub const fn error() -> Self {
-        Self::new(Kind::Error)
-    }
-
-    /// Parameters for the receiver.
-    pub const fn configuration() -> Self {
-        Self::new(Kind::Configuration)
-    }
-
-    /// An envelope of any application kind.
-    ///
-    /// A kind that belongs to the session is refused when the message is sent.
-    pub const fn of(kind: Kind) -> Self {
-        Self::new(kind)
-    }
-
-    /// How urgent the message is. Default: [`Priority::Normal`], and for the answer to a request as
-    /// urgent as that.
-    pub const fn priority(mut self, priority: Priority) -> Self {
-        self.priority = priority;
-        self.marks = self.marks.with(Marks::URGENCY);
-        self
-    }
-
-    /// Shorthand for `priority(Priority::Critical)`.
-    pub const fn critical(self) -> Self {
-        self.priority(Priority::Critical)
-    }
-
-    /// The number of the node this is meant for; carried, not routed. Default 0: the peer.
-    pub const fn destination(mut self, node_number: u32) -> Self {
-        self.destination = node_number;
-        if node_number != 0 {
-            self.marks = self.marks.with(Marks::ADDRESSED);
-        }
-        self
-    }
-
-    /// Kept until the peer confirms it, and sent again, in order, on a new link when the one it
-    /// left on is lost: handled once. Without it a message is *best effort*: sent once, and lost
-    /// (counted) with the link.
-    ///
-    /// While the link is down reliable messages are queued; a full lane, or `kept_bytes_max` of
-    /// unconfirmed ones, refuses more. The answer to a reliable request is reliable, too.
-    ///
-    /// Reliable messages survive the link, not the peer's process:
-    /// when the peer has lost its session, an event lists what it has not confirmed.
-    pub const fn reliable(mut self) -> Self {
-        self.marks = self.marks.with(Marks::RELIABLE);
-        self
-    }
-
-    /// The message is worthless after this time, from when it is queued: it is then dropped and
-    /// counted, here or at the receiver, and no handler sees it. 0 is refused when it is sent.
-    ///
-    /// In microseconds on the wire, rounded up; at most about 71 minutes.
-    pub const fn ttl(mut self, ttl: Duration) -> Self {
-        let micros = ttl.as_nanos().div_ceil(1000);
-        // Saturating: a message that expires earlier than asked for is dropped, not run late.
-        #[expect(clippy::cast_possible_truncation, reason = "bounded just before")]
-        let micros = if micros > u32::MAX as u128 { u32::MAX } else { micros as u32 };
-        self.ttl_us = micros;
-        self.marks = self.marks.with(Marks::EXPIRES);
-        self
-    }
-
-    /// As [`ttl`](Self::ttl), up to a point in time of this node's clock: for what was decided
-    /// before it is sent. `now` is the time of the call.
-    pub const fn expires_at(self, at: Nanos, now: Nanos) -> Self {
-        self.ttl(at.since(now))
-    }
-
-    /// Only the latest message of this key matters: it takes the place of an older one that still
-    /// waits in the lane, which is dropped and counted.
-    pub const fn latest(mut self, key: u32) -> Self {
-        self.key = key;
-        self.marks = self.marks.with(Marks::KEYED);
-        self
-    }
-
-    /// The envelope of a cancellation.
-    pub(crate) const fn cancel() -> Self {
-        Self::new(Kind::Cancel)
-    }
-
-    /// Whether it has a time to live.
-    const fn expires(&self) -> bool {
-        self.marks.contain(Marks::EXPIRES)
-    }
-
-    /// The lane of an answer: that of its request, unless one was chosen.
-    pub(crate) const fn answering(mut self, request: Priority) -> Self {
-        if !self.marks.contain(Marks::URGENCY) {
-            self.priority = request;
-        }
-        self
-    }
-
-    /// Marks an opaque payload as JSON text.
-    pub const fn json(mut self) -> Self {
-        self.marks = self.marks.with(Marks::JSON);
-        self
-    }
-
-    /// The conflation key, when it has one.
-    #[must_use]
-    pub const fn conflation_key(&self) -> Option<u32> {
-        if self.marks.contain(Marks::KEYED) { Some(self.key) } else { None }
-    }
-
-    /// Whether it is kept until the peer confirms it.
-    #[must_use]
-    pub const fn is_reliable(&self) -> bool {
-        self.marks.contain(Marks::RELIABLE)
-    }
-
-    /// The kind.
-    #[must_use]
-    pub const fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Whether a message that is neither request nor response does without the extension.
-    pub(crate) const fn is_plain(&self) -> bool {
-        !matches!(self.kind, Kind::Command) && !self.marks.need_extension()
-    }
-
-    /// What is to become of the message besides being sent.
-    fn care<B: Body + ?Sized>(
-        &self,
-        body: &B,
-        overflow: Overflow,
-        now: Nanos,
-    ) -> Result<Care, SendError> {
-        let expiry = match (self.marks.contain(Marks::EXPIRES), self.ttl_us) {
-            (false, _) => Nanos::NEVER,
-            (true, 0) => return Err(SendError::Expired),
-            (true, micros) => now + Duration::from_micros(micros.into()),
-        };
-        let key = match self.marks.contain(Marks::KEYED) {
-            // Keys and type numbers are told apart by the upper half.
-            true => Some(u64::from(self.key)),
-            false if overflow == Overflow::LatestValue => Some(1 << 32 | u64::from(body.type_id())),
-            false => None,
-        };
-        Ok(Care { reliable: self.is_reliable(), expiry, key })
-    }
-
-    /// How the receiver is to read `body`.
-    fn codec<B: Body + ?Sized>(&self, body: &B) -> Codec {
-        match body.codec() {
-            Codec::Opaque if self.marks.contain(Marks::JSON) => Codec::Json,
-            codec => codec,
-        }
-    }
-
-    /// The lane it will travel in.
-    #[must_use]
-    pub const fn lane(&self) -> Priority {
-        self.priority
-    }
 }
 
 /// How long a reliable message waits for a frame that confirms it on its way.
@@ -883,7 +635,7 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<usize, SendError> {
-        let index = envelope.priority.index();
+        let index = envelope.lane().index();
         let is_plain = correlation == Correlation::None && envelope.is_plain();
         let overflow = self.limits.overflow[index];
         if self.state != State::Open
@@ -893,8 +645,8 @@ impl Session {
         {
             return self.push_special(envelope, correlation, body, identity, now, memory);
         }
-        if !envelope.kind.is_application() {
-            return Err(SendError::KindReserved { kind: envelope.kind });
+        if !envelope.kind().is_application() {
+            return Err(SendError::KindReserved { kind: envelope.kind() });
         }
         if envelope.is_reliable() {
             return self.push_reliable(envelope, body, identity, now, memory);
@@ -915,7 +667,7 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<usize, SendError> {
-        let index = envelope.priority.index();
+        let index = envelope.lane().index();
         if self.unconfirmed & 1 << index != 0 {
             return self.push_special(envelope, Correlation::None, body, identity, now, memory);
         }
@@ -940,16 +692,16 @@ impl Session {
             return Err(SendError::NotConnected);
         }
         let is_cancel = matches!(correlation, Correlation::Cancel(_));
-        if !envelope.kind.is_application() && !is_cancel {
-            return Err(SendError::KindReserved { kind: envelope.kind });
+        if !envelope.kind().is_application() && !is_cancel {
+            return Err(SendError::KindReserved { kind: envelope.kind() });
         }
-        let index = envelope.priority.index();
+        let index = envelope.lane().index();
         let overflow = self.limits.overflow[index];
         let care = envelope.care(body, overflow, now)?;
         let confirms = self.unconfirmed & 1 << index != 0;
         let mut head = frame_head(envelope, correlation, body, identity, now, confirms);
         if let Some(extension) = &mut head.extension {
-            extension.ttl_us = ttl_us(&envelope, correlation).into();
+            extension.ttl_us = envelope.ttl_us_with(correlation).into();
             extension.acknowledged = self.received[index].into();
         }
         // What may be dropped before it leaves confirms nothing for certain.
@@ -960,7 +712,7 @@ impl Session {
         let (limits, holdings) = (&self.limits, &mut self.holdings);
         let written = self.lanes[index].push(head, care, body, limits, memory, holdings)?;
         if confirms {
-            self.confirmed(envelope.priority);
+            self.confirmed(envelope.lane());
         }
         Ok(written)
     }
@@ -1611,8 +1363,8 @@ fn plain_head<B: Body + ?Sized>(
     now: Nanos,
 ) -> FrameHead {
     FrameHead {
-        kind: envelope.kind,
-        priority: envelope.priority,
+        kind: envelope.kind(),
+        priority: envelope.lane(),
         codec: envelope.codec(body),
         type_id: body.type_id(),
         sequence: 0,
@@ -1647,8 +1399,8 @@ fn frame_head<B: Body + ?Sized>(
     let extended = is_correlated || !envelope.is_plain() || (is_reliable && confirms);
     let flags = if is_reliable { flags.with(Flags::RELIABLE) } else { flags };
     FrameHead {
-        kind: envelope.kind,
-        priority: envelope.priority,
+        kind: envelope.kind(),
+        priority: envelope.lane(),
         codec: envelope.codec(body),
         type_id: body.type_id(),
         sequence: 0,
@@ -1657,22 +1409,10 @@ fn frame_head<B: Body + ?Sized>(
         extension: extended.then(|| Extension {
             correlation: correlation.into(),
             source: identity.node_number.into(),
-            destination: envelope.destination.into(),
+            destination: envelope.destination_number().into(),
             ..Extension::default()
         }),
         checksum: identity.checksum,
-    }
-}
-
-/// How long a message is worth something: its time to live, or its sender's timeout if that is
-/// over sooner.
-fn ttl_us(envelope: &Envelope, correlation: Correlation) -> u32 {
-    match correlation {
-        Correlation::Request { timeout_us, .. } if timeout_us > 0 && envelope.expires() => {
-            envelope.ttl_us.min(timeout_us)
-        }
-        Correlation::Request { timeout_us, .. } if timeout_us > 0 => timeout_us,
-        _ => envelope.ttl_us,
     }
 }
 

@@ -74,8 +74,7 @@ impl FrameHead {
         clear_padding(out, total - head_bytes - payload_bytes);
         let flags = self.write_head(out, payload_bytes);
         if flags.contains(Flags::CHECKSUM) {
-            let crc = checksum_in_place(&out[..head_bytes + payload_bytes]);
-            out[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
+            seal(&mut out[..head_bytes + payload_bytes]);
         }
         total
     }
@@ -93,7 +92,7 @@ impl FrameHead {
         out[head_bytes..][..total - head_bytes - payload.len()].fill(0);
         let flags = self.write_head(out, payload.len());
         if flags.contains(Flags::CHECKSUM) {
-            let crc = crc32c::crc32c_append(checksum_in_place(&out[..head_bytes]), payload);
+            let crc = crc32c_of([&out[..head_bytes], payload]);
             out[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
         }
         (head_bytes, total)
@@ -159,6 +158,14 @@ impl FrameHead {
     }
 }
 
+/// Fills in the checksum of a frame, whose field is still 0. Out of line: what is sent without one
+/// is encoded in a third of the time that this takes.
+#[inline(never)]
+fn seal(unpadded: &mut [u8]) {
+    let crc = crc32c(unpadded);
+    unpadded[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
+}
+
 /// Zeroes the last `padding` bytes of a frame.
 ///
 /// Loads and stores the last 16 bytes as one number: `fill` of a length that is not known would
@@ -187,20 +194,33 @@ const _: () = assert!(std::mem::offset_of!(Header, checksum) == CHECKSUM_AT.star
 pub fn checksum(header: &Header, extension: Option<&Extension>, payload: &[u8]) -> u32 {
     let mut header = *header;
     header.checksum = 0.into();
-    let mut crc = crc32c::crc32c(header.as_bytes());
-    if let Some(extension) = extension {
-        crc = crc32c::crc32c_append(crc, extension.as_bytes());
+    let extension = extension.map_or(&[][..], Extension::as_bytes);
+    crc32c_of([header.as_bytes(), extension, payload])
+}
+
+/// CRC-32C (RFC 3720, appendix B.4, where it is that of iSCSI).
+#[inline]
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(bytes)
+}
+
+/// The same, of parts that follow one another.
+#[inline]
+fn crc32c_of<const N: usize>(parts: [&[u8]; N]) -> u32 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    for part in parts {
+        digest.update(part);
     }
-    crc32c::crc32c_append(crc, payload)
+    let crc = digest.finalize();
+    u32::try_from(crc).expect("a CRC-32 has 32 bits")
 }
 
 /// CRC-32C over a frame without its padding, its checksum field taken as 0.
 ///
-/// Two calls, the second over everything behind the checksum field in one piece: a payload of
-/// 1 KiB took 12 % less than with a call per part, a small one the same.
-#[inline]
+/// In two parts, the second everything behind the checksum field.
+#[inline(never)]
 pub(crate) fn checksum_in_place(frame: &[u8]) -> u32 {
     let (first, rest) = frame.split_first_chunk::<16>().expect("a frame is at least a header");
     let first = u128::from_le_bytes(*first) & (u128::MAX >> 32);
-    crc32c::crc32c_append(crc32c::crc32c(&first.to_le_bytes()), rest)
+    crc32c_of([&first.to_le_bytes(), rest])
 }

@@ -125,7 +125,7 @@ pub(super) const FEATURES_REQUIRED: [Feature; 6] = [
 ];
 
 /// Operations without which there is no ring.
-pub(super) const OPERATIONS_REQUIRED: [(&str, u8); 8] = [
+pub(super) const OPERATIONS_REQUIRED: [(&str, u8); 10] = [
     ("OP_ACCEPT", opcode::Accept::CODE),
     ("OP_RECV", opcode::Recv::CODE),
     ("OP_SEND", opcode::Send::CODE),
