@@ -459,7 +459,8 @@ settings! {
     /// Idle seconds before the kernel probes the peer (TCP_KEEPIDLE, tcp(7)); 0 turns probes off.
     tcp_keepalive_s: u32 = 15, 0 => 32_767;
     /// TCP_NOTSENT_LOWAT in bytes: how much unsent data the kernel holds, so that a critical
-    /// frame overtakes in user space; 0 leaves the kernel's default (tcp(7)).
+    /// frame overtakes in user space (tcp(7)). 0 leaves the kernel's default, but for the main
+    /// connection of an `express` session: that has 128 KiB.
     tcp_notsent_lowat_bytes: u32 = 0, 0 => 1 << 30;
     /// SO_SNDBUF in bytes; 0 leaves the kernel's autotuning on (socket(7)).
     tcp_send_buffer_bytes: u32 = 0, 0 => 1 << 30;

@@ -105,6 +105,8 @@ pub(crate) struct InFlight {
     pub(crate) queued_at: u64,
     /// Up to where in the buffer the socket has taken it.
     pub(crate) sent: usize,
+    /// How much of it the send under way is to take.
+    pub(crate) asked: usize,
     /// The kernel sends from the buffer itself.
     pub(crate) zero_copy: bool,
 }
@@ -112,7 +114,8 @@ pub(crate) struct InFlight {
 impl InFlight {
     pub(crate) fn new(source: Source, block: &Block) -> Self {
         let queued_at = block.queued_at();
-        Self { source, span: block.span, queued_at, sent: block.span.start, zero_copy: false }
+        let sent = block.span.start;
+        Self { source, span: block.span, queued_at, sent, asked: 0, zero_copy: false }
     }
 
     /// Bytes that the socket has not taken yet.

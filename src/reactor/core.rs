@@ -123,6 +123,8 @@ pub(crate) struct Core {
     pub(crate) direct_receives: u32,
     /// Sends of this pass go out by system calls of their own.
     pub(crate) sends_directly: bool,
+    /// Until then what is beside a connection for urgent messages is copied in short pieces.
+    pub(crate) is_urgent_until: Nanos,
     pub(crate) active: u64,
     pub(crate) last_activity: Nanos,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
@@ -237,6 +239,7 @@ impl Core {
             sends_unsubmitted: 0,
             direct_receives: 0,
             sends_directly: false,
+            is_urgent_until: Nanos(0),
             active: 0,
             last_activity: Nanos(0),
             mailbox,

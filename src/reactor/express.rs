@@ -31,6 +31,7 @@ use crate::reactor::{ConnectionInfo, ConnectionState, Event, EventKind, Link};
 use crate::session::backoff::Backoff;
 use crate::session::state::State;
 use crate::session::{Part, Session, Undelivered};
+use crate::sys::socket;
 use crate::time::Nanos;
 use crate::wire::Priority;
 use crate::wire::handshake::SessionId;
@@ -55,6 +56,12 @@ enum Pair {
         is_reported: bool,
     },
 }
+
+/// Bytes that the kernel may hold unsent of what is not urgent, where the configuration says
+/// nothing. More of them go out in bursts, in which both ends' processors have no time for anything
+/// else: without a bound the p99 of a critical round trip beside 1 MiB messages was 2.7 times that
+/// without them, with this one 1.6 times, at four fifths of their rate.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
 /// What a part had not delivered when it ended.
 #[derive(Debug, Default)]
@@ -203,6 +210,9 @@ impl Core {
         }
         if connection.session.part() != Part::Main {
             return;
+        }
+        if self.config.tcp_notsent_lowat_bytes() == 0 {
+            socket::bound_unsent(&connection.socket, UNSENT_BYTES_MAX);
         }
         let target = self.connections[key].route.as_ref().map(|route| route.target.clone());
         match (self.pairs.express_of(home), target) {

@@ -8,7 +8,7 @@ use crate::reactor::dispatch::{Handlers, Route};
 use crate::reactor::watch::WatchKey;
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
-use crate::session::{Input, Role};
+use crate::session::{Input, Part, Role};
 use crate::sys::ring::Completion;
 use crate::time::Nanos;
 use crate::wire::{Frame, Kind};
@@ -105,6 +105,7 @@ fn handle_window(
         return;
     }
     connection.session.received_bytes(core.now);
+    let is_urgent = connection.session.part() == Part::Express;
     let range = connection.window.range();
     let buffer: Buffer = connection.window.lend();
     let (consumed, outcome) = {
@@ -113,6 +114,9 @@ fn handle_window(
         let outcome = handle_frames(core, handlers, awaited, key, &mut input);
         (available - input.len(), outcome)
     };
+    if is_urgent {
+        core.note_urgency();
+    }
     let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
     connection.window.restore(buffer, 0);
     connection.window.consume(consumed);

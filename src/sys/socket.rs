@@ -152,6 +152,12 @@ fn set_dscp(socket: &SockRef<'_>, dscp: u8) -> io::Result<()> {
     }
 }
 
+/// Bounds what the kernel holds unsent (TCP_NOTSENT_LOWAT, tcp(7)). Other sockets than those of TCP
+/// have no such bound, and refuse.
+pub(crate) fn bound_unsent(socket: &Socket, bytes: u32) {
+    let _ = socket.set_tcp_notsent_lowat(bytes);
+}
+
 /// Reads what is there, without waiting.
 #[inline]
 pub(crate) fn receive(socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
