@@ -114,7 +114,7 @@ pub use error::{
     ProtocolError, ReceiveError, RequestError, RingError, SendError, SetupError,
 };
 
-pub use node::{Incoming, Node, NodeBuilder, NodeHandle, NodePool};
+pub use node::{Incoming, Node, NodeBuilder, NodeHandle, NodePool, PoolRequest};
 pub use pool::Pool;
 pub use reactor::{
     BroadcastReport, Cancelled, Choice, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState,

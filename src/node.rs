@@ -20,8 +20,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+mod errand;
 mod pool;
 
+pub use self::errand::PoolRequest;
 pub use self::pool::NodePool;
 #[cfg(doc)]
 use crate::config::REACTORS_MAX;

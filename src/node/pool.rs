@@ -28,7 +28,7 @@ use crate::wire::Body;
 /// It lives until [`close`](Self::close), or as long as its node: dropping this drops a handle.
 #[derive(Debug, Clone)]
 pub struct NodePool {
-    handle: NodeHandle,
+    pub(super) handle: NodeHandle,
     pools: Arc<[PoolId]>,
     /// Whose turn it is.
     turn: Arc<AtomicUsize>,
@@ -154,7 +154,7 @@ impl NodePool {
         Ok(())
     }
 
-    fn tell(&self, pool: PoolId, command: PoolCommand) -> Result<(), ConnectError> {
+    pub(super) fn tell(&self, pool: PoolId, command: PoolCommand) -> Result<(), ConnectError> {
         self.handle.check_running().map_err(|_| ConnectError::ShutDown)?;
         let mailbox = &self.handle.shared.mailboxes[usize::from(pool.reactor)];
         mailbox.post(Command::Pool(command)).map_err(|_| ConnectError::Busy)
@@ -202,7 +202,7 @@ impl NodePool {
     }
 
     /// Offers a message to the reactors that may take it, one after the other.
-    fn offer(
+    pub(super) fn offer(
         &self,
         choice: Choice,
         mut attempt: impl FnMut(PoolId) -> Result<(), SendError>,

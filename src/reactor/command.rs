@@ -65,8 +65,8 @@ pub(crate) struct Asker<T> {
 pub(crate) struct Visitor {
     pub(crate) socket: socket2::Socket,
     pub(crate) address: String,
-    /// Its first frame.
-    pub(crate) hello: Box<[u8]>,
+    /// Its first frame, and what has come behind it: no more than a window holds.
+    pub(crate) bytes: Box<[u8]>,
     /// How many reactors did not know it.
     pub(crate) strange_to: usize,
 }

@@ -158,6 +158,8 @@ pub(crate) struct Connection {
     pub(crate) route: Option<Box<Route>>,
     /// Accepted as the first of two connections, and the second has not come yet.
     pub(crate) is_incomplete: bool,
+    /// Counted in `connections_active`.
+    pub(crate) is_active: bool,
     /// What the deadlines know of the session's.
     pub(crate) session_due: Nanos,
     /// How many other reactors of the node have not known the peer.
@@ -226,6 +228,7 @@ impl Connection {
             public: SessionKey::default(),
             route: None,
             is_incomplete: false,
+            is_active: false,
             session_due: Nanos::NEVER,
             strange_to: 0,
             passed_on: None,

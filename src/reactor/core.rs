@@ -19,8 +19,9 @@ use crate::reactor::abandoned::Cancellations;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
 use crate::reactor::drops::DropNews;
+use crate::reactor::errand::Errands;
 use crate::reactor::events::EventQueue;
-use crate::reactor::express::{Pairs, Remains};
+use crate::reactor::express::Pairs;
 use crate::reactor::inbox::Inbox;
 use crate::reactor::limited::Troubles;
 use crate::reactor::listener::Listener;
@@ -28,13 +29,14 @@ use crate::reactor::message::Message;
 use crate::reactor::meter::Meter;
 use crate::reactor::pause::departed_max;
 use crate::reactor::pool::Pools;
-use crate::reactor::requests::Requests;
 use crate::reactor::sessions::{self, Home, SessionKey};
 use crate::reactor::tap::TapWriter;
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
 use crate::session::heartbeat::HeartbeatPolicy;
 use crate::session::lane::{LaneLimits, SendMemory};
+use crate::session::pair::{Accounts, Remains};
+use crate::session::requests::Requests;
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity};
 use crate::stats::{Block, CounterBlock, Registry};
@@ -91,7 +93,10 @@ pub(crate) struct Core {
     /// The key last used in each slot, to find it by the number the deadlines know.
     pub(crate) keys: Vec<ConnectionKey>,
     pub(crate) listeners: Vec<Listener>,
-    pub(crate) requests: Requests,
+    /// By what the application calls the session, and its part.
+    pub(crate) requests: Requests<SessionKey, Message>,
+    /// Those that other threads wait for.
+    pub(crate) errands: Errands,
     /// Requests of peers that were given up.
     pub(crate) cancellations: Arc<Cancellations>,
     pub(crate) pools: Pools,
@@ -217,7 +222,11 @@ impl Core {
             sessions_max,
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
-            requests: Requests::new(config.requests_max()),
+            requests: Requests::new(config.requests_max(), sessions::random()),
+            errands: Errands::with_capacity(match &mailbox {
+                Some(_) => config.requests_max() as usize,
+                None => 0,
+            }),
             cancellations: match &mailbox {
                 Some(mailbox) => Arc::clone(mailbox.cancellations()),
                 None => Arc::new(Cancellations::new(config.requests_max())),
@@ -491,11 +500,10 @@ impl Core {
             Phase::Connecting { operation } => Some(operation),
             _ => None,
         };
-        let established = connection.is_established();
         if matches!(connection.phase, Phase::Departed { .. }) {
             self.departed -= 1;
         }
-        let is_active = established && connection.is_live() && connection.home == connection.public;
+        let is_active = std::mem::take(&mut connection.is_active);
         let has_operations = connection.has_operations();
         connection.state_deadline = Nanos::NEVER;
         connection.frame_begun = Nanos::NEVER;
@@ -553,6 +561,17 @@ impl Core {
         let undelivered = std::mem::take(&mut connection.undelivered);
         self.count_drops(home);
         self.say_farewell(home, reason, established, Remains { messages_dropped, undelivered });
+    }
+
+    /// Counts a session as connected, as the application is told: one with two connections once
+    /// both stand.
+    pub(crate) fn count_active(&mut self, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        if !std::mem::replace(&mut connection.is_active, true) {
+            self.active += 1;
+            self.counters.connections_established.add(1);
+            self.counters.connections_active.set(self.active);
+        }
     }
 
     /// Counts an established session as ended.
@@ -727,6 +746,10 @@ impl Core {
     /// What is known of a connection.
     pub(crate) fn info(&self, key: ConnectionKey) -> Option<ConnectionInfo> {
         let connection = self.connections.get(key)?;
+        let mut books = Accounts::default();
+        for part in self.parts(self.id(key)) {
+            self.session(part).into_iter().for_each(|session| books.add(session));
+        }
         let mut info = ConnectionInfo {
             id: self.id(key),
             address: connection.address.clone(),
@@ -736,20 +759,20 @@ impl Core {
                 && self.pairs.is_complete(connection.home),
             connected_for: self.now.since(connection.established_at),
             last_activity: connection.last_activity,
-            messages_sent: connection.session.messages_admitted(),
+            messages_sent: books.messages_admitted,
             messages_received: connection.messages_received,
-            frames_queued: connection.session.frames_queued(),
-            bytes_queued: connection.session.bytes_queued() as u64,
-            bytes_kept: connection.session.kept_bytes() as u64,
-            messages_missed: connection.session.missed(),
-            messages_expired: connection.session.expired(),
-            messages_expired_at_peer: connection.session.expired_at_peer(),
+            frames_queued: books.frames_queued,
+            bytes_queued: books.bytes_queued,
+            bytes_kept: books.bytes_kept,
+            messages_missed: books.messages_missed,
+            messages_expired: books.messages_expired,
+            messages_expired_at_peer: books.messages_expired_at_peer,
             round_trip: connection.session.round_trip_ns().map(Duration::from_nanos),
             clock: connection
                 .session
                 .clock_offset(self.now)
                 .map(|offset| ClockOffset { offset_ns: offset.ns, error_ns: offset.error_ns }),
-            drops: connection.session.drop_counts(),
+            drops: books.drops,
             express: None,
         };
         self.add_express(connection.home, &mut info);

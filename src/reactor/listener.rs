@@ -385,11 +385,6 @@ impl Core {
             route.backoff.established(now);
         }
         let is_express = connection.home != connection.public;
-        if !is_express {
-            self.active += 1;
-            self.counters.connections_established.add(1);
-            self.counters.connections_active.set(self.active);
-        }
         self.set_deadline(key);
         // At once: it may be over before this turn is.
         self.write_row(home);
@@ -414,7 +409,10 @@ impl Core {
         self.main_established(key);
         if is_express || !self.pairs.is_complete(home) {
             self.announce_if_complete(home);
-        } else if !is_resumed {
+            return;
+        }
+        self.count_active(key);
+        if !is_resumed {
             self.tell_connected(key);
         }
     }

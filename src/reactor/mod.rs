@@ -26,6 +26,7 @@ pub(crate) mod connection;
 pub(crate) mod core;
 pub(crate) mod dispatch;
 mod drops;
+pub(crate) mod errand;
 pub(crate) mod events;
 mod express;
 pub(crate) mod inbox;
@@ -36,7 +37,6 @@ pub(crate) mod meter;
 mod pause;
 pub(crate) mod pool;
 mod receive;
-pub(crate) mod requests;
 pub(crate) mod sessions;
 pub(crate) mod tap;
 #[cfg(test)]
@@ -46,7 +46,6 @@ pub(crate) mod watch;
 
 use std::io;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,12 +66,12 @@ pub use self::message::Message;
 pub use self::meter::BenchTurns;
 pub use self::pool::{Choice, PoolId, PoolRefusals, PoolStatistics};
 use self::receive::Awaited;
-pub use self::requests::RequestId;
 pub use self::tap::{Tap, TapFilter, TapFrame, TapReceiver};
 pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, DropReason, RequestError, SendError, SetupError};
+pub use crate::session::requests::RequestId;
 use crate::session::{Correlation, Envelope, PeerInfo, Session, Undelivered};
 pub use crate::stats::ConnectionState;
 use crate::stats::{Block, CounterBlock, DropCount, Registry, Snapshot, Statistics};
@@ -394,6 +393,7 @@ impl Reactor {
             core.counters.last_activity_ns.set(core.now.0);
         }
         core.tend_pools();
+        core.report_errands();
         if core.dirty.is_empty() {
             core.refresh_rows();
         }
@@ -655,30 +655,7 @@ impl Reactor {
         body: &B,
         timeout: Duration,
     ) -> Result<RequestId, RequestError> {
-        if connection.reactor != self.core.index {
-            return Err(SendError::NotConnected.into());
-        }
-        self.core.refresh_now();
-        let part = self.core.for_lane(connection, envelope.lane())?.key;
-        let id =
-            self.core.requests.open(connection.key, part, &envelope, timeout, self.core.now)?;
-        let timeout_us = u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX).max(1);
-        let correlation = Correlation::Request { id: id.correlation(), timeout_us };
-        // Unwind safety: a body that panics changes nothing in its lane, and goes on panicking.
-        let pushed = catch_unwind(AssertUnwindSafe(|| {
-            self.core.push_to(connection, envelope, correlation, body).map(drop)
-        }));
-        match pushed {
-            Ok(Ok(())) => Ok(id),
-            Ok(Err(error)) => {
-                self.core.requests.close(id);
-                Err(error.into())
-            }
-            Err(panic) => {
-                self.core.requests.close(id);
-                resume_unwind(panic)
-            }
-        }
+        self.core.start_request(connection, envelope, body, timeout)
     }
 
     /// The outcome of a request, once there is one; it is then forgotten.
@@ -694,12 +671,7 @@ impl Reactor {
     /// The cancellation leaves with the next turn; in a lane that is full it is left out, and so it
     /// is while the link is down, unless the request is reliable.
     pub fn cancel_request(&mut self, request: RequestId) {
-        if let Some((key, envelope)) = self.core.requests.cancel(request) {
-            let connection = ConnectionId { reactor: self.core.index, key };
-            let correlation = Correlation::Cancel(request.correlation());
-            self.core.refresh_now();
-            let _ = self.core.push_to(connection, envelope, correlation, &[]);
-        }
+        self.core.cancel_request(request);
     }
 
     /// The oldest message that no handler took. One that is not worth anything any more is left out

@@ -175,10 +175,9 @@ impl Core {
         tracing::debug!(connection = %self.id(key), "the peer of a paused connection is gone");
     }
 
-    /// Counts the session of a departed connection as ended, once for both of its parts.
+    /// Counts the session of a departed connection as ended, if it was counted as connected.
     fn part_departed(&mut self, key: ConnectionKey, reason: CloseReason, dropped: u64) {
-        let connection = &self.connections[key];
-        if connection.home == connection.public {
+        if std::mem::take(&mut self.connections[key].is_active) {
             self.session_ended(reason, dropped);
         }
     }

@@ -196,9 +196,6 @@ impl Pool {
     fn observe(&mut self, slot: usize, kind: &EventKind, now: Nanos) {
         let happened = match *kind {
             EventKind::Connected => {
-                // What it lost belonged to its life before.
-                let lost = std::mem::take(&mut self.lost[slot]);
-                self.dropped(lost);
                 self.links_lost[slot] = 0;
                 Happened::Connected
             }
@@ -234,6 +231,13 @@ impl Pool {
         };
         self.members.handle(slot, happened, now, random());
         self.settle();
+    }
+
+    /// What the session in `slot` has just lost belongs to a life that is over: it goes on.
+    #[cold]
+    fn goes_on(&mut self, slot: usize) {
+        let lost = std::mem::take(&mut self.lost[slot]);
+        self.dropped(lost);
     }
 
     fn dropped(&mut self, messages: u64) {
@@ -393,6 +397,15 @@ impl Core {
         }
     }
 
+    /// A session has lost messages with its peer's end, as its last event has told, and goes on.
+    pub(crate) fn note_goes_on(&mut self, session: ConnectionId) {
+        for pool in self.pools.table.values_mut() {
+            if let Some(slot) = pool.slot_of(session) {
+                return pool.goes_on(slot);
+            }
+        }
+    }
+
     /// Parts with all members of a pool; each flushes until `deadline`. Returns whether there is
     /// such a pool, which was not closed before.
     #[cold]
@@ -535,5 +548,49 @@ impl Reactor {
     /// ([`EventKind::SessionLost`]).
     pub fn pool_closed(&mut self, pool: PoolId) -> Option<ShutdownReport> {
         self.core.take_pool_report(pool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Undelivered;
+    use crate::session::lane::Sent;
+    use crate::wire::{Codec, Kind, Priority};
+
+    /// What a session lost with a peer that has begun anew, and what its own end costs, are
+    /// different messages, whether it was complete again in between or not.
+    #[test]
+    fn losses_of_two_lives_add_up() {
+        let config = PoolConfig::builder("127.0.0.1:1").build().expect("valid");
+        let plan = PoolPlan::new(&config).expect("an address");
+        let mut pool = Pool::new(plan, 0, BackoffPolicy::default(), Nanos(1));
+        let id = ConnectionId { reactor: 0, key: Default::default() };
+        assert!(pool.members.poll(Nanos(1)).is_some(), "it is to be dialled");
+        pool.sessions[0] = Some(id);
+        pool.observe(0, &EventKind::Connected, Nanos(1));
+        let lost = |count: usize| EventKind::SessionLost {
+            undelivered: vec![
+                Undelivered {
+                    priority: Priority::Normal,
+                    kind: Kind::Data,
+                    codec: Codec::Opaque,
+                    type_id: 0,
+                    payload: Default::default(),
+                    sent: Sent::Never,
+                };
+                count
+            ],
+        };
+        pool.observe(0, &lost(3), Nanos(2));
+        pool.goes_on(0);
+        assert_eq!(pool.counts.messages_dropped, 3);
+        // Its own list, and more that was best effort.
+        pool.observe(0, &lost(1), Nanos(3));
+        let (reason, established, messages_dropped) = (CloseReason::PeerClosed, true, 2);
+        let over = EventKind::Disconnected { reason, established, messages_dropped };
+        pool.observe(0, &over, Nanos(3));
+        assert_eq!(pool.counts.messages_dropped, 5);
+        assert_eq!(pool.counts.messages_undelivered, 4);
     }
 }

@@ -35,11 +35,11 @@ use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::reactor::command::{Command, Visitor};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase, Route};
 use crate::reactor::core::{Admitted, Core};
-use crate::reactor::express::Remains;
 use crate::reactor::watch::{WatchChange, Watched};
 use crate::reactor::{Event, EventKind};
 use crate::session::backoff::{BackoffPolicy, Next};
 use crate::session::lane::SendMemory;
+use crate::session::pair::{Parting, Remains, parting};
 use crate::session::state::State;
 use crate::session::{Claim, Correlation, Envelope, Expiry, Input, Part, Reunion, Role, Session};
 use crate::time::{Nanos, wall_ns};
@@ -181,7 +181,12 @@ impl Core {
             session.push(envelope, correlation, body, &self.identity, self.now, &mut memory);
         let lane_bytes = session.lane_bytes(envelope.lane());
         match pushed {
-            Ok(frame_bytes) => Ok(Admitted { frame_bytes, lane_bytes }),
+            Ok(frame_bytes) => {
+                if session.expires_from() != Nanos::NEVER {
+                    self.set_session_deadline(id.key);
+                }
+                Ok(Admitted { frame_bytes, lane_bytes })
+            }
             Err(error) => {
                 self.count_refusal(error);
                 Err(error)
@@ -191,24 +196,28 @@ impl Core {
 
     /// Ends a session once what is queued has left, or at `deadline`.
     pub(crate) fn disconnect(&mut self, id: ConnectionId, deadline: Nanos) {
-        match self.key(id) {
-            Ok(key) if self.connections[key].survives => self.give_up(key),
-            Ok(key) => {
+        if id.reactor != self.index {
+            return;
+        }
+        let (main, express) = self.views(id.key);
+        match parting(&main, &express) {
+            Parting::Both => {
+                let Ok(key) = self.key(id) else { return };
+                if self.connections[key].survives {
+                    return self.give_up(key);
+                }
                 self.drain(key, deadline);
                 // Main first, so that it is known to be leaving when express has left.
                 if let Some(express) = self.pairs.express_of(id.key) {
                     self.disconnect(ConnectionId { key: express, ..id }, deadline);
                 }
             }
-            Err(_) if id.reactor != self.index => {}
-            Err(_) => match self.express_alone(id.key) {
-                // What it holds can still leave; main goes with it.
-                Some(express) => {
-                    self.stop_dialling(id.key);
-                    self.drain(express, deadline);
-                }
-                None => self.end_away(id.key, CloseReason::Local),
-            },
+            Parting::Express => {
+                self.stop_dialling(id.key);
+                let key = self.express_alone(id.key).expect("express stands");
+                self.drain(key, deadline);
+            }
+            Parting::Now => self.end_away(id.key, CloseReason::Local),
         }
     }
 
@@ -371,7 +380,14 @@ impl Core {
     pub(crate) fn pass_on(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.remove(key) else { return };
         assert!(!connection.has_operations(), "its hello has just been read");
-        let Connection { socket, address, window, home, passed_on, strange_to, .. } = connection;
+        let Connection { socket, address, mut window, home, passed_on, strange_to, .. } =
+            connection;
+        // What the peer has said behind its hello goes with it.
+        let range = window.range();
+        let buffer = window.lend();
+        let mut bytes = passed_on.expect("the caller looked").into_vec();
+        bytes.extend_from_slice(&buffer.bytes()[range]);
+        window.restore(buffer, 0);
         self.deadlines.set(key.slot(), Nanos::NEVER);
         self.session_deadlines.set(slot(home), Nanos::NEVER);
         self.homes.remove(home);
@@ -379,8 +395,7 @@ impl Core {
         self.meter.touch_now(home, self.now);
         let base = window.dissolve(&mut self.receive_memory);
         self.windows.give(base);
-        let hello = passed_on.expect("the caller looked");
-        let visitor = Visitor { socket, address, hello, strange_to: strange_to + 1 };
+        let visitor = Visitor { socket, address, bytes: bytes.into(), strange_to: strange_to + 1 };
         let next = (usize::from(self.index) + 1) % self.siblings.len();
         if let Err(Command::Adopt(visitor)) =
             self.siblings[next].post(Command::Adopt(Box::new(visitor)))
@@ -392,7 +407,7 @@ impl Core {
     /// Takes a peer over that another reactor did not know, as if it had said hello here.
     #[cold]
     pub(crate) fn adopt(&mut self, visitor: Visitor) {
-        let Visitor { socket, address, hello, strange_to } = visitor;
+        let Visitor { socket, address, bytes, strange_to } = visitor;
         if self.closing {
             self.turn_away(&socket, RejectReason::ShuttingDown);
             return;
@@ -403,8 +418,8 @@ impl Core {
         connection.strange_to = strange_to;
         connection.state_deadline = self.now + self.config.handshake_timeout();
         let mut buffer = connection.window.lend();
-        buffer.bytes_mut()[..hello.len()].copy_from_slice(&hello);
-        connection.window.restore(buffer, hello.len());
+        buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+        connection.window.restore(buffer, bytes.len());
         self.set_deadline(key);
         self.ready.push(key);
     }
@@ -479,6 +494,10 @@ impl Core {
                 self.begin_anew(home);
                 self.drop_foreign_express(home);
                 self.emit_for(home, EventKind::SessionLost { undelivered });
+                self.note_goes_on(ConnectionId {
+                    reactor: self.index,
+                    key: self.pairs.public(home),
+                });
             }
         }
         Ok(input)
@@ -540,7 +559,8 @@ impl Core {
             }
             Some(Home::Away(away)) => {
                 let retry_at = if away.stand_in.is_some() { Nanos::NEVER } else { away.retry_at };
-                away.until.min(retry_at).min(away.session.watchdog.deadline())
+                let watchdog = away.session.watchdog.deadline();
+                away.until.min(retry_at).min(watchdog).min(away.session.expires_from())
             }
         };
         self.session_deadlines.set(slot(home), deadline);
@@ -565,6 +585,7 @@ impl Core {
                     self.close(key, CloseReason::PeerSilent);
                     return;
                 }
+                self.drop_expired(home);
                 self.note_misses(home);
                 if self.connections[key].session.has_block() {
                     self.mark_dirty(key);
@@ -576,6 +597,7 @@ impl Core {
             }
             Some(Home::Away(away)) => {
                 let is_time = away.retry_at <= self.now && away.stand_in.is_none();
+                self.drop_expired(home);
                 self.note_misses(home);
                 if is_time {
                     self.dial_again(home);
@@ -583,6 +605,20 @@ impl Core {
                     self.set_session_deadline(home);
                 }
             }
+        }
+    }
+
+    /// Drops what waits in a session and is too old to be sent, and counts it.
+    fn drop_expired(&mut self, home: SessionKey) {
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let session = match self.homes.get_mut(home) {
+            Some(&mut Home::Here(key)) => &mut self.connections[key].session,
+            Some(Home::Away(away)) => &mut away.session,
+            None => return,
+        };
+        session.drop_expired(self.now, &mut memory);
+        if session.has_untold_drops() {
+            self.count_drops(home);
         }
     }
 

@@ -96,7 +96,8 @@ impl Core {
         }
         let connection = &mut self.connections[key];
         // A handler may have taken its time since the turn began.
-        let now = if connection.session.may_expire() { Nanos::now() } else { self.now };
+        let may_expire = connection.session.may_expire();
+        let now = if may_expire { Nanos::now() } else { self.now };
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (buffer, mut in_flight) = match (connection.in_flight, connection.unsent.take()) {
             (Some(in_flight), Some(buffer)) => {
@@ -108,6 +109,7 @@ impl Core {
                 // More to send once this is known to have left.
                 self.backlog = true;
                 let home = connection.home;
+                self.arm_expiry(key);
                 self.meter.touch(home, self.now);
                 return;
             }
@@ -132,6 +134,10 @@ impl Core {
                 None => return self.nothing_to_send(key),
             },
         };
+        if may_expire {
+            self.tell_expired(key);
+        }
+        let connection = &mut self.connections[key];
         let zero_copy_min = self.config.zero_copy_bytes_min() as usize;
         let mode = if connection.zero_copy
             && zero_copy_min > 0
@@ -172,6 +178,27 @@ impl Core {
                 connection.is_dirty = true;
                 self.dirty.push(key);
             }
+        }
+    }
+
+    /// What had a time to live may just have been dropped, and what still waits is looked at again
+    /// when its time is over.
+    #[cold]
+    fn tell_expired(&mut self, key: ConnectionKey) {
+        let connection = &self.connections[key];
+        if connection.session.has_untold_drops() {
+            self.count_drops(connection.home);
+        }
+        self.arm_expiry(key);
+    }
+
+    /// Has the session looked at when something that waits for room in the socket is too old.
+    #[inline]
+    fn arm_expiry(&mut self, key: ConnectionKey) {
+        let connection = &self.connections[key];
+        if connection.session.expires_from() < connection.session_due {
+            let home = connection.home;
+            self.set_session_deadline(home);
         }
     }
 
@@ -222,6 +249,10 @@ impl Core {
             return;
         }
         let home = connection.home;
+        if connection.session.has_untold_drops() {
+            self.count_drops(home);
+        }
+        let connection = &mut self.connections[key];
         match connection.session.state() {
             // The frame that brings the confirmation brings it back here.
             State::Draining if !connection.session.is_flushed() => {}

@@ -200,6 +200,12 @@ impl<'a> Resting<'a> {
         self.inserted.cloned().unwrap_or_else(|| Bytes::copy_from_slice(self.payload))
     }
 
+    /// Whether what limits it may be how long its sender waits for the answer.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn is_request(&self) -> bool {
+        Flags(self.header.flags).contains(Flags::REQUEST)
+    }
+
     /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live.
     pub(crate) fn expiry(&self) -> Nanos {
         match self.extension.map_or(0, |extension| extension.ttl_us.get()) {

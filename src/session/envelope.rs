@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::Overflow;
 use crate::error::SendError;
 use crate::session::lane::Care;
+use crate::session::mutation::Mutation;
 use crate::time::Nanos;
 use crate::wire::{Body, Codec, Kind, Priority, low_half};
 
@@ -230,6 +231,10 @@ impl Envelope {
     pub(crate) fn ttl_us_with(&self, correlation: Correlation) -> u32 {
         let ttl_us = low_half(self.fate);
         match correlation {
+            Correlation::Request { .. } if Mutation::RequestNoTime.is_on() => ttl_us,
+            Correlation::Request { timeout_us, .. } if Mutation::RequestShortTime.is_on() => {
+                timeout_us / 2
+            }
             Correlation::Request { timeout_us, .. } if timeout_us > 0 && self.expires() => {
                 ttl_us.min(timeout_us)
             }
@@ -253,7 +258,10 @@ impl Envelope {
         let key = match self.conflation_key() {
             // Keys and type numbers are told apart by the upper half.
             Some(key) => Some(u64::from(key)),
-            None if overflow == Overflow::LatestValue => Some(1 << 32 | u64::from(body.type_id())),
+            // A cancellation is no value: it takes nobody's place, and none before its request's.
+            None if overflow == Overflow::LatestValue && !matches!(self.kind(), Kind::Cancel) => {
+                Some(1 << 32 | u64::from(body.type_id()))
+            }
             None => None,
         };
         Ok(Care { reliable: self.is_reliable(), expiry, key })

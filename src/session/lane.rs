@@ -716,6 +716,61 @@ impl Lane {
         self.frames -= frames - block.span.frames;
     }
 
+    /// Drops what waits and is too old to be sent. What was in flight when a link was lost is left
+    /// alone: the peer may have it.
+    #[cold]
+    pub(crate) fn expire(
+        &mut self,
+        lane: Priority,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) {
+        let mut index = 0;
+        while let Some(block) = self.waiting.get_mut(index) {
+            if block.span.first <= self.announced || block.span.expiry > now {
+                index += 1;
+                continue;
+            }
+            let (bytes, frames) = (block.span.bytes(), block.span.frames);
+            let (first, last) = (block.span.first, block.span.last);
+            block.drop_frames(lane, &mut self.drops, |frame| {
+                (frame.expiry() <= now).then_some(DropReason::Expired)
+            });
+            self.bytes -= bytes - block.span.bytes();
+            self.frames -= frames - block.span.frames;
+            let remain: Vec<_> =
+                block.frames().filter(|frame| !frame.is_gap()).map(|f| f.sequence).collect();
+            let is_elsewhere = |sequence: u64| !(first..=last).contains(&sequence);
+            self.keyed
+                .retain(|keyed| is_elsewhere(keyed.sequence) || remain.contains(&keyed.sequence));
+            self.find_keys(first, last);
+            if remain.is_empty() {
+                // The sequences it stood for are told as a gap.
+                let block = self.waiting.remove(index).expect("looked at just now");
+                self.bytes -= block.span.bytes();
+                holdings.release(block, memory.pool);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Whether something waits that is too old to be sent. (That nobody waits for a request any
+    /// more is another matter: it may go.)
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn is_stale(&self, now: Nanos) -> bool {
+        let waiting = self.waiting.iter().filter(|block| block.span.first > self.announced);
+        let mut frames = waiting.flat_map(|block| block.frames());
+        frames.any(|frame| !frame.is_gap() && !frame.is_request() && frame.expiry() <= now)
+    }
+
+    /// When something that waits is too old to be sent. Looks at every block.
+    pub(crate) fn expiry(&self) -> Nanos {
+        let waiting = self.waiting.iter().filter(|block| block.span.first > self.announced);
+        waiting.map(|block| block.span.expiry).min().unwrap_or(Nanos::NEVER)
+    }
+
     /// Keeps a block until the peer confirms it. Short ones are put together, so that a slow stream
     /// of commands does not take a block each.
     #[cold]

@@ -34,7 +34,9 @@ pub(crate) mod envelope;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod mutation;
+pub(crate) mod pair;
 pub(crate) mod pool;
+pub(crate) mod requests;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod sim;
 pub(crate) mod state;
@@ -211,6 +213,8 @@ pub(crate) struct Session {
     decoder: Decoder,
     limits: LaneLimits,
     lanes: [Lane; Priority::COUNT],
+    /// What is in the lanes waits: see [`Session::hold`].
+    is_held: bool,
     /// Blocks of higher lanes that each lane has waited for, since its last turn.
     passed_over: [u8; Priority::COUNT],
     /// The session's own frames: at most a greeting or a reject, and a goodbye.
@@ -245,6 +249,8 @@ pub(crate) struct Session {
     /// The same, until it has been taken.
     round_trip_news: Option<u64>,
     pub(crate) watchdog: Watchdog,
+    /// Nothing that waits in a lane is too old before that.
+    expires_from: Nanos,
     holdings: Holdings,
     peer: Option<Box<PeerInfo>>,
     /// The other end, for a greeting.
@@ -310,6 +316,7 @@ impl Session {
             decoder: Decoder::new(HANDSHAKE_BYTES_MAX),
             limits,
             lanes: Default::default(),
+            is_held: false,
             passed_over: [0; Priority::COUNT],
             control: None,
             received: [0; Priority::COUNT],
@@ -328,6 +335,7 @@ impl Session {
             round_trip_ns: None,
             round_trip_news: None,
             watchdog: Watchdog::with_capacity(identity.watches_max),
+            expires_from: Nanos::NEVER,
             holdings: Holdings::default(),
             peer: None,
             peer_id: SessionId::default(),
@@ -366,6 +374,17 @@ impl Session {
 
     pub(crate) fn part(&self) -> Part {
         self.part
+    }
+
+    /// Has what is in the lanes wait, and not the session's own frames, until
+    /// [`release`](Self::release): the peer takes no message before the other part stands as well.
+    pub(crate) fn hold(&mut self) {
+        self.is_held = !Mutation::PairNoHold.is_on();
+    }
+
+    /// What is in the lanes may leave.
+    pub(crate) fn release(&mut self) {
+        self.is_held = false;
     }
 
     /// Names this end.
@@ -591,6 +610,8 @@ impl Session {
             let lane = &mut self.lanes[index];
             lane.resume(priority, received, messages, now, memory, &mut self.holdings);
         }
+        // What was in flight may wait again.
+        self.expires_from = self.earliest_expiry();
         Ok(())
     }
 
@@ -711,6 +732,7 @@ impl Session {
         let confirms = head.extension.is_some() && !may_be_dropped;
         let (limits, holdings) = (&self.limits, &mut self.holdings);
         let written = self.lanes[index].push(head, care, body, limits, memory, holdings)?;
+        self.expires_from = self.expires_from.min(care.expiry);
         if confirms {
             self.confirmed(envelope.lane());
         }
@@ -745,6 +767,9 @@ impl Session {
             && let Some(block) = self.poll_own(now, memory)
         {
             return Some((Source::Control, block));
+        }
+        if self.is_held {
+            return None;
         }
         let by_urgency = Priority::ALL.into_iter().rev();
         for priority in self.overdue().into_iter().chain(by_urgency) {
@@ -782,12 +807,40 @@ impl Session {
         self.lanes.iter().any(Lane::may_expire)
     }
 
+    /// When something that waits in a lane is too old to be sent, or sooner.
+    #[inline]
+    pub(crate) fn expires_from(&self) -> Nanos {
+        let is_waiting = self.expires_from != Nanos::NEVER
+            && !Mutation::NoExpiry.is_on()
+            && !Mutation::NoTtl.is_on()
+            && self.lanes.iter().any(|lane| !lane.is_empty());
+        if is_waiting { self.expires_from } else { Nanos::NEVER }
+    }
+
+    /// Drops what waits in the lanes and is too old to be sent: for a session without a link, and
+    /// one whose peer takes nothing. To be called at [`Session::deadline`].
+    #[cold]
+    pub(crate) fn drop_expired(&mut self, now: Nanos, memory: &mut SendMemory<'_>) {
+        if self.expires_from() > now {
+            return;
+        }
+        for (lane, priority) in self.lanes.iter_mut().zip(Priority::ALL) {
+            lane.expire(priority, now, memory, &mut self.holdings);
+        }
+        self.expires_from = self.earliest_expiry();
+    }
+
+    fn earliest_expiry(&self) -> Nanos {
+        self.lanes.iter().map(Lane::expiry).min().unwrap_or(Nanos::NEVER)
+    }
+
     /// Whether [`Session::poll_block`] has something to give.
     #[inline]
     pub(crate) fn has_block(&self) -> bool {
         self.control.is_some()
             || (!matches!(self.state, State::Greeting | State::Down)
-                && (self.has_own_block() || self.lanes.iter().any(|lane| !lane.is_empty())))
+                && (self.has_own_block()
+                    || (!self.is_held && self.lanes.iter().any(|lane| !lane.is_empty()))))
     }
 
     /// Books a block that has been handed to the kernel in full. Its memory comes back, at once or
@@ -864,7 +917,7 @@ impl Session {
     #[inline]
     pub(crate) fn deadline(&self) -> Nanos {
         let heartbeat = self.heartbeat.as_ref().map_or(Nanos::NEVER, Heartbeat::deadline);
-        self.confirm_at.min(heartbeat).min(self.watchdog.deadline())
+        self.confirm_at.min(heartbeat).min(self.watchdog.deadline()).min(self.expires_from())
     }
 
     /// Whether an acknowledgement or a heartbeat is due.

@@ -18,6 +18,8 @@ pub enum Mutation {
     NoTrim,
     /// Messages are sent although their time to live has passed.
     NoTtl,
+    /// What is too old is dropped, and counted, only when something is sent.
+    NoExpiry,
     /// Attempts to reconnect follow each other at once.
     NoBackoff,
     /// Best-effort messages lost with a link are not counted.
@@ -54,16 +56,57 @@ pub enum Mutation {
     NoSilenceCheck,
     /// Memory of what was kept is not given back when the session ends.
     Leak,
+    /// Urgent messages travel on the main connection.
+    PairOneLink,
+    /// A session with two connections stands when its main one does.
+    PairHalfComplete,
+    /// A session that stands is told again whenever a part comes back.
+    PairCompleteAgain,
+    /// Messages leave on the main connection before the session is complete.
+    PairNoHold,
+    /// A peer that has begun anew is not told as such.
+    PairNoAnew,
+    /// A part is kept although the session was never complete.
+    PairSurvivesIncomplete,
+    /// The two connections may lead to different peers.
+    PairAnyPeer,
+    /// An express connection to the peer before stays.
+    PairKeepsForeign,
+    /// The end of one part leaves the other alone.
+    PairLeavesOther,
+    /// A part says goodbye while the other one still flushes.
+    PairEarlyGoodbye,
+    /// What the express part leaves is not told.
+    PairForgetsRemains,
+    /// The end is told before it is known what the express part leaves.
+    PairHalfFarewell,
+    /// A request waits for its answer for ever.
+    RequestNoTimeout,
+    /// An answer that comes late reaches the caller all the same.
+    RequestLateAnswer,
+    /// Any peer may answer a request.
+    RequestAnySession,
+    /// A request whose link is gone is not answered.
+    RequestOutlivesLink,
+    /// A reliable request is given up with its link.
+    RequestNotResent,
+    /// A cancellation does not reach the peer.
+    RequestNoCancel,
+    /// A request says that its sender waits half as long as it does.
+    RequestShortTime,
+    /// A request does not say how long its sender waits.
+    RequestNoTime,
 }
 
 impl Mutation {
     /// Every one there is.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 43] = [
         Self::NoResend,
         Self::NoPutBack,
         Self::NoTrim,
         Self::NoTtl,
+        Self::NoExpiry,
         Self::NoBackoff,
         Self::NoLossCount,
         Self::NoOverflowCount,
@@ -82,6 +125,26 @@ impl Mutation {
         Self::NoHeartbeats,
         Self::NoSilenceCheck,
         Self::Leak,
+        Self::PairOneLink,
+        Self::PairHalfComplete,
+        Self::PairCompleteAgain,
+        Self::PairNoHold,
+        Self::PairNoAnew,
+        Self::PairSurvivesIncomplete,
+        Self::PairAnyPeer,
+        Self::PairKeepsForeign,
+        Self::PairLeavesOther,
+        Self::PairEarlyGoodbye,
+        Self::PairForgetsRemains,
+        Self::PairHalfFarewell,
+        Self::RequestNoTimeout,
+        Self::RequestLateAnswer,
+        Self::RequestAnySession,
+        Self::RequestOutlivesLink,
+        Self::RequestNotResent,
+        Self::RequestNoCancel,
+        Self::RequestShortTime,
+        Self::RequestNoTime,
     ];
 
     /// Whether this thread runs with it.

@@ -172,7 +172,7 @@ counters! {
     zero_copy_copies: Counter,
     /// Times a connection was not read because the inbox or the receive memory was full.
     receive_pauses: Counter,
-    /// Sessions established.
+    /// Sessions established: one with two connections when both stand.
     connections_established: Counter,
     /// Established sessions that ended, for any reason.
     connections_lost: Counter,

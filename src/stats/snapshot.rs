@@ -132,7 +132,7 @@ statistics! {
     sends_too_large,
     /// Admitted messages that a lost connection took with it.
     messages_dropped,
-    /// Sessions established.
+    /// Sessions established: one with two connections when both stand.
     connections_established,
     /// Established sessions that ended, for any reason.
     connections_lost,

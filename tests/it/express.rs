@@ -13,8 +13,8 @@ use crate::bed::{
 use crate::proxy::Fault;
 use crate::util::{
     CHECKSUM, COMMAND, CRITICAL, GOODBYE, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, REJECT,
-    REQUEST, client_with, config, echo, endpoint, isolated, pattern, plain_listener, settings,
-    start, timed, wait_for, wait_until,
+    REQUEST, WELCOME, client_with, config, echo, endpoint, isolated, pattern, plain_listener,
+    settings, start, timed, wait_for, wait_until,
 };
 
 const LANES: [Priority; 4] = [Priority::Low, Priority::Normal, Priority::High, Priority::Critical];
@@ -503,8 +503,12 @@ fn session_without_its_second_connection_times_out() {
         let greeting = Greeting { features: PAIRED, ..Greeting::default() };
         let mut peer = Peer::connect_as(&server.addresses()[0], greeting);
         assert!(server.clients().is_empty(), "it is not complete");
+        let before = server.statistics();
+        let counted = (before.connections_active, before.connections_established);
+        assert_eq!(counted, (0, 0), "nor counted as if it were");
         peer.expect_end();
-        wait_for(&server, "its end is counted", |s| s.connections_lost == 1);
+        wait_for(&server, "it is closed", |s| s.closes.iter().any(|close| close.count == 1));
+        assert_eq!(server.statistics().connections_lost, 0, "it never was");
         let events = events_of_server(&server, "Disconnected");
         let kinds: Vec<_> = events.iter().map(|event| &event.kind).collect();
         assert!(
@@ -556,6 +560,45 @@ fn plain_peer_makes_a_session_of_two_connections() {
         main.expect_end();
         let events = events_of_server(&server, "Disconnected");
         assert_eq!(events.last().map(|event| name(&event.kind)), Some("Disconnected".into()));
+    });
+}
+
+/// What a peer says right behind the hello of its second connection goes with it, to whichever
+/// reactor has its first.
+#[test]
+fn what_follows_an_express_hello_is_passed_on_with_it() {
+    isolated(|| {
+        let config = valid(settings_that_resume().reactors(3));
+        let server = start(Server::builder().config(config).listen("127.0.0.1:0").on(
+            Kind::Command,
+            |context, frame| {
+                let envelope = Envelope::status().priority(frame.priority());
+                let _ = context.reply(envelope, frame.payload());
+            },
+        ));
+        let address = server.addresses()[0].clone();
+        let mut peers = Vec::new();
+        // The kernel chooses the reactor: that of the first connection every time is one chance in
+        // three to the twelfth.
+        for number in 0..12_u8 {
+            let session_id = [2 * number; 16];
+            let greeting = Greeting { features: PAIRED, session_id, ..Greeting::default() };
+            let main = Peer::connect_as(&address, greeting);
+            let session_id = companion(session_id);
+            let greeting = Greeting { features: EXPRESS, session_id, ..Greeting::default() };
+            let mut express = Peer::dial(&address);
+            let mut bytes = greeting.frame(HELLO).encode();
+            let urgent = Plain::new(COMMAND, CRITICAL, &[number]).correlated(REQUEST, 3);
+            bytes.extend(express.stamp(urgent).encode());
+            express.write(&bytes);
+            assert_eq!(express.frame().kind, WELCOME);
+            let answer = express.frame();
+            assert_eq!((answer.priority, &answer.payload[..]), (CRITICAL, &[number][..]));
+            peers.push((main, express));
+        }
+        let reactors: std::collections::BTreeSet<_> =
+            server.clients().iter().map(|info| info.id.to_string()[..2].to_owned()).collect();
+        assert!(reactors.len() > 1, "all on one reactor shows nothing: {reactors:?}");
     });
 }
 
@@ -642,7 +685,7 @@ fn peer_that_forgets_express_ends_the_session() {
                     let features = hello.payload[4..8].try_into().expect("four bytes");
                     if u32::from_le_bytes(features) & PAIRED != 0 {
                         let single = Greeting { features: RESUME, ..paired };
-                        back.write(&single.frame(crate::util::WELCOME).encode());
+                        back.write(&single.frame(WELCOME).encode());
                         return back;
                     }
                 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use ringwire::error::DropReason;
 use ringwire::stats::DropCount;
 use ringwire::{
-    ConfigBuilder, ConnectionState, Envelope, Event, EventKind, Overflow, Priority, Server,
+    ConfigBuilder, ConnectionState, Envelope, Event, EventKind, Nanos, Overflow, Priority, Server,
 };
 
-use crate::bed::{Bed, settings_that_resume, silent, valid};
+use crate::bed::{Bed, settings_that_resume, silent, turn, valid};
 use crate::proxy::Fault;
-use crate::util::{Peer, isolated, pattern, settings, start, wait_until};
+use crate::util::{PATIENCE, Peer, isolated, pattern, settings, start, wait_until};
 
 /// What events of drops say, summed.
 fn told(events: &[Event]) -> Vec<(Priority, DropReason, u64)> {
@@ -142,4 +142,46 @@ fn every_reason_is_told() {
         assert!(matches!(last.kind, EventKind::Disconnected { .. }), "{events:?}");
         assert!(bed.server.receive(Duration::ZERO).is_err(), "nothing arrived");
     });
+}
+
+/// A message whose time is over while nothing can be sent is told then, not with the next one.
+fn check_told_in_time(lose: impl FnOnce(&mut Bed)) {
+    let mut bed = Bed::around(told_settings(), silent().config(valid(settings_that_resume())));
+    lose(&mut bed);
+    let ttl = Duration::from_millis(50);
+    let envelope = Envelope::data().priority(Priority::Low).reliable().ttl(ttl);
+    let sent_at = Nanos::now();
+    bed.client.send(envelope, b"a stale one").expect("it waits");
+    let told = bed.turn_until_event("it is told", |kind| {
+        matches!(kind, EventKind::Dropped { reason: DropReason::Expired, .. })
+    });
+    let (priority, reason, count) = (Priority::Low, DropReason::Expired, 1);
+    assert_eq!(told, EventKind::Dropped { priority, reason, count });
+    assert!(Nanos::now().since(sent_at) >= ttl, "not before its time");
+    assert_eq!(bed.client.statistics().dropped(DropReason::Expired), 1);
+}
+
+#[test]
+fn expired_message_of_a_lost_link_is_told_when_its_time_is_over() {
+    isolated(|| check_told_in_time(|bed| bed.lose_link(Fault::Cut)));
+}
+
+#[test]
+fn expired_message_of_a_stuck_link_is_told_when_its_time_is_over() {
+    isolated(|| check_told_in_time(fill_link));
+}
+
+/// Nothing leaves any more: neither the socket nor the lane takes more.
+fn fill_link(bed: &mut Bed) {
+    bed.proxy.hold();
+    let upload = pattern(256 << 10, 1);
+    let deadline = Nanos::now() + PATIENCE;
+    let mut refused = 0;
+    while refused < 3 {
+        assert!(Nanos::now() < deadline, "the lane takes everything");
+        if bed.client.send(Envelope::data(), &upload).is_err() {
+            refused += 1;
+        }
+        turn(&mut bed.client);
+    }
 }

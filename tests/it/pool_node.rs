@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringwire::{
     Choice, ConnectError, Envelope, Kind, Node, NodePool, PoolConfigBuilder, PoolStatistics,
-    SendError,
+    RequestError, SendError,
 };
 
 use crate::bed::{settings_that_resume, silent, valid};
@@ -234,6 +234,118 @@ fn handler_of_the_node_may_post_and_not_wait() {
         pool.send(UNKEYED, Envelope::command(), b"go on").expect("room");
         let message = server.receive(PATIENCE).expect("the handler has posted");
         assert_eq!(message.payload()[..], *b"posted");
+        assert_eq!(node.statistics().handler_panics, 0);
+        let _ = pool.close(PATIENCE);
+    });
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn request_through_a_pool_of_a_node_is_answered() {
+    isolated(|| {
+        let server = start(echo());
+        let node = node(2);
+        let pool = on_all(&node, plan(&endpoint(&server)).members_min(2));
+        std::thread::scope(|scope| {
+            for thread in 0..3_u8 {
+                let pool = pool.clone();
+                scope.spawn(move || {
+                    for number in 0..50 {
+                        let question = [thread, number];
+                        let choice = if number % 2 == 0 { UNKEYED } else { Choice::Key(7) };
+                        let answer = pool.request(choice, Envelope::command(), &question, PATIENCE);
+                        assert_eq!(answer.expect("an answer").payload()[..], question);
+                    }
+                });
+            }
+        });
+        // Several at once, and what they bring, as it comes.
+        let mut waiting: Vec<_> = (0..20_u8)
+            .map(|n| {
+                let begun = pool.start_request(UNKEYED, Envelope::command(), &[n], PATIENCE);
+                (n, begun.expect("room"))
+            })
+            .collect();
+        wait_until("all are answered", || {
+            waiting.retain_mut(|(number, request)| match request.take_response() {
+                Some(answer) => {
+                    assert_eq!(answer.expect("an answer").payload()[..], [*number]);
+                    assert!(request.take_response().is_none(), "once");
+                    false
+                }
+                None => true,
+            });
+            waiting.is_empty()
+        });
+        let told = statistics(&pool);
+        assert_eq!((told.requests, told.sends, told.refused.total()), (170, 0, 0));
+        assert!(node.receive(Duration::ZERO).is_err(), "answers go to those who asked");
+        let _ = pool.close(PATIENCE);
+        let refused = pool.request(UNKEYED, Envelope::command(), b"late", PATIENCE);
+        assert_eq!(refused.map(drop), Err(SendError::NotConnected.into()));
+    });
+}
+
+#[test]
+fn request_through_a_pool_of_a_node_fails_in_time() {
+    isolated(|| {
+        let server = start(silent().config(valid(settings())));
+        let config = valid(settings().requests_max(2));
+        let node = Node::builder().config(config).reactors(1).start().expect("it starts");
+        let pool = on_all(&node, plan(&endpoint(&server)));
+        let ask = |timeout| pool.start_request(UNKEYED, Envelope::command(), b"?", timeout);
+
+        let timeout = Duration::from_millis(50);
+        let (outcome, took) = timed(|| ask(timeout).expect("room").wait());
+        assert!(matches!(outcome, Err(RequestError::Timeout { .. })), "{outcome:?}");
+        assert!(took >= timeout && took < PATIENCE / 2, "{took:?}");
+
+        let first = ask(PATIENCE).expect("room");
+        let second = ask(PATIENCE).expect("room");
+        let third = ask(PATIENCE).map(drop);
+        assert_eq!(third, Err(RequestError::TooMany { requests_max: 2 }));
+        first.cancel();
+        wait_until("the server knows", || server.statistics().requests_cancelled == 1);
+        let third = ask(PATIENCE).expect("a place is free again");
+
+        // The link goes, and all that wait are told.
+        for client in server.clients() {
+            server.disconnect(client.id, SECOND).expect("it is asked to");
+        }
+        for request in [second, third] {
+            let (outcome, took) = timed(|| request.wait());
+            assert!(matches!(outcome, Err(RequestError::ConnectionLost { .. })), "{outcome:?}");
+            assert!(took < PATIENCE / 2, "at once: {took:?}");
+        }
+        let report = node.shutdown(SECOND);
+        assert_eq!(report.messages_dropped, 0);
+        assert_eq!(ask(SECOND).map(drop), Err(SendError::ShutDown.into()));
+    });
+}
+
+#[test]
+fn handler_of_the_node_may_not_wait_for_an_answer() {
+    isolated(|| {
+        let server = start(echo());
+        let said: Arc<OnceLock<NodePool>> = Arc::default();
+        let in_handler = Arc::clone(&said);
+        let refusals = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let counted = Arc::clone(&refusals);
+        let node = Node::builder()
+            .config(config())
+            .on(Kind::Status, move |_, _| {
+                let pool = in_handler.get().expect("set before the first message");
+                let refused = pool.request(UNKEYED, Envelope::command(), b"x", PATIENCE);
+                assert_eq!(refused.map(drop), Err(SendError::InHandler.into()));
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            })
+            .start()
+            .expect("it starts");
+        let pool = on_all(&node, plan(&endpoint(&server)));
+        said.set(pool.clone()).expect("once");
+        pool.send(UNKEYED, Envelope::command(), b"go on").expect("room");
+        wait_until("it was refused", || refusals.load(std::sync::atomic::Ordering::Relaxed) == 1);
         assert_eq!(node.statistics().handler_panics, 0);
         let _ = pool.close(PATIENCE);
     });

@@ -6,6 +6,7 @@ use crate::error::{ConnectError, SendError};
 use crate::reactor::ShutdownReport;
 use crate::reactor::command::Asker;
 use crate::reactor::core::Core;
+use crate::reactor::errand::Errand;
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::{Choice, PoolId, PoolPlan, PoolStatistics};
 use crate::session::Envelope;
@@ -24,6 +25,10 @@ pub(crate) enum PoolCommand {
         body: OwnedBody,
         asker: Option<Asker<Result<(), SendError>>>,
     },
+    /// Make a request through one.
+    Request(Box<Errand>),
+    /// Give one up.
+    CancelRequest { number: u64 },
     /// Tell when it is ready.
     Watch { pool: PoolId, watcher: Sender<()> },
     /// What has happened in it.
@@ -60,6 +65,8 @@ impl Core {
                     None => {}
                 }
             }
+            PoolCommand::Request(errand) => self.begin_errand(*errand),
+            PoolCommand::CancelRequest { number } => self.cancel_errand(number),
             PoolCommand::Watch { pool, watcher } => {
                 // Without a pool the watcher is dropped, which tells.
                 self.watch_pool(pool, watcher);

@@ -93,6 +93,33 @@ impl Core {
         }
     }
 
+    /// Queues a request on a member of a pool.
+    pub(crate) fn pool_start_request<B: Body + ?Sized>(
+        &mut self,
+        pool: PoolId,
+        choice: Choice,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<RequestId, RequestError> {
+        self.refresh_now();
+        let mut offer = Offer::new(pool, choice, envelope);
+        loop {
+            let member = self.offer(&mut offer)?;
+            match self.start_request(member, envelope, body, timeout) {
+                Ok(request) => {
+                    self.pools.table[pool.key].counts.requests += 1;
+                    return Ok(request);
+                }
+                Err(RequestError::Send(error)) => self.refuse(&mut offer, error)?,
+                Err(error) => {
+                    self.pools.table[pool.key].counts.refused.too_many_requests += 1;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
     /// The next member to offer a message to. Hot path.
     #[inline]
     fn offer(&mut self, offer: &mut Offer) -> Result<ConnectionId, SendError> {
@@ -259,22 +286,7 @@ impl Reactor {
         body: &B,
         timeout: Duration,
     ) -> Result<RequestId, RequestError> {
-        self.core.refresh_now();
-        let mut offer = Offer::new(pool, choice, envelope);
-        loop {
-            let member = self.core.offer(&mut offer)?;
-            match self.start_request(member, envelope, body, timeout) {
-                Ok(request) => {
-                    self.core.pools.table[pool.key].counts.requests += 1;
-                    return Ok(request);
-                }
-                Err(RequestError::Send(error)) => self.core.refuse(&mut offer, error)?,
-                Err(error) => {
-                    self.core.pools.table[pool.key].counts.refused.too_many_requests += 1;
-                    return Err(error);
-                }
-            }
-        }
+        self.core.pool_start_request(pool, choice, envelope, body, timeout)
     }
 
     /// Sends a request through a pool and waits for its answer. Drives the reactor meanwhile:

@@ -8,6 +8,10 @@
 //!   random   all randomness, from the seed
 //! ```
 //!
+//! In half of the runs sessions have two connections, each with faults of its own: what ties them
+//! is `session/pair.rs`. Applications ask each other, answer late, twice or never, and give up:
+//! `session/requests.rs`.
+//!
 //! Beside it, `herd` has a thousand clients lose one server, and `input` feeds one session with any
 //! bytes: what fuzzing enters.
 //!
@@ -15,7 +19,10 @@
 //! effort at most once; nothing sent after its time; every message admitted delivered or dropped
 //! for a reason that is counted, the same at both ends; the exact list of the undelivered when a
 //! session is lost; memory bounded and given back; everything settled once the faults end; a silent
-//! peer found in time, and no other taken for dead.
+//! peer found in time, and no other taken for dead. A session with two connections is told to stand
+//! once for each peer, when both lead there, and to be over once, with all that both have left; no
+//! message travels on the wrong one. A request has one outcome, in time; no late answer reaches its
+//! asker; what is reliable outlives its link; a cancellation is admitted or known to be in vain.
 //!
 //! # Damage
 //!
@@ -88,6 +95,24 @@ pub struct Report {
     pub damage_noticed: u64,
     pub damage_unnoticed: u64,
     pub wraps: u64,
+    pub paired: u64,
+    pub halves_lost: u64,
+    pub halves_resumed: u64,
+    pub halves_anew: u64,
+    pub pairs_ended: u64,
+    pub incomplete: u64,
+    pub foreign: u64,
+    pub strangers: u64,
+    pub express_alone: u64,
+    pub too_early: u64,
+    pub requests: u64,
+    pub answers: u64,
+    pub timeouts: u64,
+    pub requests_lost: u64,
+    pub late: u64,
+    pub cancels: u64,
+    pub cancels_seen: u64,
+    pub cancels_in_vain: u64,
     /// By [`DropReason::index`].
     pub drops: [u64; DropReason::COUNT],
 }
@@ -106,7 +131,7 @@ impl Report {
     }
 
     /// Every count with its name, but for the drops.
-    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 31] {
+    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 49] {
         [
             ("events", &mut self.events),
             ("pushes", &mut self.pushes),
@@ -139,6 +164,24 @@ impl Report {
             ("damage_noticed", &mut self.damage_noticed),
             ("damage_unnoticed", &mut self.damage_unnoticed),
             ("wraps", &mut self.wraps),
+            ("paired", &mut self.paired),
+            ("halves_lost", &mut self.halves_lost),
+            ("halves_resumed", &mut self.halves_resumed),
+            ("halves_anew", &mut self.halves_anew),
+            ("pairs_ended", &mut self.pairs_ended),
+            ("incomplete", &mut self.incomplete),
+            ("foreign", &mut self.foreign),
+            ("strangers", &mut self.strangers),
+            ("express_alone", &mut self.express_alone),
+            ("too_early", &mut self.too_early),
+            ("requests", &mut self.requests),
+            ("answers", &mut self.answers),
+            ("timeouts", &mut self.timeouts),
+            ("requests_lost", &mut self.requests_lost),
+            ("late", &mut self.late),
+            ("cancels", &mut self.cancels),
+            ("cancels_seen", &mut self.cancels_seen),
+            ("cancels_in_vain", &mut self.cancels_in_vain),
         ]
     }
 }

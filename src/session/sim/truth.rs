@@ -39,6 +39,15 @@ pub(super) struct Message {
     pub(super) has_newer: bool,
     pub(super) handled: bool,
     pub(super) listed: Option<Sent>,
+    /// Until when it may be of use, by the sender's clock: its time to live, or the time that a
+    /// request is waited for. It may be dropped then.
+    pub(super) useful_until: Option<Nanos>,
+    /// The request that it is.
+    pub(super) ask: Option<usize>,
+    /// The request that it answers.
+    pub(super) answers: Option<usize>,
+    /// The request that it gives up.
+    pub(super) cancels: Option<usize>,
 }
 
 /// One end's lanes, from when they are new until they are given up.
@@ -234,6 +243,13 @@ impl Truth {
         }
     }
 
+    /// Whether every message of a life has been handled or dropped.
+    pub(super) fn is_settled(&self, life: usize) -> bool {
+        let is_settled =
+            |lane: &LaneLife| lane.messages.len() as u64 == lane.handled + lane.drops.total();
+        self.lives[life].lanes.iter().all(is_settled)
+    }
+
     /// Every message that was not handled may have been dropped for a reason that was counted.
     fn check_fates(&self, lane: &LaneLife, now: Nanos) {
         let mut at_most = Drops::default();
@@ -248,7 +264,7 @@ impl Truth {
                 at_most.add(DropReason::LinkLost, 1);
                 at_most.add(DropReason::Overflow, 1);
             }
-            let is_expired = message.expires_at.is_some_and(|at| at <= now);
+            let is_expired = message.useful_until.is_some_and(|at| at <= now);
             at_most.add(DropReason::Expired, is_expired.into());
             let is_replaced = message.superseded || message.has_newer;
             at_most.add(DropReason::Replaced, is_replaced.into());
@@ -265,6 +281,6 @@ impl Truth {
 impl Message {
     /// Whether a reliable message may be gone without having been handled.
     fn may_be_dropped(&self, now: Nanos) -> bool {
-        self.superseded || self.has_newer || self.expires_at.is_some_and(|at| at <= now)
+        self.superseded || self.has_newer || self.useful_until.is_some_and(|at| at <= now)
     }
 }

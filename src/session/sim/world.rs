@@ -17,6 +17,8 @@ use crate::session::backoff::{Backoff, BackoffPolicy, Next};
 use crate::session::block::Block;
 use crate::session::heartbeat::HeartbeatPolicy;
 use crate::session::lane::{LaneLimits, SendMemory};
+use crate::session::pair::{Half, Remains};
+use crate::session::requests::Requests;
 use crate::session::sim::network::Link;
 use crate::session::sim::random::Random;
 use crate::session::sim::truth::{Message, PAYLOAD_BYTES_MIN, Pairing, Truth, number_of, payload};
@@ -105,6 +107,23 @@ enum Happening {
     Restart {
         node: usize,
     },
+    /// The second connection of a session had time enough to come.
+    Incomplete {
+        conn: usize,
+    },
+    /// The time of a disconnect is over.
+    Drained {
+        conn: usize,
+    },
+    /// The time of a request may be over.
+    Requests {
+        node: usize,
+    },
+    /// A handler answers a request, which may have taken a while.
+    Answer {
+        seat: usize,
+        ask: usize,
+    },
     /// The next fault is chosen.
     Fault,
     /// An end that hears nothing has had time enough to notice.
@@ -154,6 +173,10 @@ struct Climate {
     damage_permille: u64,
     /// Last sequence of every lane of a new session.
     sequences: [u64; Priority::COUNT],
+    /// Clients that use two connections, in percent.
+    express_percent: u64,
+    /// Of the messages.
+    request_percent: u64,
 }
 
 /// A process: what its sessions share.
@@ -170,6 +193,13 @@ struct Node {
     clock_ppm: i64,
     /// The server's sessions by the id of the peer's end.
     by_peer: BTreeMap<SessionId, usize>,
+    /// What it waits for, by the session's public seat.
+    requests: Requests<usize, usize>,
+    requests_max: u32,
+    /// When they are looked at next.
+    requests_at: u64,
+    /// Its asks before this one are over.
+    asks_from: usize,
 }
 
 /// A session and where it is.
@@ -182,6 +212,10 @@ struct Seat {
     /// Its own sending, and what it receives.
     life: usize,
     pairing: Pairing,
+    /// The session it is a part of, where that has two.
+    pair: Option<(usize, Half)>,
+    /// When to dial next.
+    retry_at: u64,
     timer_at: u64,
     lost_at: u64,
     held: u64,
@@ -232,6 +266,10 @@ struct Conn {
     is_reading: bool,
     is_writing: bool,
     closes_when_sent: bool,
+    /// The session that survives it is over when it leaves.
+    is_given_up: bool,
+    /// Messages that its end took with it.
+    dropped: u64,
     undelivered: Vec<Undelivered>,
     established_at: Option<u64>,
     /// When bytes were last read, or waited to be.
@@ -251,6 +289,8 @@ pub(super) struct World {
     seats: Vec<Seat>,
     conns: Vec<Conn>,
     links: Vec<Link>,
+    pairs: Vec<Duo>,
+    asks: Vec<Ask>,
     truth: Truth,
     report: Report,
     trace: bool,
@@ -330,6 +370,8 @@ impl World {
                 // A few messages before the 32 bits of the wire are used up.
                 false => (r.between(1, 4) << 32) - r.scaled(1, 300),
             }),
+            express_percent: r.pick(&[0, 0, 50, 100]),
+            request_percent: r.pick(&[2, 10, 50]),
         };
         let base = Duration::from_nanos(r.scaled(US * 100, 20 * MS));
         let backoff = BackoffPolicy {
@@ -353,6 +395,8 @@ impl World {
             seats: Vec::new(),
             conns: Vec::new(),
             links: Vec::new(),
+            pairs: Vec::new(),
+            asks: Vec::new(),
             truth: Truth::default(),
             report: Report::default(),
             trace: options.trace,
@@ -386,6 +430,8 @@ impl World {
         }
         self.check_settled();
         self.shut_down();
+        self.check_farewells();
+        self.check_asks();
         self.report.messages = self.truth.messages.len() as u64;
         self.report.handled = self.truth.handled;
         self.report
@@ -412,6 +458,10 @@ impl World {
             Happening::Dial { seat } => self.dial(seat),
             Happening::Linger { seat } => self.on_linger(seat),
             Happening::Restart { node } => self.restart(node),
+            Happening::Incomplete { conn } => self.on_incomplete(conn),
+            Happening::Drained { conn } => self.on_drained(conn),
+            Happening::Requests { node } => self.on_requests(node),
+            Happening::Answer { seat, ask } => self.on_answer(seat, ask),
             Happening::Fault => self.fault(),
             Happening::MustKnow { conn } => self.must_know(conn),
             Happening::FrameTimeout { link, side } => self.on_frame_timeout(link, side),
@@ -470,11 +520,12 @@ impl Node {
             overflow,
         };
         let budget = r.size(16 << 10, 256 << 10);
-        let places_max = if index == 0 { 4 * clients } else { 2 };
+        let places_max = if index == 0 { 8 * clients } else { 4 };
         let small = 4 * places_max + 2;
         let largest = frame_bytes_max.max(block_bytes);
         let layout = PoolLayout::shared(budget, 2 * HANDSHAKE_BYTES_MAX, largest);
         let layout = layout.with_reserve().with_small(HANDSHAKE_BYTES_MAX, small);
+        let requests_max = u32::try_from(r.scaled(1, 64)).expect("small");
         let checksum = r.pick(&[Checksum::Commands, Checksum::Always, Checksum::Never]);
         Self {
             pool: Pool::new(&layout).expect("little memory"),
@@ -503,6 +554,10 @@ impl Node {
             clock_offset: r.scaled(1, 1 << 50),
             clock_ppm: i64::try_from(r.between(0, 401)).expect("small") - 200,
             by_peer: BTreeMap::new(),
+            requests: Requests::new(requests_max, r.next()),
+            requests_max,
+            requests_at: u64::MAX,
+            asks_from: 0,
         }
     }
 
@@ -528,7 +583,12 @@ impl Node {
     }
 }
 
+mod asks;
 mod checks;
 mod faults;
 mod links;
+mod pairs;
 mod traffic;
+
+use asks::{Ask, Purpose};
+use pairs::Duo;

@@ -63,6 +63,10 @@ impl World {
         }
         self.nodes[node].pool = Pool::new(&self.nodes[node].layout).expect("little memory");
         self.nodes[node].by_peer.clear();
+        self.pairs_die(node);
+        self.requests_die(node);
+        let salt = self.random.next();
+        self.nodes[node].requests = Requests::new(self.nodes[node].requests_max, salt);
         if node > 0 {
             self.soon(10 * MS, Happening::Begin { node });
         }
@@ -151,9 +155,9 @@ impl World {
                     && session.is_flushed()
                     && !session.has_block()
                     && conn.phase == Phase::Live
-                    && conn.flight.is_none()
-                    && conn.window.is_empty()
-                    && link.to.iter().all(|pipe| pipe.is_empty())
+                    // With many connections some heartbeat is always on its way.
+                    && conn.flight.as_ref().is_none_or(|flight| flight.source == Source::Control)
+                    && self.truth.is_settled(seat.life)
                     && !link.is_cut
                     && link.is_silent == [false; 2]
                     && link.is_closed == [false; 2]
@@ -164,7 +168,10 @@ impl World {
             Phase::Closing { .. } => false,
             Phase::Gone => true,
         };
-        self.seats.iter().all(is_settled) && self.conns.iter().all(is_at_rest)
+        self.seats.iter().all(is_settled)
+            && self.conns.iter().all(is_at_rest)
+            && self.pairs_are_quiet()
+            && self.asks_are_settled()
     }
 
     // Damage.
@@ -212,13 +219,18 @@ impl World {
 
     /// Which message this is, when its payload was damaged on the way.
     pub(super) fn damaged(&mut self, link: usize, side: usize, frame: &Frame<'_>) -> Option<usize> {
+        let number = self.find_damage(link, side, frame)?;
+        self.report.damage_unnoticed += 1;
+        Some(number)
+    }
+
+    pub(super) fn find_damage(&self, link: usize, side: usize, frame: &Frame<'_>) -> Option<usize> {
         let is_it = |damage: &Damage| {
             damage.side == side
                 && damage.lane == frame.priority()
                 && damage.sequence == frame.sequence()
         };
         let damage = self.links[link].damage.iter().find(|damage| is_it(damage))?;
-        self.report.damage_unnoticed += 1;
         Some(damage.number)
     }
 
@@ -264,8 +276,23 @@ impl World {
         }
     }
 
+    /// What is too old to be sent is dropped and counted at once, whether the link stands or not.
+    fn drop_expired(&mut self, seat: usize) {
+        let now = self.clock(self.seats[seat].node);
+        let Seat { session, node, .. } = &mut self.seats[seat];
+        session.drop_expired(now, &mut self.nodes[*node].memory());
+        self.book_drops(seat);
+        for (lane, priority) in self.seats[seat].session.lanes.iter().zip(Priority::ALL) {
+            assert!(!lane.is_stale(now), "{priority:?}: what is too old still waits");
+        }
+    }
+
     pub(super) fn on_timer(&mut self, seat: usize) {
         self.seats[seat].timer_at = u64::MAX;
+        if let Place::Away { .. } = self.seats[seat].place {
+            self.drop_expired(seat);
+            self.arm_timer(seat);
+        }
         let Place::Here(conn) = self.seats[seat].place else { return };
         let Conn { link, side, phase, .. } = self.conns[conn];
         if phase != Phase::Live {
@@ -276,6 +303,7 @@ impl World {
             self.hear(conn);
         }
         let now = self.clock(self.seats[seat].node);
+        self.drop_expired(seat);
         match self.seats[seat].session.expire(now) {
             Expiry::GoOn => {
                 self.mark_dirty(conn);

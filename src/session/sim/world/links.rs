@@ -1,6 +1,7 @@
 //! Connections come and go: what the reactor does about it.
 
 use super::*;
+use crate::session::Part;
 
 impl World {
     // Dialling.
@@ -12,6 +13,10 @@ impl World {
         let (id, Node { limits, identity, .. }) = (self.new_id(), &self.nodes[node]);
         let mut session = Session::new(Role::Dialer, id, *limits, identity);
         session.begin_at(self.climate.sequences);
+        let is_paired = self.random.chance(self.climate.express_percent);
+        if is_paired {
+            session.set_part(Part::Main, id);
+        }
         let seat = self.new_seat(node, session, Some(Backoff::new(self.backoff)));
         let Some(conn) = self.dial_for(seat, None) else {
             self.seats[seat].place = Place::Over;
@@ -19,6 +24,9 @@ impl World {
             return;
         };
         self.seats[seat].place = Place::Here(conn);
+        if is_paired {
+            self.new_pair(seat);
+        }
         self.soon(MS, Happening::Traffic { seat });
     }
 
@@ -27,7 +35,12 @@ impl World {
         SessionId((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
     }
 
-    fn new_seat(&mut self, node: usize, session: Session, backoff: Option<Backoff>) -> usize {
+    pub(super) fn new_seat(
+        &mut self,
+        node: usize,
+        session: Session,
+        backoff: Option<Backoff>,
+    ) -> usize {
         let life = self.truth.new_life(self.climate.sequences);
         self.seats.push(Seat {
             node,
@@ -36,6 +49,8 @@ impl World {
             backoff,
             life,
             pairing: Pairing::default(),
+            pair: None,
+            retry_at: u64::MAX,
             timer_at: u64::MAX,
             lost_at: 0,
             held: u64::MAX,
@@ -48,6 +63,11 @@ impl World {
 
     pub(super) fn dial(&mut self, seat: usize) {
         let Place::Away { until, stand_in: None } = self.seats[seat].place else { return };
+        // Another time was set since.
+        if self.seats[seat].retry_at > self.now {
+            return;
+        }
+        self.seats[seat].retry_at = u64::MAX;
         let Node { limits, identity, .. } = &self.nodes[self.seats[seat].node];
         let stand_in = self.seats[seat].session.stand_in(*limits, identity);
         self.seats[seat].attempted_at = self.now;
@@ -59,7 +79,7 @@ impl World {
     }
 
     /// Connects to the server. `None` without memory for the hello.
-    fn dial_for(&mut self, seat: usize, stand_in: Option<Session>) -> Option<usize> {
+    pub(super) fn dial_for(&mut self, seat: usize, stand_in: Option<Session>) -> Option<usize> {
         let node = self.seats[seat].node;
         let now = self.clock(node);
         let buffer = self.nodes[node].pool.take(HANDSHAKE_BYTES_MAX)?;
@@ -99,6 +119,8 @@ impl World {
             is_reading: false,
             is_writing: false,
             closes_when_sent: false,
+            is_given_up: false,
+            dropped: 0,
             undelivered: Vec::new(),
             established_at: None,
             heard_at: self.now,
@@ -159,7 +181,11 @@ impl World {
         let Some((source, block)) = polled else {
             assert!(!session.has_block(), "there is memory for what must be said");
             if session.state() == State::Draining {
-                self.say_goodbye(conn);
+                let seat = self.conns[conn].seat;
+                // The frame that brings the confirmation brings it back here.
+                if self.seats[seat].session.is_flushed() && !self.waits_for_other(seat) {
+                    self.say_goodbye(conn);
+                }
                 return;
             }
             if self.conns[conn].closes_when_sent {
@@ -315,7 +341,7 @@ impl World {
         }
         self.conns[conn].window.extend_from_slice(input);
         let (session, _) = self.session(conn);
-        if session.has_own_block() {
+        if session.has_own_block() || session.state() == State::Draining {
             self.mark_dirty(conn);
         }
         let seat = self.conns[conn].seat;
@@ -340,11 +366,21 @@ impl World {
         let input = session.handle(frame, now, &mut memory.memory());
         let input = input.unwrap_or_else(|error| panic!("seat {seat}: {error}"));
         match input {
-            Input::Message => self.on_message(conn, frame, now),
-            Input::Nothing | Input::Established | Input::Cancelled => {}
+            Input::Message => {
+                self.check_lane(seat, frame);
+                self.on_message(conn, frame, now);
+            }
+            Input::Nothing | Input::Established => {}
+            Input::Cancelled => {
+                let number = self.number_of(conn, frame);
+                self.truth_of(conn, frame);
+                self.cancelled(number, frame);
+            }
             // It has come, and is counted; no handler sees it.
             Input::Expired => {
+                let number = self.number_of(conn, frame);
                 self.truth_of(conn, frame);
+                self.request_expired(number);
                 self.report.expired += 1;
             }
             Input::Greeting if self.conns[conn].side == 0 => self.accept_welcome(conn, frame, now),
@@ -376,6 +412,18 @@ impl World {
         if RECEIVER_CHECKS_TTL && let Some(expires) = message.expires_true {
             assert!(true_now <= expires, "handled after its time, at {now:?}: {message:?}");
         }
+        let number = self.number_of(conn, frame);
+        if frame.is_request() {
+            self.asked(conn, number, frame, now);
+        } else if frame.is_response() {
+            self.answered(conn, number, frame);
+        }
+    }
+
+    /// Which message this is.
+    fn number_of(&self, conn: usize, frame: &Frame<'_>) -> usize {
+        let Conn { link, side, .. } = self.conns[conn];
+        self.find_damage(link, side, frame).unwrap_or_else(|| number_of(frame.payload()))
     }
 
     /// Which message this was; that it is handled is noted.
@@ -394,9 +442,16 @@ impl World {
         let known = self.nodes[0].by_peer.get(&peer).copied();
         let claim = known.map(|seat| self.claim(seat, frame));
         let known = known.filter(|_| claim != Some(Claim::Anew));
-        if let Some(seat) = known
-            && (claim == Some(Claim::Stale) || !self.welcome_back(conn, seat))
-        {
+        let peer_main = Session::express_of(frame).expect("well formed");
+        let is_refused = match (known, peer_main) {
+            (Some(seat), _) => claim == Some(Claim::Stale) || !self.welcome_back(conn, seat),
+            // Main comes first, and may not be back yet.
+            (None, Some(peer_main)) => {
+                !self.main_for(peer_main).is_some_and(|main| self.join_main(conn, main))
+            }
+            (None, None) => false,
+        };
+        if is_refused {
             let (session, _) = self.session(conn);
             session.refuse(buffer, RejectReason::Busy, now);
             self.conns[conn].closes_when_sent = true;
@@ -416,9 +471,12 @@ impl World {
         let seat = self.conns[conn].seat;
         if known.is_none() {
             self.nodes[0].by_peer.insert(peer, seat);
-            self.soon(MS, Happening::Traffic { seat });
+            if self.is_public(seat) {
+                self.soon(MS, Happening::Traffic { seat });
+            }
         } else {
             self.report.resumed += 1;
+            self.part_resumed(seat);
         }
         self.established(conn);
     }
@@ -429,7 +487,7 @@ impl World {
         self.report.anew += u64::from(claim == Claim::Anew);
         if claim == Claim::Anew {
             match self.seats[seat].place {
-                Place::Here(old) => self.close(old, CloseReason::SessionExpired),
+                Place::Here(old) => self.end_part(old, CloseReason::SessionExpired),
                 _ => self.end_away(seat, CloseReason::SessionExpired),
             }
         }
@@ -460,6 +518,12 @@ impl World {
 
     fn accept_welcome(&mut self, conn: usize, frame: &Frame<'_>, now: Nanos) {
         let seat = self.conns[conn].seat;
+        if !self.is_welcome(seat, Session::peer_id(frame).expect("well formed")) {
+            // Main is not back yet, or somebody else has answered.
+            self.report.strangers += 1;
+            self.close(conn, CloseReason::Rejected(RejectReason::Busy));
+            return;
+        }
         if self.conns[conn].stand_in.take().is_some() {
             self.seats[seat].place = Place::Here(conn);
         }
@@ -476,13 +540,15 @@ impl World {
         assert_eq!(input, Input::Established, "nothing else is wrong with it");
         match reunion {
             Reunion::First => {}
-            Reunion::Resumed => {}
+            Reunion::Resumed => self.part_resumed(seat),
             Reunion::PeerRestarted { undelivered } => {
                 self.report.peer_restarts += 1;
                 self.give_up(seat, &undelivered);
                 self.seats[seat].life = self.truth.new_life(self.climate.sequences);
                 self.seats[seat].pairing = Pairing::default();
                 self.seats[seat].session.begin_at(self.climate.sequences);
+                self.requests_fail(seat);
+                self.part_anew(seat);
             }
         }
         let now = self.clock(self.conns[conn].node);
@@ -499,6 +565,7 @@ impl World {
         self.seats[seat].era += 1;
         trace!(self, "conn {conn}: established for seat {}", self.conns[conn].seat);
         self.mark_dirty(conn);
+        self.part_established(conn);
         self.check_seat(self.conns[conn].seat);
     }
 
@@ -532,16 +599,23 @@ impl World {
         let is_live = |seat: &&Seat| seat.node == node && seat.place != Place::Over;
         let has_place =
             self.seats.iter().filter(is_live).count() <= 2 * self.nodes[node].places_max;
+        let may_survive = self.may_survive(seat);
         let session = &mut self.seats[seat].session;
         let survives = is_link_failure
             && has_place
+            && may_survive
             && established_at.is_some()
             && session.state() == State::Open;
         self.conns[conn].phase = Phase::Closing { survives };
         if !survives {
-            let (_, undelivered) = session.end(reason, &mut self.nodes[node].memory());
+            let (dropped, undelivered) = session.end(reason, &mut self.nodes[node].memory());
+            let has_lost =
+                dropped > 0 || !undelivered.is_empty() || self.conns[conn].flight.is_some();
             self.conns[conn].undelivered = undelivered;
+            self.conns[conn].dropped = dropped;
             self.forget(seat);
+            self.requests_fail(seat);
+            self.part_ended(seat, reason, has_lost);
         }
         if self.conns[conn].flight.is_none() || self.random.chance(50) {
             self.on_returned(conn);
@@ -585,6 +659,8 @@ impl World {
         if !survives {
             let undelivered = std::mem::take(&mut self.conns[conn].undelivered);
             self.give_up(seat, &undelivered);
+            let messages_dropped = self.conns[conn].dropped;
+            self.part_left(seat, Remains { messages_dropped, undelivered });
         } else {
             self.report.half_sent += u64::from(flight.is_some());
             let returned = flight.map(|flight| (flight.source, flight.block));
@@ -606,6 +682,12 @@ impl World {
         self.seats[seat].lost_at = self.now;
         self.seats[seat].held = held;
         self.truth.lives[self.seats[seat].life].had_losses = true;
+        self.part_lost(seat);
+        self.requests_lost_link(seat);
+        if self.conns[conn].is_given_up {
+            self.end_away(seat, CloseReason::Local);
+            return;
+        }
         self.at(until, Happening::Linger { seat });
         if let Some(backoff) = &mut self.seats[seat].backoff {
             backoff.lost(now);
@@ -624,11 +706,13 @@ impl World {
         let node = self.seats[seat].node;
         let now = self.clock(node);
         let random = self.random.next();
-        let backoff = self.seats[seat].backoff.as_mut().expect("a client dials");
+        // The application wants it back no more.
+        let Some(backoff) = self.seats[seat].backoff.as_mut() else { return };
         match backoff.next(now, random) {
             Next::Attempt { at, number } => {
                 let at = self.nodes[node].true_time(at).max(self.now);
                 self.check_attempt(seat, at, number);
+                self.seats[seat].retry_at = at;
                 self.at(at, Happening::Dial { seat });
             }
             Next::GaveUp { .. } => self.end_away(seat, CloseReason::PeerClosed),
@@ -643,7 +727,7 @@ impl World {
         }
     }
 
-    fn end_away(&mut self, seat: usize, reason: CloseReason) {
+    pub(super) fn end_away(&mut self, seat: usize, reason: CloseReason) {
         let Place::Away { stand_in, .. } = self.seats[seat].place else { return };
         self.end(seat, reason);
         if let Some(conn) = stand_in {
@@ -656,9 +740,12 @@ impl World {
         let Seat { node, session, .. } = &mut self.seats[seat];
         let node = *node;
         trace!(self, "seat {seat}: over: {reason}");
-        let (_, undelivered) = session.end(reason, &mut self.nodes[node].memory());
+        let (messages_dropped, undelivered) = session.end(reason, &mut self.nodes[node].memory());
         self.give_up(seat, &undelivered);
         self.forget(seat);
+        self.requests_fail(seat);
+        self.part_ended(seat, reason, !undelivered.is_empty());
+        self.part_left(seat, Remains { messages_dropped, undelivered });
     }
 
     /// The lanes of a session were given up.
@@ -679,7 +766,7 @@ impl World {
         {
             self.nodes[node].by_peer.remove(&peer);
         }
-        if node > 0 {
+        if node > 0 && self.is_public(seat) {
             self.soon(10 * MS, Happening::Begin { node });
         }
     }
@@ -694,6 +781,10 @@ impl World {
             let arrived = self.links[link].to[side].arrived();
             self.take(conn, arrived);
         }
-        self.close(conn, CloseReason::PeerClosed);
+        let seat = self.conns[conn].seat;
+        let is_finishing = self.conns[conn].stand_in.is_none()
+            && self.seats[seat].session.state() == State::Finishing;
+        let reason = if is_finishing { CloseReason::Local } else { CloseReason::PeerClosed };
+        self.close(conn, reason);
     }
 }

@@ -17,14 +17,13 @@ impl World {
                 return;
             }
         }
-        if let Place::Here(conn) = self.seats[seat].place
-            && self.conns[conn].phase == Phase::Live
-            && self.random.next().is_multiple_of(500)
-            && self.seats[seat].session.state() == State::Open
-        {
-            trace!(self, "seat {seat}: disconnects");
-            self.seats[seat].session.drain();
-            self.mark_dirty(conn);
+        // A session with two connections has more ways to end, and is to show them.
+        let rarely = if self.is_paired(seat) { 100 } else { 500 };
+        if self.random.next().is_multiple_of(rarely) {
+            self.disconnect(seat);
+        }
+        if self.random.chance(self.climate.request_percent / 2) {
+            self.cancel_one(seat);
         }
         if self.report.pushes > PUSHES_MAX {
             self.climate.traffic_until = self.now;
@@ -35,15 +34,52 @@ impl World {
 
     fn push(&mut self, seat: usize) {
         self.report.pushes += 1;
+        let now = self.clock(self.seats[seat].node);
+        let (envelope, ttl) = self.envelope(now);
+        let purpose = self.purpose();
+        self.send(seat, envelope, ttl, purpose);
+    }
+
+    /// Sends a message in a session. Returns its number, if it is admitted.
+    pub(super) fn send(
+        &mut self,
+        seat: usize,
+        envelope: Envelope,
+        ttl: Option<u64>,
+        purpose: Purpose,
+    ) -> Option<usize> {
+        let public = self.public(seat);
+        let lane = envelope.lane();
+        let Some(seat) = self.carrier(public, lane) else {
+            self.report.too_early += 1;
+            return None;
+        };
+        if self.seats[seat].place == Place::Over {
+            return None;
+        }
         let node = self.seats[seat].node;
         let now = self.clock(node);
-        let (envelope, correlation, ttl) = self.envelope(now);
-        let lane = envelope.lane();
+        let mut request = None;
+        let correlation = match purpose {
+            Purpose::Plain => Correlation::None,
+            Purpose::Request { timeout } => match self.open([public, seat], &envelope, timeout) {
+                Some(id) => {
+                    request = Some((id, timeout));
+                    let timeout_us = u32::try_from(timeout / US).expect("short");
+                    Correlation::Request { id: id.correlation(), timeout_us }
+                }
+                None => Correlation::None,
+            },
+            Purpose::Answer { correlation, .. } => Correlation::Response(correlation),
+            Purpose::Cancel { correlation, .. } => Correlation::Cancel(correlation),
+        };
         let body = self.body(node);
         let policy = self.nodes[node].limits.overflow[lane.index()];
         let key = match envelope.conflation_key() {
             Some(key) => Some(u64::from(key)),
-            None if policy == Overflow::LatestValue => Some(1 << 32 | u64::from(body.type_id)),
+            None if policy == Overflow::LatestValue && envelope.kind() != Kind::Cancel => {
+                Some(1 << 32 | u64::from(body.type_id))
+            }
             None => None,
         };
         let before = self.fill(seat, lane);
@@ -78,25 +114,50 @@ impl World {
                     has_newer: false,
                     handled: false,
                     listed: None,
+                    useful_until: [ttl, request.map(|(_, timeout)| timeout)]
+                        .into_iter()
+                        .flatten()
+                        .min()
+                        .map(|nanos| Nanos(now.0 + nanos)),
+                    ask: None,
+                    answers: match purpose {
+                        Purpose::Answer { ask, .. } => ask,
+                        _ => None,
+                    },
+                    cancels: match purpose {
+                        Purpose::Cancel { ask, .. } => Some(ask),
+                        _ => None,
+                    },
                 };
                 self.report.wraps += u64::from(low_half(sequence) == 0);
                 self.truth.admit(message, sequence);
                 self.check_admitted(seat, lane, before, envelope.is_reliable(), key.is_some());
+                let number = self.truth.messages.len() - 1;
+                if let Some((id, timeout)) = request {
+                    self.opened(id, [public, seat], number, timeout);
+                }
             }
-            Err(error) => self.check_refused(seat, lane, error, before, &envelope),
+            Err(error) => {
+                if let Some((id, _)) = request {
+                    self.nodes[node].requests.close(id);
+                }
+                self.check_refused(seat, lane, error, before, &envelope);
+            }
         }
+        let number = pushed.is_ok().then(|| self.truth.messages.len() - 1);
         if let Place::Here(conn) = self.seats[seat].place {
             if pushed == Err(SendError::Full) && policy == Overflow::Disconnect {
                 self.close(conn, CloseReason::SlowPeer);
-                return;
+                return None;
             }
             self.mark_dirty(conn);
         }
         self.check_seat(seat);
+        number
     }
 
     /// How a message travels, and its time to live as the wire says it, in nanoseconds.
-    fn envelope(&mut self, now: Nanos) -> (Envelope, Correlation, Option<u64>) {
+    fn envelope(&mut self, now: Nanos) -> (Envelope, Option<u64>) {
         let r = &mut self.random;
         let climate = &self.climate;
         let kinds = [Kind::Command, Kind::Data, Kind::Status, Kind::Configuration, Kind::Error];
@@ -117,13 +178,7 @@ impl World {
         if r.chance(climate.key_percent) {
             envelope = envelope.latest(u32::try_from(r.between(0, 3)).expect("few"));
         }
-        let number = r.between(1, 1000);
-        let correlation = match r.chance(10) {
-            true if r.chance(50) => Correlation::Request { id: number, timeout_us: 0 },
-            true => Correlation::Response(number),
-            false => Correlation::None,
-        };
-        (envelope, correlation, ttl)
+        (envelope, ttl)
     }
 
     fn body(&mut self, node: usize) -> Numbered {

@@ -2,8 +2,6 @@
 //! is one run. Answers come in time, late, twice, for another session, after a new link, or never.
 
 use super::*;
-use crate::reactor::ConnectionId;
-use crate::wire::{Checksum, Codec, Decoder, Extension, Flags, FrameHead, Kind, Priority};
 
 const SESSIONS: u64 = 3;
 const REQUESTS_MAX: u32 = 8;
@@ -12,7 +10,7 @@ const REQUESTS_MAX: u32 = 8;
 #[derive(Debug)]
 struct Known {
     id: RequestId,
-    session: SessionKey,
+    session: u64,
     reliable: bool,
     deadline: Nanos,
     /// What its owner must be told, once that is settled.
@@ -24,30 +22,6 @@ enum Expected {
     Answer,
     Timeout,
     Lost,
-}
-
-fn session(number: u64) -> SessionKey {
-    SessionKey::from(KeyData::from_ffi(1 << 32 | number))
-}
-
-fn answer_to(correlation: u64) -> Message {
-    let head = FrameHead {
-        kind: Kind::Status,
-        priority: Priority::Normal,
-        codec: Codec::Opaque,
-        type_id: 0,
-        sequence: 1,
-        sent_at_ns: 0,
-        flags: Flags::RESPONSE,
-        extension: Some(Extension { correlation: correlation.into(), ..Extension::default() }),
-        checksum: Checksum::Never,
-    };
-    let mut bytes = [0; 64];
-    let length = head.encode(&[], &mut bytes);
-    let mut input = &bytes[..length];
-    let frame = Decoder::new(bytes.len()).next(&mut input).expect("own frame").expect("whole");
-    let connection = ConnectionId { reactor: 0, key: SessionKey::default() };
-    Message::new(connection, &frame, Nanos::NEVER, None, bytes::Bytes::new())
 }
 
 #[test]
@@ -63,10 +37,10 @@ fn every_request_has_one_outcome_and_the_right_one() {
 }
 
 fn run(rng: &mut fastrand::Rng, seed: u64, counts: &mut [u64; 6]) {
-    let mut requests = Requests::new(REQUESTS_MAX);
+    let mut requests = Requests::new(REQUESTS_MAX, seed);
     let mut known: Vec<Known> = Vec::new();
     // Correlations of all requests ever made, with their sessions: answers come to any of them.
-    let mut asked: Vec<(SessionKey, u64)> = Vec::new();
+    let mut asked: Vec<(u64, u64)> = Vec::new();
     let mut now = Nanos(1_000);
     for _ in 0..200 {
         now = now + Duration::from_nanos(rng.u64(0..200));
@@ -77,7 +51,7 @@ fn run(rng: &mut fastrand::Rng, seed: u64, counts: &mut [u64; 6]) {
                 request.outcome = Some(Expected::Timeout);
             }
         }
-        let named = session(rng.u64(..SESSIONS));
+        let named = rng.u64(..SESSIONS);
         match rng.u8(..10) {
             0..=3 => {
                 let timeout = Duration::from_nanos(rng.u64(1..1_000));
@@ -109,7 +83,7 @@ fn run(rng: &mut fastrand::Rng, seed: u64, counts: &mut [u64; 6]) {
                 assert_eq!(is_waiting, waiting.is_some(), "seed {seed}: {correlation:#x}");
                 match waiting {
                     Some(request) => {
-                        requests.answer(correlation, answer_to(correlation));
+                        requests.answer(correlation, correlation);
                         request.outcome = Some(Expected::Answer);
                     }
                     None => counts[4] += 1,
@@ -150,11 +124,34 @@ fn run(rng: &mut fastrand::Rng, seed: u64, counts: &mut [u64; 6]) {
     assert_eq!(requests.earliest(), Nanos::NEVER, "seed {seed}: nothing is due");
 }
 
+/// A process that has taken the place of another waits for none of the answers to that.
+#[test]
+fn requests_of_two_processes_have_other_correlations() {
+    let correlations = |salt: u64| {
+        let mut requests = Requests::<u64, u64>::new(64, salt);
+        let open = |_| {
+            let timeout = Duration::from_secs(1);
+            let id = requests.open(0, 0, &Envelope::command(), timeout, Nanos(1));
+            id.expect("there is room").correlation()
+        };
+        (0..64).map(open).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (before, after) =
+        (correlations(0x1234_5678_9abc_def0), correlations(0x0fed_cba9_8765_4321));
+    assert!(before.is_disjoint(&after));
+    assert_eq!(correlations(0).first(), Some(&(1 << 32 | 1 << 31 | 1)), "never 0");
+}
+
 /// Takes the outcome of a request, if there is one: it must be what the model expects.
-fn is_told(requests: &mut Requests, request: &Known, counts: &mut [u64; 6], seed: u64) -> bool {
+fn is_told(
+    requests: &mut Requests<u64, u64>,
+    request: &Known,
+    counts: &mut [u64; 6],
+    seed: u64,
+) -> bool {
     let outcome = requests.take(request.id).map(|outcome| match outcome {
         Ok(message) => {
-            assert_eq!(message.correlation(), request.id.correlation(), "seed {seed}");
+            assert_eq!(message, request.id.correlation(), "seed {seed}");
             Expected::Answer
         }
         Err(RequestError::Timeout { .. }) => Expected::Timeout,
