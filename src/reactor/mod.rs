@@ -63,7 +63,7 @@ use self::inbox::Inbox;
 pub use self::message::Message;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
-pub use self::meter::BenchTurns;
+pub use self::meter::bench::BenchTurns;
 pub use self::pool::{Choice, PoolId, PoolRefusals, PoolStatistics};
 use self::receive::Awaited;
 pub use self::tap::{Tap, TapFilter, TapFrame, TapReceiver};

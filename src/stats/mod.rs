@@ -120,8 +120,10 @@ mod layout;
 mod openmetrics;
 mod place;
 mod reader;
+mod reading;
 mod registry;
 mod snapshot;
+mod source;
 
 pub(crate) use counters::LANES;
 pub use counters::{Counter, CounterBlock, Counters, Gauge};
@@ -132,10 +134,8 @@ pub(crate) use layout::{BlockHead, Header, Histograms, Row, store_text};
 #[cfg(feature = "metrics")]
 pub use openmetrics::{Exposition, exposition};
 pub use place::directories;
-pub use reader::{
-    LaneReading, ReactorReading, RegistryError, SessionReading, Snapshot, WriterState, files,
-    is_abandoned,
-};
+pub use reader::{RegistryError, files, is_abandoned};
+pub use reading::{LaneReading, ReactorReading, SessionReading, Snapshot, WriterState};
 pub(crate) use registry::{Block, Registry, RegistryHandle};
 pub(crate) use snapshot::drop_counts;
 pub use snapshot::{CloseCount, ConnectionState, DropCount, Statistics};

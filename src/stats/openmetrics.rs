@@ -15,7 +15,7 @@ use crate::error::{CloseReason, DropReason};
 use crate::stats::counters::{FIELDS, Field, FieldKind, LANES};
 use crate::stats::histogram::Reading;
 use crate::stats::layout::{HISTOGRAMS, RowState};
-use crate::stats::reader::{ReactorReading, SessionReading, Snapshot};
+use crate::stats::reading::{ReactorReading, SessionReading, Snapshot};
 use crate::time::{Nanos, wall_ns};
 
 /// Sessions that have series of their own.

@@ -24,7 +24,9 @@ use crate::stats::layout::{
     store_text,
 };
 use crate::stats::place::{self, ProcessId};
-use crate::stats::reader::{RegistryError, Snapshot, Source};
+use crate::stats::reader::{self, RegistryError};
+use crate::stats::reading::Snapshot;
+use crate::stats::source::Source;
 use crate::sys::map::{Carver, Map, Placed};
 use crate::time::{Nanos, wall_ns};
 
@@ -158,7 +160,7 @@ impl RegistryHandle {
     /// All there is, as of now.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let path = self.file.clone().unwrap_or_default();
-        let read = Snapshot::read(&Source::Memory(Arc::clone(&self.map)), path);
+        let read = reader::read(&Source::Memory(Arc::clone(&self.map)), path);
         read.unwrap_or_else(|error: RegistryError| unreachable!("our own registry: {error}"))
     }
 }
@@ -205,7 +207,7 @@ fn fill(header: &Header, plan: Plan, config: &Config) {
     store_text(&header.command, &place::command());
     store_text(&header.labels, &names);
     // ORDERING: Release: whoever sees it sees all of the above. Pairs with the reads of
-    // `Snapshot::read`, which are system calls or come from this process.
+    // `source`, which are system calls or come from this process.
     header.ready.store(READY, Ordering::Release);
 }
 
