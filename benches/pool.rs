@@ -29,7 +29,7 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
-        let config = Config::builder().idle(Idle::Park).build().expect("valid");
+        let config = Config::builder().registry(false).idle(Idle::Park).build().expect("valid");
         let server = Server::builder()
             .config(config.clone())
             .listen("127.0.0.1:0")

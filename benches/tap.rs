@@ -25,7 +25,12 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let config = Config::builder().idle(Idle::Park).connections_max(4).build().expect("valid");
+        let config = Config::builder()
+            .registry(false)
+            .idle(Idle::Park)
+            .connections_max(4)
+            .build()
+            .expect("valid");
         let mut receiver = Reactor::new(&config).expect("a ring");
         receiver.on(Kind::Data, |_, frame| {
             black_box(frame.payload());

@@ -742,7 +742,8 @@ impl ConfigBuilder {
 
     /// The directory of that file: made if it is not there; this user's, and not writable by
     /// others. A file for each `Node`, `Client` and `Reactor`. Default: the first that will do of
-    /// [`directories`](crate::stats::directories).
+    /// [`directories`](crate::stats::directories). What dead processes left there is removed, but
+    /// for the newest [`DEAD_FILES_MAX`](crate::stats::DEAD_FILES_MAX).
     #[must_use]
     pub fn registry_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.registry_directory = Some(directory.into());

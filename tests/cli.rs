@@ -14,6 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
+/// Registries are made here: a process that is killed leaves nothing in the machine's memory.
+const RUNTIME: &str = env!("CARGO_TARGET_TMPDIR");
+
 const KEYS: [&str; 20] = [
     "scenario",
     "subject",
@@ -42,6 +45,7 @@ fn ringwire(arguments: &[&str]) -> Output {
         .args(arguments)
         .stdin(Stdio::null())
         .env_remove("RUST_LOG")
+        .env("XDG_RUNTIME_DIR", RUNTIME)
         .output()
         .expect("the binary was built with this test")
 }
@@ -335,6 +339,7 @@ fn interrupted_bench_clears_its_bar() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
         .args(["bench", "rtt", "--duration", "5", "--rounds", "3"])
         .env_remove("RUST_LOG")
+        .env("XDG_RUNTIME_DIR", RUNTIME)
         .env("TERM", "xterm")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

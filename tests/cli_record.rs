@@ -19,6 +19,8 @@ use serde_json::Value;
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Registries are made here: a process that is killed leaves nothing in the machine's memory.
+const RUNTIME: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// A directory that goes when it is dropped.
 struct Directory(PathBuf);
@@ -53,6 +55,7 @@ impl Process {
     fn start(command: &mut Command) -> Self {
         let mut child = command
             .env_remove("RUST_LOG")
+            .env("XDG_RUNTIME_DIR", RUNTIME)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -103,7 +106,11 @@ impl Drop for Process {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
-    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .env("XDG_RUNTIME_DIR", RUNTIME)
+        .stdin(Stdio::null());
     command
 }
 

@@ -7,6 +7,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+/// Registries are made here: a process that is killed leaves nothing in the machine's memory.
+const RUNTIME: &str = env!("CARGO_TARGET_TMPDIR");
+
 /// A folder of one test alone, empty at its start.
 fn folder(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report").join(name);
@@ -21,6 +24,7 @@ fn ringwire(folder: &Path, arguments: &[&str]) -> Output {
         .current_dir(folder)
         .stdin(Stdio::null())
         .env_remove("RUST_LOG")
+        .env("XDG_RUNTIME_DIR", RUNTIME)
         .output()
         .expect("the binary was built with this test")
 }
@@ -190,6 +194,7 @@ fn full_disk_leaves_the_old_page() {
             .args(["-c", &script, env!("CARGO_BIN_EXE_ringwire")])
             .arg(recorded("2026-11-22.jsonl"))
             .current_dir(&folder)
+            .env("XDG_RUNTIME_DIR", RUNTIME)
             .stdin(Stdio::null())
             .output()
             .expect("a shell")
@@ -213,6 +218,7 @@ fn lines_may_come_from_a_pipe() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
         .args(["report", "/dev/stdin", "--dir", "out"])
         .current_dir(&folder)
+        .env("XDG_RUNTIME_DIR", RUNTIME)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -66,7 +66,7 @@ fn steady_state_allocates_nothing() {
     assert_eq!(allocations(|| drop(Vec::<u8>::with_capacity(10))), 1, "the allocator counts");
 
     // The server is a reactor on a thread of its own that counts its own allocations.
-    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let config = Config::builder().registry(false).idle(Idle::Park).build().expect("valid");
     let (tell, told) = std::sync::mpsc::channel();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let server_config = config.clone();
@@ -124,7 +124,7 @@ fn steady_state_allocates_nothing() {
 /// A reactor with a tap: while there is room in it, and when there is none any more.
 #[test]
 fn tap_allocates_nothing_on_its_reactor() {
-    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let config = Config::builder().registry(false).idle(Idle::Park).build().expect("valid");
     let server = Server::builder()
         .config(config.clone())
         .listen("127.0.0.1:0")
@@ -268,7 +268,7 @@ impl Handle {
 
 /// Sends back what comes, until the server ends the session.
 fn mirror(address: &str) {
-    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let config = Config::builder().registry(false).idle(Idle::Park).build().expect("valid");
     let mut client = Client::new(config).expect("a ring");
     client.connect(address).expect("the server listens");
     client.start_request(Envelope::command(), b"ask", PATIENCE).expect("room");
@@ -285,7 +285,7 @@ fn handle_of_a_node_allocates_nothing() {
     let seen = Arc::clone(&of_reactor);
     let (enter, is_entered) = bounded(1);
     let (release, is_released) = bounded(1);
-    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let config = Config::builder().registry(false).idle(Idle::Park).build().expect("valid");
     let server = Server::builder()
         .config(config)
         .listen("127.0.0.1:0")
@@ -374,7 +374,7 @@ fn exercise_pool(pool: &mut Pool, number: u64) {
 /// has brought, which is looked at again and again.
 #[test]
 fn pool_allocates_nothing() {
-    let config = Config::builder().idle(Idle::Park).build().expect("valid");
+    let config = Config::builder().registry(false).idle(Idle::Park).build().expect("valid");
     let server = Server::builder()
         .config(config.clone())
         .listen("127.0.0.1:0")

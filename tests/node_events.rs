@@ -25,7 +25,7 @@ fn next_event(handle: &NodeHandle) -> Event {
 }
 
 fn config() -> Config {
-    Config::builder().idle(Idle::Park).build().expect("valid")
+    Config::builder().registry(false).idle(Idle::Park).build().expect("valid")
 }
 
 #[test]
@@ -59,7 +59,8 @@ fn events_of_a_client_come_in_their_order() {
 
 #[test]
 fn oldest_event_makes_room_and_is_counted() {
-    let config_small = Config::builder().idle(Idle::Park).events_max(16).build().expect("valid");
+    let config_small =
+        Config::builder().registry(false).idle(Idle::Park).events_max(16).build().expect("valid");
     let node = Node::builder().config(config_small).listen("127.0.0.1:0").start().expect("starts");
     let address = node.addresses()[0].to_string();
     let rounds = 20;
@@ -91,7 +92,12 @@ fn events_say_who_also_when_the_connection_is_gone() {
     let server = Server::builder().config(config()).listen("127.0.0.1:0");
     let server = server.start().expect("a free port");
     let address = server.addresses()[0].to_string();
-    let named = Config::builder().idle(Idle::Park).node_name("axis-3").build().expect("valid");
+    let named = Config::builder()
+        .registry(false)
+        .idle(Idle::Park)
+        .node_name("axis-3")
+        .build()
+        .expect("valid");
     let mut client = Client::new(named).expect("a ring");
     client.connect(&address).expect("the server listens");
     let known = server.clients().swap_remove(0);

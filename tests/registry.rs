@@ -340,19 +340,29 @@ fn stat_shows_what_a_damaged_file_says() {
     assert!(scratch.stat_text(&[]).contains("connected"));
 }
 
-/// What a process leaves that died before it had written a word.
+/// What a process leaves that died before it had written a word; and what one has that has just
+/// begun, which is nothing to warn of.
 #[test]
 fn unfinished_files_are_no_trouble_and_can_be_cleaned_up() {
     let scratch = Scratch::new();
     let _node = scratch.serve("cell");
-    // Above the largest number a process may have.
-    for (bytes, name) in [(0, "a-4194305-0"), (1 << 20, "b-4194305-1")] {
-        let file = std::fs::File::create(scratch.stats().join(name).with_extension("rwstats"));
-        file.expect("writable").set_len(bytes).expect("room");
+    let make = |name: &str, bytes: u64| {
+        let path = scratch.stats().join(name).with_extension("rwstats");
+        let file = std::fs::File::create(path).expect("writable");
+        file.set_len(bytes).expect("room");
+        file
+    };
+    let begun = [make("a-7-0", 0), make("b-7-1", 1 << 20)];
+    for command in [&[][..], &["--clean"]] {
+        let output = scratch.stat(command);
+        assert!(output.status.success(), "{command:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{command:?}");
     }
-    let output = scratch.stat(&[]);
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(scratch.files().len(), 3);
+    for file in begun {
+        let made = file.metadata().and_then(|found| found.modified()).expect("our own");
+        file.set_modified(made - Duration::from_secs(120)).expect("our own");
+    }
     assert_eq!(scratch.stat_text(&["--clean"]).lines().count(), 2);
     assert_eq!(scratch.files().len(), 1);
 }

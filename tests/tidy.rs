@@ -509,6 +509,39 @@ fn nothing_unfinished_and_no_unwrap() {
     check_all(&["src", "benches", "examples"], check_unfinished);
 }
 
+/// A process that is killed leaves its registry: in the machine's memory, unless told otherwise.
+fn check_registries(path: &str, source: &str) -> Findings {
+    let mut findings = Findings::new();
+    let starts = |name: &str| source.match_indices(name).map(|(at, _)| at).collect::<Vec<_>>();
+    let has_place = ["XDG_RUNTIME_DIR", "registry_directory"].iter().any(|it| source.contains(it));
+    if !has_place && source.contains("CARGO_BIN_EXE_ringwire") {
+        findings.push(format!("{path}: the command's registries are in the usual place"));
+    }
+    for at in [starts("Config::builder()"), starts("Config::default()")].concat() {
+        let statement = &source[at..];
+        let end = statement.find("\n}").unwrap_or(statement.len());
+        let end = statement.find(";\n").unwrap_or(end).min(end);
+        let rest = statement[end..].lines().take(4).collect::<String>();
+        if !statement[..end].contains("registry") && !rest.contains(".registry") {
+            let line = source[..at].lines().count();
+            findings.push(format!("{path}:{line}: its registry is in the usual place"));
+        }
+    }
+    findings
+}
+
+#[test]
+fn tests_leave_no_registries_behind() {
+    for (path, source) in sources("tests") {
+        if path != "tests/tidy.rs" {
+            report(&check_registries(&path, &source));
+        }
+    }
+    fails(check_registries, "tests/a.rs", "fn f() {\n    let c = Config::builder().build();\n}\n");
+    fails(check_registries, "tests/a.rs", "Command::new(env!(\"CARGO_BIN_EXE_ringwire\"));");
+    passes(check_registries, "tests/a.rs", "let c = Config::builder().registry(false).build();\n");
+}
+
 #[test]
 fn every_dependency_has_a_reason() {
     report(&check_reasons(&read("Cargo.toml")));

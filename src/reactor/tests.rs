@@ -34,6 +34,7 @@ impl Pair {
         let config = Config::builder()
             .idle(idle)
             .connections_max(4)
+            .registry(false)
             .heartbeat_interval_ms(interval_ms)
             .build()
             .expect("valid");

@@ -8,14 +8,15 @@
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::error::DropReason;
+use crate::error::{CloseReason, DropReason};
 use crate::stats::histogram::Histogram;
 use crate::stats::{Counters, LANES};
 
 /// The first eight bytes of a file.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"RWSTATS\0");
-/// Of what the byte table fixes. Counters are found by their labels: a new one changes nothing.
-pub(crate) const VERSION: u64 = 1;
+/// Of what the byte table fixes: where things are in the header, and how a writer is known to live.
+/// What the header itself says (sizes, numbers of things, their names) is in [`layout`].
+pub(crate) const VERSION: u64 = 2;
 /// What `ready` holds once everything else is in place.
 pub(crate) const READY: u64 = u64::from_le_bytes(*b"ready\0\0\0");
 /// Bytes before the first block.
@@ -51,10 +52,9 @@ pub(crate) struct Header {
     pub(crate) drop_reasons: AtomicU64,
     pub(crate) labels_bytes: AtomicU64,
     pub(crate) pid: AtomicU64,
-    /// Clock ticks after the machine's start, proc_pid_stat(5) field 22.
-    pub(crate) process_started: AtomicU64,
-    /// The machine's run: /proc/sys/kernel/random/boot_id.
-    pub(crate) boot: [AtomicU64; 2],
+    /// [`layout`] of the build that writes.
+    pub(crate) layout: AtomicU64,
+    reserved_before_times: [AtomicU64; 2],
     pub(crate) created_ns: AtomicU64,
     pub(crate) created_wall_ns: AtomicU64,
     /// When the writer ended in order; 0 before.
@@ -66,7 +66,8 @@ pub(crate) struct Header {
     pub(crate) handles_too_large: AtomicU64,
     /// Messages that were worth nothing any more when they were taken from the inbox.
     pub(crate) handles_overdue: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 3],
+    /// Which build writes: at this place in all versions.
+    pub(crate) build: Text<3>,
     pub(crate) node_name: Text<8>,
     pub(crate) command: Text<8>,
     /// The first address listened on.
@@ -87,10 +88,11 @@ const _: () = {
     assert!(offset_of!(Header, lanes) == 120);
     assert!(offset_of!(Header, labels_bytes) == 136);
     assert!(offset_of!(Header, pid) == 144);
-    assert!(offset_of!(Header, boot) == 160);
+    assert!(offset_of!(Header, layout) == 152);
     assert!(offset_of!(Header, created_ns) == 176);
     assert!(offset_of!(Header, exited_wall_ns) == 192);
     assert!(offset_of!(Header, turn_threshold_ns) == 208);
+    assert!(offset_of!(Header, build) == 232);
     assert!(offset_of!(Header, node_name) == 256);
     assert!(offset_of!(Header, command) == 320);
     assert!(offset_of!(Header, endpoint) == 384);
@@ -283,6 +285,44 @@ impl Plan {
 
     pub(crate) fn file_bytes(self) -> usize {
         HEADER_BYTES + self.blocks * self.block_bytes()
+    }
+}
+
+/// Stands for everything that a file's header tells of its parts and that a reader has to share to
+/// make sense of them: sizes, places, and what stands for what in lists without labels. Two builds
+/// that differ in any of it have different ones.
+pub(crate) fn layout() -> u64 {
+    let numbers = [
+        HEADER_BYTES,
+        Plan::COUNTERS_AT,
+        Plan::HISTOGRAMS_AT,
+        Plan::ROWS_AT,
+        size_of::<Histogram>(),
+        size_of::<Row>(),
+        LANES,
+    ];
+    let numbers = numbers.map(|number| number.to_string());
+    let histograms = HISTOGRAMS.iter().map(|&(name, _)| name);
+    let drops = DropReason::ALL.map(|reason| reason.name());
+    let names = numbers.iter().map(String::as_str).chain(histograms).chain(drops);
+    // FNV-1a, with a byte between the names that is in none of them.
+    names.chain(CloseReason::NAMES.iter().copied()).fold(0xcbf2_9ce4_8422_2325, |hash, name| {
+        name.bytes()
+            .chain([0])
+            .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    })
+}
+
+/// This build, as it calls itself in a header.
+pub(crate) fn build() -> &'static str {
+    concat!("ringwire ", env!("CARGO_PKG_VERSION"))
+}
+
+/// A layout for people: the version of the byte table, and a part of the rest.
+pub(crate) fn layout_name(version: u64, layout: u64) -> String {
+    match layout {
+        0 => version.to_string(),
+        layout => format!("{version}-{:08x}", layout >> 32),
     }
 }
 

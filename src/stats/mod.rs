@@ -13,12 +13,12 @@
 //!
 //! For readers in other languages. Everything is a 64-bit word, little-endian, 8-aligned; texts are
 //! UTF-8, filled up with zeros. Times are nanoseconds of CLOCK_MONOTONIC unless they say *wall*
-//! (since 1970 UTC). Read with `pread`, or map it; a file never shrinks. Ready files of version 1:
+//! (since 1970 UTC). Read with `pread`, or map it; a file never shrinks. Ready files of version 2:
 //!
 //! | offset | bytes | field | meaning |
 //! |---|---|---|---|
 //! | 0 | 8 | magic | bytes `52 57 53 54 41 54 53 00` ("RWSTATS") |
-//! | 8 | 8 | version | 1; another one may mean anything |
+//! | 8 | 8 | version | 2; another one may mean anything, but for `build` |
 //! | 16 | 8 | ready | bytes "ready" and zeros, written last; 0 while the file is being made |
 //! | 24 | 8 | file_bytes | length of the file |
 //! | 32 | 8 | header_bytes | where the first block begins |
@@ -36,8 +36,8 @@
 //! | 128 | 8 | drop_reasons | reasons for which messages are dropped |
 //! | 136 | 8 | labels_bytes | length of the labels |
 //! | 144 | 8 | pid | the writer |
-//! | 152 | 8 | process_started | its start in clock ticks, proc_pid_stat(5) field 22 |
-//! | 160 | 16 | boot | boot_id of the machine, as two numbers of 16 digits |
+//! | 152 | 8 | layout | differs where builds differ in the parts below or their order |
+//! | 160 | 16 | reserved | 0 |
 //! | 176 | 8 | created_ns | when the file was made |
 //! | 184 | 8 | created_wall_ns | the same, wall |
 //! | 192 | 8 | exited_wall_ns | when the writer ended in order, wall; else 0 |
@@ -45,7 +45,7 @@
 //! | 208 | 8 | turn_threshold_ns | a longer turn counts as slow |
 //! | 216 | 8 | handles_too_large | messages refused by a node's handles: too long |
 //! | 224 | 8 | handles_overdue | messages expired in a node's inbox |
-//! | 232 | 24 | reserved | 0 |
+//! | 232 | 24 | build | the build that writes, as `ringwire 0.1.0` |
 //! | 256 | 64 | node_name | what the node calls itself |
 //! | 320 | 64 | command | file name of the program |
 //! | 384 | 112 | endpoint | the first address listened on |
@@ -108,9 +108,12 @@
 //! what is wanted and read it again: unchanged, the copy is of one moment. A word by itself is
 //! always right. Memory barriers as for any sequence lock.
 //!
-//! **Dead writers.** A process is the writer when its number, its start and the machine's boot_id
-//! are those in the header. The file of one that is gone stays until it is removed (`ringwire stat
-//! --clean`), unless it ended in order.
+//! **Dead writers.** The writer holds an exclusive lock on the whole file for as long as it lives
+//! (`F_OFD_SETLK`, fcntl_locking(2)): whoever sees none (`F_OFD_GETLK`) sees what a dead one left,
+//! or a copy. So containers that share the directory tell each other's processes, whose numbers
+//! mean nothing outside. The file of one that is gone stays until it is removed, unless it ended in
+//! order: by `ringwire stat --clean`, or by a later node in the same directory, which leaves the
+//! newest [`DEAD_FILES_MAX`].
 
 mod counters;
 mod export;
@@ -134,8 +137,9 @@ pub(crate) use layout::{BlockHead, Header, Histograms, Row, store_text};
 #[cfg(feature = "metrics")]
 pub use openmetrics::{Exposition, exposition};
 pub use place::directories;
-pub use reader::{RegistryError, files, is_abandoned};
+pub use reader::{RegistryError, files, is_abandoned, remove_abandoned};
 pub use reading::{LaneReading, ReactorReading, SessionReading, Snapshot, WriterState};
+pub use registry::DEAD_FILES_MAX;
 pub(crate) use registry::{Block, Registry, RegistryHandle};
 pub(crate) use snapshot::drop_counts;
 pub use snapshot::{CloseCount, ConnectionState, DropCount, Statistics};

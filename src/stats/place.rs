@@ -1,4 +1,4 @@
-//! Where registry files are, and whose they are.
+//! Where registry files are, and what they are called.
 //!
 //! A file lies in a directory of this user alone (mode 0700): others can neither read the numbers
 //! nor put something else in its place. Tried in this order, as it exists:
@@ -53,63 +53,6 @@ pub(crate) fn ensure(directory: &Path) -> io::Result<()> {
         return refused("others may write to it");
     }
     Ok(())
-}
-
-/// A process, also after its number has gone to another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ProcessId {
-    pub(crate) pid: u32,
-    /// Clock ticks after the machine's start.
-    pub(crate) started: u64,
-    /// The machine's run.
-    pub(crate) boot: [u64; 2],
-}
-
-impl ProcessId {
-    /// This process.
-    pub(crate) fn own() -> Self {
-        let pid = std::process::id();
-        Self { pid, started: start_of(pid).unwrap_or(0), boot: boot() }
-    }
-
-    /// Whether it still runs. Processes of another PID namespace count as ended.
-    pub(crate) fn is_running(self) -> bool {
-        self.boot == boot() && start_of(self.pid) == Some(self.started)
-    }
-}
-
-/// Whether any process has this number.
-pub(crate) fn exists(pid: u32) -> bool {
-    start_of(pid).is_some()
-}
-
-/// The process in the name of a registry file, `NAME-PID-NUMBER.rwstats`.
-pub(crate) fn pid_in_name(path: &Path) -> Option<u32> {
-    let mut parts = path.file_stem()?.to_str()?.rsplitn(3, '-');
-    let (_number, pid, _name) = (parts.next()?, parts.next()?, parts.next()?);
-    pid.parse().ok()
-}
-
-/// When a process began, unless there is none of this number or it only waits to be reaped.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the command in parentheses, which may hold anything.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
-/// Which run of the machine this is; zeros when the kernel does not say.
-fn boot() -> [u64; 2] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let half = |range: std::ops::Range<usize>| {
-        digits.get(range).and_then(|half| u64::from_str_radix(half, 16).ok()).unwrap_or(0)
-    };
-    [half(0..16), half(16..32)]
 }
 
 /// The file name of the command that this process runs.
@@ -175,35 +118,6 @@ mod tests {
         let file = scratch.0.join("file");
         std::fs::write(&file, "").expect("writable");
         check_refused(&file, "no directory");
-    }
-
-    #[test]
-    fn process_is_known_by_its_start() {
-        let own = ProcessId::own();
-        assert!(own.started > 0 && own.is_running());
-        assert!(!ProcessId { started: own.started + 1, ..own }.is_running());
-        assert!(!ProcessId { boot: [1, 2], ..own }.is_running());
-    }
-
-    #[test]
-    fn process_that_waits_to_be_reaped_is_dead() {
-        let mut child = std::process::Command::new("true").spawn().expect("a command");
-        let pid = child.id();
-        let deadline = crate::time::Nanos::now() + std::time::Duration::from_secs(10);
-        while start_of(pid).is_some() {
-            assert!(crate::time::Nanos::now() < deadline, "the child does not end");
-            std::thread::yield_now();
-        }
-        child.wait().expect("our own child");
-    }
-
-    #[test]
-    fn file_name_tells_the_process() {
-        assert_eq!(pid_in_name(Path::new("/run/drive-7-4711-0.rwstats")), Some(4711));
-        for other in ["drive.rwstats", "4711-0.rwstats", "drive-x-0.rwstats", "/"] {
-            assert_eq!(pid_in_name(Path::new(other)), None, "{other}");
-        }
-        assert!(exists(std::process::id()) && !exists(u32::MAX));
     }
 
     #[test]

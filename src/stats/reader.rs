@@ -22,11 +22,12 @@ use crate::stats::counters::{Counters, LANES, labels};
 use crate::stats::histogram::{COUNTS, HEAD_WORDS, Histogram, Reading};
 use crate::stats::layout::{
     BlockHead, HEADER_BYTES, HISTOGRAM_COUNT, Header, LABELS_AT, LaneRow, MAGIC, Plan, READY, Row,
-    RowState, VERSION, read_text,
+    RowState, VERSION, layout as layout_of_this_build, layout_name, read_text,
 };
-use crate::stats::place::{self, EXTENSION, ProcessId};
+use crate::stats::place::EXTENSION;
 use crate::stats::reading::{LaneReading, ReactorReading, SessionReading, Snapshot, WriterState};
 use crate::stats::source::Source;
+use crate::sys::lock;
 use crate::time::{Nanos, wall_ns};
 
 /// How long a writer may take from making its file to the first word in it, generously.
@@ -58,18 +59,21 @@ pub enum RegistryError {
         /// The file.
         path: PathBuf,
     },
-    /// Another version of the layout.
+    /// Another build made it, which puts other things in it, or in other places.
     #[error(
-        "{path}: layout version {got}; this build reads version {reads}",
+        "{path}: another version: this is layout {got}, built by {built_by}; this build reads \
+         layout {reads}: use the command of that build",
         path = .path.display()
     )]
     Version {
         /// The file.
         path: PathBuf,
-        /// Its version.
-        got: u64,
-        /// The version read here.
-        reads: u64,
+        /// Its layout.
+        got: String,
+        /// What the build that made it calls itself.
+        built_by: String,
+        /// The layout read here.
+        reads: String,
     },
     /// It is shorter than it says.
     #[error("{path}: cut short: {bytes} bytes of {needed}", path = .path.display())]
@@ -114,41 +118,67 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
 
 /// Whether the process that writes a file has ended, also when it had not completed it.
 ///
-/// A file that says nothing yet of who writes it is abandoned when no process has the number in its
-/// name (`NAME-PID-NUMBER.rwstats`), or when nothing has been written to it for a minute.
+/// A file that says nothing yet of who writes it is abandoned when nobody holds its lock and nothing
+/// has been written to it for a minute. A copy has no writer: it is abandoned.
 ///
 /// # Errors
 ///
 /// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it.
 pub fn is_abandoned(path: &Path) -> Result<bool, RegistryError> {
-    let read = Read { source: &Source::File(open(path)?), path: path.into() };
+    is_abandoned_by(open(path)?, path)
+}
+
+fn is_abandoned_by(file: File, path: &Path) -> Result<bool, RegistryError> {
+    let read = Read { source: &Source::File(file), path: path.into() };
     let failure = match read.header() {
         Ok(header) if at(&header, std::mem::offset_of!(Header, pid)) != 0 => {
-            return Ok(writer_of(&header) != WriterState::Running);
+            return Ok(read.writer_of(&header) != WriterState::Running);
         }
         Ok(_) => RegistryError::BeingCreated { path: path.into() },
         Err(failure) => failure,
     };
     match failure {
-        RegistryError::BeingCreated { .. } if is_given_up(path) => Ok(true),
+        RegistryError::BeingCreated { .. } if read.is_given_up() => Ok(true),
         failure => Err(failure),
     }
 }
 
-/// Whether nobody completes a file any more.
-fn is_given_up(path: &Path) -> bool {
-    if place::pid_in_name(path).is_some_and(|pid| !place::exists(pid)) {
-        return true;
+/// Removes a file if the process that wrote it has ended, see [`is_abandoned`]. Returns whether it
+/// did. Of several that try at once one does; the file of a process that lives is never removed,
+/// also when it has just taken the place of another's.
+///
+/// # Errors
+///
+/// As [`is_abandoned`], and when the system refuses.
+pub fn remove_abandoned(path: &Path) -> Result<bool, RegistryError> {
+    let refused = |source: io::Error| RegistryError::File { path: path.into(), source };
+    let file = open_with(path, OFlags::RDWR)?;
+    // While this is held nobody else removes it, so that no other file can have its name. No writer
+    // takes it for itself any more: it is at the end of its life, or was never begun.
+    if !lock::try_hold(&file).map_err(refused)? {
+        return Ok(false);
     }
-    let Ok(written) = std::fs::metadata(path).map(|found| found.mtime()) else { return false };
-    let now = Duration::from_nanos(wall_ns());
-    now.saturating_sub(Duration::from_secs(u64::try_from(written).unwrap_or(0))) > CREATION_MAX
+    let found = file.metadata().map_err(refused)?;
+    let is_it =
+        |named: &std::fs::Metadata| (named.dev(), named.ino()) == (found.dev(), found.ino());
+    let is_named = std::fs::symlink_metadata(path).is_ok_and(|named| is_it(&named));
+    // A second descriptor of the same open file: the lock stays.
+    let same = file.try_clone().map_err(refused)?;
+    if !is_named || !is_abandoned_by(same, path)? {
+        return Ok(false);
+    }
+    std::fs::remove_file(path).map_err(refused)?;
+    Ok(true)
 }
 
 /// Opens a plain file. Never blocks: a FIFO would wait for its writer (open(2), `O_NONBLOCK`).
 fn open(path: &Path) -> Result<File, RegistryError> {
+    open_with(path, OFlags::RDONLY)
+}
+
+fn open_with(path: &Path, access: OFlags) -> Result<File, RegistryError> {
     let refused = |source| RegistryError::File { path: path.into(), source };
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty());
     let file = File::from(opened.map_err(|error| refused(error.into()))?);
     match file.metadata().map_err(refused)?.is_file() {
@@ -166,20 +196,6 @@ fn text_at(words: &[u64], offset: usize, bytes: usize) -> String {
     read_text(&words[offset / 8..(offset + bytes) / 8])
 }
 
-fn writer_of(header: &[u64]) -> WriterState {
-    use std::mem::offset_of;
-    if at(header, offset_of!(Header, exited_wall_ns)) != 0 {
-        return WriterState::Exited;
-    }
-    let boot = offset_of!(Header, boot);
-    let process = ProcessId {
-        pid: u32::try_from(at(header, offset_of!(Header, pid))).unwrap_or(0),
-        started: at(header, offset_of!(Header, process_started)),
-        boot: [at(header, boot), at(header, boot + 8)],
-    };
-    if process.is_running() { WriterState::Running } else { WriterState::Died }
-}
-
 /// One reading of a registry.
 struct Read<'a> {
     source: &'a Source,
@@ -194,6 +210,10 @@ impl Read<'_> {
         if word(offset_of!(Header, ready)) != READY {
             return Err(RegistryError::BeingCreated { path: self.path.clone() });
         }
+        let layout = word(offset_of!(Header, layout));
+        if layout != layout_of_this_build() {
+            return Err(self.other_version(VERSION, layout));
+        }
         let plan = self.check_plan(&header)?;
         let labels_bytes = word(offset_of!(Header, labels_bytes));
         let room = HEADER_BYTES - LABELS_AT;
@@ -201,7 +221,7 @@ impl Read<'_> {
         let names = text_at(&header, LABELS_AT, labels_bytes.next_multiple_of(8).min(room));
         let places = places_of(&names);
         let taken = Nanos::now();
-        let writer = writer_of(&header);
+        let writer = self.writer_of(&header);
         let is_running = writer == WriterState::Running;
         let reactors = (0..plan.blocks)
             .map(|index| self.reactor(index, plan, &places, is_running.then_some(taken)))
@@ -246,14 +266,53 @@ impl Read<'_> {
                 return Err(RegistryError::BeingCreated { path: path() });
             }
             [MAGIC, VERSION, _] => {}
-            [MAGIC, got, _] => {
-                return Err(RegistryError::Version { path: path(), got, reads: VERSION });
-            }
+            [MAGIC, version, _] => return Err(self.other_version(version, 0)),
             _ => return Err(RegistryError::Foreign { path: path() }),
         }
         let mut header = vec![0; HEADER_BYTES / 8];
         self.source.words(0, &mut header).map_err(|source| self.unreadable(source))?;
         Ok(header)
+    }
+
+    /// Says whose file this is: `build` has the same place in all versions that have it.
+    fn other_version(&self, version: u64, layout: u64) -> RegistryError {
+        let mut words = [0; 3];
+        let named = self.source.words(std::mem::offset_of!(Header, build), &mut words);
+        let built_by = named.map(|()| read_text(&words)).unwrap_or_default();
+        let is_plain = |c: char| c.is_ascii_graphic() || c == ' ';
+        RegistryError::Version {
+            path: self.path.clone(),
+            got: layout_name(version, layout),
+            built_by: match &*built_by {
+                "" => "an unknown build".into(),
+                name if name.chars().all(is_plain) => name.into(),
+                _ => "an unknown build".into(),
+            },
+            reads: layout_name(VERSION, layout_of_this_build()),
+        }
+    }
+
+    /// What became of the writer: its lock tells, which this process's own mapping does not need.
+    fn writer_of(&self, header: &[u64]) -> WriterState {
+        if at(header, std::mem::offset_of!(Header, exited_wall_ns)) != 0 {
+            return WriterState::Exited;
+        }
+        match self.source {
+            Source::Memory(_) => WriterState::Running,
+            Source::File(file) if lock::is_held(file).unwrap_or(false) => WriterState::Running,
+            Source::File(_) => WriterState::Died,
+        }
+    }
+
+    /// Whether nobody completes a file any more.
+    fn is_given_up(&self) -> bool {
+        let Source::File(file) = self.source else { return false };
+        if lock::is_held(file).unwrap_or(false) {
+            return false;
+        }
+        let Ok(written) = file.metadata().map(|found| found.mtime()) else { return false };
+        let now = Duration::from_nanos(wall_ns());
+        now.saturating_sub(Duration::from_secs(u64::try_from(written).unwrap_or(0))) > CREATION_MAX
     }
 
     /// Whether the parts are where this build expects them, and all there.

@@ -4,6 +4,10 @@
 //! is written. A registry that can not be made costs no node: its numbers are then in anonymous
 //! memory, seen by this process alone, and a warning says so once.
 //!
+//! The file is locked for as long as its writer lives, which is how others tell (`stats`). Whoever
+//! makes a new one clears away what dead ones left in the same directory, but for the newest
+//! [`DEAD_FILES_MAX`].
+//!
 //! A registry that is dropped marks its file as ended in order and removes it. Blocks outlive it:
 //! whoever still holds one reads on.
 
@@ -21,17 +25,21 @@ use crate::stats::counters::{COUNTER_WORDS, CounterBlock, Counters, LANES, label
 use crate::stats::histogram::Histogram;
 use crate::stats::layout::{
     BlockHead, HEADER_BYTES, HISTOGRAM_COUNT, Header, Histograms, MAGIC, Plan, READY, Row, VERSION,
-    store_text,
+    build, layout, store_text,
 };
-use crate::stats::place::{self, ProcessId};
+use crate::stats::place;
 use crate::stats::reader::{self, RegistryError};
 use crate::stats::reading::Snapshot;
 use crate::stats::source::Source;
+use crate::sys::lock;
 use crate::sys::map::{Carver, Map, Placed};
 use crate::time::{Nanos, wall_ns};
 
 /// How many files of one process may be in the way of a new one's name.
 const NAMES_TRIED: u32 = 1000;
+/// Files of dead processes that are left in a directory when another node begins there; older ones
+/// are removed.
+pub const DEAD_FILES_MAX: usize = 16;
 
 /// What one reactor writes.
 #[derive(Debug, Clone)]
@@ -48,7 +56,15 @@ pub(crate) struct Registry {
     header: Placed<Header>,
     blocks: Vec<Block>,
     map: Arc<Map>,
-    file: Option<PathBuf>,
+    file: Option<Backing>,
+}
+
+/// The file behind a registry.
+#[derive(Debug)]
+struct Backing {
+    path: PathBuf,
+    /// Holds the lock, as long as it is open.
+    _held: File,
 }
 
 /// A registry that is only read, from any thread and after its end.
@@ -84,12 +100,15 @@ impl Registry {
             Some(directory) => vec![directory.to_owned()],
             None => place::directories(),
         };
-        let (map, path) =
+        let (map, backing) =
             map_in_first(&directories, config, |file| Map::of_file(file, plan.file_bytes()))?;
-        Ok(Self::carve(map, plan, config, Some(path)))
+        if let Some(directory) = backing.path.parent() {
+            remove_oldest_dead(directory);
+        }
+        Ok(Self::carve(map, plan, config, Some(backing)))
     }
 
-    fn carve(map: Map, plan: Plan, config: &Config, file: Option<PathBuf>) -> Self {
+    fn carve(map: Map, plan: Plan, config: &Config, file: Option<Backing>) -> Self {
         let Plan { rows, .. } = plan;
         map.populate(0..HEADER_BYTES);
         for block in 0..plan.blocks {
@@ -120,7 +139,7 @@ impl Registry {
         RegistryHandle {
             header: self.header.clone(),
             map: Arc::clone(&self.map),
-            file: self.file.clone(),
+            file: self.file.as_ref().map(|backing| backing.path.clone()),
         }
     }
 
@@ -139,9 +158,9 @@ impl Drop for Registry {
         // ORDERING: Relaxed: a reader that sees it a little late takes the file for alive until
         // then.
         self.header.exited_wall_ns.store(wall_ns(), Ordering::Relaxed);
-        if let Some(path) = &self.file {
+        if let Some(backing) = &self.file {
             // Somebody may have cleaned up before.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&backing.path);
         }
     }
 }
@@ -167,7 +186,6 @@ impl RegistryHandle {
 
 /// Writes the header, the word that says so last.
 fn fill(header: &Header, plan: Plan, config: &Config) {
-    let process = ProcessId::own();
     let mut names = String::new();
     for label in labels() {
         names += &label;
@@ -192,10 +210,8 @@ fn fill(header: &Header, plan: Plan, config: &Config) {
         (&header.lanes, LANES as u64),
         (&header.drop_reasons, DropReason::COUNT as u64),
         (&header.labels_bytes, names.len() as u64),
-        (&header.pid, process.pid.into()),
-        (&header.process_started, process.started),
-        (&header.boot[0], process.boot[0]),
-        (&header.boot[1], process.boot[1]),
+        (&header.pid, std::process::id().into()),
+        (&header.layout, layout()),
         (&header.created_ns, Nanos::now().0),
         (&header.created_wall_ns, wall_ns()),
         (&header.turn_threshold_ns, u64::from(config.turn_threshold_us()) * 1000),
@@ -203,6 +219,7 @@ fn fill(header: &Header, plan: Plan, config: &Config) {
     for (place, value) in words {
         place.store(value, Ordering::Relaxed);
     }
+    store_text(&header.build, build());
     store_text(&header.node_name, config.node_name());
     store_text(&header.command, &place::command());
     store_text(&header.labels, &names);
@@ -217,7 +234,7 @@ fn map_in_first(
     directories: &[PathBuf],
     config: &Config,
     map: impl Fn(&File) -> io::Result<Map>,
-) -> io::Result<(Map, PathBuf)> {
+) -> io::Result<(Map, Backing)> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for directory in directories {
         let ensured = place::ensure(directory).map_err(|error| named(directory, &error));
@@ -229,7 +246,7 @@ fn map_in_first(
             }
         };
         match map(&file) {
-            Ok(map) => return Ok((map, path)),
+            Ok(map) => return Ok((map, Backing { path, _held: file })),
             Err(error) => {
                 let _ = std::fs::remove_file(&path);
                 failure = named(&path, &error);
@@ -255,7 +272,15 @@ fn create_in(directory: &Path, config: &Config) -> io::Result<(File, PathBuf)> {
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600);
         match options.open(&path) {
-            Ok(file) => return Ok((file, path)),
+            Ok(file) => match lock::try_hold(&file) {
+                Ok(true) => return Ok((file, path)),
+                outcome => {
+                    let _ = std::fs::remove_file(&path);
+                    let held = || io::ErrorKind::ResourceBusy.into();
+                    failure = named(&path, &outcome.err().unwrap_or_else(held));
+                    break;
+                }
+            },
             // Left behind by a process that had our number.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
@@ -265,6 +290,23 @@ fn create_in(directory: &Path, config: &Config) -> io::Result<(File, PathBuf)> {
         }
     }
     Err(failure)
+}
+
+/// Removes the files of dead processes in `directory`, but for the newest. What can not be read or
+/// removed stays, and so does what another version of this library left.
+fn remove_oldest_dead(directory: &Path) {
+    let mut dead: Vec<_> = reader::files(&[directory.to_owned()])
+        .into_iter()
+        .filter(|path| reader::is_abandoned(path).unwrap_or(false))
+        .map(|path| (std::fs::metadata(&path).and_then(|found| found.modified()).ok(), path))
+        .collect();
+    dead.sort();
+    let excess = dead.len().saturating_sub(DEAD_FILES_MAX);
+    for (_, path) in dead.into_iter().take(excess) {
+        if let Err(error) = reader::remove_abandoned(&path) {
+            tracing::debug!(%error, "an old registry stays");
+        }
+    }
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {
@@ -300,7 +342,8 @@ mod tests {
                 _ => Map::of_file(file, 4096),
             }
         });
-        let (_, path) = mapped.expect("the second has room");
+        let (_, backing) = mapped.expect("the second has room");
+        let path = backing.path;
         let left = |directory: &Path| std::fs::read_dir(directory).expect("made").count();
         let found =
             (path.parent() == Some(&directories[1]), directories.each_ref().map(|d| left(d)));

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::layout::{BlockHead, HEADER_BYTES, Header, Plan, Row};
+use super::layout::{BlockHead, HEADER_BYTES, Header, Plan, Row, layout};
 use super::*;
 use crate::config::Config;
+use crate::sys::lock;
 use crate::time::Nanos;
 
 /// A directory that goes when it is dropped.
@@ -27,6 +28,21 @@ impl Scratch {
         let config = Config::builder().registry_directory(&self.0).node_name("drive/7");
         let config = config.turn_threshold_us(500).build().expect("valid");
         Registry::new(&config, 2, 4).expect("memory")
+    }
+
+    /// What a process that was killed so many minutes ago left.
+    fn left_behind(&self, minutes: u64) -> PathBuf {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        // ORDERING: Relaxed: only to be different each time.
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = self.0.join(format!("cell-4194305-{number}.rwstats"));
+        let mut living = files(std::slice::from_ref(&self.0)).into_iter();
+        let living = living.rfind(|path| is_abandoned(path).is_ok_and(|dead| !dead));
+        std::fs::copy(living.expect("one that lives"), &path).expect("room");
+        let file = std::fs::File::options().write(true).open(&path).expect("our own");
+        let now = std::time::UNIX_EPOCH + Duration::from_nanos(crate::time::wall_ns());
+        file.set_modified(now - Duration::from_secs(60 * minutes)).expect("our own");
+        path
     }
 
     fn file(&self) -> PathBuf {
@@ -118,42 +134,71 @@ fn ends_in_order_without_a_file_and_is_read_on() {
     assert_eq!(snapshot.statistics().messages_sent, 1);
 }
 
+/// The lock tells, and not the process's number: that of another PID namespace means nothing here.
 #[test]
 fn dead_writer_is_told_from_a_running_one() {
     let scratch = Scratch::new();
     let _registry = scratch.registry();
     let path = scratch.file();
+    // Above the largest number a process may have (proc_sys_kernel(5), pid_max).
+    poke(&path, offset_of!(Header, pid), 4_194_305);
+    assert_eq!(Snapshot::from_file(&path).expect("readable").writer, WriterState::Running);
     assert!(!is_abandoned(&path).expect("readable"));
-    // Its number has gone to a process that began later.
-    poke(&path, offset_of!(Header, process_started), 1);
-    assert_eq!(Snapshot::from_file(&path).expect("readable").writer, WriterState::Died);
-    assert!(is_abandoned(&path).expect("readable"));
+    assert!(!remove_abandoned(&path).expect("readable") && path.exists());
+    // As its file stays behind: with a number that may be another's by now.
+    let dead = scratch.left_behind(0);
+    poke(&dead, offset_of!(Header, pid), std::process::id().into());
+    assert_eq!(Snapshot::from_file(&dead).expect("readable").writer, WriterState::Died);
+    assert!(is_abandoned(&dead).expect("readable"));
+    assert!(remove_abandoned(&dead).expect("readable") && !dead.exists());
+    let gone = remove_abandoned(&dead).expect_err("it was removed");
+    assert!(matches!(gone, RegistryError::File { .. }), "{gone}");
 }
 
 /// A file that was made, and whose writer died before it had written to it.
 #[test]
-fn unfinished_file_is_abandoned_with_its_process_or_after_a_minute() {
+fn unfinished_file_is_abandoned_after_a_minute_without_a_writer() {
     let scratch = Scratch::new();
     std::fs::create_dir(&scratch.0).expect("writable");
-    let make = |name: String, bytes: u64| {
-        let path = scratch.0.join(name);
+    for bytes in [0, HEADER_BYTES as u64, 1 << 20] {
+        let path = scratch.0.join("cell-7-0.rwstats");
         let file = std::fs::File::create(&path).expect("writable");
         file.set_len(bytes).expect("room");
-        (file, path)
-    };
-    for bytes in [0, HEADER_BYTES as u64, 1 << 20] {
-        // Above the largest number a process may have (proc_sys_kernel(5), pid_max).
-        let (_, gone) = make("cell-4194305-0.rwstats".into(), bytes);
-        assert!(is_abandoned(&gone).expect("told by its name"), "{bytes}");
-        for name in [format!("cell-{}-0.rwstats", std::process::id()), "copy.rwstats".into()] {
-            let (file, path) = make(name, bytes);
+        let check_begun = || {
             let young = is_abandoned(&path).expect_err("its writer may be at it").to_string();
             assert!(young.contains("being created"), "{young}");
-            let then = std::time::UNIX_EPOCH + Duration::from_nanos(crate::time::wall_ns());
-            file.set_modified(then - Duration::from_secs(120)).expect("our own");
-            assert!(is_abandoned(&path).expect("told by its age"), "{bytes}");
-        }
+            assert!(remove_abandoned(&path).is_err() && path.exists(), "{bytes}");
+        };
+        check_begun();
+        assert!(lock::try_hold(&file).expect("supported"));
+        let then = std::time::UNIX_EPOCH + Duration::from_nanos(crate::time::wall_ns());
+        file.set_modified(then - Duration::from_secs(120)).expect("our own");
+        let slow = is_abandoned(&path).expect_err("its writer is at it").to_string();
+        assert!(slow.contains("being created"), "{slow}");
+        drop(file);
+        assert!(remove_abandoned(&path).expect("told by its age"), "{bytes}");
+        assert!(!path.exists());
     }
+}
+
+/// Nodes that are killed again and again do not fill the directory, which is memory as a rule.
+#[test]
+fn new_registry_removes_the_oldest_dead_ones() {
+    let scratch = Scratch::new();
+    let running = scratch.registry();
+    let alive = scratch.file();
+    let dead: Vec<_> = (0..DEAD_FILES_MAX + 4).map(|age| scratch.left_behind(age as u64)).collect();
+    let other_version = scratch.left_behind(1000);
+    poke(&other_version, offset_of!(Header, version), 1);
+    let begun = scratch.0.join("cell-7-1000.rwstats");
+    std::fs::write(&begun, "").expect("room");
+    let second = scratch.registry();
+    let (kept, removed) = dead.split_at(DEAD_FILES_MAX);
+    assert!(kept.iter().all(|path| path.exists()), "the newest stay");
+    assert!(!removed.iter().any(|path| path.exists()), "the oldest go");
+    assert!(alive.exists() && begun.exists() && other_version.exists());
+    drop((running, second));
+    assert!(!alive.exists());
 }
 
 #[test]
@@ -162,6 +207,8 @@ fn state_is_that_of_the_sessions() {
     let _registry = scratch.registry();
     let copy = scratch.0.join("copy.rwstats");
     std::fs::copy(scratch.file(), &copy).expect("room");
+    let writer = std::fs::File::options().write(true).open(&copy).expect("our own");
+    assert!(lock::try_hold(&writer).expect("supported"));
     let check = |expected| {
         let snapshot = Snapshot::from_file(&copy).expect("readable");
         assert_eq!(snapshot.statistics().state, expected);
@@ -181,8 +228,7 @@ fn state_is_that_of_the_sessions() {
     }
     poke(&copy, offset_of!(Header, is_server), 1);
     check(ConnectionState::Connected);
-    // Its number has gone to a process that began later.
-    poke(&copy, offset_of!(Header, process_started), 1);
+    drop(writer);
     check(ConnectionState::Disconnected);
 }
 
@@ -220,7 +266,32 @@ fn what_is_no_registry_is_told_clearly() {
         },
         "being created",
     );
-    check_refused(|path| poke(path, 8, 7), "layout version 7; this build reads version 1");
+    let reads = format!("this build reads layout 2-{:08x}: use the command", layout() >> 32);
+    check_refused(|path| poke(path, 8, 7), &reads);
+    let own = concat!(
+        "another version: this is layout 7, built by ringwire ",
+        env!("CARGO_PKG_VERSION"),
+        ";"
+    );
+    check_refused(|path| poke(path, 8, 7), own);
+    // Before builds said what they are.
+    let oldest = |path: &Path| {
+        poke(path, 8, 1);
+        (0..3).for_each(|word| poke(path, offset_of!(Header, build) + 8 * word, 0));
+    };
+    check_refused(oldest, "another version: this is layout 1, built by an unknown build;");
+    // The same byte table, and another number of counters, say.
+    let newer = |path: &Path| {
+        poke(path, offset_of!(Header, layout), 0x1234_5678_0000_0000);
+        poke(path, offset_of!(Header, rows_at), 8);
+        poke(path, offset_of!(Header, build) + 8, u64::from_le_bytes(*b" 7.8.9\0\0"));
+    };
+    check_refused(newer, "another version: this is layout 2-12345678, built by ringwire 7.8.9;");
+    let hostile = |path: &Path| {
+        poke(path, 8, 7);
+        poke(path, offset_of!(Header, build), u64::from_le_bytes(*b"\x1b[2Jxxxx"));
+    };
+    check_refused(hostile, "built by an unknown build;");
     check_refused(cut(4096), "cut short: 4096 bytes of");
     check_refused(cut(100_000), "cut short: 100000 bytes of");
     check_refused(
@@ -304,16 +375,16 @@ fn message_ages_on_only_in_a_turn_of_a_live_writer() {
     row.updated_ns.store(updated, Ordering::Relaxed);
     row.lanes[2].oldest_ns.store(updated - 1_000_000, Ordering::Relaxed);
     let path = scratch.file();
-    let age = || {
-        let snapshot = Snapshot::from_file(&path).expect("readable");
+    let age_in = |path: &Path| {
+        let snapshot = Snapshot::from_file(path).expect("readable");
         snapshot.sessions().next().expect("a row").lanes[2].oldest_ns
     };
+    let age = || age_in(&path);
     assert_eq!(age(), 1_000_000, "it has left since, for all that is known");
     block.head.turn_began_ns.store(began, Ordering::Relaxed);
     block.head.begin(1);
     assert!((3_001_000_000..60_000_000_000).contains(&age()), "the turn hangs: {}", age());
-    poke(&path, offset_of!(Header, process_started), 1);
-    assert_eq!(age(), 1_000_000, "dead in the middle of a turn");
+    assert_eq!(age_in(&scratch.left_behind(0)), 1_000_000, "dead in the middle of a turn");
 }
 
 /// Two counters that are written together are read together, or the snapshot says that it is torn.
@@ -405,9 +476,9 @@ fn tables_are_the_layout() {
     }
     check!(Header: magic version ready file_bytes header_bytes block_bytes blocks counters_at
         counter_words histograms_at histograms histogram_bytes rows_at rows row_bytes lanes
-        drop_reasons labels_bytes pid process_started boot created_ns created_wall_ns
+        drop_reasons labels_bytes pid layout created_ns created_wall_ns
         exited_wall_ns is_server turn_threshold_ns handles_too_large handles_overdue
-        reserved node_name command endpoint labels);
+        build node_name command endpoint labels);
     check!(BlockHead: sequence turn_began_ns);
     check!(Row: sequence key state updated_ns since_ns last_activity_ns messages_sent
         messages_received bytes_sent bytes_received bytes_kept messages_missed messages_expired

@@ -256,7 +256,10 @@ fn resumed_sessions_leave_no_rows_behind() {
     isolated(|| {
         let directory = Directory::new();
         let stats = directory.path("stats");
-        let settings = settings_that_resume().registry_directory(stats.clone()).node_name("cell");
+        let settings = settings_that_resume()
+            .registry(true)
+            .registry_directory(stats.clone())
+            .node_name("cell");
         let mut bed = Bed::with(settings_that_resume(), settings);
         for _ in 0..3 {
             bed.proxy.breaks(Fault::HalfOpen);

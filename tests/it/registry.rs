@@ -19,7 +19,8 @@ const NORMAL: usize = 1;
 
 /// Settings of an end of its own name.
 fn named(directory: &Directory, name: &str) -> Config {
-    let settings = settings().registry_directory(directory.path("stats")).node_name(name);
+    let settings =
+        settings().registry(true).registry_directory(directory.path("stats")).node_name(name);
     settings.heartbeat_interval_ms(20).build().expect("valid")
 }
 
@@ -249,7 +250,7 @@ fn stalled_lane_shows_its_bytes_and_age() {
         let (listener, target) = plain_listener();
         let peer = std::thread::spawn(move || Peer::accept(&listener));
         // Without heartbeats: the peer is silent and stays.
-        let settings = settings().registry_directory(directory.path("stats"));
+        let settings = settings().registry(true).registry_directory(directory.path("stats"));
         let config = settings.node_name("controller").heartbeat_interval_ms(0).build();
         let mut client = Client::new(config.expect("valid")).expect("a ring");
         client.connect(&target).expect("the peer listens");
@@ -279,7 +280,7 @@ fn drops_are_told_by_session_lane_and_reason() {
     isolated(|| {
         let directory = Directory::new();
         let server = server(&directory);
-        let settings = settings().registry_directory(directory.path("stats"));
+        let settings = settings().registry(true).registry_directory(directory.path("stats"));
         let settings = settings.node_name("controller").lane_frames_max(4);
         let config = settings.overflow(Priority::High, Overflow::DropOldest).build();
         let mut client = Client::new(config.expect("valid")).expect("a ring");
@@ -307,7 +308,7 @@ fn drops_are_told_by_session_lane_and_reason() {
 fn more_sessions_than_rows_are_counted() {
     isolated(|| {
         let directory = Directory::new();
-        let settings = settings().registry_directory(directory.path("stats"));
+        let settings = settings().registry(true).registry_directory(directory.path("stats"));
         let config = settings.registry_sessions_max(1).node_name("cell").build().expect("valid");
         let server = start(Server::builder().config(config).listen("127.0.0.1:0"));
         let _first = client(&directory, &server);

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use ringwire::stats::{WriterState, hgrm, is_abandoned, log_header, log_line};
+use ringwire::stats::{RegistryError, WriterState, hgrm, log_header, log_line, remove_abandoned};
 use ringwire::{Nanos, Snapshot};
 
 use crate::cli::CommandError;
@@ -114,7 +114,7 @@ pub(crate) enum StatFailure {
     NoneReadable,
     /// The one there is can not be read.
     #[error(transparent)]
-    Unreadable(ringwire::stats::RegistryError),
+    Unreadable(RegistryError),
 }
 
 fn nothing(selection: &Selection) -> String {
@@ -255,16 +255,15 @@ fn clean(selection: &Selection) -> Result<ExitCode, CommandError> {
         return Err(StatFailure::Nothing(selection.clone()).into());
     }
     for (path, _) in looks {
-        match is_abandoned(&path) {
+        match remove_abandoned(&path) {
             Ok(true) => {
-                let removed = std::fs::remove_file(&path);
-                removed.map_err(|source| CommandError::Output {
-                    what: path.display().to_string(),
-                    source,
-                })?;
                 print(&format!("removed {}\n", path.display()))?;
             }
-            Ok(false) => {}
+            // Its process lives, or has just begun.
+            Ok(false) | Err(RegistryError::BeingCreated { .. }) => {}
+            // Somebody else has removed it.
+            Err(RegistryError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            }
             Err(error) => {
                 eprintln!("warning: {error}");
                 code = ExitCode::from(super::FAILURE);

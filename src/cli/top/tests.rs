@@ -27,6 +27,8 @@ impl Drop for Scratch {
 /// A registry file whose writer, this process, does nothing.
 struct Forged {
     file: std::fs::File,
+    /// Holds the lock that says that it lives.
+    writer: Option<Reactor>,
     /// Offsets of the first block's parts.
     counters: u64,
     histograms: u64,
@@ -45,18 +47,18 @@ impl Scratch {
         Self(path)
     }
 
-    /// A copy of a real file, so that the process and the machine's run are right.
+    /// A real file under a second name, so that it is locked as long as its writer lives.
     fn forge(&self, name: &str) -> Forged {
-        let real = self.0.join("real");
+        let number = std::fs::read_dir(&self.0).expect("ours").count();
+        let real = self.0.join(format!("real-{number}"));
         let config = Config::builder().registry_directory(&real).node_name(name);
         let config = config.connections_max(4).build().expect("valid");
         let reactor = Reactor::new(&config).expect("a ring");
         let entries = std::fs::read_dir(&real).expect("the reactor made it");
         let path = entries.last().expect("a file").expect("readable").path();
-        let copy = self.0.join(path.file_name().expect("a file"));
-        std::fs::copy(&path, &copy).expect("room");
-        drop(reactor);
-        let file = std::fs::File::options().read(true).write(true).open(&copy).expect("ours");
+        let second = self.0.join(path.file_name().expect("a file"));
+        std::fs::hard_link(&path, &second).expect("room");
+        let file = std::fs::File::options().read(true).write(true).open(&second).expect("ours");
         let word = |at: u64| {
             let mut bytes = [0; 8];
             file.read_exact_at(&mut bytes, at).expect("within the header");
@@ -69,7 +71,7 @@ impl Scratch {
         let labels = String::from_utf8(labels).expect("UTF-8");
         let labels = labels.lines().map(str::to_owned).collect();
         let [counters, histograms, rows] = parts;
-        Forged { file, counters, histograms, rows, labels }
+        Forged { file, writer: Some(reactor), counters, histograms, rows, labels }
     }
 
     fn look(&self, top: &mut Top) {
@@ -78,6 +80,12 @@ impl Scratch {
 }
 
 impl Forged {
+    /// As if its process had been killed: nothing says that it has ended.
+    fn die(&mut self) {
+        self.writer = None;
+        self.word(192, 0);
+    }
+
     fn word(&self, at: u64, value: u64) {
         self.file.write_all_at(&value.to_le_bytes(), at).expect("our own");
     }
@@ -212,9 +220,8 @@ fn sessions_are_sorted_and_filtered_and_scrolled() {
 #[test]
 fn dead_node_is_marked_and_its_successor_taken() {
     let scratch = Scratch::new();
-    let (mut top, forged) = busy(&scratch);
-    // As if the process had begun at another time than the one of its number.
-    forged.word(152, 1);
+    let (mut top, mut forged) = busy(&scratch);
+    forged.die();
     scratch.look(&mut top);
     let dead = picture(&top, 80, 24);
     assert!(dead.contains("DIED: its last numbers"), "{dead}");
