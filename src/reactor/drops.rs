@@ -78,6 +78,7 @@ impl Core {
         };
         let drops = session.take_drops();
         let mut total = 0;
+        let opened = self.meter.open();
         for (lane, (counters, drops)) in self.counters.drops.iter().zip(&drops).enumerate() {
             total += drops.total();
             for (reason, (counter, &count)) in counters.iter().zip(drops.by_reason()).enumerate() {
@@ -85,6 +86,7 @@ impl Core {
                 self.meter.dropped(home, lane, reason, count);
             }
         }
+        self.meter.close(opened);
         if total > 0 {
             let peer = self.session_mut(home).and_then(|session| session.peer());
             let peer = peer.map(|peer| peer.node_name.clone()).unwrap_or_default();

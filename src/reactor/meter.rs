@@ -71,6 +71,8 @@ pub(crate) struct Meter {
     has_called: bool,
     /// The block's, so that it need not be read.
     sequence: u64,
+    /// The block says that something is unsettled.
+    is_unsettled: bool,
     pending: Pending,
     /// Slots of the sessions whose row is to be written, each once. A row is its slot's: which
     /// session has it by then is in the row.
@@ -125,6 +127,13 @@ pub(crate) struct ArrivalClock {
     due: Nanos,
 }
 
+/// Whether it is for the caller to end what it began.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Opened {
+    is_outermost: bool,
+}
+
 impl Meter {
     pub(crate) fn new(block: &Block, config: &Config, sessions_max: usize) -> Self {
         Self {
@@ -138,6 +147,7 @@ impl Meter {
             calls_to_sample: HANDLER_SAMPLING,
             has_called: false,
             sequence: 0,
+            is_unsettled: false,
             pending: Pending::default(),
             touched: VecDeque::with_capacity(sessions_max),
             is_touched: vec![false; sessions_max],
@@ -171,13 +181,34 @@ impl Meter {
         self.has_called = false;
     }
 
-    /// Everything but sending is done.
+    /// Everything but sending is done. On a thread of its own that follows at once, or a wait,
+    /// before which all is written: until then the block stays open. What an application does next
+    /// may take its time.
     #[inline]
     pub(crate) fn turn_ends(&mut self) {
-        if !self.is_driven && !self.has_called {
+        if self.is_driven {
+            return;
+        }
+        if !self.has_called {
             self.turn_began = None;
         }
+        self.note_unsettled();
         self.end();
+    }
+
+    /// Says what is counted and in no row yet.
+    #[inline]
+    fn note_unsettled(&mut self) {
+        let traffic = &self.pending.traffic[..self.pending.traffic_count];
+        if traffic.is_empty() {
+            return;
+        }
+        self.is_unsettled = true;
+        // ORDERING: Relaxed: covered by the block's sequence.
+        let messages = traffic.iter().map(|traffic| traffic.messages_received).sum();
+        self.head.unsettled_messages.store(messages, Relaxed);
+        let bytes = traffic.iter().map(|traffic| traffic.bytes_received).sum();
+        self.head.unsettled_bytes.store(bytes, Relaxed);
     }
 
     /// What is counted from here on belongs together: in a turn, and in sends outside of it.
@@ -185,6 +216,37 @@ impl Meter {
     pub(crate) fn begin(&mut self) {
         self.sequence |= 1;
         self.head.begin(self.sequence);
+    }
+
+    /// As [`begin`](Self::begin), for what is called in a turn and outside of one; ends with
+    /// [`close`](Self::close).
+    #[inline]
+    pub(crate) fn open(&mut self) -> Opened {
+        let is_outermost = !self.is_open();
+        if is_outermost {
+            self.begin();
+        }
+        Opened { is_outermost }
+    }
+
+    #[inline]
+    pub(crate) fn close(&mut self, opened: Opened) {
+        if opened.is_outermost {
+            self.end();
+        }
+    }
+
+    #[inline]
+    fn is_open(&self) -> bool {
+        !self.sequence.is_multiple_of(2)
+    }
+
+    /// Nothing more comes before a wait.
+    #[inline]
+    pub(crate) fn rests(&mut self) {
+        if self.is_open() {
+            self.end();
+        }
     }
 
     #[inline]
@@ -259,6 +321,7 @@ impl Meter {
 
     #[inline]
     fn write_pending(&mut self, now: Nanos) {
+        debug_assert!(self.is_open(), "what belongs together is written together");
         let times_count = std::mem::take(&mut self.pending.times_count);
         for &(time, nanos) in &self.pending.times[..times_count] {
             match time {
@@ -278,6 +341,11 @@ impl Meter {
             self.touch(traffic.home, now);
         }
         self.pending.has_handed_over = false;
+        if std::mem::take(&mut self.is_unsettled) {
+            // ORDERING: Relaxed: covered by the block's sequence.
+            self.head.unsettled_messages.store(0, Relaxed);
+            self.head.unsettled_bytes.store(0, Relaxed);
+        }
     }
 
     /// Before each call of a handler: when it is to be measured, the time.
@@ -348,6 +416,7 @@ impl Meter {
 
     /// Messages of a session were dropped.
     pub(crate) fn dropped(&self, home: SessionKey, lane: usize, reason: usize, count: u64) {
+        debug_assert!(self.is_open(), "what belongs together is written together");
         if let Some(row) = self.row(home) {
             add(&row.drops[lane][reason], count);
         }
@@ -442,7 +511,9 @@ impl Core {
     pub(crate) fn settle_meter(&mut self) {
         if self.meter.has_something() {
             let now = Nanos::now();
+            let opened = self.meter.open();
             self.meter.settle(now, &self.counters);
+            self.meter.close(opened);
             self.meter.read_at = Some(now);
         }
     }

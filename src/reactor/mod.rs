@@ -924,6 +924,7 @@ impl Core {
     /// Waits for a completion, a command or `limit`, in the configured way.
     fn wait(&mut self, limit: Nanos) -> io::Result<()> {
         self.settle_meter();
+        self.meter.rests();
         let limit = limit
             .min(self.deadlines.earliest())
             .min(self.session_deadlines.earliest())

@@ -103,11 +103,16 @@ const _: () = {
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct BlockHead {
-    /// Odd while the reactor is in the part of a turn that counts.
+    /// Odd while the reactor writes what belongs together: in a turn, its sends included. Everything
+    /// in the block but single counts is written under it, the rows too.
     pub(crate) sequence: AtomicU64,
     /// When the turn under way, or the last one, began; monotonic.
     pub(crate) turn_began_ns: AtomicU64,
-    reserved: [AtomicU64; 14],
+    /// Messages counted as received that no row tells of yet.
+    pub(crate) unsettled_messages: AtomicU64,
+    /// Their bytes.
+    pub(crate) unsettled_bytes: AtomicU64,
+    reserved: [AtomicU64; 12],
 }
 
 impl BlockHead {
@@ -115,7 +120,7 @@ impl BlockHead {
     #[inline]
     pub(crate) fn begin(&self, odd: u64) {
         // ORDERING: one writer. The release fence keeps the stores behind it from being seen before
-        // the odd sequence: pairs with the acquire fence of `Source::section`.
+        // the odd sequence: pairs with the acquire fence of `Source::attempt`.
         self.sequence.store(odd, Ordering::Relaxed);
         fence(Ordering::Release);
     }

@@ -56,9 +56,11 @@
 //!
 //! | offset | bytes | field | meaning |
 //! |---|---|---|---|
-//! | 0 | 8 | sequence | odd while the reactor counts |
+//! | 0 | 8 | sequence | odd while the reactor writes, in a turn and its sends |
 //! | 8 | 8 | turn_began_ns | when its turn under way, or the last one, began |
-//! | 16 | 112 | reserved | 0 |
+//! | 16 | 8 | unsettled_messages | counted as received, and in no row yet |
+//! | 24 | 8 | unsettled_bytes | their bytes |
+//! | 32 | 96 | reserved | 0 |
 //! | counters_at | 8 each | counters | named by the labels |
 //! | histograms_at | 30848 each | histograms | in the order given below |
 //! | rows_at | 640 each | rows | sessions |
@@ -104,9 +106,11 @@
 //! | 336 | 24 each | lanes | low to critical: bytes, frames, since when the oldest waits or 0 |
 //! | 432 | 8 each | drops | messages dropped, by lane and by reason, as in `drops.` of the labels |
 //!
-//! **Consistency.** Read the sequence of the block (for a row: of the row); when it is even, copy
-//! what is wanted and read it again: unchanged, the copy is of one moment. A word by itself is
-//! always right. Memory barriers as for any sequence lock.
+//! **Consistency.** Read the sequence of the block; when it is even, copy what is wanted, rows
+//! included, and read it again: unchanged, the copy is of one moment between two turns, and what
+//! was written together adds up: `messages_received` is what the rows have received and what is
+//! unsettled, as far as every session still has its row. One row alone may be read by its own
+//! sequence. A word by itself is always right. Memory barriers as for any sequence lock.
 //!
 //! **Dead writers.** The writer holds an exclusive lock on the whole file for as long as it lives
 //! (`F_OFD_SETLK`, fcntl_locking(2)): whoever sees none (`F_OFD_GETLK`) sees what a dead one left,

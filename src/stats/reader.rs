@@ -1,9 +1,10 @@
 //! The reader's end of a registry: a file of any process, or the mapping of this one.
 //!
-//! What is read is copied by [`source`](super::source). What changed meanwhile is copied again, for
-//! a few milliseconds; after that, or when the writer is in the middle of a turn all that time (a
-//! handler that blocks, or a process that died there), the copy is kept and marked as *torn*: each
-//! number is right, but they may belong to different moments.
+//! What is read is copied by [`source`](super::source): each reactor's block as it was at one moment
+//! between two turns. For that it is copied again and again, for up to [`PATIENCE`]; when the writer
+//! leaves no such moment (it never rests, or is in the middle of a turn all that time: a handler
+//! that blocks, or a process that died there), the copy is kept and marked as *torn*: each number is
+//! right, but they may belong to different moments.
 //!
 //! Files are read with `pread`, not mapped: one that is cut short meanwhile is an error, not a
 //! SIGBUS.
@@ -19,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{CloseReason, DropReason};
 use crate::stats::counters::{Counters, LANES, labels};
-use crate::stats::histogram::{COUNTS, HEAD_WORDS, Histogram, Reading};
+use crate::stats::histogram::{Histogram, Reading};
 use crate::stats::layout::{
     BlockHead, HEADER_BYTES, HISTOGRAM_COUNT, Header, LABELS_AT, LaneRow, MAGIC, Plan, READY, Row,
     RowState, VERSION, layout as layout_of_this_build, layout_name, read_text,
@@ -32,6 +33,8 @@ use crate::time::{Nanos, wall_ns};
 
 /// How long a writer may take from making its file to the first word in it, generously.
 const CREATION_MAX: Duration = Duration::from_secs(60);
+/// How long a block that changes under the reader is read again.
+const PATIENCE: Duration = Duration::from_millis(2);
 /// Files above this are not ours: 256 reactors with 65,536 sessions each.
 const FILE_BYTES_MAX: u64 = 1 << 34;
 
@@ -378,43 +381,34 @@ impl Read<'_> {
         places: &[Option<usize>],
         running_at: Option<Nanos>,
     ) -> io::Result<ReactorReading> {
+        use std::mem::offset_of;
         let block = HEADER_BYTES + index * plan.block_bytes();
-        let mut words = vec![0; Plan::HISTOGRAMS_AT / 8];
-        let mut is_whole = self.source.section(block, block, &mut words)?;
-        let (head, counted) = words.split_at(size_of::<BlockHead>() / 8);
+        // One that is dead leaves no better moment.
+        let patience = if running_at.is_some() { PATIENCE } else { Duration::ZERO };
+        let image = self.source.block(block, plan, patience)?;
+        let (fixed, rows) = image.words.split_at(Plan::ROWS_AT / 8);
+        let (counted, measured) = fixed.split_at(Plan::HISTOGRAMS_AT / 8);
+        let (head, counted) = counted.split_at(size_of::<BlockHead>() / 8);
         let counters = Counters::default();
         for (word, place) in counters.words().zip(places) {
             let value = place.and_then(|place| counted.get(place)).copied().unwrap_or(0);
             word.store(value, Ordering::Relaxed);
         }
-        let (sequence, turn_began) = (head[0], head[1]);
-        let mut histograms = Vec::with_capacity(HISTOGRAM_COUNT);
-        let mut words = vec![0; HEAD_WORDS + COUNTS];
-        for histogram in 0..HISTOGRAM_COUNT {
-            let at = block + Plan::HISTOGRAMS_AT + histogram * size_of::<Histogram>();
-            is_whole &= self.source.section(block, at, &mut words)?;
-            histograms.push(Reading::from_words(&words));
-        }
+        let histograms =
+            measured.chunks(size_of::<Histogram>() / 8).map(Reading::from_words).collect();
+        let turn_began = at(head, offset_of!(BlockHead, turn_began_ns));
         // What was queued when its turn began has not moved since.
-        let is_in_turn = !sequence.is_multiple_of(2);
+        let is_in_turn = !at(head, offset_of!(BlockHead, sequence)).is_multiple_of(2);
         let stuck = running_at.filter(|_| is_in_turn).map(|taken| (Nanos(turn_began), taken));
-        let mut sessions = Vec::new();
-        for row in 0..plan.rows {
-            let at = block + Plan::ROWS_AT + row * size_of::<Row>();
-            // Most rows have never been used.
-            if self.source.word(at + 8)? == 0 {
-                continue;
-            }
-            let mut words = [0; size_of::<Row>() / 8];
-            is_whole &= self.source.section(at, at, &mut words)?;
-            sessions.extend(session_of(index, &words, stuck));
-        }
+        let rows = rows.chunks(size_of::<Row>() / 8);
         Ok(ReactorReading {
             counters,
             turn_began: Nanos(turn_began),
             is_in_turn,
-            is_torn: !is_whole,
-            sessions,
+            unsettled_messages: at(head, offset_of!(BlockHead, unsettled_messages)),
+            unsettled_bytes: at(head, offset_of!(BlockHead, unsettled_bytes)),
+            is_torn: !image.is_whole,
+            sessions: rows.filter_map(|words| session_of(index, words, stuck)).collect(),
             histograms,
         })
     }

@@ -85,7 +85,12 @@ pub struct ReactorReading {
     pub turn_began: Nanos,
     /// A turn was under way.
     pub is_in_turn: bool,
-    /// The writer changed something meanwhile; see the module.
+    /// Messages among those counted as received that no session's figures have yet: a reactor that
+    /// an application turns writes them with its next turn or send.
+    pub unsettled_messages: u64,
+    /// Their bytes.
+    pub unsettled_bytes: u64,
+    /// Its numbers are not of one moment: the writer left none that was long enough.
     pub is_torn: bool,
     /// Its sessions, also the last ones that are over.
     pub sessions: Vec<SessionReading>,

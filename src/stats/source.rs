@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -12,11 +13,13 @@ use std::time::Duration;
 
 use zerocopy::IntoBytes;
 
+use crate::stats::histogram::{HEAD_WORDS, Histogram};
+use crate::stats::layout::{Plan, Row};
 use crate::sys::map::Map;
 use crate::time::Nanos;
 
-/// How long a part that changes under the reader is read again.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// How long a row that changes under the reader is read again, when its block can not be had.
+const ROW_PATIENCE: Duration = Duration::from_micros(20);
 
 /// Where the words are.
 #[derive(Debug)]
@@ -46,35 +49,131 @@ impl Source {
         Ok(word[0])
     }
 
-    /// Copies what belongs together under the sequence at byte `sequence_at`. Returns whether it
-    /// does.
-    pub(crate) fn section(
-        &self,
-        sequence_at: usize,
-        at: usize,
-        out: &mut [u64],
-    ) -> io::Result<bool> {
-        let mut deadline = None;
+    /// Copies what belongs together under the sequence at byte `base`, by spans of words from there.
+    /// Returns whether it does.
+    fn attempt(&self, base: usize, spans: &[Range<usize>], out: &mut [u64]) -> io::Result<bool> {
+        let before = self.word(base)?;
+        if !before.is_multiple_of(2) {
+            return Ok(false);
+        }
+        // ORDERING: Acquire: what is copied is not older than the sequence. Pairs with the release
+        // store of `BlockHead::end`.
+        fence(Ordering::Acquire);
+        for span in spans {
+            self.words(base + 8 * span.start, &mut out[span.clone()])?;
+        }
+        // ORDERING: Acquire: the sequence read next is not older than what was copied. Pairs with
+        // the release fence of `BlockHead::begin`.
+        fence(Ordering::Acquire);
+        Ok(self.word(base)? == before)
+    }
+
+    /// Copies a block: its head, counters and histograms, and the rows that have ever been used.
+    /// What is `is_whole` is of one moment between two turns; otherwise the writer left none in
+    /// `patience` that was long enough, and only each row is.
+    ///
+    /// A reactor at work leaves some microseconds between two turns, and a histogram is 30 KiB, most
+    /// of it zeros. So a first copy, of any moment, tells where it is not zero; only that is copied
+    /// under the sequence; and another full copy afterwards tells whether something came up
+    /// elsewhere. Counts never fall: what is zero then was zero before.
+    pub(crate) fn block(&self, at: usize, plan: Plan, patience: Duration) -> io::Result<Image> {
+        let deadline = Nanos::now() + patience;
+        let mut rows = self.rows_used(at, plan)?;
+        let mut words = vec![0; words_of(rows)];
+        self.words(at, &mut words)?;
         loop {
-            let before = self.word(sequence_at)?;
-            // ORDERING: Acquire: what is copied is not older than the sequence. Pairs with the
-            // release store of `BlockHead::end`.
-            fence(Ordering::Acquire);
-            if before.is_multiple_of(2) {
-                self.words(at, out)?;
-                // ORDERING: Acquire: the sequence read next is not older than what was copied.
-                // Pairs with the release fence of `BlockHead::begin`.
-                fence(Ordering::Acquire);
-                if self.word(sequence_at)? == before {
-                    return Ok(true);
+            let spans = spans_of(&words);
+            while !self.attempt(at, &spans, &mut words)? {
+                if Nanos::now() >= deadline {
+                    return self.torn(at, words);
                 }
+                std::thread::yield_now();
             }
-            let now = Nanos::now();
-            if now >= *deadline.get_or_insert(now + PATIENCE) {
-                self.words(at, out)?;
-                return Ok(false);
+            // Copied later: what is not there now was not there under the sequence.
+            let rows_now = self.rows_used(at, plan)?;
+            let mut again = vec![0; words_of(rows_now)];
+            self.words(at, &mut again)?;
+            if rows_now == rows && is_zero_between(&spans, &again) {
+                return Ok(Image { words, is_whole: true });
             }
-            std::thread::yield_now();
+            (rows, words) = (rows_now, again);
         }
     }
+
+    /// A copy of no single moment. Rows are copied again that were being written.
+    fn torn(&self, at: usize, mut words: Vec<u64>) -> io::Result<Image> {
+        self.words(at, &mut words)?;
+        let row_words = size_of::<Row>() / 8;
+        for row in (words_of(0)..words.len()).step_by(row_words) {
+            let span = 0..row_words;
+            let deadline = Nanos::now() + ROW_PATIENCE;
+            let out = &mut words[row..row + row_words];
+            while !self.attempt(at + 8 * row, std::slice::from_ref(&span), out)? {
+                if Nanos::now() >= deadline {
+                    break;
+                }
+            }
+        }
+        Ok(Image { words, is_whole: false })
+    }
+
+    /// How many rows from the first have ever been used. Places are given away in their order, so
+    /// that nothing lies behind a group that has never been used.
+    fn rows_used(&self, at: usize, plan: Plan) -> io::Result<usize> {
+        const GROUP: usize = 64;
+        let row_words = size_of::<Row>() / 8;
+        let key = std::mem::offset_of!(Row, key) / 8;
+        let mut group = vec![0; GROUP.min(plan.rows) * row_words];
+        let mut used = 0;
+        for first in (0..plan.rows).step_by(GROUP) {
+            let count = GROUP.min(plan.rows - first);
+            let words = &mut group[..count * row_words];
+            self.words(at + 8 * words_of(first), words)?;
+            match words.chunks(row_words).rposition(|row| row[key] != 0) {
+                Some(last) => used = first + last + 1,
+                None => break,
+            }
+        }
+        Ok(used)
+    }
+}
+
+/// A copy of a block.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// As in the file, up to the last row that was ever used.
+    pub(crate) words: Vec<u64>,
+    /// All of it is of one moment.
+    pub(crate) is_whole: bool,
+}
+
+/// The words of a block with so many rows.
+const fn words_of(rows: usize) -> usize {
+    (Plan::ROWS_AT + rows * size_of::<Row>()) / 8
+}
+
+/// Where there is something to copy: everything but what is zero in the histograms. Short gaps are
+/// copied too, as that is cheaper than another system call.
+fn spans_of(words: &[u64]) -> Vec<Range<usize>> {
+    const GAP_MAX: usize = 256;
+    let (histograms, rows) = (Plan::HISTOGRAMS_AT / 8, words_of(0));
+    let one = size_of::<Histogram>() / 8;
+    let is_head = |at: usize| (at - histograms) % one < HEAD_WORDS;
+    let mut spans = vec![0..histograms];
+    let counted = (histograms..rows).filter(|&at| words[at] != 0 || is_head(at));
+    for at in counted.chain(rows..words.len()) {
+        let last = spans.last_mut().expect("never empty");
+        match at - last.end < GAP_MAX {
+            true => last.end = at + 1,
+            false => spans.push(at..at + 1),
+        }
+    }
+    spans
+}
+
+/// Whether there is nothing between the spans.
+fn is_zero_between(spans: &[Range<usize>], words: &[u64]) -> bool {
+    let is_zero = |range: Range<usize>| words[range].iter().all(|&word| word == 0);
+    let end = spans.last().map_or(0, |last| last.end);
+    spans.windows(2).all(|pair| is_zero(pair[0].end..pair[1].start)) && is_zero(end..words.len())
 }

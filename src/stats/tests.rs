@@ -387,45 +387,99 @@ fn message_ages_on_only_in_a_turn_of_a_live_writer() {
     assert_eq!(age_in(&scratch.left_behind(0)), 1_000_000, "dead in the middle of a turn");
 }
 
-/// Two counters that are written together are read together, or the snapshot says that it is torn.
+/// What a writer at work writes together is read together, counters, histograms and rows, or the
+/// snapshot says that it is torn.
 #[test]
 fn snapshots_are_of_one_moment() {
     let scratch = Scratch::new();
     let registry = scratch.registry();
     let path = scratch.file();
     let block = registry.blocks()[0].clone();
+    for (slot, row) in block.rows.iter().enumerate() {
+        row.key.store(slot as u64 + 1 | 1 << 32, Ordering::Relaxed);
+        row.state.store(RowState::Connected.code(), Ordering::Relaxed);
+    }
+    let add = |word: &AtomicU64| word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     let stop = AtomicBool::new(false);
     let deadline = Nanos::now() + Duration::from_secs(20);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // ORDERING: Relaxed: it carries nothing else.
-            for sequence in (0..).step_by(2) {
+            for turn in 1.. {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                block.head.begin(sequence + 1);
-                block.counters.messages_sent.add(1);
+                block.head.begin(2 * turn - 1);
+                block.counters.messages_received.add(1);
+                // Ever other places, some of them for the first time.
+                block.histograms.turn.record(turn * turn % 10_000_019);
+                add(&block.rows[usize::try_from(turn % 4).expect("small")].messages_received);
+                block.histograms.queueing.record(turn);
                 block.counters.accept_errors.add(1);
-                block.head.end(sequence + 2);
-                std::thread::yield_now();
+                block.head.end(2 * turn);
+                // As long as a peer takes to answer, or a little more.
+                let next = Nanos::now() + Duration::from_micros(30);
+                while Nanos::now() < next {
+                    std::thread::yield_now();
+                }
             }
         });
-        let mut whole = 0;
-        let mut last = 0;
-        while whole < 200 {
+        // Whole snapshots between which something was written.
+        let (mut whole, mut last) = (0, 0);
+        while whole < 100 {
             assert!(Nanos::now() < deadline, "only {whole} whole snapshots");
             let snapshot = Snapshot::from_file(&path).expect("readable");
-            if snapshot.reactors[0].is_torn {
+            let reactor = &snapshot.reactors[0];
+            if reactor.is_torn {
                 continue;
             }
-            let statistics = snapshot.statistics();
-            assert_eq!(statistics.messages_sent, statistics.accept_errors);
-            assert!(statistics.messages_sent >= last, "it went backwards");
-            last = statistics.messages_sent;
-            whole += 1;
+            let received = reactor.counters.messages_received.get();
+            let in_rows = reactor.sessions.iter().map(|session| session.messages_received).sum();
+            let count = |name: &str| snapshot.histogram(name).expect("there is one").count();
+            let found = [reactor.counters.accept_errors.get(), in_rows, count("turn")];
+            assert_eq!(found, [received; 3], "of different moments");
+            let queueing = snapshot.histogram("queueing").expect("there is one");
+            let expected = (received, received, received * (received + 1) / 2);
+            assert_eq!((queueing.count(), queueing.max_ns(), queueing.sum_ns()), expected);
+            assert!(received >= last, "it went backwards");
+            whole += u64::from(received > last);
+            last = received;
         }
         stop.store(true, Ordering::Relaxed);
-        assert!(last > 0, "nothing was written");
+    });
+}
+
+/// One that never rests costs a reader some milliseconds, and not the rest of its life.
+#[test]
+fn writer_without_a_pause_is_read_in_time_and_marked() {
+    let scratch = Scratch::new();
+    let registry = scratch.registry();
+    let path = scratch.file();
+    let block = registry.blocks()[0].clone();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut sequence = 0;
+            while !stop.load(Ordering::Relaxed) {
+                block.head.begin(sequence + 1);
+                block.histograms.turn.record(sequence);
+                sequence += 2;
+                block.head.end(sequence);
+            }
+            sequence
+        });
+        let torn = (0..50).map(|_| {
+            let began = Nanos::now();
+            let snapshot = Snapshot::from_file(&path).expect("readable");
+            let took = Nanos::now().since(began);
+            assert!(took < Duration::from_secs(5), "{took:?}");
+            u64::from(snapshot.is_torn())
+        });
+        let torn: u64 = torn.sum();
+        stop.store(true, Ordering::Relaxed);
+        let sequence = writer.join().expect("no panic");
+        assert!(sequence > 1_000, "it did not write");
+        assert!(torn > 0, "nothing says that the numbers are of different moments");
     });
 }
 
@@ -479,7 +533,7 @@ fn tables_are_the_layout() {
         drop_reasons labels_bytes pid layout created_ns created_wall_ns
         exited_wall_ns is_server turn_threshold_ns handles_too_large handles_overdue
         build node_name command endpoint labels);
-    check!(BlockHead: sequence turn_began_ns);
+    check!(BlockHead: sequence turn_began_ns unsettled_messages unsettled_bytes);
     check!(Row: sequence key state updated_ns since_ns last_activity_ns messages_sent
         messages_received bytes_sent bytes_received bytes_kept messages_missed messages_expired
         expired_at_peer round_trip_ns clock_offset_ns clock_error_ns links reason peer_number

@@ -4,6 +4,7 @@
 //! a node may be killed meanwhile is in `tests/registry.rs`.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringwire::stats::{RowState, SessionReading, WriterState, files};
@@ -333,4 +334,58 @@ fn node_without_a_registry_has_its_statistics() {
         assert!(!directory.path("stats").exists());
         assert_eq!(server.handle().snapshot().sessions().count(), 1);
     });
+}
+
+/// Seen from outside while messages come and go: what is counted is what the sessions have received
+/// and what is unsettled, at each moment, on a node's threads and where an application turns.
+#[test]
+fn counters_and_sessions_add_up_at_every_moment() {
+    isolated(|| {
+        let directory = Directory::new();
+        let server = server(&directory);
+        let mut client = client(&directory, &server);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut other = Client::new(settings().build().expect("valid")).expect("a ring");
+                other.connect(&endpoint(&server)).expect("the server listens");
+                // ORDERING: Relaxed: it carries nothing else.
+                while !stop.load(Ordering::Relaxed) {
+                    ask(&mut other);
+                }
+            });
+            let mut whole = [0; 2];
+            let deadline = Nanos::now() + Duration::from_secs(20);
+            while whole.iter().any(|&seen| seen < 50) {
+                assert!(Nanos::now() < deadline, "whole and busy: {whole:?}");
+                ask(&mut client);
+                for (name, whole) in ["cell", "controller"].into_iter().zip(&mut whole) {
+                    *whole += check_adds_up(name, &read(&directory, name));
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+fn ask(client: &mut Client) {
+    let answer = client.request(Envelope::command(), b"status?", Duration::from_secs(5));
+    assert_eq!(answer.expect("an answer").payload().as_ref(), b"status?");
+}
+
+/// Returns how many reactors were seen at one moment.
+fn check_adds_up(name: &str, snapshot: &Snapshot) -> u64 {
+    let mut whole = 0;
+    for reactor in snapshot.reactors.iter().filter(|reactor| !reactor.is_torn) {
+        let sum = |of: fn(&SessionReading) -> u64| -> u64 { reactor.sessions.iter().map(of).sum() };
+        let counters = &reactor.counters;
+        let received = sum(|it| it.messages_received) + reactor.unsettled_messages;
+        assert_eq!(received, counters.messages_received.get(), "{name}");
+        let bytes = sum(|it| it.bytes_received) + reactor.unsettled_bytes;
+        assert_eq!(bytes, counters.bytes_received.get(), "{name}");
+        assert_eq!(sum(|it| it.messages_sent), counters.messages_sent.get(), "{name}");
+        assert_eq!(sum(|it| it.bytes_sent), counters.bytes_sent.get(), "{name}");
+        whole += u64::from(received > 0);
+    }
+    whole
 }

@@ -28,41 +28,46 @@ impl Meter {
         counters: &Counters,
         now: Nanos,
     ) {
-        let Some(row) = self.row(home) else {
-            counters.sessions_unlisted.add(1);
-            return;
-        };
-        let _writing = Writing::new(row);
-        row.key.store(home.data().as_ffi(), Relaxed);
-        row.state.store(RowState::Connecting.code(), Relaxed);
-        row.clock_error_ns.store(u64::MAX, Relaxed);
-        for time in [&row.updated_ns, &row.since_ns] {
-            time.store(now.0, Relaxed);
+        let opened = self.open();
+        match self.row(home) {
+            Some(row) => empty_row(row, home, address, now),
+            None => counters.sessions_unlisted.add(1),
         }
-        let counts = [
-            &row.last_activity_ns,
-            &row.messages_sent,
-            &row.messages_received,
-            &row.bytes_sent,
-            &row.bytes_received,
-            &row.bytes_kept,
-            &row.messages_missed,
-            &row.messages_expired,
-            &row.expired_at_peer,
-            &row.round_trip_ns,
-            &row.clock_offset_ns,
-            &row.links,
-            &row.reason,
-            &row.peer_number,
-        ];
-        let lanes = row.lanes.iter().flat_map(|lane| [&lane.bytes, &lane.frames, &lane.oldest_ns]);
-        let drops = row.drops.as_flattened();
-        for word in counts.into_iter().chain(lanes).chain(drops) {
-            word.store(0, Relaxed);
-        }
-        store_text(&row.peer_name, "");
-        store_text(&row.address, address);
+        self.close(opened);
     }
+}
+
+fn empty_row(row: &Row, home: SessionKey, address: &str, now: Nanos) {
+    let _writing = Writing::new(row);
+    row.key.store(home.data().as_ffi(), Relaxed);
+    row.state.store(RowState::Connecting.code(), Relaxed);
+    row.clock_error_ns.store(u64::MAX, Relaxed);
+    for time in [&row.updated_ns, &row.since_ns] {
+        time.store(now.0, Relaxed);
+    }
+    let counts = [
+        &row.last_activity_ns,
+        &row.messages_sent,
+        &row.messages_received,
+        &row.bytes_sent,
+        &row.bytes_received,
+        &row.bytes_kept,
+        &row.messages_missed,
+        &row.messages_expired,
+        &row.expired_at_peer,
+        &row.round_trip_ns,
+        &row.clock_offset_ns,
+        &row.links,
+        &row.reason,
+        &row.peer_number,
+    ];
+    let lanes = row.lanes.iter().flat_map(|lane| [&lane.bytes, &lane.frames, &lane.oldest_ns]);
+    let drops = row.drops.as_flattened();
+    for word in counts.into_iter().chain(lanes).chain(drops) {
+        word.store(0, Relaxed);
+    }
+    store_text(&row.peer_name, "");
+    store_text(&row.address, address);
 }
 
 /// Keeps the sequence of a row odd.
@@ -99,6 +104,7 @@ impl Core {
         if self.meter.round_left == 0 {
             self.meter.round_left = self.meter.touched.len();
         }
+        let opened = self.meter.open();
         for _ in 0..self.meter.round_left.min(REFRESH_MAX) {
             self.meter.round_left -= 1;
             let home = self.meter.next_touched().expect("a round is of those in the list");
@@ -107,6 +113,7 @@ impl Core {
                 self.meter.touch(home, self.now);
             }
         }
+        self.meter.close(opened);
         self.meter.refreshed_at = self.now;
         self.meter.rows_due = match (self.meter.round_left, self.meter.touched.is_empty()) {
             (0, true) => Nanos::NEVER,
@@ -122,6 +129,7 @@ impl Core {
             // Its place has gone to another session, which has the row now.
             return false;
         }
+        debug_assert!(self.meter.is_open(), "what belongs together is written together");
         let _writing = Writing::new(row);
         let now = self.meter.read_at.map_or(self.now, |read_at| read_at.max(self.now));
         row.updated_ns.store(now.0, Relaxed);
