@@ -1,10 +1,12 @@
-//! The metrics endpoint over real HTTP: what a Prometheus parser makes of it, and what slow,
+//! The metrics endpoint over real HTTP: what parsers of both texts make of it, and what slow,
 //! senseless and too many clients get.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use openmetrics_parser::openmetrics::parse_openmetrics;
+use openmetrics_parser::{OpenMetricsType, OpenMetricsValue};
 use prometheus_parse::{Scrape, Value};
 use ringwire::{Client, Config, ConfigBuilder, Envelope, Idle, Kind, Nanos, Server};
 
@@ -83,7 +85,7 @@ fn prometheus_reads_the_figures() {
     let (head, body) = loop {
         let (head, body) = get(address(&server), "text/plain");
         // The row of the session is written within a tenth of a second.
-        if body.contains("ringwire_session{") && body.contains("state=\"connected\"") {
+        if body.contains("ringwire_session_info{") && body.contains("state=\"connected\"") {
             break (head, body);
         }
         assert!(Nanos::now() < deadline, "no session in\n{body}");
@@ -95,7 +97,7 @@ fn prometheus_reads_the_figures() {
     assert_eq!(value(&scraped, "ringwire_messages_received_total", &reactor), 200.0);
     assert_eq!(value(&scraped, "ringwire_messages_sent_total", &reactor), 200.0);
     assert_eq!(value(&scraped, "ringwire_connections_active", &reactor), 1.0);
-    assert_eq!(value(&scraped, "ringwire_node", &[("node", "cell-7")]), 1.0);
+    assert_eq!(value(&scraped, "ringwire_node_info", &[("node", "cell-7")]), 1.0);
     let drops = [("lane", "critical"), ("reason", "expired")];
     assert_eq!(value(&scraped, "ringwire_drops_total", &drops), 0.0);
     let peer = [("peer", "feeder")];
@@ -129,17 +131,103 @@ fn hostile_names_are_escaped() {
     }
 }
 
+/// What a Prometheus asks for.
+const PREFERS_OPENMETRICS: &str =
+    "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+
+/// The text without two things that the standard allows and the parser does not: units of histograms
+/// (OpenMetrics 1.0 refuses them for information and sets of states alone), and families without
+/// samples (its grammar: `metricfamily = *metric-descriptor *metric`).
+/// `openmetrics_follows_its_rules` sees all of it.
+fn as_the_parser_likes_it(body: &str) -> String {
+    let mut kept = String::new();
+    let mut units = 0;
+    for family in body.split("# TYPE ").skip(1) {
+        let is_histogram = family.lines().next().is_some_and(|line| line.ends_with(" histogram"));
+        let has_samples = family.lines().skip(1).any(|line| !line.starts_with('#'));
+        for (index, line) in family.lines().enumerate() {
+            let is_unit = is_histogram && line.starts_with("# UNIT ");
+            units += u32::from(is_unit);
+            if line == "# EOF" || (has_samples && !is_unit) {
+                kept += if index == 0 { "# TYPE " } else { "" };
+                kept += line;
+                kept.push('\n');
+            }
+        }
+    }
+    assert_eq!(units, 7, "of the histograms");
+    kept
+}
+
+#[test]
+fn openmetrics_parser_reads_the_figures() {
+    let server = server();
+    let config = settings().node_name("a\\b\"} 1\nc").build().expect("valid");
+    let mut client = Client::new(config).expect("a ring");
+    client.connect(&server.addresses()[0].to_string()).expect("the server listens");
+    for _ in 0..200 {
+        client.request(Envelope::command(), b"status?", PATIENCE).expect("an answer");
+    }
+    let deadline = Nanos::now() + PATIENCE;
+    let body = loop {
+        let body = get(address(&server), PREFERS_OPENMETRICS).1;
+        if body.contains("ringwire_session_info{") && body.contains("state=\"connected\"") {
+            break body;
+        }
+        assert!(Nanos::now() < deadline, "no session in\n{body}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    };
+    let body = as_the_parser_likes_it(&body);
+    let parsed = parse_openmetrics(&body).unwrap_or_else(|error| panic!("{error}\n{body}"));
+    let family =
+        |name: &str| parsed.families.get(name).unwrap_or_else(|| panic!("no {name} in\n{body}"));
+    let only = |name: &str| family(name).iter_samples().next().expect("a sample").clone();
+    for name in ["ringwire_node", "ringwire_session"] {
+        assert!(matches!(family(name).family_type, OpenMetricsType::Info), "{name}");
+    }
+    let session = only("ringwire_session");
+    let labels = session.get_labelset().expect("as many values as names");
+    assert_eq!(labels.get_label_value("peer"), Some("a\\b\"} 1\nc"));
+    assert_eq!(family("ringwire_received_bytes").unit, "bytes");
+    let OpenMetricsValue::Counter(received) = only("ringwire_messages_received").value else {
+        panic!("no counter")
+    };
+    assert_eq!(received.value.as_f64(), 200.0);
+    let turns = family("ringwire_turn_seconds");
+    assert_eq!(turns.iter_samples().count(), 1, "one reactor");
+    let OpenMetricsValue::Histogram(turns) = only("ringwire_turn_seconds").value else {
+        panic!("no histogram")
+    };
+    assert_eq!(turns.buckets.len(), 23);
+    assert!(turns.buckets.is_sorted_by(|a, b| a.upper_bound < b.upper_bound));
+    assert!(turns.count.is_some_and(|count| count >= 200));
+    assert!(turns.sum.is_some_and(|sum| sum.as_f64() > 0.0));
+
+    // That it would say so.
+    for (what, damaged) in [
+        ("no end", body.replace("# EOF\n", "")),
+        ("a counter without _total", body.replace("ringwire_turns_total", "ringwire_turns")),
+        (
+            "a sample of information without _info",
+            body.replace("ringwire_node_info", "ringwire_node"),
+        ),
+        ("a histogram without its end", body.replace("le=\"+Inf\"", "le=\"20.0\"")),
+        ("a family twice", body.replace("# TYPE ringwire_turns ", "# TYPE ringwire_enters ")),
+    ] {
+        assert_ne!(damaged, body, "{what}");
+        assert!(parse_openmetrics(&damaged).is_err(), "{what} is not noticed");
+    }
+}
+
 #[test]
 fn openmetrics_follows_its_rules() {
     let server = server();
-    let (head, body) = get(
-        address(&server),
-        "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
-    );
+    let (head, body) = get(address(&server), PREFERS_OPENMETRICS);
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     assert!(body.ends_with("# EOF\n"), "{body}");
     let mut family = ("", "");
     let mut families = Vec::new();
+    let mut units = 0;
     for line in body.lines().filter(|&line| line != "# EOF") {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             family = rest.split_once(' ').expect("a name and a type");
@@ -149,6 +237,8 @@ fn openmetrics_follows_its_rules() {
             let (name, unit) = rest.split_once(' ').expect("a name and a unit");
             assert_eq!(name, family.0);
             assert!(name.ends_with(&format!("_{unit}")), "{line}");
+            assert_ne!(family.1, "info", "information has no unit");
+            units += 1;
         } else if let Some(rest) = line.strip_prefix("# HELP ") {
             assert!(rest.starts_with(&format!("{} ", family.0)), "{line}");
         } else {
@@ -157,6 +247,7 @@ fn openmetrics_follows_its_rules() {
             let allowed: &[&str] = match family.1 {
                 "counter" => &["_total"],
                 "histogram" => &["_bucket", "_sum", "_count"],
+                "info" => &["_info"],
                 _ => &[""],
             };
             assert!(allowed.contains(&suffix), "{line} in {family:?}");
@@ -164,6 +255,7 @@ fn openmetrics_follows_its_rules() {
         }
     }
     assert!(families.len() > 60, "{families:?}");
+    assert!(units > 10, "{units}");
     assert!(body.contains("# UNIT ringwire_sent_bytes bytes\n"));
 }
 
@@ -243,6 +335,10 @@ fn dashboard_matches_the_names() {
     let body = get(address(&server), "text/plain").1;
     let exported: Vec<&str> =
         body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let variable = &dashboard["templating"]["list"][1]["query"]["query"];
+    let variable = variable.as_str().expect("a query");
+    let name = variable.trim_start_matches("label_values(").split(',').next().expect("a name");
+    assert!(exported.contains(&name), "{name} of the variable is not exported");
     let mut asked = 0;
     for panel in dashboard["panels"].as_array().expect("panels") {
         for target in panel["targets"].as_array().into_iter().flatten() {

@@ -1,7 +1,7 @@
 //! A snapshot as text for Prometheus: OpenMetrics 1.0, or the older text format 0.0.4.
 //!
 //! Names follow the conventions of OpenMetrics: `ringwire_` before, the unit behind (`_seconds`,
-//! `_bytes`), `_total` for counters. Times are in seconds. Histograms are given with the bounds 1,
+//! `_bytes`), `_total` for counters, `_info` for what is told by labels alone. Times are in seconds. Histograms are given with the bounds 1,
 //! 2, 5 from 1 µs to 10 s: 22 buckets, each exact to the 0.8 % that the histograms tell apart.
 //!
 //! Every series has the label `reactor`. Sessions have series of their own while they are not over,
@@ -95,6 +95,8 @@ enum Type {
     Counter,
     Gauge,
     Histogram,
+    /// What does not change as long as its labels do not; always 1.
+    Info,
 }
 
 /// The text so far.
@@ -108,9 +110,10 @@ impl Text {
     fn family(&mut self, name: &str, kind: Type, help: &str) -> String {
         let sample = match kind {
             Type::Counter => format!("ringwire_{name}_total"),
+            Type::Info => format!("ringwire_{name}_info"),
             Type::Gauge | Type::Histogram => format!("ringwire_{name}"),
         };
-        // The older format knows a counter by the name of its samples.
+        // The older format knows a counter by the name of its samples, and no information.
         let family = match self.form {
             Exposition::OpenMetrics => format!("ringwire_{name}"),
             Exposition::Prometheus => sample.clone(),
@@ -119,6 +122,8 @@ impl Text {
             Type::Counter => "counter",
             Type::Gauge => "gauge",
             Type::Histogram => "histogram",
+            Type::Info if self.form == Exposition::Prometheus => "gauge",
+            Type::Info => "info",
         };
         let _ = writeln!(self.out, "# TYPE {family} {kind}");
         let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(unit));
@@ -150,7 +155,7 @@ fn seconds(nanos: u64) -> f64 {
 }
 
 fn nodes(text: &mut Text, snapshot: &Snapshot) {
-    let name = text.family("node", Type::Gauge, "The node; always 1.");
+    let name = text.family("node", Type::Info, "The node; always 1.");
     let (node, version) = (escape(&snapshot.node_name), env!("CARGO_PKG_VERSION"));
     text.sample(&name, &format!("node=\"{node}\",version=\"{version}\""), 1);
     let help = "When the node started, since 1970 UTC.";
@@ -255,7 +260,7 @@ fn sessions(text: &mut Text, snapshot: &Snapshot) {
     let _ = writeln!(text.out, "{name} {}", live.len() - shown.len());
     let labelled: Vec<_> = shown.iter().map(|session| (labels_of(session), session)).collect();
 
-    let name = text.family("session", Type::Gauge, "A session, by where it stands; always 1.");
+    let name = text.family("session", Type::Info, "A session, by where it stands; always 1.");
     for (labels, session) in &labelled {
         let address = escape(&session.address);
         let state = session.state.name();
