@@ -830,7 +830,7 @@ impl ConfigBuilder {
                 return invalid("metrics_address", quoted, "an address and a port are expected");
             }
             if !cfg!(feature = "metrics") {
-                let expected = "this build serves no metrics: the feature `metrics` is off";
+                let expected = "this build serves no metrics: build it with `--features metrics`";
                 return invalid("metrics_address", quoted, expected);
             }
         }

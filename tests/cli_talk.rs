@@ -562,3 +562,20 @@ fn doctor_without_self_test_is_quick_and_recommends_all_the_same() {
     assert!(settings.iter().any(|setting| setting["key"] == "idle"), "{settings:?}");
     assert!(settings.iter().all(|setting| setting["reason"].is_string()), "{settings:?}");
 }
+
+/// Who asks for metrics learns what it takes, before and after.
+#[test]
+fn metrics_say_what_they_need() {
+    let help = ringwire(&["serve", "--help"]).output().expect("the binary was built");
+    let help = String::from_utf8(help.stdout).expect("UTF-8");
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("cargo build --release --features metrics"), "{help}");
+    let command = ringwire(&["serve", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--for", "0.01"]);
+    let (_, errors, code) = Process::start(command).finish();
+    if cfg!(feature = "metrics") {
+        assert_eq!(code, Some(0), "{errors}");
+    } else {
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(errors.contains("build it with `--features metrics`"), "{errors}");
+    }
+}

@@ -41,8 +41,13 @@ impl Scratch {
     }
 
     fn serve_with(&self, name: &str, adjust: impl FnOnce(&mut Command)) -> Node {
+        self.serve_as(name, "", adjust)
+    }
+
+    /// With more in its configuration.
+    fn serve_as(&self, name: &str, more: &str, adjust: impl FnOnce(&mut Command)) -> Node {
         let config = self.0.join(format!("{name}.toml"));
-        let text = format!("registry_directory = {:?}\nnode_name = {name:?}\n", self.stats());
+        let text = format!("registry_directory = {:?}\nnode_name = {name:?}\n{more}", self.stats());
         std::fs::write(&config, text).expect("room");
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
         command.arg("--config").arg(config).args(["serve", "127.0.0.1:0", "--quiet"]);
@@ -268,11 +273,14 @@ fn stat_tells_everything_in_each_form() {
     assert_eq!(cell["statistics"]["messages_received"], 100);
     assert_eq!(cell["statistics"]["is_server"], true);
     assert_eq!(cell["statistics"]["state"], "connected");
+    assert_eq!(cell["reactors"][0]["unsettled_messages"], 0);
     assert!(cell["histograms"]["turn"]["p99_ns"].as_u64().is_some_and(|nanos| nanos > 0));
     let session = &cell["sessions"][0];
     assert_eq!((&session["state"], &session["reason"]), (&"ended".into(), &"goodbye".into()));
     assert_eq!(session["lanes"]["normal"]["bytes"], 0);
 
+    let table = scratch.stat_text(&["cell"]);
+    assert!(table.contains("handler (1 in 64) "), "{table}");
     let distribution = scratch.stat_text(&["cell", "--hgrm", "turn"]);
     assert!(distribution.contains("Value     Percentile TotalCount"), "{distribution}");
     let log = scratch.stat_text(&["cell", "--hlog"]);
@@ -490,6 +498,145 @@ fn log_tells_of_state_changes() {
         assert!(log.contains(expected), "{expected} is not in\n{log}");
     }
     assert_eq!(log.matches("connection event").count(), 2, "not for every message:\n{log}");
+}
+
+/// Runs a command that ends by itself, in time; what it says on both outputs.
+fn finished(command: &mut Command) -> (bool, String, String) {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command runs");
+    let (mut stdout, mut stderr) =
+        (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+    let errors = std::thread::spawn(move || std::io::read_to_string(&mut stderr));
+    let (done, text) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(std::io::read_to_string(&mut stdout)));
+    let text = text.recv_timeout(PATIENCE).map_err(|_| child.kill());
+    let status = child.wait().expect("our own child");
+    let text = text.expect("it ends by itself").expect("UTF-8");
+    (status.success(), text, errors.join().expect("no panic").expect("UTF-8"))
+}
+
+/// A log that goes on has an end where the node has one.
+#[test]
+fn histogram_log_ends_with_its_node() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve("cell");
+    exercise(&node.address, 20);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(["stat", "cell", "--hlog", "--watch=0.02", "--dir"]).arg(scratch.stats());
+    let mut watching = command.stdout(Stdio::piped()).spawn().expect("the command runs");
+    let mut lines = BufReader::new(watching.stdout.take().expect("piped")).lines();
+    let deadline = Nanos::now() + PATIENCE;
+    let mut next = || lines.next().map(|line| line.expect("readable"));
+    while !next().expect("it goes on").contains("Tag=turn") {
+        assert!(Nanos::now() < deadline, "no interval");
+    }
+    node.kill();
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(lines.count()));
+    let in_time = ended.recv_timeout(PATIENCE);
+    let _ = in_time.map_err(|_| watching.kill());
+    assert!(watching.wait().expect("our own child").success());
+    assert!(in_time.is_ok(), "it goes on for ever");
+
+    // And of one that is dead already: all that it did.
+    let (is_done, text, errors) = finished(&mut command);
+    assert!(is_done, "{errors}");
+    assert_eq!(text.matches("Tag=turn,0.000,").count(), 1, "{text}");
+}
+
+/// Standard output is for whoever reads JSON.
+#[test]
+fn watch_for_json_says_what_it_waits_for() {
+    let scratch = Scratch::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+        .args(["stat", "cell", "--json", "--watch=0.02", "--dir"])
+        .arg(scratch.stats())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command runs");
+    let mut errors = BufReader::new(child.stderr.take().expect("piped")).lines();
+    assert_eq!(errors.next().expect("a line").expect("readable"), "waiting for cell");
+    let node = scratch.serve("cell");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let line = lines.next().expect("a line").expect("readable");
+    let seen: serde_json::Value = serde_json::from_str(&line).expect("JSON alone");
+    assert_eq!(seen["pid"], node.child.id());
+    child.kill().expect("our own child");
+    child.wait().expect("our own child");
+    assert_eq!(errors.count(), 0, "it says so once");
+}
+
+/// A client that does not read, of a server whose full lanes drop the oldest: hundreds of drops are
+/// a line a second.
+#[test]
+fn log_tells_of_drops_once_a_second() {
+    let scratch = Scratch::new();
+    let began = Nanos::now();
+    let mut node = scratch.serve_as(
+        "cell",
+        "overflow_normal = \"drop_oldest\"\nlane_bytes_max = 65536\n",
+        |command| {
+            command.env("RUST_LOG", "warn").stderr(Stdio::piped());
+        },
+    );
+    let stderr = node.child.stderr.take().expect("piped");
+    let config = Config::builder().registry(false).inbox_frames_max(16).build().expect("valid");
+    let mut client = Client::new(config).expect("a ring");
+    client.connect(&node.address).expect("the node listens");
+    let path = scratch.files().pop().expect("its registry");
+    let deadline = began + PATIENCE;
+    let dropped = loop {
+        // Answers fill the inbox, and then whatever lies between.
+        let _ = client.send(Envelope::command(), &[7; 16 << 10]);
+        let _ = client.poll();
+        let statistics = Snapshot::from_file(&path).expect("readable").statistics();
+        let dropped: u64 = statistics.drops.iter().map(|drop| drop.count).sum();
+        if dropped > 100 {
+            break dropped;
+        }
+        assert!(Nanos::now() < deadline, "nothing is dropped: {statistics}");
+    };
+    node.kill();
+    let seconds = Nanos::now().since(began).as_secs() + 1;
+    let log = std::io::read_to_string(stderr).expect("readable");
+    let lines = log.lines().filter(|line| line.contains("messages dropped")).count() as u64;
+    assert!((1..=seconds + 1).contains(&lines), "{lines} lines of {dropped} drops:\n{log}");
+    assert!(log.contains("reason=\"overflow\"") && log.contains("WARN"), "{log}");
+}
+
+/// A process without descriptors can not accept: said once, not for each attempt.
+#[test]
+fn log_tells_of_trouble_with_the_kernel() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve_with("cell", |command| {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]);
+        limited.arg(command.get_program()).args(command.get_args());
+        limited.env("RUST_LOG", "warn").stdin(Stdio::null());
+        limited.stdout(Stdio::piped()).stderr(Stdio::piped());
+        *command = limited;
+    });
+    let stderr = node.child.stderr.take().expect("piped");
+    let path = scratch.files().pop().expect("its registry");
+    let crowd: Vec<_> = (0..40)
+        .map(|_| std::net::TcpStream::connect(&node.address).expect("the backlog has room"))
+        .collect();
+    let deadline = Nanos::now() + PATIENCE;
+    let errors = || Snapshot::from_file(&path).expect("readable").statistics().accept_errors;
+    while errors() < 2 {
+        assert!(Nanos::now() < deadline, "everyone was accepted");
+        std::thread::yield_now();
+    }
+    node.kill();
+    drop(crowd);
+    let log = std::io::read_to_string(stderr).expect("readable");
+    assert_eq!(log.matches("cannot accept").count(), 1, "{log}");
+    assert!(log.contains("RLIMIT_NOFILE"), "what to do: {log}");
 }
 
 #[test]

@@ -89,7 +89,8 @@ pub(crate) struct ServeOptions {
           value_parser = parse_seconds)]
     pub(super) statistics: Option<Duration>,
 
-    /// Serve metrics for Prometheus at this address and port; needs the feature `metrics`.
+    /// Serve metrics for Prometheus at this address and port. Only a command that was built with
+    /// the feature `metrics` can: `cargo build --release --features metrics`.
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) metrics: Option<String>,
 

@@ -235,7 +235,7 @@ fn scaled(value: f64, units: &[(f64, &str)]) -> String {
 }
 
 pub(in crate::cli) fn time(ns: f64) -> String {
-    scaled(ns, &[(1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns")])
+    scaled(ns, &[(1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")])
 }
 
 pub(in crate::cli) fn number(count: f64) -> String {
@@ -333,15 +333,15 @@ mod tests {
         let quiet = measured(&plan, "socket", &[1000, 2000, 1500]);
         let noisy = measured(&plan, "ringwire", &[1000, 2100, 1500]);
         let text = render(&plan, 3, &[quiet, noisy]);
-        let said = "This machine was noisy: ringwire, p50 from 1.00 us to 2.10 us.";
+        let said = "This machine was noisy: ringwire, p50 from 1.00 µs to 2.10 µs.";
         assert!(text.contains(said), "{text}");
         assert_eq!(text.matches(", p50 from").count(), 1, "{text}");
     }
 
     #[test]
     fn figures_have_three_digits_and_a_unit() {
-        assert_eq!(time(8_214.0), "8.21 us");
-        assert_eq!(time(99_960.0), "100 us");
+        assert_eq!(time(8_214.0), "8.21 µs");
+        assert_eq!(time(99_960.0), "100 µs");
         assert_eq!(time(850.0), "850 ns");
         assert_eq!(time(0.25), "0.25 ns");
         assert_eq!(number(12_340_000.0), "12.3 M");

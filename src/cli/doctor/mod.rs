@@ -8,6 +8,7 @@
 //! Cost: reads some hundred small files and builds a ring for a moment, under 20 ms; then two
 //! seconds and two cores for the self-test.
 
+mod company;
 mod ethtool;
 mod host;
 mod interference;

@@ -187,6 +187,7 @@ mod tests {
     fn self_test(p99_ns: u64) -> SelfTest {
         let spread = Spread { samples: 9, p50_ns: 9, p99_ns, p99_9_ns: p99_ns, max_ns: p99_ns };
         SelfTest {
+            company: Default::default(),
             seconds: 2.0,
             cores: [0, 1],
             wake_up: Some(spread),

@@ -24,6 +24,7 @@ use rustix::io::{Errno, read, write};
 use rustix::thread::{ClockId, clock_nanosleep_absolute};
 use serde::Serialize;
 
+use super::company::{Company, Used, preempted};
 use super::report::Check;
 use crate::cli::bench::{Cores, choose_cores, floor, latency_histogram, pin};
 use crate::cli::show::Short;
@@ -59,6 +60,8 @@ pub(super) struct SelfTest {
     /// `None` with one core.
     pub(super) round_trip_spinning: Option<Spread>,
     pub(super) round_trip_blocking: Option<Spread>,
+    /// Who else had the machine meanwhile.
+    pub(super) company: Company,
 }
 
 /// A distribution of times.
@@ -107,13 +110,22 @@ impl SelfTest {
         };
         let has_two = cores.server != cores.client;
         let round_trip = |idle| measured("round trips", floor(config, cores, idle, PART));
+        let before = Used::now();
+        let spinning = || {
+            let before = preempted();
+            let jitter = spin_jitter();
+            Ok((jitter, before.zip(preempted()).map(|(old, new)| new.saturating_sub(old))))
+        };
+        let (spin, preempted) = on_core(cores.server, spinning).unwrap_or_default();
         Self {
             cores: [cores.server, cores.client],
             wake_up: measured("wake-ups", wake_ups(cores)),
             timer: measured("timers", on_core(cores.server, timers)),
-            spin: on_core(cores.server, || Ok(spin_jitter())).unwrap_or_default(),
+            spin,
             round_trip_spinning: has_two.then(|| round_trip(Idle::Spin)).flatten(),
             round_trip_blocking: round_trip(Idle::Park),
+            // After all of the above: fields are made in their order here.
+            company: Company::since(before, preempted),
             seconds: Nanos::now().since(begun).as_secs_f64(),
         }
     }
@@ -121,6 +133,7 @@ impl SelfTest {
     /// Judges what was measured.
     pub(super) fn checks(&self) -> Vec<Check> {
         let mut checks = vec![
+            self.company.check(),
             spread(
                 "wake-up",
                 self.wake_up,
@@ -357,6 +370,9 @@ mod tests {
         assert!(found.spin.readings > 1_000, "{found:?}");
         assert!(found.spin.longest_ns > 0);
         assert!(found.seconds > 1.5, "{found:?}");
+        assert!(found.company.others_percent.is_some(), "{found:?}");
+        assert!(found.company.preempted.is_some(), "{found:?}");
+        assert_eq!(found.checks()[0].check, "company", "before the figures that it is about");
     }
 
     #[test]

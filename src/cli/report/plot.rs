@@ -156,7 +156,7 @@ mod tests {
 
     fn axis(title: &str) -> Axis {
         let scale = Scale::log_around([7_000.0, 4_000_000.0].into_iter()).expect("values");
-        Axis { title: title.into(), scale, ticks: scale.ticks(|value| format!("{value:.1} us")) }
+        Axis { title: title.into(), scale, ticks: scale.ticks(|value| format!("{value:.1} µs")) }
     }
 
     fn attribute(node: roxmltree::Node<'_, '_>, name: &str) -> f64 {

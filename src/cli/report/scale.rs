@@ -164,7 +164,7 @@ pub(super) fn thin_out(scale: Scale, ticks: &mut [Tick], length: f64, font: f64)
     }
 }
 
-/// `15.0 us` → `15 us`: a tick is exact.
+/// `15.0 µs` → `15 µs`: a tick is exact.
 fn shorten(text: &str) -> String {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -271,9 +271,9 @@ mod tests {
 
     #[test]
     fn tick_labels_have_no_idle_zeros() {
-        assert_eq!(shorten("15.0 us"), "15 us");
+        assert_eq!(shorten("15.0 µs"), "15 µs");
         assert_eq!(shorten("1.50 ms"), "1.5 ms");
-        assert_eq!(shorten("200 us"), "200 us");
+        assert_eq!(shorten("200 µs"), "200 µs");
         assert_eq!(shorten("0.00"), "0");
     }
 }

@@ -264,7 +264,7 @@ mod tests {
         let document = well_formed(&markup);
         assert_eq!(texts(&document, "th"), ["", "a<b", "ringwire", "p50", "max", "samples"]);
         let samples = "1\u{202f}234\u{202f}567";
-        let cells = ["7.24 us6.95 us–10.4 us", "–", "–", "3.49 ms", samples, "–"];
+        let cells = ["7.24 µs6.95 µs–10.4 µs", "–", "–", "3.49 ms", samples, "–"];
         assert_eq!(texts(&document, "td"), cells);
     }
 

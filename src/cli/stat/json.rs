@@ -41,6 +41,8 @@ struct Reactor {
     turn_began_ns: u64,
     in_turn: bool,
     torn: bool,
+    unsettled_messages: u64,
+    unsettled_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -100,6 +102,8 @@ pub(super) fn line(snapshot: &Snapshot, change: Option<&Change>) -> String {
         turn_began_ns: reactor.turn_began.0,
         in_turn: reactor.is_in_turn,
         torn: reactor.is_torn,
+        unsettled_messages: reactor.unsettled_messages,
+        unsettled_bytes: reactor.unsettled_bytes,
     });
     let node = Node {
         path: &snapshot.path,

@@ -58,7 +58,8 @@ pub(crate) struct StatOptions {
           value_parser = histogram_parser())]
     hgrm: Option<String>,
 
-    /// Print all histograms as a HdrHistogram log, V2; with --watch what each interval adds.
+    /// Print all histograms as a HdrHistogram log, V2; with --watch what each interval adds, until
+    /// the node has ended.
     #[arg(long, conflicts_with_all = ["json", "all", "hgrm"])]
     hlog: bool,
 
@@ -147,8 +148,15 @@ pub(crate) fn run(options: &StatOptions) -> Result<ExitCode, CommandError> {
         return log(options);
     }
     let mut before: Vec<Snapshot> = Vec::new();
+    let mut has_said = false;
     loop {
         let found = options.selection.read();
+        if options.json && options.watch.is_some() && found.snapshots.is_empty() && !has_said {
+            // Standard output has lines of JSON alone.
+            eprint!("{}", waiting(options));
+            has_said = true;
+        }
+        has_said &= found.snapshots.is_empty();
         let text = text(options, &found, &before)?;
         let clears = options.watch.is_some() && !options.json && io::stdout().is_terminal();
         // As `clear` does: home, and away with the rest.
@@ -185,8 +193,7 @@ fn text(options: &StatOptions, found: &Found, before: &[Snapshot]) -> Result<Str
         return Err(StatFailure::Nothing(options.selection.clone()).into());
     }
     if found.snapshots.is_empty() && !options.json {
-        let who = options.selection.who.as_deref().unwrap_or("a node");
-        return Ok(format!("waiting for {}\n", printable(who)));
+        return Ok(waiting(options));
     }
     let views = found.snapshots.iter().map(|snapshot| {
         (snapshot, before.iter().find_map(|before| Change::between(before, snapshot)))
@@ -201,6 +208,11 @@ fn text(options: &StatOptions, found: &Found, before: &[Snapshot]) -> Result<Str
         return Ok(nodes.join("\n"));
     }
     Ok(table::nodes(&views.collect::<Vec<_>>()))
+}
+
+fn waiting(options: &StatOptions) -> String {
+    let who = options.selection.who.as_deref().unwrap_or("a node");
+    format!("waiting for {}\n", printable(who))
 }
 
 /// The one registry that is meant.
@@ -218,7 +230,7 @@ fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
     let mut before = only(options.selection.read(), &options.selection)?;
     let start = before.created;
     print(&log_header(before.created_wall_ns))?;
-    let Some(watch) = &options.watch else {
+    let Some(watch) = options.watch.as_ref().filter(|_| !is_over(&before)) else {
         let length = before.taken.since(start).as_secs_f64();
         let lines: String = Snapshot::histogram_names()
             .map(|(name, _)| {
@@ -229,7 +241,12 @@ fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
     };
     loop {
         wait(watch.every);
-        let after = only(options.selection.read(), &options.selection)?;
+        let after = match only(options.selection.read(), &options.selection) {
+            Ok(after) => after,
+            // It has ended in order, and its registry with it.
+            Err(StatFailure::Nothing(_)) => return Ok(ExitCode::SUCCESS),
+            Err(failure) => return Err(failure.into()),
+        };
         if after.created != before.created {
             // The node was started again: a log is of one.
             return Ok(ExitCode::SUCCESS);
@@ -243,6 +260,10 @@ fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
             })
             .collect();
         print(&lines)?;
+        if is_over(&after) {
+            // Nothing is added any more.
+            return Ok(ExitCode::SUCCESS);
+        }
         before = after;
     }
 }

@@ -230,6 +230,8 @@ fn latency_lines<'a>(top: &Top, node: &Node, width: u16) -> Vec<Line<'a>> {
         }
         let name = match name {
             "one_way_error" => "clock error".into(),
+            // What the count says of them.
+            "handler" => "handler (1/64)".into(),
             name => name.replace('_', " ").replace("round trip", "trip"),
         };
         lines.push(Line::from(vec![

@@ -176,6 +176,7 @@ fn everything_has_its_place_in_80_by_24() {
     assert!(picture.contains("overflow 7"), "{picture}");
     let handlers = line_with(&picture, "handler");
     assert!(handlers.contains("64  1.00µs  1.00µs  1.00µs  1.00µs"), "{picture}");
+    assert!(handlers.contains("handler (1/64) "), "one in 64 is timed: {picture}");
     let logger = line_with(&picture, "logger");
     assert!(logger.starts_with("0.2.0   logger"), "{picture}");
     assert!(logger.contains("connected") && logger.contains("65.5kB"), "{picture}");
