@@ -449,6 +449,14 @@ pub enum SetupError {
         /// How many bytes.
         bytes: u64,
     },
+    /// A tap has as many new reactors as it takes before its receiver looks.
+    #[error(
+        "the tap has {waiting} reactors that its receiver has not met: call `receive` in between"
+    )]
+    TapFull {
+        /// How many wait.
+        waiting: usize,
+    },
     /// Another system call failed.
     #[error("{operation} failed: {source}{}", descriptor_remedy(.source))]
     System {

@@ -33,6 +33,7 @@ use sync::claim::Claim;
 use sync::doorbell::{self, Bell, Events};
 use sync::inbox::{Bytes, Writers};
 use sync::mailbox::{Mailbox, Queue, Wake};
+use sync::ring::Ring;
 use sync::single::Single;
 use sync::{Site, leave_out};
 
@@ -447,6 +448,50 @@ fn counting_before_putting_in_is_needed() {
     count_bytes(|bytes, inbox| {
         inbox.add();
         bytes.add(3);
+    });
+}
+
+/// Of what a writer puts into a ring with room for two, the reader gets each whole and in order, or
+/// it is counted as lost; and all of it is known once the writer has gone.
+#[test]
+fn ring_hands_on_or_counts_as_lost() {
+    check(&[Site::Publish, Site::CloseRing], || {
+        let words = (0..4).map(|_| atomic::AtomicU64::new(0)).collect();
+        let ring = Arc::new(Ring::over(words));
+        let writer = Arc::clone(&ring);
+        let writer = thread::spawn(move || {
+            let (mut written, mut lost) = (0, 0);
+            for entry in 1..=3 {
+                if written + 2 - writer.freed() > writer.len() as u64 {
+                    lost += 1;
+                    writer.set_lost(lost);
+                    continue;
+                }
+                writer.store(written, entry);
+                writer.store(written + 1, entry);
+                written += 2;
+                writer.publish(written);
+            }
+            writer.close();
+        });
+        let (mut taken, mut last) = (0, 0);
+        loop {
+            let is_closed = ring.is_closed();
+            let read = ring.read();
+            if ring.written() != read {
+                let entry = [ring.load(read), ring.load(read + 1)];
+                assert_eq!(entry[0], entry[1], "a whole entry");
+                assert!(entry[0] > last, "in order, each once");
+                (taken, last) = (taken + 1, entry[0]);
+                ring.free(read + 2);
+            } else if is_closed {
+                break;
+            } else {
+                thread::yield_now();
+            }
+        }
+        assert_eq!(taken + ring.lost(), 3, "handed on, or lost and counted");
+        writer.join().unwrap();
     });
 }
 

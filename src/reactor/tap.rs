@@ -11,9 +11,11 @@
 //!           ▲ read          ▲ written              and then the frame, a multiple of 16 bytes
 //! ```
 //!
-//! One thread writes and one reads, so the words are plain stores and loads, and the two counters
-//! order them: a reader that sees `written` sees the words before it, a writer that sees `read`
-//! overwrites only what has been read. Both count words from the beginning of time and never wrap.
+//! One thread writes and one reads, so the words are plain stores and loads, and two counters order
+//! them: `sync::ring`, which has a model in `loom/`.
+//!
+//! Frames that find no room are counted here, for whoever reads, and in the reactor's registry
+//! (`tap_frames_lost`), for whoever wonders about the node.
 //!
 //! Cost: a reactor without a tap tests one pointer per frame. With one, a frame of 64 bytes costs
 //! 8 ns, and 2.5 ns when there is no room for it (`cargo bench --bench tap`, AMD EPYC).
@@ -21,13 +23,11 @@
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-use crossbeam_utils::CachePadded;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use slotmap::{Key, KeyData};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -38,6 +38,8 @@ use crate::reactor::sessions::SessionKey;
 use crate::reactor::{ConnectionId, Reactor};
 use crate::record::Direction;
 use crate::session::block::Block;
+use crate::stats::CounterBlock;
+use crate::sync::ring::Ring;
 use crate::time::Nanos;
 use crate::wire::{Decoder, Frame, Kind};
 
@@ -122,7 +124,7 @@ impl TapFilter {
 #[derive(Debug, Clone)]
 pub struct Tap {
     filter: TapFilter,
-    rings: Sender<Arc<Ring>>,
+    rings: Sender<Arc<Line>>,
 }
 
 impl Tap {
@@ -141,15 +143,24 @@ impl Tap {
     }
 
     /// The writing end for one reactor. `None` when nobody reads any more.
-    fn writer(&self, reactor: u16) -> Result<Option<Box<TapWriter>>, SetupError> {
+    fn writer(
+        &self,
+        reactor: u16,
+        counters: &CounterBlock,
+    ) -> Result<Option<Box<TapWriter>>, SetupError> {
         let bytes = self.filter.memory_bytes;
-        let ring = Ring::new(reactor, bytes / WORD_BYTES)
+        let line = Line::new(reactor, bytes / WORD_BYTES)
             .ok_or(SetupError::Memory { key: "memory_bytes of a tap", bytes: bytes as u64 })?;
-        let ring = Arc::new(ring);
-        let is_met = self.rings.try_send(Arc::clone(&ring)).is_ok();
+        let line = Arc::new(line);
+        match self.rings.try_send(Arc::clone(&line)) {
+            Ok(()) => {}
+            Err(TrySendError::Disconnected(_)) => return Ok(None),
+            Err(TrySendError::Full(_)) => return Err(SetupError::TapFull { waiting: RINGS_MAX }),
+        }
+        let (filter, counters) = (self.filter, counters.clone());
         let writer =
-            TapWriter { filter: self.filter, ring, written: 0, read: 0, lost: 0, is_off: false };
-        Ok(is_met.then(|| Box::new(writer)))
+            TapWriter { filter, line, counters, written: 0, read: 0, lost: 0, is_off: false };
+        Ok(Some(Box::new(writer)))
     }
 }
 
@@ -159,80 +170,27 @@ impl Reactor {
     ///
     /// # Errors
     ///
-    /// [`SetupError::Memory`].
+    /// [`SetupError::Memory`], and [`SetupError::TapFull`] when the receiver has not looked for as
+    /// many reactors as a tap takes at once; the tap that was there before stays.
     pub fn set_tap(&mut self, tap: &Tap) -> Result<(), SetupError> {
-        self.core.tap = tap.writer(self.core.index)?;
+        self.core.tap = tap.writer(self.core.index, &self.core.counters)?;
         Ok(())
     }
 }
 
-/// See the module.
-struct Ring {
+/// The ring of one reactor.
+#[derive(Debug)]
+struct Line {
     reactor: u16,
-    words: Box<[AtomicU64]>,
-    /// Words ever written; the writer's.
-    written: CachePadded<AtomicU64>,
-    /// Words ever read; the reader's.
-    read: CachePadded<AtomicU64>,
-    /// Frames that found no room; the writer's.
-    lost: AtomicU64,
-    /// The writer is gone, and what it has written is all there will be.
-    is_closed: AtomicBool,
-    /// The reader is gone.
-    is_unread: AtomicBool,
+    ring: Ring,
 }
 
-impl fmt::Debug for Ring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ring")
-            .field("reactor", &self.reactor)
-            .field("words", &self.words.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Ring {
+impl Line {
     /// `None` when there is no memory.
     fn new(reactor: u16, words: usize) -> Option<Self> {
-        assert!(words.is_power_of_two(), "places are found by a mask");
-        Some(Self {
-            reactor,
-            // Fresh from the kernel and zero: resident as used.
-            words: <[AtomicU64]>::new_box_zeroed_with_elems(words).ok()?,
-            written: CachePadded::default(),
-            read: CachePadded::default(),
-            lost: AtomicU64::new(0),
-            is_closed: AtomicBool::new(false),
-            is_unread: AtomicBool::new(false),
-        })
-    }
-
-    /// The places of `count` words from `at` on, in at most two pieces.
-    #[inline]
-    fn places(&self, at: u64, count: usize) -> (&[AtomicU64], &[AtomicU64]) {
-        let start = self.place(at);
-        let whole = (self.words.len() - start).min(count);
-        (&self.words[start..start + whole], &self.words[..count - whole])
-    }
-
-    #[inline]
-    fn place(&self, at: u64) -> usize {
-        // A power of two below 2^27.
-        #[expect(clippy::cast_possible_truncation, reason = "masked to the length of a slice")]
-        let place = (at & (self.words.len() as u64 - 1)) as usize;
-        place
-    }
-
-    #[inline]
-    fn load(&self, at: u64) -> u64 {
-        // ORDERING: Relaxed: the load of `written` before orders it.
-        self.words[self.place(at)].load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    fn store(&self, at: u64, word: u64) {
-        // ORDERING: Relaxed: the store of `written` behind it orders it.
-        self.words[self.place(at)].store(word, Ordering::Relaxed);
+        // Fresh from the kernel and zero: resident as used.
+        let words = <[AtomicU64]>::new_box_zeroed_with_elems(words).ok()?;
+        Some(Self { reactor, ring: Ring::over(words) })
     }
 }
 
@@ -240,7 +198,8 @@ impl Ring {
 #[derive(Debug)]
 pub(crate) struct TapWriter {
     filter: TapFilter,
-    ring: Arc<Ring>,
+    line: Arc<Line>,
+    counters: CounterBlock,
     written: u64,
     /// What the reader is known to have read.
     read: u64,
@@ -284,7 +243,7 @@ impl TapWriter {
         if !self.has_room(words) {
             return;
         }
-        let ring = &*self.ring;
+        let ring = &self.line.ring;
         let length = (bytes as u64) << 8 | u64::from(direction == Direction::Sent);
         let entry = [length, session.data().as_ffi(), at.0, self.lost];
         for (word, place) in entry.into_iter().zip(self.written..) {
@@ -306,34 +265,32 @@ impl TapWriter {
             let (words, rest) = piece.as_chunks::<WORD_BYTES>();
             let completed = if carried > 0 { &[carry][..] } else { &[] };
             for (word, place) in completed.iter().chain(words).zip(&mut places) {
-                // ORDERING: Relaxed: the store below orders it.
+                // ORDERING: Relaxed: `publish` orders it.
                 place.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
             }
             carry[..rest.len()].copy_from_slice(rest);
             carried = rest.len();
         }
         self.written += words;
-        // ORDERING: Release, pairs with the load in `TapReceiver::fullest`: the words are seen.
-        ring.written.store(self.written, Ordering::Release);
+        ring.publish(self.written);
     }
 
     /// Whether an entry of so many words fits; if not, it is lost.
     fn has_room(&mut self, words: u64) -> bool {
-        let room = self.ring.words.len() as u64;
+        let ring = &self.line.ring;
+        let room = ring.len() as u64;
         if self.written + words - self.read <= room {
             return !self.is_off;
         }
-        // ORDERING: Acquire, pairs with the store in `TapReceiver::take`: it has read the words.
-        self.read = self.ring.read.load(Ordering::Acquire);
+        self.read = ring.freed();
         if self.written + words - self.read <= room {
             return true;
         }
-        // ORDERING: Relaxed: at worst frames are counted that nobody will miss.
-        self.is_off |= self.ring.is_unread.load(Ordering::Relaxed);
+        self.is_off |= ring.is_unread();
         if !self.is_off {
             self.lost += 1;
-            // ORDERING: Relaxed: a count with one writer.
-            self.ring.lost.store(self.lost, Ordering::Relaxed);
+            ring.set_lost(self.lost);
+            self.counters.tap_frames_lost.add(1);
         }
         false
     }
@@ -341,8 +298,7 @@ impl TapWriter {
 
 impl Drop for TapWriter {
     fn drop(&mut self) {
-        // ORDERING: Release, pairs with `TapReceiver::forget_closed`: who sees it sees all words.
-        self.ring.is_closed.store(true, Ordering::Release);
+        self.line.ring.close();
     }
 }
 
@@ -376,11 +332,11 @@ impl<'a> TapFrame<'a> {
 /// without.
 #[derive(Debug)]
 pub struct TapReceiver {
-    coming: Receiver<Arc<Ring>>,
+    coming: Receiver<Arc<Line>>,
     /// Whether more rings may come.
     has_taps: bool,
     /// With what of its losses the frames have told.
-    rings: Vec<(Arc<Ring>, u64)>,
+    rings: Vec<(Arc<Line>, u64)>,
     /// The last frame.
     frame: Vec<u128>,
     /// Losses of reactors that are gone.
@@ -421,8 +377,7 @@ impl TapReceiver {
     /// that was received.
     #[must_use]
     pub fn frames_lost(&self) -> u64 {
-        // ORDERING: Relaxed: a mere count.
-        let lost = self.rings.iter().map(|(ring, _)| ring.lost.load(Ordering::Relaxed));
+        let lost = self.rings.iter().map(|(line, _)| line.ring.lost());
         self.lost_by_gone + lost.sum::<u64>()
     }
 
@@ -440,21 +395,18 @@ impl TapReceiver {
     fn earliest(&mut self) -> Option<usize> {
         let mut best: Option<(usize, u64)> = None;
         let mut number = 0;
-        while let Some((ring, _)) = self.rings.get(number) {
-            // ORDERING: Acquire, pairs with the store in `TapWriter::drop`. Before the look at what
-            // is written: who sees it sees all of that.
-            let is_closed = ring.is_closed.load(Ordering::Acquire);
-            // ORDERING: Relaxed: this thread alone writes it.
-            let read = ring.read.load(Ordering::Relaxed);
-            // ORDERING: Acquire, pairs with the store in `TapWriter::put`: the words are seen.
-            if ring.written.load(Ordering::Acquire) != read {
+        while let Some((line, _)) = self.rings.get(number) {
+            let ring = &line.ring;
+            // Before the look at what is written: who sees it sees all of that.
+            let is_closed = ring.is_closed();
+            let read = ring.read();
+            if ring.written() != read {
                 let at = ring.load(read + 2);
                 if best.is_none_or(|(_, earliest)| at < earliest) {
                     best = Some((number, at));
                 }
             } else if is_closed {
-                // ORDERING: Relaxed: the load of `is_closed` orders it.
-                self.lost_by_gone += ring.lost.load(Ordering::Relaxed);
+                self.lost_by_gone += ring.lost();
                 self.rings.swap_remove(number);
                 // The last one has its place now.
                 continue;
@@ -466,9 +418,9 @@ impl TapReceiver {
 
     /// Copies the first frame of a ring.
     fn take(&mut self, number: usize) -> TapFrame<'_> {
-        let (ring, told) = &mut self.rings[number];
-        // ORDERING: Relaxed: this thread alone writes it.
-        let read = ring.read.load(Ordering::Relaxed);
+        let (line, told) = &mut self.rings[number];
+        let ring = &line.ring;
+        let read = ring.read();
         let [length, session, at, lost] = [0, 1, 2, 3].map(|word| ring.load(read + word));
         let bytes = usize::try_from(length >> 8).expect("it fits the ring");
         self.frame.clear();
@@ -477,20 +429,19 @@ impl TapReceiver {
         let (first, second) = ring.places(read + ENTRY_WORDS, bytes / WORD_BYTES);
         let (words, _) = copy.as_chunks_mut::<WORD_BYTES>();
         for (word, place) in words.iter_mut().zip(first.iter().chain(second)) {
-            // ORDERING: Relaxed: the load of `written` in `earliest` orders it.
+            // ORDERING: Relaxed: the look at what is written, in `earliest`, orders it.
             *word = place.load(Ordering::Relaxed).to_ne_bytes();
         }
         let words = ENTRY_WORDS + (bytes / WORD_BYTES) as u64;
-        // ORDERING: Release, pairs with the load in `TapWriter::has_room`: only now may the words
-        // be overwritten.
-        ring.read.store(read + words, Ordering::Release);
+        // Only now may the words be overwritten.
+        ring.free(read + words);
         let lost_before = lost - *told;
         *told = lost;
         let is_sent = length & 1 == 1;
         TapFrame {
             direction: if is_sent { Direction::Sent } else { Direction::Received },
             connection: ConnectionId {
-                reactor: ring.reactor,
+                reactor: line.reactor,
                 key: SessionKey::from(KeyData::from_ffi(session)),
             },
             at: Nanos(at),
@@ -503,9 +454,8 @@ impl TapReceiver {
 impl Drop for TapReceiver {
     fn drop(&mut self) {
         self.meet_new_reactors();
-        for (ring, _) in &self.rings {
-            // ORDERING: Relaxed: it carries nothing else.
-            ring.is_unread.store(true, Ordering::Relaxed);
+        for (line, _) in &self.rings {
+            line.ring.leave();
         }
     }
 }

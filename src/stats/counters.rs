@@ -208,6 +208,8 @@ counters! {
     deadlines_recovered: Counter,
     /// Attempts to connect again.
     reconnect_attempts: Counter,
+    /// Frames that a tap has no copy of: its reader was too slow.
+    tap_frames_lost: Counter,
 }
 
 const _: () = assert!(align_of::<Counters>() == 128);

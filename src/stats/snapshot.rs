@@ -156,6 +156,8 @@ statistics! {
     deadlines_recovered,
     /// Attempts to connect again.
     reconnect_attempts,
+    /// Frames that a tap has no copy of: its reader was too slow.
+    tap_frames_lost,
     /// Panics caught in handlers.
     handler_panics,
     /// Responses that came after their request had been given up.

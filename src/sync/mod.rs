@@ -7,6 +7,7 @@
 //!   doorbell  events for threads that wait
 //!   inbox     how much waits there, and who may still put something in
 //!   single    a number with one writer
+//!   ring      words of one thread for another, lost where they find no room
 //! ```
 //!
 //! The types are generic over what they drive (a queue, an eventfd), so that a model puts something
@@ -26,6 +27,7 @@ pub(crate) mod claim;
 pub(crate) mod doorbell;
 pub(crate) mod inbox;
 pub(crate) mod mailbox;
+pub(crate) mod ring;
 pub(crate) mod single;
 
 #[cfg(all(loom, test))]
@@ -54,6 +56,10 @@ pub(crate) enum Site {
     Left,
     /// Whoever leaves an event behind rings again.
     RingAgain,
+    /// The writer of a ring, between its words and their number, and the reader the other way.
+    Publish,
+    /// The writer of a ring, between its last words and its end, and the reader the other way.
+    CloseRing,
 }
 
 impl Site {

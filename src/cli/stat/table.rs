@@ -291,6 +291,7 @@ fn work(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: 
         (statistics.enobufs, "ENOBUFS"),
         (statistics.accept_errors, "not accepted"),
         (statistics.events_dropped, "events dropped"),
+        (statistics.tap_frames_lost, "frames lost to taps"),
     ];
     let troubles: Vec<_> = troubles
         .into_iter()

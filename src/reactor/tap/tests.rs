@@ -31,8 +31,47 @@ fn whole(bytes: &[u8]) -> Frame<'_> {
     Decoder::new(bytes.len()).next(&mut &bytes[..]).expect("valid").expect("whole")
 }
 
+fn counters() -> CounterBlock {
+    let config = crate::config::Config::builder().registry(false).build().expect("valid");
+    crate::stats::Registry::new(&config, 1, 1).expect("memory").blocks()[0].counters.clone()
+}
+
 fn writer(tap: &Tap, reactor: u16) -> Box<TapWriter> {
-    tap.writer(reactor).expect("memory").expect("somebody reads")
+    tap.writer(reactor, &counters()).expect("memory").expect("somebody reads")
+}
+
+/// Reactors that nobody has met yet are bounded; one too many is told, and taps nothing.
+#[test]
+fn crowd_of_new_reactors_is_refused() {
+    let (tap, mut receiver) = Tap::new(TapFilter::received().memory_bytes(0));
+    let counters = counters();
+    let new = || tap.writer(0, &counters);
+    let writers: Vec<_> = (0..RINGS_MAX).map(|_| new().expect("room").expect("read")).collect();
+    let error = new().expect_err("one too many");
+    assert!(matches!(error, SetupError::TapFull { waiting: RINGS_MAX }), "{error}");
+    // The receiver meets them when it looks.
+    assert_eq!(take(&mut receiver), None);
+    let more = new().expect("room").expect("read");
+    drop(receiver);
+    assert!(new().expect("no error").is_none(), "nobody reads any more");
+    drop((writers, more));
+}
+
+#[test]
+fn losses_are_in_the_statistics() {
+    let (tap, mut receiver) = Tap::new(TapFilter::received().memory_bytes(0));
+    let counters = counters();
+    let mut writer = tap.writer(0, &counters).expect("memory").expect("somebody reads");
+    for number in 0..100 {
+        put(&mut writer, number.into(), number, &[7; 1 << 10]);
+    }
+    assert_eq!(counters.tap_frames_lost.get(), 40);
+    assert_eq!(take(&mut receiver), Some((0, 0, 0)));
+    assert_eq!(receiver.frames_lost(), 40);
+    // Who does not read at all misses nothing.
+    drop(receiver);
+    put(&mut writer, 100, 100, &[7; 1 << 11]);
+    assert_eq!(counters.tap_frames_lost.get(), 40);
 }
 
 fn put(writer: &mut TapWriter, at: u64, number: u32, payload: &[u8]) {
@@ -132,7 +171,7 @@ fn reader_that_went_away_costs_nothing() {
     }
     assert!(writer.is_off);
     assert_eq!(writer.lost, 0);
-    assert!(tap.writer(1).expect("memory").is_none(), "and none begins");
+    assert!(tap.writer(1, &counters()).expect("memory").is_none(), "and none begins");
 }
 
 /// Two threads at full speed: every frame comes whole and in order, or is counted.
