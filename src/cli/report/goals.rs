@@ -16,6 +16,8 @@ pub(super) struct Verdict {
     /// Which figure, against whom.
     pub(super) what: String,
     pub(super) value: String,
+    /// The same as a number.
+    pub(super) measured: f64,
     pub(super) goal: String,
     pub(super) is_met: bool,
 }
@@ -55,6 +57,7 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
             case: short_title(case),
             what: format!("{} / {}", figure.title, text::name(&other.label)),
             value: format!("{value:.2}x"),
+            measured: value,
             goal: held.text(),
             is_met: held.is_met(value),
         });
@@ -68,6 +71,7 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
             case: short_title(case),
             what: "p99".into(),
             value: shown::time(p99),
+            measured: p99,
             goal: goal.trim_start_matches("p99 ").into(),
             is_met: met == "met",
         });

@@ -93,7 +93,10 @@ fn subtitle(book: &Book<'_>) -> String {
         facts.extend(fact("Linux").map(|kernel| format!("Linux {}", cut(kernel, 40))));
         let before =
             if book.is_comparison() { format!("<b>{}</b> ", letter(index)) } else { String::new() };
-        out += &format!("<p class=\"dim\">{before}{}</p>", escape(&facts.join(" · ")));
+        // Each fact stays whole where a line ends.
+        let facts: Vec<String> =
+            facts.iter().map(|fact| format!("<span>{}</span>", escape(fact))).collect();
+        out += &format!("<p class=\"dim\">{before}{}</p>", facts.join(" · "));
     }
     out
 }
@@ -163,39 +166,56 @@ impl Page {
         self.html += &format!("<p>{}</p>\n", escape(text));
     }
 
-    /// Goals, warnings, and ringwire's ratios, run by run.
+    /// Goals, warnings, and ringwire's ratios; those of several runs side by side.
     fn glance(&mut self, book: &Book<'_>) {
         self.section("glance", "At a glance");
-        for run in 0..book.runs.len() {
-            let of_run = |text: &str| {
-                if book.is_comparison() { format!("{}: {text}", letter(run)) } else { text.into() }
-            };
-            let verdicts = goals::verdicts(book, run);
-            let warnings = goals::warnings(book, run);
+        let of_run = |run: usize, text: &str| {
+            if book.is_comparison() { format!("{}: {text}", letter(run)) } else { text.into() }
+        };
+        let verdicts: Vec<_> = (0..book.runs.len()).map(|run| goals::verdicts(book, run)).collect();
+        for (run, verdicts) in verdicts.iter().enumerate() {
             if verdicts.is_empty() {
-                let text = "none of these cases has a goal";
-                self.paragraph(&of_run(text));
-            } else {
-                let met = verdicts.iter().filter(|verdict| verdict.is_met).count();
-                let class = if met == verdicts.len() { "good" } else { "bad" };
-                let text = of_run(&format!("{met} of {} met", count(verdicts.len(), "goal")));
-                self.html += &format!("<p class=\"verdict {class}\">{}</p>\n", escape(&text));
+                self.paragraph(&of_run(run, "none of these cases has a goal"));
+                continue;
             }
+            let met = verdicts.iter().filter(|verdict| verdict.is_met).count();
+            let class = if met == verdicts.len() { "good" } else { "bad" };
+            let text = of_run(run, &format!("{met} of {} met", count(verdicts.len(), "goal")));
+            self.html += &format!("<p class=\"verdict {class}\">{}</p>\n", escape(&text));
+        }
+        let is_split = !book.is_comparison();
+        if is_split {
             self.html += "<div class=\"split\"><div>\n";
-            if !verdicts.is_empty() {
-                self.html += &tables::verdicts(&verdicts);
+        }
+        match &verdicts[..] {
+            [only] if !only.is_empty() => self.html += &tables::verdicts(only),
+            all if all.iter().any(|verdicts| !verdicts.is_empty()) => {
+                self.html += &tables::verdicts_of_all(all);
             }
-            if !warnings.is_empty() {
-                self.html += "<ul class=\"warnings\">";
-                for warning in &warnings {
-                    self.html += &format!("<li>{}</li>", escape(warning));
-                }
-                self.html += "</ul>\n";
+            _ => {}
+        }
+        let warnings: Vec<String> = (0..book.runs.len())
+            .flat_map(|run| goals::warnings(book, run).into_iter().map(move |text| (run, text)))
+            .map(|(run, text)| of_run(run, &text))
+            .collect();
+        if !warnings.is_empty() {
+            self.html += "<ul class=\"warnings\">";
+            for warning in &warnings {
+                self.html += &format!("<li>{}</li>", escape(warning));
             }
+            self.html += "</ul>\n";
+        }
+        if is_split {
             self.html += "</div>\n";
-            let title = of_run("ringwire as a multiple of the others");
-            let ratios = goals::ratios(book, run);
-            self.draw(forest::draw(&title, &title, &ratios));
+        }
+        let drawings: Vec<Drawing> = (0..book.runs.len())
+            .filter_map(|run| {
+                let title = of_run(run, "ringwire as a multiple of the others");
+                forest::draw(&title, &title, &goals::ratios(book, run))
+            })
+            .collect();
+        self.draw(drawings);
+        if is_split {
             self.html += "</div>\n";
         }
         self.close();
@@ -250,12 +270,16 @@ impl Page {
             self.paragraph(note);
         }
         let subjects = case.runs().iter().map(|&run| case.of_run(run).count()).max();
-        let is_wide = subjects.is_some_and(|count| count > BESIDE_MAX);
+        let pair: Option<[usize; 2]> = case.runs()[..].try_into().ok();
+        let is_wide = pair.is_some() || subjects.is_some_and(|count| count > BESIDE_MAX);
         let open = "<div class=\"split\"><div>\n";
         if !is_wide {
             self.html += open;
         }
-        for run in case.runs() {
+        if let Some(pair) = pair {
+            self.html += &tables::figures_of_two(book, case, pair);
+        }
+        for run in case.runs().into_iter().filter(|_| pair.is_none()) {
             self.run_heading(book, run);
             self.html += &tables::figures(book, case, run);
             if !is_wide {

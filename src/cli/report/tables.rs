@@ -90,6 +90,75 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> String {
     table(&head, &rows)
 }
 
+/// The figures of a case in two runs side by side: figures down; across each subject with both runs
+/// and the later as a multiple of the earlier.
+pub(super) fn figures_of_two(
+    book: &Book<'_>,
+    case: &Case<'_>,
+    [before, after]: [usize; 2],
+) -> String {
+    let mut labels = Vec::new();
+    for entry in case.of_run(before).chain(case.of_run(after)) {
+        if !labels.contains(&&entry.label) {
+            labels.push(&entry.label);
+        }
+    }
+    let pairs: Vec<[Option<&Entry<'_>>; 2]> = labels
+        .iter()
+        .map(|&label| [before, after].map(|run| case.of_run(run).find(|it| it.label == *label)))
+        .collect();
+    let mut head = vec![text("")];
+    for label in labels {
+        let (look, shown) = (class(book.look(label)), escape(&name(label)));
+        let markup = format!("<i class=\"dot {look}\"></i>{shown} {}", letter(before));
+        head.push(Cell { markup, class: "n" });
+        head.push(number(&letter(after)));
+        head.push(number(&format!("{}/{}", letter(after), letter(before))));
+    }
+    let mut rows = Vec::new();
+    for figure in &FIGURES {
+        let empty = |value: f64| figure.title == "direct/frame" && value == 0.0;
+        let value = |entry: &Entry<'_>| (figure.of)(entry.row).filter(|value| !empty(*value));
+        if pairs.as_flattened().iter().flatten().all(|entry| value(entry).is_none()) {
+            continue;
+        }
+        let mut row = vec![text(figure.title)];
+        for pair in &pairs {
+            let values = pair.map(|entry| entry.and_then(value));
+            for (entry, value) in pair.iter().zip(values) {
+                row.push(match entry.zip(value) {
+                    Some((entry, value)) => {
+                        Cell { markup: with_range(figure, value, entry), class: "n" }
+                    }
+                    None => nothing(),
+                });
+            }
+            row.push(match values {
+                [Some(old), Some(new)] => ratio(new, old).map_or_else(nothing, times),
+                _ => nothing(),
+            });
+        }
+        rows.push(row);
+    }
+    let mut counts = vec![text("samples")];
+    for pair in &pairs {
+        let samples = |entry: &Option<&Entry<'_>>| entry.and_then(|entry| entry.row.samples);
+        let counted = |entry| samples(entry).map_or_else(nothing, |count| number(&grouped(count)));
+        counts.extend(pair.iter().map(counted));
+        counts.push(text(""));
+    }
+    rows.push(counts);
+    table(&head, &rows)
+}
+
+fn nothing() -> Cell {
+    Cell { markup: "–".into(), class: "n dim" }
+}
+
+fn times(ratio: f64) -> Cell {
+    number(&format!("{ratio:.2}x"))
+}
+
 /// A figure, and below it the lowest and highest of its rounds.
 fn with_range(figure: &Figure, value: f64, entry: &Entry<'_>) -> String {
     // Three digits of nothing would claim a precision.
@@ -176,6 +245,50 @@ pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
         ]
     };
     table(&head, &verdicts.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The goals of several runs side by side, in the order of `runs`; of two also the later as a
+/// multiple of the earlier. The bound is judged by the last run.
+pub(super) fn verdicts_of_all(runs: &[Vec<Verdict>]) -> String {
+    let mut goals: Vec<&Verdict> = Vec::new();
+    let is_same = |a: &Verdict, b: &Verdict| a.case == b.case && a.what == b.what;
+    for verdict in runs.iter().rev().flatten() {
+        if !goals.iter().any(|known| is_same(known, verdict)) {
+            goals.push(verdict);
+        }
+    }
+    let mut head = vec![text("Goal")];
+    head.extend((0..runs.len()).map(|run| number(&letter(run))));
+    if runs.len() == 2 {
+        head.push(number(&format!("{}/{}", letter(1), letter(0))));
+    }
+    head.push(text(&format!("Bound, for {}", letter(runs.len() - 1))));
+    let mut rows = Vec::new();
+    for goal in goals {
+        let found: Vec<Option<&Verdict>> =
+            runs.iter().map(|run| run.iter().find(|verdict| is_same(verdict, goal))).collect();
+        let name = escape(&format!("{}: {}", goal.case, goal.what));
+        let mut row = vec![Cell { markup: name, class: "wrap" }];
+        for verdict in &found {
+            row.push(match verdict {
+                Some(verdict) => Cell {
+                    markup: escape(&verdict.value),
+                    class: if verdict.is_met { "n good" } else { "n bad" },
+                },
+                None => nothing(),
+            });
+        }
+        if let [old, new] = found[..] {
+            let both = old.zip(new).and_then(|(old, new)| ratio(new.measured, old.measured));
+            row.push(both.map_or_else(nothing, times));
+        }
+        row.push(match found.last().copied().flatten() {
+            Some(last) => judged(&last.goal, last.is_met),
+            None => text(&goal.goal),
+        });
+        rows.push(row);
+    }
+    table(&head, &rows)
 }
 
 /// What changed in a case from one run to another; `None` when nothing can be compared.
@@ -266,6 +379,36 @@ mod tests {
         let samples = "1\u{202f}234\u{202f}567";
         let cells = ["7.24 µs6.95 µs–10.4 µs", "–", "–", "3.49 ms", samples, "–"];
         assert_eq!(texts(&document, "td"), cells);
+    }
+
+    #[test]
+    fn two_runs_stand_side_by_side() {
+        let runs = runs(
+            "rtt socket spin 64 1 8000\nrtt ringwire spin 64 1 9000\nrtt gone spin 64 1 7000\n-\n\
+             rtt socket spin 64 1 8000\nrtt ringwire spin 64 1 13500",
+        );
+        let book = Book::new(&runs);
+        let markup = figures_of_two(&book, &book.cases[0], [0, 1]);
+        let document = well_formed(&markup);
+        let heads = texts(&document, "th");
+        let of = |name: &str| [format!("{name} A"), "B".into(), "B/A".into()];
+        let expected = ["socket", "ringwire", "gone"].map(of).concat();
+        let mut subjects = heads[1..10].to_vec();
+        let mut sorted = expected;
+        subjects.sort();
+        sorted.sort();
+        assert_eq!(subjects, sorted, "{heads:?}");
+        let cells = texts(&document, "td");
+        assert!(cells.contains(&"1.50x".into()) && cells.contains(&"1.00x".into()), "{cells:?}");
+        assert_eq!(cells.iter().filter(|cell| **cell == "7.00 µs").count(), 1, "{cells:?}");
+
+        let goals: Vec<_> = (0..2).map(|run| goals::verdicts(&book, run)).collect();
+        let document = verdicts_of_all(&goals);
+        let document = well_formed(&document);
+        let heads = texts(&document, "th");
+        assert_eq!(heads[..5], ["Goal", "A", "B", "B/A", "Bound, for B"]);
+        let cells = texts(&document, "td");
+        assert_eq!(cells, ["1.12x", "1.69x", "1.50x", "<= 1.15x ✗ missed"], "{heads:?}");
     }
 
     #[test]
