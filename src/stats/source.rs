@@ -159,7 +159,7 @@ fn spans_of(words: &[u64]) -> Vec<Range<usize>> {
     let (histograms, rows) = (Plan::HISTOGRAMS_AT / 8, words_of(0));
     let one = size_of::<Histogram>() / 8;
     let is_head = |at: usize| (at - histograms) % one < HEAD_WORDS;
-    let mut spans = vec![0..histograms];
+    let mut spans = Vec::from([Range { start: 0, end: histograms }]);
     let counted = (histograms..rows).filter(|&at| words[at] != 0 || is_head(at));
     for at in counted.chain(rows..words.len()) {
         let last = spans.last_mut().expect("never empty");

@@ -396,7 +396,7 @@ fn snapshots_are_of_one_moment() {
     let path = scratch.file();
     let block = registry.blocks()[0].clone();
     for (slot, row) in block.rows.iter().enumerate() {
-        row.key.store(slot as u64 + 1 | 1 << 32, Ordering::Relaxed);
+        row.key.store((slot as u64 + 1) | (1 << 32), Ordering::Relaxed);
         row.state.store(RowState::Connected.code(), Ordering::Relaxed);
     }
     let add = |word: &AtomicU64| word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);

@@ -17,6 +17,8 @@ const BY_SIZE: &str = "Throughput by payload";
 const BY_CONNECTIONS: &str = "By number of connections";
 /// Most floors that are named as changed.
 const MOVED_MAX: usize = 5;
+/// Warnings that are shown before the others are folded away.
+const WARNINGS_MAX: usize = 6;
 /// Most subjects whose table has room beside a drawing.
 const BESIDE_MAX: usize = 4;
 
@@ -173,7 +175,11 @@ impl Page {
             if book.is_comparison() { format!("{}: {text}", letter(run)) } else { text.into() }
         };
         let verdicts: Vec<_> = (0..book.runs.len()).map(|run| goals::verdicts(book, run)).collect();
-        for (run, verdicts) in verdicts.iter().enumerate() {
+        let has_goals = verdicts.iter().any(|verdicts| !verdicts.is_empty());
+        if !has_goals {
+            self.paragraph("none of these cases has a goal");
+        }
+        for (run, verdicts) in verdicts.iter().enumerate().filter(|_| has_goals) {
             if verdicts.is_empty() {
                 self.paragraph(&of_run(run, "none of these cases has a goal"));
                 continue;
@@ -189,22 +195,12 @@ impl Page {
         }
         match &verdicts[..] {
             [only] if !only.is_empty() => self.html += &tables::verdicts(only),
-            all if all.iter().any(|verdicts| !verdicts.is_empty()) => {
-                self.html += &tables::verdicts_of_all(all);
-            }
+            all if has_goals => self.html += &tables::verdicts_of_all(all),
             _ => {}
         }
-        let warnings: Vec<String> = (0..book.runs.len())
-            .flat_map(|run| goals::warnings(book, run).into_iter().map(move |text| (run, text)))
-            .map(|(run, text)| of_run(run, &text))
-            .collect();
-        if !warnings.is_empty() {
-            self.html += "<ul class=\"warnings\">";
-            for warning in &warnings {
-                self.html += &format!("<li>{}</li>", escape(warning));
-            }
-            self.html += "</ul>\n";
-        }
+        let warnings: Vec<String> =
+            (0..book.runs.len()).flat_map(|run| goals::warnings(book, run)).collect();
+        self.warnings(&warnings);
         if is_split {
             self.html += "</div>\n";
         }
@@ -219,6 +215,24 @@ impl Page {
             self.html += "</div>\n";
         }
         self.close();
+    }
+
+    /// The first ones, and the others for whoever opens them.
+    fn warnings(&mut self, warnings: &[String]) {
+        let (shown, folded) = warnings.split_at(warnings.len().min(WARNINGS_MAX));
+        let items = |warnings: &[String]| -> String {
+            let items: String =
+                warnings.iter().map(|text| format!("<li>{}</li>", escape(text))).collect();
+            format!("<ul class=\"warnings\">{items}</ul>\n")
+        };
+        if !shown.is_empty() {
+            self.html += &items(shown);
+        }
+        if !folded.is_empty() {
+            let more = format!("and {} more", count(folded.len(), "warning"));
+            self.html +=
+                &format!("<details><summary>{more}</summary>{}</details>\n", items(folded));
+        }
     }
 
     /// A later run against the first.
