@@ -135,9 +135,9 @@ fn hostile_names_are_escaped() {
 const PREFERS_OPENMETRICS: &str =
     "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
 
-/// The text without two things that the standard allows and the parser does not: units of histograms
-/// (OpenMetrics 1.0 refuses them for information and sets of states alone), and families without
-/// samples (its grammar: `metricfamily = *metric-descriptor *metric`).
+/// The text without two things that the standard allows and the parser does not: units of
+/// histograms (OpenMetrics 1.0 refuses them for information and sets of states alone), and families
+/// without samples (its grammar: `metricfamily = *metric-descriptor *metric`).
 /// `openmetrics_follows_its_rules` sees all of it.
 fn as_the_parser_likes_it(body: &str) -> String {
     let mut kept = String::new();

@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("endpoint", &["error", "wire"]),
     ("error", &["config", "endpoint", "sys::probe", "time", "wire"]),
     ("record", &["time"]),
-    ("stats", &["config", "error", "sync", "sys::map", "time"]),
+    ("stats", &["config", "error", "sync", "sys::lock", "sys::map", "time"]),
     ("sync", &[]),
     ("time", &[]),
     // Serves the statistics, on a runtime and a thread of its own.

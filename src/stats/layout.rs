@@ -103,8 +103,8 @@ const _: () = {
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct BlockHead {
-    /// Odd while the reactor writes what belongs together: in a turn, its sends included. Everything
-    /// in the block but single counts is written under it, the rows too.
+    /// Odd while the reactor writes what belongs together: in a turn, its sends included.
+    /// Everything in the block but single counts is written under it, the rows too.
     pub(crate) sequence: AtomicU64,
     /// When the turn under way, or the last one, began; monotonic.
     pub(crate) turn_began_ns: AtomicU64,

@@ -1,8 +1,9 @@
 //! A snapshot as text for Prometheus: OpenMetrics 1.0, or the older text format 0.0.4.
 //!
 //! Names follow the conventions of OpenMetrics: `ringwire_` before, the unit behind (`_seconds`,
-//! `_bytes`), `_total` for counters, `_info` for what is told by labels alone. Times are in seconds. Histograms are given with the bounds 1,
-//! 2, 5 from 1 µs to 10 s: 22 buckets, each exact to the 0.8 % that the histograms tell apart.
+//! `_bytes`), `_total` for counters, `_info` for what is told by labels alone. Times are in
+//! seconds. Histograms are given with the bounds 1, 2, 5 from 1 µs to 10 s: 22 buckets, each exact
+//! to the 0.8 % that the histograms tell apart.
 //!
 //! Every series has the label `reactor`. Sessions have series of their own while they are not over,
 //! at most [`SESSIONS_MAX`]: what a hostile crowd could make of them is bounded.

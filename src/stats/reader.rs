@@ -1,10 +1,10 @@
 //! The reader's end of a registry: a file of any process, or the mapping of this one.
 //!
-//! What is read is copied by [`source`](super::source): each reactor's block as it was at one moment
-//! between two turns. For that it is copied again and again, for up to [`PATIENCE`]; when the writer
-//! leaves no such moment (it never rests, or is in the middle of a turn all that time: a handler
-//! that blocks, or a process that died there), the copy is kept and marked as *torn*: each number is
-//! right, but they may belong to different moments.
+//! What is read is copied by [`source`](super::source): each reactor's block as it was at one
+//! moment between two turns. For that it is copied again and again, for up to [`PATIENCE`]; when
+//! the writer leaves no such moment (it never rests, or is in the middle of a turn all that time: a
+//! handler that blocks, or a process that died there), the copy is kept and marked as *torn*: each
+//! number is right, but they may belong to different moments.
 //!
 //! Files are read with `pread`, not mapped: one that is cut short meanwhile is an error, not a
 //! SIGBUS.
@@ -121,8 +121,8 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
 
 /// Whether the process that writes a file has ended, also when it had not completed it.
 ///
-/// A file that says nothing yet of who writes it is abandoned when nobody holds its lock and nothing
-/// has been written to it for a minute. A copy has no writer: it is abandoned.
+/// A file that says nothing yet of who writes it is abandoned when nobody holds its lock and
+/// nothing has been written to it for a minute. A copy has no writer: it is abandoned.
 ///
 /// # Errors
 ///

@@ -49,8 +49,8 @@ impl Source {
         Ok(word[0])
     }
 
-    /// Copies what belongs together under the sequence at byte `base`, by spans of words from there.
-    /// Returns whether it does.
+    /// Copies what belongs together under the sequence at byte `base`, by spans of words from
+    /// there. Returns whether it does.
     fn attempt(&self, base: usize, spans: &[Range<usize>], out: &mut [u64]) -> io::Result<bool> {
         let before = self.word(base)?;
         if !before.is_multiple_of(2) {
@@ -72,9 +72,9 @@ impl Source {
     /// What is `is_whole` is of one moment between two turns; otherwise the writer left none in
     /// `patience` that was long enough, and only each row is.
     ///
-    /// A reactor at work leaves some microseconds between two turns, and a histogram is 30 KiB, most
-    /// of it zeros. So a first copy, of any moment, tells where it is not zero; only that is copied
-    /// under the sequence; and another full copy afterwards tells whether something came up
+    /// A reactor at work leaves some microseconds between two turns, and a histogram is 30 KiB,
+    /// most of it zeros. So a first copy, of any moment, tells where it is not zero; only that is
+    /// copied under the sequence; and another full copy afterwards tells whether something came up
     /// elsewhere. Counts never fall: what is zero then was zero before.
     pub(crate) fn block(&self, at: usize, plan: Plan, patience: Duration) -> io::Result<Image> {
         let deadline = Nanos::now() + patience;

@@ -2,8 +2,8 @@
 //! nothing: what finds no room is lost, and counted.
 //!
 //! Both count words from the beginning of time, and never wrap. A reader that sees `written` sees
-//! the words before it; a writer that sees `read` overwrites only what has been read. What the words
-//! mean is for whoever has the two ends.
+//! the words before it; a writer that sees `read` overwrites only what has been read. What the
+//! words mean is for whoever has the two ends.
 
 use super::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::{Site, ordering};

@@ -111,7 +111,8 @@ pub(crate) fn timed<T>(body: impl FnOnce() -> T) -> (T, Duration) {
 /// Settings that suit two cores shared by many tests.
 pub(crate) fn settings() -> ConfigBuilder {
     let settings = Config::builder().idle(Idle::Park).connections_max(64).reconnect(false);
-    // A test that is killed leaves no file behind. Tests of the registry have directories of their own.
+    // A test that is killed leaves no file behind. Tests of the registry have directories of their
+    // own.
     settings.registry(false)
 }
 

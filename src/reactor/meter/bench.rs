@@ -1,5 +1,5 @@
-//! What the numbers of a turn cost, for the bench and the counts of instructions: the functions that
-//! a reactor calls, with what it would call them with.
+//! What the numbers of a turn cost, for the bench and the counts of instructions: the functions
+//! that a reactor calls, with what it would call them with.
 
 use slotmap::KeyData;
 
