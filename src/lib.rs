@@ -76,6 +76,7 @@
 
 pub mod client;
 pub mod config;
+mod crc;
 pub mod endpoint;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]

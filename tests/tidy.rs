@@ -15,7 +15,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["endpoint", "error", "time", "wire"]),
     ("endpoint", &["error", "wire"]),
     ("error", &["config", "endpoint", "sys::probe", "time", "wire"]),
-    ("record", &["time"]),
+    ("crc", &[]),
+    ("record", &["crc", "time"]),
     ("stats", &["config", "error", "sync", "sys::lock", "sys::map", "time"]),
     ("sync", &[]),
     ("time", &[]),
@@ -23,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &["stats"]),
     // Bytes and rules: no socket, no ring, no clock. `wire` does not even know what time is.
     ("mem", &["config", "error", "stats", "time"]),
-    ("wire", &["error"]),
+    ("wire", &["crc", "error"]),
     ("session", &["config", "error", "mem", "stats", "time", "wire"]),
     // Linux. Moves bytes, knows no frames.
     ("sys", &["config", "endpoint", "error", "mem", "stats", "time"]),

@@ -195,7 +195,8 @@ thread_local! {
 
 impl OwnedBody {
     /// Serialises `body` into memory of its own, unless it is shared memory already. Allocates
-    /// nothing for up to 16 KiB, once this thread has sent something; else once, or twice for types whose length is not known before.
+    /// nothing for up to 16 KiB, once this thread has sent something; else once, or twice for types
+    /// whose length is not known before.
     pub(crate) fn new<B: Body + ?Sized>(body: &B, bytes_max: usize) -> Result<Self, BodyError> {
         if let Some(payload) = body.shared().filter(|payload| payload.len() > SMALL_BYTES_MAX) {
             if payload.len() > bytes_max {

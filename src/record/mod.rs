@@ -65,8 +65,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub use self::read::{Ending, RecordReader};
 pub use self::write::{RecordSink, RecordTally, RecordWriter};
+use crate::crc::crc32c;
 use crate::time::Nanos;
-use crate::wire::crc32c;
 
 const MAGIC: [u8; 8] = *b"\x89RWREC\r\n";
 /// The version of the format that is written, and the only one that is read.

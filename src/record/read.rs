@@ -14,8 +14,8 @@ use super::{
     MAGIC, Mark, PEER, PeerBody, RECEIVED, RECORD_VERSION, Record, RecordError, RecordOrigin,
     RecordedFrame, SENT,
 };
+use crate::crc::crc32c;
 use crate::time::Nanos;
-use crate::wire::crc32c;
 
 /// How a recording ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use super::{
     INDEX_EVERY_BYTES, LOST, LostBody, MAGIC, Mark, PEER, PeerBody, RECEIVED, RECORD_VERSION,
     RecordOrigin, RecordedFrame, RecordedSession, SENT, kept,
 };
+use crate::crc::crc32c;
 use crate::time::Nanos;
-use crate::wire::crc32c;
 
 /// Records are gathered up to this many bytes.
 const GATHERED_BYTES: usize = 256 << 10;

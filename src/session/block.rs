@@ -415,7 +415,7 @@ impl Block {
         let Some(reason) = refuse(&frame) else { return };
         drops.add(reason, 1);
         let Span { first, last, .. } = self.span;
-        // What stood in it stays until the block is done with: a gap is shorter than what is before.
+        // What stood in it stays until the block is done with: a gap is no longer than a head.
         let gap = Gap { lane, count: 1, last };
         let filled = gap.head().encode(&[], self.buffer.bytes_mut());
         self.span = Span { filled, first, last, ..Span::begin(first) };

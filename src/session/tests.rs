@@ -789,8 +789,8 @@ fn payload_in_place_is_the_same_frame() {
         Envelope::command(),
         Envelope::command().reliable().ttl(Duration::from_secs(1)).destination(9),
     ];
-    for bytes in [0, 1, 15, 16, 17, 31, 256, 1000, 8001] {
-        let payload = Bytes::from((0..bytes).map(|at| at as u8).collect::<Vec<_>>());
+    for bytes in [0_u32, 1, 15, 16, 17, 31, 256, 1000, 8001] {
+        let payload = (0..bytes).map(|at| at.to_le_bytes()[0]).collect::<Bytes>();
         for envelope in envelopes {
             let copied = on_the_wire(envelope, false, &payload);
             assert_eq!(on_the_wire(envelope, true, &payload), copied, "{bytes}, {envelope:?}");

@@ -556,11 +556,11 @@ impl Ring {
         }
         let entry = entry.user_data(key.data().as_ffi());
         // SAFETY: `entry` points at most into the buffer, the bytes inserted in it, the vector and
-        // the address of slot `key`. The slot owns them all, and its only exits are `complete`, on the last completion carrying this
-        // `user_data`, and `reap_prompt`, after the submission that made the only attempt:
-        // io_uring(7) requires the memory to stay valid until then. Neither a `Buffer`'s storage
-        // nor `Bytes` nor what is boxed moves with the slot. A failed submit changes nothing: the entry
-        // stays queued, and the slot occupied.
+        // the address of slot `key`. The slot owns them all, and its only exits are `complete`, on
+        // the last completion carrying this `user_data`, and `reap_prompt`, after the submission
+        // that made the only attempt: io_uring(7) requires the memory to stay valid until then.
+        // Neither a `Buffer`'s storage nor `Bytes` nor what is boxed moves with the slot. A failed
+        // submit changes nothing: the entry stays queued, and the slot occupied.
         let pushed = unsafe { self.uring.submission().push(&entry) };
         match pushed {
             Ok(()) => Ok(key),

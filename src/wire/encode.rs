@@ -7,6 +7,7 @@
 
 use zerocopy::IntoBytes;
 
+use crate::crc::{crc32c, crc32c_of};
 use crate::wire::header::{
     Codec, EXTENSION_BYTES, Extension, FRAME_ALIGN, Flags, HEADER_BYTES, Header, Kind, MAGIC,
     Priority, VERSION, frame_bytes,
@@ -196,23 +197,6 @@ pub fn checksum(header: &Header, extension: Option<&Extension>, payload: &[u8]) 
     header.checksum = 0.into();
     let extension = extension.map_or(&[][..], Extension::as_bytes);
     crc32c_of([header.as_bytes(), extension, payload])
-}
-
-/// CRC-32C (RFC 3720, appendix B.4, where it is that of iSCSI).
-#[inline]
-pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::crc32_iscsi(bytes)
-}
-
-/// The same, of parts that follow one another.
-#[inline]
-fn crc32c_of<const N: usize>(parts: [&[u8]; N]) -> u32 {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    for part in parts {
-        digest.update(part);
-    }
-    let crc = digest.finalize();
-    u32::try_from(crc).expect("a CRC-32 has 32 bits")
 }
 
 /// CRC-32C over a frame without its padding, its checksum field taken as 0.

@@ -92,7 +92,6 @@ pub mod heartbeat;
 pub mod payload;
 
 pub use decode::{Decoder, Frame, Lifetime};
-pub(crate) use encode::crc32c;
 pub use encode::{Checksum, FrameHead};
 pub(crate) use header::low_half;
 pub use header::{

@@ -204,6 +204,7 @@ fn many_stalled_clients_leave_memory_for_the_others() {
 fn check_first_broadcast(bytes: usize, clients: u32, send_memory_bytes: u64) {
     assert!(4 * bytes as u64 * u64::from(clients) <= send_memory_bytes, "nowhere near its end");
     let settings = settings().connections_max(clients).send_memory_bytes(send_memory_bytes);
+    let settings = settings.in_place_bytes_min(u32::MAX);
     let server = start(echo().config(valid(settings)));
     let mut peers: Vec<_> = (0..clients).map(|_| Peer::connect(&server)).collect();
     for round in 0..3 {
@@ -233,9 +234,31 @@ fn first_broadcast_of_short_frames_reaches_everybody() {
     isolated(|| check_first_broadcast(8_000, 250, 16 << 20));
 }
 
+/// What is sent from where it is takes no send memory: neither for the clients that read nor for
+/// those that do not.
+#[test]
+fn broadcast_of_large_frames_in_place_takes_no_send_memory() {
+    isolated(|| {
+        let settings = settings().send_memory_bytes(16 << 20).tcp_send_buffer_bytes(32 << 10);
+        let server = start(echo().config(valid(settings)));
+        let slow: Vec<_> = (0..40).map(|_| Peer::dial_narrow(&server.addresses()[0])).collect();
+        let mut well = Peer::connect(&server);
+        wait_for(&server, "all are there", |statistics| statistics.connections_active == 41);
+        for number in 0..40 {
+            server.broadcast(Envelope::data(), &numbered(number, 100_000)).map(drop).expect("runs");
+            assert_eq!(number_of(&well.frame().payload), number);
+        }
+        let statistics = server.statistics();
+        assert!(statistics.sends_refused > 0, "the lanes of the slow ones are bounded");
+        assert_eq!(statistics.sends_out_of_memory, 0, "{statistics}");
+        drop(slow);
+    });
+}
+
 /// Slow clients together have all the send memory they may; one that keeps up gets everything.
 fn check_one_keeps_up(bytes: usize) {
     let settings = settings().send_memory_bytes(16 << 20).tcp_send_buffer_bytes(32 << 10);
+    let settings = settings.in_place_bytes_min(u32::MAX);
     let server = start(echo().config(valid(settings)));
     let slow: Vec<_> = (0..40).map(|_| Peer::dial_narrow(&server.addresses()[0])).collect();
     let mut well = Peer::connect(&server);

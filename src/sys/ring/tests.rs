@@ -290,7 +290,8 @@ fn multishot_accept_delivers_a_descriptor_each() {
 fn gathered(payload: &bytes::Bytes) -> (Buffer, Vec<u8>) {
     let mut pool = crate::mem::Pool::new(&crate::mem::PoolLayout::uniform(64, 1)).expect("memory");
     let mut buffer = pool.take(64).expect("free");
-    buffer.bytes_mut()[..40].copy_from_slice(&std::array::from_fn::<u8, 40, _>(|at| at as u8));
+    buffer.bytes_mut()[..40]
+        .copy_from_slice(&std::array::from_fn::<u8, 40, _>(|at| at.to_le_bytes()[0]));
     buffer.set_insert(pool.insert(32, payload.clone()));
     let expected = buffer.pieces(0..40 + payload.len()).to_vec();
     assert_eq!(expected[32..32 + payload.len()], payload[..]);
@@ -299,7 +300,7 @@ fn gathered(payload: &bytes::Bytes) -> (Buffer, Vec<u8>) {
 
 #[test]
 fn gathered_sends_are_one_message_in_every_mode() {
-    let payload = bytes::Bytes::from((0..100_003_u32).map(|at| at as u8).collect::<Vec<_>>());
+    let payload = (0..100_003_u32).map(|at| at.to_le_bytes()[0]).collect::<bytes::Bytes>();
     for mode in [SendMode::Prompt, SendMode::Whole, SendMode::ZeroCopy] {
         let (near, mut far) = tcp_pair();
         let mut ring = ring();
