@@ -132,48 +132,61 @@ fn reliable_message_without_a_key_is_kept_when_nobody_is_up() {
 #[test]
 fn member_that_dies_takes_nothing_more() {
     isolated(|| {
-        let (listener, stuck_endpoint) = plain_listener();
-        let accepting = std::thread::spawn(move || {
-            let mut peer = Peer::new(Stream::Tcp(listener.accept().expect("a member").0));
-            peer.welcome(Greeting { features: 1, ..Greeting::default() });
-            peer
-        });
-        let server = start(silent().config(valid(settings_that_resume())));
-        let plan = plan(&stuck_endpoint).endpoint(endpoint(&server)).members_min(2);
-        let settings = settings_that_resume().tcp_send_buffer_bytes(16 << 10);
-        let mut pool = ready(settings, plan);
-        let peer = accepting.join().expect("the handshake completes");
-        let members = pool.members();
-        let stuck = members.iter().find(|member| member.address == stuck_endpoint);
-        let stuck = stuck.expect("it is connected").id;
-        let payload = vec![7; 60_000];
-        let mut idle_turns = 0;
-        turn_until(&mut pool, "its socket is full", |pool| {
-            let outcome = pool.reactor().send(stuck, Envelope::data().reliable(), &payload);
-            idle_turns = if outcome.is_err() { idle_turns + 1 } else { 0 };
-            idle_turns == 10
-        });
-        let Stream::Tcp(stream) = &peer.stream else { panic!("TCP") };
-        stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
-        let deadline = Nanos::now() + PATIENCE;
-        while pool.reactor().connection(stuck).expect("it is ending").is_established {
-            assert!(Nanos::now() < deadline, "the end of the link is not noticed");
-            pool.poll();
-        }
-        let statistics = pool.statistics();
-        assert_eq!((statistics.connected, statistics.reconnecting), (2, 0), "nobody was told");
-        for number in 0..10_u8 {
-            let envelope = Envelope::data().critical();
-            pool.send(UNKEYED, envelope, &[number]).expect("the other is up");
-        }
-        let mut numbers = Vec::new();
-        turn_until(&mut pool, "they come", |_| {
-            let messages = std::iter::from_fn(|| server.receive(Duration::ZERO).ok());
-            numbers.extend(messages.map(|message| message.payload()[0]));
-            numbers.len() == 10
-        });
-        assert!(numbers.iter().copied().eq(0..10), "{numbers:?}");
+        let is_met = (0..10).any(|_| check_dead_member());
+        assert!(is_met, "the kernel never held a send of a dead link");
     });
+}
+
+/// Returns whether the kernel held the send for long enough.
+fn check_dead_member() -> bool {
+    let (listener, stuck_endpoint) = plain_listener();
+    let accepting = std::thread::spawn(move || {
+        let mut peer = Peer::new(Stream::Tcp(listener.accept().expect("a member").0));
+        peer.welcome(Greeting { features: 1, ..Greeting::default() });
+        peer
+    });
+    let server = start(silent().config(valid(settings_that_resume())));
+    let plan = plan(&stuck_endpoint).endpoint(endpoint(&server)).members_min(2);
+    let settings = settings_that_resume().tcp_send_buffer_bytes(16 << 10);
+    let mut pool = ready(settings, plan);
+    let peer = accepting.join().expect("the handshake completes");
+    let members = pool.members();
+    let stuck = members.iter().find(|member| member.address == stuck_endpoint);
+    let stuck = stuck.expect("it is connected").id;
+    let payload = vec![7; 60_000];
+    let mut idle_turns = 0;
+    turn_until(&mut pool, "its socket is full", |pool| {
+        let outcome = pool.reactor().send(stuck, Envelope::data().reliable(), &payload);
+        idle_turns = if outcome.is_err() { idle_turns + 1 } else { 0 };
+        idle_turns == 10
+    });
+    let Stream::Tcp(stream) = &peer.stream else { panic!("TCP") };
+    stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
+    let deadline = Nanos::now() + PATIENCE;
+    loop {
+        match pool.reactor().connection(stuck) {
+            Some(member) if member.is_established => {}
+            Some(_) => break,
+            // The kernel let go of the send in the same turn: that is another story.
+            None => return false,
+        }
+        assert!(Nanos::now() < deadline, "the end of the link is not noticed");
+        pool.poll();
+    }
+    let statistics = pool.statistics();
+    assert_eq!((statistics.connected, statistics.reconnecting), (2, 0), "nobody was told");
+    for number in 0..10_u8 {
+        let envelope = Envelope::data().critical();
+        pool.send(UNKEYED, envelope, &[number]).expect("the other is up");
+    }
+    let mut numbers = Vec::new();
+    turn_until(&mut pool, "they come", |_| {
+        let messages = std::iter::from_fn(|| server.receive(Duration::ZERO).ok());
+        numbers.extend(messages.map(|message| message.payload()[0]));
+        numbers.len() == 10
+    });
+    assert!(numbers.iter().copied().eq(0..10), "{numbers:?}");
+    true
 }
 
 #[test]
