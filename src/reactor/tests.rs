@@ -5,10 +5,11 @@
 //! and the state of a real one, so that what follows must be made good through the real ring.
 
 use super::*;
+use crate::config::ConfigBuilder;
 use crate::mem::Buffer;
 use crate::reactor::connection::{InFlight, Phase};
 use crate::session::lane::{LaneLimits, SendMemory};
-use crate::session::{Role, Session};
+use crate::session::{Part, Role, Session};
 use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -389,4 +390,38 @@ fn check_ends(reactor: &mut Reactor, id: ConnectionId) {
     let kind = EventKind::Disconnected { reason, established: false, messages_dropped: 0 };
     assert_eq!(event.kind, kind);
     assert_eq!(reactor.poll_event(), None);
+}
+
+/// What the kernel may hold unsent on each connection of a session with two of them.
+fn unsent_bounds(settings: ConfigBuilder) -> Vec<(Part, u32)> {
+    let config = settings.express(true).connections_max(4).registry(false).build().expect("valid");
+    let mut far = Reactor::new(&config).expect("a ring");
+    let address = far.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
+    let mut near = Reactor::new(&config).expect("a ring");
+    let id = near.dial(&address).expect("a socket");
+    until(|| {
+        poll(&mut near);
+        poll(&mut far);
+        near.state_of(id) == ConnectionState::Connected && !far.connections().is_empty()
+    });
+    let ends = near.core.connections.values().chain(far.core.connections.values());
+    ends.map(|connection| {
+        (connection.session.part(), connection.socket.tcp_notsent_lowat().expect("TCP"))
+    })
+    .collect()
+}
+
+#[test]
+fn kernel_holds_little_of_what_stands_beside_urgent_messages() {
+    let bounds = unsent_bounds(Config::builder());
+    assert_eq!(bounds.len(), 4, "two connections, both ends");
+    for (part, bytes) in bounds {
+        match part {
+            Part::Main => assert_eq!(bytes, 128 << 10),
+            // The system's own bound, net.ipv4.tcp_notsent_lowat.
+            _ => assert!(bytes == 0 || bytes > 1 << 20, "{bytes}"),
+        }
+    }
+    let chosen = unsent_bounds(Config::builder().tcp_notsent_lowat_bytes(300_000));
+    assert!(chosen.iter().all(|&(_, bytes)| bytes == 300_000), "{chosen:?}");
 }

@@ -207,3 +207,34 @@ fn threads_race_and_every_frame_is_whole_or_counted() {
     assert!(lost <= receiver.frames_lost());
     assert_eq!(received + receiver.frames_lost(), u64::from(COUNT));
 }
+
+#[test]
+fn frame_with_its_payload_elsewhere_passes_as_one() {
+    use crate::mem::{Pool, PoolLayout};
+    use crate::session::block::Block;
+    let (tap, mut receiver) = Tap::new(TapFilter::both().memory_bytes(64 << 10));
+    let mut writer = writer(&tap, 0);
+    let mut pool = Pool::new(&PoolLayout::uniform(128, 1)).expect("memory");
+    // Every remainder of a word and of the padding.
+    for (number, length) in (1_u32..).zip(4_000..4_033_u32) {
+        let payload: Vec<u8> = (0..length).map(low_byte).collect();
+        let expected = bytes_of(Kind::Data, number, &payload);
+        let head = FrameHead {
+            kind: Kind::Data,
+            priority: Priority::Normal,
+            codec: Codec::Opaque,
+            type_id: number,
+            sequence: number,
+            sent_at_ns: 0,
+            flags: Flags::default(),
+            extension: None,
+            checksum: Checksum::Never,
+        };
+        let mut block = Block::new(pool.take(128).expect("free"), number.into());
+        block.write_around(head, payload.into(), &mut pool);
+        writer.sent(SessionKey::default(), Nanos(1), &block);
+        pool.give(block.buffer);
+        let frame = receiver.receive(Duration::ZERO).expect("it is there");
+        assert_eq!(frame.bytes[..], expected[..], "{length} bytes");
+    }
+}
