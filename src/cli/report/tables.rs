@@ -55,7 +55,26 @@ fn attribute(class: &str) -> String {
     if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") }
 }
 
-/// The figures of a case in one run: figures down, subjects across.
+/// More subjects than this are more than a page is wide: they stand below each other.
+const ACROSS_MAX: usize = 6;
+
+/// The same with rows and columns exchanged.
+fn turned(head: Vec<Cell>, rows: Vec<Vec<Cell>>) -> (Vec<Cell>, Vec<Vec<Cell>>) {
+    let count = head.len();
+    let mut columns: Vec<Vec<Cell>> = (0..count).map(|_| Vec::new()).collect();
+    for row in std::iter::once(head).chain(rows) {
+        assert_eq!(row.len(), count, "a table has no holes");
+        columns.iter_mut().zip(row).for_each(|(column, cell)| column.push(cell));
+    }
+    // Names stand left where they open a row, and above their numbers where they head a column.
+    columns.iter_mut().for_each(|row| row[0].class = "");
+    let mut head = columns.remove(0);
+    head.iter_mut().skip(1).for_each(|cell| cell.class = "n");
+    (head, columns)
+}
+
+/// The figures of a case in one run: figures down and subjects across, or the other way round when
+/// there are many.
 pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> String {
     let entries: Vec<&Entry<'_>> = case.of_run(run).collect();
     let mut head = vec![text("")];
@@ -87,6 +106,9 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> String {
     };
     let counts = entries.iter().map(samples);
     rows.push(std::iter::once(text("samples")).chain(counts).collect());
+    if entries.len() > ACROSS_MAX {
+        (head, rows) = turned(head, rows);
+    }
     table(&head, &rows)
 }
 
@@ -379,6 +401,21 @@ mod tests {
         let samples = "1\u{202f}234\u{202f}567";
         let cells = ["7.24 µs6.95 µs–10.4 µs", "–", "–", "3.49 ms", samples, "–"];
         assert_eq!(texts(&document, "td"), cells);
+    }
+
+    #[test]
+    fn many_subjects_stand_below_each_other() {
+        let rows: String =
+            (1..=ACROSS_MAX + 1).map(|n| format!("rtt s{n} spin 64 1 {n}000\n")).collect();
+        let runs = runs(&rows);
+        let book = Book::new(&runs);
+        let markup = figures(&book, &book.cases[0], 0);
+        let document = well_formed(&markup);
+        let heads = texts(&document, "th");
+        let samples = heads.iter().position(|head| head == "samples").expect("a column");
+        assert!(heads[..samples].contains(&"p50".into()), "{heads:?}");
+        assert_eq!(heads[samples + 1..].len(), ACROSS_MAX + 1, "{heads:?}");
+        assert!(heads[samples + 1..].iter().all(|head| head.starts_with('s')), "{heads:?}");
     }
 
     #[test]
