@@ -786,8 +786,12 @@ impl NodeHandle {
         self.post(connection, command)
     }
 
-    /// Queues a message on every established connection, and reports on each. Allocates its report
+    /// Queues a message for every established session, and reports on each. Allocates its report
     /// and the way there.
+    ///
+    /// Those whose link is lost and that may come back are included: for each of them a reliable
+    /// message is queued and kept as by [`send_to`](Self::send_to), and one of best effort is
+    /// refused with [`SendError::NotConnected`].
     ///
     /// # Errors
     ///

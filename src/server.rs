@@ -249,7 +249,9 @@ impl Server {
         self.node.post_reply(request, envelope, body)
     }
 
-    /// Queues a message for every connected client, and reports on each.
+    /// Queues a message for every client, and reports on each. A client whose link is lost gets a
+    /// reliable message when it is back; one of best effort it is not sent
+    /// ([`SendError::NotConnected`]).
     ///
     /// # Errors
     ///

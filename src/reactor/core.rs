@@ -352,24 +352,31 @@ impl Core {
         }
     }
 
-    /// Queues a message on every established connection.
+    /// Queues a message for every session that has been established, those whose link is away
+    /// included: last, so that nobody who is there waits for them.
     pub(crate) fn broadcast<B: Body + ?Sized>(
         &mut self,
         envelope: Envelope,
         body: &B,
     ) -> BroadcastReport {
-        let keys: Vec<_> = self
+        // The part that carries the lane, whether the other one has its link or not.
+        let carries = |home| {
+            let public = self.pairs.public(home);
+            let carrier = self.pairs.carrier(public, envelope.lane());
+            carrier == Some(home) && self.pairs.is_complete(public)
+        };
+        let here = self
             .connections
-            .iter()
-            .filter(|(_, connection)| connection.is_established())
-            .filter(|(_, connection)| {
-                // The part that carries the lane, whether the other one has its link or not.
-                let carrier = self.pairs.carrier(connection.public, envelope.lane());
-                carrier == Some(connection.home) && self.pairs.is_complete(connection.public)
-            })
-            .map(|(key, _)| self.id(key))
+            .values()
+            .filter(|connection| connection.is_established())
+            .map(|connection| connection.home);
+        let away = self.homes.iter().filter(|(_, place)| matches!(place, Home::Away(_)));
+        let ids: Vec<_> = here
+            .chain(away.map(|(home, _)| home))
+            .filter(|&home| carries(home))
+            .map(|home| ConnectionId { reactor: self.index, key: self.pairs.public(home) })
             .collect();
-        let outcomes = keys
+        let outcomes = ids
             .into_iter()
             .map(|id| {
                 let outcome = self.push_to(id, envelope, Correlation::None, body);

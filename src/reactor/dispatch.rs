@@ -142,7 +142,8 @@ impl Context<'_> {
         self.core.push_to(connection, envelope, Correlation::None, body).map(drop)
     }
 
-    /// Sends to every established connection of this reactor.
+    /// Sends to every established session of this reactor, and reports on each; see
+    /// [`Reactor::broadcast`](crate::Reactor::broadcast).
     pub fn broadcast<B: Body + ?Sized>(&mut self, envelope: Envelope, body: &B) -> BroadcastReport {
         self.core.broadcast(envelope, body)
     }

@@ -256,18 +256,19 @@ pub struct ClockOffset {
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct BroadcastReport {
-    /// Each established connection, and whether the message was queued there.
+    /// Each established session, and whether the message was queued for it. Of one whose link is
+    /// lost, [`SendError::NotConnected`] when the message is not reliable.
     pub outcomes: Vec<(ConnectionId, Result<(), SendError>)>,
 }
 
 impl BroadcastReport {
-    /// On how many connections the message was queued.
+    /// For how many sessions the message was queued.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count()
     }
 
-    /// The connections that refused it, and why.
+    /// The sessions that refused it, and why.
     pub fn refused(&self) -> impl Iterator<Item = (ConnectionId, SendError)> + '_ {
         self.outcomes.iter().filter_map(|&(id, outcome)| Some((id, outcome.err()?)))
     }
@@ -590,7 +591,11 @@ impl Reactor {
         self.core.push_to(to, envelope, response_to(request), body).map(drop)
     }
 
-    /// Queues a message on every established connection.
+    /// Queues a message for every established session, and reports on each. Allocates its report.
+    ///
+    /// Those whose link is lost and that may come back are included: for each of them a reliable
+    /// message is queued and kept as by [`send_to`](Self::send_to), and one of best effort is
+    /// refused with [`SendError::NotConnected`].
     pub fn broadcast<B: Body + ?Sized>(&mut self, envelope: Envelope, body: &B) -> BroadcastReport {
         self.core.refresh_now();
         self.core.broadcast(envelope, body)

@@ -4,16 +4,17 @@ use std::io::Write;
 use std::time::Duration;
 
 use ringwire::{
-    Client, CloseReason, ConfigBuilder, ConnectionState, Envelope, EventKind, Nanos, ReceiveError,
-    SendError,
+    Client, CloseReason, ConfigBuilder, ConnectionState, Envelope, EventKind, Nanos, Priority,
+    ReceiveError, SendError,
 };
 
 use crate::bed::{
-    Bed, echoes, events_of_server, name, names_of_client, settings_that_resume, turn, valid,
+    Bed, echoes, events_of_server, name, names_of_client, settings_that_resume, silent, turn, valid,
 };
 use crate::proxy::Fault;
 use crate::util::{
     Greeting, PATIENCE, Peer, Stream, client_with, endpoint, isolated, plain_listener, timed,
+    wait_until,
 };
 
 fn check_broken_link(fault: Fault) {
@@ -238,6 +239,51 @@ fn server_forgets_a_client_that_does_not_come_back() {
             Err(SendError::NotConnected)
         );
         drop(proxy);
+    });
+}
+
+/// A reliable broadcast is kept for whoever is away, and one of best effort says whom it missed.
+fn check_broadcast(settings: impl Fn() -> ConfigBuilder, lane: Priority) {
+    let server = silent().config(valid(settings()));
+    let mut bed = Bed::around(settings(), server);
+    let mut there = client_with(valid(settings()), &endpoint(&bed.server));
+    wait_until("both are there", || bed.server.clients().len() == 2);
+    bed.lose_link(Fault::Cut);
+    let _ = events_of_server(&bed.server, "LinkLost");
+    // Both links of it, when it has two.
+    let sent = |reliable: bool| {
+        let envelope = Envelope::data().priority(lane);
+        let envelope = if reliable { envelope.reliable() } else { envelope };
+        bed.server.broadcast(envelope, if reliable { b"kept" } else { b"lost" }).expect("it runs")
+    };
+    wait_until("it is known to be away", || sent(false).queued() == 1);
+    let refused: Vec<_> = sent(false).refused().collect();
+    assert_eq!(refused, [(bed.id, SendError::NotConnected)]);
+    let report = sent(true);
+    assert_eq!((report.outcomes.len(), report.queued()), (2, 2), "{report:?}");
+    let until_kept = |client: &mut Client| loop {
+        let message = client.receive(PATIENCE).expect("a message comes");
+        if message.payload()[..] == *b"kept" {
+            break;
+        }
+    };
+    until_kept(&mut there);
+    bed.proxy.admit();
+    let first = bed.client.receive(PATIENCE).expect("it is kept");
+    assert_eq!(first.payload()[..], *b"kept", "and nothing else came");
+}
+
+#[test]
+fn reliable_broadcast_is_kept_for_those_away() {
+    isolated(|| check_broadcast(settings_that_resume, Priority::Normal));
+}
+
+#[test]
+fn reliable_broadcast_is_kept_for_those_away_on_either_link() {
+    let settings = || settings_that_resume().express(true);
+    isolated(move || {
+        check_broadcast(settings, Priority::Normal);
+        check_broadcast(settings, Priority::Critical);
     });
 }
 
