@@ -253,6 +253,7 @@ fn described(kind: &EventKind) -> String {
     match kind {
         EventKind::Connected => "connected: a new session".into(),
         EventKind::LinkLost { reason, .. } => format!("link lost: {reason}"),
+        EventKind::Connecting => "connecting".into(),
         EventKind::Reconnecting { .. } => "reconnecting".into(),
         EventKind::Resumed { messages_dropped, .. } => {
             format!("resumed: {messages_dropped} messages lost on the way")

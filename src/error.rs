@@ -546,6 +546,12 @@ pub enum CloseReason {
     /// The link was lost and the peer did not come back in time.
     #[error("the link was lost and the peer did not come back in time (session_linger_ms)")]
     SessionExpired,
+    /// The link was lost, and so many attempts in a row to make another have failed.
+    #[error("gave up to reconnect after {attempts} attempts (reconnect_attempts_max)")]
+    GaveUp {
+        /// `reconnect_attempts_max`.
+        attempts: u32,
+    },
     /// A payload was not a valid value of the type it claims to be.
     #[error("invalid payload: {0}")]
     Payload(AccessError),
@@ -557,7 +563,7 @@ pub enum CloseReason {
 impl CloseReason {
     /// Names of the counters, by [`CloseReason::index`]. A name with a dot is one of the group
     /// before it: `protocol.magic` is one of `protocol`.
-    pub const NAMES: [&'static str; 32] = [
+    pub const NAMES: [&'static str; 33] = [
         "peer_closed",
         "goodbye",
         "local",
@@ -590,6 +596,7 @@ impl CloseReason {
         "slow_peer",
         "session_expired",
         "protocol.heartbeat",
+        "gave_up",
     ];
 
     /// Position in [`CloseReason::NAMES`].
@@ -630,6 +637,7 @@ impl CloseReason {
             Self::PeerSilent => 28,
             Self::SlowPeer => 29,
             Self::SessionExpired => 30,
+            Self::GaveUp { .. } => 32,
         }
     }
 
@@ -729,6 +737,7 @@ mod tests {
             (CloseReason::PeerSilent, "peer_silent"),
             (CloseReason::SlowPeer, "slow_peer"),
             (CloseReason::SessionExpired, "session_expired"),
+            (CloseReason::GaveUp { attempts: 3 }, "gave_up"),
         ];
         let named = others.into_iter().chain(protocol);
         let mut names: Vec<_> = named

@@ -497,6 +497,11 @@ impl Log {
                 let what = format!("{}link lost: {reason}", which(*link));
                 self.link(event, &what, *messages_dropped)
             }
+            // The first attempt is at once, and the loss has just been said.
+            EventKind::Reconnecting { link, attempt: attempt @ 2.., reason } => {
+                let what = format!("{}dials again, attempt {attempt}: {reason}", which(*link));
+                self.link(event, &what, 0)
+            }
             EventKind::Resumed { link, messages_dropped } => {
                 let what = format!("{}link back: the session goes on", which(*link));
                 self.link(event, &what, *messages_dropped)

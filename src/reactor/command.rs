@@ -85,6 +85,18 @@ pub(crate) enum DialFailure {
     Closed(CloseReason),
 }
 
+impl From<DialFailure> for CloseReason {
+    fn from(failure: DialFailure) -> Self {
+        match failure {
+            DialFailure::TooMany { .. } => Self::ConnectionLimit,
+            DialFailure::Closed(reason) => reason,
+            DialFailure::Socket(error) => {
+                Self::Socket { errno: error.raw_os_error().unwrap_or(libc::EIO) }
+            }
+        }
+    }
+}
+
 /// The bounded way into a reactor from other threads.
 ///
 /// See [`mailbox`] for how it wakes the reactor and how it ends.

@@ -317,6 +317,7 @@ impl Core {
         if self.config.express() {
             self.plan_pair(key);
         }
+        self.emit(key, EventKind::Connecting);
         Ok(key)
     }
 

@@ -128,6 +128,10 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
+    /// This side dials: a connection is being made for a new session. [`EventKind::Connected`]
+    /// follows, or [`EventKind::Disconnected`] with the reason why not. Only where this side
+    /// connects.
+    Connecting,
     /// The handshake is complete: messages flow.
     Connected,
     /// The link is gone, and the session waits for another. Best-effort messages are refused, and
@@ -140,12 +144,16 @@ pub enum EventKind {
         /// Best-effort messages that waited to be sent.
         messages_dropped: u64,
     },
-    /// This side dials again.
+    /// This side dials again. When the last of `reconnect_attempts_max` attempts has failed, the
+    /// session ends with [`CloseReason::GaveUp`].
     Reconnecting {
         /// Which link, where the session has two.
         link: Link,
         /// How many attempts that makes, since a link last held.
         attempt: u32,
+        /// Why there is no link: of the attempt after a loss the reason of that, of those that
+        /// follow why the one before failed.
+        reason: CloseReason,
     },
     /// The session goes on on a new link.
     Resumed {

@@ -18,7 +18,6 @@ use slotmap::{SlotMap, new_key_type};
 use crate::config::PoolConfig;
 use crate::endpoint::Address;
 use crate::error::{CloseReason, ConnectError};
-use crate::reactor::command::DialFailure;
 use crate::reactor::connection::ConnectionId;
 use crate::reactor::core::Core;
 use crate::reactor::sessions::{backoff_policy, random};
@@ -227,7 +226,9 @@ impl Pool {
                 self.ended(slot, reason, messages_dropped);
                 Happened::Ended
             }
-            EventKind::Reconnecting { .. } | EventKind::Dropped { .. } => return,
+            EventKind::Connecting | EventKind::Reconnecting { .. } | EventKind::Dropped { .. } => {
+                return;
+            }
         };
         self.members.handle(slot, happened, now, random());
         self.settle();
@@ -346,13 +347,7 @@ impl Core {
             Err(failure) => {
                 tracing::debug!(address = %target, ?failure, "cannot dial a pool's member");
                 let pool = &mut self.pools.table[key];
-                pool.failure = Some(match failure {
-                    DialFailure::TooMany { .. } => CloseReason::ConnectionLimit,
-                    DialFailure::Closed(reason) => reason,
-                    DialFailure::Socket(error) => {
-                        CloseReason::Socket { errno: error.raw_os_error().unwrap_or(libc::EIO) }
-                    }
-                });
+                pool.failure = Some(failure.into());
                 pool.members.handle(slot, Happened::Ended, self.now, random());
             }
         }

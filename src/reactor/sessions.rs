@@ -70,6 +70,8 @@ pub(crate) struct Away {
     route: Option<Box<Route>>,
     /// Why the link was lost.
     reason: CloseReason,
+    /// Why there is none now: `reason`, or why the last attempt failed.
+    failure: CloseReason,
     /// When the session is over.
     until: Nanos,
     /// When to dial next.
@@ -263,6 +265,7 @@ impl Core {
             address: connection.address.clone(),
             route,
             reason,
+            failure: reason,
             until: self.now + self.config.session_linger(),
             retry_at: Nanos::NEVER,
             attempt: 0,
@@ -508,6 +511,7 @@ impl Core {
     pub(crate) fn stand_in_failed(&mut self, home: SessionKey, reason: CloseReason) {
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         away.stand_in = None;
+        away.failure = reason;
         // Whatever else answers there now, such as another service on the port of a server that is
         // away, or this side itself (a TCP connection to an own ephemeral port): it may be back.
         let is_final = match reason {
@@ -535,9 +539,9 @@ impl Core {
                     away.attempt = number;
                 }
                 Next::GaveUp { attempts, elapsed } => {
-                    let reason = away.reason;
-                    tracing::info!(attempts, ?elapsed, "gave up to reconnect");
-                    self.end_away(home, reason);
+                    let failure = away.failure;
+                    tracing::info!(attempts, ?elapsed, %failure, "gave up to reconnect");
+                    self.end_away(home, CloseReason::GaveUp { attempts });
                     return;
                 }
             }
@@ -626,12 +630,12 @@ impl Core {
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         let Some(route) = &away.route else { return };
         let target = route.target.clone();
-        let attempt = away.attempt;
+        let (attempt, reason) = (away.attempt, away.failure);
         let stand_in = away.session.stand_in(self.limits, &self.identity);
         away.retry_at = Nanos::NEVER;
         self.counters.reconnect_attempts.add(1);
         let link = self.link(home);
-        self.emit_for(home, EventKind::Reconnecting { link, attempt });
+        self.emit_for(home, EventKind::Reconnecting { link, attempt, reason });
         match self.dial_for(&target) {
             Ok(key) => {
                 let connection = &mut self.connections[key];
@@ -644,7 +648,7 @@ impl Core {
             }
             Err(failure) => {
                 tracing::debug!(attempt, ?failure, "cannot dial again");
-                self.stand_in_failed(home, CloseReason::ConnectionLimit);
+                self.stand_in_failed(home, failure.into());
             }
         }
     }

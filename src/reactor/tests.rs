@@ -384,6 +384,8 @@ fn check_ends(reactor: &mut Reactor, id: ConnectionId) {
         reactor.connection(id).is_none()
     });
     assert_eq!(reactor.core.ring.in_flight(), 0);
+    let event = reactor.poll_event().expect("it was dialled");
+    assert_eq!((event.connection, event.kind), (id, EventKind::Connecting));
     let event = reactor.poll_event().expect("its end");
     assert_eq!(event.connection, id);
     let reason = CloseReason::Local;

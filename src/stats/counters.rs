@@ -65,7 +65,7 @@ macro_rules! counters {
         ///
         /// Aligned so that two reactors never share a cache line, nor an adjacent-line prefetch
         /// pair.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         #[repr(C, align(128))]
         pub struct Counters {
             $($(#[doc = $doc])+ pub $name: $kind,)+
@@ -73,6 +73,17 @@ macro_rules! counters {
             pub drops: [[Counter; DropReason::COUNT]; LANES],
             /// Connections that ended, by [`CloseReason::index`].
             pub closes: [Counter; CloseReason::NAMES.len()],
+        }
+
+        // The standard library has no default of so long an array.
+        impl Default for Counters {
+            fn default() -> Self {
+                Self {
+                    $($name: $kind::default(),)+
+                    drops: Default::default(),
+                    closes: std::array::from_fn(|_| Counter::default()),
+                }
+            }
         }
 
         /// The counters that stand by themselves, in their order.
@@ -116,7 +127,7 @@ pub(crate) struct Field {
 counters! {
     // Written for every block of messages; first, so that they share their cache lines with
     // nothing else.
-    /// Application frames handed to the kernel.
+    /// Application frames handed to the kernel; those that are sent again count again.
     messages_sent: Counter,
     /// Bytes of those frames on the wire.
     bytes_sent: Counter,

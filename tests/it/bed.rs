@@ -51,8 +51,7 @@ impl Bed {
                 break connection;
             }
         };
-        let event = client.poll_event().expect("it is connected");
-        assert_eq!(event.kind, EventKind::Connected);
+        assert_eq!(names_of_client(&mut client), ["Connecting", "Connected"]);
         Self { client, proxy, server, id }
     }
 

@@ -196,6 +196,7 @@ fn server_watches_every_client() {
         let message = client.receive(PATIENCE).expect("the drive says that it goes safe");
         assert_eq!(message.payload()[..], *b"going safe");
         assert_eq!(missed.load(Relaxed), 1);
+        assert!(client.poll_event().is_some_and(|event| event.kind == EventKind::Connecting));
         assert!(client.poll_event().is_some_and(|event| event.kind == EventKind::Connected));
     });
 }

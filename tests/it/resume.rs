@@ -205,11 +205,39 @@ fn client_gives_up_when_the_session_has_lingered() {
     });
 }
 
+/// Each attempt says why it is made: the first why the link was lost, the others why the one before
+/// failed.
+#[test]
+fn attempts_say_why_there_is_no_link() {
+    isolated(|| {
+        let mut bed = Bed::new();
+        bed.proxy.refuse();
+        bed.proxy.breaks(Fault::Reset);
+        let mut reasons: Vec<(u32, CloseReason)> = Vec::new();
+        bed.turn_until("three attempts have been made", |bed| {
+            while let Some(event) = bed.client.poll_event() {
+                match event.kind {
+                    EventKind::LinkLost { reason, .. } => reasons.push((0, reason)),
+                    EventKind::Reconnecting { attempt, reason, .. } => {
+                        reasons.push((attempt, reason));
+                    }
+                    kind => panic!("{kind:?}"),
+                }
+            }
+            reasons.len() > 3
+        });
+        let (_, lost) = reasons[0];
+        let refused = CloseReason::Socket { errno: libc::ECONNREFUSED };
+        assert_ne!(lost, refused, "that link stood");
+        assert_eq!(reasons[..4], [(0, lost), (1, lost), (2, refused), (3, refused)]);
+    });
+}
+
 #[test]
 fn client_gives_up_after_so_many_attempts() {
     isolated(|| {
         let settings = settings_that_resume().reconnect_attempts_max(3);
-        let bed = check_giving_up(settings, CloseReason::PeerClosed);
+        let bed = check_giving_up(settings, CloseReason::GaveUp { attempts: 3 });
         assert_eq!(bed.client.statistics().reconnect_attempts, 3);
     });
 }

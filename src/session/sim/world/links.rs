@@ -715,7 +715,9 @@ impl World {
                 self.seats[seat].retry_at = at;
                 self.at(at, Happening::Dial { seat });
             }
-            Next::GaveUp { .. } => self.end_away(seat, CloseReason::PeerClosed),
+            Next::GaveUp { attempts, .. } => {
+                self.end_away(seat, CloseReason::GaveUp { attempts });
+            }
         }
     }
 
