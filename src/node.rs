@@ -658,6 +658,10 @@ impl NodeHandle {
 
     /// Ends a connection once what is queued has left, or at `deadline` from now. Does not wait.
     ///
+    /// At the deadline, which may be now, what is still queued is dropped and the peer is told
+    /// goodbye all the same, so that it does not reconnect; unless the kernel still holds a send of
+    /// the connection: then the peer sees the link break, and begins a new session when it is back.
+    ///
     /// # Errors
     ///
     /// [`SendError::Busy`] or [`SendError::ShutDown`].

@@ -298,7 +298,8 @@ impl Server {
         self.node.poll_event()
     }
 
-    /// Ends one client's connection once what is queued for it has left, or at `deadline`.
+    /// Ends one client's connection once what is queued for it has left, or at `deadline`; see
+    /// [`NodeHandle::disconnect`].
     ///
     /// # Errors
     ///

@@ -43,8 +43,10 @@ use crate::stats::{Block, CounterBlock, Registry};
 use crate::sys::ring::Ring;
 use crate::sys::socket;
 use crate::time::Nanos;
-use crate::wire::handshake::{Features, HANDSHAKE_BYTES_MAX, SessionId};
-use crate::wire::{Body, Frame, Scratch};
+use crate::wire::handshake::{
+    Features, GoodbyeReason, HANDSHAKE_BYTES_MAX, SessionId, write_farewell,
+};
+use crate::wire::{Body, Frame, Kind, Scratch};
 
 /// Size of the small send blocks, of which every session is guaranteed one.
 const SMALL_BLOCK_BYTES: usize = 4096;
@@ -720,7 +722,31 @@ impl Core {
             }
             _ => CloseReason::DrainTimeout,
         };
+        if reason == CloseReason::DrainTimeout {
+            self.say_goodbye_at_once(key);
+        }
         self.close(key, reason);
+    }
+
+    /// The time to leave in order is over: what is queued stays behind, and the peer is told that
+    /// it is to leave, so that it does not come back at once. One attempt, without waiting. While
+    /// the kernel holds a send there is none: it may have been taken in part, and a goodbye in the
+    /// middle of a frame is none.
+    fn say_goodbye_at_once(&self, key: ConnectionKey) {
+        let connection = &self.connections[key];
+        if connection.session.state() != State::Draining || connection.in_flight.is_some() {
+            return;
+        }
+        let reason = self.goodbye_reason();
+        let mut frame = [0; HANDSHAKE_BYTES_MAX];
+        let bytes = write_farewell(Kind::Goodbye, reason.code(), 0, self.now.0, &mut frame);
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        let _ = connection.socket.send_with_flags(&frame[..bytes], flags);
+    }
+
+    /// Why this side says goodbye.
+    pub(crate) fn goodbye_reason(&self) -> GoodbyeReason {
+        if self.closing { GoodbyeReason::Shutdown } else { GoodbyeReason::Disconnect }
     }
 
     /// Keeps an event of a connection's session.

@@ -495,6 +495,10 @@ impl Reactor {
 
     /// Ends a connection once what is queued has left, or at the deadline. Does not block: keep
     /// turning until [`EventKind::Disconnected`] tells how it went.
+    ///
+    /// At the deadline, which may be now, what is still queued is dropped and the peer is told
+    /// goodbye all the same, so that it does not reconnect; unless the kernel still holds a send of
+    /// the connection: then the peer sees the link break, and begins a new session when it is back.
     pub fn disconnect(&mut self, connection: ConnectionId, deadline: Duration) {
         self.core.now = Nanos::now();
         let deadline = self.core.now + deadline;

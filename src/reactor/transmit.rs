@@ -15,7 +15,6 @@ use crate::session::{Part, Source};
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode};
 use crate::time::Nanos;
-use crate::wire::handshake::GoodbyeReason;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
 /// through the ring.
@@ -262,8 +261,7 @@ impl Core {
                     self.mark_dirty(key);
                     return;
                 };
-                let reason =
-                    if self.closing { GoodbyeReason::Shutdown } else { GoodbyeReason::Disconnect };
+                let reason = self.goodbye_reason();
                 let connection = &mut self.connections[key];
                 connection.session.finish(buffer, reason, self.now);
                 connection.is_dirty = false;

@@ -315,6 +315,27 @@ fn reliable_broadcast_is_kept_for_those_away_on_either_link() {
     });
 }
 
+/// A client that is told to leave without any time to do so is told all the same, and stays away.
+fn check_leaving(settings: impl Fn() -> ConfigBuilder) {
+    let mut bed = Bed::with(settings(), settings());
+    bed.server.disconnect(bed.id, Duration::ZERO).expect("it runs");
+    bed.turn_until("it has left", |bed| {
+        bed.client.connection_state() == ConnectionState::Disconnected
+    });
+    assert_eq!(bed.client.disconnected_reason(), Some(CloseReason::Goodbye));
+    assert_eq!(bed.client.statistics().reconnect_attempts, 0);
+    let _ = events_of_server(&bed.server, "Disconnected");
+    assert_eq!(bed.server.clients().len(), 0);
+}
+
+#[test]
+fn disconnect_without_time_says_goodbye() {
+    isolated(|| {
+        check_leaving(settings_that_resume);
+        check_leaving(|| settings_that_resume().express(true));
+    });
+}
+
 #[test]
 fn disconnect_while_reconnecting_is_at_once() {
     isolated(|| {
