@@ -265,6 +265,7 @@ fn failover_has_times_and_no_rates() {
         assert!(record[key].is_null(), "{key}: {record}");
     }
     assert!(stderr.contains("1 round of 5 cuts"), "{stderr}");
+    assert!(!stderr.contains("WARN"), "losses on purpose are no news: {stderr}");
     assert!(stderr.contains("Goal on loopback: p99 <= 5ms"), "{stderr}");
 }
 

@@ -118,7 +118,12 @@ pub(crate) fn run() -> ExitCode {
     let command = Command::parse();
     // What is logged would stand in the middle of the picture.
     if !matches!(command.task, Task::Top(_)) || !io::stderr().is_terminal() {
-        start_logging();
+        // Benches cut links and overrun lanes on purpose: what the library warns of then is no news.
+        let level = match command.task {
+            Task::Bench(_) => tracing::Level::ERROR,
+            _ => tracing::Level::WARN,
+        };
+        start_logging(level);
     }
     match execute(command) {
         Ok(code) => code,
@@ -163,10 +168,9 @@ fn read_settings(file: Option<PathBuf>) -> Result<Settings, CommandError> {
     }
 }
 
-/// Logs to standard error; warnings and errors unless RUST_LOG says otherwise.
-fn start_logging() {
-    let filter =
-        EnvFilter::builder().with_default_directive(tracing::Level::WARN.into()).from_env_lossy();
+/// Logs to standard error: what is at least this bad, unless RUST_LOG says otherwise.
+fn start_logging(level: tracing::Level) {
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
