@@ -172,11 +172,12 @@ impl Client {
         self.reactor.flush_all();
     }
 
-    /// Submits what is queued and waits until the kernel has taken all of it, for up to `timeout`.
-    /// Handlers are called meanwhile; other messages wait for [`receive`](Self::receive).
+    /// Submits what is queued and waits until the kernel has taken all of it and the peer has
+    /// confirmed what is reliable, for up to `timeout`. Handlers are called meanwhile; other
+    /// messages wait for [`receive`](Self::receive).
     ///
-    /// What the kernel has taken may still be lost with the connection: only an answer tells that
-    /// it arrived.
+    /// A confirmed message has arrived; that it was handled, only an answer tells. Of best effort,
+    /// what the kernel has taken may still be lost with the connection.
     ///
     /// # Errors
     ///

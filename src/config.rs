@@ -197,7 +197,9 @@ macro_rules! settings {
         }
 
         /// Collects settings; [`build`](Self::build) checks them. Every setter is also a key of the
-        /// TOML file; what is not set keeps its default.
+        /// TOML file, but for [`overflow`](Self::overflow), which there has a key for each lane:
+        /// `overflow_low`, `overflow_normal`, `overflow_high` and `overflow_critical`. What is not
+        /// set keeps its default.
         #[derive(Debug, Clone, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct ConfigBuilder {

@@ -285,11 +285,13 @@ pub enum ReceiveError {
     ShutDown,
 }
 
-/// Not everything that was queued has been handed to the kernel.
+/// Not everything that was queued has been handed to the kernel, or not everything reliable has
+/// been confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FlushError {
-    /// The peer reads too slowly. What is left stays queued.
+    /// The peer reads too slowly, has not confirmed a reliable message, or is away. What is left
+    /// stays queued, and what is not confirmed stays kept.
     #[error("not flushed within {timeout:?}")]
     Timeout {
         /// How long it was waited for.

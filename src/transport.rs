@@ -52,8 +52,9 @@ pub trait Transport {
     fn send(&mut self, envelope: Envelope, body: &dyn Body) -> Result<(), SendError>;
 
     /// Sees to it that what was sent leaves without another call: a client waits until the kernel
-    /// has taken all of it, for up to `timeout`, and handles what comes meanwhile; a server returns
-    /// at once, because its reactors send by themselves. Says nothing of its arrival.
+    /// has taken all of it and the peer has confirmed what is reliable, for up to `timeout`, and
+    /// handles what comes meanwhile; a server returns at once, because its reactors send by
+    /// themselves: there it says nothing of the arrival.
     ///
     /// # Errors
     ///

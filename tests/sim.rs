@@ -2,9 +2,9 @@
 //! loses connections, in virtual time. What is promised is in `src/session/sim/mod.rs`.
 //!
 //! ```text
-//! cargo test --release --test sim                                     10,000 seeds
-//! SIM_SEED=4711 cargo test --release --test sim replay -- --nocapture one seed, every step
-//! SIM_SOAK_SECONDS=3600 cargo test --release --test sim soak          as long as that
+//! cargo test --release --test sim                                             10,000 seeds
+//! SIM_SEED=4711 cargo test --release --test sim replay -- --nocapture         one seed, every step
+//! SIM_SOAK_SECONDS=3600 cargo test --release --test sim soak -- --nocapture   as long as that
 //! ```
 
 use std::cell::RefCell;
