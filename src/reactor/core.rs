@@ -133,6 +133,8 @@ pub(crate) struct Core {
     /// Until then what is beside a connection for urgent messages is copied in short pieces.
     pub(crate) is_urgent_until: Nanos,
     pub(crate) active: u64,
+    /// Messages queued and in flight, all sessions.
+    pub(crate) queued: u64,
     pub(crate) last_activity: Nanos,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
     /// The ways into all reactors of the node, this one included, by index.
@@ -252,6 +254,7 @@ impl Core {
             sends_directly: false,
             is_urgent_until: Nanos(0),
             active: 0,
+            queued: 0,
             last_activity: Nanos(0),
             mailbox,
             siblings: Vec::new(),

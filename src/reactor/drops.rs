@@ -9,9 +9,11 @@ use std::time::Duration;
 use slotmap::SecondaryMap;
 
 use crate::error::DropReason;
+use crate::reactor::connection::ConnectionKey;
 use crate::reactor::core::Core;
 use crate::reactor::sessions::{Home, SessionKey};
 use crate::reactor::{Event, EventKind};
+use crate::session::Admissions;
 use crate::session::block::Drops;
 use crate::time::Nanos;
 use crate::wire::Priority;
@@ -76,7 +78,9 @@ impl Core {
             &mut Home::Here(key) => &mut self.connections[key].session,
             Home::Away(away) => away.session_mut(),
         };
+        let admissions = session.take_admissions();
         let drops = session.take_drops();
+        self.book(&admissions);
         let mut total = 0;
         let opened = self.meter.open();
         for (lane, (counters, drops)) in self.counters.drops.iter().zip(&drops).enumerate() {
@@ -96,6 +100,28 @@ impl Core {
             self.drop_news.add(self.pairs.public(home), &drops, self.now);
         }
         total
+    }
+
+    /// Counts what the session of a connection has admitted since it was last asked, and what waits
+    /// in it. Hot path: once per block.
+    #[inline]
+    pub(crate) fn count_admissions(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            let admissions = connection.session.take_admissions();
+            self.book(&admissions);
+        }
+    }
+
+    /// Counts what a session has admitted.
+    #[inline]
+    pub(crate) fn book(&mut self, admissions: &Admissions) {
+        let Admissions { admitted, resent, queued, queued_before } = *admissions;
+        self.counters.messages_admitted.add(admitted);
+        self.counters.messages_resent.add(resent);
+        if queued != queued_before {
+            self.queued = self.queued + queued - queued_before;
+            self.counters.messages_queued.set(self.queued);
+        }
     }
 
     /// Tells what every session has dropped.

@@ -182,9 +182,12 @@ impl Core {
         let pushed =
             session.push(envelope, correlation, body, &self.identity, self.now, &mut memory);
         let lane_bytes = session.lane_bytes(envelope.lane());
+        let expires_from = session.expires_from();
+        let admissions = session.take_admissions();
+        self.book(&admissions);
         match pushed {
             Ok(frame_bytes) => {
-                if session.expires_from() != Nanos::NEVER {
+                if expires_from != Nanos::NEVER {
                     self.set_session_deadline(id.key);
                 }
                 Ok(Admitted { frame_bytes, lane_bytes })

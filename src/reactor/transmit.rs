@@ -75,6 +75,7 @@ impl Core {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.is_dirty = false;
                 self.transmit_one(key);
+                self.count_admissions(key);
             }
         }
         self.dirty_spare = dirty;
@@ -336,6 +337,7 @@ impl Core {
                 self.operation_ended(key);
             } else {
                 connection.last_activity = self.now;
+                self.count_admissions(key);
                 self.mark_dirty_if_needed(key);
             }
             return;

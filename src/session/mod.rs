@@ -265,6 +265,26 @@ pub(crate) struct Session {
     told_drops: [Drops; Priority::COUNT],
     /// What the drops of the lanes add up to while nothing is untold; or [`UNTOLD`].
     told_of_lanes: u64,
+    /// Admitted in earlier lives of the lanes.
+    past_admitted: u64,
+    /// Last sequence of each lane that was ever handed over.
+    handed_over: [u64; Priority::COUNT],
+    /// What is handed over once more since [`Session::take_admissions`] was last called.
+    resent: u64,
+    /// What [`Session::take_admissions`] has told.
+    told_admitted: u64,
+    told_queued: u64,
+}
+
+/// What a session has admitted and sent again since it was last asked, and what waits in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Admissions {
+    pub(crate) admitted: u64,
+    pub(crate) resent: u64,
+    /// Queued and in flight.
+    pub(crate) queued: u64,
+    /// As many as that were when it was last asked.
+    pub(crate) queued_before: u64,
 }
 
 /// Which queue a block came from.
@@ -344,6 +364,11 @@ impl Session {
             past_drops: [Drops::default(); Priority::COUNT],
             told_drops: [Drops::default(); Priority::COUNT],
             told_of_lanes: 0,
+            past_admitted: 0,
+            handed_over: [0; Priority::COUNT],
+            resent: 0,
+            told_admitted: 0,
+            told_queued: 0,
         }
     }
 
@@ -633,6 +658,8 @@ impl Session {
         let mut undelivered = Vec::new();
         for priority in Priority::ALL {
             let lane = &mut self.lanes[priority.index()];
+            self.past_admitted += lane.admitted();
+            self.handed_over[priority.index()] = 0;
             let past = &mut self.past_drops[priority.index()];
             let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
                 undelivered.push(Undelivered::new(priority, frame, sent));
@@ -776,10 +803,22 @@ impl Session {
             let lane = &mut self.lanes[priority.index()];
             if let Some(block) = lane.take(priority, now, memory, &mut self.holdings) {
                 self.has_its_turn(priority);
+                self.count_resent(priority, &block);
                 return Some((Source::Lane(priority), block));
             }
         }
         None
+    }
+
+    /// Counts what has been handed over before. Once per block.
+    #[inline]
+    fn count_resent(&mut self, priority: Priority, block: &Block) {
+        let handed_over = &mut self.handed_over[priority.index()];
+        if block.span.first <= *handed_over {
+            let again = |frame: &Resting<'_>| !frame.is_gap() && frame.sequence <= *handed_over;
+            self.resent += block.frames().filter(again).count() as u64;
+        }
+        *handed_over = block.span.last.max(*handed_over);
     }
 
     /// The lowest lane that has waited for its turn long enough.
@@ -930,6 +969,22 @@ impl Session {
     #[inline]
     pub(crate) fn has_untold_drops(&self) -> bool {
         self.dropped_by_lanes() != self.told_of_lanes
+    }
+
+    /// What has been admitted and sent again since the last call, and what waits. Once per block.
+    #[inline]
+    pub(crate) fn take_admissions(&mut self) -> Admissions {
+        let admitted = self.past_admitted + self.messages_admitted();
+        let queued = self.frames_queued();
+        let news = Admissions {
+            admitted: admitted - self.told_admitted,
+            resent: std::mem::take(&mut self.resent),
+            queued,
+            queued_before: self.told_queued,
+        };
+        self.told_admitted = admitted;
+        self.told_queued = queued;
+        news
     }
 
     /// Messages dropped since the last call, by lane.

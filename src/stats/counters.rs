@@ -221,6 +221,12 @@ counters! {
     reconnect_attempts: Counter,
     /// Frames that a tap has no copy of: its reader was too slow.
     tap_frames_lost: Counter,
+    /// Messages admitted to lanes: every send that was not refused.
+    messages_admitted: Counter,
+    /// Messages that wait to be handed to the kernel, or that it has not taken in full.
+    messages_queued: Gauge,
+    /// Messages handed to the kernel once more, on a new link.
+    messages_resent: Counter,
 }
 
 const _: () = assert!(align_of::<Counters>() == 128);

@@ -61,6 +61,21 @@ macro_rules! statistics {
         ///
         /// The counters are read one after another while their reactors go on: each is right, and
         /// they may be a few messages apart.
+        ///
+        /// # What became of every message
+        ///
+        /// Each of `messages_admitted` waits (`messages_queued`), was dropped for a counted reason
+        /// (`drops`), or has been handed to the kernel and is not known to be lost. Once nothing is
+        /// queued or on its way, those are what the peers have got. Of the two ends of a
+        /// conversation without requests that were cancelled:
+        ///
+        /// ```text
+        /// admitted == drops, summed + the peer's messages_received
+        ///                           + those of its messages_expired that came too late
+        /// ```
+        ///
+        /// `messages_sent - messages_resent` are the messages that were handed to the kernel at
+        /// least once; where nothing is dropped or queued they are those admitted.
         #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
         #[non_exhaustive]
         pub struct Statistics {
@@ -94,11 +109,13 @@ macro_rules! statistics {
             /// Adds what had been counted before, by reactors that have ended since.
             pub(crate) fn add_past(&mut self, past: &Self) {
                 let connections_active = self.connections_active;
+                let messages_queued = self.messages_queued;
                 self.last_activity_ns = self.last_activity_ns.max(past.last_activity_ns);
                 self.turn_longest_ns = self.turn_longest_ns.max(past.turn_longest_ns);
                 $(self.$name = self.$name.saturating_add(past.$name);)+
                 // No count, but what is so now.
                 self.connections_active = connections_active;
+                self.messages_queued = messages_queued;
                 let sums = CloseReason::NAMES.map(|reason| {
                     let count = self.ended(reason).saturating_add(past.ended(reason));
                     CloseCount { reason, count }
@@ -116,7 +133,8 @@ macro_rules! statistics {
 }
 
 statistics! {
-    /// Application messages handed to the kernel.
+    /// Application messages handed to the kernel. Those that are sent again on a new link count
+    /// again: `messages_resent` of them.
     messages_sent,
     /// Bytes of those frames on the wire.
     bytes_sent,
@@ -158,6 +176,13 @@ statistics! {
     reconnect_attempts,
     /// Frames that a tap has no copy of: its reader was too slow.
     tap_frames_lost,
+    /// Messages admitted to lanes: every send that was not refused, and every cancellation. Kept up
+    /// to date by turns, as are the two that follow.
+    messages_admitted,
+    /// Messages that wait to be handed to the kernel, or that it has not taken in full, now.
+    messages_queued,
+    /// Messages handed to the kernel once more, on a new link.
+    messages_resent,
     /// Panics caught in handlers.
     handler_panics,
     /// Responses that came after their request had been given up.
@@ -344,6 +369,7 @@ mod tests {
         counters.messages_sent.add(2);
         counters.last_activity_ns.set(7);
         counters.connections_active.set(1);
+        counters.messages_queued.set(5);
         counters.closes[CloseReason::Goodbye.index()].add(3);
         let past = Statistics::collect(true, [&counters]);
         counters.closes[CloseReason::Local.index()].add(1);
@@ -351,6 +377,6 @@ mod tests {
         sum.add_past(&past);
         assert_eq!((sum.messages_sent, sum.last_activity_ns, sum.connections_active), (4, 7, 1));
         assert_eq!((sum.closed("goodbye"), sum.closed("local"), sum.reactors), (6, 1, 1));
-        assert_eq!(sum.closes.len(), 2);
+        assert_eq!((sum.closes.len(), sum.messages_queued), (2, 5));
     }
 }

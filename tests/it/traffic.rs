@@ -171,6 +171,32 @@ impl Traffic {
         assert_eq!(server.messages_received, received, "seed {seed}");
         let received: u64 = self.down.received_of.iter().sum();
         assert_eq!(client.messages_received, received, "seed {seed}");
+        self.check_books(bed, seed);
+    }
+
+    /// What the statistics say became of every message.
+    #[track_caller]
+    fn check_books(&self, bed: &mut Bed, seed: u64) {
+        let both = |bed: &Bed| [bed.client.statistics(), bed.server.statistics()];
+        bed.turn_until("nothing is queued", |bed| {
+            both(bed).iter().all(|statistics| statistics.messages_queued == 0)
+        });
+        let [client, server] = both(bed);
+        for (here, there, sent) in [
+            (&client, &server, self.up.sent_of.iter().sum::<u64>()),
+            (&server, &client, self.down.sent_of.iter().sum()),
+        ] {
+            assert_eq!(here.messages_admitted, sent, "seed {seed}: {here:?}");
+            let dropped: u64 = here.drops.iter().map(|drop| drop.count).sum();
+            let arrived = there.messages_received + there.messages_expired;
+            assert_eq!(here.messages_admitted, dropped + arrived, "seed {seed}: {here:?}");
+            let first = here.messages_sent - here.messages_resent;
+            match dropped {
+                0 => assert_eq!(first, sent, "seed {seed}: {here:?}"),
+                _ => assert!(first <= sent && first >= arrived, "seed {seed}: {here:?}"),
+            }
+        }
+        assert!(client.messages_resent + server.messages_resent > 0, "seed {seed}: links were cut");
     }
 
     /// A reliable message behind everything else in each lane: when it has come, all has.
