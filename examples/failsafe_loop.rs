@@ -1,4 +1,5 @@
-//! A failsafe control loop: the controller hangs, is killed, and so is the drive; all come back.
+//! A failsafe control loop: the controller hangs, is killed, leaves, and so is the drive killed; all
+//! come back.
 //!
 //! ```text
 //! cargo run --release --example failsafe_loop
@@ -10,7 +11,8 @@
 //!
 //! What makes the drive safe:
 //!
-//! - It *watches* the setpoints: none for 20 ms, and it goes safe, whoever is to blame.
+//! - It *watches* the setpoints: none for 20 ms, and it goes safe, whoever is to blame; at once when
+//!   the session with its controller ends, be it in good order.
 //! - Setpoints have a *time to live*: one that comes late is dropped before the handler sees it.
 //! - It follows one controller, the last that enabled it. One that was restarted must say so again.
 //!   Enabling is *reliable*; setpoints are *best effort*, the latest value is all that counts.
@@ -74,12 +76,15 @@ const SCHEDULING_MAX: Duration = Duration::from_millis(200);
 const CALM: Duration = Duration::from_millis(200);
 /// How long a process hangs: for several times `SILENCE_MAX`.
 const HANG: Duration = Duration::from_millis(100);
+/// How many cycles the controller runs that leaves in good order.
+const LEAVES_AFTER: &str = "300";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["drive", endpoint] => drive(endpoint),
-        ["controller", endpoint] => controller(endpoint),
+        ["controller", endpoint] => controller(endpoint, u64::MAX),
+        ["controller", endpoint, cycles] => controller(endpoint, cycles.parse()?),
         _ => demo(),
     }
 }
@@ -163,7 +168,11 @@ fn drive(endpoint: &str) -> Result<(), Box<dyn Error>> {
         .on_deadline_missed(move |context, watched| {
             if on_missed.follows(context.peer()) {
                 let silent_ms = millis(watched.silent_for);
-                on_missed.enter(SAFE, &format!("no setpoint for {silent_ms:.1} ms"));
+                let why = match watched.ended {
+                    Some(reason) => format!("no setpoint any more: {reason}"),
+                    None => format!("no setpoint for {silent_ms:.1} ms"),
+                };
+                on_missed.enter(SAFE, &why);
             }
         })
         // The same session goes on: its controller hung, or its link was away.
@@ -195,7 +204,8 @@ fn drive(endpoint: &str) -> Result<(), Box<dyn Error>> {
 
 // The controller.
 
-fn controller(endpoint: &str) -> Result<(), Box<dyn Error>> {
+/// Leaves in good order after so many cycles.
+fn controller(endpoint: &str, cycles: u64) -> Result<(), Box<dyn Error>> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut client = Client::new(config("controller")?)?;
     client.connect(endpoint)?;
@@ -204,7 +214,7 @@ fn controller(endpoint: &str) -> Result<(), Box<dyn Error>> {
     let mut enabling = None;
     let mut cycle = 0_u64;
     let mut due = Nanos::now() + CYCLE;
-    loop {
+    while cycle < cycles {
         // Serves the link until the next cycle. While it is away, dials.
         client.run_for(due.since(Nanos::now()))?;
         client.poll();
@@ -247,6 +257,10 @@ fn controller(endpoint: &str) -> Result<(), Box<dyn Error>> {
         // After a stall, go on with the next instant to come rather than in a burst.
         due = due.max(Nanos::now());
     }
+    say("leaves");
+    // What was sent arrives, and then the drive knows that nothing more will come.
+    let _ = client.disconnect(CALM);
+    Ok(())
 }
 
 fn described(kind: &EventKind) -> String {
@@ -272,10 +286,10 @@ fn demo() -> Result<(), Box<dyn Error>> {
     let mut demo = Demo::new();
 
     let started = demo.note("starts both");
-    let drive = demo.start("drive", "127.0.0.1:0")?;
+    let drive = demo.start("drive", &["127.0.0.1:0"])?;
     let (_, said) = demo.until("drive", "listens on ", started)?;
     let endpoint = said.trim_start_matches("listens on ").to_owned();
-    let controller = demo.start("controller", &endpoint)?;
+    let controller = demo.start("controller", &[&endpoint])?;
     demo.until("drive", "operational", started)?;
     demo.run_for(CALM);
 
@@ -301,7 +315,13 @@ fn demo() -> Result<(), Box<dyn Error>> {
     demo.expect_safe(killed)?;
     demo.run_for(HANG);
     let started = demo.note("starts the controller again");
-    let _controller = demo.start("controller", &endpoint)?;
+    let _left = demo.start("controller", &[&endpoint, LEAVES_AFTER])?;
+    demo.until("drive", "operational", started)?;
+    let (left, _) = demo.until("controller", "leaves", started)?;
+    demo.expect_safe(left)?;
+    demo.run_for(HANG);
+    let started = demo.note("starts the controller again");
+    let _controller = demo.start("controller", &[&endpoint])?;
     demo.until("drive", "operational", started)?;
     demo.run_for(CALM);
 
@@ -310,7 +330,7 @@ fn demo() -> Result<(), Box<dyn Error>> {
     demo.until("controller", "link lost", killed)?;
     demo.run_for(HANG);
     let started = demo.note("starts the drive again");
-    let _drive = demo.start("drive", &endpoint)?;
+    let _drive = demo.start("drive", &[&endpoint])?;
     demo.until("controller", "session lost", started)?;
     demo.until("controller", "connected", started)?;
     demo.until("drive", "operational", started)?;
@@ -361,9 +381,10 @@ impl Demo {
         Self { started: Nanos::now(), said: channel(), log: Vec::new() }
     }
 
-    fn start(&self, role: &'static str, endpoint: &str) -> Result<Actor, Box<dyn Error>> {
+    fn start(&self, role: &'static str, arguments: &[&str]) -> Result<Actor, Box<dyn Error>> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args([role, endpoint])
+            .arg(role)
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()?;
         let output = child.stdout.take().expect("it is piped");

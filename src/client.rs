@@ -375,8 +375,8 @@ impl Client {
     }
 
     /// Watches that messages of a type or kind come at least every `period`; see
-    /// [`Reactor::watch`]. To be called while connected; the watch outlives the link, not the
-    /// session.
+    /// [`Reactor::watch`]. To be called while connected; the watch outlives the link, and is missed
+    /// when the session ends.
     ///
     /// # Errors
     ///

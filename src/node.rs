@@ -157,7 +157,8 @@ impl NodeBuilder {
     }
 
     /// Watches that every peer sends messages of a type or kind at least every `period`: "no
-    /// setpoint for 20 ms: go safe". It begins with each session and outlives its links.
+    /// setpoint for 20 ms: go safe". It begins with each session, outlives its links, and is missed
+    /// when the session ends before it was; see [`Reactor::watch`].
     #[must_use]
     pub fn watch(mut self, key: WatchKey, period: Duration) -> Self {
         self.watches.keys.push((key, period));
@@ -165,7 +166,7 @@ impl NodeBuilder {
     }
 
     /// Calls `handler` when messages that are watched stay away for their period, once until one
-    /// comes; see [`Reactor::on_deadline_missed`].
+    /// comes, or their session ends; see [`Reactor::on_deadline_missed`].
     #[must_use]
     pub fn on_deadline_missed(
         mut self,

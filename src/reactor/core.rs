@@ -38,7 +38,7 @@ use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::pair::{Accounts, Remains};
 use crate::session::requests::Requests;
 use crate::session::state::State;
-use crate::session::{Correlation, Envelope, Identity};
+use crate::session::{Correlation, Envelope, Identity, PeerInfo};
 use crate::stats::{Block, CounterBlock, Registry};
 use crate::sys::ring::Ring;
 use crate::sys::socket;
@@ -74,7 +74,7 @@ pub(crate) struct Core {
     pub(crate) limits: LaneLimits,
     pub(crate) idle: Idle,
     pub(crate) now: Nanos,
-    /// `now` was read since the last turn.
+    /// `now` was read since the last turn or flush.
     pub(crate) now_is_fresh: bool,
     pub(crate) connections: SlotMap<ConnectionKey, Connection>,
     /// Where each session is.
@@ -90,6 +90,8 @@ pub(crate) struct Core {
     pub(crate) watches: Vec<(WatchKey, Duration)>,
     /// What watches have seen and the handlers have not been told.
     pub(crate) watched: Vec<(SessionKey, Watched)>,
+    /// The peers of sessions that are over, until the handlers of their watches have been told.
+    pub(crate) peers_parted: Vec<(SessionKey, PeerInfo)>,
     /// Sessions beyond this many end with their connection.
     pub(crate) sessions_max: usize,
     /// The key last used in each slot, to find it by the number the deadlines know.
@@ -223,6 +225,7 @@ impl Core {
             session_deadlines: Deadlines::with_capacity(homes_max),
             watches: Vec::new(),
             watched: Vec::with_capacity(16),
+            peers_parted: Vec::new(),
             sessions_max,
             keys: vec![ConnectionKey::default(); slots],
             listeners: Vec::new(),
@@ -280,8 +283,8 @@ impl Core {
         })
     }
 
-    /// Brings the time up to date for a call from outside a turn, once per turn: what is queued
-    /// in one go shares its time.
+    /// Brings the time up to date for a call from outside a turn, once per turn or flush: what is
+    /// queued in one go shares its time.
     #[inline]
     pub(crate) fn refresh_now(&mut self) {
         if !self.now_is_fresh {
@@ -532,6 +535,7 @@ impl Core {
         let home = self.connections[key].home;
         let is_stand_in = self.is_stand_in(key);
         if !survives && !is_stand_in {
+            self.end_watches(home, reason);
             let has_lost = dropped + in_flight > 0 || !self.connections[key].undelivered.is_empty();
             self.part_ended(home, reason, has_lost);
         }

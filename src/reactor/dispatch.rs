@@ -15,7 +15,7 @@ use crate::reactor::message::Message;
 use crate::reactor::sessions::SessionKey;
 use crate::reactor::watch::WatchHandler;
 use crate::reactor::{BroadcastReport, ConnectionId};
-use crate::session::{Correlation, Envelope, PeerInfo};
+use crate::session::{Correlation, Envelope, PeerInfo, Session};
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Lifetime, Payload, Priority};
 
@@ -71,7 +71,15 @@ impl Context<'_> {
     /// What the sender said of itself in the handshake.
     #[must_use]
     pub fn peer(&self) -> Option<&PeerInfo> {
-        self.core.session(self.connection())?.peer()
+        let session = self.core.session(self.connection());
+        session.and_then(Session::peer).or_else(|| self.peer_parted())
+    }
+
+    /// The peer of a session that is over, for the handlers of its watches.
+    #[cold]
+    fn peer_parted(&self) -> Option<&PeerInfo> {
+        let mut parted = self.core.peers_parted.iter();
+        parted.find(|(home, _)| *home == self.home).map(|(_, peer)| peer)
     }
 
     /// The time of this turn.

@@ -403,6 +403,8 @@ impl Reactor {
         }
         core.tend_pools();
         core.report_errands();
+        // Sessions that have ended since.
+        watch::tell_watched(core, &mut self.handlers);
         if core.dirty.is_empty() {
             core.refresh_rows();
         }
@@ -552,7 +554,7 @@ impl Reactor {
     }
 
     /// Queues a message. It leaves with the next turn. Its `sent_at` is the time of the first
-    /// message queued since the last turn.
+    /// message queued since the last turn or flush.
     ///
     /// Hot path: no allocation, no system call.
     ///
@@ -795,7 +797,7 @@ impl Reactor {
     }
 
     pub(crate) fn is_shut_down(&mut self) -> bool {
-        self.core.closing && self.core.connections.is_empty()
+        self.core.closing && self.core.connections.is_empty() && self.core.watched.is_empty()
     }
 
     /// When a turn must end so that a shutdown keeps its deadline.
@@ -854,6 +856,8 @@ impl Reactor {
     /// Submits what handlers queued during a call that is about to return to the application.
     #[inline]
     pub(crate) fn flush_replies(&mut self) {
+        // What is queued from here on is later than what leaves now.
+        self.core.now_is_fresh = false;
         if self.core.has_sends() {
             // A failing ring is met again, and reported, in the next turn.
             let _ = self.core.submit_sends();
@@ -906,6 +910,7 @@ impl Core {
         !self.ready.is_empty()
             || self.ring.has_completion()
             || !self.ended.is_empty()
+            || !self.watched.is_empty()
             || self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_empty())
     }
 
@@ -1261,6 +1266,8 @@ impl Drop for Reactor {
         // Ends what is still open; dropping the core then drops the ring, which waits until the
         // kernel has let go of every buffer.
         self.core.abandon();
+        // Whoever goes safe when a watch misses does so now, at the latest.
+        watch::tell_watched(&mut self.core, &mut self.handlers);
     }
 }
 

@@ -169,8 +169,10 @@ impl Core {
         connection.messages_dropped += dropped;
         connection.close_when_sent = None;
         connection.phase = Phase::Departed { reason };
+        let home = connection.home;
         self.counters.messages_dropped.add(dropped);
         self.departed += 1;
+        self.end_watches(home, reason);
         self.part_departed(key, reason, dropped);
         tracing::debug!(connection = %self.id(key), "the peer of a paused connection is gone");
     }

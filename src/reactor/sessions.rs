@@ -560,7 +560,8 @@ impl Core {
                 let connection = &mut self.connections[key];
                 connection.session_due = match connection.phase {
                     Phase::Live => connection.session.deadline(),
-                    _ => Nanos::NEVER,
+                    // Departed, or on its way to its next link: silence is silence.
+                    _ => connection.session.watchdog.deadline(),
                 };
                 connection.session_due
             }
@@ -586,6 +587,8 @@ impl Core {
                 }
                 let expiry = connection.session.expire(self.now);
                 if connection.phase != Phase::Live {
+                    self.note_misses(home);
+                    self.set_session_deadline(home);
                     return;
                 }
                 if expiry == Expiry::PeerSilent {
@@ -661,6 +664,8 @@ impl Core {
     pub(crate) fn end_away(&mut self, home: SessionKey, reason: CloseReason) {
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         let stand_in = away.stand_in.take();
+        self.end_watches(home, reason);
+        let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let (_, undelivered) = away.session.end(reason, &mut memory);
         self.part_ended(home, reason, !undelivered.is_empty());

@@ -4,12 +4,17 @@
 //! is silence, whoever is to blame for it. The handlers run on the reactor's thread, in the turn
 //! that the deadline falls into; a spinning reactor is in it within microseconds.
 //!
+//! A session that ends, for whatever reason, takes no watch with it in silence: each that has not
+//! been missed is missed at that moment. So whoever goes safe on a miss is safe whenever setpoints
+//! are not coming any more.
+//!
 //! What a session's watchdog finds is noted first and told to the handlers at the end of that step
 //! of the turn, as with frames: no handler runs inside the session.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::error::CloseReason;
 use crate::reactor::Reactor;
 use crate::reactor::connection::ConnectionId;
 use crate::reactor::core::Core;
@@ -32,12 +37,16 @@ pub struct Watched {
     pub change: WatchChange,
     /// How long nothing has come, or had come.
     pub silent_for: Duration,
+    /// Of a miss: why the session is over, where that came before the end of the period. Nothing
+    /// can come in this session any more, so it is missed at once, and `silent_for` is less than
+    /// the period.
+    pub ended: Option<CloseReason>,
 }
 
 /// Which way a watch changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatchChange {
-    /// Nothing came for a period. Told once, until something comes.
+    /// Nothing came for a period, or the session ended. Told once, until something comes.
     Missed,
     /// What was missed is there again.
     Recovered,
@@ -45,12 +54,13 @@ pub enum WatchChange {
 
 impl Watched {
     pub(crate) fn missed(miss: &Miss) -> Self {
-        Self { key: miss.key, change: WatchChange::Missed, silent_for: miss.silent_for }
+        let &Miss { key, silent_for, .. } = miss;
+        Self { key, change: WatchChange::Missed, silent_for, ended: None }
     }
 
     fn recovered(recovered: &Recovered) -> Self {
         let Recovered { key, silent_for } = *recovered;
-        Self { key, change: WatchChange::Recovered, silent_for }
+        Self { key, change: WatchChange::Recovered, silent_for, ended: None }
     }
 }
 
@@ -71,6 +81,25 @@ impl Core {
                     self.note_watch(home, Watched::recovered(&recovered));
                 }
             }
+        }
+    }
+
+    /// A session ends: its watches that were not missed are missed now. Their handlers are told
+    /// who the peer was, also when the session has no place any more.
+    #[cold]
+    pub(crate) fn end_watches(&mut self, home: SessionKey, reason: CloseReason) {
+        let now = self.now;
+        let noted_before = self.watched.len();
+        while let Some(miss) = self.session_mut(home).and_then(|found| found.watchdog.poll_end(now))
+        {
+            let watched = Watched { ended: Some(reason), ..Watched::missed(&miss) };
+            self.note_watch(home, watched);
+        }
+        if self.watched.len() > noted_before
+            && let Some(peer) = self.session_mut(home).and_then(|found| found.peer())
+        {
+            let peer = peer.clone();
+            self.peers_parted.push((home, peer));
         }
     }
 
@@ -117,9 +146,12 @@ fn tell(core: &mut Core, handlers: &mut Handlers) {
             tracing::error!(?watched, "a watch's handler panicked");
         }
     }
-    // Handlers note nothing themselves: what they send is not received here.
+    // A handler that ends a session notes what that means for its watches: it is told next.
     watched.append(&mut core.watched);
     core.watched = watched;
+    if core.watched.is_empty() {
+        core.peers_parted.clear();
+    }
 }
 
 impl Reactor {
@@ -131,6 +163,11 @@ impl Reactor {
     /// in [`Reactor::turn`]: with [`Idle::Spin`](crate::config::Idle::Spin) within microseconds of
     /// the deadline as long as the reactor is turned. Messages that came too late for their time to
     /// live do not count.
+    ///
+    /// The watch outlives the session's links, and a session that ends does not end it in silence:
+    /// whatever the reason (a goodbye, this side's [`disconnect`](Reactor::disconnect) or shutdown,
+    /// no link for `session_linger_ms`), what was not missed yet is missed then, at once, with
+    /// [`Watched::ended`]. Not to be told, [`unwatch`](Reactor::unwatch) first.
     ///
     /// # Errors
     ///
@@ -154,7 +191,8 @@ impl Reactor {
     }
 
     /// Calls `handler` when messages that are watched stay away for their period: once, until one
-    /// comes. Also while the session has no link.
+    /// comes. Also while the session has no link, and when it ends ([`Watched::ended`]); for those
+    /// that end with the reactor, when it is dropped.
     pub fn on_deadline_missed(
         &mut self,
         handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,

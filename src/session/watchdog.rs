@@ -14,6 +14,8 @@
 //! - A disconnect changes nothing: silence is silence, whoever is to blame for it. So a link that
 //!   comes back within the period is no miss, and one that does not is.
 //! - After a miss there is no other before the watch has been fed.
+//! - When the session ends, what is waited for can not come any more: whatever has not been missed
+//!   is missed then, see [`Watchdog::poll_end`]. No watch ends in silence.
 //! - Misses and recoveries alternate, and no silence of a period or more goes by without a miss,
 //!   not even one that ended before anybody polled: see [`Fed::Late`].
 //!
@@ -61,7 +63,7 @@ pub(crate) struct Miss {
     pub(crate) key: WatchKey,
     /// How long it may be silent.
     pub(crate) period: Duration,
-    /// How long it has been: the period, and what the poll came late.
+    /// How long it has been: the period, and what the poll came late. Less when the session ended.
     pub(crate) silent_for: Duration,
 }
 
@@ -214,6 +216,21 @@ impl Watchdog {
     #[inline]
     pub(crate) fn poll_miss(&mut self, now: Nanos) -> Option<Miss> {
         if now < self.due { None } else { self.find_miss(now) }
+    }
+
+    /// The session is over: the next watch that has not been missed yet, each once. Its silence is
+    /// as long as it was, often less than a period. To be called until it returns `None`.
+    #[cold]
+    pub(crate) fn poll_end(&mut self, now: Nanos) -> Option<Miss> {
+        for watch in &mut self.watches {
+            if let Status::Waiting { since } = watch.status {
+                watch.status = Status::Missed { since };
+                let silent_for = now.since(since);
+                return Some(Miss { key: watch.key, period: watch.period, silent_for });
+            }
+        }
+        self.due = Nanos::NEVER;
+        None
     }
 
     /// When to look: no miss happens before it. [`Nanos::NEVER`] when nothing is waited for.

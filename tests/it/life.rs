@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use ringwire::{
-    Client, CloseReason, ConnectionState, Envelope, EventKind, Idle, Kind, Nanos, SendError,
-    WatchChange, WatchKey,
+    Choice, Client, CloseReason, ConnectionState, Envelope, EventKind, Idle, Kind, Nanos, Pool,
+    PoolConfig, SendError, WatchChange, WatchKey,
 };
 
 use crate::util::{
@@ -60,6 +61,35 @@ fn stale_command_does_not_run_and_both_sides_count_it() {
         poll_until(&mut client, "the peer has told", |client| {
             client.connection().expect("connected").messages_expired_at_peer == 1
         });
+    });
+}
+
+/// Whoever flushes need not turn: what is sent after a pause is of that time, not of the time of the
+/// first message, or the peer would take it for stale.
+#[test]
+fn messages_after_a_flush_have_a_time_of_their_own() {
+    isolated(|| {
+        let server = start(echo());
+        let mut client = Client::new(config()).expect("a ring");
+        client.connect(&endpoint(&server)).expect("a server listens");
+        let plan = PoolConfig::builder(endpoint(&server)).build().expect("valid");
+        let mut pool = Pool::new(config(), plan).expect("a ring");
+        pool.connect().expect("an address");
+        pool.wait_ready(PATIENCE).expect("a server listens");
+        let ttl = Duration::from_millis(100);
+        let envelope = Envelope::data().ttl(ttl);
+        for _ in 0..3 {
+            client.send(envelope, b"client").expect("room");
+            client.flush();
+            pool.send(Choice::LeastQueued, envelope, b"pool").expect("room");
+            pool.flush();
+            for _ in 0..2 {
+                server.receive(PATIENCE).expect("it is not stale");
+            }
+            let later = Nanos::now() + 2 * ttl;
+            wait_until("the time to live of this round has passed", || Nanos::now() >= later);
+        }
+        assert_eq!(server.statistics().messages_expired, 0);
     });
 }
 
@@ -198,6 +228,97 @@ fn server_watches_every_client() {
         assert_eq!(missed.load(Relaxed), 1);
         assert!(client.poll_event().is_some_and(|event| event.kind == EventKind::Connecting));
         assert!(client.poll_event().is_some_and(|event| event.kind == EventKind::Connected));
+    });
+}
+
+/// How a session ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Goodbye,
+    LinkLost,
+    ServerDisconnects,
+    ServerShutsDown,
+}
+
+/// "No setpoint for so long: go safe" holds whatever happens to the session.
+fn check_watch_of_ended_session(brief: ringwire::ConfigBuilder, end: End, reason: CloseReason) {
+    // Far beyond the test: what is told is told because the session ended.
+    let period = 10 * PATIENCE;
+    let (told, tells) = std::sync::mpsc::channel();
+    let note = move |context: &mut ringwire::Context<'_>, watched: &ringwire::Watched| {
+        let name = context.peer().map(|peer| peer.node_name.clone());
+        let _ = told.send((*watched, name));
+    };
+    let server = start(
+        echo()
+            .config(brief.build().expect("valid"))
+            .watch(WatchKey::Kind(Kind::Data), period)
+            .watch(WatchKey::Type(7), Duration::from_millis(20))
+            .on_deadline_missed(note),
+    );
+    let named = settings().reconnect(true).node_name("controller").build().expect("valid");
+    let mut client = Client::new(named).expect("a ring");
+    client.connect(&endpoint(&server)).expect("a server listens");
+    client.send(Envelope::data(), b"setpoint").expect("room");
+    client.request(Envelope::command(), b"ready", PATIENCE).expect("an answer");
+    let (watched, _) = tells.recv_timeout(PATIENCE).expect("nothing of type 7 came");
+    assert_eq!((watched.key, watched.ended), (WatchKey::Type(7), None), "{end:?}");
+    let mut server = Some(server);
+    match end {
+        End::Goodbye => drop(client.disconnect(PATIENCE)),
+        End::LinkLost => drop(client),
+        End::ServerDisconnects => {
+            let server = server.as_ref().expect("it runs");
+            let id = server.clients()[0].id;
+            server.disconnect(id, PATIENCE).expect("it is connected");
+            let _ = client.receive(PATIENCE);
+        }
+        // The client, which nobody turns meanwhile, does not answer the goodbye: bounded.
+        End::ServerShutsDown => {
+            let _ = server.take().expect("it runs").shutdown(Duration::from_millis(10));
+        }
+    }
+    let (watched, name) = tells.recv_timeout(PATIENCE).expect("the end is told");
+    assert_eq!((watched.key, watched.ended), (WatchKey::Kind(Kind::Data), Some(reason)), "{end:?}");
+    assert_eq!(watched.change, WatchChange::Missed);
+    assert!(watched.silent_for < period, "{watched:?}");
+    assert_eq!(name.as_deref(), Some("controller"), "{end:?}: the handler knows whose they were");
+    // Not the one that was missed before, and none twice: with the server its handlers go.
+    drop(server);
+    assert_eq!(tells.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected), "{end:?}");
+}
+
+#[test]
+fn session_that_ends_is_a_miss_of_what_it_was_watched_for() {
+    isolated(|| {
+        let brief = || settings().session_linger_ms(50);
+        let at_once = settings().session_linger_ms(0);
+        check_watch_of_ended_session(brief(), End::Goodbye, CloseReason::Goodbye);
+        check_watch_of_ended_session(brief(), End::LinkLost, CloseReason::SessionExpired);
+        check_watch_of_ended_session(at_once, End::LinkLost, CloseReason::PeerClosed);
+        check_watch_of_ended_session(brief(), End::ServerDisconnects, CloseReason::Local);
+        check_watch_of_ended_session(brief(), End::ServerShutsDown, CloseReason::Local);
+    });
+}
+
+/// So it is for the side that ends it: by a goodbye, and by being dropped.
+#[test]
+fn own_watches_miss_when_the_client_disconnects_or_is_dropped() {
+    isolated(|| {
+        for disconnects in [true, false] {
+            let (mut client, _peer) = client_and_peer(config());
+            let told = std::rc::Rc::new(std::cell::Cell::new(None));
+            let note = std::rc::Rc::clone(&told);
+            client.on_deadline_missed(move |_, watched| note.set(watched.ended));
+            client.watch(WatchKey::Type(7), 10 * PATIENCE).expect("room");
+            if disconnects {
+                // The peer does not say goodbye in turn: bounded.
+                let _ = client.disconnect(Duration::from_millis(10));
+                assert!(told.take().is_some(), "told by the time that it returns");
+            }
+            drop(client);
+            assert_eq!(told.take(), (!disconnects).then_some(CloseReason::Local));
+        }
     });
 }
 

@@ -202,3 +202,21 @@ fn every_silence_of_a_period_is_told_and_no_other() {
         assert!(u128::from(wakes) <= 2 * looks, "seed {seed}: {wakes} of {looks}");
     }
 }
+
+/// When the session ends no watch is left that would have missed later.
+#[test]
+fn end_of_the_session_misses_what_was_not_missed_before() {
+    let mut watchdog = watching();
+    watchdog.watch(STATUS, ms(5), at(0)).expect("room");
+    assert_eq!(watchdog.poll_miss(at(5)).map(|miss| miss.key), Some(STATUS));
+    assert_eq!(watchdog.fed(SETPOINT, at(7)), None);
+    let end = Miss { key: SETPOINT, period: PERIOD, silent_for: ms(3) };
+    assert_eq!(watchdog.poll_end(at(10)), Some(end));
+    assert_eq!(watchdog.poll_end(at(10)), None, "once");
+    assert_eq!(watchdog.deadline(), Nanos::NEVER);
+    assert_eq!(watchdog.poll_miss(at(1_000)), None);
+    // One that has never been established was silent for nobody.
+    let mut watchdog = Watchdog::with_capacity(1);
+    watchdog.watch(SETPOINT, PERIOD, at(0)).expect("room");
+    assert_eq!(watchdog.poll_end(at(10)), None);
+}
