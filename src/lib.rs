@@ -106,6 +106,13 @@ const fn seeds(count: u64) -> u64 {
     if cfg!(miri) { count.div_ceil(300) } else { count }
 }
 
+/// For a test that walks through every case there is, as the argument of `step_by`: all of them,
+/// and under Miri one of so many.
+#[cfg(test)]
+const fn miri_stride(stride: usize) -> usize {
+    if cfg!(miri) { stride } else { 1 }
+}
+
 // The public interface is:
 pub use client::Client;
 pub use config::{Config, ConfigBuilder, Idle, Overflow, PoolConfig, PoolConfigBuilder};

@@ -223,20 +223,28 @@ pub fn frame_checksum(unpadded: &[u8]) -> u32 {
 /// CRC-32C (Castagnoli, RFC 3720 appendix B.4), reflected, one table entry per byte.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    let mut table = [0_u32; 256];
-    for (index, entry) in (0_u32..).zip(&mut table) {
-        *entry = index;
-        for _ in 0..8 {
-            let odd = *entry & 1 != 0;
-            *entry >>= 1;
-            if odd {
-                *entry ^= 0x82f6_3b78;
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut index = 0;
+        while index < 256 {
+            let mut entry = index as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                let odd = entry & 1 != 0;
+                entry >>= 1;
+                if odd {
+                    entry ^= 0x82f6_3b78;
+                }
+                bit += 1;
             }
+            table[index] = entry;
+            index += 1;
         }
-    }
+        table
+    };
     let mut crc = 0xffff_ffff_u32;
     for &byte in bytes {
-        crc = (crc >> 8) ^ table[((crc ^ u32::from(byte)) & 0xff) as usize];
+        crc = (crc >> 8) ^ TABLE[((crc ^ u32::from(byte)) & 0xff) as usize];
     }
     !crc
 }

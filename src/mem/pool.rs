@@ -275,6 +275,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri ends the process where an allocator returns null")]
     fn more_than_there_is_is_refused() {
         let layout = PoolLayout::shared(1 << 60, 8 << 10, 4 << 20);
         Pool::new(&layout).expect_err("no machine has that");

@@ -68,7 +68,8 @@ fn delays_cover_the_whole_interval_and_never_leave_it() {
         let (delay, _) = attempt(&mut backoff, Nanos(0), rng.u64(..));
         tenths[usize::try_from((delay - MS) * 10 / (9 * MS + 1)).expect("small")] += 1;
     }
-    assert!(tenths.iter().all(|count| (850..1_150).contains(count)), "{tenths:?}");
+    let is_fair = |tenth: &u32| (850..1_150).contains(tenth);
+    assert!(cfg!(miri) || tenths.iter().all(is_fair), "{tenths:?}");
 }
 
 #[test]
@@ -151,7 +152,8 @@ struct Herd {
     all_back_after: Duration,
 }
 
-const CLIENTS: u64 = 1_000;
+/// Under Miri too few for bounds that hold on average.
+const CLIENTS: u64 = if cfg!(miri) { 20 } else { 1_000 };
 const SERVER_BACK: Nanos = Nanos(2_000 * MS);
 /// More in one millisecond are refused, as by a full backlog.
 const ACCEPTED_PER_MS: u32 = 2;
@@ -225,13 +227,17 @@ fn herd_spreads_and_is_back_soon() {
             (0..CLIENTS).map(|client| fastrand::Rng::with_seed(seed << 32 | client)).collect();
         let (herd, back) = herd(|client| rngs[usize::try_from(client).expect("small")].u64(..));
         assert_eq!(back, CLIENTS, "seed {seed}: {herd:?}");
+        assert!(herd.all_back_after <= ALL_BACK_BOUND, "seed {seed}: {herd:?}");
+        if cfg!(miri) {
+            continue;
+        }
         assert!(herd.attempts_per_10_ms_max <= ATTEMPTS_PER_10_MS_BOUND, "seed {seed}: {herd:?}");
         assert!(herd.attempts_on_return_max <= ATTEMPTS_ON_RETURN_BOUND, "seed {seed}: {herd:?}");
-        assert!(herd.all_back_after <= ALL_BACK_BOUND, "seed {seed}: {herd:?}");
     }
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs all the clients, and runs no code that the test above does not")]
 fn herd_without_jitter_stays_in_step() {
     // The longest delay each time: exponential backoff alone.
     let (herd, back) = herd(|_| u64::MAX);

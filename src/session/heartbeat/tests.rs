@@ -321,7 +321,7 @@ fn idle_ends_keep_each_other_alive_without_a_storm() {
         // The way takes up to one interval, in each direction.
         let delay_ns_max = rng.u64(1..u64::from(interval_us) * 1_000);
         let mut world = World::new(seed, [policy; 2], delay_ns_max);
-        let intervals = 500;
+        let intervals = if cfg!(miri) { 50 } else { 500 };
         world.run(START + Duration::from_micros(interval_us.into()) * intervals, [None; 2]);
         for end in &world.ends {
             assert_eq!(end.dead_at, None, "seed {seed}");

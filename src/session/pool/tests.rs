@@ -353,10 +353,12 @@ fn messages_without_a_key_leave_extra_members_idle_while_the_base_is() {
 #[test]
 fn key_keeps_its_slot_and_keys_spread() {
     let mut members = Members::new(policy(5, 9, 1), START);
-    let slots: Vec<_> = (0..10_000).map(|key| members.slot_of(key)).collect();
+    let keys = if cfg!(miri) { 200 } else { 10_000 };
+    let slots: Vec<_> = (0..keys).map(|key| members.slot_of(key)).collect();
     for slot in 0..5 {
         let count = slots.iter().filter(|&&of_key| of_key == slot).count();
-        assert!((1_800..2_200).contains(&count), "slot {slot}: {count} of 10,000 keys");
+        let is_fair = (1_800..2_200).contains(&count) || cfg!(miri);
+        assert!(is_fair, "slot {slot}: {count} of {keys} keys");
     }
     for (slot, _) in dials(&mut members, START) {
         members.handle(slot, Happened::Connected, START, 0);
@@ -541,11 +543,11 @@ impl World {
 
 #[test]
 fn rules_hold_whatever_happens() {
-    for seed in 0..300 {
+    for seed in 0..crate::seeds(300) {
         let run = || {
             let mut world = World::new(seed);
             world.tend();
-            for _ in 0..500 {
+            for _ in 0..if cfg!(miri) { 100 } else { 500 } {
                 world.step();
             }
             world.end();
