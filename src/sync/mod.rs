@@ -29,6 +29,9 @@ pub(crate) mod inbox;
 pub(crate) mod mailbox;
 pub(crate) mod ring;
 pub(crate) mod single;
+// The models have tests of their own.
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 #[cfg(all(loom, test))]
 use crate::atomic;
