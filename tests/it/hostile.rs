@@ -379,27 +379,62 @@ fn flood_above_the_limit_is_turned_away() {
     });
 }
 
+/// Connects and resets, as the `round`th of many: some have said something before, some nothing.
+fn come_and_reset(server: &Server, round: u64) {
+    let mut peer = Peer::dial(&server.addresses()[0]);
+    if round % 3 == 1 {
+        peer.write(&Greeting::default().frame(HELLO).encode());
+    } else if round % 3 == 2 {
+        peer.write(&[0x52]);
+    }
+    peer.reset();
+}
+
 #[test]
 fn peers_that_connect_and_reset_at_once() {
     isolated(|| {
         let server = start(echo());
         let mut well = Peer::connect(&server);
+        let over = |s: &ringwire::Statistics| s.closed("socket") + s.closed("peer_closed");
         for round in 0..300 {
-            let mut peer = Peer::dial(&server.addresses()[0]);
-            if round % 3 == 1 {
-                peer.write(&Greeting::default().frame(HELLO).encode());
-            } else if round % 3 == 2 {
-                peer.write(&[0x52]);
-            }
-            peer.reset();
-            if round % 50 == 0 {
+            come_and_reset(&server, round);
+            // No more at once than there are places: a slow server would turn the others away.
+            if round % 50 == 49 {
                 assert_eq!(well.ask(b"x"), b"x");
+                wait_for(&server, "all so far are gone", |s| over(s) == round + 1);
             }
         }
-        let over = |s: &ringwire::Statistics| s.closed("socket") + s.closed("peer_closed");
-        wait_for(&server, "all are gone", |s| over(s) == 300 && s.connections_active == 1);
+        wait_for(&server, "all are gone", |s| s.connections_active == 1);
         assert!(server.statistics().closed("socket") > 100, "resets were seen");
         assert_eq!(well.ask(b"x"), b"x");
+    });
+}
+
+/// More than there are places for, before the server looks: the first take the places, although
+/// they are gone by then, the others are turned away, and each is counted.
+#[test]
+fn more_resets_than_places_while_nobody_accepts() {
+    isolated(|| {
+        let (entered, is_entered) = crossbeam_channel::unbounded();
+        let (release, is_released) = crossbeam_channel::unbounded();
+        let server = start(echo().on(Kind::Data, move |_, _| {
+            entered.send(()).expect("the test waits");
+            is_released.recv_timeout(PATIENCE).expect("the test releases");
+        }));
+        let mut well = Peer::connect(&server);
+        well.send(Plain::new(DATA, NORMAL, b"hold"));
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        (0..200).for_each(|round| come_and_reset(&server, round));
+        assert!(server.statistics().closes.iter().all(|close| close.count == 0), "nobody accepts");
+        release.send(()).expect("the handler waits");
+        let over = |s: &ringwire::Statistics| s.closed("socket") + s.closed("peer_closed");
+        wait_for(&server, "all are counted", |s| over(s) + s.closed("connection_limit") == 200);
+        // One of the 64 places is taken all the time.
+        let turned_away = server.statistics().closed("connection_limit");
+        assert!((100..=137).contains(&turned_away), "{turned_away}");
+        wait_for(&server, "all are gone", |s| s.connections_active == 1);
+        assert_eq!(well.ask(b"x"), b"x");
+        assert_eq!(Peer::connect(&server).ask(b"in"), b"in");
     });
 }
 

@@ -179,6 +179,7 @@ fn probing_leaves_no_descriptor_open() {
 
 /// What the configuration allows may be more than the machine has.
 #[test]
+#[cfg_attr(asan, ignore = "AddressSanitizer needs terabytes of address space itself")]
 fn memory_that_is_not_to_be_had_is_a_clear_error() {
     isolated(|| {
         let before = open_descriptors();
