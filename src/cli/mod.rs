@@ -118,7 +118,8 @@ pub(crate) fn run() -> ExitCode {
     let command = Command::parse();
     // What is logged would stand in the middle of the picture.
     if !matches!(command.task, Task::Top(_)) || !io::stderr().is_terminal() {
-        // Benches cut links and overrun lanes on purpose: what the library warns of then is no news.
+        // Benches cut links and overrun lanes on purpose: what the library warns of then is not
+        // news.
         let level = match command.task {
             Task::Bench(_) => tracing::Level::ERROR,
             _ => tracing::Level::WARN,
