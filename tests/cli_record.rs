@@ -224,8 +224,7 @@ fn what_one_server_recorded_arrives_at_another() {
     assert!(!lines.iter().any(|line| line.contains("connected")), "--quiet: {lines:?}");
     let (before, after) = (essence(&frames(&first)), essence(&frames(&second)));
     assert_eq!(before.len(), 5);
-    // One session after the other: the lanes of one can not overtake another.
-    assert_eq!(before[0], after[0]);
+    // Every session has a connection of its own: which of them is served first is not promised.
     let (mut before, mut after) = (before, after);
     before.sort();
     after.sort();

@@ -5,8 +5,9 @@
 //! Unix socket. Everything else is the default, but: with many connections both ends have memory
 //! for all, and with bulk beside requests these are critical and bulk is low, over a session with
 //! two connections (`express`). The lane holds 4 MiB instead of 1, as much as the gathering of
-//! other subjects may have under way. The answer to a request is read in place. Messages of 16 KiB and
-//! more are `Bytes`, which are sent from where they are: as the runtimes that own their buffers do.
+//! other subjects may have under way. The answer to a request is read in place. Messages of 16 KiB
+//! and more are `Bytes`, which are sent from where they are: as the runtimes that own their buffers
+//! do.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
