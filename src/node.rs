@@ -888,10 +888,15 @@ impl NodeHandle {
         mailbox.is_some_and(|mailbox| mailbox.cancellations().is_abandoned(request))
     }
 
-    /// Whether a message that was taken from the inbox is not handed out. Counts it then.
+    /// Whether a message that was taken from the inbox is not handed out. Counts it then, unless it
+    /// was counted as cancelled.
     fn leaves_out(&self, message: &Message) -> bool {
         let is_abandoned = self.is_abandoned(message);
-        if is_abandoned {
+        let index = usize::from(message.connection().reactor);
+        let mailbox = self.shared.mailboxes.get(index);
+        let is_cancelled =
+            mailbox.is_some_and(|mailbox| mailbox.cancellations().is_cancelled(message));
+        if is_abandoned && !is_cancelled {
             // ORDERING: Relaxed, paired with `statistics`: a mere count.
             self.shared.registry.overdue().fetch_add(1, Ordering::Relaxed);
         }

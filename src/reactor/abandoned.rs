@@ -92,7 +92,12 @@ impl Cancellations {
     /// Whether nobody waits for the answer to a request any more, or a message is worthless by now.
     /// Reads the clock only when the message has a deadline.
     pub(crate) fn is_abandoned(&self, message: &Message) -> bool {
-        message.mark().is_some_and(|mark| self.contains(mark)) || is_overdue(message)
+        self.is_cancelled(message) || is_overdue(message)
+    }
+
+    /// Whether its sender has given a request up: that was counted when the cancellation came.
+    pub(crate) fn is_cancelled(&self, message: &Message) -> bool {
+        message.mark().is_some_and(|mark| self.contains(mark))
     }
 }
 

@@ -702,7 +702,9 @@ impl Reactor {
             if !self.core.cancellations.is_abandoned(&message) {
                 return Some(message);
             }
-            self.core.counters.messages_expired.add(1);
+            if !self.core.cancellations.is_cancelled(&message) {
+                self.core.counters.messages_expired.add(1);
+            }
         }
     }
 
