@@ -665,12 +665,20 @@ pub enum DropReason {
     Overflow,
     /// The session ended before the message was sent, or before the peer confirmed it.
     SessionEnded,
+    /// A request that its sender cancelled before it was sent.
+    Cancelled,
 }
 
 impl DropReason {
     /// All of them, by [`DropReason::index`].
-    pub const ALL: [Self; 5] =
-        [Self::LinkLost, Self::Expired, Self::Replaced, Self::Overflow, Self::SessionEnded];
+    pub const ALL: [Self; 6] = [
+        Self::LinkLost,
+        Self::Expired,
+        Self::Replaced,
+        Self::Overflow,
+        Self::SessionEnded,
+        Self::Cancelled,
+    ];
     /// Number of reasons.
     pub const COUNT: usize = Self::ALL.len();
 
@@ -689,6 +697,7 @@ impl DropReason {
             Self::Replaced => "replaced",
             Self::Overflow => "overflow",
             Self::SessionEnded => "session_ended",
+            Self::Cancelled => "cancelled",
         }
     }
 }

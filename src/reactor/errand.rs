@@ -14,11 +14,13 @@ use crate::reactor::connection::ConnectionId;
 use crate::reactor::core::Core;
 use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::pool::{Choice, PoolId};
+use crate::reactor::sessions::Home;
+use crate::session::lane::SendMemory;
 use crate::session::requests::RequestId;
 use crate::session::{Correlation, Envelope};
 use crate::sync::claim::Claim;
 use crate::time::Nanos;
-use crate::wire::Body;
+use crate::wire::{Body, Priority};
 
 /// What the thread that asked is told: once that the request is on its way, then how it went; or at
 /// once that it is not.
@@ -105,8 +107,38 @@ impl Core {
             let connection = ConnectionId { reactor: self.index, key };
             let correlation = Correlation::Cancel(request.correlation());
             self.refresh_now();
-            let _ = self.push_to(connection, envelope, correlation, &[]);
+            if !self.withdraw_request(connection, envelope.lane(), request.correlation()) {
+                let _ = self.push_to(connection, envelope, correlation, &[]);
+            }
         }
+    }
+
+    /// Drops a request that was not sent yet: it is not handled, wherever its link is. Returns
+    /// whether it did.
+    #[cold]
+    fn withdraw_request(
+        &mut self,
+        connection: ConnectionId,
+        lane: Priority,
+        correlation: u64,
+    ) -> bool {
+        let Ok(ConnectionId { key: home, .. }) = self.for_lane(connection, lane) else {
+            return false;
+        };
+        let now = self.now;
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let session = match self.homes.get_mut(home) {
+            Some(&mut Home::Here(key)) => self.connections.get_mut(key).map(|c| &mut c.session),
+            Some(Home::Away(away)) => Some(away.session_mut()),
+            None => None,
+        };
+        let is_withdrawn =
+            session.is_some_and(|session| session.withdraw(lane, correlation, now, &mut memory));
+        if is_withdrawn {
+            self.count_drops(home);
+            self.set_session_deadline(home);
+        }
+        is_withdrawn
     }
 
     /// Makes a request for another thread, unless that has withdrawn it.

@@ -687,8 +687,10 @@ impl Reactor {
     /// [`Reactor::on_cancelled`]). An answer that comes all the same is counted and dropped. Does
     /// nothing when there is an outcome already, which is then forgotten.
     ///
-    /// The cancellation leaves with the next turn; in a lane that is full it is left out, and so it
-    /// is while the link is down, unless the request is reliable.
+    /// A request that has not been sent yet, as while the link is down, is dropped instead, and
+    /// counted ([`DropReason::Cancelled`](crate::error::DropReason::Cancelled)). Otherwise the
+    /// cancellation leaves with the next turn; in a lane that is full it is left out, and so it is
+    /// while the link is down, unless the request is reliable.
     pub fn cancel_request(&mut self, request: RequestId) {
         self.core.cancel_request(request);
     }

@@ -200,8 +200,13 @@ impl<'a> Resting<'a> {
         self.inserted.cloned().unwrap_or_else(|| Bytes::copy_from_slice(self.payload))
     }
 
-    /// Whether what limits it may be how long its sender waits for the answer.
-    #[cfg(any(test, feature = "fuzzing"))]
+    /// Whether it is the request of this number.
+    pub(crate) fn is_request_of(&self, correlation: u64) -> bool {
+        let number = self.extension.map(|extension| extension.correlation.get());
+        self.is_request() && number == Some(correlation)
+    }
+
+    /// Whether it asks for an answer. What limits it may be how long its sender waits for that.
     pub(crate) fn is_request(&self) -> bool {
         Flags(self.header.flags).contains(Flags::REQUEST)
     }

@@ -716,6 +716,29 @@ impl Lane {
         self.frames -= frames - block.span.frames;
     }
 
+    /// Drops a request that still waits. Returns whether it did: one that the peer may have, or that
+    /// is on its way, is left alone.
+    #[cold]
+    pub(crate) fn withdraw(
+        &mut self,
+        lane: Priority,
+        correlation: u64,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> bool {
+        let announced = self.announced;
+        // The newest first: most that are given up so early have just been made.
+        let holds_it = |block: &Block| {
+            block.span.first > announced
+                && block.frames().any(|frame| !frame.is_gap() && frame.is_request_of(correlation))
+        };
+        let Some(index) = self.waiting.iter().rposition(holds_it) else { return false };
+        self.drop_waiting(index, lane, memory, holdings, |frame| {
+            frame.is_request_of(correlation).then_some(DropReason::Cancelled)
+        });
+        true
+    }
+
     /// Drops what waits and is too old to be sent. What was in flight when a link was lost is left
     /// alone: the peer may have it.
     #[cold]
@@ -732,28 +755,41 @@ impl Lane {
                 index += 1;
                 continue;
             }
-            let (bytes, frames) = (block.span.bytes(), block.span.frames);
-            let (first, last) = (block.span.first, block.span.last);
-            block.drop_frames(lane, &mut self.drops, |frame| {
+            let remains = self.drop_waiting(index, lane, memory, holdings, |frame| {
                 (frame.expiry() <= now).then_some(DropReason::Expired)
             });
-            self.bytes -= bytes - block.span.bytes();
-            self.frames -= frames - block.span.frames;
-            let remain: Vec<_> =
-                block.frames().filter(|frame| !frame.is_gap()).map(|f| f.sequence).collect();
-            let is_elsewhere = |sequence: u64| !(first..=last).contains(&sequence);
-            self.keyed
-                .retain(|keyed| is_elsewhere(keyed.sequence) || remain.contains(&keyed.sequence));
-            self.find_keys(first, last);
-            if remain.is_empty() {
-                // The sequences it stood for are told as a gap.
-                let block = self.waiting.remove(index).expect("looked at just now");
-                self.bytes -= block.span.bytes();
-                holdings.release(block, memory.pool);
-            } else {
-                index += 1;
-            }
+            index += usize::from(remains);
         }
+    }
+
+    /// Drops frames of a waiting block of which nothing was sent. Returns whether any is left: a
+    /// block without is freed.
+    fn drop_waiting(
+        &mut self,
+        index: usize,
+        lane: Priority,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+        refuse: impl FnMut(&Resting<'_>) -> Option<DropReason>,
+    ) -> bool {
+        let block = &mut self.waiting[index];
+        let (bytes, frames) = (block.span.bytes(), block.span.frames);
+        let (first, last) = (block.span.first, block.span.last);
+        block.drop_frames(lane, &mut self.drops, refuse);
+        self.bytes -= bytes - block.span.bytes();
+        self.frames -= frames - block.span.frames;
+        let remain: Vec<_> =
+            block.frames().filter(|frame| !frame.is_gap()).map(|f| f.sequence).collect();
+        let is_elsewhere = |sequence: u64| !(first..=last).contains(&sequence);
+        self.keyed.retain(|keyed| is_elsewhere(keyed.sequence) || remain.contains(&keyed.sequence));
+        self.find_keys(first, last);
+        if remain.is_empty() {
+            // The sequences it stood for are told as a gap.
+            let block = self.waiting.remove(index).expect("looked at just now");
+            self.bytes -= block.span.bytes();
+            holdings.release(block, memory.pool);
+        }
+        !remain.is_empty()
     }
 
     /// Whether something waits that is too old to be sent. (That nobody waits for a request any

@@ -869,6 +869,26 @@ impl Session {
         self.expires_from = self.earliest_expiry();
     }
 
+    /// Drops a request that has not been sent, and the peer need not be told of. Returns whether it
+    /// did.
+    #[cold]
+    pub(crate) fn withdraw(
+        &mut self,
+        lane: Priority,
+        correlation: u64,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> bool {
+        let index = lane.index();
+        let is_withdrawn =
+            self.lanes[index].withdraw(lane, correlation, memory, &mut self.holdings);
+        if is_withdrawn && self.received[index] > 0 {
+            // It may have carried a confirmation, which something else is to carry now.
+            self.confirm_later(lane, 0, now);
+        }
+        is_withdrawn
+    }
+
     fn earliest_expiry(&self) -> Nanos {
         self.lanes.iter().map(Lane::expiry).min().unwrap_or(Nanos::NEVER)
     }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use ringwire::error::DropReason;
 use ringwire::{CloseReason, Envelope, Kind, Nanos, Priority, RequestError, SendError, Server};
 
 use crate::bed::{Bed, settings_that_resume, silent, valid};
+use crate::proxy::Fault;
 use crate::util::{
     CANCEL, COMMAND, CRITICAL, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS,
     TIMEOUT, client, client_and_peer, config, echo, endpoint, isolated, settings, start, timed,
@@ -173,6 +175,7 @@ fn cancelled_request_is_not_handed_out() {
         let cancelled =
             bed.client.start_request(Envelope::command(), b"1", PATIENCE).expect("room");
         let alive = bed.client.start_request(Envelope::command(), b"2", PATIENCE).expect("room");
+        bed.client.flush();
         bed.client.cancel_request(cancelled);
         turn_until_cancelled(&mut bed, 1);
         let request = bed.server.receive(PATIENCE).expect("the other one");
@@ -191,6 +194,42 @@ fn cancelled_request_is_not_handed_out() {
 }
 
 /// What the application works on already.
+/// Cancelled before it has left, with the link or without: nobody handles it, and nothing is said of
+/// it. What was queued around it arrives.
+#[test]
+fn request_cancelled_before_it_was_sent_never_is() {
+    isolated(|| {
+        let mut bed = bed_without_handlers();
+        let envelope = Envelope::command().reliable();
+        let cancel_between = |bed: &mut Bed, names: [&[u8]; 3]| {
+            bed.client.send(envelope, names[0]).expect("room");
+            let request = bed.client.start_request(envelope, names[1], PATIENCE).expect("room");
+            bed.client.send(envelope, names[2]).expect("room");
+            bed.client.cancel_request(request);
+            assert!(bed.client.take_response(request).is_none(), "it is forgotten");
+        };
+        cancel_between(&mut bed, [b"1", b"cancelled", b"2"]);
+        bed.client.flush();
+        bed.lose_link(Fault::Cut);
+        cancel_between(&mut bed, [b"3", b"cancelled too", b"4"]);
+        // Alone in its block.
+        let long = vec![7; 200_000];
+        let request = bed.client.start_request(envelope, &long[..], PATIENCE).expect("room");
+        bed.client.cancel_request(request);
+        bed.proxy.admit();
+        bed.turn_until_resumed();
+        bed.client.send(envelope, b"5").expect("room");
+        bed.client.flush_within(PATIENCE).expect("confirmed");
+        for expected in [b"1", b"2", b"3", b"4", b"5"] {
+            let message = bed.server.receive(PATIENCE).expect("it was not cancelled");
+            assert_eq!(message.payload()[..], *expected);
+        }
+        assert_eq!(bed.server.statistics().requests_cancelled, 0, "nothing was to be told");
+        assert_eq!(bed.client.statistics().dropped(DropReason::Cancelled), 3);
+        assert_eq!(bed.server.statistics().messages_missed, 3, "the peer knows how many");
+    });
+}
+
 #[test]
 fn cancellation_reaches_whoever_works_on_the_request() {
     isolated(|| {
@@ -243,6 +282,7 @@ fn cancellation_travels_as_documented() {
         let envelope = Envelope::command().critical();
         let id =
             client.start_request(envelope, b"stop", Duration::from_millis(1500)).expect("room");
+        client.flush();
         client.cancel_request(id);
         client.flush();
         let request = peer.frame();
