@@ -21,7 +21,7 @@ use crate::endpoint::Address;
 use crate::error::{CloseReason, SendError};
 use crate::reactor::connection::{ConnectionId, ConnectionKey, Phase, Route};
 use crate::reactor::core::Core;
-use crate::reactor::sessions::{Home, SessionKey, backoff_policy};
+use crate::reactor::sessions::{Home, SessionKey, backoff_policy, of_the_application};
 use crate::reactor::{ConnectionInfo, ConnectionState, Event, EventKind, Link};
 use crate::session::Part;
 use crate::session::backoff::Backoff;
@@ -471,6 +471,7 @@ impl Core {
             *messages_dropped = dropped;
         }
         self.tell_drops_of(&event);
+        let undelivered = of_the_application(undelivered);
         if !undelivered.is_empty() {
             let kind = EventKind::SessionLost { undelivered };
             self.publish(Event { kind, ..event.clone() });

@@ -41,7 +41,9 @@ use crate::session::backoff::{BackoffPolicy, Next};
 use crate::session::lane::SendMemory;
 use crate::session::pair::{Parting, Remains, parting};
 use crate::session::state::State;
-use crate::session::{Claim, Correlation, Envelope, Expiry, Input, Part, Reunion, Role, Session};
+use crate::session::{
+    Claim, Correlation, Envelope, Expiry, Input, Part, Reunion, Role, Session, Undelivered,
+};
 use crate::time::{Nanos, wall_ns};
 use crate::wire::handshake::RejectReason;
 use crate::wire::{Body, Frame};
@@ -499,6 +501,7 @@ impl Core {
                 self.requests.fail(home, CloseReason::PeerClosed);
                 self.begin_anew(home);
                 self.drop_foreign_express(home);
+                let undelivered = of_the_application(undelivered);
                 self.emit_for(home, EventKind::SessionLost { undelivered });
                 self.note_goes_on(ConnectionId {
                     reactor: self.index,
@@ -803,6 +806,12 @@ impl Core {
         }
         self.watched.push((home, watched));
     }
+}
+
+/// Without the session's own frames: the cancellation of a request is nothing to send again.
+pub(crate) fn of_the_application(mut undelivered: Vec<Undelivered>) -> Vec<Undelivered> {
+    undelivered.retain(|message| message.kind.is_application());
+    undelivered
 }
 
 /// When a lost connection is dialled again.

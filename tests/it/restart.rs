@@ -122,6 +122,32 @@ fn restarted_client_gets_a_new_session_beside_the_old_one() {
     });
 }
 
+/// The cancellation of a request is the session's own: nothing that could be sent again.
+#[test]
+fn cancellations_are_no_undelivered_messages() {
+    isolated(|| {
+        let mut bed = Bed::with(settings_that_resume(), settings_that_resume());
+        bed.proxy.hold();
+        let mut ask = || {
+            let envelope = Envelope::command().reliable();
+            let request = bed.client.start_request(envelope, b"upload", PATIENCE).expect("room");
+            bed.client.flush();
+            request
+        };
+        let (given_up, _) = (ask(), ask());
+        bed.client.cancel_request(given_up);
+        bed.client.flush();
+        let _ = bed.client.disconnect(Duration::from_millis(1));
+        let mut lost = Vec::new();
+        while let Some(event) = bed.client.poll_event() {
+            if let EventKind::SessionLost { undelivered } = event.kind {
+                lost.extend(undelivered.into_iter().map(|message| message.kind));
+            }
+        }
+        assert_eq!(lost, [Kind::Command, Kind::Command]);
+    });
+}
+
 /// Names the test that a child process plays a part in, and where it is to go.
 pub(crate) const PART: &str = "RINGWIRE_IT_PART";
 
