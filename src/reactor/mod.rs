@@ -608,7 +608,7 @@ impl Reactor {
     /// Queues a message for every established session, and reports on each. Allocates its report.
     ///
     /// Those whose link is lost and that may come back are included: for each of them a reliable
-    /// message is queued and kept as by [`send_to`](Self::send_to), and one of best effort is
+    /// message is queued and kept as by [`send`](Self::send), and one of best effort is
     /// refused with [`SendError::NotConnected`].
     pub fn broadcast<B: Body + ?Sized>(&mut self, envelope: Envelope, body: &B) -> BroadcastReport {
         self.core.refresh_now();
@@ -688,7 +688,7 @@ impl Reactor {
     /// nothing when there is an outcome already, which is then forgotten.
     ///
     /// A request that has not been sent yet, as while the link is down, is dropped instead, and
-    /// counted ([`DropReason::Cancelled`](crate::error::DropReason::Cancelled)). Otherwise the
+    /// counted ([`DropReason::Cancelled`]). Otherwise the
     /// cancellation leaves with the next turn; in a lane that is full it is left out, and so it is
     /// while the link is down, unless the request is reliable.
     pub fn cancel_request(&mut self, request: RequestId) {
