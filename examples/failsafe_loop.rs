@@ -1,4 +1,4 @@
-//! A failsafe control loop: the controller hangs, is killed, leaves, and so is the drive killed; all
+//! A failsafe control loop: the controller hangs, is killed and leaves, the drive is killed; all
 //! come back.
 //!
 //! ```text
@@ -11,8 +11,8 @@
 //!
 //! What makes the drive safe:
 //!
-//! - It *watches* the setpoints: none for 20 ms, and it goes safe, whoever is to blame; at once when
-//!   the session with its controller ends, be it in good order.
+//! - It *watches* the setpoints: none for 20 ms, and it goes safe, whoever is to blame; at once
+//!   when the session with its controller ends, be it in good order.
 //! - Setpoints have a *time to live*: one that comes late is dropped before the handler sees it.
 //! - It follows one controller, the last that enabled it. One that was restarted must say so again.
 //!   Enabling is *reliable*; setpoints are *best effort*, the latest value is all that counts.

@@ -716,8 +716,8 @@ impl Lane {
         self.frames -= frames - block.span.frames;
     }
 
-    /// Drops a request that still waits. Returns whether it did: one that the peer may have, or that
-    /// is on its way, is left alone.
+    /// Drops a request that still waits. Returns whether it did: one that the peer may have, or
+    /// that is on its way, is left alone.
     #[cold]
     pub(crate) fn withdraw(
         &mut self,

@@ -64,8 +64,8 @@ fn stale_command_does_not_run_and_both_sides_count_it() {
     });
 }
 
-/// Whoever flushes need not turn: what is sent after a pause is of that time, not of the time of the
-/// first message, or the peer would take it for stale.
+/// Whoever flushes need not turn: what is sent after a pause is of that time, not of the time of
+/// the first message, or the peer would take it for stale.
 #[test]
 fn messages_after_a_flush_have_a_time_of_their_own() {
     isolated(|| {

@@ -194,8 +194,8 @@ fn cancelled_request_is_not_handed_out() {
 }
 
 /// What the application works on already.
-/// Cancelled before it has left, with the link or without: nobody handles it, and nothing is said of
-/// it. What was queued around it arrives.
+/// Cancelled before it has left, with the link or without: nobody handles it, and nothing is said
+/// of it. What was queued around it arrives.
 #[test]
 fn request_cancelled_before_it_was_sent_never_is() {
     isolated(|| {
