@@ -428,6 +428,23 @@ fn stat_means_the_node_that_is_named() {
 }
 
 #[test]
+fn stat_looks_where_the_configuration_says() {
+    let scratch = Scratch::new();
+    let _node = scratch.serve("cell");
+    let file = scratch.stats().with_extension("toml");
+    let text = format!("registry_directory = {:?}\n", scratch.stats());
+    std::fs::write(&file, text).expect("room");
+    let output = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+        .arg("--config")
+        .arg(&file)
+        .args(["stat", "--json"])
+        .output()
+        .expect("the command runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("\"cell\""), "{output:?}");
+}
+
+#[test]
 fn watch_prints_rates_again_and_again() {
     let scratch = Scratch::new();
     let _node = scratch.serve("cell");

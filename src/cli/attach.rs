@@ -22,7 +22,8 @@ pub(super) struct Selection {
     /// Look for registries here [default: the runtime directories; see --help].
     ///
     /// Without it: $XDG_RUNTIME_DIR/ringwire, /run/user/UID/ringwire, /dev/shm/ringwire-UID and
-    /// /tmp/ringwire-UID, where nodes put them unless `registry_directory` says otherwise.
+    /// /tmp/ringwire-UID, where nodes put them unless `registry_directory` says otherwise: that of
+    /// the file given with --config is looked into instead.
     #[arg(long = "dir", value_name = "DIR")]
     pub(super) directories: Vec<PathBuf>,
 }
@@ -37,6 +38,14 @@ pub(super) struct Found {
 }
 
 impl Selection {
+    /// Where the configuration has nodes put their registries, unless a place was named.
+    pub(super) fn or_in(mut self, directory: Option<&Path>) -> Self {
+        if self.directories.is_empty() {
+            self.directories.extend(directory.map(Path::to_path_buf));
+        }
+        self
+    }
+
     /// Reads all that is meant.
     pub(super) fn read(&self) -> Found {
         let mut found = Found::default();

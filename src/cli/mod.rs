@@ -148,8 +148,8 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
         Task::Send(options) => send::run(&options, settings),
         Task::Record(options) => record::run(&options, settings),
         Task::Replay(options) => replay::run(&options, settings),
-        Task::Top(options) => top::run(&options),
-        Task::Stat(options) => stat::run(&options),
+        Task::Top(options) => top::run(&options.within(&settings.check()?)),
+        Task::Stat(options) => stat::run(&options.within(&settings.check()?)),
         Task::Doctor(args) => doctor::run(&args, &settings.check()?)
             .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
     }

@@ -27,6 +27,11 @@ use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, RejectReason, write_farewell};
 /// connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a port in use is tried again: that of a process that was killed just now stays taken
+/// until the kernel has taken its ring apart, some milliseconds.
+const PORT_PATIENCE: Duration = Duration::from_millis(250);
+const PORT_RETRY: Duration = Duration::from_millis(5);
+
 /// How many ports are tried for a name with several addresses before it is given up.
 const PORT_ATTEMPTS: u32 = 16;
 
@@ -97,7 +102,18 @@ pub(crate) fn bind(
         let address = socket::local_address(&socket)?;
         Ok((socket, address))
     };
-    bind_all(&wanted, &mut listen).map_err(|(address, source)| {
+    let deadline = Nanos::now() + PORT_PATIENCE;
+    let bound = loop {
+        match bind_all(&wanted, &mut listen) {
+            Err((_, error))
+                if error.kind() == io::ErrorKind::AddrInUse && Nanos::now() < deadline =>
+            {
+                std::thread::sleep(PORT_RETRY);
+            }
+            outcome => break outcome,
+        }
+    };
+    bound.map_err(|(address, source)| {
         let address = address.to_string();
         let address = if address == name { name } else { format!("{name} ({address})") };
         SetupError::Listen { address, source }

@@ -425,7 +425,8 @@ impl Reactor {
     ///
     /// A host name is listened on at all its addresses, on the same port: the first is returned,
     /// [`Reactor::addresses`] names all. Those that this machine does not have are left out, with a
-    /// warning, while one remains. Blocks on the resolver when the host is a name.
+    /// warning, while one remains. Blocks on the resolver when the host is a name, and for up to
+    /// 250 ms while the port is in use, as it is for some milliseconds after its owner was killed.
     ///
     /// # Errors
     ///

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ringwire::stats::{RegistryError, WriterState, hgrm, log_header, log_line, remove_abandoned};
-use ringwire::{Nanos, Snapshot};
+use ringwire::{Config, Nanos, Snapshot};
 
 use crate::cli::CommandError;
 use crate::cli::attach::{Change, Found, Selection, printable};
@@ -131,6 +131,14 @@ fn nothing(selection: &Selection) -> String {
         text += &place.display().to_string();
     }
     text
+}
+
+impl StatOptions {
+    /// With the places that a configuration names, unless options do.
+    pub(crate) fn within(mut self, config: &Config) -> Self {
+        self.selection = self.selection.or_in(config.registry_directory());
+        self
+    }
 }
 
 /// Runs `ringwire stat`.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
-use ringwire::{Nanos, SetupError};
+use ringwire::{Config, Nanos, SetupError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use signal_hook::consts::signal::SIGTERM;
 
@@ -40,6 +40,14 @@ pub(crate) struct TopOptions {
     /// How often to look, in seconds.
     #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
     every: Duration,
+}
+
+impl TopOptions {
+    /// With the places that a configuration names, unless options do.
+    pub(crate) fn within(mut self, config: &Config) -> Self {
+        self.selection = self.selection.or_in(config.registry_directory());
+        self
+    }
 }
 
 /// Runs `ringwire top`.
@@ -103,17 +111,20 @@ fn watch(
         match wait_for_input(left)? {
             Input::None => continue,
             Input::HungUp => return Ok(()),
-            Input::Some if !event::poll(Duration::ZERO)? => continue,
             Input::Some => {}
         }
-        // A resize, and what is no key, only draws again.
-        if let Event::Key(key) = event::read()?
-            && key.kind == KeyEventKind::Press
-        {
-            match top.press(key) {
-                Wish::Nothing => {}
-                Wish::Refresh => due = Nanos(0),
-                Wish::Quit => return Ok(()),
+        // All that came: crossterm takes whatever the terminal has with the first key, and poll(2)
+        // would not tell of the rest.
+        while event::poll(Duration::ZERO)? {
+            // A resize, and what is no key, only draws again.
+            if let Event::Key(key) = event::read()?
+                && key.kind == KeyEventKind::Press
+            {
+                match top.press(key) {
+                    Wish::Nothing => {}
+                    Wish::Refresh => due = Nanos(0),
+                    Wish::Quit => return Ok(()),
+                }
             }
         }
     }
