@@ -468,18 +468,21 @@ fn writer_without_a_pause_is_read_in_time_and_marked() {
             }
             sequence
         });
-        let torn = (0..50).map(|_| {
+        // The writer may not have begun yet, or not run for a while.
+        let deadline = Nanos::now() + Duration::from_secs(10);
+        let is_torn = loop {
             let began = Nanos::now();
             let snapshot = Snapshot::from_file(&path).expect("readable");
             let took = Nanos::now().since(began);
             assert!(took < Duration::from_secs(5), "{took:?}");
-            u64::from(snapshot.is_torn())
-        });
-        let torn: u64 = torn.sum();
+            if snapshot.is_torn() || Nanos::now() > deadline {
+                break snapshot.is_torn();
+            }
+        };
         stop.store(true, Ordering::Relaxed);
         let sequence = writer.join().expect("no panic");
-        assert!(sequence > 1_000, "it did not write");
-        assert!(torn > 0, "nothing says that the numbers are of different moments");
+        assert!(sequence > 0, "it did not write");
+        assert!(is_torn, "nothing says that the numbers are of different moments");
     });
 }
 
