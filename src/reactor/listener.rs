@@ -108,6 +108,7 @@ pub(crate) fn bind(
             Err((_, error))
                 if error.kind() == io::ErrorKind::AddrInUse && Nanos::now() < deadline =>
             {
+                #[expect(clippy::disallowed_methods, reason = "no turn is under way at setup")]
                 std::thread::sleep(PORT_RETRY);
             }
             outcome => break outcome,
