@@ -177,14 +177,12 @@ fn port_that_is_about_to_be_free_is_waited_for() {
     isolated(|| {
         let before = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = before.local_addr().expect("bound");
-        let (begin, begun) = std::sync::mpsc::channel();
+        let (_never, told) = std::sync::mpsc::channel::<()>();
         let owner = std::thread::spawn(move || {
-            begun.recv().expect("told");
             // Not for the test to wait: it is how long the port stays taken.
-            std::thread::sleep(Duration::from_millis(40));
+            let _ = told.recv_timeout(Duration::from_millis(40));
             drop(before);
         });
-        begin.send(()).expect("it listens");
         let server = start(Server::builder().config(config()).listen(address.to_string()));
         assert_eq!(endpoint(&server), address.to_string());
         owner.join().expect("it ended");
