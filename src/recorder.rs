@@ -141,7 +141,9 @@ impl Recorder {
         Ok(Self { thread, peers, shared })
     }
 
-    /// Notes who a session is with, as an event told. Not waited for; left out when too many wait.
+    /// Notes who a session is with, as an event told. Not waited for; left out when too many wait,
+    /// or when the recording has ended by itself: keep a clone of the [`Tap`](crate::Tap) while
+    /// events are still to be noted.
     pub fn note_peer(&self, connection: ConnectionId, node_name: &str, address: &str) {
         let (node_name, address) = (node_name.to_owned(), address.to_owned());
         let _ = self.peers.try_send(Peer { connection, at: Nanos::now(), node_name, address });

@@ -238,6 +238,20 @@ fn what_one_server_recorded_arrives_at_another() {
     assert!(table.ends_with("B, \n") || table.contains("2 frames"), "{table}");
 }
 
+/// The end comes before the command looks at who came, which it does every 20 ms.
+#[test]
+fn who_came_is_recorded_however_soon_the_end() {
+    let directory = Directory::new("soon");
+    for round in 0..12 {
+        let file = directory.path(&format!("{round}.rwrec"));
+        let recorder = record(&file, &[]);
+        done(&["send", &recorder.address, "--one-way", "go"]);
+        recorder.end();
+        let table = done(&["replay", &file, "--list"]);
+        assert!(table.contains(" is 127.0.0.1:"), "round {round}: {table}");
+    }
+}
+
 #[test]
 fn replay_keeps_the_distances_and_the_speed() {
     let directory = Directory::new("timing");

@@ -157,11 +157,13 @@ pub(super) fn run_recording(
     let config = configure(options, &settings)?;
     let stop = stop_on_signals()?;
     let (tap, frames) = plan.tap();
-    let mut run = Run::start(options, &config, Some(tap))?;
+    let mut run = Run::start(options, &config, Some(tap.clone()))?;
     let endpoint = run.server.addresses().iter().map(ToString::to_string).collect::<Vec<_>>();
     run.recording = Some(Recording::start(plan, &config, frames, endpoint.join(" "))?);
     run.serve(options, &stop).map_err(stdout_error)?;
     let recording = run.end().map_err(stdout_error)?;
+    // Not before: without a tap the recording ends, and takes no more names of who came.
+    drop(tap);
     recording.expect("it was begun above").finish()
 }
 
