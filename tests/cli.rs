@@ -173,6 +173,28 @@ fn reliable_stands_beside_best_effort() {
     }
 }
 
+/// Each is a subject, named by what was given; it takes effect where that shows in the results.
+#[test]
+fn settings_stand_beside_each_other() {
+    let arguments = [
+        "--variant",
+        "zero_copy_bytes_min = 0;in_place_bytes_min = 1024",
+        "--variant",
+        "idle = \"park\"",
+    ];
+    for scenario in ["rtt", "stream", "mixed", "fan-in"] {
+        let more = match scenario {
+            "mixed" => ["--rate", "1000"],
+            _ => ["--connections", "2"],
+        };
+        let records = bench(&[&[scenario][..], &arguments, &more].concat());
+        let first = "ringwire[zero_copy_bytes_min = 0; in_place_bytes_min = 1024]";
+        assert_eq!(subjects(&records), [first, "ringwire[idle = \"park\"]", "ringwire"]);
+        let idles: Vec<_> = records.iter().map(|record| &record["idle"]).collect();
+        assert_eq!(idles, ["spin", "park", "spin"]);
+    }
+}
+
 /// Requests that are due every millisecond: as many as the time holds, each with its time.
 #[test]
 fn paced_load_has_a_course() {

@@ -109,6 +109,8 @@ enum CommandError {
 #[derive(Debug, Clone, Default)]
 struct Settings {
     builder: ConfigBuilder,
+    /// The text of the file.
+    text: String,
     /// Where it stands. Without a file a subcommand may prefer other defaults.
     file: Option<PathBuf>,
 }
@@ -164,7 +166,7 @@ fn read_settings(file: Option<PathBuf>) -> Result<Settings, CommandError> {
         ConfigError::File { path, message: error.to_string() }
     })?;
     match ConfigBuilder::from_toml(&text) {
-        Ok(builder) => Ok(Settings { builder, file: Some(path) }),
+        Ok(builder) => Ok(Settings { builder, text, file: Some(path) }),
         Err(source) => Err(CommandError::File { path, source }),
     }
 }

@@ -20,7 +20,7 @@ use signal_hook::low_level::{emulate_default_handler, pipe};
 
 use super::framing::Framing;
 use super::options::{Delivery, Scenario};
-use super::plan::{Beside, Bulk, Case, Cores, Plan, Suite};
+use super::plan::{Beside, Bulk, Case, Cores, Plan, Suite, Variant};
 use super::raw::Raw;
 use super::ring::Ring;
 use super::round::Round;
@@ -44,7 +44,7 @@ pub(super) trait Subject: Sync {
 /// A subject and what it is to do.
 struct Entry {
     /// The name in the results.
-    name: &'static str,
+    name: Arc<str>,
     subject: &'static dyn Subject,
     plan: Arc<Plan>,
 }
@@ -100,7 +100,7 @@ pub(crate) enum BenchError {
     #[error("{subject}, {case}, round {round}: {source}")]
     Round {
         /// Who.
-        subject: &'static str,
+        subject: Arc<str>,
         /// At what.
         case: String,
         /// When, from 1.
@@ -156,7 +156,7 @@ pub(super) fn measure(
             let Entry { name, subject, plan } = &entries[index];
             progress.show(plan.case, name, round, rounds);
             let result = run_round(*subject, plan).map_err(|source| BenchError::Round {
-                subject: name,
+                subject: Arc::clone(name),
                 case: plan.case.to_string(),
                 round: round + 1,
                 source: Box::new(source),
@@ -165,20 +165,33 @@ pub(super) fn measure(
             progress.advance();
         }
     }
-    let sum_up =
-        |(entry, rounds): (&Entry, &Vec<Round>)| Record::sum_up(&entry.plan, entry.name, rounds);
-    Ok(entries.iter().zip(&results).map(sum_up).collect())
+    let sum_up = |((entry, rounds), letter): ((&Entry, &Vec<Round>), char)| {
+        let letter = entry.name.ends_with(']').then_some(letter);
+        Measured { letter, ..Record::sum_up(&entry.plan, &entry.name, rounds) }
+    };
+    Ok(entries.iter().zip(&results).zip('a'..).map(sum_up).collect())
 }
 
 /// Who takes turns in a case; the one whose ratios to the others are shown comes last.
 fn entries(plan: &Plan) -> Vec<Entry> {
-    let with = |name, subject, case| {
-        let case = Case { beside: Beside::Floors, ..case };
-        Entry { name, subject, plan: Arc::new(Plan { case, ..plan.clone() }) }
+    let of = |name: &str, subject, plan: Plan| {
+        let case = Case { beside: Beside::Floors, ..plan.case };
+        Entry { name: name.into(), subject, plan: Arc::new(Plan { case, ..plan }) }
     };
+    let with = |name, subject, case| of(name, subject, Plan { case, ..plan.clone() });
     let case = plan.case;
     let ring = |case| with("ringwire", &Ring, case);
     match (case.scenario, case.beside) {
+        (scenario, Beside::Variants) => {
+            let is_mixed = scenario == Scenario::Mixed;
+            let bulk = if is_mixed { Bulk::Express } else { case.bulk };
+            let alike = Plan { case: Case { bulk, ..case }, ..plan.clone() };
+            let other = |variant: &Variant| {
+                of(&format!("ringwire[{}]", variant.text), &Ring, alike.with(variant))
+            };
+            let others = plan.variants.iter().map(other);
+            others.chain([ring(alike.case)]).collect()
+        }
         (_, Beside::Fewer(connections)) => vec![ring(Case { connections, ..case }), ring(case)],
         (_, Beside::BestEffort) => {
             let best_effort = Case { delivery: Delivery::BestEffort, ..case };

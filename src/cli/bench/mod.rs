@@ -102,6 +102,7 @@ pub(super) fn floor(
         cores,
         config: config.clone(),
         settings: Config::builder(),
+        variants: std::sync::Arc::new([]),
     };
     // It pins the threads it runs on: not the caller's.
     std::thread::scope(|scope| {

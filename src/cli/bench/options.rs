@@ -93,6 +93,12 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(super) bulk: bool,
 
+    /// Measure ringwire with these settings beside ringwire without them, instead of beside sockets:
+    /// TOML, with semicolons for line breaks. May be given several times, each one a subject:
+    /// --variant 'block_bytes = 131072' --variant 'tcp_congestion = "reno"; checksum = "never"'
+    #[arg(long, value_name = "KEY=VALUE[;...]")]
+    pub(super) variant: Vec<String>,
+
     /// How long each subject is timed in each round, in seconds; failover ends with its cuts, idle
     /// takes 2 s at least.
     #[arg(long, value_name = "S", allow_negative_numbers = true,

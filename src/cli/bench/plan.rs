@@ -4,6 +4,7 @@
 //! against the configuration. Not here: how a case is carried out (`harness`, the subjects).
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringwire::config::{Config, ConfigBuilder, Idle};
@@ -26,6 +27,8 @@ const SHARED: usize = 64;
 const SILENT: usize = 1_000;
 /// Requests of paced: a thousand and ten thousand a second.
 const PERIODS: [Duration; 2] = [Duration::from_millis(1), Duration::from_micros(100)];
+/// Variants beside one another: as many as a table has room for.
+const VARIANTS_MAX: usize = 8;
 /// Shortest time in which the cost of silence shows: two heartbeats.
 const IDLE_DURATION_MIN: Duration = Duration::from_secs(2);
 /// Payload of the messages that flow beside critical ones.
@@ -56,6 +59,8 @@ pub(super) enum Beside {
     Fewer(usize),
     /// Itself, with best-effort messages.
     BestEffort,
+    /// Itself, with other settings.
+    Variants,
 }
 
 /// What flows from the client to the server beside the messages that are measured.
@@ -81,6 +86,19 @@ pub(super) struct Plan {
     pub(super) config: Config,
     /// What the ringwire subject builds its two ends from.
     pub(super) settings: ConfigBuilder,
+    /// Other settings that stand beside these.
+    pub(super) variants: Arc<[Variant]>,
+}
+
+/// Settings that are measured beside those of the configuration.
+#[derive(Debug)]
+pub(super) struct Variant {
+    /// As it was given, on one line.
+    pub(super) text: String,
+    pub(super) config: Config,
+    pub(super) settings: ConfigBuilder,
+    /// What its ends do while they wait, where it says so.
+    idle: Option<Idle>,
 }
 
 /// The cores the two ends are pinned to. Equal on a machine with one.
@@ -108,6 +126,8 @@ impl Suite {
     ) -> Result<Self, CommandError> {
         check_options(options)?;
         let config = settings.check()?;
+        let variants = options.variant.iter().map(|text| Variant::read(text, &settings));
+        let variants: Arc<[Variant]> = variants.collect::<Result<_, _>>()?;
         let file_idle = settings.file.is_some().then_some(config.idle());
         let mut cases: Vec<Case> = Vec::new();
         for case in default_suite(options, cores) {
@@ -123,7 +143,9 @@ impl Suite {
                 if is_crowded && case.idle == Idle::Spin {
                     case.idle = Idle::Adaptive;
                 }
-                check_payload(case, &config)?;
+                for config in variants.iter().map(|one| &one.config).chain([&config]) {
+                    check_payload(case, config)?;
+                }
                 if !cases.contains(&case) {
                     cases.push(case);
                 }
@@ -139,6 +161,7 @@ impl Suite {
             cores,
             config: config.clone(),
             settings: settings.builder.clone(),
+            variants: Arc::clone(&variants),
         };
         let rounds = options.rounds.unwrap_or(options.scenario.map_or(ROUNDS, Scenario::rounds));
         Ok(Self { plans: cases.into_iter().map(plan).collect(), rounds })
@@ -176,6 +199,7 @@ fn default_suite(options: &Options, cores: Cores) -> Vec<Case> {
         idle,
         connections: given.unwrap_or(1),
         beside: match options.delivery {
+            _ if !options.variant.is_empty() => Beside::Variants,
             Some(Delivery::Reliable) => Beside::BestEffort,
             _ => Beside::Floors,
         },
@@ -192,7 +216,8 @@ fn default_suite(options: &Options, cores: Cores) -> Vec<Case> {
             case(Scenario::Stream, 1 << 20, Idle::Spin),
         ];
         // Not beside itself, and not a thousand times something that may be large.
-        if given.is_none() && options.payload.is_none() && options.delivery.is_none() {
+        let is_plain = options.delivery.is_none() && options.variant.is_empty();
+        if given.is_none() && options.payload.is_none() && is_plain {
             let beside = Beside::Fewer(FEWER);
             cases.push(Case { connections: MANY, beside, ..case(Scenario::Rtt, 64, Idle::Spin) });
         }
@@ -206,7 +231,11 @@ fn default_suite(options: &Options, cores: Cores) -> Vec<Case> {
         Scenario::Failover => vec![over(CUTS)],
         Scenario::FanIn => FAN_IN.map(over).into(),
         Scenario::Idle => {
-            vec![Case { idle: Idle::Park, beside: Beside::Fewer(0), ..over(SILENT) }]
+            let beside = match one.beside {
+                Beside::Variants => Beside::Variants,
+                _ => Beside::Fewer(0),
+            };
+            vec![Case { idle: Idle::Park, beside, ..over(SILENT) }]
         }
         // The clients have the other cores, or share them.
         Scenario::Cores => vec![Case { reactors: cores.allowed, ..over(SHARED) }],
@@ -235,6 +264,12 @@ fn check_options(options: &Options) -> Result<(), CommandError> {
     if options.bulk && !is(Scenario::Paced) {
         return refuse("--bulk: only paced has the choice; mixed always measures beside bulk");
     }
+    if !options.variant.is_empty() && is(Scenario::Cores) {
+        return refuse("--variant: cores compares numbers of reactors");
+    }
+    if options.variant.len() > VARIANTS_MAX {
+        return refuse("--variant: at most 8 beside one another");
+    }
     if scenario.is_some_and(Scenario::is_paced) && options.connections.is_some_and(|n| n > 1) {
         return refuse("--connections: paced and mixed measure one session");
     }
@@ -255,6 +290,31 @@ fn check_payload(case: Case, config: &Config) -> Result<(), CommandError> {
     )))
 }
 
+impl Variant {
+    /// Lays the settings of `text` over those of the file.
+    fn read(text: &str, settings: &Settings) -> Result<Self, CommandError> {
+        let lines = text.replace(';', "\n");
+        let refused =
+            |message: String| CommandError::Usage(format!("--variant '{text}': {message}"));
+        // By itself first: an error then names the place in what was given here.
+        ConfigBuilder::from_toml(&lines).map_err(|error| refused(error.to_string()))?;
+        let read = |text: &str| text.parse::<toml::Table>().expect("it was read before");
+        let (mut table, own) = (read(&settings.text), read(&lines));
+        let says_idle = own.contains_key("idle");
+        if own.contains_key("cores") || own.contains_key("reactors") {
+            return Err(refused("cores are the bench's to choose".into()));
+        }
+        table.extend(own);
+        let settings = ConfigBuilder::from_toml(&table.to_string());
+        let checked = settings.and_then(|settings| Ok((settings.clone().build()?, settings)));
+        let (config, settings) = checked.map_err(|error| refused(error.to_string()))?;
+        let idle = says_idle.then_some(config.idle());
+        let parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
+        let text = parts.collect::<Vec<_>>().join("; ");
+        Ok(Self { text, config, settings, idle })
+    }
+}
+
 impl Case {
     /// Length of one frame on the wire, the same for every subject.
     pub(super) fn frame_bytes(&self) -> usize {
@@ -268,6 +328,18 @@ impl Case {
 }
 
 impl Plan {
+    /// The same work with other settings.
+    pub(super) fn with(&self, variant: &Variant) -> Self {
+        let idle = variant.idle.unwrap_or(self.case.idle);
+        Self {
+            case: Case { idle, ..self.case },
+            spin: Duration::from_micros(variant.config.idle_spin_us().into()),
+            config: variant.config.clone(),
+            settings: variant.settings.clone(),
+            ..self.clone()
+        }
+    }
+
     /// Untimed running before the clock starts: caches, branch predictors, TCP's windows.
     pub(super) fn warm_up(&self) -> Duration {
         (self.duration / 10).clamp(Duration::from_millis(5), Duration::from_millis(250))
@@ -285,7 +357,9 @@ impl fmt::Display for Case {
             write!(f, " beside bulk")?;
         }
         match (self.scenario, self.beside, self.connections) {
-            (Scenario::Idle, _, count) => write!(f, ", {count} sessions beside none"),
+            (Scenario::Idle, Beside::Fewer(_), count) => {
+                write!(f, ", {count} sessions beside none")
+            }
             (Scenario::Cores, _, count) => {
                 write!(f, ", {count} connections to 1 to {} reactors", self.reactors)
             }
@@ -293,6 +367,10 @@ impl fmt::Display for Case {
                 write!(f, ", ringwire over {many} connections beside {count}")
             }
             (_, Beside::BestEffort, _) => write!(f, ", reliable beside best effort"),
+            (_, Beside::Variants, 1) => write!(f, ", other settings beside"),
+            (_, Beside::Variants, count) => {
+                write!(f, " {count} connections, other settings beside")
+            }
             (Scenario::Failover, ..) | (_, Beside::Floors, 1) => Ok(()),
             (_, Beside::Floors, count) => write!(f, " {count} connections"),
         }
@@ -325,6 +403,7 @@ pub(super) fn sample(
         cores: Cores { server: 0, client: 0, allowed: 1 },
         config: settings.clone().build().expect("defaults"),
         settings,
+        variants: Arc::new([]),
     }
 }
 
@@ -351,6 +430,45 @@ mod tests {
     fn titles(arguments: &[&str], cores: Cores) -> Result<Vec<String>, CommandError> {
         let suite = suite(arguments, cores)?;
         Ok(suite.plans.iter().map(|plan| plan.case.to_string()).collect())
+    }
+
+    #[test]
+    fn variants_are_laid_over_the_file() {
+        let file = "block_bytes = 131072\nidle = \"park\"\n".to_owned();
+        let builder = ConfigBuilder::from_toml(&file).expect("valid");
+        let settings = Settings { builder, text: file, file: Some("x.toml".into()) };
+        let line = [
+            "bench",
+            "rtt",
+            "--variant",
+            "window_bytes = 8192;checksum = 'never' ;",
+            "--variant",
+            "idle = 'spin'; block_bytes = 4096",
+        ];
+        let suite = Suite::new(&Line::parse_from(line).options, settings, CORES).expect("valid");
+        let [plan] = &suite.plans[..] else { panic!("{suite:?}") };
+        assert_eq!((plan.case.beside, plan.case.idle), (Beside::Variants, Idle::Park));
+        assert_eq!(Goal::of(plan.case), None);
+        let [first, second] = [0, 1].map(|index| plan.with(&plan.variants[index]));
+        assert_eq!(plan.variants[0].text, "window_bytes = 8192; checksum = 'never'");
+        assert_eq!((first.config.window_bytes(), first.config.block_bytes()), (8192, 131_072));
+        assert_eq!((first.case.idle, second.case.idle), (Idle::Park, Idle::Spin));
+        assert_eq!(second.config.block_bytes(), 4096);
+        assert_eq!(plan.config.window_bytes(), 64 << 10);
+    }
+
+    #[test]
+    fn variants_that_make_no_sense_are_refused() {
+        let check = |arguments: &[&str], expected: &str| {
+            let error = suite(arguments, CORES).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(&["rtt", "--variant", "window_byte = 1"], "window_bytes");
+        check(&["rtt", "--variant", "window_bytes = 1"], "--variant 'window_bytes = 1': ");
+        check(&["rtt", "--variant", "cores = [1]"], "the bench's to choose");
+        check(&["cores", "--variant", "window_bytes = 8192"], "compares numbers of reactors");
+        let many = ["--variant", "express = true"].repeat(9);
+        check(&[&["rtt"], &many[..]].concat(), "at most 8");
     }
 
     #[test]

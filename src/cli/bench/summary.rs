@@ -19,7 +19,7 @@ use super::series::Series;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Record {
     pub(super) scenario: &'static str,
-    pub(super) subject: &'static str,
+    pub(super) subject: String,
     pub(super) idle: &'static str,
     pub(super) payload_bytes: usize,
     pub(super) connections: usize,
@@ -74,6 +74,8 @@ pub(super) struct Measured {
     pub(super) frames_per_s_range: (f64, f64),
     /// Sends and receives past the ring, of both ends; `None` for subjects without a ring.
     pub(super) direct_per_frame: Option<f64>,
+    /// What it is called in a table whose columns have no room for its name.
+    pub(super) letter: Option<char>,
 }
 
 impl Record {
@@ -82,7 +84,7 @@ impl Record {
     /// # Panics
     ///
     /// When there are no rounds.
-    pub(super) fn sum_up(plan: &Plan, subject: &'static str, rounds: &[Round]) -> Measured {
+    pub(super) fn sum_up(plan: &Plan, subject: &str, rounds: &[Round]) -> Measured {
         assert!(!rounds.is_empty(), "a subject runs at least one round");
         let case = plan.case;
         let rates: Vec<f64> = rounds.iter().map(Round::frames_per_s).collect();
@@ -99,7 +101,7 @@ impl Record {
         let high_of = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
         let record = Self {
             scenario: case.scenario.name(),
-            subject,
+            subject: subject.into(),
             idle: case.idle.name(),
             payload_bytes: case.payload_bytes,
             connections: case.connections,
@@ -139,6 +141,7 @@ impl Record {
             record,
             frames_per_s_range: (low_of(&rates), high_of(&rates)),
             direct_per_frame: per_frame(&|round| Some(round.calls?.direct as f64)),
+            letter: None,
         }
     }
 }

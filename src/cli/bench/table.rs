@@ -122,6 +122,11 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
     if matches!(case.beside, Beside::Fewer(_)) && case.scenario == Scenario::Rtt {
         notes.push("Each message waits for those of all other connections: compare rates.".into());
     }
+    for one in measured {
+        if let Some(letter) = one.letter {
+            notes.push(format!("{letter}: {}", one.record.subject));
+        }
+    }
     let noise: Vec<String> = measured.iter().filter_map(|one| noise(case, one)).collect();
     if !noise.is_empty() {
         let head = "This machine was noisy: ";
@@ -148,10 +153,11 @@ fn label(case: Case, one: &Measured) -> String {
         (Some(1), _) => "1 reactor".into(),
         (Some(count), _) => format!("{count} reactors"),
         (None, Beside::Fewer(_)) => format!("{} conns", one.record.connections),
+        (None, _) if one.letter.is_some() => one.letter.into_iter().collect(),
         // Where there are several of ringwire's, the title says whose they are.
         (None, _) => match one.record.subject.split_once('-') {
             Some(("ringwire", variant)) => variant.into(),
-            _ => one.record.subject.into(),
+            _ => one.record.subject.clone(),
         },
     }
 }
@@ -264,7 +270,7 @@ mod tests {
     use super::*;
 
     /// A subject whose rounds are those of `elapsed_ns`, each with one round trip.
-    fn measured(plan: &Plan, subject: &'static str, elapsed_ns: &[u64]) -> Measured {
+    fn measured(plan: &Plan, subject: &str, elapsed_ns: &[u64]) -> Measured {
         let round = |&elapsed_ns: &u64| {
             let mut latency = latency_histogram();
             latency.record(elapsed_ns).expect("within bounds");
@@ -325,6 +331,20 @@ mod tests {
         let text = render(&plan, 1, &all);
         assert!(text.contains("ringwire  reliable  /ringwire"), "{text}");
         assert!(text.contains("1.10x  <= 1.05x missed"), "{text}");
+    }
+
+    #[test]
+    fn variants_have_letters_and_a_legend() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
+        let case = Case { beside: Beside::Variants, ..plan.case };
+        let plan = Plan { case, ..plan };
+        let variant = measured(&plan, "ringwire[checksum = \"never\"]", &[1100]);
+        let variant = Measured { letter: Some('a'), ..variant };
+        let text = render(&plan, 1, &[variant, measured(&plan, "ringwire", &[1000])]);
+        assert!(text.contains("a  ringwire     /a"), "{text}");
+        assert!(text.contains("0.91x"), "{text}");
+        assert!(text.contains(" a: ringwire[checksum = \"never\"]\n"), "{text}");
+        assert!(!text.contains("goal"), "{text}");
     }
 
     #[test]
