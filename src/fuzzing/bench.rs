@@ -20,7 +20,7 @@ use crate::reactor::sessions::SessionKey;
 use crate::session::heartbeat::HeartbeatPolicy;
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory};
 use crate::session::{Correlation, Envelope, Identity, Input, Role, Session};
-use crate::stats::Counters;
+use crate::stats::{Counters, Histogram};
 use crate::time::Nanos;
 use crate::wire::handshake::{Features, SessionId};
 use crate::wire::{
@@ -49,7 +49,7 @@ pub struct Case {
 }
 
 /// Every case there is.
-pub const CASES: [Case; 17] = [
+pub const CASES: [Case; 18] = [
     case("wire/encode/64", FRAMES, || encoding(head(Checksum::Never))),
     case("wire/encode-crc/64", FRAMES, || encoding(head(Checksum::Always))),
     case("wire/encode-request/64", FRAMES, || encoding(request())),
@@ -63,6 +63,7 @@ pub const CASES: [Case; 17] = [
     case("lane/push-take-reliable/64", FRAMES, || lane(Care::RELIABLE)),
     case("timer/move-pop/1000", SLOTS as usize, timer),
     case("stats/counters/message", FRAMES, counters),
+    case("stats/histogram/value", FRAMES, histogram),
     case("command/post-take/1", 1, command),
     case("session/round-trip/64", 1, || round_trip(Envelope::command())),
     case("session/round-trip-reliable/64", 1, || round_trip(Envelope::command().reliable())),
@@ -267,6 +268,21 @@ fn counters() -> Box<dyn FnMut() -> u64> {
     };
     assert_eq!(run(), 97 * FRAMES as u64, "nothing is missed");
     Box::new(run)
+}
+
+/// Round trips of 5 to 13 us, as a histogram takes them.
+fn histogram() -> Box<dyn FnMut() -> u64> {
+    let histogram = Histogram::new_boxed();
+    let record = |histogram: &Histogram| {
+        for number in 0..FRAMES as u64 {
+            black_box(histogram).record(black_box(5_000 + number * 769 % 8_192));
+        }
+        histogram.sum()
+    };
+    let sum = record(&histogram);
+    assert_eq!(histogram.read().count(), FRAMES as u64, "every value is counted");
+    assert_eq!(record(&histogram), 2 * sum, "and adds to the sum");
+    Box::new(move || record(&histogram))
 }
 
 /// Another thread's command, and the reactor that takes it. Nobody sleeps.

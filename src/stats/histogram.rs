@@ -71,7 +71,7 @@ impl Histogram {
     }
 
     /// A histogram of its own, for tests and benches.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn new_boxed() -> Box<Self> {
         Box::new(Self {
             sum: AtomicU64::new(0),
@@ -82,8 +82,14 @@ impl Histogram {
         })
     }
 
+    /// The sum of all values recorded.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn sum(&self) -> u64 {
+        self.sum.load(Relaxed)
+    }
+
     /// What it holds now.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn read(&self) -> Reading {
         let counts = self.counts.iter().map(|count| count.load(Relaxed)).collect();
         let [sum, max] = [&self.sum, &self.max].map(|word| word.load(Relaxed));

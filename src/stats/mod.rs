@@ -135,6 +135,8 @@ mod source;
 pub(crate) use counters::LANES;
 pub use counters::{Counter, CounterBlock, Counters, Gauge};
 pub use export::{hgrm, log_header, log_line};
+#[cfg(feature = "fuzzing")]
+pub(crate) use histogram::Histogram;
 pub use histogram::{Reading, VALUE_MAX};
 pub use layout::RowState;
 pub(crate) use layout::{BlockHead, Header, Histograms, Row, store_text};

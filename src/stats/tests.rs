@@ -547,7 +547,7 @@ fn tables_are_the_layout() {
     assert!(flat.contains(&names.join(", ")), "{names:?}");
     for (bytes, what) in [
         (size_of::<Row>(), "| rows_at |"),
-        (size_of::<histogram::Histogram>(), "| histograms_at |"),
+        (size_of::<Histogram>(), "| histograms_at |"),
     ] {
         assert!(text.contains(&format!("{what} {bytes} each")), "{what} {bytes}");
     }
