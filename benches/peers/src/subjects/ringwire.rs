@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use ::ringwire::error::SendError;
+use ::ringwire::error::{RequestError, SendError};
 use ::ringwire::time::Nanos;
 use ::ringwire::{
     Address, Body, Client as RingwireClient, Config, ConnectionId, Context, Endpoint, Envelope,
@@ -225,8 +225,20 @@ impl One {
     fn ask_for(&mut self, envelope: Envelope, tag: Tag) -> Result<Seen, Failure> {
         let question = Message::short(tag);
         let read = |frame: Frame<'_>| Seen::from_bytes(frame.payload());
-        let seen = self.client.request_with(envelope, question.payload(), ANSWER_TIME_MAX, read)?;
-        seen.ok_or_else(|| "that is no answer".into())
+        let limit = Nanos::now() + ANSWER_TIME_MAX;
+        loop {
+            let answer =
+                self.client.request_with(envelope, question.payload(), ANSWER_TIME_MAX, read);
+            match answer {
+                // Behind what was sent: it waits for room as that did.
+                Err(RequestError::Send(SendError::Full | SendError::MemoryFull))
+                    if Nanos::now() < limit =>
+                {
+                    self.client.reactor().turn(Wait::Until(limit))?;
+                }
+                answer => return answer?.ok_or_else(|| "that is no answer".into()),
+            }
+        }
     }
 }
 
