@@ -64,6 +64,7 @@ fn check_keys(record: &Value) {
     add(is_paced, "requests_per_s");
     add(is_paced, "series");
     add(has_bulk, "bulk_bytes_per_s");
+    add(record["busy_connections"].is_number(), "busy_connections");
     add(scenario == "idle", "cpu_share");
     add(scenario == "cores", "reactors");
     let has_memory = scenario == "fan-in" || (scenario == "idle" && record["connections"] != 0);
@@ -171,6 +172,17 @@ fn reliable_stands_beside_best_effort() {
         let records = bench(&[scenario, "--delivery", "reliable"]);
         assert_eq!(subjects(&records), ["ringwire", "ringwire-reliable"]);
     }
+}
+
+#[test]
+fn silent_connections_stand_beside_busy_ones() {
+    let records = bench(&["rtt", "--connections", "6", "--busy", "2"]);
+    assert_eq!(subjects(&records), ["socket", "ringwire"]);
+    for record in &records {
+        assert_eq!(record["busy_connections"], 2, "{record}");
+    }
+    let records = bench(&["rtt", "--connections", "2", "--busy", "2"]);
+    assert!(records.iter().all(|record| record["busy_connections"].is_null()));
 }
 
 /// Each is a subject, named by what was given; it takes effect where that shows in the results.

@@ -545,10 +545,9 @@ fn tables_are_the_layout() {
     let names: Vec<_> = Snapshot::histogram_names().map(|(name, _)| name).collect();
     let flat = text.replace("\n//!", "");
     assert!(flat.contains(&names.join(", ")), "{names:?}");
-    for (bytes, what) in [
-        (size_of::<Row>(), "| rows_at |"),
-        (size_of::<Histogram>(), "| histograms_at |"),
-    ] {
+    for (bytes, what) in
+        [(size_of::<Row>(), "| rows_at |"), (size_of::<Histogram>(), "| histograms_at |")]
+    {
         assert!(text.contains(&format!("{what} {bytes} each")), "{what} {bytes}");
     }
 }

@@ -42,6 +42,8 @@ enum Progress {
 /// All connections of one end.
 struct Crowd {
     peers: Vec<Peer>,
+    /// The first so many exchange messages, the others are silent.
+    busy: usize,
     poller: Poller,
 }
 
@@ -68,6 +70,7 @@ fn drive(mut crowd: Crowd, plan: &Plan, resident: &Resident) -> Result<Round, Su
         let expected = plan.case.connections as u64;
         return Err(SubjectError::WrongAnswer { what, expected, got: expected - wrong });
     }
+    crowd.busy = plan.case.busy();
     let until = Nanos::now() + plan.warm_up();
     crowd.ping_pong(&request, until, &mut latency).map_err(&io)?;
     latency.reset();
@@ -91,7 +94,7 @@ impl Crowd {
             let frame = vec![0; plan.case.frame_bytes()];
             peers.push(Peer { stream, phase: Phase::Receiving(0), frame, started: Nanos(0) });
         }
-        Ok(Self { peers, poller })
+        Ok(Self { busy: peers.len(), peers, poller })
     }
 
     /// The server: sends whole frames back until every connection has closed.
@@ -107,7 +110,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// The client: one message in flight on each connection until `until`, then drains. Returns
+    /// The client: one message in flight on each busy connection until `until`, then drains. Returns
     /// how many answers were wrong.
     fn ping_pong(
         &mut self,
@@ -115,9 +118,9 @@ impl Crowd {
         until: Nanos,
         latency: &mut hdrhistogram::Histogram<u64>,
     ) -> io::Result<u64> {
-        let mut in_flight = self.peers.len();
+        let mut in_flight = self.busy;
         let mut errors = 0;
-        for peer in &mut self.peers {
+        for peer in &mut self.peers[..self.busy] {
             peer.start(request)?;
         }
         while in_flight > 0 {

@@ -93,6 +93,7 @@ pub(super) fn floor(
         delivery: options::Delivery::BestEffort,
         period: None,
         bulk: plan::Bulk::Nothing,
+        busy: 0,
         reactors: 1,
     };
     let plan = plan::Plan {

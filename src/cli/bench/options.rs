@@ -79,6 +79,12 @@ pub(crate) struct Options {
           value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
     pub(super) connections: Option<u32>,
 
+    /// In rtt and fan-in, on how many of the connections messages go to and fro; the others are
+    /// silent [default: all].
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
+    pub(super) busy: Option<u32>,
+
     /// How the messages of rtt and stream are delivered; `reliable` stands beside best effort.
     #[arg(long, value_enum, value_name = "best-effort|reliable", hide_possible_values = true)]
     pub(super) delivery: Option<Delivery>,

@@ -41,6 +41,8 @@ pub(super) struct Case {
     pub(super) payload_bytes: usize,
     pub(super) idle: Idle,
     pub(super) connections: usize,
+    /// Of those, the ones that have messages in flight; 0 is all.
+    pub(super) busy: usize,
     pub(super) beside: Beside,
     pub(super) delivery: Delivery,
     /// Between the instants at which requests are due; `None`: when the answer has come.
@@ -198,6 +200,7 @@ fn default_suite(options: &Options, cores: Cores) -> Vec<Case> {
         payload_bytes,
         idle,
         connections: given.unwrap_or(1),
+        busy: options.busy.map_or(0, |count| count as usize),
         beside: match options.delivery {
             _ if !options.variant.is_empty() => Beside::Variants,
             Some(Delivery::Reliable) => Beside::BestEffort,
@@ -264,6 +267,14 @@ fn check_options(options: &Options) -> Result<(), CommandError> {
     if options.bulk && !is(Scenario::Paced) {
         return refuse("--bulk: only paced has the choice; mixed always measures beside bulk");
     }
+    if options.busy.is_some() && !(is(Scenario::Rtt) || is(Scenario::FanIn)) {
+        return refuse("--busy: only rtt and fan-in have the choice");
+    }
+    if let (Some(busy), Some(count)) = (options.busy, options.connections)
+        && busy > count
+    {
+        return refuse("--busy: more than there are --connections");
+    }
     if !options.variant.is_empty() && is(Scenario::Cores) {
         return refuse("--variant: cores compares numbers of reactors");
     }
@@ -321,6 +332,11 @@ impl Case {
         frame_bytes(self.payload_bytes, self.scenario != Scenario::Stream)
     }
 
+    /// On how many connections messages go to and fro.
+    pub(super) fn busy(&self) -> usize {
+        if self.busy == 0 { self.connections } else { self.busy.min(self.connections) }
+    }
+
     /// Whether any subject has a stream beside it.
     pub(super) fn is_beside_bulk(&self) -> bool {
         self.bulk != Bulk::Nothing || self.scenario == Scenario::Mixed
@@ -373,7 +389,11 @@ impl fmt::Display for Case {
             }
             (Scenario::Failover, ..) | (_, Beside::Floors, 1) => Ok(()),
             (_, Beside::Floors, count) => write!(f, " {count} connections"),
+        }?;
+        if self.busy() < self.connections {
+            write!(f, ", {} of them busy", self.busy())?;
         }
+        Ok(())
     }
 }
 
@@ -392,6 +412,7 @@ pub(super) fn sample(
             payload_bytes,
             idle,
             connections,
+            busy: 0,
             beside: Beside::Floors,
             delivery: Delivery::BestEffort,
             period: None,
@@ -469,6 +490,22 @@ mod tests {
         check(&["cores", "--variant", "window_bytes = 8192"], "compares numbers of reactors");
         let many = ["--variant", "express = true"].repeat(9);
         check(&[&["rtt"], &many[..]].concat(), "at most 8");
+    }
+
+    #[test]
+    fn some_of_the_connections_may_be_silent() {
+        let shown = |arguments: &[&str]| titles(arguments, CORES).expect("valid");
+        let line = ["rtt", "--connections", "100", "--busy", "4"];
+        assert_eq!(shown(&line), ["rtt 64 B spin 100 connections, 4 of them busy"]);
+        let fan_in = shown(&["fan-in", "--busy", "16"]);
+        assert_eq!(fan_in[1], "fan-in 64 B spin 16 connections");
+        assert_eq!(fan_in[2], "fan-in 64 B spin 128 connections, 16 of them busy");
+        let check = |arguments: &[&str], expected: &str| {
+            let error = suite(arguments, CORES).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(&["stream", "--busy", "4"], "only rtt and fan-in");
+        check(&["rtt", "--connections", "4", "--busy", "5"], "more than there are");
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl Held {
             // No goal depends on the rest.
             period: None,
             bulk: Bulk::Nothing,
+            busy: 0,
             reactors: 1,
         };
         Some(Self { goal: Goal::of(case)? })

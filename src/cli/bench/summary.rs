@@ -47,6 +47,9 @@ pub(super) struct Record {
     /// Of paced load.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) requests_per_s: Option<f64>,
+    /// Connections on which messages went to and fro, where others were silent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) busy_connections: Option<usize>,
     /// Payload bytes of the stream beside what is measured, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bulk_bytes_per_s: Option<f64>,
@@ -121,6 +124,7 @@ impl Record {
             enters_per_frame: per_frame(&|round| Some(round.calls?.enters as f64)),
             errors: rounds.iter().map(|round| round.errors).sum(),
             requests_per_s: case.period.map(|period| tidy(1.0 / period.as_secs_f64())),
+            busy_connections: Some(case.busy()).filter(|&busy| busy < case.connections),
             bulk_bytes_per_s: median_of(rounds, |round| {
                 let bytes = round.extra.bulk_bytes.filter(|_| case.bulk != Bulk::Nothing)?;
                 Some(bytes as f64 * 1e9 / round.elapsed_ns as f64)

@@ -133,6 +133,8 @@ pub(super) struct Exchange {
 struct Flights {
     /// When the message in flight left, by connection; sorted.
     started: Vec<(ConnectionId, Nanos)>,
+    /// The first so many exchange messages, the others are silent.
+    busy: usize,
     payload: Vec<u8>,
     until: Nanos,
     in_flight: usize,
@@ -177,6 +179,7 @@ impl Exchange {
         started.sort_unstable_by_key(|&(id, _)| id);
         let expected = started.len() as u64;
         let flights = Rc::new(RefCell::new(Flights {
+            busy: started.len(),
             started,
             payload: payload(plan.case.payload_bytes),
             until: Nanos(0),
@@ -196,18 +199,19 @@ impl Exchange {
             let what = "connections whose first echo is right";
             return Err(SubjectError::WrongAnswer { what, expected, got: expected - wrong });
         }
+        this.flights.borrow_mut().busy = plan.case.busy().min(this.end.connections.len());
         Ok(this)
     }
 
-    /// Keeps one message in flight on each connection until `until`, then drains. Returns how
+    /// Keeps one message in flight on each busy connection until `until`, then drains. Returns how
     /// many answers were wrong.
     pub(super) fn run(&mut self, until: Nanos) -> Result<u64, SubjectError> {
         let reactor = &mut self.end.reactor;
         {
-            let Flights { started, payload, in_flight, errors, until: end, .. } =
+            let Flights { started, busy, payload, in_flight, errors, until: end, .. } =
                 &mut *self.flights.borrow_mut();
-            (*end, *errors, *in_flight) = (until, 0, started.len());
-            for (connection, start) in started {
+            (*end, *errors, *in_flight) = (until, 0, *busy);
+            for (connection, start) in &mut started[..*busy] {
                 *start = Nanos::now();
                 reactor.send(*connection, Envelope::command(), &payload[..])?;
             }
