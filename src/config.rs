@@ -420,8 +420,9 @@ settings! {
     /// sent: the frame refers to them until they have left (when they are reliable, until the peer
     /// has confirmed them), and the reactor does not stand still for as long as a copy of a long
     /// one takes. They count against `lane_bytes_max` and `kept_bytes_max` as if they had been
-    /// copied. The largest value turns it off.
-    in_place_bytes_min: u32 = 16 * KIB, 64 => u32::MAX;
+    /// copied. The largest value turns it off. Shorter than half a block (`block_bytes`) they would
+    /// leave one by one, where several that are copied leave together.
+    in_place_bytes_min: u32 = 32 * KIB, 64 => u32::MAX;
     /// How long `adaptive` spins after the last activity, in microseconds.
     idle_spin_us: u32 = 50, 0 => 1_000_000;
 

@@ -125,10 +125,10 @@ pub use error::{
 pub use node::{Incoming, Node, NodeBuilder, NodeHandle, NodePool, PoolRequest};
 pub use pool::Pool;
 pub use reactor::{
-    BroadcastReport, Cancelled, Choice, ClockOffset, ConnectionId, ConnectionInfo, ConnectionState,
-    Context, Event, EventKind, Link, Message, PoolId, PoolRefusals, PoolStatistics, Reactor,
-    RequestId, ShutdownReport, Tap, TapFilter, TapFrame, TapReceiver, Turn, Wait, WatchChange,
-    WatchError, WatchKey, Watched,
+    BatchReport, BroadcastReport, Cancelled, Choice, ClockOffset, ConnectionId, ConnectionInfo,
+    ConnectionState, Context, Event, EventKind, Link, Message, PoolId, PoolRefusals,
+    PoolStatistics, Reactor, RequestId, ShutdownReport, Tap, TapFilter, TapFrame, TapReceiver,
+    Turn, Wait, WatchChange, WatchError, WatchKey, Watched,
 };
 pub use recorder::{RecordProgress, Recorder, RecorderReport};
 pub use server::{Server, ServerBuilder};

@@ -46,13 +46,13 @@ use crate::time::Nanos;
 use crate::wire::handshake::{
     Features, GoodbyeReason, HANDSHAKE_BYTES_MAX, SessionId, write_farewell,
 };
-use crate::wire::{Body, Frame, Kind, Scratch};
+use crate::wire::{Body, Frame, Kind, Priority, Scratch};
 
 /// Size of the small send blocks, of which every session is guaranteed one.
 const SMALL_BLOCK_BYTES: usize = 4096;
 const _: () = assert!(SMALL_BLOCK_BYTES >= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(crate::mem::ALIGN == crate::wire::FRAME_ALIGN);
-const _: () = assert!(crate::stats::LANES == crate::wire::Priority::COUNT);
+const _: () = assert!(crate::stats::LANES == Priority::COUNT);
 
 /// How often the clock of a busy peer is measured, where heartbeats are wanted at all.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
@@ -64,6 +64,16 @@ pub(crate) struct Admitted {
     pub(crate) frame_bytes: usize,
     /// What its lane holds now, itself included.
     pub(crate) lane_bytes: usize,
+}
+
+/// Messages that were queued in one go.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Batch {
+    pub(crate) queued: usize,
+    /// Why the one after them was not.
+    pub(crate) refused: Option<SendError>,
+    /// The lane has grown past another multiple of what was asked for: there may be more.
+    pub(crate) is_stopped: bool,
 }
 
 /// See the module.
@@ -336,13 +346,83 @@ impl Core {
                 Ok(Admitted { frame_bytes: bytes, lane_bytes })
             }
             Err(error) => {
-                self.count_refusal(error);
-                let lane = envelope.lane().index();
-                if error == SendError::Full && self.limits.overflow[lane] == Overflow::Disconnect {
-                    self.close(key, CloseReason::SlowPeer);
-                }
+                self.push_refused(key, envelope.lane(), error);
                 Err(error)
             }
+        }
+    }
+
+    /// Queues a message for each of `bodies`, alike but for what they carry, until one is refused
+    /// or the lane has grown past another multiple of `stride` bytes. What does not change between
+    /// them is looked at once.
+    #[inline]
+    pub(crate) fn push_all<'b, B: Body + ?Sized + 'b>(
+        &mut self,
+        id: ConnectionId,
+        envelope: Envelope,
+        bodies: &mut impl Iterator<Item = &'b B>,
+        stride: usize,
+    ) -> Batch {
+        let lane = envelope.lane();
+        let Ok(key) = self.for_lane(id, lane).and_then(|id| self.key(id)) else {
+            return self.push_all_away(id, envelope, bodies);
+        };
+        let mut batch = Batch::default();
+        let connection = &mut self.connections[key];
+        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let stop_at = (connection.session.lane_bytes(lane) / stride + 1).saturating_mul(stride);
+        for body in bodies {
+            let session = &mut connection.session;
+            let identity = &self.identity;
+            let none = Correlation::None;
+            match session.push(envelope, none, body, identity, self.now, &mut memory) {
+                Ok(_) => batch.queued += 1,
+                Err(error) => {
+                    batch.refused = Some(error);
+                    break;
+                }
+            }
+            if session.lane_bytes(lane) >= stop_at {
+                batch.is_stopped = true;
+                break;
+            }
+        }
+        if batch.queued > 0 {
+            self.mark_dirty(key);
+        }
+        if let Some(error) = batch.refused {
+            self.push_refused(key, lane, error);
+        }
+        batch
+    }
+
+    /// The same for a session that has no connection.
+    #[cold]
+    fn push_all_away<'b, B: Body + ?Sized + 'b>(
+        &mut self,
+        id: ConnectionId,
+        envelope: Envelope,
+        bodies: &mut impl Iterator<Item = &'b B>,
+    ) -> Batch {
+        let mut batch = Batch::default();
+        for body in bodies {
+            match self.push_to(id, envelope, Correlation::None, body) {
+                Ok(_) => batch.queued += 1,
+                Err(error) => {
+                    batch.refused = Some(error);
+                    break;
+                }
+            }
+        }
+        batch
+    }
+
+    /// A message was not queued.
+    #[cold]
+    fn push_refused(&mut self, key: ConnectionKey, lane: Priority, error: SendError) {
+        self.count_refusal(error);
+        if error == SendError::Full && self.limits.overflow[lane.index()] == Overflow::Disconnect {
+            self.close(key, CloseReason::SlowPeer);
         }
     }
 

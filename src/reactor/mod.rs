@@ -55,7 +55,7 @@ pub use self::abandoned::Cancelled;
 use self::command::{Command, DialError, DialFailure, Mailbox};
 pub use self::connection::ConnectionId;
 use self::connection::ConnectionKey;
-use self::core::{Admitted, Core};
+use self::core::{Admitted, Batch, Core};
 pub use self::dispatch::Context;
 use self::dispatch::Handlers;
 use self::events::EventQueue;
@@ -258,6 +258,17 @@ pub struct ClockOffset {
     /// The truth is at most this far from it, in nanoseconds: half a round trip at best, and more
     /// with time, by `clock_drift_ppm`.
     pub error_ns: u64,
+}
+
+/// What became of messages that were to be queued in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+#[non_exhaustive]
+pub struct BatchReport {
+    /// How many were queued: the first so many.
+    pub queued: usize,
+    /// Why the next one was not; `None` when all were.
+    pub refused: Option<SendError>,
 }
 
 /// What became of a broadcast, for each connection.
@@ -570,6 +581,38 @@ impl Reactor {
         body: &B,
     ) -> Result<(), SendError> {
         self.send_counting(connection, envelope, body).map(drop)
+    }
+
+    /// Queues a message for each of `bodies`, in order, alike but for what they carry. Stops at the
+    /// first that is refused. What does not change between them is looked at once: a message costs
+    /// a third less than with [`send`](Self::send).
+    ///
+    /// Hot path: no allocation, no system call.
+    #[inline]
+    pub fn send_all<'b, B: Body + ?Sized + 'b>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        bodies: impl IntoIterator<Item = &'b B>,
+    ) -> BatchReport {
+        let batch = self.send_batch(connection, envelope, &mut bodies.into_iter(), usize::MAX);
+        BatchReport { queued: batch.queued, refused: batch.refused }
+    }
+
+    /// As [`Reactor::send_all`], until the lane has grown past another multiple of `stride` bytes.
+    #[inline]
+    pub(crate) fn send_batch<'b, B: Body + ?Sized + 'b>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        bodies: &mut impl Iterator<Item = &'b B>,
+        stride: usize,
+    ) -> Batch {
+        if connection.reactor != self.core.index {
+            return Batch { refused: Some(SendError::NotConnected), ..Batch::default() };
+        }
+        self.core.refresh_now();
+        self.core.push_all(connection, envelope, bodies, stride)
     }
 
     /// As [`Reactor::send`]; returns how full the lane is now.

@@ -8,6 +8,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "the numbers that name messages are small")]
 
 mod backpressure;
+mod batch;
 mod bed;
 mod client;
 mod drops;

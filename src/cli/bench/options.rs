@@ -31,7 +31,7 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// Subjects: `socket` does the same work over plain sockets: in rtt it sends the same bytes to and
 /// fro, in stream it writes, reads and looks at the same frames. `raw`, in stream only, moves as
 /// many bytes without frames, 256 KiB at once: what the machine can do for bulk. `ringwire` is the
-/// library, `ringwire-reliable` the library with reliable messages.
+/// library, in stream with `send_all`, as an application sends many at once; `ringwire-reliable` the library with reliable messages.
 ///
 /// paced sends at a fixed rate, whether answers have come or not, and counts from the instant a
 /// request was due: what waits for a slow one is late, too. mixed puts critical round trips beside

@@ -176,8 +176,11 @@ impl End for One {
 
     fn send<B: Body + ?Sized>(&mut self, payload: &B, frames: usize) -> Result<u64, SubjectError> {
         let envelope = self.delivery.of(Envelope::data());
-        for _ in 0..frames {
-            while let Err(error) = self.client.send(envelope, payload) {
+        let mut left = frames;
+        while left > 0 {
+            let report = self.client.send_all(envelope, std::iter::repeat_n(payload, left));
+            left -= report.queued;
+            if let Some(error) = report.refused {
                 wait_for_room(self.client.reactor(), error)?;
             }
         }
@@ -205,8 +208,12 @@ impl End for Many {
 
     fn send<B: Body + ?Sized>(&mut self, payload: &B, frames: usize) -> Result<u64, SubjectError> {
         for &connection in &self.connections {
-            for _ in 0..frames {
-                while let Err(error) = self.reactor.send(connection, Envelope::data(), payload) {
+            let mut left = frames;
+            while left > 0 {
+                let bodies = std::iter::repeat_n(payload, left);
+                let report = self.reactor.send_all(connection, Envelope::data(), bodies);
+                left -= report.queued;
+                if let Some(error) = report.refused {
                     wait_for_room(&mut self.reactor, error)?;
                 }
             }

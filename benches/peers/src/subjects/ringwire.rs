@@ -5,7 +5,7 @@
 //! Unix socket. Everything else is the default, but: with many connections both ends have memory
 //! for all, and with bulk beside requests these are critical and bulk is low, over a session with
 //! two connections (`express`). The lane holds 4 MiB instead of 1, as much as the gathering of
-//! other subjects may have under way. The answer to a request is read in place. Messages of 16 KiB
+//! other subjects may have under way. The answer to a request is read in place. Messages of 32 KiB
 //! and more are `Bytes`, which are sent from where they are: as the runtimes that own their buffers
 //! do.
 
@@ -34,7 +34,7 @@ use crate::{histogram, process};
 /// Longest wait for an answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// From here on sending copies nothing: the default of `in_place_bytes_min`.
-const SHARED_BYTES_MIN: usize = 16 << 10;
+const SHARED_BYTES_MIN: usize = 32 << 10;
 /// Address space given to messages at most, in each direction.
 const MEMORY_MAX: u64 = 8 << 30;
 
