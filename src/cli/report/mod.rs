@@ -8,6 +8,7 @@
 //! plot    frame and legend of a plot       tables   the tables
 //! sketch  SVG: colours, marks, sizes       page     all of it as one HTML document
 //! text    escaping and names               folder   files that are whole or not there
+//! grid    a table, and what stands in its place on a narrow screen
 //! ```
 //!
 //! A sample, from a run that is recorded in the repository:
@@ -24,6 +25,7 @@ mod compare;
 mod figure;
 mod folder;
 mod goals;
+mod grid;
 mod histogram;
 mod model;
 mod page;

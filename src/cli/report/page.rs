@@ -6,6 +6,7 @@
 use super::charts::{bars, curve, forest, series, sweep};
 use super::compare;
 use super::goals;
+use super::grid::{self, Fitted};
 use super::model::{Book, Case, Sweep, letter};
 use super::read::Run;
 use super::sketch::{Drawing, style};
@@ -19,8 +20,6 @@ const BY_CONNECTIONS: &str = "By number of connections";
 const MOVED_MAX: usize = 5;
 /// Warnings that are shown before the others are folded away.
 const WARNINGS_MAX: usize = 6;
-/// Most subjects whose table has room beside a drawing.
-const BESIDE_MAX: usize = 4;
 
 const CSS: &str = include_str!("page.css");
 
@@ -49,8 +48,9 @@ pub(super) fn render(runs: &[Run]) -> Page {
         "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\"><head>\
          <meta charset=\"utf-8\"/><title>{title}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-         <style>{}{CSS}</style></head>\n<body><header><h1>{title}</h1>{}</header>\n{}<main>\n",
+         <style>{}{CSS}{}</style></head>\n<body><header><h1>{title}</h1>{}</header>\n{}<main>\n",
         style(":root"),
+        grid::style(),
         subtitle(&book),
         navigation(
             &book,
@@ -283,28 +283,33 @@ impl Page {
         if let Some(note) = note(case) {
             self.paragraph(note);
         }
-        let subjects = case.runs().iter().map(|&run| case.of_run(run).count()).max();
         let pair: Option<[usize; 2]> = case.runs()[..].try_into().ok();
-        let is_wide = pair.is_some() || subjects.is_some_and(|count| count > BESIDE_MAX);
+        let tables: Vec<(Option<usize>, Fitted)> = match pair {
+            Some(pair) => vec![(None, tables::figures_of_two(book, case, pair))],
+            None => {
+                let one = |run: usize| (Some(run), tables::figures(book, case, run));
+                case.runs().into_iter().map(one).collect()
+            }
+        };
+        // A table has half of the page where that is enough, and otherwise all of it.
+        let is_wide = pair.is_some() || tables.iter().any(|(_, table)| table.width > grid::HALF);
         let open = "<div class=\"split\"><div>\n";
         if !is_wide {
             self.html += open;
         }
-        if let Some(pair) = pair {
-            self.html += &tables::figures_of_two(book, case, pair);
-        }
-        for run in case.runs().into_iter().filter(|_| pair.is_none()) {
+        for (run, table) in tables {
             self.run_heading(book, run);
-            self.html += &tables::figures(book, case, run);
+            self.html += &table.markup;
             if !is_wide {
-                self.html += &tables::against(case, run).unwrap_or_default();
+                let ratios = run.and_then(|run| tables::against(case, run));
+                self.html += &ratios.unwrap_or_default();
             }
         }
         if is_wide {
             self.html += open;
             for run in case.runs() {
                 if let Some(table) = tables::against(case, run) {
-                    self.run_heading(book, run);
+                    self.run_heading(book, Some(run));
                     self.html += &table;
                 }
             }
@@ -318,8 +323,8 @@ impl Page {
     }
 
     /// Whose table follows, where several runs have one.
-    fn run_heading(&mut self, book: &Book<'_>, run: usize) {
-        if book.is_comparison() {
+    fn run_heading(&mut self, book: &Book<'_>, run: Option<usize>) {
+        if let Some(run) = run.filter(|_| book.is_comparison()) {
             let file = cut(&book.runs[run].file, 60);
             self.html += &format!("<h3>{} {}</h3>\n", letter(run), escape(&file));
         }

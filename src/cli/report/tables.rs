@@ -1,10 +1,12 @@
-//! The tables of a report. Every table scrolls by itself where a screen is narrower than it is.
+//! The tables of a report. Those of figures become blocks where a screen is narrower than they are;
+//! the others wrap, or scroll by themselves.
 //!
 //! Numbers stand right, with three digits and a unit, as on the terminal.
 
 use super::compare::Change;
 use super::figure::{FIGURES, Figure, ratio};
 use super::goals::{self, Verdict, met};
+use super::grid::{Block, Cell, Fitted, Room, fitted, table, turned};
 use super::model::{Book, Case, Entry, letter};
 use super::read::Run;
 use super::sketch::class;
@@ -15,69 +17,14 @@ const FACT_CHARS_MAX: usize = 400;
 /// Figures that ringwire's ratio is shown of.
 const AGAINST: [&str; 6] = ["p50", "p99", "p99.9", "max", "frames/s", "CPU/frame"];
 
-/// A cell: markup, and the class of its element.
-struct Cell {
-    markup: String,
-    class: &'static str,
-}
-
-fn text(text: &str) -> Cell {
-    Cell { markup: escape(text), class: "" }
-}
-
-fn number(text: &str) -> Cell {
-    Cell { markup: escape(text), class: "n" }
-}
-
-/// A table: a head, and rows that open with their name. Cells under a number stand right.
-fn table(head: &[Cell], rows: &[Vec<Cell>]) -> String {
-    let mut out = String::from("<div class=\"scroll\"><table><thead><tr>");
-    for cell in head {
-        out += &format!("<th scope=\"col\"{}>{}</th>", attribute(cell.class), cell.markup);
-    }
-    out += "</tr></thead><tbody>\n";
-    for row in rows {
-        out += "<tr>";
-        for (index, cell) in row.iter().enumerate() {
-            let Cell { markup, class } = cell;
-            let class = attribute(class);
-            out += &match index {
-                0 => format!("<th scope=\"row\"{class}>{markup}</th>"),
-                _ => format!("<td{class}>{markup}</td>"),
-            };
-        }
-        out += "</tr>\n";
-    }
-    out + "</tbody></table></div>\n"
-}
-
-fn attribute(class: &str) -> String {
-    if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") }
-}
-
 /// More subjects than this are more than a page is wide: they stand below each other.
 const ACROSS_MAX: usize = 6;
 
-/// The same with rows and columns exchanged.
-fn turned(head: Vec<Cell>, rows: Vec<Vec<Cell>>) -> (Vec<Cell>, Vec<Vec<Cell>>) {
-    let count = head.len();
-    let mut columns: Vec<Vec<Cell>> = (0..count).map(|_| Vec::new()).collect();
-    for row in std::iter::once(head).chain(rows) {
-        assert_eq!(row.len(), count, "a table has no holes");
-        columns.iter_mut().zip(row).for_each(|(column, cell)| column.push(cell));
-    }
-    // Names stand left where they open a row, and above their numbers where they head a column.
-    columns.iter_mut().for_each(|row| row[0].class = "");
-    let mut head = columns.remove(0);
-    head.iter_mut().skip(1).for_each(|cell| cell.class = "n");
-    (head, columns)
-}
-
 /// The figures of a case in one run: figures down and subjects across, or the other way round when
 /// there are many.
-pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> String {
+pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
     let entries: Vec<&Entry<'_>> = case.of_run(run).collect();
-    let mut head = vec![text("")];
+    let mut head = vec![Cell::text("")];
     for entry in &entries {
         let (look, label) = (class(book.look(&entry.label)), escape(&name(&entry.label)));
         let markup = format!("<i class=\"dot {look}\"></i>{label}");
@@ -91,25 +38,33 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> String {
         if entries.iter().all(|entry| value(entry).is_none()) {
             continue;
         }
-        let mut row = vec![text(figure.title)];
+        let mut row = vec![Cell::text(figure.title)];
         for entry in &entries {
             row.push(match value(entry) {
                 Some(value) => Cell { markup: with_range(figure, value, entry), class: "n" },
-                None => Cell { markup: "–".into(), class: "n dim" },
+                None => Cell::nothing(),
             });
         }
         rows.push(row);
     }
     let samples = |entry: &&Entry<'_>| match entry.row.samples {
-        Some(samples) => number(&grouped(samples)),
-        None => Cell { markup: "–".into(), class: "n dim" },
+        Some(samples) => Cell::number(&grouped(samples)),
+        None => Cell::nothing(),
     };
     let counts = entries.iter().map(samples);
-    rows.push(std::iter::once(text("samples")).chain(counts).collect());
+    rows.push(std::iter::once(Cell::text("samples")).chain(counts).collect());
+    let blocks: Vec<Block> = (1..head.len()).map(|column| block(&head, &rows, column)).collect();
     if entries.len() > ACROSS_MAX {
         (head, rows) = turned(head, rows);
     }
-    table(&head, &rows)
+    fitted(&head, &rows, &blocks, Room::One)
+}
+
+/// What stands in a column below its head.
+fn block(head: &[Cell], rows: &[Vec<Cell>], column: usize) -> Block {
+    let title = Cell { class: "", ..head[column].clone() };
+    let figures = rows.iter().map(|row| (row[0].markup.clone(), row[column].clone()));
+    Block { title, figures: figures.collect() }
 }
 
 /// The figures of a case in two runs side by side: figures down; across each subject with both runs
@@ -118,7 +73,7 @@ pub(super) fn figures_of_two(
     book: &Book<'_>,
     case: &Case<'_>,
     [before, after]: [usize; 2],
-) -> String {
+) -> Fitted {
     let mut labels = Vec::new();
     for entry in case.of_run(before).chain(case.of_run(after)) {
         if !labels.contains(&&entry.label) {
@@ -129,13 +84,16 @@ pub(super) fn figures_of_two(
         .iter()
         .map(|&label| [before, after].map(|run| case.of_run(run).find(|it| it.label == *label)))
         .collect();
-    let mut head = vec![text("")];
+    let mut head = vec![Cell::text("")];
+    let mut blocks = Vec::new();
     for label in labels {
         let (look, shown) = (class(book.look(label)), escape(&name(label)));
-        let markup = format!("<i class=\"dot {look}\"></i>{shown} {}", letter(before));
-        head.push(Cell { markup, class: "n" });
-        head.push(number(&letter(after)));
-        head.push(number(&format!("{}/{}", letter(after), letter(before))));
+        let named = format!("<i class=\"dot {look}\"></i>{shown}");
+        let title = format!("{named}, {} → {}", letter(before), letter(after));
+        blocks.push(Block { title: Cell { markup: title, class: "" }, figures: Vec::new() });
+        head.push(Cell { markup: format!("{named} {}", letter(before)), class: "n" });
+        head.push(Cell::number(&letter(after)));
+        head.push(Cell::number(&format!("{}/{}", letter(after), letter(before))));
     }
     let mut rows = Vec::new();
     for figure in &FIGURES {
@@ -144,47 +102,63 @@ pub(super) fn figures_of_two(
         if pairs.as_flattened().iter().flatten().all(|entry| value(entry).is_none()) {
             continue;
         }
-        let mut row = vec![text(figure.title)];
-        for pair in &pairs {
+        let mut row = vec![Cell::text(figure.title)];
+        for (pair, block) in pairs.iter().zip(&mut blocks) {
             let values = pair.map(|entry| entry.and_then(value));
+            block.figures.push((escape(figure.title), both(figure, values)));
             for (entry, value) in pair.iter().zip(values) {
                 row.push(match entry.zip(value) {
                     Some((entry, value)) => {
                         Cell { markup: with_range(figure, value, entry), class: "n" }
                     }
-                    None => nothing(),
+                    None => Cell::nothing(),
                 });
             }
             row.push(match values {
-                [Some(old), Some(new)] => ratio(new, old).map_or_else(nothing, times),
-                _ => nothing(),
+                [Some(old), Some(new)] => ratio(new, old).map_or_else(Cell::nothing, times),
+                _ => Cell::nothing(),
             });
         }
         rows.push(row);
     }
-    let mut counts = vec![text("samples")];
+    let mut counts = vec![Cell::text("samples")];
     for pair in &pairs {
         let samples = |entry: &Option<&Entry<'_>>| entry.and_then(|entry| entry.row.samples);
-        let counted = |entry| samples(entry).map_or_else(nothing, |count| number(&grouped(count)));
+        let counted = |entry| {
+            samples(entry).map_or_else(Cell::nothing, |count| Cell::number(&grouped(count)))
+        };
         counts.extend(pair.iter().map(counted));
-        counts.push(text(""));
+        counts.push(Cell::text(""));
     }
     rows.push(counts);
-    table(&head, &rows)
+    fitted(&head, &rows, &blocks, Room::Two)
 }
 
-fn nothing() -> Cell {
-    Cell { markup: "–".into(), class: "n dim" }
+/// A figure in two runs, and the later as a multiple of the earlier.
+fn both(figure: &Figure, values: [Option<f64>; 2]) -> Cell {
+    let [old, new] = values.map(|value| value.map_or("–".into(), |value| shown(figure, value)));
+    let multiple = match values {
+        [Some(old), Some(new)] => {
+            ratio(new, old).map(|ratio| format!("<small>{ratio:.2}x</small>"))
+        }
+        _ => None,
+    };
+    Cell { markup: format!("{old} → {new}{}", multiple.unwrap_or_default()), class: "" }
+}
+
+/// A figure as markup.
+fn shown(figure: &Figure, value: f64) -> String {
+    // Three digits of nothing would claim a precision.
+    if value == 0.0 { "0".into() } else { escape(&(figure.unit)(value)) }
 }
 
 fn times(ratio: f64) -> Cell {
-    number(&format!("{ratio:.2}x"))
+    Cell::number(&format!("{ratio:.2}x"))
 }
 
 /// A figure, and below it the lowest and highest of its rounds.
 fn with_range(figure: &Figure, value: f64, entry: &Entry<'_>) -> String {
-    // Three digits of nothing would claim a precision.
-    let shown = if value == 0.0 { "0".into() } else { escape(&(figure.unit)(value)) };
+    let shown = shown(figure, value);
     let rounds = entry.row.rounds.is_none_or(|rounds| rounds > 1);
     match (figure.range)(entry.row).filter(|_| rounds) {
         Some((low, high)) => {
@@ -224,21 +198,24 @@ pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
     if compared.is_empty() {
         return None;
     }
-    let wrapped = |text: &str| Cell { markup: escape(text), class: "wrap" };
-    let mut head = vec![wrapped(&format!("{} /", name(&ours.label)))];
-    head.extend(compared.iter().map(|figure| number(figure.title)));
+    let mut head = vec![Cell::wrapped(&format!("{} /", name(&ours.label)))];
+    head.extend(compared.iter().map(|figure| Cell::number(figure.title)));
     let mut rows = Vec::new();
+    let mut blocks = Vec::new();
     for other in &others {
-        let mut row = vec![wrapped(&name(&other.label))];
+        let mut row = vec![Cell::wrapped(&name(&other.label))];
         for figure in &compared {
             row.push(match of(figure, other) {
-                Some(ratio) => number(&format!("{ratio:.2}x")),
-                None => Cell { markup: "–".into(), class: "n dim" },
+                Some(ratio) => Cell::number(&format!("{ratio:.2}x")),
+                None => Cell::nothing(),
             });
         }
+        let title = Cell::text(&format!("{} / {}", name(&ours.label), name(&other.label)));
+        let names = compared.iter().map(|figure| escape(figure.title));
+        blocks.push(Block { title, figures: names.zip(row[1..].iter().cloned()).collect() });
         rows.push(row);
     }
-    let mut out = table(&head, &rows);
+    let mut out = fitted(&head, &rows, &blocks, Room::One).markup;
     for verdict in goals::of_case(case, run) {
         let Verdict { what, value, is_met, .. } = &verdict;
         let goal = judged(&verdict.goal, *is_met);
@@ -257,12 +234,12 @@ fn judged(goal: &str, is_met: bool) -> Cell {
 
 /// The goals of a run.
 pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
-    let head = [text("Goal"), number("Measured"), text("Bound")];
+    let head = [Cell::text("Goal"), Cell::number("Measured"), Cell::text("Bound")];
     let row = |verdict: &Verdict| {
         let goal = escape(&format!("{}: {}", verdict.case, verdict.what));
         vec![
             Cell { markup: goal, class: "wrap" },
-            number(&verdict.value),
+            Cell::number(&verdict.value),
             judged(&verdict.goal, verdict.is_met),
         ]
     };
@@ -279,12 +256,12 @@ pub(super) fn verdicts_of_all(runs: &[Vec<Verdict>]) -> String {
             goals.push(verdict);
         }
     }
-    let mut head = vec![text("Goal")];
-    head.extend((0..runs.len()).map(|run| number(&letter(run))));
+    let mut head = vec![Cell::text("Goal")];
+    head.extend((0..runs.len()).map(|run| Cell::number(&letter(run))));
     if runs.len() == 2 {
-        head.push(number(&format!("{}/{}", letter(1), letter(0))));
+        head.push(Cell::number(&format!("{}/{}", letter(1), letter(0))));
     }
-    head.push(text(&format!("Bound, for {}", letter(runs.len() - 1))));
+    head.push(Cell::text(&format!("Bound, for {}", letter(runs.len() - 1))));
     let mut rows = Vec::new();
     for goal in goals {
         let found: Vec<Option<&Verdict>> =
@@ -297,16 +274,16 @@ pub(super) fn verdicts_of_all(runs: &[Vec<Verdict>]) -> String {
                     markup: escape(&verdict.value),
                     class: if verdict.is_met { "n good" } else { "n bad" },
                 },
-                None => nothing(),
+                None => Cell::nothing(),
             });
         }
         if let [old, new] = found[..] {
             let both = old.zip(new).and_then(|(old, new)| ratio(new.measured, old.measured));
-            row.push(both.map_or_else(nothing, times));
+            row.push(both.map_or_else(Cell::nothing, times));
         }
         row.push(match found.last().copied().flatten() {
             Some(last) => judged(&last.goal, last.is_met),
-            None => text(&goal.goal),
+            None => Cell::text(&goal.goal),
         });
         rows.push(row);
     }
@@ -319,31 +296,44 @@ pub(super) fn changes(changes: &[Change], before: usize, after: usize) -> Option
         return None;
     }
     let head = [
-        text("Subject"),
-        text("Figure"),
-        number(&letter(before)),
-        number(&letter(after)),
-        number("Change"),
-        text("Verdict"),
+        Cell::text("Subject"),
+        Cell::text("Figure"),
+        Cell::number(&letter(before)),
+        Cell::number(&letter(after)),
+        Cell::number("Change"),
+        Cell::text("Verdict"),
     ];
     let mut last = "";
     let mut rows = Vec::new();
+    let mut blocks: Vec<Block> = Vec::new();
     for change in changes {
         let subject = if change.subject == last { "" } else { &*change.subject };
         last = &change.subject;
+        if !subject.is_empty() || blocks.is_empty() {
+            blocks.push(Block { title: Cell::text(subject), figures: Vec::new() });
+        }
+        let Change { before, after, judgement, .. } = change;
+        let [before, after, amount] = [before, after, &change.amount()].map(|text| escape(text));
+        let verdict = format!("<small>{amount}, {}</small>", escape(judgement.text()));
+        let value = Cell {
+            markup: format!("{before} → {after}{verdict}"),
+            class: judgement.state().class(),
+        };
+        let block = blocks.last_mut().expect("one was made for the first change");
+        block.figures.push((escape(change.figure), value));
         rows.push(vec![
-            text(subject),
-            text(change.figure),
-            number(&change.before),
-            number(&change.after),
-            number(&change.amount()),
+            Cell::text(subject),
+            Cell::text(change.figure),
+            Cell::number(&change.before),
+            Cell::number(&change.after),
+            Cell::number(&change.amount()),
             Cell {
                 markup: escape(change.judgement.text()),
                 class: change.judgement.state().class(),
             },
         ]);
     }
-    Some(table(&head, &rows))
+    Some(fitted(&head, &rows, &blocks, Room::Two).markup)
 }
 
 /// Where the runs were measured: facts down, runs across.
@@ -357,10 +347,10 @@ pub(super) fn machines(runs: &[Run]) -> Option<String> {
     if titles.is_empty() {
         return None;
     }
-    let mut head = vec![text("")];
+    let mut head = vec![Cell::text("")];
     for (index, run) in runs.iter().enumerate() {
         let before = if runs.len() > 1 { format!("{}: ", letter(index)) } else { String::new() };
-        head.push(text(&format!("{before}{}", cut(&run.file, 60))));
+        head.push(Cell::text(&format!("{before}{}", cut(&run.file, 60))));
     }
     let fact = |run: &Run, title: &str| {
         let fact = run.machine.as_ref().and_then(|machine| machine.fact(title));
@@ -375,7 +365,7 @@ pub(super) fn machines(runs: &[Run]) -> Option<String> {
             Some(fact) => Cell { markup: escape(&fact), class },
             None => Cell { markup: "unknown".into(), class: "fact dim" },
         });
-        rows.push(std::iter::once(text(title)).chain(cells).collect());
+        rows.push(std::iter::once(Cell::text(title)).chain(cells).collect());
     }
     Some(table(&head, &rows))
 }
@@ -395,12 +385,17 @@ mod tests {
             {\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"p50_ns\":null,\"max_ns\":3489791}\n";
         let runs = read::parse("a", text.as_bytes()).expect("rows");
         let book = Book::new(&runs);
-        let markup = figures(&book, &book.cases[0], 0);
+        let markup = figures(&book, &book.cases[0], 0).markup;
         let document = well_formed(&markup);
         assert_eq!(texts(&document, "th"), ["", "a<b", "ringwire", "p50", "max", "samples"]);
         let samples = "1\u{202f}234\u{202f}567";
         let cells = ["7.24 µs6.95 µs–10.4 µs", "–", "–", "3.49 ms", samples, "–"];
         assert_eq!(texts(&document, "td"), cells);
+        // The same in blocks, a subject after the other.
+        assert_eq!(texts(&document, "h4"), ["a<b", "ringwire"]);
+        assert_eq!(texts(&document, "dt"), ["p50", "max", "samples"].repeat(2));
+        let turned = [cells[0], cells[2], cells[4], cells[1], cells[3], cells[5]];
+        assert_eq!(texts(&document, "dd"), turned);
     }
 
     #[test]
@@ -409,7 +404,7 @@ mod tests {
             (1..=ACROSS_MAX + 1).map(|n| format!("rtt s{n} spin 64 1 {n}000\n")).collect();
         let runs = runs(&rows);
         let book = Book::new(&runs);
-        let markup = figures(&book, &book.cases[0], 0);
+        let markup = figures(&book, &book.cases[0], 0).markup;
         let document = well_formed(&markup);
         let heads = texts(&document, "th");
         let samples = heads.iter().position(|head| head == "samples").expect("a column");
@@ -425,7 +420,7 @@ mod tests {
              rtt socket spin 64 1 8000\nrtt ringwire spin 64 1 13500",
         );
         let book = Book::new(&runs);
-        let markup = figures_of_two(&book, &book.cases[0], [0, 1]);
+        let markup = figures_of_two(&book, &book.cases[0], [0, 1]).markup;
         let document = well_formed(&markup);
         let heads = texts(&document, "th");
         let of = |name: &str| [format!("{name} A"), "B".into(), "B/A".into()];
@@ -438,6 +433,9 @@ mod tests {
         let cells = texts(&document, "td");
         assert!(cells.contains(&"1.50x".into()) && cells.contains(&"1.00x".into()), "{cells:?}");
         assert_eq!(cells.iter().filter(|cell| **cell == "7.00 µs").count(), 1, "{cells:?}");
+        let blocks = texts(&document, "dd");
+        assert!(blocks.contains(&"9.00 µs → 13.5 µs1.50x".into()), "{blocks:?}");
+        assert!(blocks.contains(&"7.00 µs → –".into()), "{blocks:?}");
 
         let goals: Vec<_> = (0..2).map(|run| goals::verdicts(&book, run)).collect();
         let document = verdicts_of_all(&goals);

@@ -145,6 +145,41 @@ fn every_subject_is_in_every_legend() {
     }
 }
 
+/// Four subjects with long names take more than half of a page: none of them is out of sight, and
+/// on a phone each has a block.
+#[test]
+fn wide_tables_have_the_page_and_phones_have_blocks() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("benches/record/epyc-2vcpu/2026-11-24-mixed.jsonl");
+    let runs = read::runs(&path, &read::bytes(&path).expect("recorded")).expect("valid lines");
+    let page = render(&runs);
+    let document = well_formed(&page.html);
+    let subjects = ["ringwire-unloaded", "socket", "ringwire-one-link", "ringwire-express"];
+    let mut count = 0;
+    for table in document
+        .descendants()
+        .filter(|node| node.has_tag_name(("http://www.w3.org/1999/xhtml", "table")))
+    {
+        let markup = &page.html[table.range()];
+        if !subjects.iter().all(|subject| markup.contains(&format!("</i>{subject}</th>"))) {
+            continue;
+        }
+        let class =
+            |node: &roxmltree::Node<'_, '_>| node.attribute("class").unwrap_or("").to_owned();
+        let around: Vec<String> = table.ancestors().map(|node| class(&node)).collect();
+        assert!(!around.contains(&"split".into()), "half of a page is too narrow: {around:?}");
+        let steps = around.iter().find_map(|class| class.strip_prefix("fit-"));
+        assert!(steps.is_some_and(|steps| steps.parse::<u32>().is_ok_and(|n| n > 4)), "{around:?}");
+        count += 1;
+    }
+    assert_eq!(count, 2, "cases of four subjects");
+    let blocks = texts(&document, "h4");
+    for subject in subjects {
+        assert_eq!(blocks.iter().filter(|title| *title == subject).count(), 2, "{blocks:?}");
+    }
+    assert!(blocks.contains(&"ringwire-express / socket".into()), "{blocks:?}");
+}
+
 #[test]
 fn runs_are_compared_with_the_first() {
     let slower = rich().replace("\"frames_per_s\":8e6", "\"frames_per_s\":4e6");
