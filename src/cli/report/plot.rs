@@ -35,8 +35,10 @@ pub(super) enum Sample {
     Line { look: usize, run: Option<usize> },
     /// A line without marks.
     Plain { look: usize },
-    /// A thin line.
-    Thin { look: usize },
+    /// The dashed line of a tail.
+    Tail,
+    /// The broad and pale line of what is largest.
+    Top,
     /// The ring around an outlier.
     Ring,
 }
@@ -136,7 +138,8 @@ fn sample(sample: Sample, x: f64, y: f64) -> String {
             (look, line + &mark(look, x + SAMPLE / 2.0, y, ""))
         }
         Sample::Plain { look } => (look, line("line", (x, y), (x + SAMPLE, y))),
-        Sample::Thin { look } => (look, line("thin", (x, y), (x + SAMPLE, y))),
+        Sample::Tail => (0, line("tail", (x, y), (x + SAMPLE, y))),
+        Sample::Top => (0, line("top", (x, y), (x + SAMPLE, y))),
         Sample::Ring => (0, ring(x + SAMPLE / 2.0, y, "")),
     };
     format!("<g class=\"{}\">{drawn}</g>", class(look))

@@ -57,7 +57,7 @@ const COLOURS: [(&str, &str); 10] = [
 ];
 
 /// The other colours, in light and dark.
-const INKS: [(&str, &str, &str); 9] = [
+const INKS: [(&str, &str, &str); 10] = [
     ("ink", "#1b1f24", "#e4e8ec"),
     ("dim", "#57606a", "#9aa5b1"),
     ("rule", "#8c959f", "#6b7682"),
@@ -67,6 +67,8 @@ const INKS: [(&str, &str, &str); 9] = [
     ("good", "#0a6b3d", "#56d38f"),
     ("bad", "#b3261e", "#ff8f85"),
     ("link", "#0b5cad", "#6cb6ff"),
+    // Of outliers: further from every look than `bad`, which is text and has to be read.
+    ("alarm", "#d1001f", "#ff3b3b"),
 ];
 
 /// How lines of the same subject in several runs differ.
@@ -81,9 +83,10 @@ svg .line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}\
 svg .l0 .line{stroke-width:2.6}\
 svg .thin{fill:none;stroke:currentColor;stroke-width:1;opacity:.75}\
 svg .mark{fill:currentColor;stroke:var(--paper);stroke-width:1}\
-svg .bar{fill:currentColor}svg .ring{fill:none;stroke:var(--bad);stroke-width:1.3}\
+svg .bar{fill:currentColor}svg .ring{fill:none;stroke:var(--alarm);stroke-width:1.5}\
+svg .tail{fill:none;stroke:var(--ink);stroke-width:1.2;stroke-dasharray:4 2.5}\
+svg .top{fill:none;stroke:var(--dim);stroke-width:5;stroke-linejoin:round;opacity:.4}\
 svg .good{color:var(--good)}svg .bad{color:var(--bad)}svg .plain{color:var(--ink)}\
-svg .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}\
 svg text.good{fill:var(--good)}svg text.bad{fill:var(--bad)}";
 
 /// The style sheet of all drawings: colours as variables of `root`, and what elements take them.
@@ -239,6 +242,38 @@ pub(super) mod tests {
         elements.map(text).collect()
     }
 
+    /// How different two colours are: the distance of CIE 1976 in L*a*b*.
+    fn distance(one: &str, other: &str) -> f64 {
+        let lab = |colour: &str| {
+            let channel = |at: usize| {
+                let byte = u8::from_str_radix(&colour[at..at + 2], 16).expect("a colour");
+                let part = f64::from(byte) / 255.0;
+                if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+            };
+            let (r, g, b) = (channel(1), channel(3), channel(5));
+            let root = |t: f64| if t > 0.008856 { t.cbrt() } else { 7.787 * t + 16.0 / 116.0 };
+            let x = root((0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505);
+            let y = root(0.2126 * r + 0.7152 * g + 0.0722 * b);
+            let z = root((0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089);
+            [116.0 * y, 500.0 * (x - y), 200.0 * (y - z)]
+        };
+        let pairs = lab(one).into_iter().zip(lab(other));
+        pairs.map(|(one, other)| (one - other).powi(2)).sum::<f64>().sqrt()
+    }
+
+    /// A subject's line, and the outliers upon it: 2.3 is just seen side by side, and a ring is
+    /// a few pixels of a thin line.
+    #[test]
+    fn outliers_stand_out_from_every_line() {
+        let (_, day, night) = INKS.iter().find(|ink| ink.0 == "alarm").expect("outliers have one");
+        let others = INKS.iter().filter(|ink| ["ink", "dim"].contains(&ink.0));
+        let others = others.map(|&(_, day, night)| (day, night)).chain(COLOURS);
+        for (other_day, other_night) in others {
+            assert!(distance(day, other_day) >= 25.0, "{other_day}");
+            assert!(distance(night, other_night) >= 35.0, "{other_night}");
+        }
+    }
+
     /// How far from grey a pair of colours is told apart: the ratio of WCAG 2, section 1.4.3.
     fn contrast(one: &str, other: &str) -> f64 {
         let light = |colour: &str| {
@@ -264,7 +299,7 @@ pub(super) mod tests {
             assert!(contrast(night, paper(true)) >= 3.0, "{night}");
         }
         for (name, day, night) in INKS {
-            let text = ["ink", "dim", "good", "bad", "link"].contains(&name);
+            let text = ["ink", "dim", "good", "bad", "link", "alarm"].contains(&name);
             assert!(!text || contrast(day, paper(false)) >= 4.5, "{name} {day}");
             assert!(!text || contrast(night, paper(true)) >= 4.5, "{name} {night}");
         }

@@ -2,6 +2,9 @@
 //!
 //! One drawing a subject, all of a case on the same axes, so that they can be compared at a glance.
 //! A long run is drawn with the largest values of neighbouring intervals: nothing large is hidden.
+//! The three lines differ in more than colour: p50 is solid and in the subject's, p99 is dashed,
+//! and the largest lies broad and pale below it. Of fewer than a hundred samples an interval both
+//! are the same, which is seen that way, and said.
 
 use super::super::model::{Book, Case, Entry};
 use super::super::plot::{Axis, Key, Plot, Sample, ring};
@@ -54,8 +57,8 @@ fn sketch(
     let outliers = largest(&series.outliers);
     let mut legend = vec![
         Key { label: format!("{name} p50"), sample: Sample::Plain { look } },
-        Key { label: "p99".into(), sample: Sample::Plain { look: P99 } },
-        Key { label: "max".into(), sample: Sample::Thin { look: MAX } },
+        Key { label: "p99".into(), sample: Sample::Tail },
+        Key { label: top(&series.points).into(), sample: Sample::Top },
     ];
     if !outliers.is_empty() {
         let count = series.outliers.len();
@@ -67,7 +70,7 @@ fn sketch(
     let y = Axis { title: "latency".into(), scale: y, ticks: y.ticks(shown::time) };
     let plot = Plot::new(size, x, y, &legend);
     let mut body = String::new();
-    for (column, look, line) in [(3, MAX, "thin"), (2, P99, "line"), (1, look, "line")] {
+    for (column, line) in [(3, "top"), (2, "tail"), (1, "line")] {
         let line_of: Vec<(f64, f64)> = points
             .iter()
             .filter(|point| point[column] > 0.0)
@@ -87,9 +90,11 @@ fn sketch(
     plot.finish(&body)
 }
 
-/// Looks of the lines that are not the subject's own.
-const P99: usize = 2;
-const MAX: usize = 1;
+/// What the largest is called: of few samples it is the p99 as well.
+fn top(points: &[[f64; 4]]) -> &'static str {
+    let is_same = points.iter().filter(|point| point[2] >= point[3]).count();
+    if is_same * 2 > points.len() { "max (few samples: mostly the p99)" } else { "max" }
+}
 
 fn seconds(value: f64) -> String {
     format!("{value:.3}")
@@ -142,6 +147,13 @@ mod tests {
     }
 
     #[test]
+    fn largest_that_is_the_p99_is_called_that() {
+        let points = [[0.1, 1.0, 5.0, 5.0], [0.2, 1.0, 6.0, 6.0], [0.3, 1.0, 6.0, 7.0]];
+        assert_eq!(top(&points), "max (few samples: mostly the p99)");
+        assert_eq!(top(&points[1..]), "max");
+    }
+
+    #[test]
     fn every_subject_has_its_drawing_on_the_same_axes() {
         let text = "\
             {\"scenario\":\"paced\",\"subject\":\"socket\",\"series\":{\
@@ -163,6 +175,11 @@ mod tests {
         let millisecond = "1 ms".to_owned();
         assert!(shown.iter().all(|texts| texts.contains(&millisecond)), "{shown:?}");
         assert!(files[0].contains("socket: 2.00 ms at 0.150 s"));
+        // Each line is drawn and in the legend, in a manner of its own.
+        for (line, times) in [("line", 2), ("tail", 2), ("top", 2), ("ring", 2)] {
+            assert_eq!(files[0].matches(&format!("class=\"{line}\"")).count(), times, "{line}");
+        }
+        assert!(shown[0].contains(&"max".into()), "{:?}", shown[0]);
         assert!(texts(&well_formed(&files[1]), "circle").len() <= 3);
     }
 }
