@@ -217,6 +217,7 @@ pub(super) fn ratios(book: &Book<'_>, before: usize, after: usize) -> Vec<Ratio>
             }
             ratios.push(Ratio {
                 name: format!("{}: {} {}", goals::short_title(case), change.subject, change.figure),
+                run: None,
                 value: change.ratio,
                 range: change.range,
                 goal: None,

@@ -102,45 +102,51 @@ pub(super) fn range(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Opti
 
 /// Ringwire's ratio to what it is held against in every case, in the figure that says most: where
 /// there is a goal, to its floor, and otherwise to the first of the others. The tables have all.
-pub(super) fn ratios(book: &Book<'_>, run: usize) -> Vec<Ratio> {
-    let mut ratios = Vec::new();
-    for case in &book.cases {
-        let Some((ours, others)) = case.sides(run) else { continue };
-        let first = held(case).map_or(0, Held::floor);
-        for (floor, other) in others.iter().enumerate().filter(|(floor, _)| *floor == first) {
-            let held = held_to(case, floor);
-            // Over other numbers of connections messages wait for each other: only rates compare.
-            let usual = if case.fewer.is_some() { RATE } else { P50 };
-            let figure = held.map_or(usual, |(_, figure)| figure);
-            let with = [figure, RATE]
-                .into_iter()
-                .find_map(|figure| Some((figure, of(figure, ours, other)?)));
-            let Some((figure, value)) = with else { continue };
-            let held = held.filter(|(_, of)| of.title == figure.title).map(|(held, _)| held);
-            let state = match held.map(|held| held.is_met(value)) {
-                Some(true) => State::Good,
-                Some(false) => State::Bad,
-                None => State::Plain,
-            };
-            let goal = held.map_or(String::new(), |held| {
-                format!(", {} {}", held.text(), met(held.is_met(value)))
-            });
-            ratios.push(Ratio {
-                name: format!(
-                    "{}: {} / {}",
-                    short_title(case),
-                    figure.title,
-                    text::name(&other.label)
-                ),
-                value,
-                range: range(figure, ours, other),
-                goal: held.map(Held::bound),
-                verdict: format!("{value:.2}x{goal}"),
-                state,
-            });
+/// Those of several runs follow each other, case by case.
+pub(super) fn ratios(book: &Book<'_>) -> Vec<Ratio> {
+    let of_case = |case| (0..book.runs.len()).filter_map(move |run| of_run(book, case, run));
+    book.cases.iter().flat_map(of_case).collect()
+}
+
+/// The ratio of one case in one run.
+fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Option<Ratio> {
+    let (ours, others) = case.sides(run)?;
+    let floor = held(case).map_or(0, Held::floor);
+    let other = others.get(floor)?;
+    let held = held_to(case, floor);
+    // Over other numbers of connections messages wait for each other: only rates compare.
+    let usual = if case.fewer.is_some() { RATE } else { P50 };
+    let figure = held.map_or(usual, |(_, figure)| figure);
+    let with = |figure| Some((figure, of(figure, ours, other)?));
+    let (figure, value) = [figure, RATE].into_iter().find_map(with)?;
+    let held = held.filter(|(_, of)| of.title == figure.title).map(|(held, _)| held);
+    let state = match held.map(|held| held.is_met(value)) {
+        Some(true) => State::Good,
+        Some(false) => State::Bad,
+        None => State::Plain,
+    };
+    let mut name =
+        format!("{}: {} / {}", short_title(case), figure.title, text::name(&other.label));
+    let mut verdict = format!("{value:.2}x");
+    if let Some(held) = held {
+        // A bound is the same in all runs: it stands with the name they share.
+        let (bound, is_met) = (held.text(), met(held.is_met(value)));
+        if book.is_comparison() {
+            name += &format!(", {bound}");
+            verdict += &format!(" {is_met}");
+        } else {
+            verdict += &format!(", {bound} {is_met}");
         }
     }
-    ratios
+    Some(Ratio {
+        name,
+        run: book.is_comparison().then(|| letter(run)),
+        value,
+        range: range(figure, ours, other),
+        goal: held.map(Held::bound),
+        verdict,
+        state,
+    })
 }
 
 /// `met` or `missed`.
@@ -217,7 +223,7 @@ mod tests {
             "rtt 64 B park p50 / socket 1.16x <= 1.15x missed",
         ];
         assert_eq!(shown, expected);
-        let ratios = ratios(&book, 0);
+        let ratios = ratios(&book);
         let states: Vec<State> = ratios.iter().map(|ratio| ratio.state).collect();
         assert_eq!(states, [State::Good, State::Bad, State::Plain]);
         assert_eq!(ratios[0].verdict, "1.15x, <= 1.15x met");
@@ -244,7 +250,7 @@ mod tests {
         let text = row("socket", 100, 80, 200) + &row("ringwire", 110, 90, 120);
         let runs = read::parse("a", text.as_bytes()).expect("rows");
         let book = Book::new(&runs);
-        assert_eq!(ratios(&book, 0)[0].range, Some((0.45, 1.5)));
+        assert_eq!(ratios(&book)[0].range, Some((0.45, 1.5)));
         let warnings = warnings(&book, 0);
         assert!(warnings.contains(&"rtt, socket: 2 wrong answers".into()), "{warnings:?}");
         let noisy = "rtt, socket: noisy, p50 of rounds from 80.0 ns to 200 ns";

@@ -204,13 +204,8 @@ impl Page {
         if is_split {
             self.html += "</div>\n";
         }
-        let drawings: Vec<Drawing> = (0..book.runs.len())
-            .filter_map(|run| {
-                let title = of_run(run, "ringwire as a multiple of the others");
-                forest::draw(&title, &title, &goals::ratios(book, run))
-            })
-            .collect();
-        self.draw(drawings);
+        let title = "ringwire as a multiple of the others";
+        self.draw(forest::draw(title, title, &goals::ratios(book)));
         if is_split {
             self.html += "</div>\n";
         }
