@@ -28,7 +28,7 @@ const CSS: &str = include_str!("page.css");
 pub(super) struct Page {
     pub(super) html: String,
     pub(super) drawings: Vec<Drawing>,
-    /// What it shows, for the terminal: `2 runs, 5 cases, 3 of 5 goals met`.
+    /// What it shows, for the terminal: `1 run, 5 cases, 3 of 5 goals met`.
     pub(super) summary: String,
 }
 
@@ -126,18 +126,23 @@ fn count(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// `1 run, 5 cases, 3 of 5 goals met`.
+/// `1 run, 5 cases, 3 of 5 goals met`; of several runs those of each that has any:
+/// `2 runs, 5 cases, goals met: A 5 of 5, B 3 of 5`.
 fn summary(book: &Book<'_>) -> String {
-    let count =
-        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    let last = book.runs.len() - 1;
-    let verdicts = goals::verdicts(book, last);
-    let met = verdicts.iter().filter(|verdict| verdict.is_met).count();
     let mut summary =
         format!("{}, {}", count(book.runs.len(), "run"), count(book.cases.len(), "case"));
-    if !verdicts.is_empty() {
-        let of = if last > 0 { format!(" in {}", letter(last)) } else { String::new() };
-        summary += &format!(", {met} of {} met{of}", count(verdicts.len(), "goal"));
+    let mut of_runs = Vec::new();
+    for run in 0..book.runs.len() {
+        let verdicts = goals::verdicts(book, run);
+        let (met, all) = (verdicts.iter().filter(|verdict| verdict.is_met).count(), verdicts.len());
+        match (book.is_comparison(), all) {
+            (_, 0) => {}
+            (true, _) => of_runs.push(format!("{} {met} of {all}", letter(run))),
+            (false, _) => summary += &format!(", {met} of {} met", count(all, "goal")),
+        }
+    }
+    if !of_runs.is_empty() {
+        summary += &format!(", goals met: {}", of_runs.join(", "));
     }
     summary
 }
@@ -204,6 +209,9 @@ impl Page {
         if is_split {
             self.html += "</div>\n";
         }
+        if let Some(table) = tables::cases_of_runs(book) {
+            self.html += &format!("<h3>Which run has which case</h3>\n{table}");
+        }
         let title = "ringwire as a multiple of the others";
         self.draw(forest::draw(title, title, &goals::ratios(book)));
         if is_split {
@@ -255,19 +263,25 @@ impl Page {
         );
         let title = format!("{new} as a multiple of {old}");
         self.draw(forest::draw(&title, &title, &compare::ratios(book, 0, after)));
-        let mut alone = Vec::new();
+        let (mut alone, mut missing) = (Vec::new(), 0);
         for case in &book.cases {
             let changes = compare::changes(case, 0, after);
             match tables::changes(&changes, 0, after) {
                 Some(table) => {
                     self.html += &format!("<h3>{}</h3>\n{table}", escape(&case.title()));
                 }
-                None => alone.push(case.title()),
+                // What only one of them has stands at a glance, once for all runs.
+                None if [0, after].iter().all(|run| case.runs().contains(run)) => {
+                    alone.push(case.title());
+                }
+                None => missing += 1,
             }
         }
         if !alone.is_empty() {
-            let text = format!("Not in both, or with nothing to compare: {}.", alone.join("; "));
-            self.paragraph(&text);
+            self.paragraph(&format!("In both, with nothing to compare: {}.", alone.join("; ")));
+        }
+        if missing == book.cases.len() {
+            self.paragraph(&format!("{new} and {old} have no case in common."));
         }
         self.close();
     }

@@ -246,8 +246,8 @@ pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
     table(&head, &verdicts.iter().map(row).collect::<Vec<_>>())
 }
 
-/// The goals of several runs side by side, in the order of `runs`; of two also the later as a
-/// multiple of the earlier. The bound is judged by the last run.
+/// The goals of several runs side by side, in the order of `runs`, each judged by itself; of two
+/// also the later as a multiple of the earlier.
 pub(super) fn verdicts_of_all(runs: &[Vec<Verdict>]) -> String {
     let mut goals: Vec<&Verdict> = Vec::new();
     let is_same = |a: &Verdict, b: &Verdict| a.case == b.case && a.what == b.what;
@@ -256,38 +256,54 @@ pub(super) fn verdicts_of_all(runs: &[Vec<Verdict>]) -> String {
             goals.push(verdict);
         }
     }
-    let mut head = vec![Cell::text("Goal")];
+    let mut head = vec![Cell::text("Goal"), Cell::text("Bound")];
     head.extend((0..runs.len()).map(|run| Cell::number(&letter(run))));
     if runs.len() == 2 {
         head.push(Cell::number(&format!("{}/{}", letter(1), letter(0))));
     }
-    head.push(Cell::text(&format!("Bound, for {}", letter(runs.len() - 1))));
     let mut rows = Vec::new();
+    let mut blocks = Vec::new();
     for goal in goals {
         let found: Vec<Option<&Verdict>> =
             runs.iter().map(|run| run.iter().find(|verdict| is_same(verdict, goal))).collect();
-        let name = escape(&format!("{}: {}", goal.case, goal.what));
-        let mut row = vec![Cell { markup: name, class: "wrap" }];
-        for verdict in &found {
-            row.push(match verdict {
-                Some(verdict) => Cell {
-                    markup: escape(&verdict.value),
-                    class: if verdict.is_met { "n good" } else { "n bad" },
-                },
-                None => Cell::nothing(),
-            });
-        }
+        let name = format!("{}: {}", goal.case, goal.what);
+        let mut row = vec![Cell::wrapped(&name), Cell::text(&goal.goal)];
+        row.extend(found.iter().map(|verdict| verdict.map_or_else(Cell::nothing, marked)));
         if let [old, new] = found[..] {
             let both = old.zip(new).and_then(|(old, new)| ratio(new.measured, old.measured));
             row.push(both.map_or_else(Cell::nothing, times));
         }
-        row.push(match found.last().copied().flatten() {
-            Some(last) => judged(&last.goal, last.is_met),
-            None => Cell::text(&goal.goal),
-        });
+        let figures = head.iter().zip(&row).skip(2);
+        let figures = figures.map(|(run, cell)| (run.markup.clone(), cell.clone())).collect();
+        blocks.push(Block { title: Cell::text(&format!("{name} {}", goal.goal)), figures });
         rows.push(row);
     }
-    table(&head, &rows)
+    fitted(&head, &rows, &blocks, Room::One).markup
+}
+
+/// What was measured, and whether that meets its goal, by sign and colour.
+fn marked(verdict: &Verdict) -> Cell {
+    let (class, sign) = if verdict.is_met { ("n good", "✓") } else { ("n bad", "✗") };
+    Cell { markup: escape(&format!("{} {sign}", verdict.value)), class }
+}
+
+/// Which run has which case, where they have not all the same.
+pub(super) fn cases_of_runs(book: &Book<'_>) -> Option<String> {
+    let count = book.runs.len();
+    if book.cases.iter().all(|case| case.runs().len() == count) {
+        return None;
+    }
+    let mut head = vec![Cell::text("Case")];
+    head.extend((0..count).map(|run| Cell { class: "", ..Cell::text(&letter(run)) }));
+    let row = |case: &Case<'_>| {
+        let runs = case.runs();
+        let has = (0..count).map(|run| match runs.contains(&run) {
+            true => Cell::text("●"),
+            false => Cell { class: "dim", ..Cell::nothing() },
+        });
+        std::iter::once(Cell::wrapped(&case.title())).chain(has).collect::<Vec<_>>()
+    };
+    Some(table(&head, &book.cases.iter().map(row).collect::<Vec<_>>()))
 }
 
 /// What changed in a case from one run to another; `None` when nothing can be compared.
@@ -441,9 +457,11 @@ mod tests {
         let document = verdicts_of_all(&goals);
         let document = well_formed(&document);
         let heads = texts(&document, "th");
-        assert_eq!(heads[..5], ["Goal", "A", "B", "B/A", "Bound, for B"]);
+        assert_eq!(heads[..5], ["Goal", "Bound", "A", "B", "B/A"]);
         let cells = texts(&document, "td");
-        assert_eq!(cells, ["1.12x", "1.69x", "1.50x", "<= 1.15x ✗ missed"], "{heads:?}");
+        // Each run is judged, and not the last one alone.
+        assert_eq!(cells, ["<= 1.15x", "1.12x ✓", "1.69x ✗", "1.50x"], "{heads:?}");
+        assert_eq!(texts(&document, "dd"), ["1.12x ✓", "1.69x ✗", "1.50x"]);
     }
 
     #[test]

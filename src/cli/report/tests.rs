@@ -198,6 +198,33 @@ fn runs_are_compared_with_the_first() {
     }
 }
 
+/// What a run does not have is said once, and every run's goals are in the summary.
+#[test]
+fn runs_of_different_cases_are_told_apart_once() {
+    let only_streams: String = rich()
+        .lines()
+        .filter(|line| line.contains("machine") || line.contains("stream"))
+        .map(|line| line.to_owned() + "\n")
+        .collect();
+    let missed = rich().replace("\"frames_per_s\":8000000", "\"frames_per_s\":4000000");
+    let page = page_of(
+        &(rich()
+            + &only_streams
+            + &missed
+            + "{\"scenario\":\"machine\"}\n{\"scenario\":\"other\",\"subject\":\"x\"}\n"),
+    );
+    assert_eq!(page.summary, "4 runs, 5 cases, goals met: A 2 of 2, B 1 of 1, C 1 of 2");
+    let document = well_formed(&page.html);
+    assert_eq!(page.html.matches("Which run has which case").count(), 1);
+    assert!(!page.html.contains("Not in both"), "said once, not for every run");
+    let paragraphs = texts(&document, "p");
+    let apart: Vec<_> =
+        paragraphs.iter().filter(|text| text.contains("no case in common")).collect();
+    assert_eq!(apart, ["D and A have no case in common."]);
+    let same = page_of(&(rich() + &rich()));
+    assert!(!same.html.contains("Which run has which case"), "they have all the same");
+}
+
 /// Files of the repository's past have no histograms, no series and fewer keys.
 #[test]
 fn recorded_files_can_be_shown() {
