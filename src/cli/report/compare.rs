@@ -105,7 +105,7 @@ fn measured(figure: Figure, entry: &Entry<'_>) -> Option<Measured> {
     let has_spread = row.rounds.is_none_or(|rounds| rounds > 1);
     let p50 = row.p50_ns.zip((P50.range)(row)).filter(|_| has_spread);
     Some(Measured {
-        value: (figure.of)(row)?,
+        value: figure.shown(row)?,
         range: (figure.range)(row).filter(|_| has_spread),
         yardstick: p50.and_then(|(p50, (low, high))| ratio(high - low, p50)),
     })

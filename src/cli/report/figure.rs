@@ -12,6 +12,30 @@ pub(super) struct Figure {
     /// Lowest and highest of the rounds, where the row says so.
     pub(super) range: fn(&Row) -> Option<(f64, f64)>,
     pub(super) better: Better,
+    /// Of a percentile.
+    quantile: Option<f64>,
+}
+
+impl Figure {
+    /// The figure of a row as far as it says anything: a percentile that the samples do not reach
+    /// is left out. Goals are judged by what was measured, as on the terminal.
+    pub(super) fn shown(&self, row: &Row) -> Option<f64> {
+        (self.of)(row).filter(|_| self.quantile.is_none_or(|quantile| supports(row, quantile)))
+    }
+}
+
+/// Samples of all rounds that lie beyond a percentile, at least, for it to be shown.
+pub(super) const SAMPLES_BEYOND_MIN: f64 = 10.0;
+
+/// Whether the samples of a row reach a percentile: ten of all rounds lie beyond it, and one of
+/// each round, as otherwise it is that round's maximum. A row that does not say how many there were
+/// is believed.
+pub(super) fn supports(row: &Row, quantile: f64) -> bool {
+    let Some(samples) = row.samples else { return true };
+    // 0.9999 has no exact binary form: ten of a hundred thousand are ten.
+    let beyond = samples as f64 * (1.0 - quantile) * (1.0 + 1e-9);
+    let rounds = row.rounds.unwrap_or(1).max(1) as f64;
+    beyond >= SAMPLES_BEYOND_MIN.max(rounds)
 }
 
 /// Which way a figure is good.
@@ -23,7 +47,7 @@ pub(super) enum Better {
 
 pub(super) const P50: Figure = Figure {
     range: |row| Some((row.p50_ns_low?, row.p50_ns_high?)),
-    ..time("p50", |row| row.p50_ns)
+    ..percentile("p50", 0.5, |row| row.p50_ns)
 };
 pub(super) const RATE: Figure = Figure {
     unit: shown::number,
@@ -35,17 +59,17 @@ pub(super) const BYTES: Figure =
     Figure { unit: shown::bytes, better: Better::Higher, ..time("bytes/s", |row| row.bytes_per_s) };
 pub(super) const P99: Figure = Figure {
     range: |row| Some((row.p99_ns_low?, row.p99_ns_high?)),
-    ..time("p99", |row| row.p99_ns)
+    ..percentile("p99", 0.99, |row| row.p99_ns)
 };
 pub(super) const MEMORY: Figure =
     Figure { unit: shown::bytes, ..time("memory/conn", |row| row.resident_bytes_per_connection) };
 /// In the order they are shown.
 pub(super) const FIGURES: [Figure; 14] = [
     P50,
-    time("p90", |row| row.p90_ns),
+    percentile("p90", 0.9, |row| row.p90_ns),
     P99,
-    time("p99.9", |row| row.p99_9_ns),
-    time("p99.99", |row| row.p99_99_ns),
+    percentile("p99.9", 0.999, |row| row.p99_9_ns),
+    percentile("p99.99", 0.9999, |row| row.p99_99_ns),
     time("max", |row| row.max_ns),
     RATE,
     BYTES,
@@ -66,7 +90,11 @@ fn share(of_one: f64) -> String {
 }
 
 const fn time(title: &'static str, of: fn(&Row) -> Option<f64>) -> Figure {
-    Figure { title, of, unit: shown::time, range: |_| None, better: Better::Lower }
+    Figure { title, of, unit: shown::time, range: |_| None, better: Better::Lower, quantile: None }
+}
+
+const fn percentile(title: &'static str, quantile: f64, of: fn(&Row) -> Option<f64>) -> Figure {
+    Figure { quantile: Some(quantile), ..time(title, of) }
 }
 
 /// `value` as a multiple of `floor`; `None` where that means nothing.
@@ -82,6 +110,26 @@ mod tests {
     fn ratio_of_nothing_is_none() {
         assert_eq!(ratio(2.0, 4.0), Some(0.5));
         assert_eq!((ratio(2.0, 0.0), ratio(1e18, 1e-300)), (None, None));
+    }
+
+    #[test]
+    fn percentiles_need_samples_beyond_them() {
+        let row = |samples, rounds| Row { samples, rounds: Some(rounds), ..Row::default() };
+        let reached = |samples, rounds| {
+            let row = row(Some(samples), rounds);
+            [0.5, 0.9, 0.99, 0.999, 0.9999].map(|quantile| supports(&row, quantile))
+        };
+        assert_eq!(reached(2_800, 7), [true, true, true, false, false]);
+        assert_eq!(reached(100_000, 7), [true; 5]);
+        assert_eq!(reached(99_999, 7), [true, true, true, true, false]);
+        assert_eq!(reached(19, 1), [false; 5]);
+        // A thousand samples in each of 20 rounds, and half of that: the maximum of a round.
+        assert_eq!(reached(20_000, 20), [true, true, true, true, false]);
+        assert_eq!(reached(10_000, 20), [true, true, true, false, false]);
+        assert!(supports(&row(None, 7), 0.9999), "not known");
+        let p99_9 = FIGURES.iter().find(|figure| figure.title == "p99.9").expect("it is there");
+        let one = Row { p99_9_ns: Some(5.0), ..row(Some(2_800), 7) };
+        assert_eq!(((p99_9.of)(&one), p99_9.shown(&one)), (Some(5.0), None));
     }
 
     #[test]

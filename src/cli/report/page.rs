@@ -413,10 +413,17 @@ fn method(book: &Book<'_>) -> String {
          ring."
             .into(),
         "Latency by percentile: the horizontal axis is logarithmic in 1/(1-p), so that each \
-         further nine is as wide as the one before. Marks are the figures of the table; the line \
-         is the distribution of all rounds together where the file has it, and joins the marks \
-         where not. The maximum stands at the number of samples."
+         further nine is as wide as the one before. Marks are the figures of the table, medians of \
+         the rounds; the line is the distribution of all rounds together where the file has it, \
+         and joins the marks where not. A mark off its line says that the rounds differed: one bad \
+         round moves the line and not the median. The maximum stands at the number of samples."
             .into(),
+        format!(
+            "A percentile is shown where at least {:.0} samples of all rounds lie beyond it, and at \
+             least one of each round: of fewer it is the maximum. Goals are judged by what was \
+             measured, as on the terminal.",
+            super::figure::SAMPLES_BEYOND_MIN
+        ),
         "Ratios are of ringwire's figure to another subject's in the same run. Of latencies the \
          smaller is the better, of rates the larger. Their spread sets the best rounds of one \
          side against the worst of the other: it is wider than the ratio of rounds that took \

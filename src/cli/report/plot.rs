@@ -32,9 +32,17 @@ pub(super) struct Key {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Sample {
     /// A line with marks; the run gives the dash.
-    Line { look: usize, run: Option<usize> },
+    Line {
+        look: usize,
+        run: Option<usize>,
+    },
     /// A line without marks.
-    Plain { look: usize },
+    Plain {
+        look: usize,
+    },
+    /// A line of no subject, and a mark of none.
+    Bare,
+    Mark,
     /// The dashed line of a tail.
     Tail,
     /// The broad and pale line of what is largest.
@@ -138,11 +146,17 @@ fn sample(sample: Sample, x: f64, y: f64) -> String {
             (look, line + &mark(look, x + SAMPLE / 2.0, y, ""))
         }
         Sample::Plain { look } => (look, line("line", (x, y), (x + SAMPLE, y))),
+        Sample::Bare => return group("dim", &line("line", (x, y), (x + SAMPLE, y))),
+        Sample::Mark => return group("dim", &mark(0, x + SAMPLE / 2.0, y, "")),
         Sample::Tail => (0, line("tail", (x, y), (x + SAMPLE, y))),
         Sample::Top => (0, line("top", (x, y), (x + SAMPLE, y))),
         Sample::Ring => (0, ring(x + SAMPLE / 2.0, y, "")),
     };
-    format!("<g class=\"{}\">{drawn}</g>", class(look))
+    group(&class(look), &drawn)
+}
+
+fn group(class: &str, drawn: &str) -> String {
+    format!("<g class=\"{class}\">{drawn}</g>")
 }
 
 /// The ring around an outlier.

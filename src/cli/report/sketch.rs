@@ -77,7 +77,7 @@ const DASHES: [&str; 4] = ["5 4", "", "1.5 3", "9 3 2 3"];
 const RULES: &str = "\
 svg text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',sans-serif;\
 fill:var(--ink)}\
-svg .dim{fill:var(--dim)}svg .end{text-anchor:end}svg .mid{text-anchor:middle}\
+svg .dim{fill:var(--dim);color:var(--dim)}svg .end{text-anchor:end}svg .mid{text-anchor:middle}\
 svg .grid{stroke:var(--grid);fill:none}svg .axis{stroke:var(--rule);fill:none}\
 svg .line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}\
 svg .l0 .line{stroke-width:2.6}\

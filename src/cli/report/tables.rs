@@ -4,7 +4,7 @@
 //! Numbers stand right, with three digits and a unit, as on the terminal.
 
 use super::compare::Change;
-use super::figure::{FIGURES, Figure, ratio};
+use super::figure::{FIGURES, Figure, SAMPLES_BEYOND_MIN, ratio};
 use super::goals::{self, Verdict, met};
 use super::grid::{Block, Cell, Fitted, Room, fitted, table, turned};
 use super::model::{Book, Case, Entry, letter};
@@ -34,7 +34,7 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
     for figure in &FIGURES {
         // Calls past the ring are worth a line only where there are any.
         let empty = |value: f64| figure.title == "direct/frame" && value == 0.0;
-        let value = |entry: &Entry<'_>| (figure.of)(entry.row).filter(|value| !empty(*value));
+        let value = |entry: &Entry<'_>| figure.shown(entry.row).filter(|value| !empty(*value));
         if entries.iter().all(|entry| value(entry).is_none()) {
             continue;
         }
@@ -57,7 +57,23 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
     if entries.len() > ACROSS_MAX {
         (head, rows) = turned(head, rows);
     }
-    fitted(&head, &rows, &blocks, Room::One)
+    with_legend(fitted(&head, &rows, &blocks, Room::One), case)
+}
+
+/// Says below a table what a percentile that was left out has too few of.
+fn with_legend(mut table: Fitted, case: &Case<'_>) -> Fitted {
+    let is_left_out = |entry: &Entry<'_>| {
+        let measured = |figure: &&Figure| (figure.of)(entry.row).is_some();
+        FIGURES.iter().filter(measured).any(|figure| figure.shown(entry.row).is_none())
+    };
+    if case.entries.iter().any(is_left_out) {
+        let text = format!(
+            "– at a percentile: fewer than {SAMPLES_BEYOND_MIN:.0} samples lie beyond it, or less \
+             than one of each round; it would be the max under another name."
+        );
+        table.markup += &format!("<p class=\"dim\">{}</p>\n", escape(&text));
+    }
+    table
 }
 
 /// What stands in a column below its head.
@@ -98,7 +114,7 @@ pub(super) fn figures_of_two(
     let mut rows = Vec::new();
     for figure in &FIGURES {
         let empty = |value: f64| figure.title == "direct/frame" && value == 0.0;
-        let value = |entry: &Entry<'_>| (figure.of)(entry.row).filter(|value| !empty(*value));
+        let value = |entry: &Entry<'_>| figure.shown(entry.row).filter(|value| !empty(*value));
         if pairs.as_flattened().iter().flatten().all(|entry| value(entry).is_none()) {
             continue;
         }
@@ -131,7 +147,7 @@ pub(super) fn figures_of_two(
         counts.push(Cell::text(""));
     }
     rows.push(counts);
-    fitted(&head, &rows, &blocks, Room::Two)
+    with_legend(fitted(&head, &rows, &blocks, Room::Two), case)
 }
 
 /// A figure in two runs, and the later as a multiple of the earlier.
@@ -188,8 +204,9 @@ pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
     if others.is_empty() {
         return None;
     }
-    let of =
-        |figure: &Figure, other: &Entry<'_>| ratio((figure.of)(ours.row)?, (figure.of)(other.row)?);
+    let of = |figure: &Figure, other: &Entry<'_>| {
+        ratio(figure.shown(ours.row)?, figure.shown(other.row)?)
+    };
     let compared = FIGURES.iter().filter(|figure| {
         let any = others.iter().any(|other| of(figure, other).is_some());
         AGAINST.contains(&figure.title) && any
@@ -412,6 +429,32 @@ mod tests {
         assert_eq!(texts(&document, "dt"), ["p50", "max", "samples"].repeat(2));
         let turned = [cells[0], cells[2], cells[4], cells[1], cells[3], cells[5]];
         assert_eq!(texts(&document, "dd"), turned);
+    }
+
+    /// The same maximum under three names is no three figures.
+    #[test]
+    fn percentiles_beyond_the_samples_are_left_out() {
+        let row = |subject: &str, samples: u32| {
+            format!(
+                "{{\"scenario\":\"paced\",\"subject\":\"{subject}\",\"rounds\":7,\
+                 \"samples\":{samples},\"p99_ns\":5000,\"p99_9_ns\":7000,\"p99_99_ns\":7000,\
+                 \"max_ns\":7000}}\n"
+            )
+        };
+        let of = |text: String| {
+            let runs = read::parse("a", text.as_bytes()).expect("rows");
+            let book = Book::new(&runs);
+            let markup = figures(&book, &book.cases[0], 0).markup;
+            let markup = format!("<div>{markup}</div>");
+            let document = well_formed(&markup);
+            (texts(&document, "td"), texts(&document, "p"))
+        };
+        let (cells, legend) = of(row("a", 2_800) + &row("ringwire", 200_000));
+        let expected = ["5.00 µs", "5.00 µs", "–", "7.00 µs", "–", "7.00 µs", "7.00 µs", "7.00 µs"];
+        assert_eq!(cells[..8], expected);
+        assert_eq!(legend.len(), 1);
+        assert!(legend[0].starts_with("– at a percentile: fewer than 10 samples"), "{legend:?}");
+        assert!(of(row("a", 200_000)).1.is_empty(), "nothing was left out");
     }
 
     #[test]

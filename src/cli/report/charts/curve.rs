@@ -4,9 +4,10 @@
 //! marks. The marks are the row's figures: medians over the rounds. Both axes are logarithmic; the
 //! percentile axis in 1/(1-p), on which every further nine takes the same room.
 
+use super::super::figure::supports;
 use super::super::histogram;
 use super::super::model::{Book, Case, Entry};
-use super::super::plot::{Axis, Plot};
+use super::super::plot::{Axis, Key, Plot, Sample};
 use super::super::read::Row;
 use super::super::scale::{Scale, nines, percentile_axis};
 use super::super::sketch::{Drawing, Size, Sketch, class, dash, mark, polyline};
@@ -18,6 +19,14 @@ struct Curve<'a> {
     entry: &'a Entry<'a>,
     line: Vec<(f64, f64)>,
     marks: Vec<Mark>,
+}
+
+impl Curve<'_> {
+    /// Whether its marks may stand beside its line: they are medians over the rounds, and that is
+    /// the distribution of all of them, in which one bad round has its whole weight.
+    fn is_apart(&self) -> bool {
+        self.entry.row.histogram.is_some() && self.entry.row.rounds.is_none_or(|rounds| rounds > 1)
+    }
 }
 
 /// A figure of a row at its place.
@@ -44,8 +53,8 @@ fn curve<'a>(entry: &'a Entry<'a>) -> Option<Curve<'a>> {
     (!line.is_empty()).then_some(Curve { entry, line, marks })
 }
 
-/// The figures of a row, in order. The maximum of a round stands at the number of its samples,
-/// and a percentile beyond that number is the maximum already.
+/// The figures of a row, in order, as far as its samples reach. The maximum of a round stands at
+/// the number of its samples.
 fn marks(row: &Row) -> Vec<Mark> {
     let round = match (row.samples, row.rounds.unwrap_or(1)) {
         (Some(samples), rounds) if rounds > 0 => samples as f64 / rounds as f64,
@@ -61,7 +70,7 @@ fn marks(row: &Row) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     for (quantile, ns, title) in percentiles {
         let at = nines(quantile);
-        if let Some(ns) = ns.filter(|ns| *ns > 0.0 && at < round) {
+        if let Some(ns) = ns.filter(|ns| *ns > 0.0 && supports(row, quantile)) {
             marks.push(Mark { at, ns, title });
         }
     }
@@ -82,7 +91,11 @@ fn sketch(book: &Book<'_>, curves: &[Curve<'_>], size: Size) -> Option<Sketch> {
     let x = Axis { title: "percentile, as 1/(1-p)".into(), scale, ticks };
     let scale = Scale::log_around(all.iter().map(|point| point.1))?;
     let y = Axis { title: "latency".into(), scale, ticks: scale.ticks(shown::time) };
-    let legend: Vec<_> = curves.iter().map(|curve| key(book, curve.entry)).collect();
+    let mut legend: Vec<_> = curves.iter().map(|curve| key(book, curve.entry)).collect();
+    if curves.iter().any(Curve::is_apart) {
+        legend.push(Key { label: "line: all rounds together".into(), sample: Sample::Bare });
+        legend.push(Key { label: "mark: median of the rounds".into(), sample: Sample::Mark });
+    }
     let plot = Plot::new(size, x, y, &legend);
     let mut body = String::new();
     // Ringwire last, so that nothing hides it.
@@ -137,7 +150,15 @@ mod tests {
         let titles: Vec<_> = curve.marks.iter().map(|mark| (mark.title, mark.at)).collect();
         assert_eq!(titles, [("p50", 2.0), ("max", 30_000.0)]);
         let file = draw(&book, &book.cases[0]).expect("latencies").file();
-        assert!(texts(&well_formed(&file), "text").contains(&"1 s".into()), "the axis holds all");
+        let shown = texts(&well_formed(&file), "text");
+        assert!(shown.contains(&"1 s".into()), "the axis holds all");
+        // Why a mark may stand off its line.
+        let told = "mark: median of the rounds".to_owned();
+        assert!(shown.contains(&told), "{shown:?}");
+        runs[0].rows[0].rounds = Some(1);
+        let book = Book::new(&runs);
+        let file = draw(&book, &book.cases[0]).expect("latencies").file();
+        assert!(!texts(&well_formed(&file), "text").contains(&told), "one round is both");
     }
 
     #[test]
