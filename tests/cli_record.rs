@@ -296,8 +296,9 @@ fn cut_file_is_replayed_up_to_its_last_whole_frame() {
     let unfinished = written(&file, &[b"one", b"two", b"three"], Duration::from_millis(1), false);
     assert!(unfinished.len() < whole.len());
     fs::write(&file, &unfinished[..unfinished.len() - 1]).expect("a writable directory");
+    // Scripts are told, and what was read is kept.
     let list = ringwire(&["replay", &file, "--list"]);
-    assert_eq!(list.status.code(), Some(0));
+    assert_eq!(list.status.code(), Some(1));
     assert!(text(&list.stdout).contains("2 frames"), "{}", text(&list.stdout));
     assert!(text(&list.stderr).contains("cut off"), "{}", text(&list.stderr));
 
@@ -310,8 +311,20 @@ fn cut_file_is_replayed_up_to_its_last_whole_frame() {
 
     fs::write(&file, [&whole[..], b"something else"].concat()).expect("a writable directory");
     let list = ringwire(&["replay", &file, "--list"]);
+    assert_eq!(list.status.code(), Some(1));
     assert!(text(&list.stdout).contains("3 frames"), "{}", text(&list.stdout));
     assert!(text(&list.stderr).contains("damaged"), "{}", text(&list.stderr));
+    fs::write(&file, &unfinished).expect("a writable directory");
+    let list = ringwire(&["replay", &file, "--list"]);
+    assert_eq!(list.status.code(), Some(0), "not finished, and whole");
+    for bytes in [0, 10] {
+        fs::write(&file, &whole[..bytes]).expect("a writable directory");
+        let list = ringwire(&["replay", &file, "--list"]);
+        let said = text(&list.stderr);
+        assert_eq!(list.status.code(), Some(1), "{said}");
+        let expected = format!("cut off within its header, after {bytes} bytes: nothing was kept");
+        assert!(said.contains(&expected), "{said}");
+    }
     let other = ringwire(&["replay", "/proc/self/status", "--list"]);
     assert_eq!(other.status.code(), Some(1));
     assert!(text(&other.stderr).contains("not a recording"), "{}", text(&other.stderr));

@@ -107,8 +107,8 @@ pub enum RecordError {
         /// Its version.
         got: u16,
     },
-    /// The header is not all there.
-    #[error("the recording is cut off within its header, after {bytes} bytes")]
+    /// The header is not all there, as in an empty file.
+    #[error("the recording is cut off within its header, after {bytes} bytes: nothing was kept")]
     HeaderCut {
         /// How long the file is.
         bytes: u64,

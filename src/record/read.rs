@@ -259,7 +259,7 @@ fn read_header(source: &mut impl Read) -> Result<RecordOrigin, RecordError> {
     let mut bytes = vec![0; HEADER_BYTES];
     let got = read_up_to(source, &mut bytes)?;
     let magic = &bytes[..got.min(MAGIC.len())];
-    if magic.is_empty() || magic != &MAGIC[..magic.len()] {
+    if magic != &MAGIC[..magic.len()] {
         return Err(RecordError::NotARecording);
     }
     if got < HEADER_BYTES {

@@ -216,7 +216,8 @@ fn hostile_length_costs_no_memory() {
 #[test]
 fn other_files_are_refused() {
     let refused = |bytes: &[u8]| read_all(bytes).expect_err("no recording");
-    assert!(matches!(refused(b""), RecordError::NotARecording));
+    assert!(matches!(refused(b""), RecordError::HeaderCut { bytes: 0 }));
+    assert!(matches!(refused(b"R"), RecordError::NotARecording));
     assert!(matches!(refused(b"RW\x01 something else entirely"), RecordError::NotARecording));
     assert!(matches!(refused(&MAGIC), RecordError::HeaderCut { bytes: 8 }));
     let (mut bytes, _) = random_recording(5, true);

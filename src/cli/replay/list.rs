@@ -15,8 +15,8 @@ use crate::cli::show::{Excerpt, Short, TimeOfDay, counted, terminal_columns};
 /// Width of a payload on a line that goes to no terminal.
 const EXCERPT_COLUMNS: usize = 1024;
 
-/// Prints what is selected.
-pub(super) fn print(mut selected: Selected<'_>, as_json: bool) -> Result<(), CommandError> {
+/// Prints what is selected; returns whether the file was whole as far as it was read.
+pub(super) fn print(mut selected: Selected<'_>, as_json: bool) -> Result<bool, CommandError> {
     let origin = selected.reader.origin().clone();
     let mut out = BufWriter::new(io::stdout().lock());
     let columns = terminal_columns();
@@ -61,7 +61,7 @@ pub(super) fn print(mut selected: Selected<'_>, as_json: bool) -> Result<(), Com
     for remark in selected.remarks() {
         eprintln!("{remark}");
     }
-    Ok(())
+    Ok(selected.is_whole())
 }
 
 /// Nanoseconds from the start of the recording, which may be a little before it.

@@ -43,7 +43,8 @@ const ASKED_MAX: u32 = 512;
 /// Sends what the recorder received; --frames sent sends the other side's part. The summary says
 /// how late frames were, and what was left out or refused.
 ///
-/// Exit code 0 when everything was sent and answered, 1 when not.
+/// Exit code 0 when everything was sent and answered, 1 when not. With --list 1 when the file is
+/// cut off or damaged: what could be read of it is shown all the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -149,7 +150,8 @@ struct Replay<'a> {
 pub(super) fn run(options: &ReplayOptions, settings: Settings) -> Result<ExitCode, CommandError> {
     let Some(address) = &options.address else {
         let selected = options.selection.open(&options.file, None)?;
-        return list::print(selected, options.json).map(|()| ExitCode::SUCCESS);
+        let is_whole = list::print(selected, options.json)?;
+        return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) });
     };
     let config = configure(options, &settings)?;
     let mut selected = options.selection.open(&options.file, Some(Direction::Received))?;

@@ -165,6 +165,12 @@ impl Selected<'_> {
         }
     }
 
+    /// Whether nothing that was written is missing, as far as it was read. A recording that goes on,
+    /// or whose recorder was killed, is unfinished and whole.
+    pub(super) fn is_whole(&self) -> bool {
+        !matches!(self.reader.ending(), Some(Ending::Cut { .. } | Ending::Damaged { .. }))
+    }
+
     /// What is to be said of what is missing; nothing when all is well.
     pub(super) fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
