@@ -375,6 +375,50 @@ fn unfinished_files_are_no_trouble_and_can_be_cleaned_up() {
     assert_eq!(scratch.files().len(), 1);
 }
 
+/// Files of other builds: those of the dead can be cleaned up, and hundreds of them are one line.
+#[test]
+fn dead_files_of_another_layout_are_one_line_and_can_be_cleaned_up() {
+    let scratch = Scratch::new();
+    let mut dead = scratch.serve("drive");
+    let path = scratch.files().pop().expect("its registry");
+    dead.kill();
+    let mut bytes = std::fs::read(&path).expect("it is left");
+    std::fs::remove_file(&path).expect("ours");
+    // The byte table in the documentation of `ringwire::stats`: the version.
+    bytes[8..16].copy_from_slice(&1_u64.to_le_bytes());
+    let make = |pid: u32, number: u32| {
+        let path = scratch.stats().join(format!("old-{pid}-{number}.rwstats"));
+        std::fs::write(&path, &bytes).expect("room");
+        path
+    };
+    // The number of a process that has ended and was waited for.
+    for number in 0..40 {
+        make(dead.child.id(), number);
+    }
+    let living = make(std::process::id(), 0);
+    let cell = scratch.serve("cell");
+    let held = make(dead.child.id(), 99);
+    let holder = std::fs::File::options().write(true).open(&held).expect("ours");
+    rustix::fs::fcntl_lock(&holder, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .expect("nobody holds it");
+
+    let output = scratch.stat(&[]);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "the others are shown: {complaint}");
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    assert!(complaint.contains("files of layout 1"), "{complaint}");
+    assert!(complaint.contains("--clean"), "{complaint}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&cell.child.id().to_string()));
+
+    let removed = scratch.stat_text(&["--clean"]);
+    assert_eq!(removed.lines().count(), 40, "{removed}");
+    let mut left = scratch.files();
+    left.retain(|path| path.to_string_lossy().contains("old-"));
+    let mut expected = [held, living];
+    expected.sort();
+    assert_eq!(left, expected, "one is locked, and a process has the number of the other");
+}
+
 /// A whole name hides what only contains it, a running node its dead namesakes; and only what is
 /// meant is removed.
 #[test]
@@ -511,9 +555,13 @@ fn log_tells_of_state_changes() {
     let pid = rustix::process::Pid::from_child(&node.child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
     let log = std::io::read_to_string(stderr).expect("readable");
-    for expected in ["connection event", "Connected", "Disconnected", "Goodbye"] {
+    for expected in
+        ["connection event", "kind=connected", "kind=disconnected: the peer said goodbye"]
+    {
         assert!(log.contains(expected), "{expected} is not in\n{log}");
     }
+    // As people read it, and not as it stands in the code.
+    assert!(!log.contains('{') && !log.contains("Goodbye"), "{log}");
     assert_eq!(log.matches("connection event").count(), 2, "not for every message:\n{log}");
 }
 

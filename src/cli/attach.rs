@@ -143,6 +143,40 @@ enum Fit {
     Whole,
 }
 
+/// What is to be said of files that can not be read: one line for each of them, or for all of a
+/// kind, of which there may be hundreds.
+pub(super) fn warnings(failures: &[RegistryError]) -> Vec<String> {
+    let mut kinds: Vec<(String, &RegistryError, usize)> = Vec::new();
+    for failure in failures {
+        let kind = kind_of(failure);
+        match kinds.iter_mut().find(|(known, ..)| *known == kind) {
+            Some((.., count)) => *count += 1,
+            None => kinds.push((kind, failure, 1)),
+        }
+    }
+    let line = |(kind, first, count): (String, &RegistryError, usize)| match count {
+        1 => first.to_string(),
+        _ => format!("{count} files {kind}; the first: {first}"),
+    };
+    kinds.into_iter().map(line).collect()
+}
+
+/// What files have in common that can not be read for the same reason.
+fn kind_of(failure: &RegistryError) -> String {
+    match failure {
+        RegistryError::Version { got, built_by, .. } => format!(
+            "of layout {got} (another version, built by {built_by}): `ringwire stat --clean` \
+             removes those of dead processes"
+        ),
+        RegistryError::Foreign { .. } => "are no registries".into(),
+        RegistryError::Truncated { .. } => "are cut short".into(),
+        RegistryError::Damaged { .. } => "are damaged".into(),
+        RegistryError::BeingCreated { .. } => "are being created, or never were to the end".into(),
+        RegistryError::File { source, .. } => format!("can not be opened ({source})"),
+        other => format!("can not be read ({other})"),
+    }
+}
+
 fn runs(snapshot: &Snapshot) -> bool {
     snapshot.writer == WriterState::Running
 }
@@ -221,6 +255,27 @@ mod tests {
         };
         assert_eq!((fit("drive-1"), fit("4711")), (Some(Fit::Whole), Some(Fit::Whole)));
         assert_eq!((fit("drive"), fit("rwstats"), fit("0")), (Some(Fit::Part), None, None));
+    }
+
+    #[test]
+    fn files_of_a_kind_are_one_line() {
+        let foreign = |n: u32| RegistryError::Foreign { path: format!("/run/{n}").into() };
+        let other = |n: u32, got: &str| RegistryError::Version {
+            path: format!("/run/x-{n}-0").into(),
+            got: got.into(),
+            built_by: "ringwire 0.0.9".into(),
+            reads: "2".into(),
+        };
+        let mut failures: Vec<RegistryError> = (0..312).map(|n| other(n, "1")).collect();
+        failures.push(foreign(1));
+        failures.push(other(7, "3"));
+        let lines = warnings(&failures);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[0].starts_with("312 files of layout 1 (another version"), "{lines:?}");
+        assert!(lines[0].contains("--clean") && lines[0].contains("/run/x-0-0"), "{lines:?}");
+        assert_eq!(lines[1], foreign(1).to_string());
+        assert_eq!(lines[2], other(7, "3").to_string());
+        assert!(warnings(&[]).is_empty());
     }
 
     #[test]

@@ -99,41 +99,52 @@ impl fmt::Display for TimeOfDay {
     }
 }
 
-/// A duration with three digits that mean something: `83.1 µs`, `1.25 ms`.
+/// A duration with three digits that mean something: `83.1 µs`, `1.25 ms`. Hours and days where
+/// seconds would have more than four; beyond 9,999 days it is none.
 pub(super) struct Short(pub(super) Duration);
 
 impl fmt::Display for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs_f64();
         let (value, unit) = match seconds {
-            s if s < 1e-6 => (s * 1e9, "ns"),
-            s if s < 1e-3 => (s * 1e6, "µs"),
-            s if s < 1.0 => (s * 1e3, "ms"),
-            s => (s, "s"),
+            s if s < 999.5e-9 => (s * 1e9, "ns"),
+            s if s < 999.5e-6 => (s * 1e6, "µs"),
+            s if s < 999.5e-3 => (s * 1e3, "ms"),
+            s if s < 9_999.5 => (s, "s"),
+            s if s < 99.95 * 3_600.0 => (s / 3_600.0, "h"),
+            s if s < 9_999.5 * 86_400.0 => (s / 86_400.0, "d"),
+            _ => return f.write_str(">9999 d"),
         };
         write!(f, "{value:.*} {unit}", decimals(value))
     }
 }
 
 /// A number of bytes, or of anything else, with three digits: `79.0 k`, `1.25 M`; ends in a space
-/// or the unit's prefix, so that a unit can follow.
+/// or the unit's prefix, so that a unit can follow. Rounded before a prefix is chosen: what rounds
+/// to 1000 is `1.00 k`. At most six characters, whatever the number; what is none is 0.
 pub(super) struct Metric(pub(super) f64);
 
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            n if n < 1e3 => write!(f, "{n:.0} "),
-            n if n < 1e6 => write!(f, "{:.*} k", decimals(n / 1e3), n / 1e3),
-            n if n < 1e9 => write!(f, "{:.*} M", decimals(n / 1e6), n / 1e6),
-            n => write!(f, "{:.*} G", decimals(n / 1e9), n / 1e9),
+        let number = if self.0 >= 0.0 { self.0 } else { 0.0 };
+        if number < 999.5 {
+            return write!(f, "{number:.0} ");
         }
+        let mut value = number / 1e3;
+        for prefix in ["k", "M", "G", "T", "P", "E"] {
+            if value < 999.5 {
+                return write!(f, "{value:.*} {prefix}", decimals(value));
+            }
+            value /= 1e3;
+        }
+        f.write_str(">999 E")
     }
 }
 
 fn decimals(value: f64) -> usize {
     match value {
-        v if v < 10.0 => 2,
-        v if v < 100.0 => 1,
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
         _ => 0,
     }
 }
@@ -192,6 +203,28 @@ mod tests {
         assert_eq!(Metric(79_012.0).to_string(), "79.0 k");
         assert_eq!(counted(1, "message"), "1 message");
         assert_eq!(counted(0, "message"), "0 messages");
+    }
+
+    /// Two figures that differ by a hair are written alike, and none has four digits.
+    #[test]
+    fn figures_are_rounded_before_their_unit_is_chosen() {
+        let metric = |number: f64| Metric(number).to_string();
+        assert_eq!([999.4, 999.6, 1_000.4].map(metric), ["999 ", "1.00 k", "1.00 k"]);
+        assert_eq!([9_994.0, 9_996.0, 99_960.0].map(metric), ["9.99 k", "10.0 k", "100 k"]);
+        assert_eq!([999_600.0, 999.6e6, 18.4e18].map(metric), ["1.00 M", "1.00 G", "18.4 E"]);
+        assert_eq!([f64::NAN, -1.0, f64::INFINITY].map(metric), ["0 ", "0 ", ">999 E"]);
+        let mut random = fastrand::Rng::with_seed(12);
+        for _ in 0..10_000 {
+            let number = 10_f64.powf(random.f64() * 40.0 - 3.0);
+            assert!(metric(number).chars().count() <= 6, "{number}: {}", metric(number));
+            let nanos = random.u64(..) >> random.u32(..64);
+            let shown = Short(Duration::from_nanos(nanos)).to_string();
+            assert!(shown.chars().count() <= 7, "{nanos}: {shown}");
+        }
+        let short = |nanos| Short(Duration::from_nanos(nanos)).to_string();
+        assert_eq!([999_600, 999_999_999, 0].map(short), ["1.00 ms", "1.00 s", "0.00 ns"]);
+        assert_eq!(Short(Duration::from_secs(36_000)).to_string(), "10.0 h");
+        assert_eq!(Short(Duration::MAX).to_string(), ">9999 d");
     }
 
     #[test]

@@ -850,7 +850,7 @@ impl Core {
                 let messages = undelivered.len();
                 tracing::warn!(%connection, address, node_name, messages, "session lost");
             }
-            kind => tracing::info!(%connection, address, node_name, ?kind, "connection event"),
+            kind => tracing::info!(%connection, address, node_name, %kind, "connection event"),
         }
         self.observe(&event);
         if self.events.push(event) {

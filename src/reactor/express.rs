@@ -311,7 +311,8 @@ impl Core {
         let key = match self.dial_for(target) {
             Ok(key) => key,
             Err(failure) => {
-                tracing::info!(?failure, "cannot dial the express connection");
+                let reason = CloseReason::from(failure);
+                tracing::info!(%reason, "cannot dial the express connection");
                 self.close(main_key, CloseReason::ConnectionLimit);
                 return;
             }

@@ -345,9 +345,10 @@ impl Core {
                 self.pools.table[key].sessions[slot] = Some(self.id(connection));
             }
             Err(failure) => {
-                tracing::debug!(address = %target, ?failure, "cannot dial a pool's member");
+                let reason = CloseReason::from(failure);
+                tracing::debug!(address = %target, %reason, "cannot dial a pool's member");
                 let pool = &mut self.pools.table[key];
-                pool.failure = Some(failure.into());
+                pool.failure = Some(reason);
                 pool.members.handle(slot, Happened::Ended, self.now, random());
             }
         }

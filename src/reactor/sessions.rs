@@ -656,8 +656,9 @@ impl Core {
                 self.set_session_deadline(home);
             }
             Err(failure) => {
-                tracing::debug!(attempt, ?failure, "cannot dial again");
-                self.stand_in_failed(home, failure.into());
+                let reason = CloseReason::from(failure);
+                tracing::debug!(attempt, %reason, "cannot dial again");
+                self.stand_in_failed(home, reason);
             }
         }
     }

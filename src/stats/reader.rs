@@ -122,28 +122,42 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
 /// Whether the process that writes a file has ended, also when it had not completed it.
 ///
 /// A file that says nothing yet of who writes it is abandoned when nobody holds its lock and
-/// nothing has been written to it for a minute. A copy has no writer: it is abandoned.
+/// nothing has been written to it for a minute. A copy has no writer: it is abandoned. One of
+/// another version is when nobody holds its lock and no process has the number in its name: the
+/// first version was not locked.
 ///
 /// # Errors
 ///
-/// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it.
+/// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it; also for one of
+/// another version whose name has no process id.
 pub fn is_abandoned(path: &Path) -> Result<bool, RegistryError> {
     is_abandoned_by(open(path)?, path)
 }
 
 fn is_abandoned_by(file: File, path: &Path) -> Result<bool, RegistryError> {
     let read = Read { source: &Source::File(file), path: path.into() };
-    let failure = match read.header() {
-        Ok(header) if at(&header, std::mem::offset_of!(Header, pid)) != 0 => {
-            return Ok(read.writer_of(&header) != WriterState::Running);
+    match read.is_abandoned() {
+        Err(failure @ RegistryError::Version { .. }) => {
+            let Some(pid) = pid_of_name(path) else { return Err(failure) };
+            // A process of another user exists, too.
+            let is_there = rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
+            Ok(!read.is_held() && !is_there)
         }
-        Ok(_) => RegistryError::BeingCreated { path: path.into() },
-        Err(failure) => failure,
-    };
-    match failure {
-        RegistryError::BeingCreated { .. } if read.is_given_up() => Ok(true),
-        failure => Err(failure),
+        known => known,
     }
+}
+
+/// The same of files of this version alone: what a node removes without being asked is never
+/// another build's.
+pub(crate) fn is_abandoned_here(path: &Path) -> Result<bool, RegistryError> {
+    Read { source: &Source::File(open(path)?), path: path.into() }.is_abandoned()
+}
+
+/// The process id in a registry's name, NAME-PID-NUMBER: the same in all versions.
+fn pid_of_name(path: &Path) -> Option<rustix::process::Pid> {
+    let stem = path.file_stem()?.to_str()?;
+    let number = stem.rsplitn(3, '-').nth(1)?.parse().ok()?;
+    rustix::process::Pid::from_raw(number)
 }
 
 /// Removes a file if the process that wrote it has ended, see [`is_abandoned`]. Returns whether it
@@ -206,6 +220,21 @@ struct Read<'a> {
 }
 
 impl Read<'_> {
+    /// See [`is_abandoned`]; of another version it is not known.
+    fn is_abandoned(&self) -> Result<bool, RegistryError> {
+        let failure = match self.header() {
+            Ok(header) if at(&header, std::mem::offset_of!(Header, pid)) != 0 => {
+                return Ok(self.writer_of(&header) != WriterState::Running);
+            }
+            Ok(_) => RegistryError::BeingCreated { path: self.path.clone() },
+            Err(failure) => failure,
+        };
+        match failure {
+            RegistryError::BeingCreated { .. } if self.is_given_up() => Ok(true),
+            failure => Err(failure),
+        }
+    }
+
     fn all(&self) -> Result<Snapshot, RegistryError> {
         use std::mem::offset_of;
         let header = self.header()?;
@@ -300,10 +329,14 @@ impl Read<'_> {
         if at(header, std::mem::offset_of!(Header, exited_wall_ns)) != 0 {
             return WriterState::Exited;
         }
+        if self.is_held() { WriterState::Running } else { WriterState::Died }
+    }
+
+    /// Whether a writer holds the lock; this process's own mapping does not need it.
+    fn is_held(&self) -> bool {
         match self.source {
-            Source::Memory(_) => WriterState::Running,
-            Source::File(file) if lock::is_held(file).unwrap_or(false) => WriterState::Running,
-            Source::File(_) => WriterState::Died,
+            Source::Memory(_) => true,
+            Source::File(file) => lock::is_held(file).unwrap_or(false),
         }
     }
 

@@ -297,7 +297,7 @@ fn create_in(directory: &Path, config: &Config) -> io::Result<(File, PathBuf)> {
 fn remove_oldest_dead(directory: &Path) {
     let mut dead: Vec<_> = reader::files(&[directory.to_owned()])
         .into_iter()
-        .filter(|path| reader::is_abandoned(path).unwrap_or(false))
+        .filter(|path| reader::is_abandoned_here(path).unwrap_or(false))
         .map(|path| (std::fs::metadata(&path).and_then(|found| found.modified()).ok(), path))
         .collect();
     dead.sort();

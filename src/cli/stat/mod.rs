@@ -1,12 +1,12 @@
 //! `ringwire stat`: what a node has done so far, read from its registry: as a table, as JSON lines,
 //! or as histograms for other tools. The node does not notice.
 //!
-//! Exit code 1 when there is no registry of that kind, or the one that is named can not be read.
+//! Exit code 1 when there is no registry of that kind, or none of those that are meant can be read.
 
 mod json;
 mod table;
 
-pub(super) use self::table::{amount, cut, peer, time};
+pub(super) use self::table::{amount, cut, is_timed, peer, time};
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use ringwire::stats::{RegistryError, WriterState, hgrm, log_header, log_line, re
 use ringwire::{Config, Nanos, Snapshot};
 
 use crate::cli::CommandError;
-use crate::cli::attach::{Change, Found, Selection, printable};
+use crate::cli::attach::{Change, Found, Selection, printable, warnings};
 use crate::cli::options::parse_seconds;
 use crate::cli::show::counted;
 
@@ -26,8 +26,9 @@ use crate::cli::show::counted;
 /// Without WHO a line for each node; with WHO, or when there is only one, everything about it:
 /// sessions, lanes, drops, latencies, stalls. Nodes of other users are not seen.
 ///
-/// Exit code 0 when something was shown, 1 when nothing was found or a file can not be read, 2 for
-/// a senseless command line.
+/// Exit code 0 when something was shown, also when standard error names files beside it that can not
+/// be read; 1 when nothing was found or nothing can be read, or with --clean a file could be neither
+/// kept nor removed with certainty; 2 for a senseless command line.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -157,6 +158,7 @@ pub(crate) fn run(options: &StatOptions) -> Result<ExitCode, CommandError> {
     }
     let mut before: Vec<Snapshot> = Vec::new();
     let mut has_said = false;
+    let mut warned = Vec::new();
     loop {
         let found = options.selection.read();
         if options.json && options.watch.is_some() && found.snapshots.is_empty() && !has_said {
@@ -165,6 +167,12 @@ pub(crate) fn run(options: &StatOptions) -> Result<ExitCode, CommandError> {
             has_said = true;
         }
         has_said &= found.snapshots.is_empty();
+        let now = warnings(&found.failures);
+        // Once, and again when something else is wrong: not with every picture.
+        if now != warned {
+            now.iter().for_each(|warning| eprintln!("warning: {}", printable(warning)));
+            warned = now;
+        }
         let text = text(options, &found, &before)?;
         let clears = options.watch.is_some() && !options.json && io::stdout().is_terminal();
         // As `clear` does: home, and away with the rest.
@@ -190,9 +198,6 @@ fn wait(time: Duration) {
 }
 
 fn text(options: &StatOptions, found: &Found, before: &[Snapshot]) -> Result<String, CommandError> {
-    for failure in &found.failures {
-        eprintln!("warning: {failure}");
-    }
     if found.snapshots.is_empty() && !found.failures.is_empty() && options.watch.is_none() {
         // Said just now.
         return Err(StatFailure::NoneReadable.into());
@@ -216,6 +221,12 @@ fn text(options: &StatOptions, found: &Found, before: &[Snapshot]) -> Result<Str
         return Ok(nodes.join("\n"));
     }
     Ok(table::nodes(&views.collect::<Vec<_>>()))
+}
+
+/// Everything about a node, as it is printed.
+#[cfg(test)]
+pub(super) fn of_node(snapshot: &Snapshot) -> String {
+    table::node(snapshot, None)
 }
 
 fn waiting(options: &StatOptions) -> String {
@@ -283,6 +294,7 @@ fn clean(selection: &Selection) -> Result<ExitCode, CommandError> {
     if looks.is_empty() && selection.who.is_some() {
         return Err(StatFailure::Nothing(selection.clone()).into());
     }
+    let mut failures = Vec::new();
     for (path, _) in looks {
         match remove_abandoned(&path) {
             Ok(true) => {
@@ -294,11 +306,12 @@ fn clean(selection: &Selection) -> Result<ExitCode, CommandError> {
             Err(RegistryError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             }
             Err(error) => {
-                eprintln!("warning: {error}");
+                failures.push(error);
                 code = ExitCode::from(super::FAILURE);
             }
         }
     }
+    warnings(&failures).iter().for_each(|warning| eprintln!("warning: {}", printable(warning)));
     Ok(code)
 }
 

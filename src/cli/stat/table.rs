@@ -36,16 +36,26 @@ pub(super) fn nodes(views: &[(&Snapshot, Option<Change>)]) -> String {
             cut(&title(snapshot), 14),
             snapshot.pid.to_string(),
             snapshot.writer.name().into(),
-            statistics.connections_active.to_string(),
+            exact(statistics.connections_active),
             flow(statistics.messages_received, |statistics| statistics.messages_received),
             flow(statistics.messages_sent, |statistics| statistics.messages_sent),
             amount(dropped(&statistics)),
-            amount(statistics.turns_slow),
+            match is_timed(snapshot, &statistics) {
+                true => amount(statistics.turns_slow),
+                false => "-".into(),
+            },
             p99,
         ];
         row(&mut out, cells);
     }
     out
+}
+
+/// Whether any turn was timed: those in which nothing is handled are not, and of an application's
+/// own loop there may be no others. Of such, nothing is known, which is not the same as 0.
+pub(in crate::cli) fn is_timed(snapshot: &Snapshot, statistics: &Statistics) -> bool {
+    let turns = snapshot.histogram("turn").map_or(0, |turns| turns.count());
+    turns > 0 || statistics.turns_slow > 0 || statistics.turn_longest_ns > 0
 }
 
 fn row(out: &mut String, cells: [String; 9]) {
@@ -89,9 +99,9 @@ fn head(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: 
     let _ = write!(
         out,
         "received {} messages, {}B; sent {} messages, {}B",
-        statistics.messages_received,
+        exact(statistics.messages_received),
         Metric(statistics.bytes_received as f64),
-        statistics.messages_sent,
+        exact(statistics.messages_sent),
         Metric(statistics.bytes_sent as f64),
     );
     if let Some(change) = change {
@@ -114,10 +124,11 @@ fn sessions(out: &mut String, snapshot: &Snapshot) {
         .sort_by_key(|session| (session.state == RowState::Ended, session.reactor, session.slot));
     let _ = writeln!(
         out,
-        "\n{} now, {} so far, {} resumed",
-        counted(statistics.connections_active, "session"),
-        statistics.connections_established,
-        statistics.sessions_resumed,
+        "\n{} session{} now, {} so far, {} resumed",
+        exact(statistics.connections_active),
+        if statistics.connections_active == 1 { "" } else { "s" },
+        exact(statistics.connections_established),
+        exact(statistics.sessions_resumed),
     );
     if sessions.is_empty() {
         return;
@@ -223,28 +234,36 @@ fn lanes(out: &mut String, snapshot: &Snapshot, statistics: &Statistics) {
             .filter(|drop| drop.lane == lane)
             .map(|drop| format!("{} {}", amount(drop.count), drop.reason.name()))
             .collect();
-        let _ = writeln!(
-            out,
-            "{name:10} {:>8} {:>8} {:>8}  {}",
+        let line = format!(
+            "{name:10} {:>8} {:>8} {:>8}  ",
             amount(bytes) + "B",
             amount(frames),
             if oldest == 0 { "-".into() } else { time(oldest) },
-            if drops.is_empty() { "-".into() } else { drops.join(", ") },
         );
+        let none = vec!["-".into()];
+        list(out, &line, &" ".repeat(line.len()), if drops.is_empty() { &none } else { &drops });
     }
 }
 
 fn work(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: Option<&Change>) {
     let per_turn = |count: u64| count as f64 / statistics.turns.max(1) as f64;
     let hits = 100.0 * statistics.spin_hits as f64 / statistics.spins.max(1) as f64;
-    let _ = writeln!(
-        out,
-        "\nturns {}, {} slow (over {}), longest {}",
-        amount(statistics.turns),
-        statistics.turns_slow,
-        Short(snapshot.turn_threshold),
-        time(statistics.turn_longest_ns),
-    );
+    let _ = match is_timed(snapshot, statistics) {
+        true => writeln!(
+            out,
+            "\nturns {}, {} slow (over {}), longest {}",
+            amount(statistics.turns),
+            amount(statistics.turns_slow),
+            Short(snapshot.turn_threshold),
+            time(statistics.turn_longest_ns),
+        ),
+        false => writeln!(
+            out,
+            "\nturns {}, slow - (over {}), longest -: none was timed",
+            amount(statistics.turns),
+            Short(snapshot.turn_threshold),
+        ),
+    };
     for (index, reactor) in snapshot.reactors.iter().enumerate() {
         let time = snapshot.taken.since(reactor.turn_began);
         if reactor.is_in_turn && time > snapshot.turn_threshold && !is_over(snapshot) {
@@ -330,6 +349,11 @@ fn dropped(statistics: &Statistics) -> u64 {
 /// A count with three digits, without spaces: `79.0k`.
 pub(in crate::cli) fn amount(count: u64) -> String {
     Metric(count as f64).to_string().replace(' ', "")
+}
+
+/// A count digit by digit, as long as it is one that a node can have: a damaged file says anything.
+fn exact(count: u64) -> String {
+    if count < 1_000_000_000_000 { count.to_string() } else { amount(count) }
 }
 
 /// A time with three digits.

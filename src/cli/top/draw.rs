@@ -24,7 +24,7 @@ use ringwire::{DropReason, Snapshot};
 use crate::cli::attach::{printable, title};
 use crate::cli::options::LANE_NAMES;
 use crate::cli::show::{Metric, Short};
-use crate::cli::stat::{amount, cut, peer, time};
+use crate::cli::stat::{amount, cut, is_timed, peer, time};
 use crate::cli::top::state::{Mode, Node, RECENT_TICKS, SessionLine, Sort, Top};
 
 /// Columns of the left half of the upper part.
@@ -154,8 +154,10 @@ fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<L
     };
     let per_turn =
         rate(|s| s.completions.saturating_add(s.direct_receives)) / rate(|s| s.turns).max(1.0);
+    let is_timed = is_timed(&node.snapshot, statistics);
+    let of_timed = |text: String| if is_timed { text } else { "-".into() };
     let slow = Span::styled(
-        format!("slow {}", amount(statistics.turns_slow)),
+        format!("slow {}", of_timed(amount(statistics.turns_slow))),
         if rate(|s| s.turns_slow) > 0.0 { ALARM } else { PLAIN },
     );
     vec![
@@ -175,7 +177,7 @@ fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<L
             slow,
             Span::raw(format!(
                 ", longest {}, {} parks{per}",
-                short(statistics.turn_longest_ns),
+                of_timed(short(statistics.turn_longest_ns)),
                 amount_of(rate(|s| s.parks))
             )),
         ]),

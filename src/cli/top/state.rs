@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ringwire::stats::{Reading, RowState, SessionReading, WriterState};
 use ringwire::{Nanos, Snapshot};
 
-use crate::cli::attach::{Change, Found, title};
+use crate::cli::attach::{Change, Found, title, warnings};
 use crate::cli::stat::peer;
 
 /// Ticks that sparklines go back.
@@ -126,7 +126,7 @@ impl Top {
 
     /// Takes in what was found at this tick.
     pub(super) fn update(&mut self, found: Found) {
-        self.failures = found.failures.iter().map(ToString::to_string).collect();
+        self.failures = warnings(&found.failures);
         let mut before = std::mem::take(&mut self.nodes);
         for snapshot in found.snapshots {
             let known = before.iter().position(|node| node.key() == key_of(&snapshot));

@@ -282,6 +282,49 @@ fn help_pause_and_quit() {
     assert_eq!(press(&mut top, KeyCode::Char('q')), Wish::Quit);
 }
 
+/// Nothing is known of turns that were not timed: that is no 0.
+#[test]
+fn turns_that_were_not_timed_are_no_zeros() {
+    let scratch = Scratch::new();
+    let forged = scratch.forge("drive");
+    forged.counter("turns", 5_000);
+    let mut top = Top::new();
+    scratch.look(&mut top);
+    let shown = picture(&top, 80, 24);
+    assert!(shown.contains("slow -, longest -"), "{shown}");
+    let stat = || {
+        let found = Selection { who: None, directories: vec![scratch.0.clone()] }.read();
+        crate::cli::stat::of_node(&found.snapshots[0])
+    };
+    assert!(stat().contains("turns 5.00k, slow - (over"), "{}", stat());
+    forged.counter("turn_longest_ns", 70_000);
+    scratch.look(&mut top);
+    let shown = picture(&top, 80, 24);
+    assert!(shown.contains("slow 0, longest 70.0µs"), "{shown}");
+    assert!(stat().contains("turns 5.00k, 0 slow (over"), "{}", stat());
+}
+
+/// A damaged or forged file may say any number: no column runs into the next.
+#[test]
+fn absurd_numbers_stay_in_their_columns() {
+    let scratch = Scratch::new();
+    let forged = scratch.forge("drive");
+    for label in &forged.labels {
+        forged.counter(label, u64::MAX);
+    }
+    forged.session(1, "press", 2, u64::MAX, u64::MAX);
+    let mut top = Top::new();
+    scratch.look(&mut top);
+    let wide = picture(&top, 200, 60);
+    let line = line_with(&wide, "press");
+    assert!(line.trim_end().chars().count() <= 80, "{line}");
+    assert!(line.contains("18.4EB") && line.contains("18.4E"), "{line}");
+    let found = Selection { who: None, directories: vec![scratch.0.clone()] }.read();
+    let text = crate::cli::stat::of_node(&found.snapshots[0]);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.contains("press") && text.contains("18.4E"), "{text}");
+}
+
 #[test]
 fn every_size_can_be_drawn() {
     let scratch = Scratch::new();
