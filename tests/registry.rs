@@ -1,12 +1,17 @@
 //! Nodes that are looked at while they are killed and started again, and `ringwire stat`: real
 //! processes, each test with a directory of its own.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use ringwire::stats::{RegistryError, WriterState, files, is_abandoned};
 use ringwire::{Client, Config, Envelope, Nanos, Snapshot};
@@ -199,8 +204,8 @@ fn readers_live_through_kills_and_restarts() {
 fn node_that_ends_in_order_leaves_nothing() {
     let scratch = Scratch::new();
     let mut node = scratch.serve("cell");
-    let pid = rustix::process::Pid::from_child(&node.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    let pid = Pid::from_child(&node.child);
+    kill_process(pid, Signal::TERM).expect("our own child");
     assert!(node.child.wait().expect("our own child").success());
     assert_eq!(scratch.files(), Vec::<PathBuf>::new());
     let output = scratch.stat(&[]);
@@ -325,7 +330,7 @@ fn stat_shows_what_a_damaged_file_says() {
     let mut node = scratch.serve("cell");
     let path = scratch.files().pop().expect("its registry");
     node.kill();
-    let file = std::fs::File::options().read(true).write(true).open(&path).expect("ours");
+    let file = File::options().read(true).write(true).open(&path).expect("ours");
     let word = |at: u64| {
         let mut bytes = [0; 8];
         file.read_exact_at(&mut bytes, at).expect("within the header");
@@ -356,7 +361,7 @@ fn unfinished_files_are_no_trouble_and_can_be_cleaned_up() {
     let _node = scratch.serve("cell");
     let make = |name: &str, bytes: u64| {
         let path = scratch.stats().join(name).with_extension("rwstats");
-        let file = std::fs::File::create(path).expect("writable");
+        let file = File::create(path).expect("writable");
         file.set_len(bytes).expect("room");
         file
     };
@@ -398,7 +403,7 @@ fn dead_files_of_another_layout_are_one_line_and_can_be_cleaned_up() {
     let living = make(std::process::id(), 0);
     let cell = scratch.serve("cell");
     let held = make(dead.child.id(), 99);
-    let holder = std::fs::File::options().write(true).open(&held).expect("ours");
+    let holder = File::options().write(true).open(&held).expect("ours");
     rustix::fs::fcntl_lock(&holder, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .expect("nobody holds it");
 
@@ -552,8 +557,8 @@ fn log_tells_of_state_changes() {
     });
     let stderr = node.child.stderr.take().expect("piped");
     exercise(&node.address, 3);
-    let pid = rustix::process::Pid::from_child(&node.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    let pid = Pid::from_child(&node.child);
+    kill_process(pid, Signal::TERM).expect("our own child");
     let log = std::io::read_to_string(stderr).expect("readable");
     for expected in
         ["connection event", "kind=connected", "kind=disconnected: the peer said goodbye"]
@@ -713,4 +718,238 @@ fn top_needs_a_terminal() {
         .expect("the command runs");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("stat --watch"));
+}
+
+/// What a terminal of 80 by 24 shows: as much of one as `top` makes use of.
+struct Screen {
+    cells: Vec<Vec<char>>,
+    row: usize,
+    column: usize,
+    /// What came and is not whole yet.
+    rest: Vec<u8>,
+    /// Everything that came.
+    all: String,
+}
+
+impl Screen {
+    fn new() -> Self {
+        let cells = vec![vec![' '; 80]; 24];
+        Self { cells, row: 0, column: 0, rest: Vec::new(), all: String::new() }
+    }
+
+    fn text(&self) -> String {
+        self.cells.iter().map(|row| row.iter().collect::<String>() + "\n").collect()
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.rest.extend(bytes);
+        let rest = std::mem::take(&mut self.rest);
+        let whole = match std::str::from_utf8(&rest) {
+            Ok(text) => text.len(),
+            Err(error) => error.valid_up_to(),
+        };
+        let text = std::str::from_utf8(&rest[..whole]).expect("valid up to there");
+        let mut left = text;
+        while let Some(c) = left.chars().next() {
+            left = if c == '\u{1b}' {
+                let Some(after) = self.escape(left) else { break };
+                after
+            } else {
+                self.put(c);
+                &left[c.len_utf8()..]
+            };
+        }
+        self.all += &text[..text.len() - left.len()];
+        self.rest = rest[text.len() - left.len()..].to_vec();
+    }
+
+    fn put(&mut self, c: char) {
+        match c {
+            '\r' => self.column = 0,
+            '\n' => self.row += 1,
+            _ => {
+                let cell = self.cells.get_mut(self.row).and_then(|row| row.get_mut(self.column));
+                *cell.expect("top stays on the screen") = c;
+                self.column += 1;
+            }
+        }
+    }
+
+    /// Does what a sequence says; `None` until it is whole. Colours and modes change no letter.
+    fn escape<'a>(&mut self, text: &'a str) -> Option<&'a str> {
+        let Some(body) = text[1..].strip_prefix('[') else { return text.get(2..) };
+        let end = body.find(|c: char| ('@'..='~').contains(&c))?;
+        let mut numbers = body[..end].split(';').map(|number| number.parse().unwrap_or(1));
+        let mut next = || numbers.next().unwrap_or(1) - 1_usize;
+        match &body[end..=end] {
+            "H" => (self.row, self.column) = (next(), next()),
+            "J" => self.cells.iter_mut().for_each(|row| row.fill(' ')),
+            _ => {}
+        }
+        Some(&body[end + 1..])
+    }
+}
+
+/// `top` on a terminal, as people have it: the picture, its keys, and an end that leaves the
+/// terminal as it was.
+#[test]
+fn top_shows_its_picture_on_a_terminal_and_leaves_it() {
+    let scratch = Scratch::new();
+    let node = scratch.serve("drive");
+    exercise(&node.address, 5);
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudoterminal");
+    grantpt(&terminal).expect("ours");
+    unlockpt(&terminal).expect("ours");
+    let name = ptsname(&terminal, Vec::new()).expect("it has a name");
+    let name = name.into_string().expect("a plain path");
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&terminal, size).expect("ours");
+    let open = || {
+        let options = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+        let screen = rustix::fs::open(&*name, options, rustix::fs::Mode::empty());
+        Stdio::from(screen.expect("unlocked"))
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(["top", "--every", "0.05", "--dir"]).arg(scratch.stats());
+    command.env_remove("RUST_LOG").env("TERM", "xterm-256color");
+    command.stdin(open()).stdout(open()).stderr(open());
+    let mut top = Node { child: command.spawn().expect("it runs"), address: String::new() };
+    // Its ends of the screen are the last: this closes ours.
+    drop(command);
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut keys = File::from(terminal);
+    let mut shown = keys.try_clone().expect("room");
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        // The last process to close the screen makes this fail (EIO, pty(7)).
+        while let Ok(count @ 1..) = shown.read(&mut bytes) {
+            if tell.send(bytes[..count].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    let mut screen = Screen::new();
+    let deadline = Nanos::now() + PATIENCE;
+    let until = |screen: &mut Screen, what: &str, is_so: &dyn Fn(&str) -> bool| {
+        while !is_so(&screen.text()) {
+            let left = deadline.since(Nanos::now());
+            let more = told.recv_timeout(left);
+            let more = more.unwrap_or_else(|error| panic!("{what}: {error}\n{}", screen.text()));
+            screen.take(&more);
+        }
+    };
+    let pid = format!("pid {}", node.child.id());
+    until(&mut screen, "the picture", &|text| {
+        text.starts_with("drive") && text.contains(&pid) && text.contains("q quit  ? help")
+    });
+    for heading in ["FLOW", "LANES", "LATENCY", "SESSION"] {
+        assert!(screen.text().contains(heading), "{heading}:\n{}", screen.text());
+    }
+    assert!(screen.all.contains("\u{1b}[?1049h"), "a screen of its own: {:?}", screen.all);
+    let help = "look at once";
+    assert!(!screen.text().contains(help), "nobody has asked");
+    keys.write_all(b"?").expect("it reads");
+    until(&mut screen, "the help", &|text| text.contains(help) && text.contains("q, Ctrl-C"));
+    keys.write_all(b" ").expect("it reads");
+    until(&mut screen, "the picture again", &|text| {
+        !text.contains(help) && text.contains(&pid) && text.contains("LATENCY")
+    });
+    keys.write_all(b"p").expect("it reads");
+    until(&mut screen, "the pause", &|text| text.contains("PAUSED"));
+    keys.write_all(b"q").expect("it reads");
+    let ended = loop {
+        match told.recv_timeout(deadline.since(Nanos::now())) {
+            Ok(more) => screen.take(&more),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(ended, std::sync::mpsc::RecvTimeoutError::Disconnected, "it goes on after q");
+    assert!(top.child.wait().expect("our own child").success());
+    let after = screen.all.rfind("\u{1b}[?1049l").expect("the screen before comes back");
+    assert!(screen.all[after..].contains("\u{1b}[?25h"), "and its cursor: {:?}", screen.all);
+}
+
+/// A node in a PID namespace of its own, as in a container: its process id is that of another
+/// process here, which lives, whether the node does or not. The lock tells.
+#[test]
+fn node_of_another_pid_namespace_lives_by_its_lock() {
+    let namespace = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+    let tried = Command::new("unshare").args(namespace).arg("true").output();
+    if !tried.as_ref().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no PID namespace can be made here: {tried:?}");
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut node = scratch.serve_with("cell", |command| {
+        let mut inside = Command::new("unshare");
+        inside.args(namespace).arg(command.get_program()).args(command.get_args());
+        inside.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped());
+        *command = inside;
+    });
+    exercise(&node.address, 3);
+    let path = scratch.files().pop().expect("its registry");
+    let look = || Snapshot::from_file(&path).expect("readable");
+    assert_eq!(look().pid, 1, "the first process of its namespace");
+    assert_eq!(look().writer, WriterState::Running);
+    assert!(!is_abandoned(&path).expect("readable"));
+    assert!(scratch.stat_text(&["cell"]).contains("running for"));
+    assert_eq!(scratch.stat_text(&["--clean"]), "", "it lives");
+    node.kill();
+    let deadline = Nanos::now() + PATIENCE;
+    // The kernel ends it with its parent; the first process of this namespace goes on.
+    while !is_abandoned(&path).expect("readable") {
+        assert!(Nanos::now() < deadline, "a dead node still counts as running");
+        std::thread::yield_now();
+    }
+    assert_eq!(look().writer, WriterState::Died);
+    assert!(received(&path) >= 3, "its last numbers");
+    assert!(scratch.stat_text(&["--clean"]).starts_with("removed "));
+    assert!(scratch.files().is_empty());
+}
+
+/// A process that is stopped while hundreds of peers write finds more completions than its queue
+/// has places: the kernel keeps them, and the log says so, not for each of them.
+#[test]
+fn log_tells_of_completions_that_overflowed() {
+    let scratch = Scratch::new();
+    let more = "ring_entries = 8\nconnections_max = 600\nidle = \"park\"\n\
+                handshake_timeout_ms = 60000\n";
+    let began = Nanos::now();
+    let mut node = scratch.serve_as("cell", more, |command| {
+        command.env("RUST_LOG", "warn").stderr(Stdio::piped());
+    });
+    let stderr = node.child.stderr.take().expect("piped");
+    let path = scratch.files().pop().expect("its registry");
+    let look = || Snapshot::from_file(&path).expect("readable").statistics();
+    let mut crowd: Vec<_> = (0..300)
+        .map(|_| std::net::TcpStream::connect(&node.address).expect("the backlog has room"))
+        .collect();
+    let pid = Pid::from_child(&node.child);
+    let deadline = began + PATIENCE;
+    // The beginning of a header, byte by byte: nothing is wrong with it so far.
+    for byte in [0x52, 0x57, 1, 0x80].into_iter().chain([0; 20]) {
+        let turns = look().turns;
+        kill_process(pid, Signal::STOP).expect("our own child");
+        let stopped = rustix::process::WaitOptions::UNTRACED;
+        rustix::process::waitpid(Some(pid), stopped).expect("our own child").expect("it stops");
+        for peer in &mut crowd {
+            peer.write_all(&[byte]).expect("room for a byte");
+        }
+        kill_process(pid, Signal::CONT).expect("our own child");
+        while look().turns <= turns {
+            assert!(Nanos::now() < deadline, "it does not go on");
+            std::thread::yield_now();
+        }
+        if look().cq_overflows > 0 {
+            break;
+        }
+    }
+    let overflows = look().cq_overflows;
+    assert!(overflows > 0, "64 places are enough for 300 peers: {}", look());
+    node.kill();
+    let seconds = Nanos::now().since(began).as_secs() + 2;
+    let log = std::io::read_to_string(stderr).expect("readable");
+    let lines = log.lines().filter(|line| line.contains("completion queue overflowed")).count();
+    assert!((1..=seconds).contains(&(lines as u64)), "{lines} lines of {overflows}:\n{log}");
+    assert!(log.contains("ring_entries"), "what to do: {log}");
 }

@@ -156,7 +156,7 @@ pub(crate) fn is_abandoned_here(path: &Path) -> Result<bool, RegistryError> {
 /// The process id in a registry's name, NAME-PID-NUMBER: the same in all versions.
 fn pid_of_name(path: &Path) -> Option<rustix::process::Pid> {
     let stem = path.file_stem()?.to_str()?;
-    let number = stem.rsplitn(3, '-').nth(1)?.parse().ok()?;
+    let number = stem.rsplit('-').nth(1)?.parse().ok()?;
     rustix::process::Pid::from_raw(number)
 }
 

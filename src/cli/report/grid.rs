@@ -219,7 +219,7 @@ mod tests {
             let head: Vec<Cell> = (0..count).map(|_| cell("a wide head")).collect();
             let block =
                 Block { title: cell("<one>"), figures: vec![("p&lt;50".into(), cell("1"))] };
-            let fitted = fitted(&head, &[head.clone()], &[block], Room::One);
+            let fitted = fitted(&head, std::slice::from_ref(&head), &[block], Room::One);
             let steps = steps(fitted.width);
             assert!(steps >= before && (1..=STEPS_MAX).contains(&steps), "{steps}");
             before = steps;
