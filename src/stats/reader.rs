@@ -128,8 +128,8 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
 ///
 /// # Errors
 ///
-/// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it; also for one of
-/// another version whose name has no process id.
+/// [`RegistryError`] for what is no registry, or tells nothing yet of who writes it; also for one
+/// of another version whose name has no process id.
 pub fn is_abandoned(path: &Path) -> Result<bool, RegistryError> {
     is_abandoned_by(open(path)?, path)
 }

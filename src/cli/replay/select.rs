@@ -165,8 +165,8 @@ impl Selected<'_> {
         }
     }
 
-    /// Whether nothing that was written is missing, as far as it was read. A recording that goes on,
-    /// or whose recorder was killed, is unfinished and whole.
+    /// Whether nothing that was written is missing, as far as it was read. A recording that goes
+    /// on, or whose recorder was killed, is unfinished and whole.
     pub(super) fn is_whole(&self) -> bool {
         !matches!(self.reader.ending(), Some(Ending::Cut { .. } | Ending::Damaged { .. }))
     }

@@ -415,12 +415,12 @@ fn method(book: &Book<'_>) -> String {
         "Latency by percentile: the horizontal axis is logarithmic in 1/(1-p), so that each \
          further nine is as wide as the one before. Marks are the figures of the table, medians of \
          the rounds; the line is the distribution of all rounds together where the file has it, \
-         and joins the marks where not. A mark off its line says that the rounds differed: one bad \
-         round moves the line and not the median. The maximum stands at the number of samples."
+         and joins the marks where not. A mark off its line says that the rounds differed: one \
+         bad round moves the line and not the median. The maximum stands at the number of samples."
             .into(),
         format!(
-            "A percentile is shown where at least {:.0} samples of all rounds lie beyond it, and at \
-             least one of each round: of fewer it is the maximum. Goals are judged by what was \
+            "A percentile is shown where at least {:.0} samples of all rounds lie beyond it, and \
+             at least one of each round: of fewer it is the maximum. Goals are judged by what was \
              measured, as on the terminal.",
             super::figure::SAMPLES_BEYOND_MIN
         ),

@@ -68,8 +68,8 @@ fn with_legend(mut table: Fitted, case: &Case<'_>) -> Fitted {
     };
     if case.entries.iter().any(is_left_out) {
         let text = format!(
-            "– at a percentile: fewer than {SAMPLES_BEYOND_MIN:.0} samples lie beyond it, or less \
-             than one of each round; it would be the max under another name."
+            "Percentiles are left out, or –, where fewer than {SAMPLES_BEYOND_MIN:.0} samples \
+             lie beyond them, or less than one of each round: they would be the max again."
         );
         table.markup += &format!("<p class=\"dim\">{}</p>\n", escape(&text));
     }
@@ -453,7 +453,7 @@ mod tests {
         let expected = ["5.00 µs", "5.00 µs", "–", "7.00 µs", "–", "7.00 µs", "7.00 µs", "7.00 µs"];
         assert_eq!(cells[..8], expected);
         assert_eq!(legend.len(), 1);
-        assert!(legend[0].starts_with("– at a percentile: fewer than 10 samples"), "{legend:?}");
+        assert!(legend[0].contains("or –, where fewer than 10 samples"), "{legend:?}");
         assert!(of(row("a", 200_000)).1.is_empty(), "nothing was left out");
     }
 

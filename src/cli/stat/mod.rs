@@ -26,9 +26,9 @@ use crate::cli::show::counted;
 /// Without WHO a line for each node; with WHO, or when there is only one, everything about it:
 /// sessions, lanes, drops, latencies, stalls. Nodes of other users are not seen.
 ///
-/// Exit code 0 when something was shown, also when standard error names files beside it that can not
-/// be read; 1 when nothing was found or nothing can be read, or with --clean a file could be neither
-/// kept nor removed with certainty; 2 for a senseless command line.
+/// Exit code 0 when something was shown, also when standard error names files beside it that can
+/// not be read; 1 when nothing was found or nothing can be read, or with --clean a file could be
+/// neither kept nor removed with certainty; 2 for a senseless command line.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
