@@ -110,8 +110,8 @@ impl Crowd {
         Ok(())
     }
 
-    /// The client: one message in flight on each busy connection until `until`, then drains. Returns
-    /// how many answers were wrong.
+    /// The client: one message in flight on each busy connection until `until`, then drains.
+    /// Returns how many answers were wrong.
     fn ping_pong(
         &mut self,
         request: &[u8],

@@ -31,7 +31,8 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// Subjects: `socket` does the same work over plain sockets: in rtt it sends the same bytes to and
 /// fro, in stream it writes, reads and looks at the same frames. `raw`, in stream only, moves as
 /// many bytes without frames, 256 KiB at once: what the machine can do for bulk. `ringwire` is the
-/// library, in stream with `send_all`, as an application sends many at once; `ringwire-reliable` the library with reliable messages.
+/// library, in stream with `send_all`, as an application sends many at once; `ringwire-reliable` is
+/// the library with reliable messages.
 ///
 /// paced sends at a fixed rate, whether answers have come or not, and counts from the instant a
 /// request was due: what waits for a slow one is late, too. mixed puts critical round trips beside
@@ -99,8 +100,8 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(super) bulk: bool,
 
-    /// Measure ringwire with these settings beside ringwire without them, instead of beside sockets:
-    /// TOML, with semicolons for line breaks. May be given several times, each one a subject:
+    /// Measure ringwire with these settings beside ringwire without them, instead of beside
+    /// sockets: TOML, with semicolons for line breaks. Given several times, each is a subject:
     /// --variant 'block_bytes = 131072' --variant 'tcp_congestion = "reno"; checksum = "never"'
     #[arg(long, value_name = "KEY=VALUE[;...]")]
     pub(super) variant: Vec<String>,

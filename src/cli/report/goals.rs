@@ -205,9 +205,9 @@ mod tests {
     fn goals_are_judged_as_the_terminal_does() {
         let runs = runs(
             "rtt socket spin 64 1 10000
-             rtt ringwire spin 64 1 11540
+             rtt ringwire spin 64 1 11040
              rtt socket park 64 1 10000
-             rtt ringwire park 64 1 11560
+             rtt ringwire park 64 1 11060
              rtt socket spin 65 1 10000
              rtt ringwire spin 65 1 11000
              failover ringwire spin 64 200 1",
@@ -219,14 +219,14 @@ mod tests {
             .map(|v| format!("{} {} {} {} {}", v.case, v.what, v.value, v.goal, met(v.is_met)))
             .collect();
         let expected = [
-            "rtt 64 B spin p50 / socket 1.15x <= 1.15x met",
-            "rtt 64 B park p50 / socket 1.16x <= 1.15x missed",
+            "rtt 64 B spin p50 / socket 1.10x <= 1.10x met",
+            "rtt 64 B park p50 / socket 1.11x <= 1.10x missed",
         ];
         assert_eq!(shown, expected);
         let ratios = ratios(&book);
         let states: Vec<State> = ratios.iter().map(|ratio| ratio.state).collect();
         assert_eq!(states, [State::Good, State::Bad, State::Plain]);
-        assert_eq!(ratios[0].verdict, "1.15x, <= 1.15x met");
+        assert_eq!(ratios[0].verdict, "1.10x, <= 1.10x met");
         assert_eq!(ratios[2].verdict, "1.10x");
     }
 

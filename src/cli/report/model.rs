@@ -35,6 +35,8 @@ pub(super) struct Case<'a> {
     pub(super) fewer: Option<u64>,
     /// Of paced load.
     pub(super) requests_per_s: Option<f64>,
+    /// Where not all of them had messages in flight.
+    pub(super) busy: Option<u64>,
     /// Whether bulk flows beside every subject.
     has_bulk: bool,
     /// Whether reliable messages stand beside best effort.
@@ -120,6 +122,7 @@ fn cases_of(run: usize, rows: &[Row]) -> Vec<Case<'_>> {
             connections: row.connections,
             fewer: None,
             requests_per_s: row.requests_per_s,
+            busy: row.busy_connections,
             // In mixed it flows beside some, and is what they differ in.
             has_bulk: row.bulk.unwrap_or(row.bulk_bytes_per_s.is_some() && row.scenario != "mixed"),
             is_reliable: false,
@@ -187,7 +190,7 @@ impl<'a> Case<'a> {
         let key = |case: &Self| (case.payload_bytes, case.has_bulk);
         (self.scenario, self.idle) == (other.scenario, other.idle)
             && key(self) == key(other)
-            && self.requests_per_s == other.requests_per_s
+            && (self.requests_per_s, self.busy) == (other.requests_per_s, other.busy)
     }
 
     fn has(&self, entry: &Entry<'_>) -> bool {
@@ -237,6 +240,9 @@ impl<'a> Case<'a> {
             (None, Some(count @ 2..)) => format!(", {count} connections"),
             _ => String::new(),
         };
+        if let Some(busy) = self.busy {
+            title += &format!(", {busy} of them busy");
+        }
         if self.is_reliable {
             title += ", reliable beside best effort";
         }
@@ -398,11 +404,15 @@ pub(super) mod tests {
              idle ringwire park 64 0 null
              idle ringwire park 64 1000 null
              paced socket spin 64 1 7
-             paced socket spin 64 1 8",
+             paced socket spin 64 1 8
+             rtt socket spin 64 900 9
+             rtt socket spin 64 900 10
+             rtt ringwire spin 64 900 11",
         );
         let rows = &mut runs[0].rows;
         (rows[4].reactors, rows[5].reactors) = (Some(1), Some(2));
         (rows[8].requests_per_s, rows[9].requests_per_s) = (Some(1e3), Some(1e3));
+        (rows[11].busy_connections, rows[12].busy_connections) = (Some(64), Some(64));
         rows[9].bulk_bytes_per_s = Some(1.0);
         let book = Book::new(&runs);
         let labels = |case: &Case<'_>| {
@@ -416,6 +426,8 @@ pub(super) mod tests {
             "idle 64 B park, 1000 sessions beside none: 0 conns 1000 conns",
             "paced 64 B spin, 1000 requests/s: socket",
             "paced 64 B spin, 1000 requests/s beside bulk: socket",
+            "rtt 64 B spin, 900 connections: socket",
+            "rtt 64 B spin, 900 connections, 64 of them busy: socket ringwire",
         ];
         assert_eq!(book.cases.iter().map(labels).collect::<Vec<_>>(), expected);
         let ours = |case: &Case<'_>| Some(case.sides(0)?.0.label.clone());

@@ -69,6 +69,7 @@ pub(super) struct Row {
     pub(super) errors: Option<u64>,
     /// Of paced load.
     pub(super) requests_per_s: Option<f64>,
+    pub(super) busy_connections: Option<u64>,
     /// The same, as the suite of other transports calls it.
     pub(super) rate_hz: Option<f64>,
     /// What a subject is to that suite, whose subjects wait each in its own way.
