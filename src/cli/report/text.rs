@@ -44,9 +44,21 @@ pub(super) fn cut(text: &str, chars: usize) -> String {
     text.chars().take(chars - 1).chain(['…']).collect()
 }
 
-/// A name as it stands in legends and headings: cut, not escaped.
+/// A name as it stands in legends and headings: cut, not escaped. Of ringwire with other settings,
+/// `ringwire[KEY = VALUE]`, the settings, and of those the end, which tells them apart.
 pub(super) fn name(text: &str) -> String {
-    if text.trim().is_empty() { "(no name)".into() } else { cut(text, NAME_CHARS_MAX) }
+    if text.trim().is_empty() {
+        return "(no name)".into();
+    }
+    let settings = text.strip_prefix("ringwire").filter(|rest| rest.starts_with('['));
+    match settings {
+        Some(settings) if settings.chars().count() > NAME_CHARS_MAX => {
+            let left_out = settings.chars().count() - NAME_CHARS_MAX + 2;
+            "[…".chars().chain(settings.chars().skip(left_out)).collect()
+        }
+        Some(settings) => settings.into(),
+        None => cut(text, NAME_CHARS_MAX),
+    }
 }
 
 /// The part of a file name that says `text`: lower-case letters, digits and single dashes.
@@ -113,5 +125,16 @@ mod tests {
         assert_eq!(cut("äöüß", 3), "äö…");
         assert_eq!(name(" "), "(no name)");
         assert_eq!(name(&"ä".repeat(100)).chars().count(), NAME_CHARS_MAX);
+    }
+
+    #[test]
+    fn settings_are_told_apart_by_their_end() {
+        assert_eq!(name("ringwire[express = true]"), "[express = true]");
+        let of = |value: &str| name(&format!("ringwire[in_place_bytes_min_and_more = {value}]"));
+        let (first, second) = (of("1024"), of("4096"));
+        assert!(first.starts_with("[…") && first.ends_with(" = 1024]"), "{first}");
+        assert_eq!(first.chars().count(), NAME_CHARS_MAX);
+        assert_ne!(first, second);
+        assert_eq!(name("ringwire-express"), "ringwire-express");
     }
 }
