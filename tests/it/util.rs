@@ -112,9 +112,11 @@ pub(crate) fn timed<T>(body: impl FnOnce() -> T) -> (T, Duration) {
     (value, Nanos::now().since(start))
 }
 
-/// Settings that suit two cores shared by many tests.
+/// Settings that suit two cores shared by many tests: a thread that does not get one for some
+/// seconds is not dead.
 pub(crate) fn settings() -> ConfigBuilder {
     let settings = Config::builder().idle(Idle::Park).connections_max(64).reconnect(false);
+    let settings = settings.heartbeat_misses(10);
     // A test that is killed leaves no file behind. Tests of the registry have directories of their
     // own.
     settings.registry(false)
@@ -606,6 +608,16 @@ pub(crate) fn plain_listener() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let endpoint = listener.local_addr().expect("bound").to_string();
     (listener, endpoint)
+}
+
+/// A port that is taken and where nobody listens: connecting is refused, and no other test can
+/// listen there meanwhile.
+pub(crate) fn deaf_port() -> (socket2::Socket, String) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback");
+    let address = socket.local_addr().expect("bound").as_socket().expect("IPv4");
+    (socket, address.to_string())
 }
 
 /// A client connected to a plain peer.
