@@ -498,7 +498,7 @@ fn peer_without_express_gets_one_connection() {
 #[test]
 fn session_without_its_second_connection_times_out() {
     isolated(|| {
-        let config = valid(settings().handshake_timeout_ms(100));
+        let config = valid(settings().handshake_timeout_ms(1_000));
         let server = start(echo().config(config));
         let greeting = Greeting { features: PAIRED, ..Greeting::default() };
         let mut peer = Peer::connect_as(&server.addresses()[0], greeting);
@@ -605,7 +605,7 @@ fn what_follows_an_express_hello_is_passed_on_with_it() {
 #[test]
 fn main_that_stays_behind_its_express_is_closed() {
     isolated(|| {
-        let config = valid(settings().handshake_timeout_ms(100));
+        let config = valid(settings().handshake_timeout_ms(1_000));
         let server = start(echo().config(config));
         let address = server.addresses()[0].clone();
         let greeting = Greeting { features: PAIRED, ..Greeting::default() };

@@ -179,7 +179,7 @@ fn main_that_is_back_after_express_has_left_is_closed() {
 #[test]
 fn session_of_one_connection_does_not_become_two_when_it_resumes() {
     isolated(|| {
-        let settings = settings_that_resume().handshake_timeout_ms(100);
+        let settings = settings_that_resume().handshake_timeout_ms(1_000);
         let server = start(echo().config(valid(settings)));
         let first = Greeting { features: RESUME, ..Greeting::default() };
         let peer = Peer::connect_as(&server.addresses()[0], first);
@@ -189,7 +189,7 @@ fn session_of_one_connection_does_not_become_two_when_it_resumes() {
         let features = PAIRED | RESUME | RETURNS;
         let again = Greeting { features, peer_session_id, monotonic_ns: 5, ..Greeting::default() };
         let mut back = Peer::connect_as(&server.addresses()[0], again);
-        let until = Nanos::now() + Duration::from_millis(300);
+        let until = Nanos::now() + Duration::from_millis(1_300);
         while Nanos::now() < until {
             assert_eq!(back.ask(b"alive"), b"alive", "beyond the handshake's time");
         }
@@ -339,7 +339,13 @@ fn check_odd_orders(reactors: u32, seed: u64) {
     }
     drop(peers);
     wait_for(&server, "all are gone", |s| s.connections_active == 0);
-    assert_eq!(Peer::connect(&server).ask(b"still there"), b"still there", "seed {seed}");
+    wait_until("somebody who is quick is let in", || {
+        let mut peer = Peer::dial(&address);
+        peer.write(&Greeting::default().frame(HELLO).encode());
+        // On a busy machine the handshake's time may be over before it begins.
+        let is_in = peer.try_frame().is_ok_and(|frame| frame.kind == WELCOME);
+        is_in && peer.ask(b"still there") == b"still there"
+    });
     let ends = std::iter::from_fn(|| server.poll_event());
     let ends = ends.filter(|event| name(&event.kind) == "Disconnected").count();
     assert!(ends > 0, "seed {seed}: nothing happened");
