@@ -489,7 +489,9 @@ fn order_of_each_key_is_kept_whatever_happens_to_the_pool() {
                     let _ = pool.send(UNKEYED, Envelope::data(), &[9; 2_000]);
                 }
             }
-            if cuts < 40 && turns.is_multiple_of(5) {
+            let resumed = pool.reactor().statistics().sessions_resumed;
+            // More where the threads of the proxies do not keep up: so many are to be felt.
+            if (cuts < 40 || resumed < 10) && turns.is_multiple_of(5) {
                 let fault = if random.bool() { Fault::Cut } else { Fault::Reset };
                 proxies[random.usize(..2)].breaks(fault);
                 cuts += 1;
@@ -504,12 +506,12 @@ fn order_of_each_key_is_kept_whatever_happens_to_the_pool() {
                 *next += 1;
                 total += 1;
             }
-            total == KEYS * PER_KEY && cuts == 40
+            let statistics = pool.statistics();
+            let has_moved = statistics.grown > 0 && statistics.reaped > 0;
+            total == KEYS * PER_KEY && cuts >= 40 && resumed >= 10 && has_moved
         });
         let statistics = pool.statistics();
-        assert!(statistics.grown > 0 && statistics.reaped > 0, "{statistics:?}");
         assert_eq!(statistics.messages_undelivered, 0, "{statistics:?}");
-        assert!(pool.reactor().statistics().sessions_resumed >= 10, "the cuts were felt");
         pool.flush_within(PATIENCE).expect("all is confirmed");
     });
 }
