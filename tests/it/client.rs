@@ -8,8 +8,8 @@ use ringwire::{
 };
 
 use crate::util::{
-    DATA, NORMAL, PATIENCE, Peer, Plain, client, client_and_peer, config, echo, endpoint, isolated,
-    pattern, plain_listener, settings, start, timed,
+    DATA, NORMAL, PATIENCE, Peer, Plain, client, client_and_peer, config, deaf_port, echo,
+    endpoint, isolated, pattern, plain_listener, settings, start, timed,
 };
 
 #[test]
@@ -147,8 +147,9 @@ fn reason_of_the_last_end_can_be_asked() {
         };
         is_protocol(&client);
         assert_eq!(client.send(Envelope::data(), b"x"), Err(SendError::NotConnected));
+        let (_keeper, deaf) = deaf_port();
         for _ in 0..10 {
-            client.connect(&taken).expect_err("nobody listens any more");
+            client.connect(&deaf).expect_err("nobody listens");
             is_protocol(&client);
         }
         client.connect(&endpoint(&server)).expect("it listens");

@@ -115,7 +115,8 @@ fn check_mid_send(idle: Idle, bytes: usize, zero_copy: bool) {
         let queued = client.connection().expect("connected").bytes_queued;
         assert!(queued > 0, "a send is in flight: {admitted}");
         let ((), took) = timed(|| drop(client));
-        assert!(took < Duration::from_secs(1), "dropping took {took:?}");
+        // The peer reads nothing: whoever waited for it would wait for ever.
+        assert!(took < PATIENCE / 2, "dropping took {took:?}");
         drop(peer);
     });
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringwire::{Address, Client, ConnectError, Envelope, Server, SetupError};
 
 use crate::util::{
-    Directory, Peer, client, config, echo, endpoint, isolated, plain_listener, start,
+    Directory, Peer, client, config, deaf_port, echo, endpoint, isolated, plain_listener, start,
 };
 
 const SECOND: Duration = Duration::from_secs(5);
@@ -144,8 +144,7 @@ fn address_of_another_machine_is_refused() {
 #[test]
 fn port_nobody_listens_on_is_refused_at_once() {
     isolated(|| {
-        let (listener, endpoint) = plain_listener();
-        drop(listener);
+        let (_keeper, endpoint) = deaf_port();
         let mut client = Client::new(config()).expect("a ring");
         match client.connect(&endpoint) {
             Err(ConnectError::Connect { address, source }) => {

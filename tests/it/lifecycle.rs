@@ -162,7 +162,7 @@ fn shutdown_with_messages_that_nobody_takes_keeps_its_deadline() {
         drop(gone);
         wait_for(&server, "its end is noticed", |s| s.connections_active == 0);
         let (report, took) = timed(|| server.shutdown(Duration::from_millis(200)));
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
         assert_eq!((report.connections, report.flushed, report.messages_dropped), (0, 0, 0));
     });
 }

@@ -229,7 +229,7 @@ fn timeout_keeps_the_link_and_the_session() {
     isolated(|| {
         let mut bed = silent_bed();
         for envelope in [Envelope::command(), Envelope::command().reliable()] {
-            let timeout = Duration::from_millis(500);
+            let timeout = Duration::from_millis(1_500);
             let id = bed.client.start_request(envelope, b"?", timeout).expect("room");
             bed.client.flush();
             // Taken in time: what nobody waits for any more is not handed out.

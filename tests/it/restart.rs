@@ -105,7 +105,8 @@ fn replaced_server_means_the_exact_list_and_a_new_session() {
 #[test]
 fn restarted_client_gets_a_new_session_beside_the_old_one() {
     isolated(|| {
-        let server = settings_that_resume().session_linger_ms(200);
+        // Long enough for what follows to happen in that order.
+        let server = settings_that_resume().session_linger_ms(2_000);
         let Bed { client, proxy, server, id } = Bed::with(settings_that_resume(), server);
         drop(client);
         let _ = events_of_server(&server, "LinkLost");
@@ -191,7 +192,8 @@ pub(crate) fn play_server(file: &str) {
     let draft = format!("{file}.draft");
     std::fs::write(&draft, endpoint(&server)).expect("a writable directory");
     std::fs::rename(&draft, file).expect("a writable directory");
-    let deadline = Nanos::now() + PATIENCE;
+    // Longer than its test.
+    let deadline = Nanos::now() + 3 * PATIENCE;
     while Nanos::now() < deadline {
         std::thread::park_timeout(Duration::from_millis(100));
     }
@@ -218,8 +220,8 @@ fn server_killed_mid_traffic_and_started_again() {
         // Numbers sent, and of those the ones handled, in this life of the server.
         let (mut sent, mut handled) = (BTreeSet::new(), BTreeSet::new());
         let mut next = 1;
-        let deadline = Nanos::now() + PATIENCE;
         for life in 1..=3 {
+            let deadline = Nanos::now() + PATIENCE;
             let mut actor_alive = Some(actor);
             let mut undelivered: Option<Vec<Undelivered>> = None;
             let threshold = handled.len() + 200;

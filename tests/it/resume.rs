@@ -375,11 +375,11 @@ fn disconnect_and_drop_at_any_moment_of_the_way_back() {
                 }
                 if is_dropped {
                     let ((), took) = timed(|| drop(bed.client));
-                    assert!(took < Duration::from_secs(1), "dropping took {took:?}");
+                    assert!(took < PATIENCE / 2, "dropping took {took:?}");
                     continue;
                 }
                 let (_, took) = timed(|| bed.client.disconnect(Duration::from_secs(1)));
-                assert!(took < Duration::from_secs(2), "disconnecting took {took:?}");
+                assert!(took < PATIENCE / 2, "disconnecting took {took:?}");
                 assert_eq!(bed.client.connection_state(), ConnectionState::Disconnected);
                 let attempts = bed.client.statistics().reconnect_attempts;
                 for _ in 0..5 {

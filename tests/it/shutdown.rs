@@ -103,9 +103,11 @@ fn check_never_reads(bytes: usize, count: usize, zero_copy: bool) {
         server.send_to(id, Envelope::data(), &pattern(bytes, 1)).expect("room");
     }
     let reading = std::thread::spawn(move || read_to_goodbye(well, 2));
-    let (report, took) = timed(|| server.shutdown(Duration::from_millis(300)));
-    assert!(took >= Duration::from_millis(250), "it tried: {took:?}");
-    assert!(took < Duration::from_millis(2000), "{took:?}");
+    // The one that reads has this long to close in its turn.
+    let deadline = Duration::from_secs(1);
+    let (report, took) = timed(|| server.shutdown(deadline));
+    assert!(took >= deadline, "it tried: {took:?}");
+    assert!(took < PATIENCE / 2, "{took:?}");
     assert_eq!((report.connections, report.flushed), (2, 1));
     assert!(report.messages_dropped > 0, "{report:?}");
     assert!(report.messages_dropped <= count as u64, "{report:?}");
@@ -134,7 +136,7 @@ fn peer_that_never_closes_is_given_up_in_time() {
         let server = start(echo());
         let mut peer = Peer::connect(&server);
         let (report, took) = timed(|| server.shutdown(Duration::from_millis(200)));
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
         assert_eq!((report.connections, report.messages_dropped), (1, 0));
         assert_eq!(peer.frame().kind, GOODBYE);
         peer.expect_end();
@@ -172,7 +174,7 @@ fn client_disconnect_reports_what_was_dropped() {
             client.poll();
         }
         let (report, took) = timed(|| client.disconnect(Duration::from_millis(200)));
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
         assert_eq!((report.connections, report.flushed), (1, 0));
         assert!((1..=admitted).contains(&report.messages_dropped), "{report:?} of {admitted}");
         assert_eq!(client.statistics().closed("drain_timeout"), 1);

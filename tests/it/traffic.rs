@@ -11,7 +11,10 @@ use ringwire::{
 
 use crate::bed::{Bed, settings_that_resume, silent, turn, valid};
 use crate::proxy::{Fault, Plan, Way};
-use crate::util::{PATIENCE, isolated, isolated_for, open_descriptors, pattern, resident_kib};
+use crate::util::{PATIENCE, isolated_for, open_descriptors, pattern, resident_kib};
+
+/// How long a test of many seeds may take on a busy machine, each of which has its own deadlines.
+const TRAFFIC_TIMEOUT: Duration = Duration::from_secs(120);
 
 const LANES: [Priority; 4] = [Priority::Low, Priority::Normal, Priority::High, Priority::Critical];
 
@@ -268,7 +271,7 @@ fn check_traffic_with(
 
 #[test]
 fn reliable_messages_survive_cuts_at_any_byte() {
-    isolated(|| check_traffic(false, 0..6, 40));
+    isolated_for(TRAFFIC_TIMEOUT, || check_traffic(false, 0..6, 40));
 }
 
 /// Sends and receives by system calls of their own.
@@ -277,7 +280,7 @@ fn spinning_ends_survive_cuts_at_any_byte() {
     fn spinning() -> ConfigBuilder {
         settings_that_resume().idle(Idle::Spin)
     }
-    isolated(|| {
+    isolated_for(TRAFFIC_TIMEOUT, || {
         check_traffic_with(spinning, false, 200..202, 20);
         check_traffic_with(spinning, true, 202..204, 20);
     });
@@ -289,7 +292,7 @@ fn zero_copy_sends_survive_cuts_at_any_byte() {
     fn zero_copy() -> ConfigBuilder {
         settings_that_resume().zero_copy_bytes_min(64)
     }
-    isolated(|| {
+    isolated_for(TRAFFIC_TIMEOUT, || {
         check_traffic_with(zero_copy, false, 300..303, 30);
         check_traffic_with(zero_copy, true, 303..306, 30);
     });
@@ -310,7 +313,7 @@ fn payloads_in_place_survive_cuts_at_any_byte() {
     fn checked() -> ConfigBuilder {
         in_place().checksum(Checksum::Always)
     }
-    isolated(|| {
+    isolated_for(TRAFFIC_TIMEOUT, || {
         check_traffic_with(in_place, false, 700..703, 30);
         check_traffic_with(in_place, true, 703..705, 30);
         check_traffic_with(spinning, false, 705..707, 20);
@@ -325,7 +328,7 @@ fn large_frames_survive_cuts_at_any_byte() {
     fn narrow() -> ConfigBuilder {
         settings_that_resume().window_bytes(4 << 10).block_bytes(4 << 10)
     }
-    isolated(|| {
+    isolated_for(TRAFFIC_TIMEOUT, || {
         check_traffic_with(narrow, false, 400..403, 30);
         check_traffic_with(narrow, true, 403..406, 30);
     });
@@ -337,7 +340,7 @@ fn express_sessions_survive_cuts_at_any_byte() {
     fn express() -> ConfigBuilder {
         settings_that_resume().express(true)
     }
-    isolated(|| {
+    isolated_for(TRAFFIC_TIMEOUT, || {
         check_traffic_with(express, false, 600..604, 60);
         check_traffic_with(express, true, 604..608, 60);
     });
@@ -349,7 +352,7 @@ fn held_back_ends_survive_cuts_at_any_byte() {
     fn held_back() -> ConfigBuilder {
         settings_that_resume().inbox_frames_max(2)
     }
-    isolated(|| {
+    isolated_for(TRAFFIC_TIMEOUT, || {
         check_traffic_with(held_back, false, 500..504, 30);
         check_traffic_with(held_back, true, 504..508, 30);
     });
@@ -357,7 +360,7 @@ fn held_back_ends_survive_cuts_at_any_byte() {
 
 #[test]
 fn best_effort_messages_are_lost_and_counted() {
-    isolated(|| check_traffic(true, 100..106, 40));
+    isolated_for(TRAFFIC_TIMEOUT, || check_traffic(true, 100..106, 40));
 }
 
 /// For how long [`random_faults_lose_and_double_nothing`] runs, in seconds.
