@@ -83,11 +83,11 @@ fn talk_to(address: &str) -> Result<(), Box<dyn Error>> {
     client.connect(address)?;
     for text in ["one", "two", "three"] {
         let asked = Nanos::now();
-        let answer = client.request(Envelope::command(), text, Duration::from_secs(1))?;
+        let answer = client.request(Envelope::command(), text, Duration::from_secs(5))?;
         let round_trip = Nanos::now().since(asked);
         println!("{text:?} came back as {:?} after {round_trip:?}", answer.payload());
     }
-    let report = client.disconnect(Duration::from_secs(1));
+    let report = client.disconnect(Duration::from_secs(5));
     assert_eq!(report.flushed, 1, "the server closed in order");
     Ok(())
 }

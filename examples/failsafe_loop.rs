@@ -66,12 +66,12 @@ const SETPOINT_TTL: Duration = Duration::from_millis(10);
 /// One axis, one key: a newer setpoint takes the place of one that still waits to be sent.
 const AXIS: u32 = 1;
 /// Enabling may take a lost link and a new one.
-const ENABLE_TIMEOUT: Duration = Duration::from_secs(1);
+const ENABLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the demo waits for anything.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How late a process may get the processor on a busy machine: allowed beyond `SILENCE_MAX`.
-const SCHEDULING_MAX: Duration = Duration::from_millis(200);
+const SCHEDULING_MAX: Duration = Duration::from_secs(1);
 /// How long everything runs before the next thing goes wrong.
 const CALM: Duration = Duration::from_millis(200);
 /// How long a process hangs: for several times `SILENCE_MAX`.

@@ -15,7 +15,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringwire::{
-    Client, Config, ConnectionState, Envelope, Nanos, Priority, ReceiveError, SendError, Server,
+    Client, Config, ConnectionState, Envelope, Incoming, Nanos, Priority, ReceiveError, SendError,
+    Server,
 };
 use rkyv::{Archive, Serialize};
 
@@ -60,12 +61,16 @@ const AXES: usize = 3;
 const LIMIT_MM: f64 = 250.0;
 const PERIOD: Duration = Duration::from_millis(5);
 const CYCLES: u64 = 200;
+/// How long an answer, or the supervisor, may take to come.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let drive = start_drive()?;
     let address = drive.addresses()[0].to_string();
     let supervisor = std::thread::spawn(move || supervise(&address).map_err(|e| e.to_string()));
 
+    // Whoever comes later misses what was sent before.
+    while !matches!(drive.wait(PATIENCE)?, Incoming::Event(_)) {}
     let dropped = stream_telemetry(&drive)?;
     let report = drive.shutdown(Duration::from_secs(1));
     println!("drive: {CYCLES} cycles, {dropped} dropped for slow clients; {report:?}");
@@ -155,9 +160,8 @@ fn supervise(address: &str) -> Result<(), Box<dyn Error>> {
 
     for (axis, position_mm) in [(1, 120.0), (2, 900.0)] {
         let command = MoveTo { axis, position_mm, speed_mm_s: 60.0 };
-        let timeout = Duration::from_millis(200);
         // The answer is read in place too; `access` says when it is not a valid `MoveAnswer`.
-        let said = client.request_with(Envelope::command(), &command, timeout, |frame| {
+        let said = client.request_with(Envelope::command(), &command, PATIENCE, |frame| {
             frame.access::<MoveAnswer>().map(|answer| match answer {
                 ArchivedMoveAnswer::Accepted { takes_s } => {
                     format!("on its way, {:.1} s", takes_s.to_native())
