@@ -218,14 +218,18 @@ fn listen_to(
     let mut log = Log::new(!options.quiet);
     let end = options.run_for.map_or(Nanos::NEVER, |time| Nanos::now() + time);
     let mut is_lost = false;
-    // ORDERING: Relaxed, paired with the store in the signal handler: it carries nothing else.
-    while !is_lost && !stop.load(Ordering::Relaxed) && Nanos::now() < end {
-        is_lost = client.run_for(TICK.min(end.since(Nanos::now()))).is_err();
+    loop {
+        // Also when the end comes at once: who is connected is noted before anything ends.
         while let Some(event) = client.poll_event() {
             recording.note(&event);
             log.say(&event).map_err(stdout_error)?;
         }
         recording.look();
+        // ORDERING: Relaxed, paired with the store in the signal handler: it carries nothing else.
+        if is_lost || stop.load(Ordering::Relaxed) || Nanos::now() >= end {
+            break;
+        }
+        is_lost = client.run_for(TICK.min(end.since(Nanos::now()))).is_err();
     }
     let reason = client.disconnected_reason().unwrap_or(CloseReason::PeerClosed);
     if !is_lost {
