@@ -15,8 +15,8 @@ use crate::bed::{
 use crate::proxy::Fault;
 use crate::util::{
     CANCEL, CHECKSUM, COMMAND, CRITICAL, DATA, Directory, GOODBYE, Greeting, HELLO, NORMAL,
-    PATIENCE, Peer, Plain, REQUEST, WELCOME, config, echo, endpoint, isolated, isolated_for, start,
-    wait_for, wait_until,
+    PATIENCE, Peer, Plain, REQUEST, WELCOME, config, echo, endpoint, isolated, start, wait_for,
+    wait_until,
 };
 
 const RESUME: u32 = 1;
@@ -281,7 +281,7 @@ fn resumed_sessions_leave_no_rows_behind() {
 /// moment: nobody panics, and everything is over in the end.
 #[test]
 fn odd_orders_end_well() {
-    isolated_for(Duration::from_secs(60), || {
+    isolated(|| {
         for reactors in [1, 3] {
             check_odd_orders(reactors, 700 + u64::from(reactors));
         }

@@ -157,9 +157,11 @@ fn reader_that_stalls_loses_counted_frames_and_slows_nobody() {
                 received += 1;
                 missing += tapped.lost_before;
             }
+            // Who is not turned does not answer the goodbye, which is another matter.
+            drop(client);
             server.shutdown(PATIENCE)
         });
-        assert!(took < PATIENCE, "the end was held up: {report:?}");
+        assert!(took < PATIENCE / 2, "the end was held up: {report:?}");
         assert!(received > 100, "{received} frames fit");
         assert_eq!(missing, 0, "the first that fit were the first that came");
         assert_eq!(received + frames.frames_lost(), REQUESTS);
