@@ -11,10 +11,7 @@ use ringwire::{
 
 use crate::bed::{Bed, settings_that_resume, silent, turn, valid};
 use crate::proxy::{Fault, Plan, Way};
-use crate::util::{PATIENCE, isolated_for, open_descriptors, pattern, resident_kib};
-
-/// How long a test of many seeds may take on a busy machine, each of which has its own deadlines.
-const TRAFFIC_TIMEOUT: Duration = Duration::from_secs(120);
+use crate::util::{PATIENCE, isolated, isolated_for, open_descriptors, pattern, resident_kib};
 
 const LANES: [Priority; 4] = [Priority::Low, Priority::Normal, Priority::High, Priority::Critical];
 
@@ -256,10 +253,14 @@ fn check_traffic_with(
         });
         bed.proxy.breaks(Fault::Cut);
         let mut traffic = Traffic { loose, ..Traffic::default() };
-        let deadline = Nanos::now() + PATIENCE;
+        // For each link.
+        let (mut seen, mut deadline) = (0, Nanos::now() + PATIENCE);
         while bed.proxy.links() <= links {
             traffic.step(&mut bed, &mut rng);
             assert!(Nanos::now() < deadline, "seed {seed}: {} links", bed.proxy.links());
+            if bed.proxy.links() > seen {
+                (seen, deadline) = (bed.proxy.links(), Nanos::now() + PATIENCE);
+            }
         }
         traffic.finish(&mut bed, seed);
         assert!(bed.client.statistics().sessions_resumed >= links / 4, "seed {seed}");
@@ -271,7 +272,7 @@ fn check_traffic_with(
 
 #[test]
 fn reliable_messages_survive_cuts_at_any_byte() {
-    isolated_for(TRAFFIC_TIMEOUT, || check_traffic(false, 0..6, 40));
+    isolated(|| check_traffic(false, 0..6, 40));
 }
 
 /// Sends and receives by system calls of their own.
@@ -280,7 +281,7 @@ fn spinning_ends_survive_cuts_at_any_byte() {
     fn spinning() -> ConfigBuilder {
         settings_that_resume().idle(Idle::Spin)
     }
-    isolated_for(TRAFFIC_TIMEOUT, || {
+    isolated(|| {
         check_traffic_with(spinning, false, 200..202, 20);
         check_traffic_with(spinning, true, 202..204, 20);
     });
@@ -292,7 +293,7 @@ fn zero_copy_sends_survive_cuts_at_any_byte() {
     fn zero_copy() -> ConfigBuilder {
         settings_that_resume().zero_copy_bytes_min(64)
     }
-    isolated_for(TRAFFIC_TIMEOUT, || {
+    isolated(|| {
         check_traffic_with(zero_copy, false, 300..303, 30);
         check_traffic_with(zero_copy, true, 303..306, 30);
     });
@@ -313,7 +314,7 @@ fn payloads_in_place_survive_cuts_at_any_byte() {
     fn checked() -> ConfigBuilder {
         in_place().checksum(Checksum::Always)
     }
-    isolated_for(TRAFFIC_TIMEOUT, || {
+    isolated(|| {
         check_traffic_with(in_place, false, 700..703, 30);
         check_traffic_with(in_place, true, 703..705, 30);
         check_traffic_with(spinning, false, 705..707, 20);
@@ -328,7 +329,7 @@ fn large_frames_survive_cuts_at_any_byte() {
     fn narrow() -> ConfigBuilder {
         settings_that_resume().window_bytes(4 << 10).block_bytes(4 << 10)
     }
-    isolated_for(TRAFFIC_TIMEOUT, || {
+    isolated(|| {
         check_traffic_with(narrow, false, 400..403, 30);
         check_traffic_with(narrow, true, 403..406, 30);
     });
@@ -340,7 +341,7 @@ fn express_sessions_survive_cuts_at_any_byte() {
     fn express() -> ConfigBuilder {
         settings_that_resume().express(true)
     }
-    isolated_for(TRAFFIC_TIMEOUT, || {
+    isolated(|| {
         check_traffic_with(express, false, 600..604, 60);
         check_traffic_with(express, true, 604..608, 60);
     });
@@ -352,7 +353,7 @@ fn held_back_ends_survive_cuts_at_any_byte() {
     fn held_back() -> ConfigBuilder {
         settings_that_resume().inbox_frames_max(2)
     }
-    isolated_for(TRAFFIC_TIMEOUT, || {
+    isolated(|| {
         check_traffic_with(held_back, false, 500..504, 30);
         check_traffic_with(held_back, true, 504..508, 30);
     });
@@ -360,7 +361,7 @@ fn held_back_ends_survive_cuts_at_any_byte() {
 
 #[test]
 fn best_effort_messages_are_lost_and_counted() {
-    isolated_for(TRAFFIC_TIMEOUT, || check_traffic(true, 100..106, 40));
+    isolated(|| check_traffic(true, 100..106, 40));
 }
 
 /// For how long [`random_faults_lose_and_double_nothing`] runs, in seconds.
@@ -391,9 +392,14 @@ fn soak() -> Duration {
     Duration::from_secs(seconds.unwrap_or(8))
 }
 
+/// So much longer may they take where that is too short to prove anything.
+fn soak_more() -> Duration {
+    2 * soak() + Duration::from_secs(60)
+}
+
 /// Longer than they may take.
 fn soak_timeout() -> Duration {
-    soak() + Duration::from_secs(60)
+    soak() + soak_more() + Duration::from_secs(60)
 }
 
 #[test]
@@ -438,7 +444,7 @@ fn check_random_faults(express: bool) {
     let is_quiet = |bed: &Bed| {
         bed.proxy.faults() <= faults_min || bed.client.statistics().sessions_resumed <= resumed_min
     };
-    let latest = begin + length + Duration::from_secs(30);
+    let latest = begin + length + soak_more();
     while Nanos::now() < begin + length || (is_quiet(&bed) && Nanos::now() < latest) {
         traffic.step(&mut bed, &mut rng);
         match rng.u16(..500) {
