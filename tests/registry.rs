@@ -293,6 +293,33 @@ fn stat_tells_everything_in_each_form() {
     assert!(log.contains("Tag=turn,0.000,"), "{log}");
 }
 
+/// What is answered reliably is confirmed, or waits for that, or is lost with its session.
+#[test]
+fn stat_tells_what_became_of_reliable_messages() {
+    let scratch = Scratch::new();
+    let node = scratch.serve("cell");
+    let config = Config::builder().registry(false).reconnect(false).build().expect("valid");
+    let mut client = Client::new(config).expect("a ring");
+    client.connect(&node.address).expect("the node listens");
+    for _ in 0..10 {
+        let envelope = Envelope::command().reliable();
+        client.request(envelope, b"status?", PATIENCE).expect("an answer");
+    }
+    let _ = client.disconnect(PATIENCE);
+    let deadline = Nanos::now() + PATIENCE;
+    let expected = "reliable 10 admitted: 10 confirmed, 0 unconfirmed, 0 lost";
+    loop {
+        let table = scratch.stat_text(&["cell"]);
+        if table.lines().any(|line| line == expected) {
+            break;
+        }
+        assert!(Nanos::now() < deadline, "{table}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&scratch.stat_text(&["--json"])).expect("JSON");
+    assert_eq!(json["statistics"]["reliable_confirmed"], 10);
+}
+
 #[test]
 fn stat_refuses_what_makes_no_sense() {
     let scratch = Scratch::new();

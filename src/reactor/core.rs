@@ -147,6 +147,8 @@ pub(crate) struct Core {
     pub(crate) active: u64,
     /// Messages queued and in flight, all sessions.
     pub(crate) queued: u64,
+    /// Reliable messages that no peer has confirmed yet, all sessions.
+    pub(crate) unconfirmed: u64,
     pub(crate) last_activity: Nanos,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
     /// The ways into all reactors of the node, this one included, by index.
@@ -268,6 +270,7 @@ impl Core {
             is_urgent_until: Nanos(0),
             active: 0,
             queued: 0,
+            unconfirmed: 0,
             last_activity: Nanos(0),
             mailbox,
             siblings: Vec::new(),

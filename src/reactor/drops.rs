@@ -15,6 +15,7 @@ use crate::reactor::sessions::{Home, SessionKey};
 use crate::reactor::{Event, EventKind};
 use crate::session::Admissions;
 use crate::session::block::Drops;
+use crate::session::lane::Reliable;
 use crate::time::Nanos;
 use crate::wire::Priority;
 
@@ -102,8 +103,8 @@ impl Core {
         total
     }
 
-    /// Counts what the session of a connection has admitted since it was last asked, and what waits
-    /// in it. Hot path: once per block.
+    /// Counts what the session of a connection has admitted since it was last asked, what waits in
+    /// it, and what its peer has confirmed. Hot path: once per block.
     #[inline]
     pub(crate) fn count_admissions(&mut self, key: ConnectionKey) {
         if let Some(connection) = self.connections.get_mut(key) {
@@ -115,12 +116,20 @@ impl Core {
     /// Counts what a session has admitted.
     #[inline]
     pub(crate) fn book(&mut self, admissions: &Admissions) {
-        let Admissions { admitted, resent, queued, queued_before } = *admissions;
+        let Admissions { admitted, resent, queued, queued_before, reliable } = *admissions;
         self.counters.messages_admitted.add(admitted);
         self.counters.messages_resent.add(resent);
         if queued != queued_before {
             self.queued = self.queued + queued - queued_before;
             self.counters.messages_queued.set(self.queued);
+        }
+        if reliable != Reliable::default() {
+            self.unconfirmed = self.unconfirmed + reliable.admitted - reliable.confirmed;
+            self.unconfirmed -= reliable.lost;
+            self.counters.reliable_admitted.add(reliable.admitted);
+            self.counters.reliable_confirmed.add(reliable.confirmed);
+            self.counters.reliable_lost.add(reliable.lost);
+            self.counters.reliable_unconfirmed.set(self.unconfirmed);
         }
     }
 

@@ -280,6 +280,9 @@ fn handle_frames(
     // The other deadlines only move later with what is received.
     let is_due_earlier = session.confirm_at() < connection.session_due;
     let has_something_to_say = session.has_own_block() || session.state() == State::Draining;
+    if session.has_untold_confirmations() {
+        core.count_admissions(key);
+    }
     if is_due_earlier {
         core.set_session_deadline(home);
     }

@@ -96,11 +96,39 @@ pub(crate) struct SendMemory<'a> {
     pub(crate) scratch: &'a mut Scratch,
 }
 
-/// What the session of a lane holds of the send memory.
+/// What the session of a lane holds of the send memory, and what became of what it promised.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Holdings {
     pub(crate) bytes: usize,
     pub(crate) small: u32,
+    pub(crate) reliable: Reliable,
+}
+
+/// Reliable messages of a session so far. The rest of those admitted is queued, in flight or kept:
+/// not confirmed. A block is confirmed as a whole, when the last of its reliable messages is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reliable {
+    pub(crate) admitted: u64,
+    pub(crate) confirmed: u64,
+    /// Dropped, for any reason.
+    pub(crate) lost: u64,
+}
+
+impl Reliable {
+    #[inline]
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            admitted: self.admitted - earlier.admitted,
+            confirmed: self.confirmed - earlier.confirmed,
+            lost: self.lost - earlier.lost,
+        }
+    }
+
+    /// Frames of a block have been dropped: some of its reliable ones are left.
+    fn lose(&mut self, before: &Span, after: &Span) {
+        let lost = u64::from(before.reliable - after.reliable);
+        self.lost += if Mutation::NoReliableLoss.is_on() { 0 } else { lost };
+    }
 }
 
 /// What is to become of a message besides being sent.
@@ -188,7 +216,7 @@ impl Lane {
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
         if care.is_special()
-            && let Some(outcome) = self.prepare_with_care(head, care, body, memory)
+            && let Some(outcome) = self.prepare_with_care(head, care, body, memory, holdings)
         {
             return outcome;
         }
@@ -228,6 +256,7 @@ impl Lane {
             let block = self.waiting.back_mut().expect("the message was written there");
             block.span.reliable += 1;
             block.span.last_reliable = sequence;
+            holdings.reliable.admitted += 1;
         }
         if care.is_special() {
             self.note_care(care, written);
@@ -254,7 +283,7 @@ impl Lane {
             return self.take_gap(lane, first - 1, memory, holdings);
         }
         if expiry <= now && !Mutation::NoTtl.is_on() {
-            self.expire_front(lane, now);
+            self.expire_front(lane, now, holdings);
         }
         let block = self.waiting.pop_front()?;
         self.taken += block.span.bytes();
@@ -282,6 +311,7 @@ impl Lane {
         if block.span.reliable > 0 && block.span.last_reliable > self.acknowledged {
             self.keep(lane, block, memory, holdings);
         } else {
+            holdings.reliable.confirmed += u64::from(block.span.reliable);
             holdings.release(block, memory.pool);
         }
     }
@@ -324,6 +354,7 @@ impl Lane {
         while self.kept.front().is_some_and(is_done) {
             let block = self.kept.pop_front().expect("looked at just now");
             self.kept_bytes -= block.held_bytes();
+            holdings.reliable.confirmed += u64::from(block.span.reliable);
             holdings.release(block, memory.pool);
         }
         Ok(())
@@ -385,9 +416,12 @@ impl Lane {
         }
         self.kept_bytes = 0;
         for block in &mut self.waiting {
+            let reliable = block.span.reliable;
             if !Mutation::NoTrim.is_on() {
                 block.trim(lane, received);
             }
+            holdings.reliable.confirmed += u64::from(reliable - block.span.reliable);
+            let before = block.span;
             block.drop_frames(lane, &mut self.drops, |frame| {
                 if !frame.is_reliable() {
                     Some(DropReason::LinkLost)
@@ -395,6 +429,7 @@ impl Lane {
                     (frame.expiry() <= now).then_some(DropReason::Expired)
                 }
             });
+            holdings.reliable.lose(&before, &block.span);
         }
         self.tidy(memory, holdings);
         self.announced = received;
@@ -426,6 +461,10 @@ impl Lane {
                 }
                 if !is_confirmed && (frame.is_reliable() || sent == Sent::Never) {
                     self.drops.add(DropReason::SessionEnded, 1);
+                }
+                if frame.is_reliable() {
+                    holdings.reliable.confirmed += u64::from(is_confirmed);
+                    holdings.reliable.lost += u64::from(!is_confirmed);
                 }
             }
             if !Mutation::Leak.is_on() {
@@ -526,6 +565,12 @@ impl Lane {
         self.kept_bytes
     }
 
+    /// Reliable messages that wait or are kept, found by looking at every block.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn reliable_held(&self) -> u64 {
+        self.waiting.iter().chain(&self.kept).map(|block| u64::from(block.span.reliable)).sum()
+    }
+
     /// Of that, what is of the pool.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn kept_pool_bytes(&self) -> usize {
@@ -542,6 +587,7 @@ impl Lane {
         care: Care,
         body: &B,
         memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
     ) -> Option<Result<usize, SendError>> {
         if let Some(key) = care.key
             && !Mutation::NoConflation.is_on()
@@ -551,10 +597,12 @@ impl Lane {
             if let Some(written) = self.replace(keyed, head, care, body, memory.scratch) {
                 self.drops.add(DropReason::Replaced, 1);
                 self.taken_over += 1;
+                holdings.reliable.admitted += u64::from(care.reliable);
+                holdings.reliable.lost += u64::from(care.reliable);
                 return Some(Ok(written));
             }
             self.keyed.remove(at);
-            self.remove(head.priority, keyed.sequence);
+            self.remove(head.priority, keyed.sequence, holdings);
         }
         None
     }
@@ -599,15 +647,16 @@ impl Lane {
     }
 
     /// Removes a waiting message that a newer one replaces.
-    fn remove(&mut self, lane: Priority, sequence: u64) {
+    fn remove(&mut self, lane: Priority, sequence: u64, holdings: &mut Holdings) {
         let mut drops = std::mem::take(&mut self.drops);
         let block = self.block_of(sequence);
-        let bytes = block.span.bytes();
+        let before = block.span;
         block.drop_frames(lane, &mut drops, |frame| {
             (frame.sequence == sequence).then_some(DropReason::Replaced)
         });
+        holdings.reliable.lose(&before, &block.span);
         let (first, last) = (block.span.first, block.span.last);
-        let freed = bytes - block.span.bytes();
+        let freed = before.bytes() - block.span.bytes();
         self.drops = drops;
         self.frames -= 1;
         self.bytes -= freed;
@@ -706,14 +755,15 @@ impl Lane {
 
     /// Drops what has expired in the block that is sent next.
     #[cold]
-    fn expire_front(&mut self, lane: Priority, now: Nanos) {
+    fn expire_front(&mut self, lane: Priority, now: Nanos, holdings: &mut Holdings) {
         let block = self.waiting.front_mut().expect("the caller looked");
-        let (bytes, frames) = (block.span.bytes(), block.span.frames);
+        let before = block.span;
         block.drop_frames(lane, &mut self.drops, |frame| {
             (frame.expiry() <= now).then_some(DropReason::Expired)
         });
-        self.bytes -= bytes - block.span.bytes();
-        self.frames -= frames - block.span.frames;
+        holdings.reliable.lose(&before, &block.span);
+        self.bytes -= before.bytes() - block.span.bytes();
+        self.frames -= before.frames - block.span.frames;
     }
 
     /// Drops a request that still waits. Returns whether it did: one that the peer may have, or
@@ -773,11 +823,12 @@ impl Lane {
         refuse: impl FnMut(&Resting<'_>) -> Option<DropReason>,
     ) -> bool {
         let block = &mut self.waiting[index];
-        let (bytes, frames) = (block.span.bytes(), block.span.frames);
-        let (first, last) = (block.span.first, block.span.last);
+        let before = block.span;
+        let (first, last) = (before.first, before.last);
         block.drop_frames(lane, &mut self.drops, refuse);
-        self.bytes -= bytes - block.span.bytes();
-        self.frames -= frames - block.span.frames;
+        holdings.reliable.lose(&before, &block.span);
+        self.bytes -= before.bytes() - block.span.bytes();
+        self.frames -= before.frames - block.span.frames;
         let remain: Vec<_> =
             block.frames().filter(|frame| !frame.is_gap()).map(|f| f.sequence).collect();
         let is_elsewhere = |sequence: u64| !(first..=last).contains(&sequence);
@@ -920,7 +971,7 @@ impl Lane {
     ) -> Result<Buffer, SendError> {
         let may_drop = limits.overflow[lane.index()] == Overflow::DropOldest;
         loop {
-            match self.take_buffer(bytes, block_bytes, memory.pool, *holdings) {
+            match self.take_buffer(bytes, block_bytes, memory.pool, holdings) {
                 Some(buffer) => return Ok(buffer),
                 None if may_drop && self.drop_oldest(memory, holdings) => {}
                 None => return Err(SendError::MemoryFull),
@@ -934,7 +985,7 @@ impl Lane {
         bytes: usize,
         block_bytes: usize,
         pool: &mut Pool,
-        holdings: Holdings,
+        holdings: &Holdings,
     ) -> Option<Buffer> {
         let small_will_do = self.waiting.is_empty() && holdings.small == 0;
         if small_will_do

@@ -56,7 +56,9 @@ use crate::session::clock::{ClockEstimate, Exchange, Offset, PeerNanos};
 pub(crate) use crate::session::envelope::Correlation;
 pub use crate::session::envelope::Envelope;
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy};
-use crate::session::lane::{Care, Holdings, Lane, LaneLimits, LaneStatus, SendMemory, Sent};
+use crate::session::lane::{
+    Care, Holdings, Lane, LaneLimits, LaneStatus, Reliable, SendMemory, Sent,
+};
 use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
 use crate::session::watchdog::Watchdog;
@@ -274,6 +276,7 @@ pub(crate) struct Session {
     /// What [`Session::take_admissions`] has told.
     told_admitted: u64,
     told_queued: u64,
+    told_reliable: Reliable,
 }
 
 /// What a session has admitted and sent again since it was last asked, and what waits in it.
@@ -285,6 +288,8 @@ pub(crate) struct Admissions {
     pub(crate) queued: u64,
     /// As many as that were when it was last asked.
     pub(crate) queued_before: u64,
+    /// What became of reliable messages.
+    pub(crate) reliable: Reliable,
 }
 
 /// Which queue a block came from.
@@ -369,6 +374,7 @@ impl Session {
             resent: 0,
             told_admitted: 0,
             told_queued: 0,
+            told_reliable: Reliable::default(),
         }
     }
 
@@ -1001,10 +1007,19 @@ impl Session {
             resent: std::mem::take(&mut self.resent),
             queued,
             queued_before: self.told_queued,
+            reliable: self.holdings.reliable.since(self.told_reliable),
         };
         self.told_admitted = admitted;
         self.told_queued = queued;
+        self.told_reliable = self.holdings.reliable;
         news
+    }
+
+    /// Whether the peer has confirmed reliable messages since [`Session::take_admissions`] was last
+    /// called. Once per receive.
+    #[inline]
+    pub(crate) fn has_untold_confirmations(&self) -> bool {
+        self.holdings.reliable.confirmed != self.told_reliable.confirmed
     }
 
     /// Messages dropped since the last call, by lane.
@@ -1110,7 +1125,10 @@ impl Session {
         let owed = block.frames().filter(|frame| frame.is_reliable() && frame.sequence > confirmed);
         let owed: Vec<_> =
             owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
-        self.past_drops[priority.index()].add(DropReason::SessionEnded, owed.len() as u64);
+        let lost = owed.len() as u64;
+        self.past_drops[priority.index()].add(DropReason::SessionEnded, lost);
+        self.holdings.reliable.lost += lost;
+        self.holdings.reliable.confirmed += u64::from(block.span.reliable) - lost;
         self.told_of_lanes = UNTOLD;
         undelivered.splice(at..at, owed);
         self.holdings.release(block, memory.pool);

@@ -26,6 +26,8 @@ pub enum Mutation {
     NoLossCount,
     /// Messages dropped for room are not counted.
     NoOverflowCount,
+    /// Reliable messages that are dropped one by one are not counted as lost.
+    NoReliableLoss,
     /// The receiver does not count what a gap stands for.
     NoGapCount,
     /// A gap says one message less than were dropped.
@@ -101,7 +103,7 @@ pub enum Mutation {
 impl Mutation {
     /// Every one there is.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::NoResend,
         Self::NoPutBack,
         Self::NoTrim,
@@ -110,6 +112,7 @@ impl Mutation {
         Self::NoBackoff,
         Self::NoLossCount,
         Self::NoOverflowCount,
+        Self::NoReliableLoss,
         Self::NoGapCount,
         Self::ShortGap,
         Self::NoAcknowledgementBound,

@@ -227,6 +227,15 @@ counters! {
     messages_queued: Gauge,
     /// Messages handed to the kernel once more, on a new link.
     messages_resent: Counter,
+    /// Reliable messages admitted to lanes.
+    reliable_admitted: Counter,
+    /// Of those, the ones that the peer has confirmed.
+    reliable_confirmed: Counter,
+    /// Of those, the ones that are queued, in flight or kept until the peer confirms them.
+    reliable_unconfirmed: Gauge,
+    /// Of those, the ones that were dropped: expired, replaced, withdrawn, or lost with their
+    /// session.
+    reliable_lost: Counter,
 }
 
 const _: () = assert!(align_of::<Counters>() == 128);

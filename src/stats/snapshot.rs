@@ -76,6 +76,12 @@ macro_rules! statistics {
         ///
         /// `messages_sent - messages_resent` are the messages that were handed to the kernel at
         /// least once; where nothing is dropped or queued they are those admitted.
+        ///
+        /// Of reliable messages this side knows it by itself, at any time:
+        ///
+        /// ```text
+        /// reliable_admitted == reliable_confirmed + reliable_unconfirmed + reliable_lost
+        /// ```
         #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
         #[non_exhaustive]
         pub struct Statistics {
@@ -110,12 +116,14 @@ macro_rules! statistics {
             pub(crate) fn add_past(&mut self, past: &Self) {
                 let connections_active = self.connections_active;
                 let messages_queued = self.messages_queued;
+                let reliable_unconfirmed = self.reliable_unconfirmed;
                 self.last_activity_ns = self.last_activity_ns.max(past.last_activity_ns);
                 self.turn_longest_ns = self.turn_longest_ns.max(past.turn_longest_ns);
                 $(self.$name = self.$name.saturating_add(past.$name);)+
                 // No count, but what is so now.
                 self.connections_active = connections_active;
                 self.messages_queued = messages_queued;
+                self.reliable_unconfirmed = reliable_unconfirmed;
                 let sums = CloseReason::NAMES.map(|reason| {
                     let count = self.ended(reason).saturating_add(past.ended(reason));
                     CloseCount { reason, count }
@@ -177,12 +185,21 @@ statistics! {
     /// Frames that a tap has no copy of: its reader was too slow.
     tap_frames_lost,
     /// Messages admitted to lanes: every send that was not refused, and every cancellation. Kept up
-    /// to date by turns, as are the two that follow.
+    /// to date by turns, as are those that follow.
     messages_admitted,
     /// Messages that wait to be handed to the kernel, or that it has not taken in full, now.
     messages_queued,
     /// Messages handed to the kernel once more, on a new link.
     messages_resent,
+    /// Reliable messages admitted to lanes, cancellations of reliable requests among them.
+    reliable_admitted,
+    /// Of those, the ones that the peer has confirmed.
+    reliable_confirmed,
+    /// Of those, the ones that are queued, in flight or kept until the peer confirms them, now.
+    reliable_unconfirmed,
+    /// Of those, the ones that were dropped: expired, replaced, withdrawn, or lost with their
+    /// session. `drops` counts them, too, by reason.
+    reliable_lost,
     /// Panics caught in handlers.
     handler_panics,
     /// Responses that came after their request had been given up.
@@ -370,6 +387,7 @@ mod tests {
         counters.last_activity_ns.set(7);
         counters.connections_active.set(1);
         counters.messages_queued.set(5);
+        counters.reliable_unconfirmed.set(6);
         counters.closes[CloseReason::Goodbye.index()].add(3);
         let past = Statistics::collect(true, [&counters]);
         counters.closes[CloseReason::Local.index()].add(1);
@@ -378,5 +396,6 @@ mod tests {
         assert_eq!((sum.messages_sent, sum.last_activity_ns, sum.connections_active), (4, 7, 1));
         assert_eq!((sum.closed("goodbye"), sum.closed("local"), sum.reactors), (6, 1, 1));
         assert_eq!((sum.closes.len(), sum.messages_queued), (2, 5));
+        assert_eq!(sum.reliable_unconfirmed, 6, "what is so now");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringwire::{
     Checksum, ConfigBuilder, ConnectionState, Envelope, EventKind, Idle, Message, Nanos, Priority,
-    SendError,
+    SendError, Statistics,
 };
 
 use crate::bed::{Bed, settings_that_resume, silent, turn, valid};
@@ -110,6 +110,7 @@ impl Traffic {
                 .send(rng, self.loose, |envelope, body| bed.server.send_to(bed.id, envelope, body));
         }
         self.take(bed);
+        check_reliable(&bed.client.statistics());
     }
 
     fn take(&mut self, bed: &mut Bed) {
@@ -181,11 +182,17 @@ impl Traffic {
         bed.turn_until("nothing is queued", |bed| {
             both(bed).iter().all(|statistics| statistics.messages_queued == 0)
         });
+        bed.turn_until("what is reliable is confirmed", |bed| {
+            both(bed).iter().all(|statistics| statistics.reliable_unconfirmed == 0)
+        });
         let [client, server] = both(bed);
-        for (here, there, sent) in [
-            (&client, &server, self.up.sent_of.iter().sum::<u64>()),
-            (&server, &client, self.down.sent_of.iter().sum()),
-        ] {
+        for (here, there, sent_of) in
+            [(&client, &server, self.up.sent_of), (&server, &client, self.down.sent_of)]
+        {
+            check_reliable(here);
+            assert_eq!(here.reliable_admitted, sent_of[1], "seed {seed}: {here:?}");
+            assert_eq!(here.reliable_lost, 0, "seed {seed}: the sessions go on");
+            let sent: u64 = sent_of.iter().sum();
             assert_eq!(here.messages_admitted, sent, "seed {seed}: {here:?}");
             let dropped: u64 = here.drops.iter().map(|drop| drop.count).sum();
             let arrived = there.messages_received + there.messages_expired;
@@ -225,6 +232,15 @@ impl Traffic {
             self.take(bed);
         }
     }
+}
+
+/// What became of reliable messages adds up, at any time. Not to be read while another thread
+/// counts.
+#[track_caller]
+fn check_reliable(statistics: &Statistics) {
+    let known = statistics.reliable_confirmed + statistics.reliable_lost;
+    let expected = known + statistics.reliable_unconfirmed;
+    assert_eq!(statistics.reliable_admitted, expected, "{statistics:?}");
 }
 
 /// Traffic both ways over `links` links, each broken at a random byte.

@@ -243,6 +243,16 @@ fn lanes(out: &mut String, snapshot: &Snapshot, statistics: &Statistics) {
         let none = vec!["-".into()];
         list(out, &line, &" ".repeat(line.len()), if drops.is_empty() { &none } else { &drops });
     }
+    if statistics.reliable_admitted > 0 {
+        let _ = writeln!(
+            out,
+            "reliable {} admitted: {} confirmed, {} unconfirmed, {} lost",
+            amount(statistics.reliable_admitted),
+            amount(statistics.reliable_confirmed),
+            amount(statistics.reliable_unconfirmed),
+            amount(statistics.reliable_lost),
+        );
+    }
 }
 
 fn work(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: Option<&Change>) {

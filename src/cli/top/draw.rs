@@ -205,11 +205,14 @@ fn lane_lines<'a>(snapshot: &Snapshot, statistics: &Statistics) -> Vec<Line<'a>>
             ),
         ]));
     }
-    let reasons: Vec<_> = DropReason::ALL
+    let mut reasons: Vec<_> = DropReason::ALL
         .into_iter()
         .filter(|&reason| statistics.dropped(reason) > 0)
         .map(|reason| format!("{} {}", reason.name(), amount(statistics.dropped(reason))))
         .collect();
+    if statistics.reliable_unconfirmed > 0 {
+        reasons.insert(0, format!("unconfirmed {}", amount(statistics.reliable_unconfirmed)));
+    }
     lines.push(Line::styled(reasons.join(", "), DIM));
     lines
 }

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::error::ProtocolError;
-use crate::wire::Decoder;
+use crate::session::lane::Reliable;
 use crate::wire::acknowledgement::{ACKNOWLEDGEMENT_BYTES, write_acknowledgement};
+use crate::wire::Decoder;
 
 /// How full a lane is.
 #[derive(Debug, Clone, Copy)]
@@ -169,7 +170,23 @@ impl World {
         assert!(held <= pool.lent_bytes(), "{held} bytes held are not lent");
         let kept: usize = session.lanes.iter().map(|lane| lane.kept_pool_bytes()).sum();
         assert!(kept <= held, "kept without being held");
+        self.check_reliable(seat);
         self.arm_timer(seat);
+    }
+
+    /// What became of reliable messages adds up, with those that are somewhere here.
+    fn check_reliable(&self, seat: usize) {
+        let Seat { session, place, .. } = &self.seats[seat];
+        let in_flight = match place {
+            Place::Here(conn) => self.conns[*conn].flight.as_ref().map_or(0, |flight| {
+                let is_ours = matches!(flight.source, Source::Lane(_));
+                if is_ours { u64::from(flight.block.span.reliable) } else { 0 }
+            }),
+            _ => 0,
+        };
+        let here: u64 = session.lanes.iter().map(|lane| lane.reliable_held()).sum();
+        let Reliable { admitted, confirmed, lost } = session.holdings.reliable;
+        assert_eq!(admitted, confirmed + in_flight + here + lost, "seat {seat}: {place:?}");
     }
 
     /// After every step.
