@@ -778,11 +778,21 @@ impl Lane {
     ) -> bool {
         let announced = self.announced;
         // The newest first: most that are given up so early have just been made.
-        let holds_it = |block: &Block| {
-            block.span.first > announced
-                && block.frames().any(|frame| !frame.is_gap() && frame.is_request_of(correlation))
+        let is_it = |frame: &Resting<'_>| {
+            frame.sequence > announced && !frame.is_gap() && frame.is_request_of(correlation)
         };
-        let Some(index) = self.waiting.iter().rposition(holds_it) else { return false };
+        // In the block that a link was lost under, what was written behind it has not left.
+        let holds_it =
+            |block: &Block| block.span.last > announced && block.frames().any(|it| is_it(&it));
+        let index = self.waiting.iter().rposition(holds_it);
+        if Mutation::RequestNoWithdrawal.is_on() {
+            return index.is_some();
+        }
+        if Mutation::RequestWithdrawnLate.is_on() {
+            let mut frames = self.kept.iter().chain(&self.waiting).flat_map(Block::frames);
+            return frames.any(|frame| frame.is_request_of(correlation));
+        }
+        let Some(index) = index else { return false };
         self.drop_waiting(index, lane, memory, holdings, |frame| {
             frame.is_request_of(correlation).then_some(DropReason::Cancelled)
         });

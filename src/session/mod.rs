@@ -888,8 +888,9 @@ impl Session {
         let index = lane.index();
         let is_withdrawn =
             self.lanes[index].withdraw(lane, correlation, memory, &mut self.holdings);
-        if is_withdrawn && self.received[index] > 0 {
-            // It may have carried a confirmation, which something else is to carry now.
+        if is_withdrawn && self.received[index] > 0 && self.state != State::Down {
+            // It may have carried a confirmation, which something else is to carry now: without a
+            // link the next greeting does.
             self.confirm_later(lane, 0, now);
         }
         is_withdrawn

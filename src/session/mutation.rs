@@ -94,6 +94,10 @@ pub enum Mutation {
     RequestNotResent,
     /// A cancellation does not reach the peer.
     RequestNoCancel,
+    /// A request that is said to be withdrawn is sent all the same.
+    RequestNoWithdrawal,
+    /// A request is withdrawn although the peer may have it.
+    RequestWithdrawnLate,
     /// A request says that its sender waits half as long as it does.
     RequestShortTime,
     /// A request does not say how long its sender waits.
@@ -103,7 +107,7 @@ pub enum Mutation {
 impl Mutation {
     /// Every one there is.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::NoResend,
         Self::NoPutBack,
         Self::NoTrim,
@@ -146,6 +150,8 @@ impl Mutation {
         Self::RequestOutlivesLink,
         Self::RequestNotResent,
         Self::RequestNoCancel,
+        Self::RequestNoWithdrawal,
+        Self::RequestWithdrawnLate,
         Self::RequestShortTime,
         Self::RequestNoTime,
     ];

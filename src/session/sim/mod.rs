@@ -22,7 +22,8 @@
 //! peer found in time, and no other taken for dead. A session with two connections is told to stand
 //! once for each peer, when both lead there, and to be over once, with all that both have left; no
 //! message travels on the wrong one. A request has one outcome, in time; no late answer reaches its
-//! asker; what is reliable outlives its link; a cancellation is admitted or known to be in vain.
+//! asker; what is reliable outlives its link; a request that is given up while it waits is withdrawn,
+//! and never handled; any other cancellation is admitted or known to be in vain.
 //!
 //! # Damage
 //!
@@ -113,6 +114,7 @@ pub struct Report {
     pub cancels: u64,
     pub cancels_seen: u64,
     pub cancels_in_vain: u64,
+    pub withdrawals: u64,
     /// By [`DropReason::index`].
     pub drops: [u64; DropReason::COUNT],
 }
@@ -131,7 +133,7 @@ impl Report {
     }
 
     /// Every count with its name, but for the drops.
-    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 49] {
+    pub fn counts_mut(&mut self) -> [(&'static str, &mut u64); 50] {
         [
             ("events", &mut self.events),
             ("pushes", &mut self.pushes),
@@ -182,6 +184,7 @@ impl Report {
             ("cancels", &mut self.cancels),
             ("cancels_seen", &mut self.cancels_seen),
             ("cancels_in_vain", &mut self.cancels_in_vain),
+            ("withdrawals", &mut self.withdrawals),
         ]
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Message {
     pub(super) superseded: bool,
     /// A newer one of its key was tried.
     pub(super) has_newer: bool,
+    /// A request that was given up, and that its peer can not have.
+    pub(super) withdrawn: bool,
     pub(super) handled: bool,
     pub(super) listed: Option<Sent>,
     /// Until when it may be of use, by the sender's clock: its time to live, or the time that a
@@ -166,6 +168,7 @@ impl Truth {
         let message = &mut self.messages[number];
         assert!(!message.handled, "message {number} is handled twice");
         assert!(!message.superseded, "message {number} was replaced by a newer one");
+        assert!(!message.withdrawn, "message {number} had been withdrawn");
         assert_ne!(message.listed, Some(Sent::Never), "message {number} was said not to be sent");
         message.handled = true;
         assert_eq!(frame.priority(), message.lane, "message {number}: lane");
@@ -188,6 +191,22 @@ impl Truth {
         message
     }
 
+    /// A session says that it drops a request, because its peer does not have it and shall not.
+    pub(super) fn withdraw(&mut self, number: usize) {
+        let message = &mut self.messages[number];
+        assert!(!message.withdrawn, "message {number} is withdrawn twice");
+        assert!(!message.handled, "message {number} is withdrawn after it was handled");
+        assert!(!message.superseded, "message {number} was replaced");
+        message.withdrawn = true;
+    }
+
+    /// Whether a request that is given up now can and must be withdrawn: it waits.
+    pub(super) fn must_be_withdrawn(&self, number: usize, life: usize, now: Nanos) -> bool {
+        let message = &self.messages[number];
+        let is_there = message.life == life && message.reliable && !message.may_be_dropped(now);
+        is_there && !message.left
+    }
+
     /// A life's lanes were given up, and these were said to be undelivered.
     pub(super) fn end(&mut self, life: usize, list: &[Undelivered], now: Nanos) {
         let mut last = [0; Priority::COUNT];
@@ -198,6 +217,7 @@ impl Truth {
             assert!(message.reliable, "message {number} is best effort");
             assert!(message.listed.is_none(), "message {number} is listed twice");
             assert!(!message.superseded, "message {number} was replaced");
+            assert!(!message.withdrawn, "message {number} was withdrawn");
             assert_eq!(undelivered.payload.len(), message.payload_bytes, "message {number}");
             assert_eq!(undelivered.kind, message.kind, "message {number}");
             assert_eq!(undelivered.type_id, message.type_id, "message {number}");
@@ -268,12 +288,15 @@ impl Truth {
             at_most.add(DropReason::Expired, is_expired.into());
             let is_replaced = message.superseded || message.has_newer;
             at_most.add(DropReason::Replaced, is_replaced.into());
+            at_most.add(DropReason::Cancelled, message.withdrawn.into());
         }
         for (index, (&counted, &at_most)) in
             lane.drops.by_reason().iter().zip(at_most.by_reason()).enumerate()
         {
             let reason = DropReason::ALL[index];
             assert!(counted <= at_most, "{counted} dropped for {reason:?}, {at_most} may be");
+            let is_exact = reason == DropReason::Cancelled;
+            assert!(!is_exact || counted == at_most, "{counted} of {at_most} withdrawn");
         }
     }
 }
@@ -281,6 +304,7 @@ impl Truth {
 impl Message {
     /// Whether a reliable message may be gone without having been handled.
     fn may_be_dropped(&self, now: Nanos) -> bool {
-        self.superseded || self.has_newer || self.useful_until.is_some_and(|at| at <= now)
+        let is_useless = self.useful_until.is_some_and(|at| at <= now);
+        self.superseded || self.has_newer || self.withdrawn || is_useless
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Ask {
     /// The seat that carries it.
     part: usize,
     id: RequestId,
+    /// The message that it is.
+    message: usize,
     lane: Priority,
     reliable: bool,
     /// It has a time to live as well.
@@ -120,6 +122,7 @@ impl World {
             session,
             part,
             id,
+            message,
             lane,
             reliable,
             has_ttl: expires_at.is_some(),
@@ -207,6 +210,17 @@ impl World {
         self.nodes[node].requests.fail_unreliable(part, CloseReason::PeerClosed);
         self.expect(node, Outcome::Lost, |ask| ask.part == part && !ask.reliable);
         self.look(node, false);
+        // The last that left: its peer may have it, and can not be told.
+        let has_left = |&index: &usize| {
+            let ask = &self.asks[index];
+            ask.part == part && ask.expected.is_none() && self.truth.messages[ask.message].left
+        };
+        let last = self.open_asks(node).filter(has_left).last();
+        if let Some(index) = last
+            && self.random.chance(50)
+        {
+            self.cancel(index);
+        }
     }
 
     /// A session or a part of one is over.
@@ -317,7 +331,12 @@ impl World {
             return;
         }
         let index = self.random.pick(&mine);
+        self.cancel(index);
+    }
+
+    fn cancel(&mut self, index: usize) {
         let ask = &mut self.asks[index];
+        let node = ask.node;
         ask.stage = Stage::Cancelled;
         let (id, is_waiting) = (ask.id, ask.expected.is_none());
         let cancelled = self.nodes[node].requests.cancel(id);
@@ -326,11 +345,38 @@ impl World {
         let Ask { reliable, lane, .. } = self.asks[index];
         assert_eq!(envelope.is_reliable(), reliable, "ask {index}");
         assert_eq!(envelope.lane(), lane, "ask {index}: behind its request");
+        if self.withdraw(session, index) {
+            self.report.withdrawals += 1;
+            return;
+        }
         let purpose = Purpose::Cancel { ask: index, correlation: id.correlation() };
         match self.send(session, envelope, None, purpose) {
             Some(_) => self.report.cancels += 1,
             None => self.report.cancels_in_vain += 1,
         }
+    }
+
+    /// Drops a request that its peer does not have: it need not be told. Returns whether it did.
+    fn withdraw(&mut self, public: usize, index: usize) -> bool {
+        let Ask { id, lane, message, .. } = self.asks[index];
+        let Some(seat) = self.carrier(public, lane) else { return false };
+        if self.seats[seat].place == Place::Over {
+            return false;
+        }
+        let Seat { session, node, life, .. } = &mut self.seats[seat];
+        let (node, life) = (*node, *life);
+        let now = self.nodes[node].clock(self.now);
+        let is_withdrawn =
+            session.withdraw(lane, id.correlation(), now, &mut self.nodes[node].memory());
+        trace!(self, "seat {seat}: message {message} is withdrawn: {is_withdrawn}");
+        if is_withdrawn {
+            self.truth.withdraw(message);
+        } else {
+            let must_be = self.truth.must_be_withdrawn(message, life, now);
+            assert!(!must_be, "message {message} waits, and is not withdrawn");
+        }
+        self.check_seat(seat);
+        is_withdrawn
     }
 
     /// Whether every request has its outcome.

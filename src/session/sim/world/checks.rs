@@ -111,6 +111,7 @@ impl World {
             let message = &mut self.truth.messages[number];
             assert_eq!(message.life, life, "message {number} is of an earlier life");
             assert!(!message.superseded, "message {number} was replaced");
+            assert!(!message.withdrawn, "message {number} was withdrawn");
             assert!(message.expires_at.is_none_or(|at| at > now), "message {number} has expired");
             assert!(message.reliable || !message.left, "best effort {number} is sent again");
             self.report.resent += u64::from(message.left);

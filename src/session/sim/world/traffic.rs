@@ -112,6 +112,7 @@ impl World {
                     left: false,
                     superseded: false,
                     has_newer: false,
+                    withdrawn: false,
                     handled: false,
                     listed: None,
                     useful_until: [ttl, request.map(|(_, timeout)| timeout)]
