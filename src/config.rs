@@ -377,6 +377,12 @@ settings! {
     /// Memory in which one lane keeps reliable messages until the peer has confirmed them, in
     /// bytes. When it is full the lane refuses more of them: nothing is lost. It is part of
     /// `send_memory_bytes`.
+    ///
+    /// What waits counts as long as its frames are, what is kept as long as its memory is. So a
+    /// lane that was filled while it waited may keep more: up to four times `kept_bytes_max +
+    /// frame_bytes_max + block_bytes`, because a block may be filled to a quarter only. Each body
+    /// that is sent from where it is (`in_place_bytes_min`) takes 8 KiB of send memory besides: up
+    /// to `1 + 8 KiB / (in_place_bytes_min + 32)` times that sum, where that is more than four.
     kept_bytes_max: u32 = 4 * MIB, 64 * KIB => 1 << 30;
 
     /// Receive window of a connection, in bytes: what one receive can take. Rounded up to a

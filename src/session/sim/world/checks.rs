@@ -4,7 +4,8 @@ use super::*;
 use crate::error::ProtocolError;
 use crate::session::lane::Reliable;
 use crate::wire::acknowledgement::{ACKNOWLEDGEMENT_BYTES, write_acknowledgement};
-use crate::wire::Decoder;
+use crate::wire::handshake::HANDSHAKE_BYTES_MAX;
+use crate::wire::{Decoder, HEADER_BYTES};
 
 /// How full a lane is.
 #[derive(Debug, Clone, Copy)]
@@ -162,8 +163,10 @@ impl World {
         self.truth.check_books(*life, self.nodes[*node].clock(self.now), false);
         for lane in &session.lanes {
             // Blocks are filled to a quarter at least, or together with a neighbour; but one whose
-            // body is sent from where it is stays by itself, be it as short as here.
-            let part = if limits.in_place_bytes_min < limits.block_bytes { 16 } else { 4 };
+            // body is sent from where it is stays by itself, and takes the shortest piece of the
+            // pool. (`kept_bytes_max` in `config.rs` says so.)
+            let shortest = limits.in_place_bytes_min.saturating_add(HEADER_BYTES);
+            let part = 4.max(1 + (2 * HANDSHAKE_BYTES_MAX).div_ceil(shortest));
             let most = part * (limits.kept_bytes_max + limits.frame_bytes_max + limits.block_bytes);
             assert!(lane.kept_bytes() <= most, "{} bytes kept of {most}", lane.kept_bytes());
         }
