@@ -257,6 +257,9 @@ impl Core {
             // The frame that brings the confirmation brings it back here.
             State::Draining if !connection.session.is_flushed() => {}
             State::Draining if self.waits_for_other(home) => {}
+            State::Draining if self.connections[key].session.confirms_before_goodbye() => {
+                self.mark_dirty(key);
+            }
             State::Draining => {
                 let Some(buffer) = self.take_control_buffer() else {
                     self.mark_dirty(key);

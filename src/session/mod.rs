@@ -1076,6 +1076,16 @@ impl Session {
         self.state = self.state.step(Event::Drain);
     }
 
+    /// Has the peer confirmed what was received and nothing has confirmed yet: behind the goodbye
+    /// nobody would. Returns whether there is something to send before it.
+    pub(crate) fn confirms_before_goodbye(&mut self) -> bool {
+        if self.confirm_at != Nanos::NEVER && !Mutation::NoAcknowledgements.is_on() {
+            self.confirm_at = Nanos::NEVER;
+            self.confirms_now = true;
+        }
+        self.confirms_now
+    }
+
     /// Queues the goodbye. To be called while draining, once nothing waits and nothing is in
     /// flight; the session is then *finishing*.
     pub(crate) fn finish(&mut self, buffer: Buffer, reason: GoodbyeReason, now: Nanos) {

@@ -7,7 +7,7 @@ use ringwire::{
     Nanos, RequestError, SendError,
 };
 
-use crate::bed::{Bed, settings_that_resume, silent, turn, valid};
+use crate::bed::{Bed, events_of_server, name, settings_that_resume, silent, turn, valid};
 use crate::proxy::{Fault, Plan, Way};
 use crate::util::{PATIENCE, client_with, endpoint, isolated, timed, wait_for};
 
@@ -402,6 +402,25 @@ fn disconnect_waits_for_the_confirmations() {
             assert_eq!(number_of(&server.receive(PATIENCE).expect("it comes")), number);
         }
         drop(proxy);
+    });
+}
+
+/// Who leaves in order confirms what has arrived, however soon: it is no loss of the other's.
+#[test]
+fn whoever_leaves_confirms_what_has_arrived() {
+    isolated(|| {
+        for round in 0..10 {
+            let Bed { mut client, proxy, server, id } = silent_bed();
+            server.send_to(id, Envelope::data().reliable(), &numbered(1, 100)).expect("room");
+            assert_eq!(number_of(&client.receive(PATIENCE).expect("it comes")), 1);
+            assert_eq!(client.disconnect(PATIENCE).flushed, 1);
+            let events = events_of_server(&server, "Disconnected");
+            let names: Vec<_> = events.iter().map(|event| name(&event.kind)).collect();
+            assert_eq!(names, ["Disconnected"], "round {round}");
+            let statistics = server.statistics();
+            assert_eq!((statistics.reliable_confirmed, statistics.reliable_lost), (1, 0));
+            drop(proxy);
+        }
     });
 }
 

@@ -183,8 +183,12 @@ impl World {
             if session.state() == State::Draining {
                 let seat = self.conns[conn].seat;
                 // The frame that brings the confirmation brings it back here.
-                if self.seats[seat].session.is_flushed() && !self.waits_for_other(seat) {
-                    self.say_goodbye(conn);
+                if !self.seats[seat].session.is_flushed() || self.waits_for_other(seat) {
+                    return;
+                }
+                match self.seats[seat].session.confirms_before_goodbye() {
+                    true => self.mark_dirty(conn),
+                    false => self.say_goodbye(conn),
                 }
                 return;
             }
