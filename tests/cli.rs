@@ -203,7 +203,9 @@ fn settings_stand_beside_each_other() {
         let first = "ringwire[zero_copy_bytes_min = 0; in_place_bytes_min = 1024]";
         assert_eq!(subjects(&records), [first, "ringwire[idle = \"park\"]", "ringwire"]);
         let idles: Vec<_> = records.iter().map(|record| &record["idle"]).collect();
-        assert_eq!(idles, ["spin", "park", "spin"]);
+        // With one core, spinning ends would only stand in each other's way.
+        let spin = if cores() == 1 { "adaptive" } else { "spin" };
+        assert_eq!(idles, [spin, "park", spin]);
     }
 }
 

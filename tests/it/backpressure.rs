@@ -12,9 +12,12 @@ use crate::util::{
     wait_until,
 };
 
-/// Small kernel buffers and a lane of 256 KiB.
+/// Small kernel buffers and a lane of 256 KiB. Who reads nothing is not given up, however slowly
+/// the test goes on meanwhile.
 fn narrow() -> ConfigBuilder {
     settings()
+        .heartbeat_interval_ms(0)
+        .tcp_user_timeout_ms(0)
         .frame_bytes_max(64 << 10)
         .lane_bytes_max(256 << 10)
         .send_memory_bytes(4 << 20)

@@ -116,11 +116,10 @@ pub(crate) fn timed<T>(body: impl FnOnce() -> T) -> (T, Duration) {
 /// Settings that suit two cores shared by many tests: a thread that does not get one for some
 /// seconds is not dead.
 pub(crate) fn settings() -> ConfigBuilder {
-    let settings = Config::builder().idle(Idle::Park).connections_max(64).heartbeat_misses(10);
-    let settings = settings.reconnect(false);
     // A test that is killed leaves no file behind. Tests of the registry have directories of their
     // own.
-    settings.registry(false)
+    let settings = Config::builder().registry(false).idle(Idle::Park).connections_max(64);
+    settings.reconnect(false).heartbeat_misses(10)
 }
 
 pub(crate) fn config() -> Config {
