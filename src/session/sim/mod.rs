@@ -22,8 +22,8 @@
 //! peer found in time, and no other taken for dead. A session with two connections is told to stand
 //! once for each peer, when both lead there, and to be over once, with all that both have left; no
 //! message travels on the wrong one. A request has one outcome, in time; no late answer reaches its
-//! asker; what is reliable outlives its link; a request that is given up while it waits is withdrawn,
-//! and never handled; any other cancellation is admitted or known to be in vain.
+//! asker; what is reliable outlives its link; a request that is given up while it waits is
+//! withdrawn, and never handled; any other cancellation is admitted or known to be in vain.
 //!
 //! # Damage
 //!
