@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -357,6 +358,8 @@ fn stat_shows_what_a_damaged_file_says() {
     let mut node = scratch.serve("cell");
     let path = scratch.files().pop().expect("its registry");
     node.kill();
+    // Nobody can open it for writing as it is.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("ours");
     let file = File::options().read(true).write(true).open(&path).expect("ours");
     let word = |at: u64| {
         let mut bytes = [0; 8];

@@ -142,6 +142,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn execute(command: Command) -> Result<ExitCode, CommandError> {
+    record::survive_file_size_limit()?;
     let settings = read_settings(command.config)?;
     match command.task {
         Task::Bench(options) => bench::run(&options, settings).map(|()| ExitCode::SUCCESS),

@@ -159,7 +159,6 @@ pub(super) struct Recording {
 
 /// Runs `ringwire record`.
 pub(super) fn run(options: &RecordOptions, settings: Settings) -> Result<ExitCode, CommandError> {
-    survive_file_size_limit()?;
     let plan = RecordingPlan { options };
     match (&options.listen, &options.connect) {
         (Some(address), _) => {
@@ -172,7 +171,7 @@ pub(super) fn run(options: &RecordOptions, settings: Settings) -> Result<ExitCod
 
 /// A file that may not grow (setrlimit(2), RLIMIT_FSIZE) is an error of the write, not the end of
 /// the process.
-fn survive_file_size_limit() -> Result<(), SetupError> {
+pub(super) fn survive_file_size_limit() -> Result<(), SetupError> {
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
         .map(drop)
         .map_err(|source| SetupError::System { operation: "sigaction", source })

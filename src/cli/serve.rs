@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ringwire::config::{Config, REACTORS_MAX};
+use ringwire::stats::DropCount;
 use ringwire::time::wall_ns;
 use ringwire::{
     Context, Envelope, Event, EventKind, Frame, Idle, Kind, Link, Message, Nanos, NodeHandle,
@@ -564,9 +565,13 @@ impl Log {
             "ended: {} received, {} sent, {} dropped; {} served",
             counted(statistics.messages_received, "message"),
             statistics.messages_sent,
-            statistics.messages_dropped,
+            statistics.drops.iter().map(|drop| drop.count).sum::<u64>(),
             counted(statistics.connections_established, "client"),
         )?;
+        for DropCount { lane, reason, count, .. } in &statistics.drops {
+            let lane = priority_name(Priority::ALL[*lane]);
+            writeln!(self.out, "  {count} dropped in lane {lane}: {}", reason.name())?;
+        }
         if report.connections > 0 {
             let open = counted(report.connections, "open connection");
             writeln!(self.out, "  {} of {open} flushed and ended in order", report.flushed)?;

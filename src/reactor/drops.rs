@@ -94,7 +94,12 @@ impl Core {
         self.meter.close(opened);
         if total > 0 {
             let peer = self.session_mut(home).and_then(|session| session.peer());
-            let peer = peer.map(|peer| peer.node_name.clone()).unwrap_or_default();
+            let mut peer = peer.map(|peer| peer.node_name.clone()).unwrap_or_default();
+            if peer.is_empty()
+                && let Home::Here(key) = self.homes[home]
+            {
+                peer.clone_from(&self.connections[key].address);
+            }
             self.troubles.dropped(&peer, &drops, self.now);
         }
         if self.drop_news.is_wanted && total > 0 {

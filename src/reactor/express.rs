@@ -449,6 +449,7 @@ impl Core {
         established: bool,
         remains: Remains,
     ) {
+        self.troubles.tell_rest();
         let kind = EventKind::Disconnected { reason, established, messages_dropped: 0 };
         let Some(tie) = self.pairs.of.get(home).copied() else {
             let event = self.event_for(home, kind);

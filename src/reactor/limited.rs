@@ -57,6 +57,15 @@ impl Troubles {
         tracing::warn!(messages, peer, ?priority, reason, "messages dropped");
     }
 
+    /// A session has ended: what of drops no line has told yet.
+    #[cold]
+    pub(crate) fn tell_rest(&mut self) {
+        let messages = std::mem::take(&mut self.drops.untold);
+        if messages > 0 {
+            tracing::warn!(messages, "messages dropped since the last line");
+        }
+    }
+
     /// The kernel had no buffer or memory for an operation.
     #[cold]
     pub(crate) fn lacked(&mut self, operation: &'static str, errno: i32, now: Nanos) {
@@ -93,5 +102,14 @@ mod tests {
         assert_eq!(limited.happened(1, at(1000)), Some(8));
         assert_eq!(limited.happened(1, at(1001)), None);
         assert_eq!(limited.happened(0, at(5000)), Some(1));
+    }
+
+    #[test]
+    fn rest_is_told_once() {
+        let mut troubles = Troubles::default();
+        assert_eq!(troubles.drops.happened(1, Nanos(1)), Some(1));
+        assert_eq!(troubles.drops.happened(7, Nanos(2)), None);
+        troubles.tell_rest();
+        assert_eq!(troubles.drops.untold, 0);
     }
 }

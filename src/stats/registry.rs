@@ -270,7 +270,9 @@ fn create_in(directory: &Path, config: &Config) -> io::Result<(File, PathBuf)> {
         let name = format!("{name}-{}-{number}.{}", std::process::id(), place::EXTENSION);
         let path = directory.join(name);
         let mut options = File::options();
-        options.read(true).write(true).create_new(true).mode(0o600);
+        // Nobody opens it for writing again, and who can not open it can not cut it off, which
+        // would end this process: see `sys::map`.
+        options.read(true).write(true).create_new(true).mode(0o400);
         match options.open(&path) {
             Ok(file) => match lock::try_hold(&file) {
                 Ok(true) => return Ok((file, path)),

@@ -39,7 +39,7 @@ impl Scratch {
         let mut living = files(std::slice::from_ref(&self.0)).into_iter();
         let living = living.rfind(|path| is_abandoned(path).is_ok_and(|dead| !dead));
         std::fs::copy(living.expect("one that lives"), &path).expect("room");
-        let file = std::fs::File::options().write(true).open(&path).expect("our own");
+        let file = writable(&path);
         let now = std::time::UNIX_EPOCH + Duration::from_nanos(crate::time::wall_ns());
         file.set_modified(now - Duration::from_secs(60 * minutes)).expect("our own");
         path
@@ -58,8 +58,15 @@ impl Drop for Scratch {
     }
 }
 
+/// Registries can be read only, so that nobody cuts off what a node has mapped.
+fn writable(path: &Path) -> std::fs::File {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, mode).expect("our own");
+    std::fs::File::options().write(true).open(path).expect("our own")
+}
+
 fn poke(path: &Path, offset: usize, word: u64) {
-    let file = std::fs::File::options().write(true).open(path).expect("our own");
+    let file = writable(path);
     file.write_all_at(&word.to_le_bytes(), offset as u64).expect("our own");
 }
 
@@ -207,7 +214,7 @@ fn state_is_that_of_the_sessions() {
     let _registry = scratch.registry();
     let copy = scratch.0.join("copy.rwstats");
     std::fs::copy(scratch.file(), &copy).expect("room");
-    let writer = std::fs::File::options().write(true).open(&copy).expect("our own");
+    let writer = writable(&copy);
     assert!(lock::try_hold(&writer).expect("supported"));
     let check = |expected| {
         let snapshot = Snapshot::from_file(&copy).expect("readable");
@@ -247,10 +254,18 @@ fn check_refused(damage: impl FnOnce(&Path), expected: &str) {
 }
 
 #[test]
+fn registry_can_not_be_opened_for_writing() {
+    let scratch = Scratch::new();
+    let _registry = scratch.registry();
+    let mode = std::fs::metadata(scratch.file()).expect("it is there").permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o400);
+}
+
+#[test]
 fn what_is_no_registry_is_told_clearly() {
     let cut = |bytes: u64| {
         move |path: &Path| {
-            let file = std::fs::File::options().write(true).open(path).expect("our own");
+            let file = writable(path);
             file.set_len(bytes).expect("our own");
         }
     };
@@ -338,7 +353,7 @@ fn counters_are_found_by_their_labels() {
     let labels = String::from_utf8_lossy(&bytes[512..HEADER_BYTES]).into_owned();
     assert!(labels.starts_with("messages_sent\nbytes_sent\n"), "{labels}");
     // As if the first two stood in the other order.
-    let file = std::fs::File::options().write(true).open(&copy).expect("our own");
+    let file = writable(&copy);
     file.write_all_at(b"bytes_sent\nmessages_sent\n", 512).expect("our own");
     let statistics = Snapshot::from_file(&copy).expect("readable").statistics();
     assert_eq!((statistics.messages_sent, statistics.bytes_sent), (600, 5));

@@ -208,6 +208,8 @@ fn latencies(out: &mut String, snapshot: &Snapshot) {
             match name {
                 // What COUNT says of them.
                 "handler" => "handler (1 in 64)".into(),
+                "queueing" => "queueing (1 a block)".into(),
+                "one_way" => "one way (1 a read)".into(),
                 name => name.replace('_', " "),
             },
             amount(reading.count()),

@@ -62,8 +62,7 @@ fn sketch(
     ];
     if !outliers.is_empty() {
         let count = series.outliers.len();
-        let plural = if count == 1 { "" } else { "s" };
-        let label = format!("{count} outlier{plural}");
+        let label = format!("the {count} slowest");
         legend.push(Key { label, sample: Sample::Ring });
     }
     let x = Axis { title: "seconds since the start".into(), scale: x, ticks: x.ticks(seconds) };
@@ -170,7 +169,7 @@ mod tests {
         let shown: Vec<Vec<String>> =
             files.iter().map(|file| texts(&well_formed(file), "text")).collect();
         assert!(shown[0].contains(&"socket p50".into()), "{:?}", shown[0]);
-        assert!(shown[0].contains(&"1 outlier".into()), "{:?}", shown[0]);
+        assert!(shown[0].contains(&"the 1 slowest".into()), "{:?}", shown[0]);
         assert!(shown[1].contains(&"<ring> p50".into()), "{:?}", shown[1]);
         let millisecond = "1 ms".to_owned();
         assert!(shown.iter().all(|texts| texts.contains(&millisecond)), "{shown:?}");
