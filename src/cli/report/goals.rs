@@ -163,10 +163,14 @@ pub(super) fn short_title(case: &Case<'_>) -> String {
     }
 }
 
-/// What made a run's figures worth less: rounds that differ too much, and wrong answers.
+/// What made a run's figures worth less: a build without optimisation, rounds that differ too much, and wrong answers.
 pub(super) fn warnings(book: &Book<'_>, run: usize) -> Vec<String> {
     let mut warnings = Vec::new();
     let of_run = if book.is_comparison() { format!("{}: ", letter(run)) } else { String::new() };
+    let facts = book.runs[run].machine.iter().flat_map(|machine| &machine.facts);
+    if facts.into_iter().any(|(key, value)| *key == "Profile" && value == "debug") {
+        warnings.push(format!("{of_run}debug build: these figures mean little"));
+    }
     for row in &book.runs[run].rows {
         if let Some(why) = &row.skipped {
             let (scenario, subject) = (text::name(&row.scenario), text::name(&row.subject));
@@ -256,5 +260,14 @@ mod tests {
         let noisy = "rtt, socket: noisy, p50 of rounds from 80.0 ns to 200 ns";
         assert!(warnings.contains(&noisy.into()), "{warnings:?}");
         assert_eq!(warnings.len(), 3, "{warnings:?}");
+
+        let of = |profile: &str| {
+            let machine = format!("{{\"scenario\":\"machine\",\"profile\":\"{profile}\"}}\n");
+            let text = machine + &row("ringwire", 110, 90, 120);
+            let runs = read::parse("a", text.as_bytes()).expect("rows");
+            super::warnings(&Book::new(&runs), 0)
+        };
+        assert_eq!(of("debug")[0], "debug build: these figures mean little");
+        assert_eq!(of("release").len(), 1, "wrong answers only");
     }
 }

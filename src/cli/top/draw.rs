@@ -149,7 +149,7 @@ fn flow_lines<'a>(node: &Node, statistics: &Statistics, columns: usize) -> Vec<L
         false => node.turns.back().copied().unwrap_or(0),
     };
     let hits = match rate(|s| s.spins) {
-        spins if spins > 0.0 => format!("{:.0} %", 100.0 * rate(|s| s.spin_hits) / spins),
+        spins if spins > 0.0 => format!("{:.0}%", 100.0 * rate(|s| s.spin_hits) / spins),
         _ => "-".into(),
     };
     let per_turn =
@@ -210,6 +210,9 @@ fn lane_lines<'a>(snapshot: &Snapshot, statistics: &Statistics) -> Vec<Line<'a>>
         .filter(|&reason| statistics.dropped(reason) > 0)
         .map(|reason| format!("{} {}", reason.name(), amount(statistics.dropped(reason))))
         .collect();
+    if statistics.sends_refused > 0 {
+        reasons.insert(0, format!("refused {}", amount(statistics.sends_refused)));
+    }
     if statistics.reliable_unconfirmed > 0 {
         reasons.insert(0, format!("unconfirmed {}", amount(statistics.reliable_unconfirmed)));
     }

@@ -153,6 +153,7 @@ fn busy(scratch: &Scratch) -> (Top, Forged) {
     forged.counter("turns_slow", 3);
     forged.counter("drops.1.overflow", 7);
     forged.counter("reliable_unconfirmed", 4);
+    forged.counter("sends_refused", 9);
     forged.handlers(64);
     forged.session(1, "controller", 2, 0, 0);
     forged.session(2, "logger", 2, 65_536, 7);
@@ -174,7 +175,7 @@ fn everything_has_its_place_in_80_by_24() {
     let lane = line_with(&picture, "normal ");
     assert!(lane.contains("65.5kB ██████"), "{picture}");
     assert!(lane.trim_end().ends_with(" 7"), "{picture}");
-    assert!(picture.contains("unconfirmed 4, overflow 7"), "{picture}");
+    assert!(picture.contains("unconfirmed 4, refused 9, overflow 7"), "{picture}");
     let handlers = line_with(&picture, "handler");
     assert!(handlers.contains("64  1.00µs  1.00µs  1.00µs  1.00µs"), "{picture}");
     assert!(handlers.contains("handler (1/64) "), "one in 64 is timed: {picture}");
