@@ -87,8 +87,10 @@ const PAUSES_PER_SPIN: usize = 4;
 const COMPLETIONS_PER_TURN: u32 = 64;
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
-/// How often a spinning reactor looks at the clock, in iterations of some 5 ns.
+/// How often a spinning reactor looks at the clock, in iterations: of 20 ns where it watches memory,
+/// of 300 ns where it looks into sockets. Until then a deadline is missed, and a reading is 23 ns.
 const SPINS_PER_CLOCK_READING: u32 = 16;
+const LOOKS_PER_CLOCK_READING: u32 = 1;
 
 /// How long a turn may wait for something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -1034,6 +1036,7 @@ impl Core {
             self.arm();
         }
         self.enter_if_needed()?;
+        let per_reading = if directly { LOOKS_PER_CLOCK_READING } else { SPINS_PER_CLOCK_READING };
         let mut spins = 0;
         loop {
             if (directly && self.receive_directly()) || self.ring.has_completion() {
@@ -1058,7 +1061,7 @@ impl Core {
                 return Ok(true);
             }
             spins += 1;
-            if spins % SPINS_PER_CLOCK_READING == 0 {
+            if spins % per_reading == 0 {
                 let now = Nanos::now();
                 if now >= limit || (self.is_held_back() && self.can_resume()) {
                     return Ok(true);
