@@ -163,7 +163,8 @@ pub(super) fn short_title(case: &Case<'_>) -> String {
     }
 }
 
-/// What made a run's figures worth less: a build without optimisation, rounds that differ too much, and wrong answers.
+/// What made a run's figures worth less: a build without optimisation, rounds that differ too much,
+/// and wrong answers.
 pub(super) fn warnings(book: &Book<'_>, run: usize) -> Vec<String> {
     let mut warnings = Vec::new();
     let of_run = if book.is_comparison() { format!("{}: ", letter(run)) } else { String::new() };
