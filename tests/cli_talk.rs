@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ringwire::{Client, Config, Envelope, Nanos};
+use ringwire::Nanos;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -196,8 +196,8 @@ fn other_messages_are_printed_between_coming_and_leaving() {
 #[test]
 fn who_comes_and_leaves_is_printed_in_that_order() {
     let (server, address) = serve(&[]);
-    let config = Config::builder().registry(false).build().expect("valid");
-    let mut client = Client::new(config).expect("a ring");
+    let config = ringwire::Config::builder().registry(false).build().expect("valid");
+    let mut client = ringwire::Client::new(config).expect("a ring");
     // Far faster than the server looks.
     for _ in 0..20 {
         client.connect(&address).expect("the server listens");
@@ -516,38 +516,6 @@ fn too_few_descriptors_are_said_at_the_start() {
 }
 
 /// `reactors` of the file holds unless the option says otherwise. A reactor's thread has its name.
-/// A client that sends and never reads: what is dropped of its answers is said at the end.
-#[test]
-fn summary_says_what_was_dropped_and_why() {
-    let file = temporary("drops.toml");
-    let text = "lane_frames_max = 8\noverflow_normal = \"drop_oldest\"\n\
-                tcp_send_buffer_bytes = 8192\nheartbeat_interval_ms = 0\n";
-    std::fs::write(&file, text).expect("a writable directory");
-    let path = file.to_str().expect("UTF-8");
-    let (server, address) = serve(&["--echo", "--quiet", "--config", path]);
-    let settings = Config::builder().registry(false).heartbeat_interval_ms(0);
-    let settings = settings.tcp_receive_buffer_bytes(8192);
-    let mut client = Client::new(settings.build().expect("valid")).expect("a ring");
-    client.connect(&address).expect("it listens");
-    let payload = [7; 4096];
-    let deadline = Nanos::now() + PATIENCE;
-    let mut queued = 0;
-    while queued < 2000 {
-        queued += usize::from(client.send(Envelope::data(), &payload[..]).is_ok());
-        // Sends, and handles nothing that came.
-        client.flush();
-        assert!(Nanos::now() < deadline, "it reads whatever the client does");
-    }
-    let lines = terminate(server);
-    std::fs::remove_file(&file).expect("our own");
-    let summary = lines.iter().find(|line| line.starts_with("ended: ")).expect("a summary");
-    let dropped = lines.iter().find_map(|line| {
-        line.trim().strip_suffix(" dropped in lane normal: overflow")?.parse::<u64>().ok()
-    });
-    let dropped = dropped.unwrap_or_else(|| panic!("{lines:?}"));
-    assert!(dropped > 0 && !summary.contains(" 0 dropped"), "{lines:?}");
-}
-
 #[test]
 fn number_of_reactors_comes_from_the_file() {
     let path = temporary("reactors.toml");
@@ -584,7 +552,7 @@ fn doctor_reports_json_and_its_verdict() {
     }
     assert!(test["spin"]["longest_ns"].as_u64().is_some_and(|longest| longest > 0), "{test}");
     let toml = report["recommended"]["toml"].as_str().expect("a snippet");
-    Config::from_toml(toml).unwrap_or_else(|error| panic!("{error}\n{toml}"));
+    ringwire::Config::from_toml(toml).unwrap_or_else(|error| panic!("{error}\n{toml}"));
 }
 
 #[test]

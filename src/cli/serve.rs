@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use clap::Args;
 use ringwire::config::{Config, REACTORS_MAX};
-use ringwire::stats::DropCount;
 use ringwire::time::wall_ns;
 use ringwire::{
     Context, Envelope, Event, EventKind, Frame, Idle, Kind, Link, Message, Nanos, NodeHandle,
@@ -560,18 +559,18 @@ impl Log {
         refused: u64,
     ) -> io::Result<()> {
         let statistics = handle.statistics();
+        let drops = statistics.drops.iter();
+        let (dropped, by_lane) =
+            all_drops(drops.map(|drop| (Priority::ALL[drop.lane], drop.reason.name(), drop.count)));
         writeln!(
             self.out,
             "ended: {} received, {} sent, {} dropped; {} served",
             counted(statistics.messages_received, "message"),
             statistics.messages_sent,
-            statistics.drops.iter().map(|drop| drop.count).sum::<u64>(),
+            dropped,
             counted(statistics.connections_established, "client"),
         )?;
-        for DropCount { lane, reason, count, .. } in &statistics.drops {
-            let lane = priority_name(Priority::ALL[*lane]);
-            writeln!(self.out, "  {count} dropped in lane {lane}: {}", reason.name())?;
-        }
+        write!(self.out, "{by_lane}")?;
         if report.connections > 0 {
             let open = counted(report.connections, "open connection");
             writeln!(self.out, "  {} of {open} flushed and ended in order", report.flushed)?;
@@ -629,6 +628,16 @@ impl Meter {
 }
 
 /// Names a link where that tells more than "the link".
+/// How many messages were dropped, and a line for each lane and reason.
+fn all_drops(drops: impl Iterator<Item = (Priority, &'static str, u64)>) -> (u64, String) {
+    let (mut sum, mut lines) = (0_u64, String::new());
+    for (lane, reason, count) in drops {
+        sum = sum.saturating_add(count);
+        lines += &format!("  {count} dropped in lane {}: {reason}\n", priority_name(lane));
+    }
+    (sum, lines)
+}
+
 fn which(link: Link) -> &'static str {
     match link {
         Link::Main => "",
@@ -641,6 +650,16 @@ mod tests {
     use super::*;
 
     const PLAIN: Conduct = Conduct { echo_all: false, print_all: false, quiet: false };
+
+    #[test]
+    fn drops_of_every_reason_are_told() {
+        assert_eq!(all_drops(std::iter::empty()), (0, String::new()));
+        let drops = [(Priority::Low, "overflow", 41_277), (Priority::High, "expired", 3)];
+        let (sum, lines) = all_drops(drops.into_iter());
+        assert_eq!(sum, 41_280);
+        let expected = "  41277 dropped in lane low: overflow\n  3 dropped in lane high: expired\n";
+        assert_eq!(lines, expected);
+    }
 
     #[test]
     fn every_message_is_answered_or_printed() {
