@@ -587,8 +587,8 @@ impl Reactor {
     }
 
     /// Queues a message for each of `bodies`, in order, alike but for what they carry. Stops at the
-    /// first that is refused. What does not change between them is looked at once: a message costs
-    /// a third less than with [`send`](Self::send).
+    /// first that is refused. What does not change between them is looked at once, which
+    /// [`send`](Self::send) does for each.
     ///
     /// Hot path: no allocation, no system call.
     #[inline]
