@@ -8,7 +8,7 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 /// A point in time: nanoseconds of this machine's monotonic clock.
 ///
@@ -73,9 +73,20 @@ pub fn process_cpu_ns() -> u64 {
     reading(ClockId::ProcessCPUTime)
 }
 
+/// How long the kernel's tick is: that of CLOCK_MONOTONIC_COARSE (clock_getres(2)), 1 to 10 ms by
+/// CONFIG_HZ.
+pub(crate) fn tick() -> Duration {
+    let resolution = clock_getres(ClockId::MonotonicCoarse);
+    Duration::from_nanos(nanos(resolution))
+}
+
 #[inline]
 fn reading(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
+    nanos(clock_gettime(clock))
+}
+
+#[inline]
+fn nanos(time: Timespec) -> u64 {
     // Both are non-negative for these clocks: clock_gettime(2).
     (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
 }

@@ -30,6 +30,7 @@ use crate::reactor::meter::Meter;
 use crate::reactor::pause::departed_max;
 use crate::reactor::pool::Pools;
 use crate::reactor::sessions::{self, Home, SessionKey};
+use crate::reactor::standing::StandingTimer;
 use crate::reactor::tap::TapWriter;
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
@@ -150,6 +151,7 @@ pub(crate) struct Core {
     /// Reliable messages that no peer has confirmed yet, all sessions.
     pub(crate) unconfirmed: u64,
     pub(crate) last_activity: Nanos,
+    pub(crate) standing: StandingTimer,
     pub(crate) mailbox: Option<Arc<Mailbox>>,
     /// The ways into all reactors of the node, this one included, by index.
     pub(crate) siblings: Vec<Arc<Mailbox>>,
@@ -272,6 +274,7 @@ impl Core {
             queued: 0,
             unconfirmed: 0,
             last_activity: Nanos(0),
+            standing: StandingTimer::new(&config)?,
             mailbox,
             siblings: Vec::new(),
             mailbox_polled: false,

@@ -38,6 +38,7 @@ mod pause;
 pub(crate) mod pool;
 mod receive;
 pub(crate) mod sessions;
+mod standing;
 pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
@@ -1093,10 +1094,13 @@ impl Core {
                 }
             }
         }
-        let now = || read_at.unwrap_or_else(Nanos::now);
-        let timeout = (limit != Nanos::NEVER).then(|| limit.since(now()));
+        let now = read_at.unwrap_or_else(Nanos::now);
+        let timeout = (limit != Nanos::NEVER).then(|| limit.since(now));
         self.counters.parks.add(1);
         let want = u32::from(timeout != Some(Duration::ZERO));
+        if want > 0 {
+            self.standing.sleeps(now);
+        }
         let outcome = self.enter(want, timeout);
         if let Some(mailbox) = &self.mailbox {
             mailbox.awake();

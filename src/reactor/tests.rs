@@ -427,3 +427,25 @@ fn kernel_holds_little_of_what_stands_beside_urgent_messages() {
     let chosen = unsent_bounds(Config::builder().tcp_notsent_lowat_bytes(300_000));
     assert!(chosen.iter().all(|&(_, bytes)| bytes == 300_000), "{chosen:?}");
 }
+
+#[test]
+fn reactor_that_sleeps_often_keeps_a_timer_standing() {
+    for (period_us, is_wanted) in [(100_000, true), (0, false)] {
+        let config = Config::builder()
+            .idle(Idle::Park)
+            .standing_timer_us(period_us)
+            .registry(false)
+            .build()
+            .expect("valid");
+        let mut reactor = Reactor::new(&config).expect("a ring");
+        let begin = Nanos::now();
+        let mut patience = if is_wanted { PATIENCE } else { Duration::from_millis(50) };
+        while Nanos::now() < begin + patience && !patience.is_zero() {
+            reactor.turn(Wait::Until(Nanos::now() + Duration::from_micros(20))).expect("a turn");
+            if reactor.core.standing.is_standing() {
+                patience = Duration::ZERO;
+            }
+        }
+        assert_eq!(patience.is_zero(), is_wanted, "period {period_us} us");
+    }
+}

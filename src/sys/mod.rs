@@ -8,3 +8,4 @@ pub mod probe;
 pub(crate) mod ring;
 pub(crate) mod socket;
 pub(crate) mod thread;
+pub(crate) mod timer;
