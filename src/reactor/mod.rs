@@ -881,8 +881,8 @@ impl Reactor {
     /// that never polls from filling its lane while the socket is idle.
     #[inline]
     pub(crate) fn flush_full_block(&mut self, connection: ConnectionId, lane: Priority) {
-        // The block before this one may have left by now. Completions only record what happened.
-        self.core.reap();
+        // The block before this one may have left by now.
+        self.core.collect();
         let carrier = self.core.for_lane(connection, lane);
         let is_idle = carrier
             .and_then(|carrier| self.core.key(carrier))
@@ -923,7 +923,7 @@ impl Reactor {
             let sent_before = self.core.counters.direct_sends.get();
             self.flush_replies();
             let sent_directly = self.core.counters.direct_sends.get() != sent_before;
-            let has_progressed = self.core.reap() > 0 || sent_directly;
+            let has_progressed = self.core.collect() > 0 || sent_directly;
             if !has_progressed || !self.core.has_sends() {
                 return;
             }
@@ -1106,6 +1106,15 @@ impl Core {
             mailbox.awake();
         }
         outcome
+    }
+
+    /// Reaps completions between turns, those included that the kernel posts only when it is
+    /// entered: a send that waited for room in its socket goes on there.
+    #[inline]
+    fn collect(&mut self) -> u32 {
+        // A failing ring is met again, and reported, in the next turn.
+        let _ = self.enter_if_needed();
+        self.reap()
     }
 
     /// Reaps completions. They only record what happened.

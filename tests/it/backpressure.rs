@@ -116,6 +116,51 @@ fn stalled_peer_gets_large_frames_intact() {
     isolated(|| check_stalled_peer(Idle::Park, 60_000));
 }
 
+/// A client that never polls and never waits: what waits for room in the socket goes on with what
+/// it does do, sending and `flush`.
+fn check_only_flushes(idle: Idle) {
+    const MESSAGES: u32 = 5000;
+    let (mut client, mut peer) = client_and_peer(valid(narrow().idle(idle)));
+    let reading = std::thread::spawn(move || {
+        for number in 0..MESSAGES {
+            assert_eq!(peer.frame().payload, numbered(number, 1000));
+        }
+        peer
+    });
+    let mut sent = 0;
+    let mut refused = 0;
+    wait_until("everything is admitted", || {
+        while sent < MESSAGES {
+            match client.send(Envelope::data(), &numbered(sent, 1000)) {
+                Ok(()) => sent += 1,
+                Err(SendError::Full | SendError::MemoryFull) => {
+                    refused += 1;
+                    client.flush();
+                    return false;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        true
+    });
+    assert!(refused > 0, "the lane was never full: nothing was tested");
+    wait_until("everything has left", || {
+        client.flush();
+        client.connection().expect("connected").bytes_queued == 0
+    });
+    drop(reading.join().expect("in order and intact"));
+}
+
+#[test]
+fn client_that_only_flushes_gets_everything_across_parked() {
+    isolated(|| check_only_flushes(Idle::Park));
+}
+
+#[test]
+fn client_that_only_flushes_gets_everything_across_spinning() {
+    isolated(|| check_only_flushes(Idle::Spin));
+}
+
 #[test]
 fn frames_max_bounds_the_lane_too() {
     isolated(|| {
