@@ -10,8 +10,11 @@
 //!
 //! A failure prints the target, the seed of the input and the input; the same seed repeats it.
 
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, available_parallelism};
 use std::time::{Duration, Instant};
 
 use ringwire::fuzzing::{TARGETS, Target};
@@ -27,17 +30,40 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let only = arguments.next();
-    for target in &TARGETS {
-        if only.as_deref().is_some_and(|name| name != target.name) {
-            continue;
-        }
-        // With a seed given, that one input comes first; without, every run explores elsewhere.
-        let first = seed.unwrap_or_else(|| fastrand::u64(..));
-        if !run(target, first, Duration::from_secs_f64(seconds)) {
-            return ExitCode::FAILURE;
-        }
+    let chosen = TARGETS.iter().filter(|it| only.as_deref().is_none_or(|name| name == it.name));
+    let chosen: Vec<&Target> = chosen.collect();
+    if chosen.is_empty() {
+        eprintln!("no target of this name");
+        return ExitCode::from(2);
     }
-    ExitCode::SUCCESS
+    if run_all(&chosen, seed, Duration::from_secs_f64(seconds)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// One target at a time on each core. Whether none failed; after one has, no other is begun.
+fn run_all(chosen: &[&Target], seed: Option<u64>, duration: Duration) -> bool {
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || {
+        while !failed.load(Ordering::Relaxed)
+            && let Some(target) = chosen.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            // With a seed given, that one input comes first; without, every run explores elsewhere.
+            let first = seed.unwrap_or_else(|| fastrand::u64(..));
+            if !run(target, first, duration) {
+                failed.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..cores.min(chosen.len()) {
+            scope.spawn(work);
+        }
+    });
+    !failed.load(Ordering::Relaxed)
 }
 
 /// Inputs with the seeds `first`, `first + 1`, … until the time is over or one fails.
