@@ -5,12 +5,21 @@
 #   scripts/ci.sh          every step, in order; stops at the first that fails
 #   scripts/ci.sh STEP...  only these, e.g. `scripts/ci.sh fmt clippy`
 #
-# FUZZ_SECONDS (default 3) is the time per fuzz target.
+# FUZZ_SECONDS (default 3) is the time per fuzz target. RUST_TEST_THREADS is how many tests run at
+# once, and RINGWIRE_SOAK_SECONDS (default 60) how long links break at random in test_release.
+# CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=full goes on from what a plain `cargo test` has built,
+# for who runs single steps while changing the code; a first run takes a fifth longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-always}"
 export RUST_BACKTRACE="${RUST_BACKTRACE:-1}"
+# The same in every step, so that each finds what those before it have built. Lines are all that a
+# backtrace needs; both save a fifth of compiling.
+export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
+export CARGO_PROFILE_DEV_DEBUG="${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}"
+# One place for the packages beside this one too: what they depend on is largely the same.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 fuzz_seconds="${FUZZ_SECONDS:-3}"
 # Far longer than any example takes.
 example_seconds_max=30
@@ -24,6 +33,11 @@ raise_descriptor_limit() {
     fi
     ulimit -Sn "$hard"
     echo "descriptors: $(ulimit -Sn)"
+}
+
+# Most tests wait for something, in a process of their own: two for each core keep it busy.
+more_tests_at_once() {
+    export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$((2 * $(nproc)))}"
 }
 
 # rustfmt and clippy, from rustup, only where they are missing.
@@ -57,9 +71,9 @@ step_clippy() {
     cargo clippy --locked --all-targets --all-features -- -D warnings
 }
 
-# What an embedder compiles: the library without the command and its dependencies.
+# What an embedder compiles: the library without the command and its dependencies. Clippy is the
+# compiler's own check and more.
 step_library() {
-    cargo check --locked --lib --no-default-features
     cargo clippy --locked --lib --no-default-features -- -D warnings
 }
 
@@ -70,17 +84,43 @@ step_doc() {
 # The README's test command, word for word: tests/tidy.rs keeps it in README.md.
 step_test() {
     raise_descriptor_limit
+    more_tests_at_once
     cargo test
 }
 
 # Optimised, and without what only makes the last per cent: linking each of the test programs with
-# LTO takes two cores ten minutes.
+# LTO takes two cores ten minutes. Together with `bench`, which goes on from what is built here.
+# Not exported everywhere: the figures of `instructions` are of the profile that ships.
+quick_release() {
+    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+    export CARGO_PROFILE_RELEASE_DEBUG=none
+}
+
+# Real links break at random for a minute, beside all other tests, which take as long; among these
+# are the same two for some seconds.
 step_test_release() {
     raise_descriptor_limit
-    # Real links break at random for a minute here, for some seconds in the step before.
+    more_tests_at_once
+    quick_release
+    local cargo_test=(cargo test --locked --release --config scripts/ci-profile.toml)
+    "${cargo_test[@]}" --no-run
+    local said soak tests=0
+    said="$(mktemp)"
     RINGWIRE_SOAK_SECONDS="${RINGWIRE_SOAK_SECONDS:-60}" \
-        CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        cargo test --locked --release
+        "${cargo_test[@]}" --test it random_faults >"$said" 2>&1 &
+    soak="$!"
+    "${cargo_test[@]}" || tests="$?"
+    # Neither ends without the other: what is left running would be in the way of the next step.
+    local soaked=0
+    wait "$soak" || soaked="$?"
+    cat "$said"
+    # A filter that finds nothing passes.
+    if [ "$soaked" -eq 0 ] && ! grep -q ' 2 passed' "$said"; then
+        echo "the soak ran other than two tests" >&2
+        soaked=1
+    fi
+    rm "$said"
+    [ "$tests" -eq 0 ] && [ "$soaked" -eq 0 ]
 }
 
 # Every example talks to itself when it is given no address, checks what comes back, and ends by
@@ -96,8 +136,8 @@ step_examples() {
 # Every bench once, as a test: they compile, and their answers are right.
 step_bench() {
     raise_descriptor_limit
-    CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 \
-        cargo bench --locked -- --test
+    quick_release
+    cargo bench --locked --config scripts/ci-profile.toml -- --test
 }
 
 # Instructions per message against a baseline; skipped where there is no valgrind.
@@ -105,13 +145,15 @@ step_instructions() {
     scripts/instructions.sh
 }
 
+# Without optimising across its parts: half of the time went into that.
 step_fuzz() {
-    cargo run --release --locked --manifest-path fuzz/Cargo.toml -- "$fuzz_seconds"
+    CARGO_PROFILE_RELEASE_LTO=off \
+        cargo run --release --locked --manifest-path fuzz/Cargo.toml -- "$fuzz_seconds"
 }
 
 # The lock-free protocols of src/sync in every interleaving. Some seconds behind the build.
 step_loom() {
-    RUSTFLAGS="--cfg loom" timeout 300 \
+    RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off timeout 300 \
         cargo test --release --locked --manifest-path loom/Cargo.toml
 }
 

@@ -5,7 +5,7 @@
 //! the `tests.rs` files are left out of what concerns shipped code. Each check returns what it
 //! found wrong, so that the tests at the bottom can show it failing on a wrong sample.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -434,6 +434,38 @@ fn check_no_c(cargo_lock: &str) -> Findings {
     findings
 }
 
+/// CI optimises some packages less (`scripts/ci-profile.toml`), none that the library is made of.
+fn check_ci_profile(profile: &str, cargo_toml: &str, cargo_lock: &str) -> Findings {
+    let name = |line: &str| Some(line.strip_prefix("name = \"")?.strip_suffix('"')?.to_owned());
+    // A name may stand for several versions.
+    let packages: Vec<(String, &str)> = cargo_lock
+        .split("[[package]]")
+        .filter_map(|package| Some((package.lines().find_map(name)?, package)))
+        .collect();
+    let direct = cargo_toml.split_once("[dependencies]\n").map_or("", |(_, rest)| rest);
+    let direct = direct.lines().take_while(|line| !line.starts_with('['));
+    let direct = direct.filter(|line| !line.starts_with('#') && !line.contains("optional = true"));
+    let mut todo: Vec<&str> = direct.filter_map(|line| Some(line.split_once(" =")?.0)).collect();
+    let mut library = BTreeSet::new();
+    while let Some(name) = todo.pop() {
+        if library.insert(name) {
+            let lines = packages.iter().filter(|(it, _)| it == name).flat_map(|it| it.1.lines());
+            let wanted = lines.filter_map(|line| line.strip_prefix(" \""));
+            todo.extend(wanted.filter_map(|wanted| wanted.split(['"', ' ']).next()));
+        }
+    }
+    let listed = profile.lines().filter_map(|line| line.strip_prefix("[profile.release.package."));
+    let mut findings = Findings::new();
+    for listed in listed.map(|line| line.trim_end_matches(']')) {
+        if library.contains(listed) {
+            findings.push(format!("ci-profile.toml: the library is made of `{listed}`"));
+        } else if !packages.iter().any(|(name, _)| name == listed) {
+            findings.push(format!("ci-profile.toml: there is no `{listed}`"));
+        }
+    }
+    findings
+}
+
 /// The value of `key = "…"` in the package section.
 fn package_value<'a>(cargo_toml: &'a str, key: &str) -> Option<&'a str> {
     cargo_toml.lines().find_map(|line| {
@@ -554,6 +586,12 @@ fn no_c_toolchain_is_needed() {
 }
 
 #[test]
+fn ci_optimises_the_whole_library() {
+    let profile = read("scripts/ci-profile.toml");
+    report(&check_ci_profile(&profile, &read("Cargo.toml"), &read("Cargo.lock")));
+}
+
+#[test]
 fn ci_runs_the_readme_test_command() {
     let script = read("scripts/ci.sh");
     assert!(script.lines().any(|line| line.trim() == "cargo test"), "word for word");
@@ -658,6 +696,18 @@ fn wrong_manifests_are_found() {
     let expected = ["a", "d"].map(|name| format!("Cargo.lock: `{name}` needs a C toolchain: `cc`"));
     assert_eq!(check_no_c(&locked), expected);
     assert!(check_no_c(&package("iana-time-zone-haiku", "cc")).is_empty());
+}
+
+#[test]
+fn library_that_ci_does_not_optimise_is_found() {
+    let cargo = "[dependencies]\n# Why.\na = \"1\"\nc = { optional = true }\n[lib]\nd = \"1\"\n";
+    let locked = "[[package]]\nname = \"a\"\ndependencies = [\n \"b 1.0\",\n]\n\
+        [[package]]\nname = \"b\"\n[[package]]\nname = \"c\"\n[[package]]\nname = \"d\"\n";
+    let check = |name| {
+        let profile = format!("[profile.release.package.{name}]\nopt-level = 0\n");
+        check_ci_profile(&profile, cargo, locked).len()
+    };
+    assert_eq!(["a", "b", "c", "d", "e"].map(check), [1, 1, 0, 0, 1]);
 }
 
 #[test]
