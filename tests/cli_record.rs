@@ -290,8 +290,10 @@ fn replay_keeps_the_distances_and_the_speed() {
         }
         let at = |frame: &Value| frame["sent_at_ns"].as_u64().expect("a time");
         let took = Duration::from_nanos(at(&found[10]) - at(&found[0]));
-        // No frame is sent before its instant; the first may have been as late as it says.
-        assert!(took + max_lateness(&said) >= span, "speed {speed}: {took:?}: {said}");
+        // No frame is sent before its instant. The first may have been as late as it says, and was
+        // stamped some time after that was measured: at most half a distance is left for it.
+        let slack = max_lateness(&said) + span / 20;
+        assert!(took + slack >= span, "speed {speed}: {took:?}: {said}");
     }
     // A minute in all, and no pause.
     written(&file, &payloads, Duration::from_secs(6), true);
