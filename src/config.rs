@@ -432,9 +432,11 @@ settings! {
     /// How long `adaptive` spins after the last activity, in microseconds.
     idle_spin_us: u32 = 50, 0 => 1_000_000;
     /// While a reactor sleeps at least four times within this time, in microseconds, it keeps a
-    /// timer standing that is due after it and wakes nobody; 0 turns that off. Spares the kernel
-    /// setting the timer hardware twice a sleep, which in a guest may be a fifth of a round trip.
-    /// Never longer than a quarter of the kernel's tick (1 to 10 ms, CONFIG_HZ).
+    /// timer standing that is due after it and wakes nobody; 0 turns that off. Sleeping costs less
+    /// while a timer is due before the kernel's next tick: a fifth of a parked round trip in the
+    /// guest where it was measured (`ringwire bench rtt --idle park --variant
+    /// standing_timer_us=0`), perhaps nothing on bare metal. Never longer than a quarter of
+    /// the kernel's tick (1 to 10 ms, CONFIG_HZ).
     standing_timer_us: u32 = 1000, 0 => 100_000;
 
     /// How long `connect` may take, resolver not included, in milliseconds.

@@ -430,7 +430,7 @@ fn kernel_holds_little_of_what_stands_beside_urgent_messages() {
 
 #[test]
 fn reactor_that_sleeps_often_keeps_a_timer_standing() {
-    for (period_us, is_wanted) in [(100_000, true), (0, false)] {
+    for (period_us, is_wanted) in [(1000, true), (0, false)] {
         let config = Config::builder()
             .idle(Idle::Park)
             .standing_timer_us(period_us)
@@ -438,8 +438,11 @@ fn reactor_that_sleeps_often_keeps_a_timer_standing() {
             .build()
             .expect("valid");
         let mut reactor = Reactor::new(&config).expect("a ring");
+        // However long sleeps take on a busy machine, some come often enough.
+        let period = Duration::from_millis(100);
+        reactor.core.standing.set_period(period);
         let begin = Nanos::now();
-        let mut patience = if is_wanted { PATIENCE } else { Duration::from_millis(50) };
+        let mut patience = if is_wanted { PATIENCE } else { 3 * period };
         while Nanos::now() < begin + patience && !patience.is_zero() {
             reactor.turn(Wait::Until(Nanos::now() + Duration::from_micros(20))).expect("a turn");
             if reactor.core.standing.is_standing() {
