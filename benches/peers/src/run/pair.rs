@@ -90,7 +90,10 @@ impl End {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("cannot start the {side} end: {error}"))?;
+            .map_err(|error| {
+                let program = command.get_program().display();
+                format!("cannot start the {side} end, {program}: {error}")
+            })?;
         let output = child.stdout.take().ok_or("standard output is a pipe")?;
         let errors = child.stderr.take().ok_or("standard error is a pipe")?;
         let input = child.stdin.take();
@@ -124,11 +127,15 @@ impl End {
         }
     }
 
-    /// Ends the process and adds its last words to `what`.
+    /// Ends the process and adds to `what` how it had ended before, if it had, and its last words.
     fn complaint(&mut self, what: &str) -> String {
+        let status = self.child.try_wait().ok().flatten().map(|status| status.to_string());
         let said = self.end().filter(|said| !said.is_empty());
-        let said = said.map_or(String::new(), |said| format!(" ({}: {said})", self.side));
-        format!("{what}{said}")
+        let told: Vec<String> = status.into_iter().chain(said).collect();
+        if told.is_empty() {
+            return what.to_owned();
+        }
+        format!("{what} ({}: {})", self.side, told.join("; "))
     }
 
     /// Asks the process to end, kills it when it does not, and returns its last words.
@@ -257,6 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn server_that_was_killed_is_named_beside_what_the_client_met() {
+        // The client speaks once the server is dead: a zombie until it is waited for, proc(5).
+        let text = failure(
+            r#"if [ "$0" = serve ]; then
+            echo '{"ready":{"address":"x","version":"9"}}'; kill -9 $$
+        else
+            server=${job##*server_pid\":}; server=${server%%[!0-9]*}
+            until grep -q '^State:.Z' "/proc/$server/status"; do :; done
+            echo '{"error":"reset"}'
+        fi"#,
+        );
+        assert_eq!(text, "reset (serve: signal: 9 (SIGKILL))");
+    }
+
+    #[test]
     fn end_that_does_not_stop_is_killed() {
         // Both say they are ready, which a client must not, and then ignore that input has ended.
         let text =
@@ -298,6 +320,7 @@ mod tests {
             }
         }
         let error = round(&Missing, job(), &[0]).err().expect("it is not there");
-        assert!(error.to_string().contains("cannot start the serve end"), "{error}");
+        let program = "cannot start the serve end, /nonexistent/python: ";
+        assert!(error.to_string().contains(program), "{error}");
     }
 }
