@@ -22,6 +22,8 @@
 #   RECORD     where the text goes; "-" keeps none (default: none)
 #   RUN_WITH   a command before every run, e.g. one that waits until the machine is quiet
 set -euo pipefail
+# What fails inside `$(build ...)` must end the run: nothing else than what was asked for is measured.
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 
 usage() {
@@ -65,7 +67,11 @@ build() {
     fi
     if [ "$commit" != . ] && [ ! -x "$work/$key" ]; then
         git worktree add --force --detach --quiet "$tree" "$commit"
-        [ -z "$patch" ] || git -C "$tree" apply "$(realpath "$patch")"
+        if [ -n "$patch" ] && ! git -C "$tree" apply "$(realpath "$patch")"; then
+            git worktree remove --force "$tree"
+            echo "$patch does not apply to $commit" >&2
+            exit 1
+        fi
     fi
     if [ "$commit" = . ] || [ ! -x "$work/$key" ]; then
         # One target directory for all: dependencies are built once.
@@ -93,7 +99,8 @@ for subject in "${subjects[@]}"; do
         *) for_run[-1]+=",$part" ;;
         esac
     done
-    binaries+=("$(build "${parts[0]}" "${for_build[@]}")")
+    binary="$(build "${parts[0]}" "${for_build[@]}")"
+    binaries+=("$binary")
     environments+=("${for_run[*]}")
 done
 
