@@ -66,9 +66,10 @@ build() {
         tree="$work/$key.tree"
     fi
     if [ "$commit" != . ] && [ ! -x "$work/$key" ]; then
+        # A build that failed leaves its tree, to be looked into.
+        [ ! -d "$tree" ] || git worktree remove --force "$tree"
         git worktree add --force --detach --quiet "$tree" "$commit"
         if [ -n "$patch" ] && ! git -C "$tree" apply "$(realpath "$patch")"; then
-            git worktree remove --force "$tree"
             echo "$patch does not apply to $commit" >&2
             exit 1
         fi
