@@ -125,6 +125,26 @@ fn direct_sends_resume_after_a_short_one() {
     });
 }
 
+/// A zero-copy send is over when the peer's kernel has acknowledged it, which that delays by 40 ms
+/// where a connection goes to and fro. Nothing is to wait for that unless it was asked for.
+#[test]
+fn first_long_message_holds_nothing_up() {
+    isolated(|| {
+        let server = start(echo());
+        let took = |seed| {
+            let mut client = client_with(settings().build().expect("valid"), &endpoint(&server));
+            for _ in 0..30 {
+                client.request(Envelope::command(), b"to and fro", PATIENCE).expect("an answer");
+            }
+            client.send(Envelope::data(), &pattern(20 << 10, seed)).expect("room");
+            client.flush();
+            timed(|| client.request(Envelope::command(), b"and now", PATIENCE).is_ok()).1
+        };
+        let quickest = (0..5).map(took).min().expect("five times");
+        assert!(quickest < Duration::from_millis(35), "{quickest:?}");
+    });
+}
+
 #[test]
 fn parked_server_sleeps_when_nothing_happens() {
     isolated(|| {

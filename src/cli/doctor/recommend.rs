@@ -78,7 +78,8 @@ pub(super) fn settings(known: &Knowledge<'_>) -> Vec<Setting> {
         add("registered_bytes", "0".into(), reason.into());
     }
     let can_zero_copy = known.capabilities.map(|found| found.send_zero_copy);
-    if matches!(can_zero_copy, Some(Ability::Refused { .. })) {
+    let is_asked = known.config.zero_copy_bytes_min() > 0;
+    if is_asked && matches!(can_zero_copy, Some(Ability::Refused { .. })) {
         let reason = "this kernel sends nothing without a copy";
         add("zero_copy_bytes_min", "0".into(), reason.into());
     }
