@@ -32,6 +32,7 @@ use crate::reactor::pool::Pools;
 use crate::reactor::sessions::{self, Home, SessionKey};
 use crate::reactor::standing::StandingTimer;
 use crate::reactor::tap::TapWriter;
+use crate::reactor::transmit::{GATHERED_BYTES, is_gathered};
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
 use crate::session::heartbeat::HeartbeatPolicy;
@@ -73,7 +74,9 @@ pub(crate) struct Batch {
     pub(crate) queued: usize,
     /// Why the one after them was not.
     pub(crate) refused: Option<SendError>,
-    /// The lane has grown past another multiple of what was asked for: there may be more.
+    /// The lane has grown past another multiple of what was asked for: it is to be sent.
+    pub(crate) is_due: bool,
+    /// That came before the last of them: there may be more.
     pub(crate) is_stopped: bool,
 }
 
@@ -359,8 +362,8 @@ impl Core {
     }
 
     /// Queues a message for each of `bodies`, alike but for what they carry, until one is refused
-    /// or the lane has grown past another multiple of `stride` bytes. What does not change between
-    /// them is looked at once.
+    /// or the lane has grown past another multiple of `stride` bytes; of long ones, of as many as
+    /// leave at once. What does not change between them is looked at once.
     #[inline]
     pub(crate) fn push_all<'b, B: Body + ?Sized + 'b>(
         &mut self,
@@ -376,21 +379,27 @@ impl Core {
         let mut batch = Batch::default();
         let connection = &mut self.connections[key];
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let stop_at = (connection.session.lane_bytes(lane) / stride + 1).saturating_mul(stride);
+        let before = connection.session.lane_bytes(lane);
+        let next = |stride: usize| (before / stride + 1).saturating_mul(stride);
+        let (due_at, stop_at) = (next(stride), next(stride.max(GATHERED_BYTES)));
         for body in bodies {
             let session = &mut connection.session;
             let identity = &self.identity;
             let none = Correlation::None;
             match session.push(envelope, none, body, identity, self.now, &mut memory) {
-                Ok(_) => batch.queued += 1,
+                Ok(written) => {
+                    batch.queued += 1;
+                    let lane_bytes = session.lane_bytes(lane);
+                    batch.is_due = lane_bytes >= due_at;
+                    if batch.is_due && (lane_bytes >= stop_at || !is_gathered(written)) {
+                        batch.is_stopped = true;
+                        break;
+                    }
+                }
                 Err(error) => {
                     batch.refused = Some(error);
                     break;
                 }
-            }
-            if session.lane_bytes(lane) >= stop_at {
-                batch.is_stopped = true;
-                break;
             }
         }
         if batch.queued > 0 {

@@ -295,6 +295,17 @@ impl Lane {
         Some(block)
     }
 
+    /// The blocks that [`take`](Self::take) gives next, oldest first, up to one that a gap is to be
+    /// told before, or that may expire.
+    pub(crate) fn blocks_behind(&self) -> impl Iterator<Item = &Block> {
+        let mut next = self.announced + 1;
+        self.waiting.iter().take_while(move |block| {
+            let is_next = block.span.first == next && block.span.expiry == Nanos::NEVER;
+            next = block.span.last + 1;
+            is_next
+        })
+    }
+
     /// Books a block that has been handed to the kernel in full. Reliable messages in it are kept
     /// until the peer confirms them.
     #[inline]

@@ -846,6 +846,45 @@ impl Session {
         self.passed_over[priority.index()] = 0;
     }
 
+    /// The blocks that follow one from `source`, oldest first: as long as nothing else has its turn
+    /// before them, and nothing can make one obsolete. [`Session::poll_behind`] takes them.
+    #[inline]
+    pub(crate) fn blocks_behind(&self, source: Source) -> impl Iterator<Item = &Block> {
+        let lane = match source {
+            Source::Lane(priority) if self.has_only(priority) => {
+                Some(&self.lanes[priority.index()])
+            }
+            Source::Lane(_) | Source::Control => None,
+        };
+        lane.into_iter().flat_map(Lane::blocks_behind)
+    }
+
+    /// Whether nothing waits but in one lane.
+    #[inline]
+    fn has_only(&self, priority: Priority) -> bool {
+        let others = || Priority::ALL.into_iter().filter(|other| *other != priority);
+        self.control.is_none()
+            && self.state == State::Open
+            && !self.has_own_block()
+            && !self.is_held
+            && others().all(|other| self.lanes[other.index()].is_empty())
+    }
+
+    /// The first of [`Session::blocks_behind`].
+    #[inline]
+    pub(crate) fn poll_behind(
+        &mut self,
+        source: Source,
+        now: Nanos,
+        memory: &mut SendMemory<'_>,
+    ) -> Option<Block> {
+        let Source::Lane(priority) = source else { return None };
+        let lane = &mut self.lanes[priority.index()];
+        let block = lane.take(priority, now, memory, &mut self.holdings)?;
+        self.count_resent(priority, &block);
+        Some(block)
+    }
+
     /// Whether something that waits has a time to live.
     #[inline]
     pub(crate) fn may_expire(&self) -> bool {

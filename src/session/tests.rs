@@ -854,3 +854,87 @@ fn payload_in_place_that_is_dropped_is_a_gap() {
     assert_eq!(far.received, [(Priority::Normal, b"the next".to_vec())]);
     assert_eq!(near.session.bytes_queued(), 0);
 }
+
+impl End {
+    /// How many blocks go along with the next one.
+    fn count_behind(&mut self) -> usize {
+        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        let (source, block) = self.session.poll_block(NOW, &mut memory).expect("queued");
+        let count = self.session.blocks_behind(source).count();
+        self.session.block_sent(source, block, &mut memory);
+        count
+    }
+
+    fn push_in_place(&mut self, envelope: Envelope, seed: u8) {
+        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        let (identity, body) = (&self.identity, Bytes::from(vec![seed; 1000]));
+        let pushed =
+            self.session.push(envelope, Correlation::None, &body, identity, NOW, &mut memory);
+        pushed.expect("room");
+    }
+}
+
+#[test]
+fn blocks_behind_are_those_that_come_next() {
+    let (mut near, mut far) = pair();
+    for seed in 0..5 {
+        near.push_in_place(Envelope::data(), seed);
+    }
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let (source, block) = near.session.poll_block(NOW, &mut memory).expect("queued");
+    let bytes = |block: &Block| block.buffer.pieces(block.span.start..block.span.filled).to_vec();
+    let mut sent = vec![bytes(&block)];
+    let behind: Vec<Vec<u8>> = near.session.blocks_behind(source).map(bytes).collect();
+    near.session.block_sent(source, block, &mut memory);
+    for _ in 0..2 {
+        let block = near.session.poll_behind(source, NOW, &mut memory).expect("the next");
+        sent.push(bytes(&block));
+        near.session.block_sent(source, block, &mut memory);
+    }
+    assert_eq!((behind.len(), &behind[..2]), (4, &sent[1..]));
+    for frame in &sent {
+        far.handle(frame).expect("in order");
+    }
+    exchange(&mut near, &mut far);
+    let seeds: Vec<u8> = far.received.iter().map(|(_, payload)| payload[0]).collect();
+    assert_eq!(seeds, [0, 1, 2, 3, 4]);
+    assert_eq!(near.session.bytes_queued(), 0);
+}
+
+#[test]
+fn nothing_goes_along_that_has_not_its_turn() {
+    let check = |what: &str, expected: usize, queue: fn(&mut End)| {
+        let (mut near, _) = pair();
+        near.push_in_place(Envelope::data(), 0);
+        queue(&mut near);
+        assert_eq!(near.count_behind(), expected, "{what}");
+    };
+    check("its own lane", 1, |near| near.push_in_place(Envelope::data(), 1));
+    check("what another lane has waits for its turn, or goes first", 0, |near| {
+        near.push_in_place(Envelope::data(), 1);
+        near.push(Priority::Low, b"below").expect("room");
+    });
+    check("what may expire is looked at when it leaves", 1, |near| {
+        near.push_in_place(Envelope::data(), 1);
+        near.push_in_place(Envelope::data().ttl(Duration::from_secs(1)), 2);
+        near.push_in_place(Envelope::data(), 3);
+    });
+    check("an acknowledgement goes first", 0, |near| {
+        near.push_in_place(Envelope::data(), 1);
+        near.session.confirms_now = true;
+        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let (source, block) = near.session.poll_block(NOW, &mut memory).expect("its own");
+        assert_eq!(source, Source::Control);
+        near.session.block_sent(source, block, &mut memory);
+        // The one that is looked at now is the message, and another acknowledgement is due.
+        let (source, block) = near.session.poll_block(NOW, &mut memory).expect("queued");
+        near.session.confirms_now = true;
+        assert_eq!(near.session.blocks_behind(source).count(), 0);
+        near.session.block_sent(source, block, &mut memory);
+        near.session.confirms_now = false;
+    });
+    check("nor after the goodbye was asked for", 0, |near| {
+        near.push_in_place(Envelope::data(), 1);
+        near.session.drain();
+    });
+}

@@ -100,6 +100,14 @@ pub(crate) struct ReceiveOptions {
     pub(crate) poll_first: bool,
 }
 
+/// What is to be sent of a buffer, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SendOptions {
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
+    pub(crate) mode: SendMode,
+}
+
 /// How a send is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendMode {
@@ -267,11 +275,10 @@ impl Ring {
         &mut self,
         fd: RawFd,
         buffer: Buffer,
-        offset: usize,
-        bytes: usize,
-        mode: SendMode,
+        options: SendOptions,
         token: Token,
     ) -> Result<OpKey, Buffer> {
+        let SendOptions { offset, bytes, mode } = options;
         let op = Op::new(OpKind::Send, token, Some(buffer), clamp(bytes));
         let key = self.insert(op).map_err(|op| op.buffer.expect("just put in"))?;
         let Self { ops, vectors, .. } = self;

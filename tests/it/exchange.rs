@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use ringwire::transport::ServerTransport;
-use ringwire::{Client, ConnectionState, Envelope, Idle, Kind, Nanos, Priority, Server, Transport};
+use ringwire::{
+    Address, Client, ConfigBuilder, ConnectionState, Envelope, Idle, Kind, Nanos, Priority, Server,
+    Transport,
+};
 
 use crate::util::{
     DATA, Directory, EXTENDED, NORMAL, PATIENCE, Peer, Plain, STATUS, client_and_peer, client_with,
@@ -125,6 +129,63 @@ fn direct_sends_resume_after_a_short_one() {
     });
 }
 
+/// Messages of 64 KiB leave several at once, also when the socket takes a part of them only.
+fn check_long_ones_go_along(endpoint: &str, config: ConfigBuilder) {
+    let config = config.idle(Idle::Spin).lane_bytes_max(1 << 20).build().expect("valid");
+    let server =
+        start(Server::builder().config(settings().build().expect("valid")).listen(endpoint));
+    let address = match &server.addresses()[0] {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let mut client = client_with(config, &address);
+    let bodies: Vec<Bytes> = (0..60).map(|seed| Bytes::from(pattern(64 << 10, seed))).collect();
+    let (before, mut rest) = (client.statistics(), &bodies[..]);
+    let mut received = 0;
+    let mut check_one = |timeout: Duration| match server.receive(timeout) {
+        Ok(message) => {
+            assert!(message.payload()[..] == bodies[received], "message {received}");
+            received += 1;
+            received
+        }
+        Err(_) => received,
+    };
+    while !rest.is_empty() {
+        let report = client.send_all(Envelope::data(), rest);
+        rest = &rest[report.queued..];
+        let _ = client.poll();
+        check_one(Duration::ZERO);
+    }
+    client.flush_within(PATIENCE).expect("the peer reads");
+    while check_one(PATIENCE) < bodies.len() {}
+    let after = client.statistics();
+    let sends = after.direct_sends - before.direct_sends;
+    assert_eq!(after.messages_sent - before.messages_sent, 60);
+    assert!(sends <= 45, "{sends} calls for 60 messages");
+    assert_eq!(client.disconnect(PATIENCE).messages_dropped, 0);
+}
+
+#[test]
+fn long_messages_leave_several_at_once() {
+    isolated(|| check_long_ones_go_along("127.0.0.1:0", settings()));
+}
+
+#[test]
+fn long_messages_that_do_not_fit_the_socket_arrive_all_the_same() {
+    isolated(|| {
+        check_long_ones_go_along("127.0.0.1:0", settings().tcp_send_buffer_bytes(100 << 10));
+    });
+}
+
+#[test]
+fn long_messages_leave_several_at_once_over_unix() {
+    isolated(|| {
+        let directory = Directory::new();
+        let endpoint = format!("unix:{}", directory.path("socket").display());
+        check_long_ones_go_along(&endpoint, settings());
+    });
+}
+
 /// A zero-copy send is over when the peer's kernel has acknowledged it, which that delays by 40 ms
 /// where a connection goes to and fro. Nothing is to wait for that unless it was asked for.
 #[test]
@@ -242,14 +303,20 @@ fn sender_that_never_polls_sends_by_itself() {
         for_each_idle(|idle| {
             let (mut client, mut peer) =
                 client_and_peer(settings().idle(idle).build().expect("valid"));
+            let (sender, has_come) = std::sync::mpsc::channel();
             let reading = std::thread::spawn(move || {
                 for number in 0..200_u8 {
                     assert_eq!(peer.frame().payload, vec![number; 8000]);
+                    let _ = sender.send(());
                 }
                 peer
             });
             for number in 0..=u8::MAX {
                 client.send(Envelope::data(), &vec![number; 8000]).expect("room");
+                // No more ahead than sockets hold: a full one makes its sender turn.
+                if (20..220).contains(&number) {
+                    has_come.recv_timeout(PATIENCE).expect("it has left by itself");
+                }
             }
             drop(reading.join().expect("all but the last 64 KiB or so have come"));
         });

@@ -330,7 +330,8 @@ fn too_little_lockable_memory_runs_unregistered() {
         let mut sets = capabilities(None).expect("own capabilities");
         sets.effective.remove(CapabilitySet::IPC_LOCK);
         set_capabilities(None, sets).expect("giving one up is allowed");
-        let server = start(echo());
+        let config = settings().zero_copy_bytes_min(16 << 10).build().expect("valid");
+        let server = start(echo().config(config));
         let mut peer = Peer::connect(&server);
         let id = server.clients()[0].id;
         let payload = pattern(3 << 20, 1);

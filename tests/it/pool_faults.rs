@@ -147,7 +147,8 @@ fn check_dead_member() -> bool {
     });
     let server = start(silent().config(valid(settings_that_resume())));
     let plan = plan(&stuck_endpoint).endpoint(endpoint(&server)).members_min(2);
-    let settings = settings_that_resume().tcp_send_buffer_bytes(16 << 10);
+    let settings =
+        settings_that_resume().tcp_send_buffer_bytes(16 << 10).zero_copy_bytes_min(16 << 10);
     let mut pool = ready(settings, plan);
     let peer = accepting.join().expect("the handshake completes");
     let members = pool.members();

@@ -407,7 +407,8 @@ fn client_with_a_send_in_the_kernel() -> (Client, Peer) {
         peer.welcome(greeting_that_resumes());
         peer
     });
-    let config = settings_that_resume().tcp_send_buffer_bytes(16 << 10);
+    let config =
+        settings_that_resume().tcp_send_buffer_bytes(16 << 10).zero_copy_bytes_min(16 << 10);
     let mut client = client_with(valid(config), &endpoint);
     let peer = accepting.join().expect("the handshake completes");
     let deadline = Nanos::now() + PATIENCE;

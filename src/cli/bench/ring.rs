@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringwire::error::SendError;
+use ringwire::error::{RequestError, SendError};
 use ringwire::stats::Statistics;
 use ringwire::time::Nanos;
 use ringwire::{Body, Client, Config, ConnectionId, Envelope, Frame, Kind, Reactor, Server, Wait};
@@ -26,6 +26,8 @@ use super::{cores, failover, session, silence, trips};
 
 /// Bytes queued on a connection between two turns of a stream.
 const BATCH_BYTES: usize = 64 << 10;
+/// The same of long frames: as many as raw sockets write at once.
+const BATCH_BYTES_LONG: usize = 256 << 10;
 /// How long either end may take to say goodbye; not timed.
 pub(super) const GOODBYE_TIME: Duration = Duration::from_secs(2);
 /// Connections besides those measured, while old ones are closing.
@@ -189,7 +191,15 @@ impl End for One {
     }
 
     fn ask(&mut self) -> Result<Answer, SubjectError> {
-        Ok(self.client.request_with(Envelope::command(), &[][..], WAIT_MAX, read_answer)?)
+        loop {
+            let answer =
+                self.client.request_with(Envelope::command(), &[][..], WAIT_MAX, read_answer);
+            match answer {
+                // Behind what was sent: it waits for room as that did.
+                Err(RequestError::Send(error)) => wait_for_room(self.client.reactor(), error)?,
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     fn statistics(&self) -> Statistics {
@@ -325,7 +335,11 @@ fn stream<E: End>(
     // As an application that has long data in shared memory would; short data is copied anyway.
     let payload = Bytes::from(payload(plan.case.payload_bytes));
     let is_long = plan.case.payload_bytes >= plan.config.in_place_bytes_min() as usize;
-    let batch = (BATCH_BYTES / frame_bytes).max(1);
+    let batch = match is_long {
+        true => BATCH_BYTES_LONG / plan.case.payload_bytes,
+        false => BATCH_BYTES / frame_bytes,
+    };
+    let batch = batch.max(1);
     let send = |end: &mut E| match is_long {
         true => end.send(&payload, batch),
         false => end.send(&payload[..], batch),

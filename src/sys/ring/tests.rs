@@ -37,13 +37,18 @@ fn wait(ring: &mut Ring) -> Completion {
     }
 }
 
+/// The first `bytes` of a buffer.
+fn front(bytes: usize, mode: SendMode) -> SendOptions {
+    SendOptions { offset: 0, bytes, mode }
+}
+
 #[test]
 fn prompt_send_completes_without_a_completion_of_the_kernels() {
     let (near, mut far) = tcp_pair();
     let mut ring = ring();
     let mut buffer = Buffer::new(64);
     buffer.bytes_mut().fill(9);
-    ring.send(near.as_raw_fd(), buffer, 0, 64, SendMode::Prompt, TOKEN).expect("room");
+    ring.send(near.as_raw_fd(), buffer, front(64, SendMode::Prompt), TOKEN).expect("room");
     assert!(ring.reap().is_none(), "nothing is known before it was submitted");
     ring.enter(0, None, None).expect("the ring works");
     assert!(ring.uring.completion().is_empty(), "the kernel posts nothing for a success");
@@ -61,7 +66,7 @@ fn prompt_send_into_a_full_socket_reports_what_was_taken() {
     let mut ring = ring();
     let bytes = 64 << 20;
     let buffer = Buffer::new(bytes);
-    ring.send(near.as_raw_fd(), buffer, 0, bytes, SendMode::Prompt, TOKEN).expect("room");
+    ring.send(near.as_raw_fd(), buffer, front(bytes, SendMode::Prompt), TOKEN).expect("room");
     ring.enter(0, None, None).expect("the ring works");
     let completion = ring.reap().expect("the one attempt is over");
     let taken = completion.result.expect("a part was taken") as usize;
@@ -73,7 +78,7 @@ fn prompt_send_into_a_full_socket_reports_what_was_taken() {
     let mut last = Ok(1);
     for _ in 0..100 {
         let next = buffer.take().expect("it came back");
-        ring.send(near.as_raw_fd(), next, 0, bytes, SendMode::Prompt, TOKEN).expect("room");
+        ring.send(near.as_raw_fd(), next, front(bytes, SendMode::Prompt), TOKEN).expect("room");
         ring.enter(0, None, None).expect("the ring works");
         let completion = ring.reap().expect("the one attempt is over");
         buffer = completion.buffer;
@@ -92,7 +97,7 @@ fn prompt_send_to_a_closed_peer_reports_the_error() {
     let (near, far) = UnixStream::pair().expect("a pair");
     drop(far);
     let mut ring = ring();
-    ring.send(near.as_raw_fd(), Buffer::new(16), 0, 16, SendMode::Prompt, TOKEN).expect("room");
+    ring.send(near.as_raw_fd(), Buffer::new(16), front(16, SendMode::Prompt), TOKEN).expect("room");
     ring.enter(0, None, None).expect("the ring works");
     let completion = ring.reap().expect("an error is a completion");
     assert_eq!(completion.result, Err(libc::EPIPE));
@@ -105,7 +110,8 @@ fn whole_send_waits_for_room_and_sends_everything() {
     let (near, mut far) = tcp_pair();
     let mut ring = ring();
     let bytes = 32 << 20;
-    let send = ring.send(near.as_raw_fd(), Buffer::new(bytes), 0, bytes, SendMode::Whole, TOKEN);
+    let send =
+        ring.send(near.as_raw_fd(), Buffer::new(bytes), front(bytes, SendMode::Whole), TOKEN);
     send.expect("room");
     ring.enter(0, None, None).expect("the ring works");
     assert!(ring.reap().is_none(), "the socket can not hold that much");
@@ -126,7 +132,7 @@ fn zero_copy_send_gives_its_buffer_back_with_the_notification() {
     assert_eq!(registered.expect("within RLIMIT_MEMLOCK"), 1 << 16);
     let [buffer] = buffers;
     assert_eq!(buffer.registered(), Some(0));
-    ring.send(near.as_raw_fd(), buffer, 0, 1 << 16, SendMode::ZeroCopy, TOKEN).expect("room");
+    ring.send(near.as_raw_fd(), buffer, front(1 << 16, SendMode::ZeroCopy), TOKEN).expect("room");
     let mut received = vec![0; 1 << 16];
     let reader = std::thread::spawn(move || {
         io::Read::read_exact(&mut far, &mut received).expect("everything comes");
@@ -176,7 +182,7 @@ fn prompt_send_is_not_settled_while_completions_overflow() {
     // Fails, and its completion goes to the overflow list behind the others.
     let (near, far) = UnixStream::pair().expect("a pair");
     drop(far);
-    ring.send(near.as_raw_fd(), Buffer::new(16), 0, 16, SendMode::Prompt, TOKEN).expect("room");
+    ring.send(near.as_raw_fd(), Buffer::new(16), front(16, SendMode::Prompt), TOKEN).expect("room");
     ring.enter(0, None, None).expect("the ring works");
     assert!(ring.has_overflow(), "the queue was meant to overflow");
     let outcome = loop {
@@ -199,7 +205,7 @@ fn prompt_send_is_settled_although_the_queue_never_empties() {
         }
     };
     let (near, _far) = tcp_pair();
-    ring.send(near.as_raw_fd(), Buffer::new(16), 0, 16, SendMode::Prompt, TOKEN).expect("room");
+    ring.send(near.as_raw_fd(), Buffer::new(16), front(16, SendMode::Prompt), TOKEN).expect("room");
     receive(&mut ring);
     ring.enter(0, None, None).expect("the ring works");
     // As a busy reactor does: reap some, submit more, so that there is always something to reap.
@@ -261,7 +267,7 @@ fn dropped_ring_waits_for_the_kernel() {
         let mut ring = ring();
         let (fd, bytes) = (near.as_raw_fd(), 16 << 20);
         ring.receive(fd, Buffer::new(64), any(64), TOKEN).expect("room");
-        let send = ring.send(fd, Buffer::new(bytes), 0, bytes, SendMode::Whole, TOKEN);
+        let send = ring.send(fd, Buffer::new(bytes), front(bytes, SendMode::Whole), TOKEN);
         send.expect("room");
         ring.enter(0, None, None).expect("the ring works");
         assert_eq!(ring.in_flight(), 2, "both are meant to be in flight");
@@ -309,7 +315,8 @@ fn gathered_sends_are_one_message_in_every_mode() {
         // The last bytes of the head, the payload, and the padding; then what is within one piece.
         for (from, to) in [(0, total), (30, total), (32 + 7, total - 9), (5, 20)] {
             let (buffer, _) = gathered(&payload);
-            ring.send(near.as_raw_fd(), buffer, from, to - from, mode, TOKEN).expect("room");
+            let options = SendOptions { offset: from, ..front(to - from, mode) };
+            ring.send(near.as_raw_fd(), buffer, options, TOKEN).expect("room");
             ring.enter(0, None, None).expect("the ring works");
             let mut received = vec![0; to - from];
             io::Read::read_exact(&mut far, &mut received).expect("everything comes");
@@ -332,7 +339,7 @@ fn inserted_bytes_are_held_for_as_long_as_the_kernel_reads_them() {
     let (buffer, expected) = gathered(&payload);
     let bytes = expected.len();
     drop(expected);
-    ring.send(near.as_raw_fd(), buffer, 0, bytes, SendMode::Whole, TOKEN).expect("room");
+    ring.send(near.as_raw_fd(), buffer, front(bytes, SendMode::Whole), TOKEN).expect("room");
     ring.enter(0, None, None).expect("the ring works");
     assert!(ring.reap().is_none(), "the socket can not hold that much");
     assert!(!payload.is_unique(), "the operation holds them");
