@@ -119,14 +119,14 @@ fn default_suite_shows_its_goals() {
         .map(|line| serde_json::from_str::<Value>(line).expect("an object"))
         .map(|record| record["connections"].as_u64().expect("a count"))
         .collect();
-    assert_eq!(counts[..10], [1; 10]);
+    assert_eq!(counts[..13], [1; 13]);
     let has_many = !stderr.contains("descriptors, the limit is");
-    assert_eq!(counts[10..], if has_many { vec![64, 1_000] } else { vec![] });
+    assert_eq!(counts[13..], if has_many { vec![64, 1_000] } else { vec![] });
     // Above the first table stand warnings and the machine's name, as long as they are.
     let mut tables = stderr.lines().skip_while(|line| !line.contains("1 round of"));
     assert!(tables.all(|line| line.chars().count() <= 80), "{stderr}");
     // Spinning has goals only where the two ends have a core each.
-    let goals = if cores() == 1 { 1 } else { 4 + usize::from(has_many) };
+    let goals = if cores() == 1 { 1 } else { 5 + usize::from(has_many) };
     let judged = stderr.lines().filter(|line| line.contains("x met") || line.contains("x missed"));
     assert_eq!(judged.count(), goals, "{stderr}");
 }

@@ -55,7 +55,7 @@ impl Goal {
             (Scenario::Rtt, 64, Idle::Spin, 1_000, Beside::Fewer(64)) => goal(Figure::Rate, 0, 0.8),
             // The framing loop does the same work; long frames are judged against bulk bytes.
             (Scenario::Stream, 64, Idle::Spin, 1, Beside::Floors) => goal(Figure::Rate, 0, 0.75),
-            (Scenario::Stream, 1_048_576, Idle::Spin, 1, Beside::Floors) => {
+            (Scenario::Stream, 65_536 | 1_048_576, Idle::Spin, 1, Beside::Floors) => {
                 goal(Figure::Rate, 1, 0.9)
             }
             _ => None,

@@ -216,6 +216,7 @@ fn default_suite(options: &Options, cores: Cores) -> Vec<Case> {
             case(Scenario::Rtt, 64, Idle::Spin),
             case(Scenario::Rtt, 64, Idle::Park),
             case(Scenario::Stream, 64, Idle::Spin),
+            case(Scenario::Stream, 64 << 10, Idle::Spin),
             case(Scenario::Stream, 1 << 20, Idle::Spin),
         ];
         // Not beside itself, and not a thousand times something that may be large.
@@ -518,15 +519,16 @@ mod tests {
                 "rtt 64 B spin",
                 "rtt 64 B park",
                 "stream 64 B spin",
+                "stream 64 KiB spin",
                 "stream 1 MiB spin",
                 "rtt 64 B spin, ringwire over 1000 connections beside 64"
             ]
         );
         assert!(suite.plans.iter().all(|plan| Goal::of(plan.case).is_some()), "{suite:?}");
         // Two subjects in rtt, three in stream.
-        let subjects = 12;
+        let subjects = 15;
         let timed = suite.plans[0].duration + suite.plans[0].warm_up();
-        assert!(timed * subjects * 7 < Duration::from_secs(40));
+        assert!(timed * subjects * 7 < Duration::from_secs(48));
         assert_eq!(suite.rounds, 7);
     }
 
@@ -580,7 +582,7 @@ mod tests {
         let mut default = suite(&[]);
         assert_eq!(default.connections_max(), MANY);
         assert!(default.make_do_with(400));
-        assert_eq!((default.connections_max(), default.plans.len()), (1, 4));
+        assert_eq!((default.connections_max(), default.plans.len()), (1, 5));
         let mut asked_for = suite(&["--connections", "1000"]);
         assert_eq!(asked_for.connections_max(), MANY);
         assert!(!asked_for.make_do_with(400));
