@@ -24,6 +24,10 @@ PREFIX = struct.Struct(">I")
 BATCH_BYTES = 64 << 10
 # The longest message is a MiB of data; the default limit of a stream is 64 KiB.
 STREAM_LIMIT = 4 << 20
+# As in src/job.rs, and as many wait as in src/tasks.rs.
+BULK_BYTES = 1 << 20
+BULK_PERIOD_NS = 10_000_000
+BULK_QUEUE = 4
 
 
 def encode(kind, sequence, data):
@@ -49,11 +53,32 @@ def end_with_standard_input():
     threading.Thread(target=watch, daemon=True).start()
 
 
+class Counted:
+    """What the receiver saw of messages with a sequence of their own."""
+
+    def __init__(self, data_bytes):
+        self.data_bytes = data_bytes
+        self.expected, self.frames, self.errors = 0, 0, 0
+
+    def count(self, message):
+        sequence = message["metadata"]["sequence"]
+        if sequence == self.expected and len(message["data"]) == self.data_bytes:
+            self.frames += 1
+        else:
+            self.errors += 1
+        self.expected = sequence + 1
+
+    def take(self):
+        seen = [self.frames, self.errors]
+        self.frames, self.errors = 0, 0
+        return seen
+
+
 async def serve(job):
     payload_bytes = job["case"]["payload_bytes"]
 
     async def handle(reader, writer):
-        expected, frames, errors = 0, 0, 0
+        counted = {"stream": Counted(payload_bytes), "bulk": Counted(BULK_BYTES)}
         try:
             while True:
                 message = await read_message(reader)
@@ -61,17 +86,11 @@ async def serve(job):
                 if kind == "echo":
                     writer.write(encode(kind, message["metadata"]["sequence"], message["data"]))
                     await writer.drain()
-                elif kind == "stream":
-                    sequence = message["metadata"]["sequence"]
-                    if sequence == expected and len(message["data"]) == payload_bytes:
-                        frames += 1
-                    else:
-                        errors += 1
-                    expected = sequence + 1
-                else:
-                    writer.write(encode("seen", 0, [frames, errors]))
+                elif kind == "ask":
+                    writer.write(encode("seen", 0, counted[message["data"]].take()))
                     await writer.drain()
-                    frames, errors = 0, 0
+                else:
+                    counted[kind].count(message)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
@@ -94,11 +113,11 @@ class Client:
         self.errors = 0
 
     @classmethod
-    async def connect(cls, job):
+    async def connect(cls, job, payload_bytes):
         host, port = job["address"].rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port), limit=STREAM_LIMIT)
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = cls(reader, writer, job["case"]["payload_bytes"])
+        client = cls(reader, writer, payload_bytes)
         await client.echo(time.monotonic_ns())
         if client.errors:
             raise RuntimeError("the first echo is not what was sent")
@@ -120,15 +139,19 @@ class Client:
         while now < until:
             now = await self.echo(time.monotonic_ns())
 
-    async def pace(self, rate_hz, duration_ns):
+    async def pace(self, rate_hz, duration_ns, bulk):
         period = 1_000_000_000 // rate_hz
         due = time.monotonic_ns() + period
         until = due + duration_ns
         while due < until:
             while time.monotonic_ns() < due:
-                pass
-            await self.echo(due)
+                if bulk:
+                    # Lets the task that sends bulk run.
+                    await asyncio.sleep(0)
+            now = await self.echo(due)
             due += period
+            if bulk and bulk.due <= now:
+                await bulk.carry()
 
     async def pump(self, first, until):
         batch = max(BATCH_BYTES // len(self.data), 1)
@@ -140,10 +163,56 @@ class Client:
             await self.writer.drain()
             if time.monotonic_ns() >= until:
                 break
-        self.writer.write(encode("ask", 0, None))
-        await self.writer.drain()
-        frames, errors = (await read_message(self.reader))["data"]
+        frames, errors = await self.ask("stream")
         return sequence, frames, errors
+
+    async def ask(self, kind):
+        self.writer.write(encode("ask", 0, kind))
+        await self.writer.drain()
+        return (await read_message(self.reader))["data"]
+
+
+class Bulk:
+    """Bulk messages, from a task of their own over a connection of their own."""
+
+    def __init__(self, client):
+        self.client = client
+        self.queue = asyncio.Queue(BULK_QUEUE)
+        self.task = asyncio.create_task(self.run())
+        self.sequence = 0
+        self.due = time.monotonic_ns()
+
+    @classmethod
+    async def connect(cls, job):
+        return cls(await Client.connect(job, BULK_BYTES))
+
+    async def run(self):
+        while True:
+            sequence = await self.queue.get()
+            if sequence is None:
+                return await self.client.ask("bulk")
+            self.client.writer.write(encode("bulk", sequence, self.client.data))
+            await self.client.writer.drain()
+
+    async def put(self, sequence):
+        while self.queue.full() and not self.task.done():
+            await asyncio.sleep(0)
+        if self.task.done():
+            # It has failed, and so does the round.
+            await self.task
+        self.queue.put_nowait(sequence)
+
+    async def carry(self):
+        await self.put(self.sequence)
+        self.sequence += 1
+        self.due += BULK_PERIOD_NS
+
+    async def ask(self):
+        """What the receiver saw since it was last asked. Another task goes on after that."""
+        await self.put(None)
+        seen = await self.task
+        self.task = asyncio.create_task(self.run())
+        return seen
 
 
 class Stopwatch:
@@ -183,20 +252,41 @@ async def drive_one(job, client):
         sequence, frames, errors = await client.pump(first, time.monotonic_ns() + duration)
         return stopwatch.stop(frames, errors + abs(sequence - first - frames - errors))
     if case["scenario"] == "paced":
-        await client.pace(case["rate_hz"], warm_up)
-        client.latency, stopwatch = [], Stopwatch(job)
-        await client.pace(case["rate_hz"], duration)
-    else:
-        await client.run(time.monotonic_ns() + warm_up)
-        client.latency, stopwatch = [], Stopwatch(job)
-        await client.run(time.monotonic_ns() + duration)
+        return await drive_paced(job, client)
+    await client.run(time.monotonic_ns() + warm_up)
+    client.latency, stopwatch = [], Stopwatch(job)
+    await client.run(time.monotonic_ns() + duration)
     return stopwatch.stop(2 * len(client.latency), client.errors, client.latency)
+
+
+async def drive_paced(job, client):
+    case, warm_up, duration = job["case"], job["warm_up_ns"], job["duration_ns"]
+    bulk = await Bulk.connect(job) if case["bulk"] else None
+    await client.pace(case["rate_hz"], warm_up, bulk)
+    if bulk:
+        frames, errors = await bulk.ask()
+        if frames == 0 or errors:
+            raise RuntimeError(f"of the first bulk messages {frames} arrived, {errors} were wrong")
+    sent = bulk.sequence if bulk else 0
+    client.latency, stopwatch = [], Stopwatch(job)
+    await client.pace(case["rate_hz"], duration, bulk)
+    result = stopwatch.stop(2 * len(client.latency), client.errors, client.latency)
+    if not bulk:
+        return result
+    frames, errors = await bulk.ask()
+    wrong = errors + abs(bulk.sequence - sent - frames - errors)
+    return {
+        **result,
+        "errors": result["errors"] + wrong,
+        "bulk_frames": frames,
+        "bulk_frames_due": duration // BULK_PERIOD_NS,
+    }
 
 
 async def drive_many(job):
     count = job["case"]["connections"]
     resident = resident_bytes(job["server_pid"])
-    clients = [await Client.connect(job) for _ in range(count)]
+    clients = [await Client.connect(job, job["case"]["payload_bytes"]) for _ in range(count)]
     added = resident_bytes(job["server_pid"]) - resident
 
     async def run_all(until):
@@ -216,7 +306,7 @@ async def drive(job):
     if job["case"]["scenario"] == "fan-in":
         result = await drive_many(job)
     else:
-        result = await drive_one(job, await Client.connect(job))
+        result = await drive_one(job, await Client.connect(job, job["case"]["payload_bytes"]))
     say({"round": result})
 
 

@@ -1,8 +1,10 @@
 //! The client's work: one set of measuring loops, whatever carries the messages.
 //!
 //! A subject brings a [`Client`]; its calls are asynchronous, and one that never waits is run by
-//! [`now_or_never`]. Every scenario checks an answer first, then warms up, then measures: the same
-//! clock readings, the same comparisons, the same messages for every subject.
+//! [`now_or_never`]. Fan-in is elsewhere: in `tasks` for runtimes, in `subjects/fan_in.rs` for
+//! those that wait for many connections with one call. Every scenario checks an answer first, then
+//! warms up, then measures: the same clock readings, the same comparisons, the same messages for
+//! every subject.
 //!
 //! A round trip is timed from before the request is stamped to after the echo was compared. In
 //! `paced` it counts from the instant the request was due, so that one late answer delays what is
@@ -12,10 +14,10 @@
 use std::cell::RefCell;
 use std::error::Error;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use futures_util::stream::{FuturesUnordered, TryStreamExt};
 use hdrhistogram::Histogram;
 use ringwire::time::{Nanos, process_cpu_ns};
 
@@ -62,12 +64,16 @@ pub trait Client {
 }
 
 /// Carries out the round of `job` with what `connect` makes of the server's address.
+///
+/// # Errors
+///
+/// The client's; and when the round is one of many connections, which this does not drive.
 pub async fn drive<C: Client>(
     job: &Job,
     connect: impl AsyncFn(&Job) -> Result<C, Failure>,
 ) -> Result<Round, Failure> {
     if job.case.scenario == Scenario::FanIn {
-        return fan_in(job, connect).await;
+        return Err("one connection a client".into());
     }
     let mut client = connect(job).await?;
     match job.case.scenario {
@@ -123,22 +129,53 @@ impl Stopwatch {
     }
 }
 
-/// Round trips and what became of them.
-struct Trips {
+/// Where round trips are recorded: one histogram, maybe for the trips of many connections.
+#[derive(Clone)]
+pub struct Latency(Rc<RefCell<Histogram<u64>>>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self(Rc::new(RefCell::new(histogram::new())))
+    }
+}
+
+impl Latency {
+    pub fn reset(&self) {
+        self.0.borrow_mut().reset();
+    }
+
+    /// Round trips recorded.
+    pub fn count(&self) -> u64 {
+        self.0.borrow().len()
+    }
+
+    pub fn encode(&self) -> String {
+        histogram::encode(&self.0.borrow())
+    }
+}
+
+/// The round trips of one connection and what became of them.
+pub struct Trips {
     message: Message,
     sequence: u64,
-    latency: Histogram<u64>,
-    errors: u64,
+    latency: Latency,
+    pub errors: u64,
 }
 
 impl Trips {
-    fn new(payload_bytes: usize) -> Self {
+    pub fn new(payload_bytes: usize, latency: &Latency) -> Self {
         let message = Message::new(payload_bytes);
-        Self { message, sequence: 0, latency: histogram::new(), errors: 0 }
+        Self { message, sequence: 0, latency: latency.clone(), errors: 0 }
+    }
+
+    /// Messages sent.
+    #[cfg(test)]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// One round trip whose answer must be right: timing wrong ones would be pointless.
-    async fn check<C: Client>(&mut self, client: &mut C) -> Result<(), Failure> {
+    pub async fn check<C: Client>(&mut self, client: &mut C) -> Result<(), Failure> {
         self.one(client, Nanos::now()).await?;
         if self.errors > 0 {
             return Err("the first echo is not what was sent".into());
@@ -146,8 +183,8 @@ impl Trips {
         Ok(())
     }
 
-    async fn run<C: Client>(&mut self, client: &mut C, until: Nanos) -> Result<(), Failure> {
-        self.latency.reset();
+    /// One after the other until `until`.
+    pub async fn run<C: Client>(&mut self, client: &mut C, until: Nanos) -> Result<(), Failure> {
         let mut now = Nanos::now();
         while now < until {
             now = self.one(client, Nanos::now()).await?;
@@ -162,20 +199,22 @@ impl Trips {
         self.message.stamp(Tag::Echo, self.sequence);
         let is_right = client.echo(&mut self.message).await?;
         let end = Nanos::now();
-        self.latency.saturating_record(end.0.saturating_sub(start.0));
+        self.latency.0.borrow_mut().saturating_record(end.0.saturating_sub(start.0));
         self.errors += u64::from(!is_right);
         Ok(end)
     }
 }
 
 async fn rtt<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
-    let mut trips = Trips::new(job.case.payload_bytes);
+    let latency = Latency::default();
+    let mut trips = Trips::new(job.case.payload_bytes, &latency);
     trips.check(client).await?;
     trips.run(client, Nanos(Nanos::now().0 + job.warm_up_ns)).await?;
+    latency.reset();
     let stopwatch = Stopwatch::start(job)?;
     trips.run(client, Nanos(Nanos::now().0 + job.duration_ns)).await?;
-    let round = stopwatch.stop(2 * trips.latency.len(), trips.errors)?;
-    Ok(Round { histogram_v2: Some(histogram::encode(&trips.latency)), ..round })
+    let round = stopwatch.stop(2 * latency.count(), trips.errors)?;
+    Ok(Round { histogram_v2: Some(latency.encode()), ..round })
 }
 
 async fn stream<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
@@ -210,7 +249,8 @@ async fn stream<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> 
 
 /// Requests at a fixed rate, and bulk messages at theirs.
 async fn paced<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
-    let mut trips = Trips::new(job.case.payload_bytes);
+    let latency = Latency::default();
+    let mut trips = Trips::new(job.case.payload_bytes, &latency);
     let mut bulk = job.case.bulk.then(|| Bulk::new(Nanos::now()));
     trips.check(client).await?;
     pace(job, client, &mut trips, &mut bulk, job.warm_up_ns).await?;
@@ -221,11 +261,11 @@ async fn paced<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
         }
     }
 
-    trips.latency.reset();
+    latency.reset();
     let sent_before = bulk.as_ref().map_or(0, |bulk| bulk.sequence);
     let stopwatch = Stopwatch::start(job)?;
     pace(job, client, &mut trips, &mut bulk, job.duration_ns).await?;
-    let mut round = stopwatch.stop(2 * trips.latency.len(), trips.errors)?;
+    let mut round = stopwatch.stop(2 * latency.count(), trips.errors)?;
     if let Some(bulk) = bulk {
         let seen = client.ask_bulk().await?;
         let sent = bulk.sequence - sent_before;
@@ -233,7 +273,7 @@ async fn paced<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
         round.bulk_frames = Some(seen.frames);
         round.bulk_frames_due = Some(job.duration_ns / BULK_PERIOD_NS);
     }
-    Ok(Round { histogram_v2: Some(histogram::encode(&trips.latency)), ..round })
+    Ok(Round { histogram_v2: Some(latency.encode()), ..round })
 }
 
 struct Bulk {
@@ -270,55 +310,4 @@ async fn pace<C: Client>(
         }
     }
     Ok(())
-}
-
-/// One message in flight on each of many connections.
-async fn fan_in<C: Client>(
-    job: &Job,
-    connect: impl AsyncFn(&Job) -> Result<C, Failure>,
-) -> Result<Round, Failure> {
-    let resident = process::resident_bytes(job.server_pid)?;
-    let mut ends = Vec::with_capacity(job.case.connections);
-    for _ in 0..job.case.connections {
-        let mut client = connect(job).await?;
-        let mut trips = Trips::new(job.case.payload_bytes);
-        trips.check(&mut client).await?;
-        ends.push((client, trips));
-    }
-    let added = process::resident_bytes(job.server_pid)?.saturating_sub(resident);
-
-    run_all(&mut ends, Nanos(Nanos::now().0 + job.warm_up_ns)).await?;
-    let stopwatch = Stopwatch::start(job)?;
-    let latency = run_all(&mut ends, Nanos(Nanos::now().0 + job.duration_ns)).await?;
-    let errors = ends.iter().map(|(_, trips)| trips.errors).sum();
-    let round = stopwatch.stop(2 * latency.len(), errors)?;
-    Ok(Round {
-        histogram_v2: Some(histogram::encode(&latency)),
-        resident_bytes_per_connection: Some(added as f64 / job.case.connections as f64),
-        ..round
-    })
-}
-
-async fn run_all<C: Client>(
-    ends: &mut [(C, Trips)],
-    until: Nanos,
-) -> Result<Histogram<u64>, Failure> {
-    // One histogram for all: a thousand of them would not stay in the caches.
-    let latency = RefCell::new(histogram::new());
-    let one = async |(client, trips): &mut (C, Trips)| {
-        let mut start = Nanos::now();
-        while start < until {
-            trips.sequence += 1;
-            trips.message.stamp(Tag::Echo, trips.sequence);
-            let is_right = client.echo(&mut trips.message).await?;
-            let end = Nanos::now();
-            latency.borrow_mut().saturating_record(end.0.saturating_sub(start.0));
-            trips.errors += u64::from(!is_right);
-            start = end;
-        }
-        Ok::<_, Failure>(())
-    };
-    let all: FuturesUnordered<_> = ends.iter_mut().map(&one).collect();
-    all.try_collect::<()>().await?;
-    Ok(latency.into_inner())
 }

@@ -6,6 +6,7 @@
 //! job        the lines between the runner and the two processes
 //! side       one of these processes          process    CPU time, memory, cores
 //! drive      the client's measuring loops    histogram  percentiles, and how they travel
+//! tasks      them on a runtime, many at once
 //! message    what is carried and checked     frame      messages over a byte stream
 //! subjects/  one file for each transport
 //! ```
@@ -19,6 +20,7 @@ mod process;
 mod run;
 mod side;
 mod subjects;
+mod tasks;
 
 use std::process::ExitCode;
 

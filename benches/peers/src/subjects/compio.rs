@@ -1,7 +1,9 @@
 //! compio: one thread, one io_uring, the same frames as the floor.
 //!
 //! Its io_uring driver with `coop_taskrun` and `taskrun_flag`, which its documentation has against
-//! needless interrupts of a thread that polls by itself; TCP_NODELAY is on.
+//! needless interrupts of a thread that polls by itself; TCP_NODELAY is on. In fan-in each
+//! connection has a task at both ends; bulk goes from a task of its own over a connection of its
+//! own.
 
 use std::io;
 use std::ops::Range;
@@ -14,9 +16,10 @@ use ::compio::net::{TcpListener, TcpStream};
 use ::compio::runtime::{Runtime, RuntimeBuilder};
 
 use super::owned::{OwnedClient, Stream, serve};
-use super::{Facts, Ready, Role, Subject, lacks_bulk};
-use crate::drive::{Failure, drive};
+use super::{Facts, Ready, Role, Subject};
+use crate::drive::Failure;
 use crate::job::{Case, Job, Round};
+use crate::tasks::{self, Task, Tasks, yield_now};
 
 pub struct Compio;
 
@@ -26,8 +29,8 @@ impl Subject for Compio {
         Facts { name, idle: "park", transport: "tcp", package: name, role: Role::Peer }
     }
 
-    fn lacks(&self, case: &Case) -> Option<&'static str> {
-        lacks_bulk(case)
+    fn lacks(&self, _: &Case) -> Option<&'static str> {
+        None
     }
 
     fn serve(
@@ -48,12 +51,7 @@ impl Subject for Compio {
     }
 
     fn drive(&self, job: &Job) -> Result<Round, Failure> {
-        let connect = async |job: &Job| -> Result<_, Failure> {
-            let stream = TcpStream::connect(&*job.address).await?;
-            stream.set_nodelay(true)?;
-            Ok(OwnedClient::new(stream, &job.case))
-        };
-        runtime()?.block_on(drive(job, connect))
+        runtime()?.block_on(tasks::drive_beside(job, LocalTasks, connect, connect))
     }
 }
 
@@ -61,6 +59,28 @@ fn runtime() -> io::Result<Runtime> {
     let mut driver = ProactorBuilder::new();
     driver.coop_taskrun(true).taskrun_flag(true);
     RuntimeBuilder::new().with_proactor(driver).build()
+}
+
+async fn connect(job: &Job) -> Result<OwnedClient<TcpStream>, Failure> {
+    let stream = TcpStream::connect(&*job.address).await?;
+    stream.set_nodelay(true)?;
+    Ok(OwnedClient::new(stream, &job.case))
+}
+
+#[derive(Clone, Copy)]
+struct LocalTasks;
+
+impl Tasks for LocalTasks {
+    fn spawn(self, task: Task) -> Result<(), Failure> {
+        ::compio::runtime::spawn(task).detach();
+        Ok(())
+    }
+
+    async fn turn(self) -> Result<(), Failure> {
+        // Its tasks and its driver have their turn before the woken future of `block_on` again.
+        yield_now().await;
+        Ok(())
+    }
 }
 
 impl Stream for TcpStream {

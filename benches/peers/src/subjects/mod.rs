@@ -8,7 +8,7 @@ mod fan_in;
 mod python;
 mod raw;
 mod ringwire;
-mod tokio;
+pub mod tokio;
 mod uring;
 
 #[cfg(any(feature = "compio", feature = "monoio", feature = "tokio-uring"))]
@@ -170,11 +170,6 @@ pub fn version_of(package: &str) -> Option<&'static str> {
 fn free_port() -> Result<u16, Failure> {
     let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?.port())
-}
-
-/// For those that can do everything but bulk beside other messages.
-fn lacks_bulk(case: &Case) -> Option<&'static str> {
-    case.bulk.then_some("nothing goes beside a request on its thread")
 }
 
 /// For those with one connection at a time.

@@ -5,19 +5,20 @@
 //! default is the latency profile, for round trips, PUSH/PULL, whose default is the throughput
 //! profile, for streams. `omq-tokio-exclusive`: `exclusive::Socket` at both ends, "direct-I/O
 //! sockets for latency-sensitive callers", which have one peer and no push/pull: REQ/REP for round
-//! trips, PAIR for streams.
+//! trips, PAIR for streams, and for bulk beside requests, from a task of its own.
 
 use ::omq_tokio::exclusive::{Options as ExclusiveOptions, Socket as ExclusiveSocket};
 use ::omq_tokio::{Message as OmqMessage, Options, Socket, SocketType};
 use bytes::Bytes;
-use tokio::task::{spawn, yield_now};
+use tokio::task::{spawn, spawn_local, yield_now};
 
 use super::pattern::{Addresses, PatternClient, Sockets};
-use super::tokio::runtime;
-use super::{Facts, Ready, Role, Subject, lacks_bulk, lacks_fan_in};
-use crate::drive::{Client, Failure, drive};
+use super::tokio::{LocalTasks, runtime};
+use super::{Facts, Ready, Role, Subject};
+use crate::drive::{Client, Failure};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
+use crate::tasks;
 
 const ANY: &str = "tcp://127.0.0.1:0";
 
@@ -88,7 +89,7 @@ impl Subject for Normal {
             let request = connect(SocketType::Req, &addresses.reply).await?;
             Ok(PatternClient(Sides { request, one_way }))
         };
-        runtime()?.block_on(drive(job, connect))
+        runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
 }
 
@@ -135,21 +136,13 @@ impl Sockets for Sides {
     }
 }
 
-/// The socket types of a case: the server's and the client's.
-fn exclusive_types(case: &Case) -> (SocketType, SocketType) {
-    match case.scenario {
-        Scenario::Stream => (SocketType::Pair, SocketType::Pair),
-        Scenario::Rtt | Scenario::Paced | Scenario::FanIn => (SocketType::Rep, SocketType::Req),
-    }
-}
-
 impl Subject for Exclusive {
     fn facts(&self) -> Facts {
         facts("omq-tokio-exclusive")
     }
 
     fn lacks(&self, case: &Case) -> Option<&'static str> {
-        lacks_bulk(case).or_else(|| lacks_fan_in(case))
+        (case.scenario == Scenario::FanIn).then_some("an exclusive socket has one peer")
     }
 
     fn serve(
@@ -158,51 +151,89 @@ impl Subject for Exclusive {
         ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         runtime()?.block_on(async {
-            let (kind, _) = exclusive_types(&job.case);
-            let options = ExclusiveOptions::default();
-            let (mut socket, address) = ExclusiveSocket::bind(kind, ANY, options).await?;
-            ready(Ready::at(address))?;
-            let mut desk = Desk::new(job.case.payload_bytes);
-            loop {
-                let message = socket.recv().await?;
-                match desk.take(message.part_slice(0).unwrap_or_default()) {
-                    Reply::Nothing => {}
-                    Reply::Echo => socket.send(&message).await?,
-                    Reply::Seen(bytes) => socket.send(&OmqMessage::from_slice(&bytes)).await?,
+            let desk = || Desk::new(job.case.payload_bytes);
+            let bind = async |kind| -> Result<_, Failure> {
+                Ok(ExclusiveSocket::bind(kind, ANY, ExclusiveOptions::default()).await?)
+            };
+            let (reply, replies_at) = bind(SocketType::Rep).await?;
+            let (pair, pairs_at) = bind(SocketType::Pair).await?;
+            ready(Ready::at(format!("{replies_at} {pairs_at}")))?;
+            let pairs = serve_exclusive(pair, desk());
+            spawn_local(async move {
+                if let Err(error) = pairs.await {
+                    eprintln!("the receiver ended: {error}");
                 }
-            }
+            });
+            serve_exclusive(reply, desk()).await
         })
     }
 
     fn drive(&self, job: &Job) -> Result<Round, Failure> {
-        let connect = async |job: &Job| -> Result<_, Failure> {
-            let (_, kind) = exclusive_types(&job.case);
-            let options = ExclusiveOptions::default();
-            Ok(ExclusiveClient(ExclusiveSocket::connect(kind, &*job.address, options).await?))
+        let connect = async |job: &Job| {
+            let is_stream = job.case.scenario == Scenario::Stream;
+            let kind = if is_stream { SocketType::Pair } else { SocketType::Req };
+            ExclusiveClient::connect(job, kind).await
         };
-        runtime()?.block_on(drive(job, connect))
+        let connect_bulk = async |job: &Job| ExclusiveClient::connect(job, SocketType::Pair).await;
+        runtime()?.block_on(tasks::drive_beside(job, LocalTasks, connect, connect_bulk))
+    }
+}
+
+/// Answers the socket's only peer.
+async fn serve_exclusive(mut socket: ExclusiveSocket, mut desk: Desk) -> Result<(), Failure> {
+    loop {
+        let message = socket.recv().await?;
+        match desk.take(message.part_slice(0).unwrap_or_default()) {
+            Reply::Nothing => {}
+            Reply::Echo => socket.send(&message).await?,
+            Reply::Seen(bytes) => socket.send(&OmqMessage::from_slice(&bytes)).await?,
+        }
     }
 }
 
 struct ExclusiveClient(ExclusiveSocket);
 
+impl ExclusiveClient {
+    async fn connect(job: &Job, kind: SocketType) -> Result<Self, Failure> {
+        let (replies, pairs) = job.address.split_once(' ').ok_or("two addresses are expected")?;
+        let address = if kind == SocketType::Req { replies } else { pairs };
+        let options = ExclusiveOptions::default();
+        Ok(Self(ExclusiveSocket::connect(kind, address, options).await?))
+    }
+
+    async fn put(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        Ok(self.0.send(&OmqMessage::from_slice(payload)).await?)
+    }
+
+    async fn ask_for(&mut self, tag: Tag) -> Result<Seen, Failure> {
+        self.put(Message::short(tag).payload()).await?;
+        let answer = self.0.recv().await?;
+        Seen::from_bytes(answer.part_slice(0).unwrap_or_default())
+            .ok_or_else(|| "that is no answer".into())
+    }
+}
+
 impl Client for ExclusiveClient {
     #[inline]
     async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
-        self.0.send(&OmqMessage::from_slice(message.payload())).await?;
+        self.put(message.payload()).await?;
         Ok(self.0.recv().await?.part_slice(0) == Some(message.payload()))
     }
 
     #[inline]
     async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
-        Ok(self.0.send(&OmqMessage::from_slice(message.payload())).await?)
+        self.put(message.payload()).await
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
-        let question = Message::short(Tag::Ask);
-        self.0.send(&OmqMessage::from_slice(question.payload())).await?;
-        let answer = self.0.recv().await?;
-        Seen::from_bytes(answer.part_slice(0).unwrap_or_default())
-            .ok_or_else(|| "that is no answer".into())
+        self.ask_for(Tag::Ask).await
+    }
+
+    async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
+        self.put(message.payload()).await
+    }
+
+    async fn ask_bulk(&mut self) -> Result<Seen, Failure> {
+        self.ask_for(Tag::AskBulk).await
     }
 }

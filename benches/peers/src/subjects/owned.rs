@@ -56,6 +56,13 @@ impl<S: Stream> OwnedClient<S> {
         Ok(result?)
     }
 
+    async fn ask_for(&mut self, tag: Tag) -> Result<Seen, Failure> {
+        self.flush().await?;
+        self.write(&mut Message::short(tag)).await?;
+        let seen = self.receive(Seen::from_bytes).await?;
+        seen.ok_or_else(|| "that is no answer".into())
+    }
+
     async fn receive<R>(&mut self, take: impl Fn(&[u8]) -> R) -> Result<R, Failure> {
         loop {
             if let Some(payload) = self.cutter.next() {
@@ -93,10 +100,15 @@ impl<S: Stream> Client for OwnedClient<S> {
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
-        self.flush().await?;
-        self.write(&mut Message::short(Tag::Ask)).await?;
-        let seen = self.receive(Seen::from_bytes).await?;
-        seen.ok_or_else(|| "that is no answer".into())
+        self.ask_for(Tag::Ask).await
+    }
+
+    async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
+        self.write(message).await
+    }
+
+    async fn ask_bulk(&mut self) -> Result<Seen, Failure> {
+        self.ask_for(Tag::AskBulk).await
     }
 }
 

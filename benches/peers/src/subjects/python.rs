@@ -1,10 +1,11 @@
 //! The asyncio peer in Python, `python/asyncio_peer.py`: what Ringwire replaces.
 //!
 //! Four bytes of length, big-endian, and JSON with metadata and data, over asyncio's streams; both
-//! ends are Python, TCP_NODELAY is on, which asyncio does by itself. Runs as `python3`, or what the
-//! variable PYTHON names.
+//! ends are Python, TCP_NODELAY is on, which asyncio does by itself. Each connection of a fan-in
+//! has a task; bulk goes from a task of its own over a connection of its own. Runs as `python3`, or
+//! what the variable PYTHON names.
 
-use super::{Facts, Ready, Role, Subject, lacks_bulk};
+use super::{Facts, Ready, Role, Subject};
 use crate::drive::Failure;
 use crate::job::{Case, Job, Round, Scenario};
 
@@ -19,7 +20,6 @@ impl Subject for Asyncio {
     fn lacks(&self, case: &Case) -> Option<&'static str> {
         (case.scenario == Scenario::FanIn && case.connections > 1_000)
             .then_some("1,000 connections at most")
-            .or_else(|| lacks_bulk(case))
     }
 
     fn serve(

@@ -3,7 +3,9 @@
 //!
 //! One worker an end, TCP_NODELAY on, which is its default; worker and accepting thread share the
 //! end's core. Frames are cut in `with_data`; answers leave with `send_nowait`, which its
-//! documentation calls the hot path; a stream awaits `send`, which is its backpressure.
+//! documentation calls the hot path; a stream awaits `send`, which is its backpressure. In fan-in
+//! each connection has a task at both ends, and there are as many slots for short sends and for
+//! tasks as connections; bulk goes from a task of its own over a connection of its own.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,14 +17,21 @@ use ::ringline::{
 };
 use crossbeam_channel::{Sender, bounded};
 
-use super::{Facts, Ready, Role, Subject, lacks_bulk};
-use crate::drive::{Client, Failure, drive};
+use super::{Facts, Ready, Role, Subject};
+use crate::drive::{Client, Failure};
 use crate::frame::frame_into;
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, PREFIX_BYTES, Reply, Seen, Tag};
+use crate::tasks::{self, Task, Tasks, yield_now};
 
 /// Bytes gathered before they are sent.
 const GATHER_BYTES: usize = 64 << 10;
+/// Tasks and sends besides those of connections.
+const SPARE: usize = 16;
+/// Slots for sends that the library has by default.
+const SENDS_DEFAULT: u16 = 1024;
+/// Their length where there are more.
+const SEND_BYTES: u32 = 4 << 10;
 
 /// The job, for handlers, which the library makes by itself.
 static JOB: OnceLock<Job> = OnceLock::new();
@@ -37,12 +46,8 @@ impl Subject for Ringline {
         Facts { name, idle: "park", transport: "tcp", package: name, role: Role::Peer }
     }
 
-    fn lacks(&self, case: &Case) -> Option<&'static str> {
-        // Its futures wake the task they belong to, not the waker they were given, so that the
-        // connections of one task can not be told apart.
-        (case.scenario == Scenario::FanIn)
-            .then_some("wants a task for each connection, which this suite's client has not")
-            .or_else(|| lacks_bulk(case))
+    fn lacks(&self, _: &Case) -> Option<&'static str> {
+        None
     }
 
     fn serve(
@@ -51,7 +56,7 @@ impl Subject for Ringline {
         ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         JOB.set(job.clone()).map_err(|_| "one server a process")?;
-        let builder = RinglineBuilder::new(config()?).bind(([127, 0, 0, 1], 0).into());
+        let builder = RinglineBuilder::new(config(&job.case)?).bind(([127, 0, 0, 1], 0).into());
         let (shutdown, workers) = builder.launch::<Server>()?;
         ready(Ready::at(shutdown.bound_addr().ok_or("no address")?))?;
         for worker in workers {
@@ -64,7 +69,7 @@ impl Subject for Ringline {
         JOB.set(job.clone()).map_err(|_| "one client a process")?;
         let (sender, receiver) = bounded(1);
         RESULT.set(sender).map_err(|_| "one client a process")?;
-        let (_shutdown, workers) = RinglineBuilder::new(config()?).launch::<Driver>()?;
+        let (_shutdown, workers) = RinglineBuilder::new(config(&job.case)?).launch::<Driver>()?;
         for worker in workers {
             worker.join().map_err(|_| "a worker panicked")??;
         }
@@ -72,8 +77,18 @@ impl Subject for Ringline {
     }
 }
 
-fn config() -> Result<Config, Failure> {
-    Ok(ConfigBuilder::new().workers(1).pin_to_core(false).backlog(4096).build()?)
+fn config(case: &Case) -> Result<Config, Failure> {
+    let mut builder = ConfigBuilder::new().workers(1).pin_to_core(false).backlog(4096);
+    if case.scenario == Scenario::FanIn {
+        // One send may be under way on each connection; the defaults are 1,024 of 16 KiB, and 256
+        // tasks.
+        let count = u16::try_from(case.connections + SPARE)?;
+        builder = builder.standalone_task_capacity(count.into());
+        if count > SENDS_DEFAULT {
+            builder = builder.send_pool(count, SEND_BYTES);
+        }
+    }
+    Ok(builder.build()?)
 }
 
 fn job() -> &'static Job {
@@ -145,11 +160,7 @@ impl AsyncEventHandler for Driver {
 
     fn on_start(&self) -> Option<Pin<Box<dyn Future<Output = ()> + 'static>>> {
         Some(Box::pin(async {
-            let open = async |job: &Job| -> Result<_, Failure> {
-                let conn = connect(job.address.parse()?)?.await?;
-                Ok(RinglineClient { conn, out: Vec::new() })
-            };
-            let round = drive(job(), open).await;
+            let round = tasks::drive_beside(job(), LocalTasks, open, open).await;
             if let Some(sender) = RESULT.get() {
                 // The receiver waits until this worker has ended.
                 let _ = sender.send(round);
@@ -160,6 +171,27 @@ impl AsyncEventHandler for Driver {
 
     fn create_for_worker(_: usize) -> Self {
         Self
+    }
+}
+
+async fn open(job: &Job) -> Result<RinglineClient, Failure> {
+    let conn = connect(job.address.parse()?)?.await?;
+    Ok(RinglineClient { conn, out: Vec::new() })
+}
+
+#[derive(Clone, Copy)]
+struct LocalTasks;
+
+impl Tasks for LocalTasks {
+    fn spawn(self, task: Task) -> Result<(), Failure> {
+        ::ringline::spawn(task)?;
+        Ok(())
+    }
+
+    async fn turn(self) -> Result<(), Failure> {
+        // A task that wakes itself comes back in the loop's next round, after completions.
+        yield_now().await;
+        Ok(())
     }
 }
 
@@ -180,6 +212,12 @@ impl RinglineClient {
         };
         self.conn.with_data(take).await;
         taken.ok_or_else(|| "the server has closed the connection".into())
+    }
+
+    async fn ask_for(&mut self, tag: Tag) -> Result<Seen, Failure> {
+        self.flush().await?;
+        self.conn.send_nowait(Message::short(tag).framed())?;
+        self.receive(Seen::from_bytes).await?.ok_or_else(|| "that is no answer".into())
     }
 
     async fn flush(&mut self) -> Result<(), Failure> {
@@ -205,8 +243,15 @@ impl Client for RinglineClient {
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
-        self.flush().await?;
-        self.conn.send_nowait(Message::short(Tag::Ask).framed())?;
-        self.receive(Seen::from_bytes).await?.ok_or_else(|| "that is no answer".into())
+        self.ask_for(Tag::Ask).await
+    }
+
+    async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
+        self.conn.send(message.framed())?.await?;
+        Ok(())
+    }
+
+    async fn ask_bulk(&mut self) -> Result<Seen, Failure> {
+        self.ask_for(Tag::AskBulk).await
     }
 }

@@ -17,11 +17,12 @@ use ::tokio::task::spawn;
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::tokio::runtime;
-use super::{Facts, Ready, Role, Subject, lacks_bulk};
-use crate::drive::{Client, Failure, drive};
+use super::tokio::{LocalTasks, runtime};
+use super::{Facts, Ready, Role, Subject};
+use crate::drive::{Client, Failure};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Message, Seen};
+use crate::tasks;
 
 /// The longest message is a MiB and what bincode adds.
 const FRAME_BYTES_MAX: usize = 16 << 20;
@@ -40,9 +41,8 @@ impl Subject for Tarpc {
     }
 
     fn lacks(&self, case: &Case) -> Option<&'static str> {
-        (case.scenario == Scenario::Stream)
+        (case.scenario == Scenario::Stream || case.bulk)
             .then_some("calls only, no one-way messages")
-            .or_else(|| lacks_bulk(case))
     }
 
     fn serve(
@@ -74,7 +74,7 @@ impl Subject for Tarpc {
             let transport = serde_transport::new(framed(stream), Bincode::default());
             Ok(TarpcClient(EchoClient::new(Config::default(), transport).spawn()))
         };
-        runtime()?.block_on(drive(job, connect))
+        runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
 }
 

@@ -1,25 +1,25 @@
 //! Tokio with `tokio_util::codec::LengthDelimitedCodec`, the usual way to send messages with it.
 //!
 //! One current-thread runtime an end, which Tokio's documentation has for work that one core does:
-//! no task moves between threads. TCP_NODELAY is on. Requests leave with `send`; a stream is `feed`
-//! with a backpressure boundary of 64 KiB instead of 8 KiB. Bulk goes from a task of its own over a
-//! connection of its own.
+//! no task moves between threads, and as a `LocalRuntime` none needs to be able to. TCP_NODELAY is
+//! on. Requests leave with `send`; a stream is `feed` with a backpressure boundary of 64 KiB
+//! instead of 8 KiB. In fan-in each connection has a task at both ends. Bulk goes from a task of
+//! its own over a connection of its own.
 
 use std::net::Ipv4Addr;
 
-use ::ringwire::time::Nanos;
 use ::tokio::net::{TcpListener, TcpStream};
-use ::tokio::runtime::{Builder, Runtime};
-use ::tokio::sync::mpsc;
-use ::tokio::task::{spawn, yield_now};
+use ::tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use ::tokio::task::{spawn, spawn_local, yield_now};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::{Facts, Ready, Role, Subject};
-use crate::drive::{Client, Failure, drive};
+use crate::drive::{Client, Failure};
 use crate::job::{Case, Job, Round};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
+use crate::tasks::{self, Task, Tasks};
 
 /// Bytes gathered before they are written.
 const GATHER_BYTES: usize = 64 << 10;
@@ -59,18 +59,34 @@ impl Subject for Tokio {
     }
 
     fn drive(&self, job: &Job) -> Result<Round, Failure> {
-        let connect = async |job: &Job| -> Result<_, Failure> {
-            let link = framed(TcpStream::connect(&job.address).await?)?;
-            let bulk = if job.case.bulk { Some(Bulk::connect(&job.address).await?) } else { None };
-            Ok(TokioClient { link, bulk })
-        };
-        runtime()?.block_on(drive(job, connect))
+        runtime()?.block_on(tasks::drive_beside(job, LocalTasks, connect, connect))
     }
 }
 
 /// A runtime on the calling thread.
-pub fn runtime() -> Result<Runtime, Failure> {
-    Ok(Builder::new_current_thread().enable_all().build()?)
+pub fn runtime() -> Result<LocalRuntime, Failure> {
+    Ok(Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?)
+}
+
+/// The tasks of that runtime.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalTasks;
+
+impl Tasks for LocalTasks {
+    fn spawn(self, task: Task) -> Result<(), Failure> {
+        spawn_local(task);
+        Ok(())
+    }
+
+    async fn turn(self) -> Result<(), Failure> {
+        // Comes back after the driver has been asked for what is ready.
+        yield_now().await;
+        Ok(())
+    }
+}
+
+async fn connect(job: &Job) -> Result<TokioClient, Failure> {
+    Ok(TokioClient { link: framed(TcpStream::connect(&job.address).await?)? })
 }
 
 fn framed(stream: TcpStream) -> Result<Link, Failure> {
@@ -98,43 +114,18 @@ async fn serve_one(mut link: Link, payload_bytes: usize) -> Result<(), Failure> 
 
 struct TokioClient {
     link: Link,
-    bulk: Option<Bulk>,
-}
-
-/// Messages to the task that sends bulk, and its answers.
-struct Bulk {
-    messages: mpsc::Sender<Bytes>,
-    answers: mpsc::Receiver<BytesMut>,
-}
-
-impl Bulk {
-    async fn connect(address: &str) -> Result<Self, Failure> {
-        let mut link = framed(TcpStream::connect(address).await?)?;
-        let (messages, mut queue) = mpsc::channel::<Bytes>(4);
-        let (answer, answers) = mpsc::channel(1);
-        spawn(async move {
-            while let Some(message) = queue.recv().await {
-                let is_question = message.len() < 100;
-                // When the link fails the question stays without an answer, which is an error.
-                if link.send(message).await.is_err() {
-                    return;
-                }
-                if is_question
-                    && let Some(Ok(frame)) = link.next().await
-                    && answer.send(frame).await.is_err()
-                {
-                    return;
-                }
-            }
-        });
-        Ok(Self { messages, answers })
-    }
 }
 
 impl TokioClient {
     async fn receive(&mut self) -> Result<BytesMut, Failure> {
         let frame = self.link.next().await.ok_or("the server has closed the connection")?;
         Ok(frame?)
+    }
+
+    async fn ask_for(&mut self, tag: Tag) -> Result<Seen, Failure> {
+        self.link.send(Bytes::copy_from_slice(Message::short(tag).payload())).await?;
+        let answer = self.receive().await?;
+        Seen::from_bytes(&answer).ok_or_else(|| "that is no answer".into())
     }
 }
 
@@ -151,31 +142,14 @@ impl Client for TokioClient {
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
-        self.link.send(Bytes::copy_from_slice(Message::short(Tag::Ask).payload())).await?;
-        let answer = self.receive().await?;
-        Seen::from_bytes(&answer).ok_or_else(|| "that is no answer".into())
+        self.ask_for(Tag::Ask).await
     }
 
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
-        let bulk = self.bulk.as_ref().ok_or("there is no connection for bulk")?;
-        Ok(bulk.messages.send(Bytes::copy_from_slice(message.payload())).await?)
+        Ok(self.link.send(Bytes::copy_from_slice(message.payload())).await?)
     }
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {
-        let bulk = self.bulk.as_mut().ok_or("there is no connection for bulk")?;
-        let question = Bytes::copy_from_slice(Message::short(Tag::AskBulk).payload());
-        bulk.messages.send(question).await?;
-        let answer = bulk.answers.recv().await.ok_or("the connection for bulk has failed")?;
-        Seen::from_bytes(&answer).ok_or_else(|| "that is no answer".into())
-    }
-
-    async fn idle_until(&mut self, until: Nanos) -> Result<(), Failure> {
-        while Nanos::now() < until {
-            if self.bulk.is_some() {
-                // Lets the task and the driver run.
-                yield_now().await;
-            }
-        }
-        Ok(())
+        self.ask_for(Tag::AskBulk).await
     }
 }

@@ -1,7 +1,8 @@
 //! tokio-uring: io_uring driven by Tokio's current-thread runtime, the same frames as the floor.
 //!
 //! `tokio_uring::start` with its default ring: DEFER_TASKRUN, which spares interrupts, makes it
-//! stall. TCP_NODELAY is on.
+//! stall. TCP_NODELAY is on. In fan-in each connection has a task at both ends; bulk goes from a
+//! task of its own over a connection of its own.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,9 +12,10 @@ use ::tokio_uring::buf::BoundedBuf;
 use ::tokio_uring::net::{TcpListener, TcpStream};
 
 use super::owned::{OwnedClient, Stream, serve};
-use super::{Facts, Ready, Role, Subject, lacks_bulk};
-use crate::drive::{Failure, drive};
+use super::{Facts, Ready, Role, Subject};
+use crate::drive::Failure;
 use crate::job::{Case, Job, Round};
+use crate::tasks::{self, Task, Tasks};
 
 pub struct TokioUring;
 
@@ -23,8 +25,8 @@ impl Subject for TokioUring {
         Facts { name, idle: "park", transport: "tcp", package: name, role: Role::Peer }
     }
 
-    fn lacks(&self, case: &Case) -> Option<&'static str> {
-        lacks_bulk(case)
+    fn lacks(&self, _: &Case) -> Option<&'static str> {
+        None
     }
 
     fn serve(
@@ -44,18 +46,34 @@ impl Subject for TokioUring {
     }
 
     fn drive(&self, job: &Job) -> Result<Round, Failure> {
-        let connect = async |job: &Job| -> Result<_, Failure> {
-            let stream = TcpStream::connect(job.address.parse()?).await?;
-            stream.set_nodelay(true)?;
-            Ok(OwnedClient::new(stream, &job.case))
-        };
-        ::tokio_uring::start(drive(job, connect))
+        ::tokio_uring::start(tasks::drive_beside(job, LocalTasks, connect, connect))
+    }
+}
+
+async fn connect(job: &Job) -> Result<OwnedClient<TcpStream>, Failure> {
+    let stream = TcpStream::connect(job.address.parse()?).await?;
+    stream.set_nodelay(true)?;
+    Ok(OwnedClient::new(stream, &job.case))
+}
+
+#[derive(Clone, Copy)]
+struct LocalTasks;
+
+impl Tasks for LocalTasks {
+    fn spawn(self, task: Task) -> Result<(), Failure> {
+        ::tokio_uring::spawn(task);
+        Ok(())
+    }
+
+    async fn turn(self) -> Result<(), Failure> {
+        // Tokio's own yield does not submit what stands in the ring.
+        Ok(::tokio_uring::no_op().await?)
     }
 }
 
 impl Stream for TcpStream {
     async fn read(&mut self, buffer: Vec<u8>, part: Range<usize>) -> (io::Result<usize>, Vec<u8>) {
-        let (result, slice) = TcpStream::read(self, buffer.slice(part)).await;
+        let (result, slice) = Self::read(self, buffer.slice(part)).await;
         (result, slice.into_inner())
     }
 
@@ -64,7 +82,7 @@ impl Stream for TcpStream {
         buffer: Vec<u8>,
         part: Range<usize>,
     ) -> (io::Result<()>, Vec<u8>) {
-        let (result, slice) = TcpStream::write_all(self, buffer.slice(part)).await;
+        let (result, slice) = Self::write_all(self, buffer.slice(part)).await;
         (result, slice.into_inner())
     }
 }

@@ -17,11 +17,12 @@ use bytes::Bytes;
 use ringwire::time::Nanos;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 
-use super::tokio::runtime;
+use super::tokio::{LocalTasks, runtime};
 use super::{Facts, Ready, Role, Subject};
-use crate::drive::{Client, Failure, drive};
+use crate::drive::{Client, Failure};
 use crate::job::{Case, Job, Round};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
+use crate::tasks;
 
 #[allow(clippy::all, clippy::pedantic, missing_docs, unused_qualifications, reason = "generated")]
 mod service {
@@ -101,7 +102,7 @@ impl Subject for Tonic {
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
             Ok(TonicClient { client, call: None, has_bulk: job.case.bulk })
         };
-        runtime()?.block_on(drive(job, connect))
+        runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
 }
 

@@ -11,10 +11,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::raw::{Pipe, PipeClient, accept_one, connect, listen, serve_pipe};
-use super::{Facts, Ready, Role, Subject, lacks_bulk, lacks_fan_in};
+use super::{Facts, Ready, Role, Subject};
 use crate::drive::{Failure, drive, now_or_never};
 use crate::frame::BUFFER_BYTES;
-use crate::job::{Case, Job, Round};
+use crate::job::{Case, Job, Round, Scenario};
 
 const ENTRIES: u32 = 8;
 const SEND: u64 = 1;
@@ -45,7 +45,8 @@ impl Subject for Uring {
     }
 
     fn lacks(&self, case: &Case) -> Option<&'static str> {
-        lacks_bulk(case).or_else(|| lacks_fan_in(case))
+        (case.bulk || case.scenario == Scenario::FanIn)
+            .then_some("a floor of one connection a ring")
     }
 
     fn serve(

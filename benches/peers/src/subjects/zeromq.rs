@@ -10,11 +10,12 @@ use ::zeromq::{
 use bytes::Bytes;
 
 use super::pattern::{Addresses, PatternClient, Sockets};
-use super::tokio::runtime;
+use super::tokio::{LocalTasks, runtime};
 use super::{Facts, Ready, Role, Subject};
-use crate::drive::{Failure, drive};
+use crate::drive::Failure;
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Reply};
+use crate::tasks;
 
 const ANY: &str = "tcp://127.0.0.1:0";
 
@@ -73,7 +74,7 @@ impl Subject for Zeromq {
             };
             Ok(PatternClient(Sides { request, one_way }))
         };
-        runtime()?.block_on(drive(job, connect))
+        runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
 }
 
