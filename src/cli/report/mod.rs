@@ -9,6 +9,7 @@
 //! sketch  SVG: colours, marks, sizes       page     all of it as one HTML document
 //! text    escaping and names               folder   files that are whole or not there
 //! grid    a table, and what stands in its place on a narrow screen
+//! peers   what the suite of other transports has beside the bench
 //! ```
 //!
 //! A sample, from a run that is recorded in the repository:
@@ -29,6 +30,7 @@ mod grid;
 mod histogram;
 mod model;
 mod page;
+mod peers;
 mod plot;
 mod read;
 mod scale;

@@ -5,7 +5,7 @@
 
 use super::charts::{bars, curve, forest, series, sweep};
 use super::compare;
-use super::goals;
+use super::goals::{self, Count};
 use super::grid::{self, Fitted};
 use super::model::{Book, Case, Sweep, letter};
 use super::read::Run;
@@ -71,6 +71,7 @@ pub(super) fn render(runs: &[Run]) -> Page {
     page.sweep("connections", BY_CONNECTIONS, by_connections);
     page.html += &machine(&book);
     page.html += &method(&book);
+    page.html += &left_out(&book);
     page.html += "</main>\n</body></html>\n";
     page
 }
@@ -116,6 +117,9 @@ fn navigation(book: &Book<'_>, sweeps: &[(&str, &str, bool)]) -> String {
     }
     links.push(("machine".into(), "Machine".into()));
     links.push(("method".into(), "Method".into()));
+    if !goals::left_out(book).is_empty() {
+        links.push(("left-out".into(), "Left out".into()));
+    }
     let link = |(id, text): &(String, String)| format!("<a href=\"#{id}\">{}</a>", escape(text));
     let links: Vec<String> = links.iter().map(link).collect();
     format!("<nav>{}</nav>\n", links.join("\n"))
@@ -134,17 +138,25 @@ fn summary(book: &Book<'_>) -> String {
     let mut of_runs = Vec::new();
     for run in 0..book.runs.len() {
         let verdicts = goals::verdicts(book, run);
-        let (met, all) = (verdicts.iter().filter(|verdict| verdict.is_met).count(), verdicts.len());
-        match (book.is_comparison(), all) {
-            (_, 0) => {}
-            (true, _) => of_runs.push(format!("{} {met} of {all}", letter(run))),
-            (false, _) => summary += &format!(", {met} of {} met", count(all, "goal")),
+        match (book.is_comparison(), Count::of(&verdicts)) {
+            _ if verdicts.is_empty() => {}
+            (true, Count { met, judged, .. }) => {
+                of_runs.push(format!("{} {met} of {judged}", letter(run)));
+            }
+            (false, counted) => summary += &format!(", {}", goals_met(counted)),
         }
     }
     if !of_runs.is_empty() {
         summary += &format!(", goals met: {}", of_runs.join(", "));
     }
     summary
+}
+
+/// `3 of 5 goals met, 2 not judged`.
+fn goals_met(counted: Count) -> String {
+    let Count { met, judged, open } = counted;
+    let open = if open > 0 { format!(", {open} not judged") } else { String::new() };
+    format!("{met} of {} met{open}", count(judged, "goal"))
 }
 
 impl Page {
@@ -182,16 +194,16 @@ impl Page {
         let verdicts: Vec<_> = (0..book.runs.len()).map(|run| goals::verdicts(book, run)).collect();
         let has_goals = verdicts.iter().any(|verdicts| !verdicts.is_empty());
         if !has_goals {
-            self.paragraph("none of these cases has a goal");
+            self.paragraph(no_goals(book));
         }
         for (run, verdicts) in verdicts.iter().enumerate().filter(|_| has_goals) {
             if verdicts.is_empty() {
-                self.paragraph(&of_run(run, "none of these cases has a goal"));
+                self.paragraph(&of_run(run, no_goals(book)));
                 continue;
             }
-            let met = verdicts.iter().filter(|verdict| verdict.is_met).count();
-            let class = if met == verdicts.len() { "good" } else { "bad" };
-            let text = of_run(run, &format!("{met} of {} met", count(verdicts.len(), "goal")));
+            let counted = Count::of(verdicts);
+            let class = if counted.met == counted.judged { "good" } else { "bad" };
+            let text = of_run(run, &goals_met(counted));
             self.html += &format!("<p class=\"verdict {class}\">{}</p>\n", escape(&text));
         }
         let is_split = !book.is_comparison();
@@ -350,8 +362,20 @@ impl Page {
     }
 }
 
+/// Why there are no goals.
+fn no_goals(book: &Book<'_>) -> &'static str {
+    if book.cases.iter().any(Case::is_of_peers) {
+        "the file holds no verdicts: it is older than that, and its run has only printed them"
+    } else {
+        "none of these cases has a goal"
+    }
+}
+
 /// What one must know to read a case.
 fn note(case: &Case<'_>) -> Option<&'static str> {
+    if case.is_of_peers() {
+        return note_of_peers(case);
+    }
     if case.is_reliable {
         return Some(
             "Reliable messages, kept until the peer has confirmed them, beside best effort.",
@@ -382,6 +406,39 @@ fn note(case: &Case<'_>) -> Option<&'static str> {
     }
 }
 
+/// The same of a case of other transports.
+fn note_of_peers(case: &Case<'_>) -> Option<&'static str> {
+    match case.scenario {
+        "paced" => Some(
+            "Requests at a fixed rate. Latency counts from the instant a request was due, not \
+             from when it was sent: a stall delays all that were due meanwhile, and each of them \
+             counts. The wait for that instant spins in every subject.",
+        ),
+        "stream" => Some("One way; the receiver looks at every message, and says how many came."),
+        "fan-in" => Some(
+            "One client, with a request in flight on each connection. memory/conn: resident, what \
+             a connection adds to the server.",
+        ),
+        _ => None,
+    }
+}
+
+/// Who was left out, for whoever asks; at the end, as it is many and says nothing about ringwire.
+fn left_out(book: &Book<'_>) -> String {
+    let all = goals::left_out(book);
+    if all.is_empty() {
+        return String::new();
+    }
+    let subjects = all.iter().map(|one| one.subjects.len()).sum();
+    let summary = format!("{} could not do a case, or were not built", count(subjects, "subject"));
+    format!(
+        "<section id=\"left-out\"><h2>Left out</h2>\n<details><summary>{}</summary>{}</details>\
+         </section>\n",
+        escape(&summary),
+        tables::left_out(book, &all)
+    )
+}
+
 fn machine(book: &Book<'_>) -> String {
     let table = tables::machines(book.runs)
         .unwrap_or_else(|| "<p>The files do not say where they were measured.</p>".into());
@@ -398,31 +455,49 @@ fn method(book: &Book<'_>) -> String {
         }
     }
     let files: Vec<String> = book.runs.iter().map(|run| cut(&run.file, 60)).collect();
+    // A page may show runs of both kinds.
+    let is_of_peers = book.cases.iter().any(Case::is_of_peers);
+    let is_of_bench = book.cases.iter().any(|case| !case.is_of_peers());
+    let mut work = String::from("The subjects of a case do the same work. ");
+    if is_of_bench {
+        work += "Those of the bench do it over TCP on 127.0.0.1, between threads pinned to their \
+            cores unless the case says otherwise. ";
+    }
+    if is_of_peers {
+        work += "Ringwire and other transports each do it in two processes kept on cores of their \
+            own, over TCP on 127.0.0.1, or over Unix sockets where the name says so; a round starts \
+            with fresh ones. ";
+    }
     let paragraphs = [
         format!(
-            "The subjects of a case do the same work, over TCP on 127.0.0.1 between threads pinned \
-             to their cores unless the case says otherwise. They take turns round by round, in \
-             alternating order, because a shared machine drifts by more than what is to be seen. \
-             Rounds: {}.",
+            "{work}They take turns round by round, in alternating order, because a shared machine \
+             drifts by more than what is to be seen. Rounds: {}.",
             rounds.join(", ")
         ),
-        "A figure is the median over the rounds of that round's figure; below it stand the \
-         lowest and the highest of the rounds, where the file says so. Samples are those of all \
-         rounds. A round trip is two frames. Bytes are payload bytes; CPU time and calls are \
+        "A figure is the median over the rounds of that round's figure, but for p99.9, p99.99 and \
+         the maximum: those are of the samples of all rounds together, where the file has their \
+         histogram, as all new ones have. Below a figure stand the lowest and the highest of the \
+         rounds, where the file says so. Samples are those of all rounds. A round trip is two frames. Bytes are payload bytes; CPU time and calls are \
          those of both ends. enters: io_uring_enter(2). direct: send(2) and recv(2) past the \
          ring."
             .into(),
         "Latency by percentile: the horizontal axis is logarithmic in 1/(1-p), so that each \
-         further nine is as wide as the one before. Marks are the figures of the table, medians of \
-         the rounds; the line is the distribution of all rounds together where the file has it, \
-         and joins the marks where not. A mark off its line says that the rounds differed: one \
-         bad round moves the line and not the median. The maximum stands at the number of samples."
+         further nine is as wide as the one before. Marks are the figures of the table, up to p99 \
+         medians of the rounds; the line is the distribution of all rounds together where the file \
+         has it, and joins the marks where not. A mark off its line says that the rounds differed: \
+         one bad round moves the line and not the median. The maximum stands at the number of \
+         samples."
             .into(),
         format!(
             "A percentile is shown where at least {:.0} samples of all rounds lie beyond it, and \
-             at least one of each round: of fewer it is the maximum. Goals are judged by what was \
-             measured, as on the terminal.",
-            super::figure::SAMPLES_BEYOND_MIN
+             at least one of each round: of fewer it is the maximum. {}",
+            super::figure::SAMPLES_BEYOND_MIN,
+            if is_of_peers {
+                "Goals stand here as the run has judged them, on the terminal and in its file: \
+                 those that take more samples than there were are not judged."
+            } else {
+                "Goals are judged by what was measured, as on the terminal."
+            }
         ),
         "Ratios are of ringwire's figure to another subject's in the same run. Of latencies the \
          smaller is the better, of rates the larger. Their spread sets the best rounds of one \

@@ -5,10 +5,11 @@
 
 use super::compare::Change;
 use super::figure::{FIGURES, Figure, SAMPLES_BEYOND_MIN, ratio};
-use super::goals::{self, Verdict, met};
+use super::goals::{self, LeftOut, Verdict, met};
 use super::grid::{Block, Cell, Fitted, Room, fitted, table, turned};
 use super::model::{Book, Case, Entry, letter};
-use super::read::Run;
+use super::peers;
+use super::read::{Outcome, Run};
 use super::sketch::class;
 use super::text::{cut, escape, name};
 
@@ -23,7 +24,7 @@ const ACROSS_MAX: usize = 6;
 /// The figures of a case in one run: figures down and subjects across, or the other way round when
 /// there are many.
 pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
-    let entries: Vec<&Entry<'_>> = case.of_run(run).collect();
+    let entries = in_order(case, run);
     let mut head = vec![Cell::text("")];
     for entry in &entries {
         let (look, label) = (class(book.look(&entry.label)), escape(&name(&entry.label)));
@@ -47,6 +48,23 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
         }
         rows.push(row);
     }
+    if case.is_of_peers() {
+        let beside: Vec<_> = entries.iter().map(|entry| peers::beside(case, entry)).collect();
+        let row = |title: &str, ratios: Vec<Option<f64>>| {
+            let cells = ratios.into_iter().map(|ratio| ratio.map_or_else(Cell::nothing, times));
+            std::iter::once(Cell::text(title)).chain(cells).collect::<Vec<_>>()
+        };
+        // After the figure that they are ratios of.
+        let title = peers::main_figure(case).title;
+        let place = rows.iter().position(|row| row[0].markup == escape(title));
+        let place = place.map_or(rows.len(), |place| place + 1);
+        if beside.iter().any(|beside| beside.peer.is_some()) {
+            rows.insert(place, row("/peer", beside.iter().map(|beside| beside.peer).collect()));
+        }
+        if beside.iter().any(|beside| beside.floor.is_some()) {
+            rows.insert(place, row("/floor", beside.iter().map(|beside| beside.floor).collect()));
+        }
+    }
     let samples = |entry: &&Entry<'_>| match entry.row.samples {
         Some(samples) => Cell::number(&grouped(samples)),
         None => Cell::nothing(),
@@ -57,7 +75,45 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
     if entries.len() > ACROSS_MAX {
         (head, rows) = turned(head, rows);
     }
-    with_legend(fitted(&head, &rows, &blocks, Room::One), case)
+    let mut table = with_legend(fitted(&head, &rows, &blocks, Room::One), case);
+    if let Some(text) = beside_legend(case, run) {
+        table.markup += &format!("<p class=\"dim\">{}</p>\n", escape(&text));
+    }
+    table
+}
+
+/// The subjects of a case in one run: beside other transports the best first, as on the terminal.
+fn in_order<'b, 'a>(case: &'b Case<'a>, run: usize) -> Vec<&'b Entry<'a>> {
+    if case.is_of_peers() { peers::ranked(case, run) } else { case.of_run(run).collect() }
+}
+
+/// Says what the ratios beside other transports are to.
+fn beside_legend(case: &Case<'_>, run: usize) -> Option<String> {
+    let best = peers::best(case, run).filter(|_| case.is_of_peers());
+    let figure = peers::main_figure(case).title;
+    let entries =
+        || case.of_run(run).filter(|entry| case.is_of_peers() && entry.row.role.is_some());
+    let mut text = String::new();
+    if entries().any(|entry| peers::floor(case, entry).is_some()) {
+        let is_bulk = |entry: &Entry<'_>| {
+            entry.row.floor.as_ref().is_some_and(|floor| floor.starts_with("raw-bulk"))
+        };
+        text += &format!("/floor: {figure} as a multiple of that of ");
+        text += if entries().any(is_bulk) {
+            "raw-bulk or raw-bulk-spin, bytes without messages over TCP, whichever waits alike; \
+             over a Unix socket, of the raw one. "
+        } else {
+            "the raw socket that waits alike over the same transport. "
+        };
+        if entries().any(|entry| entry.row.subject.ends_with("-adaptive")) {
+            text += "Who spins for a while and then sleeps has the better of both. ";
+        }
+    }
+    if let Some(best) = best {
+        let best = name(&best.label);
+        text += &format!("/peer: {figure} as a multiple of that of the best peer, {best}.");
+    }
+    (!text.is_empty()).then(|| text.trim_end().into())
 }
 
 /// Says below a table what a percentile that was left out has too few of.
@@ -91,7 +147,7 @@ pub(super) fn figures_of_two(
     [before, after]: [usize; 2],
 ) -> Fitted {
     let mut labels = Vec::new();
-    for entry in case.of_run(before).chain(case.of_run(after)) {
+    for entry in in_order(case, before).into_iter().chain(in_order(case, after)) {
         if !labels.contains(&&entry.label) {
             labels.push(&entry.label);
         }
@@ -234,19 +290,33 @@ pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
     }
     let mut out = fitted(&head, &rows, &blocks, Room::One).markup;
     for verdict in goals::of_case(case, run) {
-        let Verdict { what, value, is_met, .. } = &verdict;
-        let goal = judged(&verdict.goal, *is_met);
-        let measured = escape(&format!("Goal: {what} {value},"));
+        let Verdict { what, value, .. } = &verdict;
+        let goal = judged(&verdict);
+        let measured = escape(&match verdict.outcome {
+            Outcome::Open => format!("Goal: {what},"),
+            _ => format!("Goal: {what} {value},"),
+        });
         out +=
             &format!("<p>{measured} <span class=\"{}\">{}</span></p>\n", goal.class, goal.markup);
     }
     Some(out)
 }
 
-/// A goal and whether it was met, by word, sign and colour.
-fn judged(goal: &str, is_met: bool) -> Cell {
-    let (class, sign) = if is_met { ("good", "✓") } else { ("bad", "✗") };
-    Cell { markup: escape(&format!("{goal} {sign} {}", met(is_met))), class }
+/// A goal and whether it was met, by word, sign and colour, and what makes that worth less.
+fn judged(verdict: &Verdict) -> Cell {
+    let (class, sign) = look(verdict.outcome);
+    let goal = escape(&format!("{} {sign} {}", verdict.goal, met(verdict.outcome)));
+    let note = verdict.note.as_ref().map(|note| format!("<small>{}</small>", escape(note)));
+    Cell { markup: goal + &note.unwrap_or_default(), class }
+}
+
+/// The class and the sign of what became of a goal.
+fn look(outcome: Outcome) -> (&'static str, &'static str) {
+    match outcome {
+        Outcome::Met => ("good", "✓"),
+        Outcome::Missed => ("bad", "✗"),
+        Outcome::Open => ("dim", "○"),
+    }
 }
 
 /// The goals of a run.
@@ -254,11 +324,7 @@ pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
     let head = [Cell::text("Goal"), Cell::number("Measured"), Cell::text("Bound")];
     let row = |verdict: &Verdict| {
         let goal = escape(&format!("{}: {}", verdict.case, verdict.what));
-        vec![
-            Cell { markup: goal, class: "wrap" },
-            Cell::number(&verdict.value),
-            judged(&verdict.goal, verdict.is_met),
-        ]
+        vec![Cell { markup: goal, class: "wrap" }, Cell::number(&verdict.value), judged(verdict)]
     };
     table(&head, &verdicts.iter().map(row).collect::<Vec<_>>())
 }
@@ -287,7 +353,7 @@ pub(super) fn verdicts_of_all(runs: &[Vec<Verdict>]) -> String {
         let mut row = vec![Cell::wrapped(&name), Cell::text(&goal.goal)];
         row.extend(found.iter().map(|verdict| verdict.map_or_else(Cell::nothing, marked)));
         if let [old, new] = found[..] {
-            let both = old.zip(new).and_then(|(old, new)| ratio(new.measured, old.measured));
+            let both = old.zip(new).and_then(|(old, new)| ratio(new.measured?, old.measured?));
             row.push(both.map_or_else(Cell::nothing, times));
         }
         let figures = head.iter().zip(&row).skip(2);
@@ -300,8 +366,25 @@ pub(super) fn verdicts_of_all(runs: &[Vec<Verdict>]) -> String {
 
 /// What was measured, and whether that meets its goal, by sign and colour.
 fn marked(verdict: &Verdict) -> Cell {
-    let (class, sign) = if verdict.is_met { ("n good", "✓") } else { ("n bad", "✗") };
-    Cell { markup: escape(&format!("{} {sign}", verdict.value)), class }
+    let (_, sign) = look(verdict.outcome);
+    let class = match verdict.outcome {
+        Outcome::Met => "n good",
+        Outcome::Missed => "n bad",
+        Outcome::Open => "n dim",
+    };
+    let note = verdict.note.as_ref().map(|note| format!("<small>{}</small>", escape(note)));
+    Cell { markup: escape(&format!("{} {sign}", verdict.value)) + &note.unwrap_or_default(), class }
+}
+
+/// Who was left out of which case, and why.
+pub(super) fn left_out(book: &Book<'_>, all: &[LeftOut]) -> String {
+    let head = [Cell::text("Case"), Cell::text("Why"), Cell::text("Subjects")];
+    let row = |one: &LeftOut| {
+        let of_run = if book.is_comparison() { letter(one.run) + ": " } else { String::new() };
+        let case = Cell::wrapped(&(of_run + &one.case));
+        vec![case, Cell::wrapped(&one.why), Cell::wrapped(&one.subjects.join(", "))]
+    };
+    table(&head, &all.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Which run has which case, where they have not all the same.
@@ -470,6 +553,37 @@ mod tests {
         assert!(heads[..samples].contains(&"p50".into()), "{heads:?}");
         assert_eq!(heads[samples + 1..].len(), ACROSS_MAX + 1, "{heads:?}");
         assert!(heads[samples + 1..].iter().all(|head| head.starts_with('s')), "{heads:?}");
+    }
+
+    #[test]
+    fn other_transports_stand_in_order_with_their_ratios() {
+        let runs = peers::tests::sample();
+        let book = Book::new(&runs);
+        let markup = format!("<div>{}</div>", figures(&book, &book.cases[0], 0).markup);
+        let document = well_formed(&markup);
+        let heads = texts(&document, "th");
+        let subjects = ["raw-spin", "ringwire-spin", "fast", "slow"];
+        assert_eq!(heads[1..5], subjects);
+        assert_eq!(heads[5..], ["p50", "/floor", "/peer", "samples"]);
+        let cells = texts(&document, "td");
+        assert_eq!(cells[4..8], ["1.00x", "1.20x", "4.00x", "9.00x"]);
+        assert_eq!(cells[8..12], ["0.25x", "0.30x", "1.00x", "2.25x"]);
+        let legend = texts(&document, "p").concat();
+        assert!(legend.contains("of the raw socket that waits alike"), "{legend}");
+        assert!(legend.ends_with("of the best peer, fast."), "{legend}");
+
+        let goals = goals::verdicts(&book, 0);
+        let markup = verdicts(&goals);
+        let cells = texts(&well_formed(&markup), "td");
+        let expected = [
+            "1.20x",
+            "<= 1.10x ✗ missednoisy",
+            "0.30x",
+            "<= 0.50x ✓ met",
+            "–",
+            "<= 1.00x ○ not judged1,050 samples, p99.9 needs 10,000",
+        ];
+        assert_eq!(cells, expected);
     }
 
     #[test]

@@ -129,9 +129,9 @@ pub fn best_peer(figure: Figure, records: &[Record]) -> Option<&Record> {
     figure.best(records.iter().filter(|record| record.role == "peer"))
 }
 
-/// The floor a subject is compared with. Over TCP, of a stream of long messages, that is bytes
-/// without messages; of everything else the raw socket that waits the same way over the same
-/// transport. Who spins for a while and then sleeps has the better of both.
+/// The floor a subject is compared with: the raw socket that waits the same way over the same
+/// transport. Who spins for a while and then sleeps has the better of both. Over TCP, of a stream of
+/// long messages, it is a socket that carries bytes without messages.
 pub fn floor_of<'a>(
     figure: Figure,
     case: &Case,
@@ -140,19 +140,28 @@ pub fn floor_of<'a>(
 ) -> Option<&'a Record> {
     let ran = || records.iter().filter(|record| record.skipped.is_none());
     let is_tcp = record.transport == "tcp";
-    if is_tcp && is_bulk_stream(case) {
-        return ran().find(|other| other.subject == "raw-bulk");
-    }
+    let [spins, sleeps] = match is_tcp && is_bulk_stream(case) {
+        true => ["raw-bulk-spin", "raw-bulk"],
+        false => ["raw-spin", "raw-blocking"],
+    };
     let waits: &[&str] = match record.idle {
-        "spin" => &["raw-spin"],
-        "adaptive" => &["raw-spin", "raw-blocking"],
-        _ => &["raw-blocking"],
+        "spin" => &[spins],
+        "adaptive" => &[spins, sleeps],
+        _ => &[sleeps],
     };
     let ending = if is_tcp { "" } else { "-unix" };
     let is_floor = |other: &&Record| {
         waits.iter().any(|waits| other.subject.strip_suffix(ending) == Some(waits))
     };
-    figure.best(ran().filter(is_floor)).or_else(|| ran().find(|r| r.subject == "raw-epoll"))
+    let epoll = || ran().find(|other| other.subject == "raw-epoll" && !is_bulk_stream(case));
+    figure.best(ran().filter(is_floor)).or_else(epoll)
+}
+
+/// The faster of those that carry bytes without messages: what a long stream is held to, however it
+/// waits.
+pub fn best_bulk(records: &[Record]) -> Option<&Record> {
+    let is_bulk = |record: &&Record| record.subject.starts_with("raw-bulk");
+    Figure::Rate.best(records.iter().filter(|record| record.skipped.is_none()).filter(is_bulk))
 }
 
 /// Whether a case is held against bytes without messages.
@@ -256,29 +265,34 @@ pub mod tests {
             record("raw-spin", "spin", Role::Floor, 10, 4.0),
             record("raw-blocking", "park", Role::Floor, 20, 5.0),
             record("raw-bulk", "park", Role::Floor, 1, 8.0),
+            record("raw-bulk-spin", "spin", Role::Floor, 1, 7.0),
             record("raw-spin-unix", "spin", Role::Floor, 2, 9.0),
             record("ringwire-spin", "spin", Role::Ringwire, 11, 4.0),
             record("ringwire-adaptive", "adaptive", Role::Ringwire, 15, 4.0),
             record("ringwire-park", "park", Role::Ringwire, 30, 4.0),
             record("ringwire-spin-unix", "spin", Role::Ringwire, 3, 9.0),
         ];
-        for index in [3, 7] {
+        for index in [4, 8] {
             records[index].transport = "unix";
         }
         let floors = |case: &Case, records: &[Record]| {
             let mut records = records.to_vec();
             compare(case, &mut records);
             let of = |record: &Record| record.floor.clone().unwrap_or_default();
-            records[4..].iter().map(of).collect::<Vec<_>>().join(" ")
+            records[5..].iter().map(of).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(floors(&CASE, &records), "raw-spin raw-spin raw-blocking raw-spin-unix");
         let stream = Case { scenario: Scenario::Stream, ..CASE };
         assert_eq!(floors(&stream, &records), "raw-spin raw-blocking raw-blocking raw-spin-unix");
         let long = Case { payload_bytes: 64 << 10, ..stream };
-        assert_eq!(floors(&long, &records), "raw-bulk raw-bulk raw-bulk raw-spin-unix");
+        assert_eq!(floors(&long, &records), "raw-bulk-spin raw-bulk raw-bulk raw-spin-unix");
+        assert_eq!(best_bulk(&records).map(|best| &*best.subject), Some("raw-bulk"));
         // What does not run here leaves epoll, or nothing.
-        records.drain(..3);
-        assert_eq!(floors(&CASE, &records).trim(), "raw-spin-unix");
+        records.drain(..4);
+        records[0] = record("raw-epoll", "park", Role::Floor, 1, 1.0);
+        let mut of_short = records.clone();
+        compare(&CASE, &mut of_short);
+        assert_eq!(of_short[1].floor.as_deref(), Some("raw-epoll"));
         compare(&long, &mut records);
         assert_eq!((&records[1].floor, records[1].to_floor), (&None, None));
     }

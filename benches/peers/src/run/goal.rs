@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::figure::{Figure, best_peer, is_bulk_stream};
+use super::figure::{Figure, best_bulk, best_peer, is_bulk_stream};
 use super::record::Record;
 use crate::job::{Case, Scenario};
 
@@ -99,17 +99,17 @@ fn rtt(one: &Done, verdicts: &mut Vec<Verdict>) {
 
 fn stream(one: &Done, verdicts: &mut Vec<Verdict>) {
     let spin = one.named("ringwire-spin");
-    let mut push = |name, bound| {
-        verdicts.extend(judge(one, Figure::Rate, spin, one.named(name), bound));
+    let mut push = |other, bound| {
+        verdicts.extend(judge(one, Figure::Rate, spin, other, bound));
     };
     if one.case.payload_bytes == 64 {
-        push("tokio", 1.5);
+        push(one.named("tokio"), 1.5);
         for name in ["omq-tokio", "omq-tokio-exclusive", "libzmq"] {
-            push(name, 3.0);
+            push(one.named(name), 3.0);
         }
     }
     if is_bulk_stream(&one.case) {
-        push("raw-bulk", 0.9);
+        push(best_bulk(&one.records), 0.9);
     }
 }
 
@@ -289,6 +289,7 @@ mod tests {
             ("ringwire-spin", Role::Ringwire, 1, 8.0),
             ("raw-blocking", Role::Floor, 1, 7.0),
             ("raw-bulk", Role::Floor, 1, 10.0),
+            ("raw-bulk-spin", Role::Floor, 1, 9.0),
         ];
         for bytes in [64 << 10, 1 << 20] {
             let long = Case { payload_bytes: bytes, ..case(Scenario::Stream) };

@@ -39,6 +39,8 @@ pub use options::Options;
 const WARM_UP_NS: u64 = 20_000_000;
 /// What the reason begins with where a subject should have had figures.
 const FAILED: &str = "failed: ";
+/// What it begins with where a feature is off.
+const NOT_BUILT: &str = "not built";
 /// Descriptors an end needs besides its connections.
 const DESCRIPTORS_SPARE: usize = 64;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 
+use super::NOT_BUILT;
 use super::plan::{Form, Load};
 use crate::drive::Failure;
 use crate::job::{Case, Scenario};
@@ -147,7 +148,7 @@ impl Options {
     pub fn reason(&self, feature: &str) -> String {
         let mut given = self.skipped.iter().filter(|(name, _)| name == feature);
         given.next().map_or_else(
-            || format!("not built: feature {feature} is off"),
+            || format!("{NOT_BUILT}: feature {feature} is off"),
             |(_, reason)| reason.clone(),
         )
     }

@@ -4,6 +4,7 @@
 //! peer's ([`compare`](super::figure::compare)). Of times the smaller is the better, of rates the
 //! larger. A percentile that the samples do not reach is left out: it would be the maximum again.
 
+use super::NOT_BUILT;
 use super::figure::{Figure, best_peer, is_bulk_stream};
 use super::plan::Load;
 use super::record::Record;
@@ -43,12 +44,12 @@ pub fn render(case: &Case, load: Load, records: &[Record]) -> String {
 fn legend(case: &Case, figure: Figure, records: &[Record]) -> String {
     let mut text = format!("/floor: {} as a multiple of that of ", figure.name());
     text += if is_bulk_stream(case) {
-        "raw-bulk, bytes without messages over TCP; over a Unix socket, of the raw one that waits \
-         alike."
+        "raw-bulk or raw-bulk-spin, bytes without messages over TCP, whichever waits alike; over a \
+         Unix socket, of the raw one."
     } else {
         "the raw socket that waits alike over the same transport."
     };
-    if !is_bulk_stream(case) && records.iter().any(|record| record.idle == "adaptive") {
+    if records.iter().any(|record| record.idle == "adaptive") {
         text += " Adaptive: the better of both.";
     }
     if let Some(best) = best_peer(figure, records) {
@@ -57,12 +58,13 @@ fn legend(case: &Case, figure: Figure, records: &[Record]) -> String {
     text
 }
 
-/// Who has no figures, those with the same reason together.
+/// Who has no figures, those with the same reason together; of reasons that name a feature, all.
 fn skipped(records: &[Record]) -> String {
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for record in records {
         let Some(reason) = &record.skipped else { continue };
-        match reasons.iter_mut().find(|(known, _)| known == reason) {
+        let reason = if reason.starts_with(NOT_BUILT) { NOT_BUILT } else { reason };
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, subjects)) => subjects.push(&record.subject),
             None => reasons.push((reason, vec![&record.subject])),
         }
@@ -221,7 +223,13 @@ mod tests {
             record("fast", "park", Role::Peer, 40_000, 1.0),
             record("ringwire-spin", "spin", Role::Ringwire, 11_000, 1.0),
         ];
-        for (name, why) in [("gone", "does not build"), ("one", "n/a: x"), ("two", "n/a: x")] {
+        for (name, why) in [
+            ("gone", "does not build"),
+            ("one", "n/a: x"),
+            ("two", "n/a: x"),
+            ("nng", "not built: feature nng is off"),
+            ("libzmq", "not built: feature zmq is off"),
+        ] {
             all.push(Record::skipped(&Who::missing(name), &CASE, why.into()));
         }
         all
@@ -243,6 +251,7 @@ mod tests {
         assert!(text.contains("/peer: of the best peer's, fast."), "{text}");
         assert!(text.contains("Skipped, does not build: gone."), "{text}");
         assert!(text.contains("Skipped, n/a: x: one, two."), "{text}");
+        assert!(text.contains("Skipped, not built: nng, libzmq."), "{text}");
         assert!(!text.contains("Adaptive"), "{text}");
         let order: Vec<usize> = ["raw-spin", "ringwire-spin", "raw-blocking", "fast", "slow"]
             .iter()
@@ -258,7 +267,7 @@ mod tests {
         records.push(record("ringwire-adaptive", "adaptive", Role::Ringwire, 1, 1.0));
         let long = Case { scenario: Scenario::Stream, payload_bytes: 1 << 20, ..CASE };
         let text = of(&long, records.clone());
-        assert!(text.contains("that of raw-bulk, bytes without messages"), "{text}");
+        assert!(text.contains("that of raw-bulk or raw-bulk-spin, bytes without"), "{text}");
         let line = text.lines().find(|line| line.contains("ringwire-adaptive")).expect("a line");
         assert!(line.ends_with("0.50x  1.00x"), "{text}");
         let text = of(&CASE, records);

@@ -1,33 +1,49 @@
 //! Bulk TCP, the floor of long streams: bytes without messages.
 //!
-//! Blocking sockets. The sender writes plain bytes, many at a time; the receiver reads as many as
-//! there are into one large buffer, counts them, and looks at none. What it calls a frame is as many
-//! bytes as a payload has. Nobody can move messages over TCP for less.
+//! The sender writes plain bytes, many at a time; the receiver reads as many as there are into one
+//! large buffer, counts them, and looks at none. What it calls a frame is as many bytes as a payload
+//! has. Nobody can move messages over TCP for less. `raw-bulk` sleeps in send(2) and recv(2),
+//! `raw-bulk-spin` calls them on non-blocking sockets until they do something.
 //!
 //! As the bytes say nothing, the question how many have arrived has a connection of its own. It
-//! names the count that was sent, and is answered once that many have been received.
+//! names the count that was sent, and is answered once that many have been received. Who sleeps for
+//! bytes has another thread for questions; who spins looks for one while there are no bytes.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use super::raw::{accept_one, connect, listen};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::raw::{Link, Pipe, Wait, accept_one, connect, listen};
 use super::{Facts, Ready, Role, Subject};
 use crate::drive::{Client, Failure, drive, now_or_never};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Message, Seen};
 use crate::run::BULK_PAYLOAD_BYTES_MIN;
 
-/// Bytes written and read at once, at least where the payload has a part of that: as many are
-/// gathered, without copying anything.
-const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes written at once. As many are gathered, without copying anything; writes of 64 KiB are
+/// slower by a third.
+const WRITE_BYTES: usize = 256 << 10;
+/// Bytes read at once. Who spins does not care, and who sleeps sleeps more often with more of them.
+const READ_BYTES: usize = 64 << 10;
 /// No question is open.
 const NOTHING: u64 = u64::MAX;
 
-pub struct RawBulk;
+struct RawBulk {
+    name: &'static str,
+    wait: Wait,
+}
+
+pub fn all() -> impl Iterator<Item = Box<dyn Subject>> {
+    let bulk = |name, wait| Box::new(RawBulk { name, wait }) as Box<dyn Subject>;
+    [bulk("raw-bulk", Wait::Block), bulk("raw-bulk-spin", Wait::Spin)].into_iter()
+}
 
 /// What both threads of the server know of a client's bytes.
 #[derive(Debug)]
@@ -38,7 +54,7 @@ struct Tally {
 }
 
 struct BulkClient {
-    data: TcpStream,
+    data: Link,
     questions: TcpStream,
     bytes: Vec<u8>,
     payload_bytes: usize,
@@ -51,7 +67,8 @@ struct BulkClient {
 
 impl Subject for RawBulk {
     fn facts(&self) -> Facts {
-        Facts { name: "raw-bulk", idle: "park", transport: "tcp", package: "", role: Role::Floor }
+        let idle = if self.wait == Wait::Spin { "spin" } else { "park" };
+        Facts { name: self.name, idle, transport: "tcp", package: "", role: Role::Floor }
     }
 
     fn lacks(&self, case: &Case) -> Option<&'static str> {
@@ -69,15 +86,19 @@ impl Subject for RawBulk {
         ready(Ready::at(address))?;
         let accept = || loop {
             if let Some(socket) = accept_one(listener.as_fd())? {
-                return Ok::<_, Failure>(TcpStream::from(socket));
+                return Ok::<_, Failure>(socket);
             }
         };
         // The client makes them in this order.
-        let (data, questions) = (accept()?, accept()?);
+        let (data, questions) = (accept()?, TcpStream::from(accept()?));
         let tally = Arc::new(Tally { received: AtomicU64::new(0), asked: AtomicU64::new(NOTHING) });
+        if self.wait == Wait::Spin {
+            fcntl_setfl(&data, OFlags::NONBLOCK)?;
+            return receive(&data, &questions, &tally);
+        }
         let (counting, answers) = (tally.clone(), questions.try_clone()?);
-        let receiver = thread::spawn(move || receive(data, answers, &counting));
-        listen_to_questions(questions, &tally)?;
+        let receiver = thread::spawn(move || receive(&data, &answers, &counting));
+        while look_for_question(&questions, RecvFlags::empty(), &tally)? {}
         receiver.join().map_err(|_| "the receiving thread has panicked")?
     }
 
@@ -85,9 +106,9 @@ impl Subject for RawBulk {
         let connect = async |job: &Job| -> Result<_, Failure> {
             let payload_bytes = job.case.payload_bytes;
             Ok(BulkClient {
-                data: connect(&job.address)?.into(),
+                data: Link::new(connect(&job.address)?, self.wait)?,
                 questions: connect(&job.address)?.into(),
-                bytes: vec![0x5a; CHUNK_BYTES.max(payload_bytes) + payload_bytes],
+                bytes: vec![0x5a; WRITE_BYTES],
                 payload_bytes,
                 gathered: 0,
                 written: 0,
@@ -99,10 +120,14 @@ impl Subject for RawBulk {
 }
 
 impl BulkClient {
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.data.write_all(&self.bytes[..self.gathered])?;
-        self.written += self.gathered as u64;
-        self.gathered = 0;
+    /// Writes while there is more than `rest`.
+    fn write_to(&mut self, rest: usize) -> Result<(), Failure> {
+        while self.gathered > rest {
+            let bytes = self.gathered.min(WRITE_BYTES);
+            self.data.write_all(&self.bytes[..bytes])?;
+            self.written += bytes as u64;
+            self.gathered -= bytes;
+        }
         Ok(())
     }
 }
@@ -115,11 +140,11 @@ impl Client for BulkClient {
     #[inline]
     async fn send(&mut self, _: &mut Message) -> Result<(), Failure> {
         self.gathered += self.payload_bytes;
-        if self.gathered >= CHUNK_BYTES { self.flush() } else { Ok(()) }
+        self.write_to(WRITE_BYTES - 1)
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
-        self.flush()?;
+        self.write_to(0)?;
         self.questions.write_all(&self.written.to_le_bytes())?;
         let mut answer = [0; 8];
         self.questions.read_exact(&mut answer)?;
@@ -132,33 +157,48 @@ impl Client for BulkClient {
     }
 }
 
-/// Counts until the client has closed.
-fn receive(mut data: TcpStream, mut answers: TcpStream, tally: &Tally) -> Result<(), Failure> {
-    let mut buffer = vec![0; CHUNK_BYTES];
+/// Counts until the client has closed. Without bytes, a spinning one looks for a question.
+fn receive(data: &OwnedFd, questions: &TcpStream, tally: &Tally) -> Result<(), Failure> {
+    let mut buffer = vec![0; READ_BYTES];
     loop {
-        let bytes = data.read(&mut buffer)?;
-        if bytes == 0 {
-            return Ok(());
+        match recv(data, &mut buffer[..], RecvFlags::empty()) {
+            Ok((0, _)) => return Ok(()),
+            Ok((bytes, _)) => {
+                // ORDERING: each side writes one of the two counts and then reads the other one: in
+                // a single order of all four, at least one of them sees both.
+                tally.received.fetch_add(bytes as u64, Ordering::SeqCst);
+                tally.answer_if_reached(questions)?;
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => _ = look_for_question(questions, RecvFlags::DONTWAIT, tally)?,
+            Err(error) => return Err(error.into()),
         }
-        // ORDERING: both threads write one of the two counts and then read the other one: in a
-        // single order of all four, at least one of them sees both.
-        tally.received.fetch_add(bytes as u64, Ordering::SeqCst);
-        tally.answer_if_reached(&mut answers)?;
     }
 }
 
-fn listen_to_questions(mut questions: TcpStream, tally: &Tally) -> Result<(), Failure> {
+/// Takes a question, when there is one, or waits for it. False when no more will come.
+fn look_for_question(
+    questions: &TcpStream,
+    flags: RecvFlags,
+    tally: &Tally,
+) -> Result<bool, Failure> {
     let mut asked = [0; 8];
-    while questions.read_exact(&mut asked).is_ok() {
-        // ORDERING: as in `receive`.
-        tally.asked.store(u64::from_le_bytes(asked), Ordering::SeqCst);
-        tally.answer_if_reached(&mut questions)?;
+    match recv(questions, &mut asked[..], flags) {
+        Ok((0, _)) | Err(Errno::CONNRESET) => Ok(false),
+        Ok((8, _)) => {
+            // ORDERING: as in `receive`.
+            tally.asked.store(u64::from_le_bytes(asked), Ordering::SeqCst);
+            tally.answer_if_reached(questions)?;
+            Ok(true)
+        }
+        Ok(_) => Err("a question has come in pieces".into()),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
 impl Tally {
-    fn answer_if_reached(&self, answers: &mut TcpStream) -> Result<(), Failure> {
+    fn answer_if_reached(&self, mut answers: &TcpStream) -> Result<(), Failure> {
         // ORDERING: as in `receive`. Whoever takes the question out answers it: never twice.
         let asked = self.asked.load(Ordering::SeqCst);
         let received = self.received.load(Ordering::SeqCst);
@@ -189,21 +229,21 @@ mod tests {
     #[test]
     fn question_is_answered_once_the_bytes_are_there() {
         let tally = Tally { received: AtomicU64::new(0), asked: AtomicU64::new(NOTHING) };
-        let (mut answers, mut told) = pair();
+        let (answers, mut told) = pair();
         let said = |told: &mut TcpStream| {
             told.set_nonblocking(true).expect("a socket");
             let mut answer = [0; 8];
             let read = told.read_exact(&mut answer);
             read.is_ok().then(|| u64::from_le_bytes(answer))
         };
-        tally.answer_if_reached(&mut answers).expect("nothing to do");
+        tally.answer_if_reached(&answers).expect("nothing to do");
         tally.received.store(99, Ordering::SeqCst);
         tally.asked.store(100, Ordering::SeqCst);
-        tally.answer_if_reached(&mut answers).expect("nothing to do");
+        tally.answer_if_reached(&answers).expect("nothing to do");
         assert_eq!(said(&mut told), None, "not all of it is there");
         tally.received.store(100, Ordering::SeqCst);
         for _ in 0..2 {
-            tally.answer_if_reached(&mut answers).expect("answers");
+            tally.answer_if_reached(&answers).expect("answers");
         }
         told.set_nonblocking(false).expect("a socket");
         let mut answer = [0; 8];
@@ -221,9 +261,10 @@ mod tests {
             rate_hz: 0,
             bulk: false,
         };
-        assert_eq!(RawBulk.lacks(&case(Scenario::Stream, 64 << 10)), None);
+        let bulk = RawBulk { name: "raw-bulk", wait: Wait::Block };
+        assert_eq!(bulk.lacks(&case(Scenario::Stream, 64 << 10)), None);
         for other in [case(Scenario::Stream, 4096), case(Scenario::Rtt, 64 << 10)] {
-            assert!(RawBulk.lacks(&other).is_some_and(|why| why.contains("64 KiB and more")));
+            assert!(bulk.lacks(&other).is_some_and(|why| why.contains("64 KiB and more")));
         }
     }
 }

@@ -125,7 +125,7 @@ pub const OPTIONAL: &[Optional] = &[
 pub fn all() -> Vec<Box<dyn Subject>> {
     let mut all: Vec<Box<dyn Subject>> = Vec::new();
     all.extend(raw::all());
-    all.push(Box::new(bulk::RawBulk));
+    all.extend(bulk::all());
     all.extend(uring::all());
     all.extend(ringwire::all());
     all.push(Box::new(tokio::Tokio));
