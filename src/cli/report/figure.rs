@@ -61,10 +61,7 @@ pub(super) const P99: Figure = Figure {
     range: |row| Some((row.p99_ns_low?, row.p99_ns_high?)),
     ..percentile("p99", 0.99, |row| row.p99_ns)
 };
-pub(super) const P99_9: Figure = Figure {
-    range: |row| Some((row.p99_9_ns_low?, row.p99_9_ns_high?)),
-    ..percentile("p99.9", 0.999, |row| row.p99_9_ns)
-};
+pub(super) const P99_9: Figure = percentile("p99.9", 0.999, |row| row.p99_9_ns);
 pub(super) const MEMORY: Figure =
     Figure { unit: shown::bytes, ..time("memory/conn", |row| row.resident_bytes_per_connection) };
 /// In the order they are shown.
@@ -74,10 +71,7 @@ pub(super) const FIGURES: [Figure; 14] = [
     P99,
     P99_9,
     percentile("p99.99", 0.9999, |row| row.p99_99_ns),
-    Figure {
-        range: |row| Some((row.max_ns_low?, row.max_ns_high?)),
-        ..time("max", |row| row.max_ns)
-    },
+    time("max", |row| row.max_ns),
     RATE,
     BYTES,
     Figure {

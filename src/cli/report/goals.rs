@@ -207,7 +207,9 @@ fn beside_peers(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
             name,
             run: book.is_comparison().then(|| letter(run)),
             value,
-            range: range(figure, ours, other),
+            // Rounds differ in their tails by orders of magnitude: nothing else would be seen.
+            range: range(figure, ours, other)
+                .filter(|_| [P50.title, RATE.title].contains(&figure.title)),
             goal: case.told.iter().find(|(_, told)| is_it(told)).map(|(_, told)| told.bound),
             verdict,
             state: told.map_or(State::Plain, |told| state(told.outcome)),

@@ -1,4 +1,5 @@
-//! `ringwire report`: a page from the JSON lines of `ringwire bench --json`, and runs compared.
+//! `ringwire report`: a page from the JSON lines of `ringwire bench --json`, or of the suite that puts
+//! the same questions to other transports (`benches/peers`), and runs compared.
 //!
 //! ```text
 //! read    JSON lines in, runs out          goals    ratios to the floor, goals met or missed
@@ -51,6 +52,8 @@ const PAGE: &str = "index.html";
 const LINES: &str = "bench.jsonl";
 
 /// Make a page from the JSON lines of `ringwire bench --json`, and compare runs.
+///
+/// Those of scripts/bench.sh, which runs other transports beside ringwire, make one, too.
 ///
 /// The page stands for itself: it opens in any browser without a network, on a desk or a phone. It
 /// shows the tables with their goals, latencies by percentile, throughput by payload, and paced

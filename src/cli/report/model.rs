@@ -91,7 +91,7 @@ impl<'a> Book<'a> {
                 None => loose.push((run, told)),
             }
         }
-        let mut labels = vec![RINGWIRE.to_owned()];
+        let mut labels = vec![ours_of(&cases).unwrap_or(RINGWIRE.into())];
         for entry in cases.iter().flat_map(|case| &case.entries) {
             if !labels.contains(&entry.label) {
                 labels.push(entry.label.clone());
@@ -100,7 +100,13 @@ impl<'a> Book<'a> {
         Self { runs, cases, loose, labels }
     }
 
-    /// The number of a label's look: the same all over the page, and ringwire's is 0.
+    /// What is held against the others, where that is the same in all cases.
+    pub(super) fn ours(&self) -> &str {
+        &self.labels[0]
+    }
+
+    /// The number of a label's look: the same all over the page, and that of [`ours`](Self::ours)
+    /// is 0.
     pub(super) fn look(&self, label: &str) -> usize {
         self.labels.iter().position(|known| known == label).expect("all labels were collected")
     }
@@ -109,6 +115,13 @@ impl<'a> Book<'a> {
     pub(super) fn is_comparison(&self) -> bool {
         self.runs.len() > 1
     }
+}
+
+/// What stands for ringwire where all cases are of the suite of other transports.
+fn ours_of(cases: &[Case<'_>]) -> Option<String> {
+    let all_are_of_peers = cases.iter().all(Case::is_of_peers);
+    let first = cases.iter().filter(|_| all_are_of_peers).find_map(|case| case.sides(0));
+    first.map(|(ours, _)| ours.label.clone())
 }
 
 /// Whether a subject is ringwire, or a variant of it.
@@ -490,6 +503,7 @@ pub(super) mod tests {
         assert_eq!(book.cases[0].title(), "paced 64 B, 1000 requests/s");
         let (ours, others) = book.cases[0].sides(0).expect("ringwire is there");
         assert_eq!((&*ours.label, others.len()), ("ringwire-spin", 3));
+        assert_eq!((book.ours(), book.look("ringwire-spin")), ("ringwire-spin", 0));
     }
 
     #[test]

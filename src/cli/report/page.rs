@@ -224,8 +224,8 @@ impl Page {
         if let Some(table) = tables::cases_of_runs(book) {
             self.html += &format!("<h3>Which run has which case</h3>\n{table}");
         }
-        let title = "ringwire as a multiple of the others";
-        self.draw(forest::draw(title, title, &goals::ratios(book)));
+        let title = format!("{} as a multiple of the others", cut(book.ours(), 28));
+        self.draw(forest::draw(&title, &title, &goals::ratios(book)));
         if is_split {
             self.html += "</div>\n";
         }
@@ -429,8 +429,8 @@ fn left_out(book: &Book<'_>) -> String {
     if all.is_empty() {
         return String::new();
     }
-    let subjects = all.iter().map(|one| one.subjects.len()).sum();
-    let summary = format!("{} could not do a case, or were not built", count(subjects, "subject"));
+    let subjects: usize = all.iter().map(|one| one.subjects.len()).sum();
+    let summary = format!("subjects that could not do a case, or were not built: {subjects}");
     format!(
         "<section id=\"left-out\"><h2>Left out</h2>\n<details><summary>{}</summary>{}</details>\
          </section>\n",

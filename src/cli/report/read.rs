@@ -64,10 +64,6 @@ pub(super) struct Row {
     pub(super) p99_ns_low: Option<f64>,
     pub(super) p99_ns_high: Option<f64>,
     pub(super) p50_ns_high: Option<f64>,
-    pub(super) p99_9_ns_low: Option<f64>,
-    pub(super) p99_9_ns_high: Option<f64>,
-    pub(super) max_ns_low: Option<f64>,
-    pub(super) max_ns_high: Option<f64>,
     pub(super) frames_per_s: Option<f64>,
     pub(super) frames_per_s_low: Option<f64>,
     pub(super) frames_per_s_high: Option<f64>,
@@ -340,10 +336,6 @@ impl Row {
             ("p50_ns_high", self.p50_ns_high),
             ("p99_ns_low", self.p99_ns_low),
             ("p99_ns_high", self.p99_ns_high),
-            ("p99_9_ns_low", self.p99_9_ns_low),
-            ("p99_9_ns_high", self.p99_9_ns_high),
-            ("max_ns_low", self.max_ns_low),
-            ("max_ns_high", self.max_ns_high),
             ("to_floor", self.to_floor),
             ("to_best_peer", self.to_best_peer),
             ("rate_hz", self.rate_hz),
@@ -366,8 +358,6 @@ impl Row {
         }
         for (low, high) in [
             (self.p99_ns_low, self.p99_ns_high),
-            (self.p99_9_ns_low, self.p99_9_ns_high),
-            (self.max_ns_low, self.max_ns_high),
             (self.p50_ns_low, self.p50_ns_high),
             (self.frames_per_s_low, self.frames_per_s_high),
         ] {

@@ -256,9 +256,13 @@ fn grouped(count: u64) -> String {
 
 /// Ringwire's figures as multiples of the others' in the same run: others down, figures across.
 pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
-    let (ours, others) = case.sides(run)?;
+    let (ours, mut others) = case.sides(run)?;
     if others.is_empty() {
         return None;
+    }
+    if case.is_of_peers() {
+        others = peers::ranked(case, run);
+        others.retain(|other| other.label != ours.label);
     }
     let of = |figure: &Figure, other: &Entry<'_>| {
         ratio(figure.shown(ours.row)?, figure.shown(other.row)?)
@@ -290,14 +294,17 @@ pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
     }
     let mut out = fitted(&head, &rows, &blocks, Room::One).markup;
     for verdict in goals::of_case(case, run) {
-        let Verdict { what, value, .. } = &verdict;
-        let goal = judged(&verdict);
+        let Verdict { what, value, note, .. } = &verdict;
+        let goal = judged(&Verdict { note: None, ..verdict.clone() });
+        let note = note.as_ref().map(|note| escape(&format!(" ({note})"))).unwrap_or_default();
         let measured = escape(&match verdict.outcome {
             Outcome::Open => format!("Goal: {what},"),
             _ => format!("Goal: {what} {value},"),
         });
-        out +=
-            &format!("<p>{measured} <span class=\"{}\">{}</span></p>\n", goal.class, goal.markup);
+        out += &format!(
+            "<p>{measured} <span class=\"{}\">{}</span>{note}</p>\n",
+            goal.class, goal.markup
+        );
     }
     Some(out)
 }
@@ -319,14 +326,38 @@ fn look(outcome: Outcome) -> (&'static str, &'static str) {
     }
 }
 
-/// The goals of a run.
+/// The goals of a run. Where a case has several, they stand below its name.
 pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
     let head = [Cell::text("Goal"), Cell::number("Measured"), Cell::text("Bound")];
+    if verdicts.windows(2).any(|pair| pair[0].case == pair[1].case) {
+        return verdicts_by_case(&head, verdicts);
+    }
     let row = |verdict: &Verdict| {
         let goal = escape(&format!("{}: {}", verdict.case, verdict.what));
         vec![Cell { markup: goal, class: "wrap" }, Cell::number(&verdict.value), judged(verdict)]
     };
     table(&head, &verdicts.iter().map(row).collect::<Vec<_>>())
+}
+
+fn verdicts_by_case(head: &[Cell], verdicts: &[Verdict]) -> String {
+    let (mut rows, mut blocks) = (Vec::new(), Vec::new());
+    for of_case in verdicts.chunk_by(|one, next| one.case == next.case) {
+        let title = escape(&of_case[0].case);
+        let mut figures = Vec::new();
+        for (index, verdict) in of_case.iter().enumerate() {
+            let (what, value, bound) =
+                (escape(&verdict.what), Cell::number(&verdict.value), judged(verdict));
+            let above = if index == 0 { format!("<b>{title}</b>") } else { String::new() };
+            let markup = match verdict.measured {
+                Some(_) => format!("{}, {}", value.markup, bound.markup),
+                None => bound.markup.clone(),
+            };
+            figures.push((what.clone(), Cell { markup, class: bound.class }));
+            rows.push(vec![Cell { markup: above + &what, class: "wrap" }, value, bound]);
+        }
+        blocks.push(Block { title: Cell { markup: title, class: "" }, figures });
+    }
+    fitted(head, &rows, &blocks, Room::Two).markup
 }
 
 /// The goals of several runs side by side, in the order of `runs`, each judged by itself; of two
@@ -574,7 +605,14 @@ mod tests {
 
         let goals = goals::verdicts(&book, 0);
         let markup = verdicts(&goals);
-        let cells = texts(&well_formed(&markup), "td");
+        let document = well_formed(&markup);
+        let cells = texts(&document, "td");
+        let heads = texts(&document, "th");
+        assert_eq!(heads[3], "rtt 64 Bp50 of ringwire-spin / raw-spin");
+        assert_eq!(heads[4], "p50 of ringwire-spin / fast", "under the same case");
+        assert_eq!(texts(&document, "h4"), ["rtt 64 B"]);
+        assert_eq!(texts(&document, "dd")[1], "0.30x, <= 0.50x ✓ met");
+        assert_eq!(texts(&document, "dt").len(), 3);
         let expected = [
             "1.20x",
             "<= 1.10x ✗ missednoisy",

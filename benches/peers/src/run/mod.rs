@@ -122,7 +122,7 @@ fn foretell(options: &Options, cases: &[Case]) -> String {
         if options.plan {
             let seconds = load.duration_ns as f64 / 1e9;
             let (rounds, time) = (load.rounds, span(case_ns));
-            text += &format!("{case}: {count} subjects, {rounds} rounds of {seconds} s: {time}\n");
+            text += &format!("{case}: {count} x {rounds} rounds of {seconds} s: {time}\n");
         }
     }
     format!("{text}expected to take {}\n", span(all_ns))
@@ -340,7 +340,7 @@ mod tests {
         let text = foretell(&options, &cases);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
-        let first = "paced 64 B, 1000 a second: 1 subjects, 11 rounds of 90.91 s: 16 min 41 s";
+        let first = "paced 64 B, 1000 a second: 1 x 11 rounds of 90.91 s: 16 min 41 s";
         assert_eq!(lines[0], first);
         assert_eq!(lines[2], "expected to take 33 min 22 s");
     }
