@@ -3,8 +3,8 @@
 //! Subjects of one run took turns, so their ratio means more than either figure. Its spread is the
 //! worst that the rounds allow: the lowest of the one against the highest of the other.
 //!
-//! What the bench is held to is judged here, as on the terminal. The suite of other transports judges
-//! by itself, and what its files say is shown.
+//! What the bench is held to is judged here, as on the terminal. The suite of other transports
+//! judges by itself, and what its files say is shown.
 
 use super::charts::forest::{Ratio, State};
 use super::figure::{Figure, P50, RATE, named, ratio};
@@ -160,9 +160,9 @@ pub(super) fn range(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Opti
 }
 
 /// Ringwire's ratio to what it is held against in every case, in the figure that says most: where
-/// there is a goal, to its floor, and otherwise to the first of the others; beside other transports,
-/// to its floor and to the best of them. The tables have all. Those of several runs follow each
-/// other, case by case.
+/// there is a goal, to its floor, and otherwise to the first of the others; beside other
+/// transports, to its floor and to the best of them. The tables have all. Those of several runs
+/// follow each other, case by case.
 pub(super) fn ratios(book: &Book<'_>) -> Vec<Ratio> {
     let mut ratios = Vec::new();
     for case in &book.cases {

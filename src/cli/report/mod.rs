@@ -1,5 +1,5 @@
-//! `ringwire report`: a page from the JSON lines of `ringwire bench --json`, or of the suite that puts
-//! the same questions to other transports (`benches/peers`), and runs compared.
+//! `ringwire report`: a page from the JSON lines of `ringwire bench --json`, or of the suite that
+//! puts the same questions to other transports (`benches/peers`), and runs compared.
 //!
 //! ```text
 //! read    JSON lines in, runs out          goals    ratios to the floor, goals met or missed

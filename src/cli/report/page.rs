@@ -465,8 +465,8 @@ fn method(book: &Book<'_>) -> String {
     }
     if is_of_peers {
         work += "Ringwire and other transports each do it in two processes kept on cores of their \
-            own, over TCP on 127.0.0.1, or over Unix sockets where the name says so; a round starts \
-            with fresh ones. ";
+            own, over TCP on 127.0.0.1, or over Unix sockets where the name says so; a round \
+            starts with fresh ones. ";
     }
     let paragraphs = [
         format!(
@@ -477,9 +477,9 @@ fn method(book: &Book<'_>) -> String {
         "A figure is the median over the rounds of that round's figure, but for p99.9, p99.99 and \
          the maximum: those are of the samples of all rounds together, where the file has their \
          histogram, as all new ones have. Below a figure stand the lowest and the highest of the \
-         rounds, where the file says so. Samples are those of all rounds. A round trip is two frames. Bytes are payload bytes; CPU time and calls are \
-         those of both ends. enters: io_uring_enter(2). direct: send(2) and recv(2) past the \
-         ring."
+         rounds, where the file says so. Samples are those of all rounds. A round trip is two \
+         frames. Bytes are payload bytes; CPU time and calls are those of both ends. \
+         enters: io_uring_enter(2). direct: send(2) and recv(2) past the ring."
             .into(),
         "Latency by percentile: the horizontal axis is logarithmic in 1/(1-p), so that each \
          further nine is as wide as the one before. Marks are the figures of the table, up to p99 \

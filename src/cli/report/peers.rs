@@ -1,6 +1,6 @@
-//! What the pages of the suite of other transports have beside those of the bench: its subjects wait
-//! each in its own way, so that each has a floor of its own, and the best of the peers stands beside
-//! it.
+//! What the pages of the suite of other transports have beside those of the bench: its subjects
+//! wait each in its own way, so that each has a floor of its own, and the best of the peers stands
+//! beside it.
 //!
 //! Newer files say which figure a case is about and whom each subject is compared with. Of older
 //! ones the best peer is found here, by the same rule, and floors are left out.

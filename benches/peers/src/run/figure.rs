@@ -130,8 +130,8 @@ pub fn best_peer(figure: Figure, records: &[Record]) -> Option<&Record> {
 }
 
 /// The floor a subject is compared with: the raw socket that waits the same way over the same
-/// transport. Who spins for a while and then sleeps has the better of both. Over TCP, of a stream of
-/// long messages, it is a socket that carries bytes without messages.
+/// transport. Who spins for a while and then sleeps has the better of both. Over TCP, of a stream
+/// of long messages, it is a socket that carries bytes without messages.
 pub fn floor_of<'a>(
     figure: Figure,
     case: &Case,

@@ -3,8 +3,8 @@
 //! Where a key means the same as in the lines of `ringwire bench --json` it has the same name. A
 //! figure is the median over the rounds of that round's figure; `…_low` and `…_high` are the lowest
 //! and highest of a round. What is rarer than one in a hundred, `p99_9_ns`, `p99_99_ns` and
-//! `max_ns`, is of the samples of all rounds together, as `histogram_v2` is: a median of maxima would
-//! hide most of what a subject, or the machine, has done.
+//! `max_ns`, is of the samples of all rounds together, as `histogram_v2` is: a median of maxima
+//! would hide most of what a subject, or the machine, has done.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -59,7 +59,7 @@ pub struct Record {
     pub max_ns_high: Option<u64>,
     /// What the next four are about, as tables name it: the figure of the case.
     pub compared: Option<&'static str>,
-    /// Whom it is compared with: the floor of this subject, and the multiple of that floor's figure.
+    /// The floor of this subject, and its figure as a multiple of that floor's.
     pub floor: Option<String>,
     pub to_floor: Option<f64>,
     /// The same with the best peer of the case.

@@ -1,9 +1,9 @@
 //! Bulk TCP, the floor of long streams: bytes without messages.
 //!
 //! The sender writes plain bytes, many at a time; the receiver reads as many as there are into one
-//! large buffer, counts them, and looks at none. What it calls a frame is as many bytes as a payload
-//! has. Nobody can move messages over TCP for less. `raw-bulk` sleeps in send(2) and recv(2),
-//! `raw-bulk-spin` calls them on non-blocking sockets until they do something.
+//! large buffer, counts them, and looks at none. What it calls a frame is as many bytes as a
+//! payload has. Nobody can move messages over TCP for less. `raw-bulk` sleeps in send(2) and
+//! recv(2), `raw-bulk-spin` calls them on non-blocking sockets until they do something.
 //!
 //! As the bytes say nothing, the question how many have arrived has a connection of its own. It
 //! names the count that was sent, and is answered once that many have been received. Who sleeps for

@@ -164,8 +164,8 @@ pub fn version_of(package: &str) -> Option<&'static str> {
     version_in(include_str!("../../Cargo.lock"), package)
 }
 
-/// As a lock file says. Peers may depend on another version of the same package: our own entry names
-/// the version where there are several.
+/// As a lock file says. Peers may depend on another version of the same package: our own entry
+/// names the version where there are several.
 fn version_in<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
     let own = concat!("\nname = \"", env!("CARGO_PKG_NAME"), "\"\n");
     let (_, own) = lock.split_once(own)?;

@@ -1,9 +1,9 @@
 //! Latency by percentile: the whole distribution of every subject, tail included.
 //!
 //! The line is the histogram of all rounds together where the row has one, and otherwise joins the
-//! marks. The marks are the row's figures: up to p99 medians over the rounds, and beyond that of all
-//! rounds, as the line is. Both axes are logarithmic; the percentile axis in 1/(1-p), on which every
-//! further nine takes the same room.
+//! marks. The marks are the row's figures: up to p99 medians over the rounds, and beyond that of
+//! all rounds, as the line is. Both axes are logarithmic; the percentile axis in 1/(1-p), on which
+//! every further nine takes the same room.
 
 use super::super::figure::supports;
 use super::super::histogram;
