@@ -10,12 +10,14 @@ use super::charts::forest::{Ratio, State};
 use super::figure::{Figure, P50, RATE, named, ratio};
 use super::model::{Book, Case, Entry, letter};
 use super::peers;
-use super::read::{Outcome, Relation, Told};
+use super::read::{Outcome, Relation, Run, Told};
 use super::text;
 use crate::cli::bench::shown::{self, Held, Keys};
 
 /// What the reason begins with where a subject should have had figures.
 const FAILED: &str = "failed: ";
+/// What it begins with where a feature is off.
+const NOT_BUILT: &str = "not built";
 /// Longest reason that a goal was not judged.
 const LACKS_CHARS_MAX: usize = 80;
 
@@ -321,33 +323,45 @@ pub(super) fn warnings(book: &Book<'_>, run: usize) -> Vec<String> {
     warnings
 }
 
-/// Subjects that a run has left out of a case for the same reason.
+/// Subjects that a run has left out of the same cases for the same reason.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct LeftOut {
-    pub(super) run: usize,
-    pub(super) case: String,
-    pub(super) why: String,
     pub(super) subjects: Vec<String>,
+    pub(super) why: String,
+    /// `None` when it is all of the run's.
+    pub(super) cases: Option<Vec<String>>,
 }
 
-/// What could not do a case, or was not in the build. Who failed is a warning.
-pub(super) fn left_out(book: &Book<'_>) -> Vec<LeftOut> {
+/// Who could not do a case, or was not in the build. Who failed is a warning.
+pub(super) fn left_out(run: &Run) -> Vec<LeftOut> {
     let mut all: Vec<LeftOut> = Vec::new();
-    for (run, read) in book.runs.iter().enumerate() {
-        for row in &read.rows {
-            let Some(why) = row.skipped.as_ref().filter(|why| !why.starts_with(FAILED)) else {
-                continue;
-            };
-            let why = text::cut(why.strip_prefix("n/a: ").unwrap_or(why), 120);
-            let (case, subject) = (Case::of(row).title(), text::name(&row.subject));
-            let is_it = |one: &&mut LeftOut| (one.run, &one.case, &one.why) == (run, &case, &why);
-            match all.iter_mut().find(is_it) {
-                Some(one) => one.subjects.push(subject),
-                None => all.push(LeftOut { run, case, why, subjects: vec![subject] }),
-            }
+    let mut titles: Vec<String> = Vec::new();
+    for row in &run.rows {
+        let title = Case::of(row).title();
+        if !titles.contains(&title) {
+            titles.push(title.clone());
+        }
+        let Some(why) = row.skipped.as_ref().filter(|why| !why.starts_with(FAILED)) else {
+            continue;
+        };
+        // Which feature is off is its name, or near it.
+        let why =
+            if why.starts_with(NOT_BUILT) { NOT_BUILT } else { why.trim_start_matches("n/a: ") };
+        let (why, subject) = (text::cut(why, 120), text::name(&row.subject));
+        match all.iter_mut().find(|one| one.why == why && one.subjects[0] == subject) {
+            Some(LeftOut { cases: Some(cases), .. }) => cases.push(title),
+            _ => all.push(LeftOut { subjects: vec![subject], why, cases: Some(vec![title]) }),
         }
     }
-    all
+    let mut merged: Vec<LeftOut> = Vec::new();
+    for mut one in all {
+        one.cases = one.cases.filter(|cases| *cases != titles);
+        match merged.iter_mut().find(|known| (&known.why, &known.cases) == (&one.why, &one.cases)) {
+            Some(known) => known.subjects.append(&mut one.subjects),
+            None => merged.push(one),
+        }
+    }
+    merged
 }
 
 #[cfg(test)]
@@ -448,10 +462,34 @@ mod tests {
         let runs = peers::tests::sample();
         let book = Book::new(&runs);
         assert_eq!(warnings(&book, 0), ["rtt 64 B, dead: failed: killed"]);
-        let left_out = left_out(&book);
-        assert_eq!(left_out.len(), 1);
-        let LeftOut { case, why, subjects, .. } = &left_out[0];
-        assert_eq!((&**case, &**why, subjects.join(" ")), ("rtt 64 B", "no way", "gone".into()));
+        let shown = |run: &Run| {
+            let line = |one: &LeftOut| {
+                let cases = one.cases.as_ref().map_or("all".into(), |cases| cases.join("; "));
+                format!("{}: {}, {cases}", one.subjects.join(" "), one.why)
+            };
+            left_out(run).iter().map(line).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&runs[0]), ["gone: no way, all"]);
+        // Who misses the same for the same reason is told once.
+        let mut run = runs[0].clone();
+        let more = |scenario: &str, subject: &str, why: &str| read::Row {
+            scenario: scenario.into(),
+            subject: subject.into(),
+            skipped: Some(why.into()),
+            ..runs[0].rows[0].clone()
+        };
+        run.rows.push(more("rtt", "nng", "not built: feature nng is off"));
+        run.rows.push(more("rtt", "libzmq", "not built: feature zmq is off"));
+        run.rows.push(more("fan-in", "nng", "not built: feature nng is off"));
+        run.rows.push(more("fan-in", "libzmq", "not built: feature zmq is off"));
+        run.rows.push(more("fan-in", "raw-spin", "n/a: one thread"));
+        run.rows.push(more("fan-in", "uring-spin", "n/a: one thread"));
+        let expected = [
+            "gone: no way, rtt 64 B",
+            "nng libzmq: not built, all",
+            "raw-spin uring-spin: one thread, fan-in 64 B",
+        ];
+        assert_eq!(shown(&run), expected);
     }
 
     #[test]

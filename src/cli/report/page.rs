@@ -117,7 +117,7 @@ fn navigation(book: &Book<'_>, sweeps: &[(&str, &str, bool)]) -> String {
     }
     links.push(("machine".into(), "Machine".into()));
     links.push(("method".into(), "Method".into()));
-    if !goals::left_out(book).is_empty() {
+    if book.runs.iter().any(|run| !goals::left_out(run).is_empty()) {
         links.push(("left-out".into(), "Left out".into()));
     }
     let link = |(id, text): &(String, String)| format!("<a href=\"#{id}\">{}</a>", escape(text));
@@ -425,17 +425,27 @@ fn note_of_peers(case: &Case<'_>) -> Option<&'static str> {
 
 /// Who was left out, for whoever asks; at the end, as it is many and says nothing about ringwire.
 fn left_out(book: &Book<'_>) -> String {
-    let all = goals::left_out(book);
-    if all.is_empty() {
+    let mut items = String::new();
+    let mut subjects: Vec<String> = Vec::new();
+    for (run, read) in book.runs.iter().enumerate() {
+        let of_run = if book.is_comparison() { letter(run) + ": " } else { String::new() };
+        for mut one in goals::left_out(read) {
+            let cases = one.cases.map_or("all cases".into(), |cases| cases.join("; "));
+            let (names, why) = (one.subjects.join(", "), &one.why);
+            let text = format!("{of_run}{names}: {why} ({cases})");
+            items += &format!("<li>{}</li>", escape(&text));
+            one.subjects.retain(|subject| !subjects.contains(subject));
+            subjects.append(&mut one.subjects);
+        }
+    }
+    if items.is_empty() {
         return String::new();
     }
-    let subjects: usize = all.iter().map(|one| one.subjects.len()).sum();
-    let summary = format!("subjects that could not do a case, or were not built: {subjects}");
+    let summary = format!("{} not in every case", count(subjects.len(), "subject"));
     format!(
-        "<section id=\"left-out\"><h2>Left out</h2>\n<details><summary>{}</summary>{}</details>\
-         </section>\n",
+        "<section id=\"left-out\"><h2>Left out</h2>\n<details><summary>{}</summary>\
+         <ul class=\"warnings\">{items}</ul></details></section>\n",
         escape(&summary),
-        tables::left_out(book, &all)
     )
 }
 

@@ -5,7 +5,7 @@
 
 use super::compare::Change;
 use super::figure::{FIGURES, Figure, SAMPLES_BEYOND_MIN, ratio};
-use super::goals::{self, LeftOut, Verdict, met};
+use super::goals::{self, Verdict, met};
 use super::grid::{Block, Cell, Fitted, Room, fitted, table, turned};
 use super::model::{Book, Case, Entry, letter};
 use super::peers;
@@ -405,17 +405,6 @@ fn marked(verdict: &Verdict) -> Cell {
     };
     let note = verdict.note.as_ref().map(|note| format!("<small>{}</small>", escape(note)));
     Cell { markup: escape(&format!("{} {sign}", verdict.value)) + &note.unwrap_or_default(), class }
-}
-
-/// Who was left out of which case, and why.
-pub(super) fn left_out(book: &Book<'_>, all: &[LeftOut]) -> String {
-    let head = [Cell::text("Case"), Cell::text("Why"), Cell::text("Subjects")];
-    let row = |one: &LeftOut| {
-        let of_run = if book.is_comparison() { letter(one.run) + ": " } else { String::new() };
-        let case = Cell::wrapped(&(of_run + &one.case));
-        vec![case, Cell::wrapped(&one.why), Cell::wrapped(&one.subjects.join(", "))]
-    };
-    table(&head, &all.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Which run has which case, where they have not all the same.
