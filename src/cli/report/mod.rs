@@ -11,6 +11,8 @@
 //! text    escaping and names               folder   files that are whole or not there
 //! grid    a table, and what stands in its place on a narrow screen
 //! peers   what the suite of other transports has beside the bench
+//! verdicts  tables of goals                faults   what makes figures worth less
+//! words   how figures came about, in sentences
 //! ```
 //!
 //! A sample, from a run that is recorded in the repository:
@@ -24,6 +26,7 @@
 
 mod charts;
 mod compare;
+mod faults;
 mod figure;
 mod folder;
 mod goals;
@@ -38,6 +41,8 @@ mod scale;
 mod sketch;
 mod tables;
 mod text;
+mod verdicts;
+mod words;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
