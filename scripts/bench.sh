@@ -3,12 +3,15 @@
 #
 #   scripts/bench.sh                     everything in its quick form, under five minutes
 #   scripts/bench.sh quick rtt stream    only these scenarios: rtt, stream, paced, fan-in
-#   scripts/bench.sh long                every size, rate and number of connections; hours
+#   scripts/bench.sh long                every size, rate and number of connections; most of a day
 #   scripts/bench.sh quick rtt -- --subjects 'raw-*,ringwire-*,tokio' --payload 256
 #                                        the rest goes to `peers run`; see its --help
+#   scripts/bench.sh long paced -- --plan
+#                                        what would be measured and how long it takes, no more
 #
-# Builds benches/peers first. A subject that does not build here is left out and named in the report
-# with the reason. Results go to benches/record/MACHINE/DATE-peers.jsonl and .txt.
+# Builds benches/peers first, and says how long the run takes before it starts. A subject that does
+# not build here is left out and named in the report with the reason. Results go to
+# benches/record/MACHINE/DATE-peers.jsonl and .txt.
 #
 # Variables:
 #   MACHINE    name of the machine's folder; made of the processor's name and the number of cores
@@ -57,6 +60,19 @@ machine_name() {
     echo "${model:-$(uname -m)}-$(nproc)$unit"
 }
 
+# Before minutes are spent on building.
+out="${OUT:-benches/record/${MACHINE:-$(machine_name)}/$(date -u +%F)-peers}"
+if [ "$out" != - ] && ! [[ " ${arguments[*]} " == *" --plan "* ]]; then
+    for file in "$out.jsonl" "$out.txt"; do
+        if [ -e "$file" ] && [ "${APPEND:-0}" != 1 ]; then
+            echo "$file is there: APPEND=1 adds to it, OUT=... chooses another" >&2
+            exit 2
+        fi
+    done
+    mkdir -p "$(dirname "$out")"
+    arguments+=(--json "$out.jsonl" --text "$out.txt")
+fi
+
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 
@@ -84,15 +100,6 @@ if ! build "$features"; then
     build "$good"
 fi
 
-out="${OUT:-benches/record/${MACHINE:-$(machine_name)}/$(date -u +%F)-peers}"
-if [ "$out" != - ]; then
-    if [ -e "$out.jsonl" ] && [ "${APPEND:-0}" != 1 ]; then
-        echo "$out.jsonl is there: APPEND=1 adds to it, OUT=... chooses another" >&2
-        exit 2
-    fi
-    mkdir -p "$(dirname "$out")"
-    arguments+=(--json "$out.jsonl" --text "$out.txt")
-fi
 # Word splitting is wanted: a command and its arguments.
 # shellcheck disable=SC2086
 ${RUN_WITH:-} benches/peers/target/release/peers run "${arguments[@]}"

@@ -2,10 +2,12 @@
 //! answer is right, every record is written. Says nothing about figures.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use ringwire::time::Nanos;
 use serde_json::Value;
 
 fn peers(arguments: &[&str]) -> Output {
@@ -35,7 +37,22 @@ fn every_subject_does_every_case_it_can() {
     let lines = lines_of(&path);
     assert_eq!(lines[0]["scenario"], "machine");
     let mut scenarios = BTreeSet::new();
-    for line in &lines[1..] {
+    // Goals are judged after all cases, each on a line of its own.
+    let first = lines.iter().position(|line| line["scenario"] == "verdict").expect("verdicts");
+    let (rows, verdicts) = lines.split_at(first);
+    for verdict in verdicts {
+        assert_eq!(verdict["scenario"], "verdict", "{verdict}");
+        assert_eq!(verdict["ratio"].is_null(), verdict["outcome"] == "not judged", "{verdict}");
+    }
+    let is_of = |verdict: &&Value, other: &str, of: &str| {
+        verdict["other"] == other && verdict["of"] == of && verdict["subject"] == "ringwire-spin"
+    };
+    let of = |other, of| verdicts.iter().filter(|verdict| is_of(verdict, other, of)).count();
+    assert_eq!(of("raw-spin", "rtt"), 2, "p50 and p99 of 64 B");
+    let bulk = of("raw-bulk", "stream") + of("raw-bulk-spin", "stream");
+    assert_eq!(bulk, 2, "64 KiB and 1 MiB");
+    assert_eq!(of("without bulk", "paced"), 2, "1 and 10 kHz");
+    for line in &rows[1..] {
         let name = format!("{} {}", line["scenario"], line["subject"]);
         if let Some(reason) = line["skipped"].as_str() {
             let missing = reason.starts_with("not built: ")
@@ -52,6 +69,8 @@ fn every_subject_does_every_case_it_can() {
         let timed = line["scenario"] != "stream";
         assert_eq!(line["p50_ns"].is_u64(), timed, "{name}");
         assert_eq!(line["histogram_v2"].is_string(), timed, "{name}");
+        assert!(line["to_floor"].as_f64() > Some(0.0), "{name}");
+        assert!(line["to_best_peer"].as_f64() > Some(0.0), "{name}");
     }
     assert_eq!(scenarios.len(), 4, "{scenarios:?}");
 }
@@ -72,6 +91,101 @@ fn subject_that_fails_does_not_stop_the_others() {
     let reason = of("python-asyncio")["skipped"].as_str().expect("it can not run");
     assert!(reason.contains("cannot start the serve end"), "{reason}");
     assert!(of("raw-blocking")["samples"].as_u64() > Some(0));
+}
+
+#[test]
+fn run_without_ringwire_fails() {
+    let path = file("killed.jsonl");
+    let json = path.to_str().expect("UTF-8");
+    let run = Command::new(env!("CARGO_BIN_EXE_peers"))
+        .args(["run", "rtt", "--payload", "64", "--rounds", "1", "--duration", "20"])
+        .args(["--subjects", "ringwire-park", "--json", json])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary of this package");
+    kill_server_of(run.id());
+    let output = run.wait_with_output().expect("it ends with its subject");
+    assert!(!output.status.success(), "there are no figures of ringwire");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("rtt 64 B: ringwire-park failed: round 1: "), "{said}");
+    let lines = lines_of(&path);
+    let reason = lines[1]["skipped"].as_str().expect("it was killed");
+    assert!(reason.starts_with("failed: "), "{reason}");
+}
+
+/// Kills the server that a run has started, as soon as there is one.
+fn kill_server_of(run: u32) {
+    let children = format!("/proc/{run}/task/{run}/children");
+    let deadline = Nanos(Nanos::now().0 + 30_000_000_000);
+    loop {
+        let pids = fs::read_to_string(&children).expect("the run goes on");
+        for pid in pids.split_whitespace() {
+            // Empty while it is started.
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if words.ends_with("\0serve\0") {
+                let pid = rustix::process::Pid::from_raw(pid.parse().expect("a number"));
+                let pid = pid.expect("no process is 0");
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+                    .expect("it is ours");
+                return;
+            }
+        }
+        assert!(Nanos::now() < deadline, "no server was started");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn nonsense_is_refused_before_anything_is_written() {
+    let path = file("nonsense.jsonl");
+    let json = path.to_str().expect("UTF-8");
+    for (words, said) in [
+        (&["--subjects", "raw-spin,nonsense"][..], "none is called \"nonsense\""),
+        (&["--server-cores", "1234"], "--server-cores 1234: this process may use "),
+        (&["rtt", "--payload", "3"], "3 is not in 16..=16777216"),
+        (&["fan-in", "--payload", "1024"], "fan-in has no such case"),
+        (&["--duration", "0"], "from 0.001 to 86400 seconds"),
+        (&["--text", "/nonexistent/a.txt"], "there is no folder /nonexistent"),
+    ] {
+        let output = peers(&[&["run", "--json", json], words].concat());
+        assert!(!output.status.success(), "{words:?}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(said), "{words:?}: {told}");
+        assert!(output.stdout.is_empty() && !path.exists(), "{words:?}");
+    }
+}
+
+#[test]
+fn plan_measures_nothing() {
+    let output = peers(&["run", "--plan", "--form", "long", "paced"]);
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.lines().count(), 5, "{said}");
+    assert!(said.contains("\nexpected to take ") && said.contains(" h"), "{said}");
+}
+
+/// And not after minutes of building.
+#[test]
+fn results_that_are_there_stop_the_script_before_it_builds() {
+    let results = file("there.jsonl");
+    fs::write(&results, "").expect("a file");
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-cargo");
+    fs::create_dir_all(&folder).expect("a folder");
+    let cargo = folder.join("cargo");
+    fs::write(&cargo, "#!/bin/sh\necho built >&2\nexit 1\n").expect("a file");
+    fs::set_permissions(&cargo, Permissions::from_mode(0o755)).expect("it is ours");
+    let path = std::env::var("PATH").expect("there is one");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/bench.sh");
+    let output = Command::new("bash")
+        .arg(script)
+        .env("PATH", format!("{}:{path}", folder.display()))
+        .env("OUT", results.with_extension(""))
+        .output()
+        .expect("bash");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("there.jsonl is there: APPEND=1") && !said.contains("built"), "{said}");
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(super) const P99: Figure = Figure {
     range: |row| Some((row.p99_ns_low?, row.p99_ns_high?)),
     ..percentile("p99", 0.99, |row| row.p99_ns)
 };
+pub(super) const P99_9: Figure = percentile("p99.9", 0.999, |row| row.p99_9_ns);
 pub(super) const MEMORY: Figure =
     Figure { unit: shown::bytes, ..time("memory/conn", |row| row.resident_bytes_per_connection) };
 /// In the order they are shown.
@@ -68,7 +69,7 @@ pub(super) const FIGURES: [Figure; 14] = [
     P50,
     percentile("p90", 0.9, |row| row.p90_ns),
     P99,
-    percentile("p99.9", 0.999, |row| row.p99_9_ns),
+    P99_9,
     percentile("p99.99", 0.9999, |row| row.p99_99_ns),
     time("max", |row| row.max_ns),
     RATE,
@@ -95,6 +96,11 @@ const fn time(title: &'static str, of: fn(&Row) -> Option<f64>) -> Figure {
 
 const fn percentile(title: &'static str, quantile: f64, of: fn(&Row) -> Option<f64>) -> Figure {
     Figure { quantile: Some(quantile), ..time(title, of) }
+}
+
+/// The figure that tables call so.
+pub(super) fn named(title: &str) -> Option<Figure> {
+    FIGURES.into_iter().find(|figure| figure.title == title)
 }
 
 /// `value` as a multiple of `floor`; `None` where that means nothing.

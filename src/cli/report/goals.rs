@@ -2,12 +2,20 @@
 //!
 //! Subjects of one run took turns, so their ratio means more than either figure. Its spread is the
 //! worst that the rounds allow: the lowest of the one against the highest of the other.
+//!
+//! What the bench is held to is judged here, as on the terminal. The suite of other transports
+//! judges by itself, and what its files say is shown.
 
 use super::charts::forest::{Ratio, State};
-use super::figure::{FIGURES, Figure, P50, RATE, ratio};
+use super::figure::{Figure, P50, RATE, named, ratio};
 use super::model::{Book, Case, Entry, letter};
+use super::peers;
+use super::read::{Outcome, Relation, Told};
 use super::text;
 use crate::cli::bench::shown::{self, Held, Keys};
+
+/// Longest reason that a goal was not judged.
+const LACKS_CHARS_MAX: usize = 80;
 
 /// Whether something ringwire is held to was met.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,10 +24,54 @@ pub(super) struct Verdict {
     /// Which figure, against whom.
     pub(super) what: String,
     pub(super) value: String,
-    /// The same as a number.
-    pub(super) measured: f64,
+    /// The same as a number, where it was judged.
+    pub(super) measured: Option<f64>,
     pub(super) goal: String,
-    pub(super) is_met: bool,
+    pub(super) outcome: Outcome,
+    /// What makes it worth less, or why it was not judged.
+    pub(super) note: Option<String>,
+}
+
+/// How many goals a run has met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) met: usize,
+    /// Met or missed.
+    pub(super) judged: usize,
+    pub(super) open: usize,
+}
+
+impl Count {
+    pub(super) fn of(verdicts: &[Verdict]) -> Self {
+        let count = |outcome| verdicts.iter().filter(|it| it.outcome == outcome).count();
+        let met = count(Outcome::Met);
+        Self { met, judged: met + count(Outcome::Missed), open: count(Outcome::Open) }
+    }
+}
+
+impl Verdict {
+    /// A goal that the run has judged.
+    fn told(case: String, told: &Told) -> Self {
+        let relation = match told.relation {
+            Relation::AtMost => "<=",
+            Relation::AtLeast => ">=",
+        };
+        let figure = text::name(&told.figure);
+        let lacks = told.lacks.as_deref().map(|lacks| text::cut(lacks, LACKS_CHARS_MAX));
+        Self {
+            case,
+            what: format!(
+                "{figure} of {} / {}",
+                text::name(&told.subject),
+                text::name(&told.other)
+            ),
+            value: told.ratio.map_or("–".into(), |ratio| format!("{ratio:.2}x")),
+            measured: told.ratio,
+            goal: format!("{relation} {:.2}x", told.bound),
+            outcome: told.outcome,
+            note: lacks.or_else(|| told.noisy.then(|| "noisy".into())),
+        }
+    }
 }
 
 /// What a case is held to.
@@ -41,18 +93,21 @@ fn held(case: &Case<'_>) -> Option<Held> {
 /// The goal of a case that is about its other subject number `floor`.
 fn held_to(case: &Case<'_>, floor: usize) -> Option<(Held, Figure)> {
     let held = held(case).filter(|held| held.floor() == floor)?;
-    let figure = FIGURES.into_iter().find(|figure| figure.title == held.figure());
-    Some((held, figure.expect("goals are about figures that are shown")))
+    Some((held, named(held.figure()).expect("goals are about figures that are shown")))
 }
 
 /// All goals of a run, in the order of its cases.
 pub(super) fn verdicts(book: &Book<'_>, run: usize) -> Vec<Verdict> {
-    book.cases.iter().flat_map(|case| of_case(case, run)).collect()
+    let loose = book.loose.iter().filter(|(of, _)| *of == run);
+    let loose = loose.map(|(_, told)| Verdict::told(text::cut(&told.case, 60), told));
+    book.cases.iter().flat_map(|case| of_case(case, run)).chain(loose).collect()
 }
 
 /// The goals of a case.
 pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
+    let told = case.told.iter().filter(|(of, _)| *of == run);
+    let told = told.map(|(_, told)| Verdict::told(short_title(case), told));
+    let mut verdicts: Vec<Verdict> = told.collect();
     let Some((ours, others)) = case.sides(run) else { return verdicts };
     for (floor, other) in others.iter().enumerate() {
         let Some((held, figure)) = held_to(case, floor) else { continue };
@@ -61,9 +116,10 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
             case: short_title(case),
             what: format!("{} / {}", figure.title, text::name(&other.label)),
             value: format!("{value:.2}x"),
-            measured: value,
+            measured: Some(value),
             goal: held.text(),
-            is_met: held.is_met(value),
+            outcome: outcome(held.is_met(value)),
+            note: None,
         });
     }
     if case.scenario == "failover"
@@ -75,9 +131,10 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
             case: short_title(case),
             what: "p99".into(),
             value: shown::time(p99),
-            measured: p99,
+            measured: Some(p99),
             goal: goal.trim_start_matches("p99 ").into(),
-            is_met: met == "met",
+            outcome: outcome(met == "met"),
+            note: None,
         });
     }
     verdicts
@@ -101,11 +158,62 @@ pub(super) fn range(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Opti
 }
 
 /// Ringwire's ratio to what it is held against in every case, in the figure that says most: where
-/// there is a goal, to its floor, and otherwise to the first of the others. The tables have all.
-/// Those of several runs follow each other, case by case.
+/// there is a goal, to its floor, and otherwise to the first of the others; beside other
+/// transports, to its floor and to the best of them. The tables have all. Those of several runs
+/// follow each other, case by case.
 pub(super) fn ratios(book: &Book<'_>) -> Vec<Ratio> {
-    let of_case = |case| (0..book.runs.len()).filter_map(move |run| of_run(book, case, run));
-    book.cases.iter().flat_map(of_case).collect()
+    let mut ratios = Vec::new();
+    for case in &book.cases {
+        let of_runs = 0..book.runs.len();
+        if !case.is_of_peers() {
+            ratios.extend(of_runs.filter_map(|run| of_run(book, case, run)));
+            continue;
+        }
+        let mut of_case: Vec<Ratio> =
+            of_runs.flat_map(|run| beside_peers(book, case, run)).collect();
+        // The same ratio in several runs is a group.
+        let names: Vec<String> = of_case.iter().map(|ratio| ratio.name.clone()).collect();
+        of_case.sort_by_key(|ratio| names.iter().position(|name| *name == ratio.name));
+        ratios.append(&mut of_case);
+    }
+    ratios
+}
+
+/// The ratios of one case of the suite of other transports in one run: to the floor and to the best
+/// peer, with the goal where that very ratio has one.
+fn beside_peers(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
+    let Some((ours, others)) = case.sides(run) else { return Vec::new() };
+    let figure = peers::main_figure(case);
+    // Files that do not say who the floor is have it first.
+    let floor = peers::floor(case, ours).or_else(|| others.first().copied());
+    let ratio_to = |other: &Entry<'_>| {
+        let value = of(figure, ours, other)?;
+        let is_it = |told: &Told| {
+            (&*told.figure, &*told.other) == (figure.title, &*other.row.subject)
+                && told.subject == ours.row.subject
+                && told.outcome != Outcome::Open
+        };
+        let told = case.told.iter().find(|(of, told)| *of == run && is_it(told));
+        let told = told.map(|(_, told)| Verdict::told(String::new(), told));
+        let mut name = format!("{}: ", short_title(case));
+        name += &format!("{} / {}", figure.title, text::name(&other.label));
+        let verdict = match &told {
+            Some(told) => format!("{value:.2}x, {} {}", told.goal, met(told.outcome)),
+            None => format!("{value:.2}x"),
+        };
+        Some(Ratio {
+            name,
+            run: book.is_comparison().then(|| letter(run)),
+            value,
+            // Rounds differ in their tails by orders of magnitude: nothing else would be seen.
+            range: range(figure, ours, other)
+                .filter(|_| [P50.title, RATE.title].contains(&figure.title)),
+            goal: case.told.iter().find(|(_, told)| is_it(told)).map(|(_, told)| told.bound),
+            verdict,
+            state: told.map_or(State::Plain, |told| state(told.outcome)),
+        })
+    };
+    [floor, peers::best(case, run)].into_iter().flatten().filter_map(ratio_to).collect()
 }
 
 /// The ratio of one case in one run.
@@ -120,17 +228,13 @@ fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Option<Ratio> {
     let with = |figure| Some((figure, of(figure, ours, other)?));
     let (figure, value) = [figure, RATE].into_iter().find_map(with)?;
     let held = held.filter(|(_, of)| of.title == figure.title).map(|(held, _)| held);
-    let state = match held.map(|held| held.is_met(value)) {
-        Some(true) => State::Good,
-        Some(false) => State::Bad,
-        None => State::Plain,
-    };
+    let state = held.map_or(State::Plain, |held| state(outcome(held.is_met(value))));
     let mut name =
         format!("{}: {} / {}", short_title(case), figure.title, text::name(&other.label));
     let mut verdict = format!("{value:.2}x");
     if let Some(held) = held {
         // A bound is the same in all runs: it stands with the name they share.
-        let (bound, is_met) = (held.text(), met(held.is_met(value)));
+        let (bound, is_met) = (held.text(), met(outcome(held.is_met(value))));
         if book.is_comparison() {
             name += &format!(", {bound}");
             verdict += &format!(" {is_met}");
@@ -149,9 +253,25 @@ fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Option<Ratio> {
     })
 }
 
-/// `met` or `missed`.
-pub(super) fn met(is_met: bool) -> &'static str {
-    if is_met { "met" } else { "missed" }
+fn outcome(is_met: bool) -> Outcome {
+    if is_met { Outcome::Met } else { Outcome::Missed }
+}
+
+fn state(outcome: Outcome) -> State {
+    match outcome {
+        Outcome::Met => State::Good,
+        Outcome::Missed => State::Bad,
+        Outcome::Open => State::Plain,
+    }
+}
+
+/// What became of a goal, in words.
+pub(super) fn met(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Met => "met",
+        Outcome::Missed => "missed",
+        Outcome::Open => "not judged",
+    }
 }
 
 /// The title of a case, where its subjects' labels say the rest.
@@ -161,43 +281,6 @@ pub(super) fn short_title(case: &Case<'_>) -> String {
         (Some((work, _)), Some(many)) if case.fewer.is_some() => format!("{work}, {many} conns"),
         _ => title,
     }
-}
-
-/// What made a run's figures worth less: a build without optimisation, rounds that differ too much,
-/// and wrong answers.
-pub(super) fn warnings(book: &Book<'_>, run: usize) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let of_run = if book.is_comparison() { format!("{}: ", letter(run)) } else { String::new() };
-    let facts = book.runs[run].machine.iter().flat_map(|machine| &machine.facts);
-    if facts.into_iter().any(|(key, value)| *key == "Profile" && value == "debug") {
-        warnings.push(format!("{of_run}debug build: these figures mean little"));
-    }
-    for row in &book.runs[run].rows {
-        if let Some(why) = &row.skipped {
-            let (scenario, subject) = (text::name(&row.scenario), text::name(&row.subject));
-            let why = text::cut(why, 120);
-            warnings.push(format!("{of_run}{scenario}, {subject}: left out, {why}"));
-        }
-    }
-    for case in &book.cases {
-        for entry in case.of_run(run) {
-            let who = format!("{of_run}{}, {}", case.title(), text::name(&entry.label));
-            if let Some(errors @ 1..) = entry.row.errors {
-                warnings.push(format!("{who}: {errors} wrong answers"));
-            }
-            for figure in [P50, RATE] {
-                if let Some((low, high)) = (figure.range)(entry.row)
-                    && high > shown::NOISY * low
-                {
-                    let (low, high) = ((figure.unit)(low), (figure.unit)(high));
-                    let title = figure.title;
-                    warnings.push(format!("{who}: noisy, {title} of rounds from {low} to {high}"));
-                    break;
-                }
-            }
-        }
-    }
-    warnings
 }
 
 #[cfg(test)]
@@ -221,7 +304,7 @@ mod tests {
         let verdicts = verdicts(&book, 0);
         let shown: Vec<String> = verdicts
             .iter()
-            .map(|v| format!("{} {} {} {} {}", v.case, v.what, v.value, v.goal, met(v.is_met)))
+            .map(|v| format!("{} {} {} {} {}", v.case, v.what, v.value, v.goal, met(v.outcome)))
             .collect();
         let expected = [
             "rtt 64 B spin p50 / socket 1.10x <= 1.10x met",
@@ -241,7 +324,56 @@ mod tests {
         let runs = read::parse("a", line.as_bytes()).expect("a row");
         let verdict = &verdicts(&Book::new(&runs), 0)[0];
         assert_eq!((&*verdict.value, &*verdict.goal), ("6.00 ms", "<= 5ms"));
-        assert!(!verdict.is_met);
+        assert_eq!(verdict.outcome, Outcome::Missed);
+    }
+
+    #[test]
+    fn verdicts_of_the_file_are_shown_with_their_cases() {
+        let mut runs = peers::tests::sample();
+        let mut stray = runs[0].told[1].clone();
+        (stray.of, stray.case) = ("later".into(), "later 64 B".into());
+        runs[0].told.push(stray);
+        let book = Book::new(&runs);
+        let verdicts = verdicts(&book, 0);
+        let shown: Vec<String> = verdicts
+            .iter()
+            .map(|v| {
+                let note = v.note.as_deref().unwrap_or("");
+                let met = met(v.outcome);
+                format!("{}: {} {} {} {met} {note}", v.case, v.what, v.value, v.goal)
+            })
+            .collect();
+        let expected = [
+            "rtt 64 B: p50 of ringwire-spin / raw-spin 1.20x <= 1.10x missed noisy",
+            "rtt 64 B: p50 of ringwire-spin / fast 0.30x <= 0.50x met ",
+            "rtt 64 B: p99.9 of ringwire-spin / fast – <= 1.00x not judged \
+             1,050 samples, p99.9 needs 10,000",
+            "later 64 B: p50 of ringwire-spin / fast 0.30x <= 0.50x met ",
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!(Count::of(&verdicts), Count { met: 2, judged: 3, open: 1 });
+    }
+
+    #[test]
+    fn ratios_beside_peers_are_to_the_floor_and_the_best() {
+        let runs = peers::tests::sample();
+        let ratios = ratios(&Book::new(&runs));
+        let shown: Vec<String> =
+            ratios.iter().map(|ratio| format!("{} {}", ratio.name, ratio.verdict)).collect();
+        let expected = [
+            "rtt 64 B: p50 / raw-spin 1.20x, <= 1.10x missed",
+            "rtt 64 B: p50 / fast 0.30x, <= 0.50x met",
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!((ratios[0].state, ratios[1].state), (State::Bad, State::Good));
+        assert_eq!(ratios[0].goal, Some(1.1));
+        // Of two runs, each ratio with both of them in a group.
+        let mut both = runs.clone();
+        both.extend(runs);
+        let ratios = super::ratios(&Book::new(&both));
+        let of: Vec<_> = ratios.iter().map(|ratio| ratio.run.clone().expect("of two")).collect();
+        assert_eq!(of, ["A", "B", "A", "B"]);
+        assert_eq!(ratios[0].name, ratios[1].name);
     }
 
     #[test]
@@ -256,19 +388,5 @@ mod tests {
         let runs = read::parse("a", text.as_bytes()).expect("rows");
         let book = Book::new(&runs);
         assert_eq!(ratios(&book)[0].range, Some((0.45, 1.5)));
-        let warnings = warnings(&book, 0);
-        assert!(warnings.contains(&"rtt, socket: 2 wrong answers".into()), "{warnings:?}");
-        let noisy = "rtt, socket: noisy, p50 of rounds from 80.0 ns to 200 ns";
-        assert!(warnings.contains(&noisy.into()), "{warnings:?}");
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
-
-        let of = |profile: &str| {
-            let machine = format!("{{\"scenario\":\"machine\",\"profile\":\"{profile}\"}}\n");
-            let text = machine + &row("ringwire", 110, 90, 120);
-            let runs = read::parse("a", text.as_bytes()).expect("rows");
-            super::warnings(&Book::new(&runs), 0)
-        };
-        assert_eq!(of("debug")[0], "debug build: these figures mean little");
-        assert_eq!(of("release").len(), 1, "wrong answers only");
     }
 }

@@ -1,4 +1,5 @@
-//! `ringwire report`: a page from the JSON lines of `ringwire bench --json`, and runs compared.
+//! `ringwire report`: a page from the JSON lines of `ringwire bench --json`, or of the suite that
+//! puts the same questions to other transports (`benches/peers`), and runs compared.
 //!
 //! ```text
 //! read    JSON lines in, runs out          goals    ratios to the floor, goals met or missed
@@ -9,6 +10,9 @@
 //! sketch  SVG: colours, marks, sizes       page     all of it as one HTML document
 //! text    escaping and names               folder   files that are whole or not there
 //! grid    a table, and what stands in its place on a narrow screen
+//! peers   what the suite of other transports has beside the bench
+//! verdicts  tables of goals                faults   what makes figures worth less
+//! words   how figures came about, in sentences
 //! ```
 //!
 //! A sample, from a run that is recorded in the repository:
@@ -22,6 +26,7 @@
 
 mod charts;
 mod compare;
+mod faults;
 mod figure;
 mod folder;
 mod goals;
@@ -29,12 +34,15 @@ mod grid;
 mod histogram;
 mod model;
 mod page;
+mod peers;
 mod plot;
 mod read;
 mod scale;
 mod sketch;
 mod tables;
 mod text;
+mod verdicts;
+mod words;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -49,6 +57,8 @@ const PAGE: &str = "index.html";
 const LINES: &str = "bench.jsonl";
 
 /// Make a page from the JSON lines of `ringwire bench --json`, and compare runs.
+///
+/// Those of scripts/bench.sh, which runs other transports beside ringwire, make one, too.
 ///
 /// The page stands for itself: it opens in any browser without a network, on a desk or a phone. It
 /// shows the tables with their goals, latencies by percentile, throughput by payload, and paced

@@ -5,7 +5,7 @@
 //! reactors or as a variant (`ringwire-reliable`), those rows are one case, and the last of them is
 //! held against the others. Nothing here knows how anything is drawn.
 
-use super::read::{Row, Run};
+use super::read::{Row, Run, Told};
 use super::text;
 use crate::cli::bench::shown;
 
@@ -19,6 +19,8 @@ const RELIABLE: &str = "ringwire-reliable";
 pub(super) struct Book<'a> {
     pub(super) runs: &'a [Run],
     pub(super) cases: Vec<Case<'a>>,
+    /// Goals of cases that are not there, and the runs that have judged them.
+    pub(super) loose: Vec<(usize, &'a Told)>,
     /// The labels of all cases, in the order of their looks.
     labels: Vec<String>,
 }
@@ -44,6 +46,8 @@ pub(super) struct Case<'a> {
     /// Which of several cases that differ in nothing a row says, from 0.
     repeat: usize,
     pub(super) entries: Vec<Entry<'a>>,
+    /// Goals of it, and the runs that have judged them.
+    pub(super) told: Vec<(usize, &'a Told)>,
 }
 
 /// One subject in one run.
@@ -73,21 +77,36 @@ impl<'a> Book<'a> {
                     Some(known) => known.entries.append(&mut case.entries),
                     None => {
                         let entries = std::mem::take(&mut case.entries);
-                        cases.push(Case { entries, ..*case });
+                        cases.push(Case { entries, told: Vec::new(), ..*case });
                     }
                 }
             }
         }
-        let mut labels = vec![RINGWIRE.to_owned()];
+        let mut loose = Vec::new();
+        for (run, told) in
+            runs.iter().enumerate().flat_map(|(run, read)| read.told.iter().map(move |t| (run, t)))
+        {
+            match cases.iter_mut().find(|case| case.is_told_of(told)) {
+                Some(case) => case.told.push((run, told)),
+                None => loose.push((run, told)),
+            }
+        }
+        let mut labels = vec![ours_of(&cases).unwrap_or(RINGWIRE.into())];
         for entry in cases.iter().flat_map(|case| &case.entries) {
             if !labels.contains(&entry.label) {
                 labels.push(entry.label.clone());
             }
         }
-        Self { runs, cases, labels }
+        Self { runs, cases, loose, labels }
     }
 
-    /// The number of a label's look: the same all over the page, and ringwire's is 0.
+    /// What is held against the others, where that is the same in all cases.
+    pub(super) fn ours(&self) -> &str {
+        &self.labels[0]
+    }
+
+    /// The number of a label's look: the same all over the page, and that of [`ours`](Self::ours)
+    /// is 0.
     pub(super) fn look(&self, label: &str) -> usize {
         self.labels.iter().position(|known| known == label).expect("all labels were collected")
     }
@@ -96,6 +115,13 @@ impl<'a> Book<'a> {
     pub(super) fn is_comparison(&self) -> bool {
         self.runs.len() > 1
     }
+}
+
+/// What stands for ringwire where all cases are of the suite of other transports.
+fn ours_of(cases: &[Case<'_>]) -> Option<String> {
+    let all_are_of_peers = cases.iter().all(Case::is_of_peers);
+    let first = cases.iter().filter(|_| all_are_of_peers).find_map(|case| case.sides(0));
+    first.map(|(ours, _)| ours.label.clone())
 }
 
 /// Whether a subject is ringwire, or a variant of it.
@@ -115,20 +141,7 @@ pub(super) fn letter(run: usize) -> String {
 fn cases_of(run: usize, rows: &[Row]) -> Vec<Case<'_>> {
     let mut cases: Vec<Case<'_>> = Vec::new();
     for row in rows.iter().filter(|row| row.skipped.is_none()) {
-        let mut case = Case {
-            scenario: &row.scenario,
-            idle: row.idle.as_deref(),
-            payload_bytes: row.payload_bytes,
-            connections: row.connections,
-            fewer: None,
-            requests_per_s: row.requests_per_s,
-            busy: row.busy_connections,
-            // In mixed it flows beside some, and is what they differ in.
-            has_bulk: row.bulk.unwrap_or(row.bulk_bytes_per_s.is_some() && row.scenario != "mixed"),
-            is_reliable: false,
-            repeat: 0,
-            entries: Vec::new(),
-        };
+        let mut case = Case::of(row);
         let label = match row.reactors {
             Some(1) => "1 reactor".into(),
             Some(count) => format!("{count} reactors"),
@@ -141,7 +154,8 @@ fn cases_of(run: usize, rows: &[Row]) -> Vec<Case<'_>> {
             Some(known) if !known.has(&entry) => known.entries.push(entry),
             last => {
                 case.repeat = last.map_or(0, |known| known.repeat + 1);
-                cases.push(Case { entries: vec![entry], ..case });
+                case.entries.push(entry);
+                cases.push(case);
             }
         }
     }
@@ -175,6 +189,39 @@ fn join_connections(cases: Vec<Case<'_>>) -> Vec<Case<'_>> {
 }
 
 impl<'a> Case<'a> {
+    /// The case a row is of, with nothing in it.
+    pub(super) fn of(row: &'a Row) -> Self {
+        Self {
+            scenario: &row.scenario,
+            idle: row.idle.as_deref(),
+            payload_bytes: row.payload_bytes,
+            connections: row.connections,
+            fewer: None,
+            requests_per_s: row.requests_per_s,
+            busy: row.busy_connections,
+            // In mixed it flows beside some, and is what they differ in.
+            has_bulk: row.bulk.unwrap_or(row.bulk_bytes_per_s.is_some() && row.scenario != "mixed"),
+            is_reliable: false,
+            repeat: 0,
+            entries: Vec::new(),
+            told: Vec::new(),
+        }
+    }
+
+    /// Whether a goal that a run has judged is about this case.
+    fn is_told_of(&self, told: &Told) -> bool {
+        self.scenario == told.of
+            && (self.payload_bytes, self.connections) == (told.payload_bytes, told.connections)
+            && self.requests_per_s == told.rate_hz
+            && self.has_bulk == told.bulk.unwrap_or(false)
+            && self.idle.is_none()
+    }
+
+    /// Whether other transports stand in it, each waiting in its own way.
+    pub(super) fn is_of_peers(&self) -> bool {
+        self.entries.iter().any(|entry| entry.row.role.is_some())
+    }
+
     fn is_same_work(&self, other: &Self) -> bool {
         self.is_like(other)
             && (self.fewer, self.repeat) == (other.fewer, other.repeat)
@@ -298,7 +345,7 @@ impl<'a> Case<'a> {
         let entries: Vec<&Entry<'a>> = self.of_run(run).collect();
         let is_ours = |entry: &&Entry<'_>| is_ours(&entry.row.subject);
         // Among other transports ringwire's first way to wait stands for it.
-        let ours = if entries.iter().any(|entry| entry.row.role.is_some()) {
+        let ours = if self.is_of_peers() {
             entries.iter().position(is_ours)?
         } else {
             entries.iter().rposition(is_ours)?
@@ -456,6 +503,7 @@ pub(super) mod tests {
         assert_eq!(book.cases[0].title(), "paced 64 B, 1000 requests/s");
         let (ours, others) = book.cases[0].sides(0).expect("ringwire is there");
         assert_eq!((&*ours.label, others.len()), ("ringwire-spin", 3));
+        assert_eq!((book.ours(), book.look("ringwire-spin")), ("ringwire-spin", 0));
     }
 
     #[test]

@@ -5,13 +5,16 @@
 
 use super::charts::{bars, curve, forest, series, sweep};
 use super::compare;
-use super::goals;
+use super::faults;
+use super::goals::{self, Count};
 use super::grid::{self, Fitted};
 use super::model::{Book, Case, Sweep, letter};
 use super::read::Run;
 use super::sketch::{Drawing, style};
 use super::tables;
 use super::text::{cut, escape};
+use super::verdicts;
+use super::words::{method, no_goals, note};
 
 /// Headings of what is swept.
 const BY_SIZE: &str = "Throughput by payload";
@@ -71,6 +74,7 @@ pub(super) fn render(runs: &[Run]) -> Page {
     page.sweep("connections", BY_CONNECTIONS, by_connections);
     page.html += &machine(&book);
     page.html += &method(&book);
+    page.html += &left_out(&book);
     page.html += "</main>\n</body></html>\n";
     page
 }
@@ -116,6 +120,9 @@ fn navigation(book: &Book<'_>, sweeps: &[(&str, &str, bool)]) -> String {
     }
     links.push(("machine".into(), "Machine".into()));
     links.push(("method".into(), "Method".into()));
+    if book.runs.iter().any(|run| !faults::left_out(run).is_empty()) {
+        links.push(("left-out".into(), "Left out".into()));
+    }
     let link = |(id, text): &(String, String)| format!("<a href=\"#{id}\">{}</a>", escape(text));
     let links: Vec<String> = links.iter().map(link).collect();
     format!("<nav>{}</nav>\n", links.join("\n"))
@@ -134,17 +141,25 @@ fn summary(book: &Book<'_>) -> String {
     let mut of_runs = Vec::new();
     for run in 0..book.runs.len() {
         let verdicts = goals::verdicts(book, run);
-        let (met, all) = (verdicts.iter().filter(|verdict| verdict.is_met).count(), verdicts.len());
-        match (book.is_comparison(), all) {
-            (_, 0) => {}
-            (true, _) => of_runs.push(format!("{} {met} of {all}", letter(run))),
-            (false, _) => summary += &format!(", {met} of {} met", count(all, "goal")),
+        match (book.is_comparison(), Count::of(&verdicts)) {
+            _ if verdicts.is_empty() => {}
+            (true, Count { met, judged, .. }) => {
+                of_runs.push(format!("{} {met} of {judged}", letter(run)));
+            }
+            (false, counted) => summary += &format!(", {}", goals_met(counted)),
         }
     }
     if !of_runs.is_empty() {
         summary += &format!(", goals met: {}", of_runs.join(", "));
     }
     summary
+}
+
+/// `3 of 5 goals met, 2 not judged`.
+fn goals_met(counted: Count) -> String {
+    let Count { met, judged, open } = counted;
+    let open = if open > 0 { format!(", {open} not judged") } else { String::new() };
+    format!("{met} of {} met{open}", count(judged, "goal"))
 }
 
 impl Page {
@@ -182,16 +197,16 @@ impl Page {
         let verdicts: Vec<_> = (0..book.runs.len()).map(|run| goals::verdicts(book, run)).collect();
         let has_goals = verdicts.iter().any(|verdicts| !verdicts.is_empty());
         if !has_goals {
-            self.paragraph("none of these cases has a goal");
+            self.paragraph(no_goals(book));
         }
         for (run, verdicts) in verdicts.iter().enumerate().filter(|_| has_goals) {
             if verdicts.is_empty() {
-                self.paragraph(&of_run(run, "none of these cases has a goal"));
+                self.paragraph(&of_run(run, no_goals(book)));
                 continue;
             }
-            let met = verdicts.iter().filter(|verdict| verdict.is_met).count();
-            let class = if met == verdicts.len() { "good" } else { "bad" };
-            let text = of_run(run, &format!("{met} of {} met", count(verdicts.len(), "goal")));
+            let counted = Count::of(verdicts);
+            let class = if counted.met == counted.judged { "good" } else { "bad" };
+            let text = of_run(run, &goals_met(counted));
             self.html += &format!("<p class=\"verdict {class}\">{}</p>\n", escape(&text));
         }
         let is_split = !book.is_comparison();
@@ -199,12 +214,12 @@ impl Page {
             self.html += "<div class=\"split\"><div>\n";
         }
         match &verdicts[..] {
-            [only] if !only.is_empty() => self.html += &tables::verdicts(only),
-            all if has_goals => self.html += &tables::verdicts_of_all(all),
+            [only] if !only.is_empty() => self.html += &verdicts::of_run(only),
+            all if has_goals => self.html += &verdicts::of_all(all),
             _ => {}
         }
         let warnings: Vec<String> =
-            (0..book.runs.len()).flat_map(|run| goals::warnings(book, run)).collect();
+            (0..book.runs.len()).flat_map(|run| faults::warnings(book, run)).collect();
         self.warnings(&warnings);
         if is_split {
             self.html += "</div>\n";
@@ -212,8 +227,8 @@ impl Page {
         if let Some(table) = tables::cases_of_runs(book) {
             self.html += &format!("<h3>Which run has which case</h3>\n{table}");
         }
-        let title = "ringwire as a multiple of the others";
-        self.draw(forest::draw(title, title, &goals::ratios(book)));
+        let title = format!("{} as a multiple of the others", cut(book.ours(), 28));
+        self.draw(forest::draw(&title, &title, &goals::ratios(book)));
         if is_split {
             self.html += "</div>\n";
         }
@@ -350,97 +365,34 @@ impl Page {
     }
 }
 
-/// What one must know to read a case.
-fn note(case: &Case<'_>) -> Option<&'static str> {
-    if case.is_reliable {
-        return Some(
-            "Reliable messages, kept until the peer has confirmed them, beside best effort.",
-        );
+/// Who was left out, for whoever asks; at the end, as it is many and says nothing about ringwire.
+fn left_out(book: &Book<'_>) -> String {
+    let mut items = String::new();
+    let mut subjects: Vec<String> = Vec::new();
+    for (run, read) in book.runs.iter().enumerate() {
+        let of_run = if book.is_comparison() { letter(run) + ": " } else { String::new() };
+        for mut one in faults::left_out(read) {
+            let cases = one.cases.map_or("all cases".into(), |cases| cases.join("; "));
+            let (names, why) = (one.subjects.join(", "), &one.why);
+            let text = format!("{of_run}{names}: {why} ({cases})");
+            items += &format!("<li>{}</li>", escape(&text));
+            one.subjects.retain(|subject| !subjects.contains(subject));
+            subjects.append(&mut one.subjects);
+        }
     }
-    match case.scenario {
-        "rtt" if case.fewer.is_some() => {
-            Some("Each message waits for those of all other connections: compare rates.")
-        }
-        "stream" => {
-            Some("socket: the same frames over plain sockets. raw: as many bytes without frames.")
-        }
-        "failover" => {
-            Some("From a cut link to the answer over the next one, one round trip included.")
-        }
-        "paced" | "mixed" if case.requests_per_s.is_some() => Some(
-            "Requests at a fixed rate. Latency counts from the instant a request was due, not \
-             from when it was sent: a stall delays all that were due meanwhile, and each of them \
-             counts.",
-        ),
-        "mixed" => {
-            Some("Critical round trips beside a stream of 1 MiB messages; bulk/s is what that had.")
-        }
-        "fan-in" => Some("memory/conn: resident, both ends together."),
-        "cores" => Some("As many clients as reactors; with too few cores they share them."),
-        "idle" => Some("CPU: of both ends, as a share of one core; heartbeats included."),
-        _ => None,
+    if items.is_empty() {
+        return String::new();
     }
+    let summary = format!("{} not in every case", count(subjects.len(), "subject"));
+    format!(
+        "<section id=\"left-out\"><h2>Left out</h2>\n<details><summary>{}</summary>\
+         <ul class=\"warnings\">{items}</ul></details></section>\n",
+        escape(&summary),
+    )
 }
 
 fn machine(book: &Book<'_>) -> String {
     let table = tables::machines(book.runs)
         .unwrap_or_else(|| "<p>The files do not say where they were measured.</p>".into());
     format!("<section id=\"machine\"><h2>Machine</h2>\n{table}</section>\n")
-}
-
-/// How the figures came about, and what the drawings mean.
-fn method(book: &Book<'_>) -> String {
-    let mut rounds: Vec<String> = Vec::new();
-    for entry in book.cases.iter().flat_map(|case| &case.entries) {
-        let text = entry.row.rounds.map_or("unknown".into(), |rounds| rounds.to_string());
-        if !rounds.contains(&text) {
-            rounds.push(text);
-        }
-    }
-    let files: Vec<String> = book.runs.iter().map(|run| cut(&run.file, 60)).collect();
-    let paragraphs = [
-        format!(
-            "The subjects of a case do the same work, over TCP on 127.0.0.1 between threads pinned \
-             to their cores unless the case says otherwise. They take turns round by round, in \
-             alternating order, because a shared machine drifts by more than what is to be seen. \
-             Rounds: {}.",
-            rounds.join(", ")
-        ),
-        "A figure is the median over the rounds of that round's figure; below it stand the \
-         lowest and the highest of the rounds, where the file says so. Samples are those of all \
-         rounds. A round trip is two frames. Bytes are payload bytes; CPU time and calls are \
-         those of both ends. enters: io_uring_enter(2). direct: send(2) and recv(2) past the \
-         ring."
-            .into(),
-        "Latency by percentile: the horizontal axis is logarithmic in 1/(1-p), so that each \
-         further nine is as wide as the one before. Marks are the figures of the table, medians of \
-         the rounds; the line is the distribution of all rounds together where the file has it, \
-         and joins the marks where not. A mark off its line says that the rounds differed: one \
-         bad round moves the line and not the median. The maximum stands at the number of samples."
-            .into(),
-        format!(
-            "A percentile is shown where at least {:.0} samples of all rounds lie beyond it, and \
-             at least one of each round: of fewer it is the maximum. Goals are judged by what was \
-             measured, as on the terminal.",
-            super::figure::SAMPLES_BEYOND_MIN
-        ),
-        "Ratios are of ringwire's figure to another subject's in the same run. Of latencies the \
-         smaller is the better, of rates the larger. Their spread sets the best rounds of one \
-         side against the worst of the other: it is wider than the ratio of rounds that took \
-         turns."
-            .into(),
-        "A goal is a bound for a ratio, as it is shown with two decimals, or for a time. Rounds \
-         whose lowest and highest figure differ by more than a factor of two are called noisy."
-            .into(),
-    ];
-    let mut out = String::from("<section id=\"method\"><h2>Method</h2>\n");
-    for paragraph in paragraphs {
-        out += &format!("<p>{}</p>\n", escape(&paragraph));
-    }
-    out += &format!(
-        "<p>Made by ringwire {} with <code>ringwire report {}</code>.</p></section>\n",
-        env!("CARGO_PKG_VERSION"),
-        escape(&files.join(" "))
-    );
-    out
 }

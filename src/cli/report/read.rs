@@ -1,9 +1,13 @@
 //! JSON lines in, runs out: what `ringwire bench --json` wrote, now, earlier or later.
 //!
-//! A machine line opens a run; every other line is a row of it. Keys not known here are ignored and
-//! every key but `scenario` and `subject` may be missing or null, so that files of other versions
-//! can be read. What is there must be what it says: an error names the file, the line and the key.
-//! Everything is bounded, as the file may be anybody's.
+//! A machine line opens a run; every other line is a row of it, or a goal that the run has judged
+//! itself. Keys not known here are ignored and every key but `scenario` and `subject` may be
+//! missing or null, so that files of other versions can be read. What is there must be what it
+//! says: an error names the file, the line and the key. Everything is bounded, as the file may be
+//! anybody's.
+//!
+//! Percentiles beyond p99 and the maximum are those of the histogram of all rounds where a row has
+//! one: older files have the median of the rounds' maxima under the same keys.
 
 use std::io::Read;
 use std::path::Path;
@@ -28,6 +32,8 @@ pub(super) struct Run {
     pub(super) file: String,
     pub(super) machine: Option<Machine>,
     pub(super) rows: Vec<Row>,
+    /// Goals that the run has judged, in its order; of the suite of other transports.
+    pub(super) told: Vec<Told>,
 }
 
 /// The machine line: the facts that were known, in the order they are shown.
@@ -76,6 +82,14 @@ pub(super) struct Row {
     pub(super) role: Option<String>,
     /// Why a subject was left out there.
     pub(super) skipped: Option<String>,
+    /// The figure that subjects are compared by there, as tables name it.
+    pub(super) compared: Option<String>,
+    /// The floor of this subject there, and its figure as a multiple of that floor's.
+    pub(super) floor: Option<String>,
+    pub(super) to_floor: Option<f64>,
+    /// The same with the best peer.
+    pub(super) best_peer: Option<String>,
+    pub(super) to_best_peer: Option<f64>,
     /// Whether bulk flowed beside.
     pub(super) bulk: Option<bool>,
     /// Of the stream beside what was measured.
@@ -91,6 +105,57 @@ pub(super) struct Row {
     /// All rounds together; never empty.
     #[serde(skip)]
     pub(super) histogram: Option<Histogram<u64>>,
+}
+
+/// A goal as the run that has it judged it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct Told {
+    /// The scenario of its case, and what else tells that case from others.
+    pub(super) of: String,
+    pub(super) payload_bytes: Option<u64>,
+    pub(super) connections: Option<u64>,
+    pub(super) rate_hz: Option<f64>,
+    pub(super) bulk: Option<bool>,
+    /// What the run calls the case.
+    pub(super) case: String,
+    pub(super) figure: String,
+    #[serde(deserialize_with = "present")]
+    pub(super) subject: String,
+    /// Whose figure it is compared with.
+    pub(super) other: String,
+    /// Not there when it was not judged.
+    pub(super) ratio: Option<f64>,
+    pub(super) relation: Relation,
+    pub(super) bound: f64,
+    pub(super) outcome: Outcome,
+    /// Whether the rounds differed too much.
+    pub(super) noisy: bool,
+    /// What there were too few of, where it was not judged.
+    pub(super) lacks: Option<String>,
+}
+
+/// Which side of its bound a ratio is to be on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) enum Relation {
+    #[default]
+    #[serde(rename = "<=")]
+    AtMost,
+    #[serde(rename = ">=")]
+    AtLeast,
+}
+
+/// What became of a goal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) enum Outcome {
+    #[serde(rename = "met")]
+    Met,
+    #[serde(rename = "missed")]
+    Missed,
+    /// Too few samples.
+    #[default]
+    #[serde(rename = "not judged")]
+    Open,
 }
 
 /// A paced run as time went by.
@@ -160,9 +225,9 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Run>, ReportError> {
         match entry(line).map_err(wrong)? {
             Entry::Machine(machine) => {
                 let (file, machine) = (file.into(), Some(machine));
-                runs.push(Run { file, machine, rows: Vec::new() });
+                runs.push(Run { file, machine, ..Run::default() });
             }
-            Entry::Row(row) => {
+            entry => {
                 rows += 1;
                 if rows > ROWS_MAX {
                     return Err(wrong(format!("more than {ROWS_MAX} rows")));
@@ -171,7 +236,11 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Run>, ReportError> {
                     runs.push(Run { file: file.into(), ..Run::default() });
                 }
                 let run = runs.last_mut().expect("there is one by now");
-                run.rows.push(*row);
+                match entry {
+                    Entry::Row(row) => run.rows.push(*row),
+                    Entry::Told(told) => run.told.push(*told),
+                    Entry::Machine(_) => unreachable!("it has opened a run"),
+                }
             }
         }
     }
@@ -183,6 +252,7 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Run>, ReportError> {
 enum Entry {
     Machine(Machine),
     Row(Box<Row>),
+    Told(Box<Told>),
 }
 
 fn entry(line: &str) -> Result<Entry, String> {
@@ -196,6 +266,11 @@ fn entry(line: &str) -> Result<Entry, String> {
         }
     }
     // From the text again: only then does an error know its column.
+    if object["scenario"] == "verdict" {
+        let verdict: Told = serde_json::from_str(line).map_err(|error| told(&error))?;
+        verdict.check()?;
+        return Ok(Entry::Told(Box::new(verdict)));
+    }
     let mut row: Row = serde_json::from_str(line).map_err(|error| told(&error))?;
     row.check()?;
     row.requests_per_s = row.requests_per_s.or(row.rate_hz);
@@ -206,6 +281,10 @@ fn entry(line: &str) -> Result<Entry, String> {
     if let Some(text) = row.encoded.take() {
         let histogram = histogram::decode(&text).map_err(|what| format!("histogram_v2: {what}"))?;
         row.histogram = Some(histogram).filter(|histogram| !histogram.is_empty());
+    }
+    if let Some(all) = &row.histogram {
+        let at = |quantile| Some(all.value_at_quantile(quantile) as f64);
+        (row.p99_9_ns, row.p99_99_ns, row.max_ns) = (at(0.999), at(0.9999), at(1.0));
     }
     Ok(Entry::Row(Box::new(row)))
 }
@@ -258,6 +337,8 @@ impl Row {
             ("p50_ns_high", self.p50_ns_high),
             ("p99_ns_low", self.p99_ns_low),
             ("p99_ns_high", self.p99_ns_high),
+            ("to_floor", self.to_floor),
+            ("to_best_peer", self.to_best_peer),
             ("rate_hz", self.rate_hz),
             ("frames_per_s", self.frames_per_s),
             ("frames_per_s_low", self.frames_per_s_low),
@@ -293,6 +374,17 @@ impl Row {
         let numbers = series.points.iter().flatten().chain(series.outliers.iter().flatten());
         match numbers.copied().find(|value| !is_figure(*value)) {
             Some(value) => Err(format!("series: {value:e} is not from 0 to {FIGURE_MAX:e}")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Told {
+    fn check(&self) -> Result<(), String> {
+        let figures =
+            [("ratio", self.ratio), ("bound", Some(self.bound)), ("rate_hz", self.rate_hz)];
+        match figures.iter().find(|(_, figure)| figure.is_some_and(|value| !is_figure(value))) {
+            Some((key, _)) => Err(format!("{key} is not from 0 to {FIGURE_MAX:e}")),
             None => Ok(()),
         }
     }
@@ -351,6 +443,43 @@ mod tests {
         let series = row.series.as_ref().expect("it has one");
         assert_eq!(series.points, [[0.1, 1.0, 2.0, 3.0]]);
         assert_eq!(series.outliers, [[0.1, 3.0]]);
+    }
+
+    /// Older files have medians of the rounds under the same keys.
+    #[test]
+    fn tails_are_those_of_all_rounds() {
+        let all = sample(1, 20_000);
+        let line = |rest: &str| {
+            format!(
+                "{{\"scenario\":\"rtt\",\"subject\":\"a\",\"p99_ns\":7,\"p99_9_ns\":8,\
+                 \"p99_99_ns\":9,\"max_ns\":10{rest}}}"
+            )
+        };
+        let of = |text: String| {
+            let runs = parse("a.jsonl", text.as_bytes()).expect("a run");
+            let row = &runs[0].rows[0];
+            [row.p99_ns, row.p99_9_ns, row.p99_99_ns, row.max_ns].map(|ns| ns.expect("given"))
+        };
+        assert_eq!(of(line("")), [7.0, 8.0, 9.0, 10.0]);
+        let at = |quantile| all.value_at_quantile(quantile) as f64;
+        let found = of(line(&format!(",\"histogram_v2\":\"{}\"", encode(&all))));
+        assert_eq!(found, [7.0, at(0.999), at(0.9999), at(1.0)]);
+    }
+
+    #[test]
+    fn goals_that_a_run_has_judged_are_no_rows() {
+        let row = "{\"scenario\":\"rtt\",\"subject\":\"a\"}\n";
+        let verdict = "{\"scenario\":\"verdict\",\"subject\":\"a\",\"of\":\"rtt\",\"ratio\":1.5,\
+            \"relation\":\">=\",\"bound\":1.2,\"outcome\":\"met\",\"noisy\":true,\"later\":1}\n";
+        let runs = parse("a.jsonl", (row.to_owned() + verdict).as_bytes()).expect("a run");
+        assert_eq!((runs[0].rows.len(), runs[0].told.len()), (1, 1));
+        let told = &runs[0].told[0];
+        assert_eq!((told.ratio, told.bound, told.noisy), (Some(1.5), 1.2, true));
+        assert_eq!((told.relation, told.outcome), (Relation::AtLeast, Outcome::Met));
+        fails(verdict, "no results");
+        fails(&verdict.replace("1.5", "-1"), "ratio is not from 0 to 1e18");
+        fails(&verdict.replace("\"met\"", "\"won\""), "unknown variant `won`");
+        fails(&(row.to_owned() + verdict).repeat(ROWS_MAX), "a.jsonl:2001: more than 2000 rows");
     }
 
     #[test]

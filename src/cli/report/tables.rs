@@ -5,12 +5,14 @@
 
 use super::compare::Change;
 use super::figure::{FIGURES, Figure, SAMPLES_BEYOND_MIN, ratio};
-use super::goals::{self, Verdict, met};
+use super::goals::{self, Verdict};
 use super::grid::{Block, Cell, Fitted, Room, fitted, table, turned};
 use super::model::{Book, Case, Entry, letter};
-use super::read::Run;
+use super::peers;
+use super::read::{Outcome, Run};
 use super::sketch::class;
 use super::text::{cut, escape, name};
+use super::verdicts::judged;
 
 /// Longest fact of a machine that is shown.
 const FACT_CHARS_MAX: usize = 400;
@@ -23,7 +25,7 @@ const ACROSS_MAX: usize = 6;
 /// The figures of a case in one run: figures down and subjects across, or the other way round when
 /// there are many.
 pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
-    let entries: Vec<&Entry<'_>> = case.of_run(run).collect();
+    let entries = in_order(case, run);
     let mut head = vec![Cell::text("")];
     for entry in &entries {
         let (look, label) = (class(book.look(&entry.label)), escape(&name(&entry.label)));
@@ -47,6 +49,23 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
         }
         rows.push(row);
     }
+    if case.is_of_peers() {
+        let beside: Vec<_> = entries.iter().map(|entry| peers::beside(case, entry)).collect();
+        let row = |title: &str, ratios: Vec<Option<f64>>| {
+            let cells = ratios.into_iter().map(|ratio| ratio.map_or_else(Cell::nothing, times));
+            std::iter::once(Cell::text(title)).chain(cells).collect::<Vec<_>>()
+        };
+        // After the figure that they are ratios of.
+        let title = peers::main_figure(case).title;
+        let place = rows.iter().position(|row| row[0].markup == escape(title));
+        let place = place.map_or(rows.len(), |place| place + 1);
+        if beside.iter().any(|beside| beside.peer.is_some()) {
+            rows.insert(place, row("/peer", beside.iter().map(|beside| beside.peer).collect()));
+        }
+        if beside.iter().any(|beside| beside.floor.is_some()) {
+            rows.insert(place, row("/floor", beside.iter().map(|beside| beside.floor).collect()));
+        }
+    }
     let samples = |entry: &&Entry<'_>| match entry.row.samples {
         Some(samples) => Cell::number(&grouped(samples)),
         None => Cell::nothing(),
@@ -57,7 +76,45 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
     if entries.len() > ACROSS_MAX {
         (head, rows) = turned(head, rows);
     }
-    with_legend(fitted(&head, &rows, &blocks, Room::One), case)
+    let mut table = with_legend(fitted(&head, &rows, &blocks, Room::One), case);
+    if let Some(text) = beside_legend(case, run) {
+        table.markup += &format!("<p class=\"dim\">{}</p>\n", escape(&text));
+    }
+    table
+}
+
+/// The subjects of a case in one run: beside other transports the best first, as on the terminal.
+fn in_order<'b, 'a>(case: &'b Case<'a>, run: usize) -> Vec<&'b Entry<'a>> {
+    if case.is_of_peers() { peers::ranked(case, run) } else { case.of_run(run).collect() }
+}
+
+/// Says what the ratios beside other transports are to.
+fn beside_legend(case: &Case<'_>, run: usize) -> Option<String> {
+    let best = peers::best(case, run).filter(|_| case.is_of_peers());
+    let figure = peers::main_figure(case).title;
+    let entries =
+        || case.of_run(run).filter(|entry| case.is_of_peers() && entry.row.role.is_some());
+    let mut text = String::new();
+    if entries().any(|entry| peers::floor(case, entry).is_some()) {
+        let is_bulk = |entry: &Entry<'_>| {
+            entry.row.floor.as_ref().is_some_and(|floor| floor.starts_with("raw-bulk"))
+        };
+        text += &format!("/floor: {figure} as a multiple of that of ");
+        text += if entries().any(is_bulk) {
+            "raw-bulk or raw-bulk-spin, bytes without messages over TCP, whichever waits alike; \
+             over a Unix socket, of the raw one. "
+        } else {
+            "the raw socket that waits alike over the same transport. "
+        };
+        if entries().any(|entry| entry.row.subject.ends_with("-adaptive")) {
+            text += "Who spins for a while and then sleeps has the better of both. ";
+        }
+    }
+    if let Some(best) = best {
+        let best = name(&best.label);
+        text += &format!("/peer: {figure} as a multiple of that of the best peer, {best}.");
+    }
+    (!text.is_empty()).then(|| text.trim_end().into())
 }
 
 /// Says below a table what a percentile that was left out has too few of.
@@ -91,7 +148,7 @@ pub(super) fn figures_of_two(
     [before, after]: [usize; 2],
 ) -> Fitted {
     let mut labels = Vec::new();
-    for entry in case.of_run(before).chain(case.of_run(after)) {
+    for entry in in_order(case, before).into_iter().chain(in_order(case, after)) {
         if !labels.contains(&&entry.label) {
             labels.push(&entry.label);
         }
@@ -168,7 +225,7 @@ fn shown(figure: &Figure, value: f64) -> String {
     if value == 0.0 { "0".into() } else { escape(&(figure.unit)(value)) }
 }
 
-fn times(ratio: f64) -> Cell {
+pub(super) fn times(ratio: f64) -> Cell {
     Cell::number(&format!("{ratio:.2}x"))
 }
 
@@ -200,9 +257,13 @@ fn grouped(count: u64) -> String {
 
 /// Ringwire's figures as multiples of the others' in the same run: others down, figures across.
 pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
-    let (ours, others) = case.sides(run)?;
+    let (ours, mut others) = case.sides(run)?;
     if others.is_empty() {
         return None;
+    }
+    if case.is_of_peers() {
+        others = peers::ranked(case, run);
+        others.retain(|other| other.label != ours.label);
     }
     let of = |figure: &Figure, other: &Entry<'_>| {
         ratio(figure.shown(ours.row)?, figure.shown(other.row)?)
@@ -234,74 +295,19 @@ pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
     }
     let mut out = fitted(&head, &rows, &blocks, Room::One).markup;
     for verdict in goals::of_case(case, run) {
-        let Verdict { what, value, is_met, .. } = &verdict;
-        let goal = judged(&verdict.goal, *is_met);
-        let measured = escape(&format!("Goal: {what} {value},"));
-        out +=
-            &format!("<p>{measured} <span class=\"{}\">{}</span></p>\n", goal.class, goal.markup);
+        let Verdict { what, value, note, .. } = &verdict;
+        let goal = judged(&Verdict { note: None, ..verdict.clone() });
+        let note = note.as_ref().map(|note| escape(&format!(" ({note})"))).unwrap_or_default();
+        let measured = escape(&match verdict.outcome {
+            Outcome::Open => format!("Goal: {what},"),
+            _ => format!("Goal: {what} {value},"),
+        });
+        out += &format!(
+            "<p>{measured} <span class=\"{}\">{}</span>{note}</p>\n",
+            goal.class, goal.markup
+        );
     }
     Some(out)
-}
-
-/// A goal and whether it was met, by word, sign and colour.
-fn judged(goal: &str, is_met: bool) -> Cell {
-    let (class, sign) = if is_met { ("good", "✓") } else { ("bad", "✗") };
-    Cell { markup: escape(&format!("{goal} {sign} {}", met(is_met))), class }
-}
-
-/// The goals of a run.
-pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
-    let head = [Cell::text("Goal"), Cell::number("Measured"), Cell::text("Bound")];
-    let row = |verdict: &Verdict| {
-        let goal = escape(&format!("{}: {}", verdict.case, verdict.what));
-        vec![
-            Cell { markup: goal, class: "wrap" },
-            Cell::number(&verdict.value),
-            judged(&verdict.goal, verdict.is_met),
-        ]
-    };
-    table(&head, &verdicts.iter().map(row).collect::<Vec<_>>())
-}
-
-/// The goals of several runs side by side, in the order of `runs`, each judged by itself; of two
-/// also the later as a multiple of the earlier.
-pub(super) fn verdicts_of_all(runs: &[Vec<Verdict>]) -> String {
-    let mut goals: Vec<&Verdict> = Vec::new();
-    let is_same = |a: &Verdict, b: &Verdict| a.case == b.case && a.what == b.what;
-    for verdict in runs.iter().rev().flatten() {
-        if !goals.iter().any(|known| is_same(known, verdict)) {
-            goals.push(verdict);
-        }
-    }
-    let mut head = vec![Cell::text("Goal"), Cell::text("Bound")];
-    head.extend((0..runs.len()).map(|run| Cell::number(&letter(run))));
-    if runs.len() == 2 {
-        head.push(Cell::number(&format!("{}/{}", letter(1), letter(0))));
-    }
-    let mut rows = Vec::new();
-    let mut blocks = Vec::new();
-    for goal in goals {
-        let found: Vec<Option<&Verdict>> =
-            runs.iter().map(|run| run.iter().find(|verdict| is_same(verdict, goal))).collect();
-        let name = format!("{}: {}", goal.case, goal.what);
-        let mut row = vec![Cell::wrapped(&name), Cell::text(&goal.goal)];
-        row.extend(found.iter().map(|verdict| verdict.map_or_else(Cell::nothing, marked)));
-        if let [old, new] = found[..] {
-            let both = old.zip(new).and_then(|(old, new)| ratio(new.measured, old.measured));
-            row.push(both.map_or_else(Cell::nothing, times));
-        }
-        let figures = head.iter().zip(&row).skip(2);
-        let figures = figures.map(|(run, cell)| (run.markup.clone(), cell.clone())).collect();
-        blocks.push(Block { title: Cell::text(&format!("{name} {}", goal.goal)), figures });
-        rows.push(row);
-    }
-    fitted(&head, &rows, &blocks, Room::One).markup
-}
-
-/// What was measured, and whether that meets its goal, by sign and colour.
-fn marked(verdict: &Verdict) -> Cell {
-    let (class, sign) = if verdict.is_met { ("n good", "✓") } else { ("n bad", "✗") };
-    Cell { markup: escape(&format!("{} {sign}", verdict.value)), class }
 }
 
 /// Which run has which case, where they have not all the same.
@@ -473,6 +479,24 @@ mod tests {
     }
 
     #[test]
+    fn other_transports_stand_in_order_with_their_ratios() {
+        let runs = peers::tests::sample();
+        let book = Book::new(&runs);
+        let markup = format!("<div>{}</div>", figures(&book, &book.cases[0], 0).markup);
+        let document = well_formed(&markup);
+        let heads = texts(&document, "th");
+        let subjects = ["raw-spin", "ringwire-spin", "fast", "slow"];
+        assert_eq!(heads[1..5], subjects);
+        assert_eq!(heads[5..], ["p50", "/floor", "/peer", "samples"]);
+        let cells = texts(&document, "td");
+        assert_eq!(cells[4..8], ["1.00x", "1.20x", "4.00x", "9.00x"]);
+        assert_eq!(cells[8..12], ["0.25x", "0.30x", "1.00x", "2.25x"]);
+        let legend = texts(&document, "p").concat();
+        assert!(legend.contains("of the raw socket that waits alike"), "{legend}");
+        assert!(legend.ends_with("of the best peer, fast."), "{legend}");
+    }
+
+    #[test]
     fn two_runs_stand_side_by_side() {
         let runs = runs(
             "rtt socket spin 64 1 8000\nrtt ringwire spin 64 1 9000\nrtt gone spin 64 1 7000\n-\n\
@@ -495,16 +519,6 @@ mod tests {
         let blocks = texts(&document, "dd");
         assert!(blocks.contains(&"9.00 µs → 13.5 µs1.50x".into()), "{blocks:?}");
         assert!(blocks.contains(&"7.00 µs → –".into()), "{blocks:?}");
-
-        let goals: Vec<_> = (0..2).map(|run| goals::verdicts(&book, run)).collect();
-        let document = verdicts_of_all(&goals);
-        let document = well_formed(&document);
-        let heads = texts(&document, "th");
-        assert_eq!(heads[..5], ["Goal", "Bound", "A", "B", "B/A"]);
-        let cells = texts(&document, "td");
-        // Each run is judged, and not the last one alone.
-        assert_eq!(cells, ["<= 1.10x", "1.12x ✗", "1.69x ✗", "1.50x"], "{heads:?}");
-        assert_eq!(texts(&document, "dd"), ["1.12x ✗", "1.69x ✗", "1.50x"]);
     }
 
     #[test]

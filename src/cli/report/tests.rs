@@ -128,6 +128,62 @@ fn page_shows_everything_there_is() {
     assert_eq!(page.html, page_of(&rich()).html, "the same rows give the same page");
 }
 
+/// Goals as the run has judged them, each way it was held; who could not do a case at the end.
+#[test]
+fn other_transports_have_a_page() {
+    let page = render(&peers::tests::sample());
+    assert_eq!(page.summary, "1 run, 1 case, 1 of 2 goals met, 1 not judged");
+    let document = well_formed(&page.html);
+    assert!(texts(&document, "p").contains(&"1 of 2 goals met, 1 not judged".into()));
+    assert!(!page.html.contains("none of these cases has a goal"));
+    assert!(page.html.contains("two processes kept on cores"), "and no threads of the bench");
+    assert!(!page.html.contains("between threads"));
+    let lists = texts(&document, "li");
+    assert_eq!(lists, ["rtt 64 B, dead: failed: killed", "gone: no way (all cases)"]);
+    let headings = texts(&document, "h2");
+    assert_eq!(headings.last().map(|text| &**text), Some("Left out"));
+    let folded = document.descendants().find(|node| node.has_tag_name(tag("details")));
+    let folded = &page.html[folded.expect("a list").range()];
+    for said in ["gone: no way (all cases)", "1 subject not in every case"] {
+        assert!(folded.contains(said), "{said}: {folded}");
+    }
+
+    // A file from before that has no verdicts, and says so instead of denying them.
+    let mut older = peers::tests::sample();
+    older[0].told.clear();
+    let page = render(&older);
+    assert!(page.html.contains("the file holds no verdicts"));
+    // The bench says what it is as before, and both do where both are.
+    let mut both = peers::tests::sample();
+    both.extend(read::parse("bench", rich().as_bytes()).expect("valid lines"));
+    let page = render(&both);
+    assert!(page.html.contains("two processes kept on cores"));
+    assert!(page.html.contains("between threads"));
+    assert!(!page_of(&rich()).html.contains("two processes"));
+}
+
+fn tag(name: &str) -> (&'static str, &str) {
+    ("http://www.w3.org/1999/xhtml", name)
+}
+
+/// What a row says of its tails is not believed where its histogram is there.
+#[test]
+fn tails_on_the_page_are_of_all_rounds() {
+    let text: String = rich()
+        .lines()
+        .map(|line| {
+            let (head, rest) = line.split_once("\"max_ns\":").unwrap_or((line, ""));
+            match rest.split_once(',') {
+                Some((_, rest)) => format!("{head}\"max_ns\":66200,{rest}\n"),
+                None => format!("{line}\n"),
+            }
+        })
+        .collect();
+    assert!(text.contains("\"max_ns\":66200"));
+    assert!(!page_of(&text).html.contains("66.2 µs"));
+    assert!(page_of(&text).html.contains("of the samples of all rounds together"));
+}
+
 #[test]
 fn every_subject_is_in_every_legend() {
     let page = page_of(&rich());

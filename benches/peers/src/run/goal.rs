@@ -2,11 +2,16 @@
 //! it.
 //!
 //! Every goal is a ratio to something measured in the same rounds. Goals whose subjects did not run
-//! are left out.
+//! are left out, and those whose figure takes more samples than there were are not judged.
 
+use serde::Serialize;
+
+use super::figure::{Figure, best_bulk, best_peer, is_bulk_stream};
 use super::record::Record;
-use super::table::{Figure, best_peer};
-use crate::job::{BULK_BYTES, Case, Scenario};
+use crate::job::{Case, Scenario};
+
+/// What a goal's line keeps free for what it is about.
+const WHAT_CHARS: usize = 46;
 
 /// A case that has been measured.
 pub struct Done {
@@ -14,69 +19,111 @@ pub struct Done {
     pub records: Vec<Record>,
 }
 
-/// One line for each goal that can be judged: the ratio, the bound, met or missed.
-pub fn verdicts(done: &[Done]) -> Vec<String> {
-    let mut lines = Vec::new();
+/// Whether a goal was met: a JSON line of its own.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// Always `verdict`: no case is called so.
+    pub scenario: &'static str,
+    /// Who is held to it.
+    pub subject: String,
+    /// The scenario of the case; the keys after it tell the case from the others.
+    pub of: &'static str,
+    pub payload_bytes: usize,
+    pub connections: usize,
+    pub rate_hz: Option<u32>,
+    pub bulk: bool,
+    /// What people call the case.
+    pub case: String,
+    pub figure: &'static str,
+    /// Whose figure it is compared with.
+    pub other: String,
+    /// `null` when it is not judged.
+    pub ratio: Option<f64>,
+    pub relation: Relation,
+    pub bound: f64,
+    pub outcome: Outcome,
+    /// Whether the rounds of either side differ too much in this figure.
+    pub noisy: bool,
+    /// What there is too little of, where it is not judged.
+    pub lacks: Option<String>,
+}
+
+/// Which side of its bound a ratio is to be on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Relation {
+    #[serde(rename = "<=")]
+    AtMost,
+    #[serde(rename = ">=")]
+    AtLeast,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Outcome {
+    #[serde(rename = "met")]
+    Met,
+    #[serde(rename = "missed")]
+    Missed,
+    #[serde(rename = "not judged")]
+    NotJudged,
+}
+
+/// A verdict for each goal whose subjects ran.
+pub fn verdicts(done: &[Done]) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
     for one in done {
         match one.case.scenario {
-            Scenario::Rtt if one.case.payload_bytes == 64 => rtt(one, &mut lines),
-            Scenario::Stream => stream(one, &mut lines),
-            Scenario::Paced => paced(one, done, &mut lines),
+            Scenario::Rtt if one.case.payload_bytes == 64 => rtt(one, &mut verdicts),
+            Scenario::Stream => stream(one, &mut verdicts),
+            Scenario::Paced => paced(one, done, &mut verdicts),
             Scenario::Rtt | Scenario::FanIn => {}
         }
     }
-    lines
+    verdicts
 }
 
-fn rtt(one: &Done, lines: &mut Vec<String>) {
-    let p50 = |r: &Record| r.p50_ns.map(|ns| ns as f64);
-    let p99 = |r: &Record| r.p99_ns.map(|ns| ns as f64);
+fn rtt(one: &Done, verdicts: &mut Vec<Verdict>) {
     let spin = one.named("ringwire-spin");
     let park = one.named("ringwire-park");
-    let mut push = |line| lines.extend(line);
-    push(at_most(one, "p50", spin, one.named("raw-spin"), p50, 1.10));
-    push(at_most(one, "p99", spin, one.named("raw-spin"), p99, 1.25));
-    push(at_most(one, "p50", park, one.named("raw-blocking"), p50, 1.10));
-    push(at_most(one, "p99", park, one.named("raw-blocking"), p99, 1.15));
-    let best = best_peer(Figure::P50, &one.records).map(|(record, _)| record);
-    push(at_most(one, "p50", spin, best, p50, 0.5));
-    push(at_most(one, "p50", park, best, p50, 1.0));
+    let (raw_spin, blocking) = (one.named("raw-spin"), one.named("raw-blocking"));
+    let best = best_peer(Figure::P50, &one.records);
+    let mut push = |figure, subject, other, bound| {
+        verdicts.extend(judge(one, figure, subject, other, bound));
+    };
+    push(Figure::P50, spin, raw_spin, 1.10);
+    push(Figure::P99, spin, raw_spin, 1.25);
+    push(Figure::P50, park, blocking, 1.10);
+    push(Figure::P99, park, blocking, 1.15);
+    push(Figure::P50, spin, best, 0.5);
+    push(Figure::P50, park, best, 1.0);
 }
 
-fn stream(one: &Done, lines: &mut Vec<String>) {
+fn stream(one: &Done, verdicts: &mut Vec<Verdict>) {
     let spin = one.named("ringwire-spin");
-    let mut push = |line| lines.extend(line);
+    let mut push = |other, bound| {
+        verdicts.extend(judge(one, Figure::Rate, spin, other, bound));
+    };
     if one.case.payload_bytes == 64 {
-        push(at_least(one, spin, one.named("tokio"), 1.5));
+        push(one.named("tokio"), 1.5);
         for name in ["omq-tokio", "omq-tokio-exclusive", "libzmq"] {
-            push(at_least(one, spin, one.named(name), 3.0));
+            push(one.named(name), 3.0);
         }
     }
-    if [64 << 10, BULK_BYTES].contains(&one.case.payload_bytes) {
-        push(at_least(one, spin, one.named("raw-blocking"), 0.9));
+    if is_bulk_stream(&one.case) {
+        push(best_bulk(&one.records), 0.9);
     }
 }
 
-fn paced(one: &Done, done: &[Done], lines: &mut Vec<String>) {
+fn paced(one: &Done, done: &[Done], verdicts: &mut Vec<Verdict>) {
     let spin = one.named("ringwire-spin");
-    let p999 = |r: &Record| r.all_p99_9_ns.map(|ns| ns as f64);
-    let max = |r: &Record| r.all_max_ns.map(|ns| ns as f64);
-    for (name, figure) in
-        [("p99.9", p999 as fn(&Record) -> Option<f64>), ("max", max as fn(&Record) -> Option<f64>)]
-    {
-        let peers = one.records.iter().filter(|r| r.role == "peer" && figure(r).is_some());
-        let best =
-            peers.min_by(|a, b| figure(a).unwrap_or(0.0).total_cmp(&figure(b).unwrap_or(0.0)));
-        lines.extend(at_most(one, name, spin, best, figure, 1.0));
+    for figure in [Figure::P999, Figure::Max] {
+        verdicts.extend(judge(one, figure, spin, best_peer(figure, &one.records), 1.0));
     }
     let unloaded = |other: &&Done| other.case == Case { bulk: false, ..one.case };
     if one.case.bulk
         && let Some(unloaded) = done.iter().find(unloaded)
-        && let (Some(loaded), Some(alone)) = (spin, unloaded.named("ringwire-spin"))
-        && let (Some(loaded), Some(alone)) = (loaded.p99_ns, alone.p99_ns)
     {
-        let ratio = loaded as f64 / alone as f64;
-        lines.push(verdict(one, "p99 of ringwire-spin", "without bulk", ratio, 2.0, ratio <= 2.0));
+        let verdict = judge(one, Figure::P99, spin, unloaded.named("ringwire-spin"), 2.0);
+        verdicts.extend(verdict.map(|verdict| Verdict { other: "without bulk".into(), ..verdict }));
     }
 }
 
@@ -86,69 +133,123 @@ impl Done {
     }
 }
 
-fn at_most(
+/// Judges a subject's figure as a multiple of another's; `None` where one of them has none. A rate
+/// is to be at least the bound, a time at most.
+fn judge(
     one: &Done,
-    name: &str,
-    subject: Option<&Record>,
-    other: Option<&Record>,
-    figure: impl Fn(&Record) -> Option<f64>,
-    bound: f64,
-) -> Option<String> {
-    let (subject, other) = (subject?, other?);
-    let ratio = figure(subject)? / figure(other)?;
-    let what = format!("{name} of {}", subject.subject);
-    Some(verdict(one, &what, &other.subject, ratio, bound, shown(ratio) <= bound))
-}
-
-fn at_least(
-    one: &Done,
+    figure: Figure,
     subject: Option<&Record>,
     other: Option<&Record>,
     bound: f64,
-) -> Option<String> {
+) -> Option<Verdict> {
     let (subject, other) = (subject?, other?);
-    let ratio = subject.frames_per_s? / other.frames_per_s?;
-    let what = format!("frames/s of {}", subject.subject);
-    let line = verdict(one, &what, &other.subject, ratio, bound, shown(ratio) >= bound);
-    Some(line.replace("<=", ">="))
+    let ratio = figure.value(subject)? / figure.value(other)?;
+    // As it is shown, with two decimals.
+    let ratio = Some((ratio * 100.0).round() / 100.0).filter(|ratio| ratio.is_finite())?;
+    let lacking = [subject, other].into_iter().find_map(|record| {
+        let needed = figure.lacks(record)?;
+        let (had, needed) = (grouped(record.samples), grouped(needed));
+        Some(format!("{had} samples, {} needs {needed}", figure.name()))
+    });
+    let relation = if figure == Figure::Rate { Relation::AtLeast } else { Relation::AtMost };
+    let outcome = match (&lacking, relation) {
+        (Some(_), _) => Outcome::NotJudged,
+        (None, Relation::AtMost) if ratio <= bound => Outcome::Met,
+        (None, Relation::AtLeast) if ratio >= bound => Outcome::Met,
+        _ => Outcome::Missed,
+    };
+    let case = one.case;
+    Some(Verdict {
+        scenario: "verdict",
+        subject: subject.subject.clone(),
+        of: case.scenario.name(),
+        payload_bytes: case.payload_bytes,
+        connections: case.connections,
+        rate_hz: (case.scenario == Scenario::Paced).then_some(case.rate_hz),
+        bulk: case.bulk,
+        case: case.to_string(),
+        figure: figure.name(),
+        other: other.subject.clone(),
+        ratio: (outcome != Outcome::NotJudged).then_some(ratio),
+        relation,
+        bound,
+        outcome,
+        noisy: figure.is_noisy(subject) || figure.is_noisy(other),
+        lacks: lacking,
+    })
 }
 
-/// As it is shown, with two decimals.
-fn shown(ratio: f64) -> f64 {
-    (ratio * 100.0).round() / 100.0
+/// What people read: the goals under their cases.
+pub fn render(verdicts: &[Verdict]) -> String {
+    let mut text = String::new();
+    for of_case in verdicts.chunk_by(|one, next| one.case == next.case) {
+        text += &format!(" {}\n", of_case[0].case);
+        for verdict in of_case {
+            text += &format!("   {verdict}\n");
+        }
+    }
+    let is_open = |verdict: &&Verdict| verdict.outcome == Outcome::NotJudged;
+    if verdicts.iter().filter(is_open).any(|verdict| verdict.of == Scenario::Paced.name()) {
+        text += " Enough samples of every paced case takes: scripts/bench.sh long paced\n";
+    }
+    if verdicts.iter().filter(is_open).any(|verdict| verdict.of != Scenario::Paced.name()) {
+        text += " More samples take: a longer --duration, or more --rounds\n";
+    }
+    if text.is_empty() { text } else { format!("goals (DESIGN.md, section 8)\n{text}") }
 }
 
-fn verdict(one: &Done, what: &str, other: &str, ratio: f64, bound: f64, is_met: bool) -> String {
-    let met = if is_met { "met" } else { "MISSED" };
-    format!("{}: {what} / {other}: {ratio:.2}x, goal <= {bound:.2}x: {met}", one.case)
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = format!("{} of {} / {}", self.figure, self.subject, self.other);
+        write!(f, "{what:<WHAT_CHARS$}  ")?;
+        let relation = match self.relation {
+            Relation::AtMost => "<=",
+            Relation::AtLeast => ">=",
+        };
+        let outcome = match self.outcome {
+            Outcome::Met => "met",
+            Outcome::Missed => "MISSED",
+            Outcome::NotJudged => {
+                let lacks = self.lacks.as_deref().unwrap_or("too few samples");
+                return write!(f, "not judged: {lacks}");
+            }
+        };
+        let noisy = if self.noisy { " (noisy)" } else { "" };
+        let ratio = self.ratio.unwrap_or(f64::NAN);
+        write!(f, "{ratio:>6.2}x, goal {relation} {:.2}x: {outcome}{noisy}", self.bound)
+    }
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::figure::tests::{CASE, record};
     use super::*;
-    use crate::run::record::Who;
     use crate::subjects::Role;
 
     fn case(scenario: Scenario) -> Case {
-        Case { scenario, payload_bytes: 64, connections: 1, rate_hz: 1000, bulk: false }
-    }
-
-    fn record(case: &Case, name: &str, role: Role, ns: u64, rate: f64) -> Record {
-        let who = Who { name: name.into(), idle: "spin", transport: "tcp", role, version: None };
-        Record {
-            skipped: None,
-            p50_ns: Some(ns),
-            p99_ns: Some(ns),
-            all_p99_9_ns: Some(ns),
-            all_max_ns: Some(ns),
-            frames_per_s: Some(rate),
-            ..Record::skipped(&who, case, String::new())
-        }
+        Case { scenario, rate_hz: 1000, ..CASE }
     }
 
     fn done(case: Case, figures: &[(&str, Role, u64, f64)]) -> Done {
-        let records = figures.iter().map(|&(n, role, ns, rate)| record(&case, n, role, ns, rate));
-        Done { case, records: records.collect() }
+        let one = |&(name, role, ns, rate)| record(name, "spin", role, ns, rate);
+        Done { case, records: figures.iter().map(one).collect() }
+    }
+
+    fn lines(done: &[Done]) -> Vec<String> {
+        verdicts(done).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -161,11 +262,12 @@ mod tests {
                 ("tokio", Role::Peer, 2000, 1.0),
             ],
         );
-        let lines = verdicts(&[one]);
+        let lines = lines(&[one]);
         assert_eq!(lines.len(), 3, "{lines:?}");
-        assert!(lines[0].ends_with("raw-spin: 1.11x, goal <= 1.10x: MISSED"), "{lines:?}");
+        assert!(lines[0].ends_with("1.11x, goal <= 1.10x: MISSED"), "{lines:?}");
         assert!(lines[1].ends_with("1.11x, goal <= 1.25x: met"), "{lines:?}");
-        assert!(lines[2].ends_with("tokio: 0.56x, goal <= 0.50x: MISSED"), "{lines:?}");
+        assert!(lines[2].starts_with("p50 of ringwire-spin / tokio  "), "{lines:?}");
+        assert!(lines[2].ends_with("0.56x, goal <= 0.50x: MISSED"), "{lines:?}");
     }
 
     #[test]
@@ -175,9 +277,28 @@ mod tests {
             ("tokio", Role::Peer, 1, 2.0),
             ("libzmq", Role::Peer, 1, 1.1),
         ];
-        let lines = verdicts(&[done(case(Scenario::Stream), &figures)]);
-        assert!(lines[0].ends_with("tokio: 1.60x, goal >= 1.50x: met"), "{lines:?}");
-        assert!(lines[1].ends_with("libzmq: 2.91x, goal >= 3.00x: MISSED"), "{lines:?}");
+        let lines = lines(&[done(case(Scenario::Stream), &figures)]);
+        assert!(lines[0].ends_with("1.60x, goal >= 1.50x: met"), "{lines:?}");
+        assert!(lines[1].ends_with("2.91x, goal >= 3.00x: MISSED"), "{lines:?}");
+    }
+
+    /// And not with a loop that frames its messages and looks at them.
+    #[test]
+    fn long_streams_are_held_against_bytes_without_messages() {
+        let figures = [
+            ("ringwire-spin", Role::Ringwire, 1, 8.0),
+            ("raw-blocking", Role::Floor, 1, 7.0),
+            ("raw-bulk", Role::Floor, 1, 10.0),
+            ("raw-bulk-spin", Role::Floor, 1, 9.0),
+        ];
+        for bytes in [64 << 10, 1 << 20] {
+            let long = Case { payload_bytes: bytes, ..case(Scenario::Stream) };
+            let found = verdicts(&[done(long, &figures)]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!((found[0].other.as_str(), found[0].ratio), ("raw-bulk", Some(0.8)));
+            assert_eq!((found[0].outcome, found[0].bound), (Outcome::Missed, 0.9));
+        }
+        assert!(lines(&[done(case(Scenario::Stream), &figures)]).is_empty());
     }
 
     #[test]
@@ -185,8 +306,66 @@ mod tests {
         let alone = done(case(Scenario::Paced), &[("ringwire-spin", Role::Ringwire, 1000, 1.0)]);
         let loaded = Case { bulk: true, ..case(Scenario::Paced) };
         let loaded = done(loaded, &[("ringwire-spin", Role::Ringwire, 2500, 1.0)]);
-        let lines = verdicts(&[alone, loaded]);
+        let lines = lines(&[alone, loaded]);
         assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].ends_with("without bulk: 2.50x, goal <= 2.00x: MISSED"), "{lines:?}");
+        assert!(lines[0].starts_with("p99 of ringwire-spin / without bulk"), "{lines:?}");
+        assert!(lines[0].ends_with("2.50x, goal <= 2.00x: MISSED"), "{lines:?}");
+    }
+
+    #[test]
+    fn too_few_samples_are_not_judged() {
+        let figures =
+            [("ringwire-spin", Role::Ringwire, 1000, 1.0), ("tokio", Role::Peer, 2000, 1.0)];
+        let mut one = done(case(Scenario::Paced), &figures);
+        let judged = verdicts(std::slice::from_ref(&one));
+        assert!(judged.iter().all(|verdict| verdict.outcome == Outcome::Met), "{judged:?}");
+        assert!(!render(&judged).contains("scripts/bench.sh"));
+        one.records[1].samples = 1_050;
+        let found = verdicts(&[one]);
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|verdict| verdict.ratio.is_none()), "{found:?}");
+        let text = render(&found);
+        for said in [
+            "p99.9 of ringwire-spin / tokio",
+            "not judged: 1,050 samples, p99.9 needs 10,000\n",
+            "not judged: 1,050 samples, max needs 10,000\n",
+            "scripts/bench.sh long paced\n",
+        ] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+    }
+
+    /// Of either side, and in the figure that is judged.
+    #[test]
+    fn disturbed_rounds_are_said() {
+        let figures = [("ringwire-spin", Role::Ringwire, 1, 3.2), ("tokio", Role::Peer, 1, 2.0)];
+        let mut one = done(case(Scenario::Stream), &figures);
+        let peer = &mut one.records[1];
+        (peer.frames_per_s_low, peer.frames_per_s_high) = (Some(1.0), Some(2.0));
+        (peer.p50_ns_low, peer.p50_ns_high) = (Some(1), Some(9));
+        assert!(lines(std::slice::from_ref(&one))[0].ends_with(": met"));
+        one.records[1].frames_per_s_high = Some(2.1);
+        assert!(lines(&[one])[0].ends_with(": met (noisy)"));
+    }
+
+    #[test]
+    fn verdicts_are_lines_that_stand_for_themselves() {
+        let paced = Case { bulk: true, ..case(Scenario::Paced) };
+        let figures = [
+            ("ringwire-spin", Role::Ringwire, 1000, 1.0),
+            ("omq-tokio-exclusive", Role::Peer, 2000, 1.0),
+        ];
+        let found = verdicts(&[done(paced, &figures)]);
+        let line = serde_json::to_string(&found[0]).expect("serialises");
+        for said in [
+            "{\"scenario\":\"verdict\",\"subject\":\"ringwire-spin\",\"of\":\"paced\"",
+            "\"figure\":\"p99.9\",\"other\":\"omq-tokio-exclusive\",\"ratio\":0.5",
+            "\"relation\":\"<=\",\"bound\":1.0,\"outcome\":\"met\",\"noisy\":false,\"lacks\":null",
+        ] {
+            assert!(line.contains(said), "{said}: {line}");
+        }
+        let text = render(&found);
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert_eq!(text.matches("1 MiB beside it").count(), 1, "{text}");
     }
 }

@@ -130,9 +130,11 @@ fn mitigations(folder: &str) -> Option<String> {
 fn commit(folder: &Path) -> Option<String> {
     let folder = folder.to_str()?;
     let commit = output("git", &["-C", folder, "rev-parse", "--short=12", "HEAD"])?;
-    // Records that a run appends to are no change of the sources.
-    let sources = ["src", "Cargo.toml", "Cargo.lock", "benches/peers"];
-    let status = [&["-C", folder, "status", "--porcelain", "--"], &sources[..]].concat();
+    // Results are no change of the sources, wherever they are kept, and neither is any other file
+    // that git does not know: a module of its own has a line in one that git knows.
+    let sources = ["src", "Cargo.toml", "Cargo.lock", "benches/peers", ":!benches/peers/README.md"];
+    let status = ["-C", folder, "status", "--porcelain", "--untracked-files=no", "--"];
+    let status = [&status[..], &sources[..]].concat();
     let changed = output("git", &status).is_some_and(|text| !text.is_empty());
     Some(if changed { commit + "+" } else { commit })
 }
@@ -141,4 +143,46 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     output.status.success().then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A repository with one commit of `src/lib.rs`.
+    fn repository() -> std::path::PathBuf {
+        let folder =
+            std::env::temp_dir().join(format!("ringwire-peers-{}-git", std::process::id()));
+        // What a run that was killed has left.
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("src")).expect("a folder");
+        fs::create_dir_all(folder.join("benches/peers")).expect("a folder");
+        fs::write(folder.join("src/lib.rs"), "old").expect("a file");
+        fs::write(folder.join("benches/peers/README.md"), "old").expect("a file");
+        let path = folder.to_str().expect("UTF-8");
+        let own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+        for words in [&["init", "-q"][..], &["add", "."], &["commit", "-q", "-m", "first"]] {
+            let words = [&["-C", path], &own[..], words].concat();
+            output("git", &words).expect("git is there");
+        }
+        folder
+    }
+
+    #[test]
+    fn only_changed_sources_mark_a_commit() {
+        let folder = repository();
+        let of = || commit(&folder).expect("a commit");
+        let clean = of();
+        assert_eq!(clean.len(), 12, "{clean}");
+        for (file, is_change) in [
+            ("benches/peers/today-peers.jsonl", false),
+            ("src/notes.txt", false),
+            ("benches/peers/README.md", false),
+            ("src/lib.rs", true),
+        ] {
+            fs::write(folder.join(file), "new").expect("a file");
+            assert_eq!(of().ends_with('+'), is_change, "{file}");
+        }
+        fs::remove_dir_all(&folder).expect("made above");
+    }
 }

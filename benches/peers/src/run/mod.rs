@@ -3,10 +3,13 @@
 //! A B C, C B A, A B C …: what drifts with time, or follows from who went before, evens out. Each
 //! round of a subject starts from nothing: two fresh processes, fresh connections, a checked
 //! answer, a warm-up, then the timed part. A subject that fails is reported with its reason; the
-//! others go on. Only answers that were wrong make the run fail.
+//! others go on. Only answers that were wrong make the run fail, and Ringwire itself when it has no
+//! figures.
 
+mod figure;
 mod goal;
 mod machine;
+mod options;
 mod pair;
 mod plan;
 mod record;
@@ -14,92 +17,32 @@ mod table;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ringwire::time::Nanos;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use serde::Serialize;
 
 use crate::drive::Failure;
-use crate::job::{Case, Job, Round, Scenario};
+use crate::job::{Case, Job, Round};
 use crate::process;
 use crate::subjects::{self, OPTIONAL, Subject};
 use goal::Done;
 use machine::Machine;
-use plan::Form;
+use plan::{Load, span};
 use record::{Record, Who};
+
+pub use figure::BULK_PAYLOAD_BYTES_MIN;
+pub use options::Options;
 
 /// Untimed running before each timed part.
 const WARM_UP_NS: u64 = 20_000_000;
+/// What the reason begins with where a subject should have had figures.
+const FAILED: &str = "failed: ";
+/// What it begins with where a feature is off.
+const NOT_BUILT: &str = "not built";
 /// Descriptors an end needs besides its connections.
 const DESCRIPTORS_SPARE: usize = 64;
-
-/// Runs subjects side by side, each as two processes on different cores.
-#[derive(Debug, clap::Args)]
-pub struct Options {
-    /// What to measure; everything when left out.
-    #[arg(value_enum)]
-    scenarios: Vec<Name>,
-
-    /// `quick` takes minutes, `long` takes hours.
-    #[arg(long, value_enum, default_value = "quick")]
-    form: Form,
-
-    /// Only these subjects, with commas between; a name that ends in `*` stands for all that begin
-    /// so.
-    #[arg(long, value_delimiter = ',')]
-    subjects: Vec<String>,
-
-    /// Only cases with this payload, in bytes; one that the form does not have is added to rtt and
-    /// stream.
-    #[arg(long)]
-    payload: Option<usize>,
-
-    /// Only cases with so many connections; as for the payload, in fan-in.
-    #[arg(long)]
-    connections: Option<usize>,
-
-    /// Only paced cases of this rate; as for the payload, in paced.
-    #[arg(long)]
-    rate: Option<u32>,
-
-    /// Rounds of each subject; best odd. The form's when left out.
-    #[arg(long)]
-    rounds: Option<usize>,
-
-    /// Seconds of the timed part of a round; the form's when left out.
-    #[arg(long)]
-    duration: Option<f64>,
-
-    /// Cores of the server's process, with commas between; one of its own when left out.
-    #[arg(long, value_delimiter = ',')]
-    server_cores: Vec<usize>,
-
-    /// Cores of the client's process.
-    #[arg(long, value_delimiter = ',')]
-    client_cores: Vec<usize>,
-
-    /// Appends results as JSON lines to a file.
-    #[arg(long)]
-    json: Option<PathBuf>,
-
-    /// Appends the tables to a file, too.
-    #[arg(long)]
-    text: Option<PathBuf>,
-
-    /// Why a feature is not in this build, as FEATURE=REASON; once for each.
-    #[arg(long)]
-    skipped: Vec<String>,
-}
-
-/// A scenario's name on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Name {
-    Rtt,
-    Stream,
-    Paced,
-    FanIn,
-}
 
 /// The cores of the two ends.
 #[derive(Debug)]
@@ -124,8 +67,15 @@ struct Entry {
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let cores = Cores::choose(options)?;
+    let allowed = allowed_cores()?;
+    let cases = options.check(&allowed)?;
     process::raise_descriptor_limit()?;
+    let expected = foretell(options, &cases);
+    if options.plan {
+        return Ok(write!(io::stdout(), "{expected}")?);
+    }
+    eprint!("{expected}");
+    let cores = Cores::choose(options, &allowed)?;
     let mut report = Report::open(options)?;
     let chosen: Vec<Who> = subjects::all()
         .iter()
@@ -138,31 +88,65 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
     let started = Nanos::now();
     let mut done = Vec::new();
-    let mut errors = 0;
-    for case in options.cases() {
-        let rounds = options.rounds.unwrap_or(options.form.rounds()).max(1);
-        let duration_ns = match options.duration {
-            Some(seconds) => whole_ns(seconds)?,
-            None => options.form.duration_ns(&case, rounds),
-        };
-        let records = measure(options, &cores, &case, rounds, duration_ns)?;
+    for case in cases {
+        let load = options.load(&case);
+        let mut records = measure(options, &cores, &case, load)?;
+        figure::compare(&case, &mut records);
         for record in &records {
             report.line(record)?;
-            errors += record.errors;
         }
-        report.text(&table::render(&case, rounds, duration_ns as f64 / 1e9, &records))?;
+        report.text(&table::render(&case, load, &records))?;
         done.push(Done { case, records });
     }
-    let mut text = String::new();
-    for line in goal::verdicts(&done) {
-        text += &format!(" {line}\n");
+    let verdicts = goal::verdicts(&done);
+    for verdict in &verdicts {
+        report.line(verdict)?;
     }
-    let seconds = Nanos::now().since(started).as_secs();
-    report.text(&format!("{text} {seconds} s in all\n"))?;
-    if errors > 0 {
-        return Err(format!("{errors} answers were wrong or missing").into());
+    let took = span(Nanos::now().0.saturating_sub(started.0));
+    report.text(&format!("{}\n {took} in all\n", goal::render(&verdicts)))?;
+    blame(&done)
+}
+
+/// What would be measured, and how long it takes.
+fn foretell(options: &Options, cases: &[Case]) -> String {
+    let (mut text, mut all_ns) = (String::new(), 0);
+    for case in cases {
+        let (load, all) = (options.load(case), subjects::all());
+        let count = all
+            .iter()
+            .filter(|subject| options.wants(subject.facts().name))
+            .filter(|subject| subject.lacks(case).or_else(|| lacks_descriptors(case)).is_none())
+            .count();
+        let case_ns = load.expected_ns(case, count);
+        all_ns += case_ns;
+        if options.plan {
+            let seconds = load.duration_ns as f64 / 1e9;
+            let (rounds, time) = (load.rounds, span(case_ns));
+            text += &format!("{case}: {count} x {rounds} rounds of {seconds} s: {time}\n");
+        }
     }
-    Ok(())
+    format!("{text}expected to take {}\n", span(all_ns))
+}
+
+/// What makes a run fail: wrong answers of anybody, and Ringwire without figures. A peer that fails
+/// is reported, and no more.
+fn blame(done: &[Done]) -> Result<(), Failure> {
+    let mut blame = Vec::new();
+    for Done { case, records } in done {
+        for record in records {
+            let subject = &record.subject;
+            if record.errors > 0 {
+                blame.push(format!("{case}: {} wrong answers of {subject}", record.errors));
+            }
+            if let Some(reason) = &record.skipped
+                && record.role == "ringwire"
+                && reason.starts_with(FAILED)
+            {
+                blame.push(format!("{case}: {subject} {reason}"));
+            }
+        }
+    }
+    if blame.is_empty() { Ok(()) } else { Err(blame.join("\n").into()) }
 }
 
 /// Prints every subject of this build, and what a full build has beside them.
@@ -192,8 +176,7 @@ fn measure(
     options: &Options,
     cores: &Cores,
     case: &Case,
-    rounds: usize,
-    duration_ns: u64,
+    Load { rounds, duration_ns }: Load,
 ) -> Result<Vec<Record>, Failure> {
     let mut records = Vec::new();
     let mut entries = Vec::new();
@@ -244,7 +227,7 @@ fn measure(
     }
     progress("");
     let sums = entries.iter().map(|entry| match &entry.failure {
-        Some(failure) => Ok(Record::skipped(&entry.who, case, format!("failed: {failure}"))),
+        Some(failure) => Ok(Record::skipped(&entry.who, case, format!("{FAILED}{failure}"))),
         None => Record::sum_up(&entry.who, case, &entry.rounds),
     });
     let mut all = sums.collect::<Result<Vec<_>, _>>()?;
@@ -268,63 +251,14 @@ fn progress(text: &str) {
     }
 }
 
-impl Options {
-    fn wants(&self, name: &str) -> bool {
-        let matches = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(start) => name.starts_with(start),
-            None => name == pattern,
-        };
-        self.subjects.is_empty() || self.subjects.iter().any(matches)
-    }
-
-    /// Why a feature is not in this build.
-    fn reason(&self, feature: &str) -> String {
-        let given = self.skipped.iter().filter_map(|text| text.split_once('='));
-        let mut reasons = given.filter(|(name, _)| *name == feature).map(|(_, reason)| reason);
-        reasons.next().map_or_else(|| format!("not built: feature {feature} is off"), String::from)
-    }
-
-    fn cases(&self) -> Vec<Case> {
-        let scenarios: Vec<Scenario> = if self.scenarios.is_empty() {
-            Scenario::ALL.into()
-        } else {
-            self.scenarios.iter().map(|&name| name.into()).collect()
-        };
-        let mut cases: Vec<Case> = Vec::new();
-        for case in scenarios.into_iter().flat_map(|scenario| self.form.cases(scenario)) {
-            let mut case = case;
-            if let (Scenario::Rtt | Scenario::Stream, Some(bytes)) = (case.scenario, self.payload) {
-                case.payload_bytes = bytes.clamp(crate::message::MESSAGE_BYTES_MIN, 16 << 20);
-            }
-            if let (Scenario::FanIn, Some(count)) = (case.scenario, self.connections) {
-                case.connections = count.max(1);
-            }
-            if let (Scenario::Paced, Some(rate)) = (case.scenario, self.rate) {
-                case.rate_hz = rate.clamp(1, 1_000_000);
-            }
-            if !cases.contains(&case) {
-                cases.push(case);
-            }
-        }
-        cases
-    }
-}
-
-impl From<Name> for Scenario {
-    fn from(name: Name) -> Self {
-        match name {
-            Name::Rtt => Self::Rtt,
-            Name::Stream => Self::Stream,
-            Name::Paced => Self::Paced,
-            Name::FanIn => Self::FanIn,
-        }
-    }
+/// The cores this process may run on.
+fn allowed_cores() -> Result<Vec<usize>, Failure> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
 }
 
 impl Cores {
-    fn choose(options: &Options) -> Result<Self, Failure> {
-        let set = sched_getaffinity(None)?;
-        let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect();
+    fn choose(options: &Options, allowed: &[usize]) -> Result<Self, Failure> {
         let first = *allowed.first().ok_or("no core to run on")?;
         let second = allowed.get(1).copied().unwrap_or(first);
         let or = |given: &[usize], core| if given.is_empty() { vec![core] } else { given.to_vec() };
@@ -371,55 +305,43 @@ impl Report {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to fit")]
-fn whole_ns(seconds: f64) -> Result<u64, Failure> {
-    if !(0.001..=86_400.0).contains(&seconds) {
-        return Err(format!("{seconds} s: from 0.001 to 86400 is expected").into());
-    }
-    Ok((seconds * 1e9) as u64)
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
+    use super::figure::tests::{CASE, record};
+    use super::options::tests::options;
     use super::*;
+    use crate::subjects::Role;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
-
-    fn options(words: &[&str]) -> Options {
-        Line::parse_from([&["run"], words].concat()).options
-    }
-
-    fn titles(words: &[&str]) -> Vec<String> {
-        options(words).cases().iter().map(Case::to_string).collect()
+    #[test]
+    fn run_fails_by_wrong_answers_and_by_ringwire() {
+        let failed = |name: &str, role| Record {
+            skipped: Some("failed: round 1: killed".into()),
+            ..record(name, "park", role, 1, 1.0)
+        };
+        let of = |records| blame(&[Done { case: CASE, records }]).err().map(|e| e.to_string());
+        assert_eq!(of(vec![failed("tokio", Role::Peer), failed("raw-spin", Role::Floor)]), None);
+        let told = of(vec![failed("ringwire-park", Role::Ringwire)]).expect("it is ours");
+        assert_eq!(told, "rtt 64 B: ringwire-park failed: round 1: killed");
+        let absent = Record {
+            skipped: Some("n/a: fan-in is measured over TCP".into()),
+            ..failed("ringwire-spin-unix", Role::Ringwire)
+        };
+        assert_eq!(of(vec![absent]), None);
+        let wrong = Record { errors: 3, ..record("tokio", "park", Role::Peer, 1, 1.0) };
+        assert_eq!(of(vec![wrong]).expect("wrong"), "rtt 64 B: 3 wrong answers of tokio");
     }
 
     #[test]
-    fn options_choose_cases() {
-        assert_eq!(titles(&["rtt"]), ["rtt 64 B", "rtt 64 KiB"]);
-        assert_eq!(titles(&["rtt", "--payload", "256"]), ["rtt 256 B"]);
-        assert_eq!(titles(&["fan-in", "--connections", "3"]), ["fan-in 64 B, 3 connections"]);
-        assert_eq!(titles(&[]).len(), 7);
-        assert_eq!(titles(&["--form", "long"]).len(), 21);
-    }
-
-    #[test]
-    fn options_choose_subjects() {
-        let options = options(&["--subjects", "raw-*,tokio", "--skipped", "nng=no cmake"]);
-        assert!(options.wants("raw-spin") && options.wants("tokio"));
-        assert!(!options.wants("tokio-uring"));
-        assert_eq!(options.reason("nng"), "no cmake");
-        assert_eq!(options.reason("zmq"), "not built: feature zmq is off");
-    }
-
-    #[test]
-    fn durations_are_checked() {
-        assert_eq!(whole_ns(0.1).expect("valid"), 100_000_000);
-        assert!(whole_ns(0.0).is_err() && whole_ns(f64::NAN).is_err() && whole_ns(1e9).is_err());
+    fn plan_says_what_each_case_takes() {
+        let words =
+            ["--plan", "--form", "long", "paced", "--subjects", "raw-spin", "--rate", "1000"];
+        let options = options(&words);
+        let cases = options.check(&[0]).expect("valid");
+        let text = foretell(&options, &cases);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        let first = "paced 64 B, 1000 a second: 1 x 11 rounds of 90.91 s: 16 min 41 s";
+        assert_eq!(lines[0], first);
+        assert_eq!(lines[2], "expected to take 33 min 22 s");
     }
 }

@@ -1,14 +1,24 @@
-//! What is measured, by form: `quick` in minutes, `long` for as long as it needs.
+//! What is measured, by form, and how long that takes: `quick` in minutes, `long` for as long as it
+//! needs.
 
+use super::WARM_UP_NS;
 use crate::job::{Case, Scenario};
 
 /// How thorough a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
-    /// One case of each kind, under five minutes for everything.
+    /// The cases that have goals and one of fan-in, under five minutes for everything.
     Quick,
     /// Every size, rate and number of connections; paced with a million samples each.
     Long,
+}
+
+/// How often, and for how long, each subject does a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    pub rounds: usize,
+    /// The timed part of a round.
+    pub duration_ns: u64,
 }
 
 /// Sizes of rtt and stream.
@@ -19,6 +29,11 @@ const RATES: [u32; 2] = [1_000, 10_000];
 const CROWDS: [usize; 5] = [1, 16, 128, 1_000, 10_000];
 /// Round trips of each paced case in the long form, over all rounds.
 const PACED_SAMPLES: u64 = 1_000_000;
+/// What a round takes beside its warm-up and timed part: two processes, a connection, a check. As
+/// measured over a whole run; python and what has threads of its own take longer.
+const START_NS: u64 = 30_000_000;
+/// More of that for each connection.
+const CONNECT_NS: u64 = 50_000;
 
 impl Form {
     pub fn rounds(self) -> usize {
@@ -31,8 +46,9 @@ impl Form {
     /// The timed part of one round.
     pub fn duration_ns(self, case: &Case, rounds: usize) -> u64 {
         match (self, case.scenario) {
+            // At 10 kHz more than 10,000 samples over seven rounds, which p99.9 and max need.
             (Self::Quick, Scenario::Paced) => 150_000_000,
-            (Self::Quick, _) => 100_000_000,
+            (Self::Quick, _) => 80_000_000,
             (Self::Long, Scenario::Paced) => {
                 let samples = PACED_SAMPLES.div_ceil(rounds as u64);
                 samples * 1_000_000_000 / u64::from(case.rate_hz)
@@ -53,11 +69,11 @@ impl Form {
         let paced = |rate_hz, bulk| Case { rate_hz, bulk, ..case(64) };
         let crowd = |connections| Case { connections, ..case(64) };
         match (self, scenario) {
-            (Self::Quick, Scenario::Rtt | Scenario::Stream) => [64, 64 << 10].map(case).into(),
-            (Self::Quick, Scenario::Paced) => vec![paced(1_000, false), paced(1_000, true)],
+            (Self::Quick, Scenario::Rtt) => [64, 64 << 10].map(case).into(),
+            (Self::Quick, Scenario::Stream) => [64, 64 << 10, 1 << 20].map(case).into(),
             (Self::Quick, Scenario::FanIn) => vec![crowd(128)],
             (Self::Long, Scenario::Rtt | Scenario::Stream) => SIZES.map(case).into(),
-            (Self::Long, Scenario::Paced) => {
+            (_, Scenario::Paced) => {
                 RATES.iter().flat_map(|&rate| [paced(rate, false), paced(rate, true)]).collect()
             }
             (Self::Long, Scenario::FanIn) => CROWDS.map(crowd).into(),
@@ -65,19 +81,58 @@ impl Form {
     }
 }
 
+impl Load {
+    /// What a case takes with so many subjects, about.
+    pub fn expected_ns(self, case: &Case, subjects: usize) -> u64 {
+        let start_ns = START_NS + CONNECT_NS * case.sockets() as u64;
+        let round_ns = start_ns + WARM_UP_NS + self.duration_ns;
+        round_ns * (self.rounds * subjects) as u64
+    }
+}
+
+/// `40 s`, `4 min 10 s`, `16 h 5 min`.
+pub fn span(ns: u64) -> String {
+    let seconds = ns.div_ceil(1_000_000_000);
+    let (larger, smaller, units) = match seconds {
+        0..60 => return format!("{seconds} s"),
+        60..3600 => (seconds / 60, seconds % 60, ["min", "s"]),
+        _ => (seconds / 3600, seconds % 3600 / 60, ["h", "min"]),
+    };
+    match smaller {
+        0 => format!("{larger} {}", units[0]),
+        _ => format!("{larger} {} {smaller} {}", units[0], units[1]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Round trips of a paced case, over all rounds.
+    fn samples(form: Form, case: &Case) -> u64 {
+        let ns = form.duration_ns(case, form.rounds());
+        ns / (1_000_000_000 / u64::from(case.rate_hz)) * form.rounds() as u64
+    }
+
+    fn expected_s(form: Form, scenarios: &[Scenario], subjects: usize) -> u64 {
+        let cases = scenarios.iter().flat_map(|&scenario| form.cases(scenario));
+        let ns: u64 = cases
+            .map(|case| {
+                let rounds = form.rounds();
+                let load = Load { rounds, duration_ns: form.duration_ns(&case, rounds) };
+                load.expected_ns(&case, subjects)
+            })
+            .sum();
+        ns / 1_000_000_000
+    }
+
     #[test]
     fn long_form_has_a_million_paced_samples() {
-        let form = Form::Long;
-        for case in form.cases(Scenario::Paced) {
-            let ns = form.duration_ns(&case, form.rounds());
-            let samples = ns / (1_000_000_000 / u64::from(case.rate_hz)) * form.rounds() as u64;
+        for case in Form::Long.cases(Scenario::Paced) {
+            let samples = samples(Form::Long, &case);
             assert!((PACED_SAMPLES..PACED_SAMPLES + 100).contains(&samples), "{samples}");
         }
-        assert_eq!(form.cases(Scenario::FanIn).len(), 5);
+        assert_eq!(Form::Long.cases(Scenario::FanIn).len(), 5);
     }
 
     #[test]
@@ -86,5 +141,28 @@ mod tests {
             let long = Form::Long.cases(scenario);
             assert!(Form::Quick.cases(scenario).iter().all(|case| long.contains(case)));
         }
+    }
+
+    /// Every goal of the stream and, at 10 kHz, of the tail can be judged by the quick form.
+    #[test]
+    fn quick_form_has_what_goals_need() {
+        let sizes: Vec<usize> =
+            Form::Quick.cases(Scenario::Stream).iter().map(|case| case.payload_bytes).collect();
+        assert_eq!(sizes, [64, 64 << 10, 1 << 20]);
+        for case in Form::Quick.cases(Scenario::Paced) {
+            let enough = if case.rate_hz == 10_000 { 10_000 } else { 1_000 };
+            assert!((enough..enough + enough / 10).contains(&samples(Form::Quick, &case)));
+        }
+    }
+
+    #[test]
+    fn time_is_foretold() {
+        let quick = expected_s(Form::Quick, &Scenario::ALL, 25);
+        assert!((200..300).contains(&quick), "{quick} s: quick is under five minutes");
+        let paced = expected_s(Form::Long, &[Scenario::Paced], 26);
+        assert!((56_000..60_000).contains(&paced), "{paced} s");
+        let second = 1_000_000_000;
+        let spans = [1, 59 * second, 60 * second, 250 * second, 57_910 * second].map(span);
+        assert_eq!(spans, ["1 s", "59 s", "1 min", "4 min 10 s", "16 h 5 min"]);
     }
 }

@@ -1,169 +1,154 @@
-//! What people read: one table for each case, a line for each subject.
+//! What people read: one table for each case, a line for each subject, none wider than [`WIDTH`].
 //!
-//! The last two columns are the case's main figure as a multiple of the floor's that waits the same
-//! way over the same transport, and of the best peer's. Of times the smaller is the better, of
-//! rates the larger.
+//! The last two columns are the case's main figure as a multiple of the floor's and of the best
+//! peer's ([`compare`](super::figure::compare)). Of times the smaller is the better, of rates the
+//! larger. A percentile that the samples do not reach is left out: it would be the maximum again.
 
+use super::NOT_BUILT;
+use super::figure::{Figure, best_peer, is_bulk_stream};
+use super::plan::Load;
 use super::record::Record;
 use crate::job::{Case, Scenario};
 
 /// Where a column's text comes from.
 type Text = fn(&Record) -> String;
 
-/// The figure a case is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Figure {
-    P50,
-    /// Of all rounds together.
-    P999,
-    Rate,
-}
-
-impl Figure {
-    pub const fn of(scenario: Scenario) -> Self {
-        match scenario {
-            Scenario::Rtt => Self::P50,
-            Scenario::Paced => Self::P999,
-            Scenario::Stream | Scenario::FanIn => Self::Rate,
-        }
-    }
-
-    pub fn value(self, record: &Record) -> Option<f64> {
-        match self {
-            Self::P50 => record.p50_ns.map(|ns| ns as f64),
-            Self::P999 => record.all_p99_9_ns.map(|ns| ns as f64),
-            Self::Rate => record.frames_per_s,
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::P50 => "p50",
-            Self::P999 => "p99.9",
-            Self::Rate => "frames/s",
-        }
-    }
-
-    /// Whether `a` is better than `b`.
-    fn is_better(self, a: f64, b: f64) -> bool {
-        if self == Self::Rate { a > b } else { a < b }
-    }
-}
-
-/// The best peer of a case.
-pub fn best_peer(figure: Figure, records: &[Record]) -> Option<(&Record, f64)> {
-    let peers = records.iter().filter(|record| record.role == "peer");
-    let valued = peers.filter_map(|record| Some((record, figure.value(record)?)));
-    valued.reduce(|best, one| if figure.is_better(one.1, best.1) { one } else { best })
-}
-
-/// The floor a subject is compared with: it waits the same way over the same transport.
-pub fn floor_of<'a>(record: &Record, records: &'a [Record]) -> Option<&'a Record> {
-    let waits = if record.idle == "spin" { "raw-spin" } else { "raw-blocking" };
-    let name = if record.transport == "unix" { format!("{waits}-unix") } else { waits.into() };
-    let named = |name: &str| records.iter().find(|r| r.subject == name && r.skipped.is_none());
-    named(&name).or_else(|| named("raw-epoll"))
-}
+/// Characters of a line, at most.
+const WIDTH: usize = 100;
 
 /// The table of one case, with its title above and notes below.
-pub fn render(case: &Case, rounds: usize, seconds: f64, records: &[Record]) -> String {
-    let figure = Figure::of(case.scenario);
+pub fn render(case: &Case, load: Load, records: &[Record]) -> String {
+    let figure = Figure::of(case, records);
     let columns = columns(case.scenario);
     let mut rows = vec![header(&columns)];
-    let mut ordered: Vec<&Record> = records.iter().filter(|r| r.skipped.is_none()).collect();
-    ordered.sort_by(|a, b| {
-        let value = |record| figure.value(record).unwrap_or(0.0);
-        let ascending = value(a).total_cmp(&value(b));
-        if figure == Figure::Rate { ascending.reverse() } else { ascending }
-    });
-    let best = best_peer(figure, records);
-    for record in ordered {
+    for record in figure.ranked(records) {
         let mut row: Vec<String> = columns.iter().map(|(_, text)| text(record)).collect();
-        let value = figure.value(record);
-        let to = |other: Option<f64>| ratio(value, other);
-        row.push(to(floor_of(record, records).and_then(|floor| figure.value(floor))));
-        row.push(to(best.map(|(_, value)| value)));
+        row.extend([record.to_floor, record.to_best_peer].map(ratio));
         rows.push(row);
     }
-    let mut text = format!("{case}, {rounds} rounds of {seconds} s\n{}", align(&rows));
-    if let Some((best, _)) = best {
-        let name = figure.name();
-        text +=
-            &format!(" {name} beside that of its floor, and of the best peer: {}.\n", best.subject);
-    }
-    let noisy: Vec<&str> =
-        records.iter().filter(|r| is_noisy(r)).map(|r| r.subject.as_str()).collect();
+    let seconds = load.duration_ns as f64 / 1e9;
+    let mut text = format!("{case}, {} rounds of {seconds} s\n{}", load.rounds, align(&rows));
+    text += &wrapped(&legend(case, figure, records));
+    let noisy = records.iter().filter(|r| is_noisy(case, r)).map(|r| &*r.subject);
+    let noisy: Vec<&str> = noisy.collect();
     if !noisy.is_empty() {
-        text += &format!(" Noisy, rounds differ by more than 2x: {}.\n", noisy.join(", "));
+        text += &wrapped(&format!("Noisy, rounds differ by more than 2x: {}.", noisy.join(", ")));
     }
-    for record in records {
-        if record.errors > 0 {
-            text += &format!(" {}: {} WRONG OR MISSING ANSWERS\n", record.subject, record.errors);
-        }
-        if let Some(reason) = &record.skipped {
-            text += &format!(" {}: skipped: {reason}\n", record.subject);
-        }
+    for record in records.iter().filter(|record| record.errors > 0) {
+        text += &format!(" {}: {} WRONG OR MISSING ANSWERS\n", record.subject, record.errors);
+    }
+    text + &skipped(records)
+}
+
+/// What the last two columns are multiples of.
+fn legend(case: &Case, figure: Figure, records: &[Record]) -> String {
+    let mut text = format!("/floor: {} as a multiple of that of ", figure.name());
+    text += if is_bulk_stream(case) {
+        "raw-bulk or raw-bulk-spin, bytes without messages over TCP, whichever waits alike; over a \
+         Unix socket, of the raw one."
+    } else {
+        "the raw socket that waits alike over the same transport."
+    };
+    if records.iter().any(|record| record.idle == "adaptive") {
+        text += " Adaptive: the better of both.";
+    }
+    if let Some(best) = best_peer(figure, records) {
+        text += &format!(" /peer: of the best peer's, {}.", best.subject);
     }
     text
 }
 
+/// Who has no figures, those with the same reason together; of reasons that name a feature, all.
+fn skipped(records: &[Record]) -> String {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for record in records {
+        let Some(reason) = &record.skipped else { continue };
+        let reason = if reason.starts_with(NOT_BUILT) { NOT_BUILT } else { reason };
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, subjects)) => subjects.push(&record.subject),
+            None => reasons.push((reason, vec![&record.subject])),
+        }
+    }
+    let line = |(reason, subjects): &(&str, Vec<&str>)| {
+        wrapped(&format!("Skipped, {reason}: {}.", subjects.join(", ")))
+    };
+    reasons.iter().map(line).collect()
+}
+
 /// Whether the rounds' medians, or rates, were disturbed.
-fn is_noisy(record: &Record) -> bool {
-    let times = record.p50_ns_low.zip(record.p50_ns_high);
-    let differs = |low: f64, high: f64| high > 2.0 * low;
-    match (times, record.frames_per_s_low.zip(record.frames_per_s_high)) {
-        (Some((low, high)), _) => differs(low as f64, high as f64),
-        (None, Some((low, high))) => differs(low, high),
-        (None, None) => false,
+fn is_noisy(case: &Case, record: &Record) -> bool {
+    match case.scenario {
+        Scenario::Rtt | Scenario::Paced => Figure::P50.is_noisy(record),
+        Scenario::Stream => Figure::Rate.is_noisy(record),
+        Scenario::FanIn => Figure::P50.is_noisy(record) || Figure::Rate.is_noisy(record),
     }
 }
 
 fn columns(scenario: Scenario) -> Vec<(&'static str, Text)> {
     let mut columns: Vec<(&'static str, Text)> = vec![("", |r| r.subject.clone())];
-    match scenario {
-        Scenario::Rtt | Scenario::FanIn => columns.extend::<[(&str, Text); 7]>([
-            ("p50", |r| time(r.p50_ns)),
+    if scenario != Scenario::Stream {
+        columns.push(("p50", |r| time(r.p50_ns)));
+    }
+    if scenario == Scenario::Rtt {
+        columns.extend::<[(&str, Text); 2]>([
             ("low", |r| time(r.p50_ns_low)),
             ("high", |r| time(r.p50_ns_high)),
-            ("p99", |r| time(r.p99_ns)),
-            ("p99.9", |r| time(r.all_p99_9_ns)),
-            ("p99.99", |r| time(r.all_p99_99_ns)),
-            ("max", |r| time(r.all_max_ns)),
-        ]),
-        Scenario::Paced => columns.extend::<[(&str, Text); 6]>([
-            ("p50", |r| time(r.p50_ns)),
-            ("p99", |r| time(r.p99_ns)),
-            ("p99.9", |r| time(r.all_p99_9_ns)),
-            ("p99.99", |r| time(r.all_p99_99_ns)),
-            ("max", |r| time(r.all_max_ns)),
-            ("bulk", |r| match (r.bulk_frames, r.bulk_frames_due) {
-                (Some(frames), Some(due)) => format!("{frames}/{due}"),
-                _ => "-".into(),
+        ]);
+    }
+    if scenario != Scenario::Stream {
+        columns.extend::<[(&str, Text); 4]>([
+            ("p99", |r| reached(Figure::P99, r)),
+            ("p99.9", |r| reached(Figure::P999, r)),
+            ("p99.99", |r| reached(Figure::P9999, r)),
+            ("max", |r| time(r.max_ns)),
+        ]);
+    }
+    match scenario {
+        Scenario::Rtt => {}
+        Scenario::Paced => columns.push(("bulk", |r| match (r.bulk_frames, r.bulk_frames_due) {
+            (Some(frames), Some(due)) => format!("{frames}/{due}"),
+            _ => "-".into(),
+        })),
+        Scenario::FanIn => columns.extend::<[(&str, Text); 2]>([
+            ("KiB/conn", |r| {
+                let kib = r.resident_bytes_per_connection.map(|bytes| bytes / 1024.0);
+                kib.map_or("-".into(), |kib| format!("{kib:.1}"))
             }),
+            ("frames/s", |r| number(r.frames_per_s)),
         ]),
-        Scenario::Stream => {}
+        Scenario::Stream => columns.extend::<[(&str, Text); 4]>([
+            ("frames/s", |r| number(r.frames_per_s)),
+            ("low", |r| number(r.frames_per_s_low)),
+            ("high", |r| number(r.frames_per_s_high)),
+            ("bytes/s", |r| number(r.bytes_per_s)),
+        ]),
     }
-    if scenario == Scenario::FanIn {
-        columns.push(("KiB/conn", |r| {
-            let kib = r.resident_bytes_per_connection.map(|bytes| bytes / 1024.0);
-            kib.map_or("-".into(), |kib| format!("{kib:.1}"))
-        }));
-    }
-    if scenario != Scenario::Paced {
-        columns.push(("frames/s", |r| number(r.frames_per_s)));
-    }
-    if scenario == Scenario::Stream {
-        columns.push(("low", |r| number(r.frames_per_s_low)));
-        columns.push(("high", |r| number(r.frames_per_s_high)));
-        columns.push(("bytes/s", |r| number(r.bytes_per_s)));
-    }
-    columns.push(("CPU/frame", |r| nanoseconds(r.cpu_ns_per_frame)));
+    columns.push(("CPU", |r| nanoseconds(r.cpu_ns_per_frame)));
     columns
+}
+
+/// A percentile, where the samples reach it.
+fn reached(figure: Figure, record: &Record) -> String {
+    nanoseconds(figure.value(record).filter(|_| figure.lacks(record).is_none()))
 }
 
 fn header(columns: &[(&'static str, Text)]) -> Vec<String> {
     let names = columns.iter().map(|(name, _)| *name).chain(["/floor", "/peer"]);
     names.map(str::to_owned).collect()
+}
+
+/// A note, in lines of a page's width.
+fn wrapped(note: &str) -> String {
+    let (mut text, mut width) = (String::new(), 0);
+    for word in note.split(' ') {
+        if width > 0 && width + 1 + word.chars().count() > WIDTH {
+            text += "\n  ";
+            width = 2;
+        }
+        text += &format!(" {word}");
+        width += 1 + word.chars().count();
+    }
+    text + "\n"
 }
 
 /// The first column to the left, the others to the right, a rule below the header.
@@ -186,11 +171,11 @@ fn align(rows: &[Vec<String>]) -> String {
     text
 }
 
-pub fn ratio(value: Option<f64>, other: Option<f64>) -> String {
-    match (value, other) {
-        (Some(value), Some(other)) if other > 0.0 => format!("{:.2}x", value / other),
-        _ => "-".into(),
-    }
+fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or("-".into(), |ratio| match ratio {
+        ratio if ratio >= 99.95 => format!("{ratio:.0}x"),
+        ratio => format!("{ratio:.2}x"),
+    })
 }
 
 /// Three digits and a unit.
@@ -203,7 +188,7 @@ fn scaled(value: f64, units: &[(f64, &str)]) -> String {
         value if value >= 9.995 => 1,
         _ => 2,
     };
-    format!("{value:.decimals$} {name}").trim_end().into()
+    format!("{value:.decimals$}{name}")
 }
 
 fn nanoseconds(ns: Option<f64>) -> String {
@@ -211,7 +196,7 @@ fn nanoseconds(ns: Option<f64>) -> String {
     ns.map_or("-".into(), |ns| scaled(ns, &units))
 }
 
-pub fn time(ns: Option<u64>) -> String {
+fn time(ns: Option<u64>) -> String {
     nanoseconds(ns.map(|ns| ns as f64))
 }
 
@@ -222,46 +207,52 @@ fn number(count: Option<f64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::figure::compare;
+    use super::super::figure::tests::{CASE, record};
+    use super::super::record::Who;
     use super::*;
-    use crate::run::record::Who;
     use crate::subjects::Role;
 
-    const CASE: Case = Case {
-        scenario: Scenario::Rtt,
-        payload_bytes: 64,
-        connections: 1,
-        rate_hz: 0,
-        bulk: false,
-    };
-
-    fn record(name: &str, idle: &'static str, role: Role, p50_ns: u64) -> Record {
-        let who = Who { name: name.into(), idle, transport: "tcp", role, version: None };
-        let empty = Record::skipped(&who, &CASE, String::new());
-        Record { skipped: None, p50_ns: Some(p50_ns), ..empty }
-    }
+    const LOAD: Load = Load { rounds: 7, duration_ns: 100_000_000 };
 
     fn sample() -> Vec<Record> {
-        let gone = Who::missing("gone");
-        vec![
-            record("raw-spin", "spin", Role::Floor, 10_000),
-            record("raw-blocking", "park", Role::Floor, 20_000),
-            record("slow", "park", Role::Peer, 60_000),
-            record("fast", "park", Role::Peer, 40_000),
-            record("ringwire-spin", "spin", Role::Ringwire, 11_000),
-            Record::skipped(&gone, &CASE, "does not build".into()),
-        ]
+        let mut all = vec![
+            record("raw-spin", "spin", Role::Floor, 10_000, 1.0),
+            record("raw-blocking", "park", Role::Floor, 20_000, 1.0),
+            record("slow", "park", Role::Peer, 60_000, 1.0),
+            record("fast", "park", Role::Peer, 40_000, 1.0),
+            record("ringwire-spin", "spin", Role::Ringwire, 11_000, 1.0),
+        ];
+        for (name, why) in [
+            ("gone", "does not build"),
+            ("one", "n/a: x"),
+            ("two", "n/a: x"),
+            ("nng", "not built: feature nng is off"),
+            ("libzmq", "not built: feature zmq is off"),
+        ] {
+            all.push(Record::skipped(&Who::missing(name), &CASE, why.into()));
+        }
+        all
+    }
+
+    fn of(case: &Case, mut records: Vec<Record>) -> String {
+        compare(case, &mut records);
+        render(case, LOAD, &records)
     }
 
     #[test]
     fn ratios_are_to_the_floor_that_waits_alike_and_to_the_best_peer() {
-        let text = render(&CASE, 7, 0.1, &sample());
+        let text = of(&CASE, sample());
         let line = |name: &str| {
             text.lines().find(|line| line.trim_start().starts_with(name)).expect("a line")
         };
         assert!(line("ringwire-spin").ends_with("1.10x  0.28x"), "{text}");
         assert!(line("fast").ends_with("2.00x  1.00x"), "{text}");
-        assert!(text.contains("the best peer: fast."), "{text}");
-        assert!(text.contains("gone: skipped: does not build"), "{text}");
+        assert!(text.contains("/peer: of the best peer's, fast."), "{text}");
+        assert!(text.contains("Skipped, does not build: gone."), "{text}");
+        assert!(text.contains("Skipped, n/a: x: one, two."), "{text}");
+        assert!(text.contains("Skipped, not built: nng, libzmq."), "{text}");
+        assert!(!text.contains("Adaptive"), "{text}");
         let order: Vec<usize> = ["raw-spin", "ringwire-spin", "raw-blocking", "fast", "slow"]
             .iter()
             .map(|name| text.find(&format!("\n {name} ")).expect("a line"))
@@ -270,10 +261,75 @@ mod tests {
     }
 
     #[test]
+    fn floor_of_long_streams_is_said() {
+        let mut records = sample();
+        records.push(record("raw-bulk", "park", Role::Floor, 1, 2.0));
+        records.push(record("ringwire-adaptive", "adaptive", Role::Ringwire, 1, 1.0));
+        let long = Case { scenario: Scenario::Stream, payload_bytes: 1 << 20, ..CASE };
+        let text = of(&long, records.clone());
+        assert!(text.contains("that of raw-bulk or raw-bulk-spin, bytes without"), "{text}");
+        let line = text.lines().find(|line| line.contains("ringwire-adaptive")).expect("a line");
+        assert!(line.ends_with("0.50x  1.00x"), "{text}");
+        let text = of(&CASE, records);
+        assert!(text.contains("Adaptive: the better of both."), "{text}");
+    }
+
+    #[test]
+    fn percentiles_beyond_the_samples_are_left_out() {
+        let mut records = vec![record("a", "spin", Role::Peer, 10_000, 1.0)];
+        records[0].p99_99_ns = Some(77_000);
+        let line = |records: &[Record]| {
+            let text = of(&CASE, records.to_vec());
+            let line = text.lines().find(|line| line.starts_with(" a "));
+            line.expect("a line").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(line(&records)[4..8], ["10.0us", "10.0us", "-", "10.0us"]);
+        records[0].samples = 2_000;
+        assert_eq!(line(&records)[4..8], ["10.0us", "-", "-", "10.0us"]);
+        records[0].samples = 100_000;
+        assert_eq!(line(&records)[6], "77.0us");
+    }
+
+    /// With the longest names and figures that there are.
+    #[test]
+    fn no_line_is_wider_than_a_page() {
+        let names = ["omq-tokio-exclusive", "ringwire-park-unix", "raw-blocking-unix"];
+        let one = |name: &&str| Record {
+            samples: 1_000_000,
+            p50_ns_low: Some(999_400),
+            p50_ns_high: Some(999_400_000),
+            p99_99_ns: Some(999_400_000),
+            frames_per_s_low: Some(999.4e6),
+            frames_per_s_high: Some(999.4e6),
+            bytes_per_s: Some(999.4e6),
+            cpu_ns_per_frame: Some(999_400.0),
+            bulk_frames: Some(100_000),
+            bulk_frames_due: Some(100_000),
+            resident_bytes_per_connection: Some(12_345_678.0),
+            ..record(name, "adaptive", Role::Peer, 999_400, 999.4e6)
+        };
+        for scenario in Scenario::ALL {
+            for payload_bytes in [64, 1 << 20] {
+                let case = Case { scenario, rate_hz: 10_000, payload_bytes, bulk: true, ..CASE };
+                let mut records: Vec<Record> = names.iter().map(one).collect();
+                let reason = format!("n/a: {}", "a long reason ".repeat(9).trim_end());
+                for index in 0..30 {
+                    let who = Who::missing(&format!("subject-{index}"));
+                    records.push(Record::skipped(&who, &case, reason.clone()));
+                }
+                let text = of(&case, records);
+                for line in text.lines() {
+                    assert!(line.chars().count() <= WIDTH, "{}: {text}", line.chars().count());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn wrong_answers_are_said() {
         let mut records = sample();
         records[2].errors = 3;
-        let text = render(&CASE, 7, 0.1, &records);
+        let text = of(&CASE, records);
         assert!(text.contains("slow: 3 WRONG"), "{text}");
     }
 
@@ -281,18 +337,12 @@ mod tests {
     fn rounds_that_differ_too_much_are_said() {
         let mut records = sample();
         (records[0].p50_ns_low, records[0].p50_ns_high) = (Some(1000), Some(2000));
-        assert!(!render(&CASE, 7, 0.1, &records).contains("Noisy"));
+        assert!(!of(&CASE, records.clone()).contains("Noisy"));
         records[0].p50_ns_high = Some(2001);
-        assert!(render(&CASE, 7, 0.1, &records).contains("more than 2x: raw-spin.\n"));
-    }
-
-    #[test]
-    fn best_of_rates_is_the_largest() {
-        let of =
-            |name, rate| Record { frames_per_s: Some(rate), ..record(name, "park", Role::Peer, 1) };
-        let records = [of("a", 1.0), of("b", 3.0), of("c", 2.0)];
-        let (best, rate) = best_peer(Figure::Rate, &records).expect("three peers");
-        assert_eq!((best.subject.as_str(), rate), ("b", 3.0));
-        assert!(best_peer(Figure::Rate, &records[..0]).is_none());
+        assert!(of(&CASE, records.clone()).contains("more than 2x: raw-spin.\n"));
+        let crowd = Case { scenario: Scenario::FanIn, connections: 9, ..CASE };
+        let one = &mut records[1];
+        (one.frames_per_s_low, one.frames_per_s_high) = (Some(1.0), Some(2.1));
+        assert!(of(&crowd, records).contains("more than 2x: raw-spin, raw-blocking.\n"));
     }
 }

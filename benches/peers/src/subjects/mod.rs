@@ -4,6 +4,7 @@
 use crate::drive::Failure;
 use crate::job::{Case, Job, Round, Scenario};
 
+mod bulk;
 mod fan_in;
 mod python;
 mod raw;
@@ -124,6 +125,7 @@ pub const OPTIONAL: &[Optional] = &[
 pub fn all() -> Vec<Box<dyn Subject>> {
     let mut all: Vec<Box<dyn Subject>> = Vec::new();
     all.extend(raw::all());
+    all.extend(bulk::all());
     all.extend(uring::all());
     all.extend(ringwire::all());
     all.push(Box::new(tokio::Tokio));
@@ -157,11 +159,25 @@ pub fn find(name: &str) -> Option<Box<dyn Subject>> {
     all().into_iter().find(|subject| subject.facts().name == name)
 }
 
-/// The version of a package in this build.
+/// The version of a package that this one depends on by itself, in this build.
 pub fn version_of(package: &str) -> Option<&'static str> {
-    const LOCK: &str = include_str!("../../Cargo.lock");
-    let head = format!("name = \"{package}\"\nversion = \"");
-    let (_, rest) = LOCK.split_once(&head)?;
+    version_in(include_str!("../../Cargo.lock"), package)
+}
+
+/// As a lock file says. Peers may depend on another version of the same package: our own entry
+/// names the version where there are several.
+fn version_in<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+    let own = concat!("\nname = \"", env!("CARGO_PKG_NAME"), "\"\n");
+    let (_, own) = lock.split_once(own)?;
+    let (_, dependencies) = own.split_once("\ndependencies = [\n")?;
+    let (dependencies, _) = dependencies.split_once("\n]")?;
+    let mut entries = dependencies.lines().map(|line| line.trim_matches([' ', '"', ',']));
+    let entry = entries.find(|entry| entry.split(' ').next() == Some(package))?;
+    if let Some(version) = entry.split(' ').nth(1) {
+        return Some(version);
+    }
+    let head = format!("\nname = \"{package}\"\nversion = \"");
+    let (_, rest) = lock.split_once(&head)?;
     Some(rest.split_once('"')?.0)
 }
 
@@ -180,6 +196,21 @@ fn lacks_fan_in(case: &Case) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn version_is_that_of_our_own_dependency() {
+        let lock = "[[package]]\nname = \"a\"\nversion = \"0.6.4\"\n\n\
+            [[package]]\nname = \"a\"\nversion = \"0.7.16\"\n\n\
+            [[package]]\nname = \"b\"\nversion = \"2.0.0\"\ndependencies = [\n \"a 0.6.4\",\n]\n\n\
+            [[package]]\nname = \"ringwire-peers\"\nversion = \"0.1.0\"\n\
+            dependencies = [\n \"a 0.7.16\",\n \"b\",\n]\n\n\
+            [[package]]\nname = \"c\"\nversion = \"3.0.0\"\n";
+        assert_eq!(version_in(lock, "a"), Some("0.7.16"));
+        assert_eq!(version_in(lock, "b"), Some("2.0.0"));
+        assert_eq!(version_in(lock, "c"), None, "no dependency of ours");
+        // The lock file of this package has two of these.
+        assert!(version_of("io-uring").is_some_and(|version| version.starts_with("0.7.")));
+    }
 
     #[test]
     fn names_are_unique_and_versions_known() {

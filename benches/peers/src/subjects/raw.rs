@@ -32,7 +32,7 @@ const GATHER_BYTES_MAX: usize = 16 << 10;
 
 /// How an end waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
+pub enum Wait {
     Spin,
     Block,
     Epoll,
@@ -287,7 +287,7 @@ pub struct Link {
 }
 
 impl Link {
-    fn new(socket: OwnedFd, wait: Wait) -> Result<Self, Failure> {
+    pub fn new(socket: OwnedFd, wait: Wait) -> Result<Self, Failure> {
         if wait != Wait::Block {
             fcntl_setfl(&socket, fcntl_getfl(&socket)? | OFlags::NONBLOCK)?;
         }

@@ -1,8 +1,9 @@
 //! Latency by percentile: the whole distribution of every subject, tail included.
 //!
 //! The line is the histogram of all rounds together where the row has one, and otherwise joins the
-//! marks. The marks are the row's figures: medians over the rounds. Both axes are logarithmic; the
-//! percentile axis in 1/(1-p), on which every further nine takes the same room.
+//! marks. The marks are the row's figures: up to p99 medians over the rounds, and beyond that of
+//! all rounds, as the line is. Both axes are logarithmic; the percentile axis in 1/(1-p), on which
+//! every further nine takes the same room.
 
 use super::super::figure::supports;
 use super::super::histogram;
@@ -22,8 +23,8 @@ struct Curve<'a> {
 }
 
 impl Curve<'_> {
-    /// Whether its marks may stand beside its line: they are medians over the rounds, and that is
-    /// the distribution of all of them, in which one bad round has its whole weight.
+    /// Whether its marks may stand beside its line: up to p99 they are medians over the rounds, and
+    /// that is the distribution of all of them, in which one bad round has its whole weight.
     fn is_apart(&self) -> bool {
         self.entry.row.histogram.is_some() && self.entry.row.rounds.is_none_or(|rounds| rounds > 1)
     }
@@ -53,11 +54,13 @@ fn curve<'a>(entry: &'a Entry<'a>) -> Option<Curve<'a>> {
     (!line.is_empty()).then_some(Curve { entry, line, marks })
 }
 
-/// The figures of a row, in order, as far as its samples reach. The maximum of a round stands at
-/// the number of its samples.
+/// The figures of a row, in order, as far as its samples reach. The maximum stands at the number of
+/// samples it is of: those of all rounds, and of one round where a row without a histogram has the
+/// median of their maxima.
 fn marks(row: &Row) -> Vec<Mark> {
-    let round = match (row.samples, row.rounds.unwrap_or(1)) {
-        (Some(samples), rounds) if rounds > 0 => samples as f64 / rounds as f64,
+    let of = if row.histogram.is_some() { 1 } else { row.rounds.unwrap_or(1) };
+    let last = match row.samples {
+        Some(samples) if of > 0 => samples as f64 / of as f64,
         _ => f64::INFINITY,
     };
     let percentiles = [
@@ -74,8 +77,8 @@ fn marks(row: &Row) -> Vec<Mark> {
             marks.push(Mark { at, ns, title });
         }
     }
-    if let Some(ns) = row.max_ns.filter(|ns| *ns > 0.0 && (2.0..1e18).contains(&round)) {
-        marks.push(Mark { at: round, ns, title: "max" });
+    if let Some(ns) = row.max_ns.filter(|ns| *ns > 0.0 && (2.0..1e18).contains(&last)) {
+        marks.push(Mark { at: last, ns, title: "max" });
     }
     marks
 }
@@ -94,7 +97,7 @@ fn sketch(book: &Book<'_>, curves: &[Curve<'_>], size: Size) -> Option<Sketch> {
     let mut legend: Vec<_> = curves.iter().map(|curve| key(book, curve.entry)).collect();
     if curves.iter().any(Curve::is_apart) {
         legend.push(Key { label: "line: all rounds together".into(), sample: Sample::Bare });
-        legend.push(Key { label: "mark: median of the rounds".into(), sample: Sample::Mark });
+        legend.push(Key { label: "mark to p99: median of rounds".into(), sample: Sample::Mark });
     }
     let plot = Plot::new(size, x, y, &legend);
     let mut body = String::new();
@@ -153,7 +156,7 @@ mod tests {
         let shown = texts(&well_formed(&file), "text");
         assert!(shown.contains(&"1 s".into()), "the axis holds all");
         // Why a mark may stand off its line.
-        let told = "mark: median of the rounds".to_owned();
+        let told = "mark to p99: median of rounds".to_owned();
         assert!(shown.contains(&told), "{shown:?}");
         runs[0].rows[0].rounds = Some(1);
         let book = Book::new(&runs);

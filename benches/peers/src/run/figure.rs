@@ -1,0 +1,299 @@
+//! The figures that subjects are compared by, what each takes to mean something, and whom a subject
+//! is compared with.
+
+use super::record::Record;
+use crate::job::{Case, Scenario};
+
+/// Rounds whose lowest and highest figure differ by more than this were disturbed.
+const NOISY: f64 = 2.0;
+/// Samples of all rounds that lie beyond a percentile, at least, for it to say anything. And one of
+/// each round: of fewer it is the worst round's maximum.
+const SAMPLES_BEYOND_MIN: u64 = 10;
+/// Samples that a maximum is judged by, at least. It has none beyond it, and whoever takes more
+/// samples meets more: this many tell a subject's own stalls from the luck of a few milliseconds.
+const SAMPLES_OF_MAX_MIN: u64 = 10_000;
+/// Streamed messages as long as this are compared with bytes without messages.
+pub const BULK_PAYLOAD_BYTES_MIN: usize = 64 << 10;
+
+/// A figure of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    P50,
+    P99,
+    /// Of all rounds together, as the two that are rarer.
+    P999,
+    P9999,
+    Max,
+    Rate,
+}
+
+impl Figure {
+    /// The figure a case is about. Of paced load the rarest percentile that all subjects have the
+    /// samples for.
+    pub fn of(case: &Case, records: &[Record]) -> Self {
+        match case.scenario {
+            Scenario::Rtt => Self::P50,
+            Scenario::Stream | Scenario::FanIn => Self::Rate,
+            Scenario::Paced => {
+                let timed = || records.iter().filter(|record| record.skipped.is_none());
+                let is_reached = |figure: &Self| timed().all(|r| figure.lacks(r).is_none());
+                [Self::P999, Self::P99].into_iter().find(is_reached).unwrap_or(Self::P50)
+            }
+        }
+    }
+
+    pub fn value(self, record: &Record) -> Option<f64> {
+        let ns = match self {
+            Self::P50 => record.p50_ns,
+            Self::P99 => record.p99_ns,
+            Self::P999 => record.p99_9_ns,
+            Self::P9999 => record.p99_99_ns,
+            Self::Max => record.max_ns,
+            Self::Rate => return record.frames_per_s,
+        };
+        ns.map(|ns| ns as f64)
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::P50 => "p50",
+            Self::P99 => "p99",
+            Self::P999 => "p99.9",
+            Self::P9999 => "p99.99",
+            Self::Max => "max",
+            Self::Rate => "frames/s",
+        }
+    }
+
+    /// The samples that this figure takes, where a record has fewer.
+    pub fn lacks(self, record: &Record) -> Option<u64> {
+        let needed = match self {
+            Self::P50 => beyond(record.rounds) * 2,
+            Self::P99 => beyond(record.rounds) * 100,
+            Self::P999 => beyond(record.rounds) * 1_000,
+            Self::P9999 => beyond(record.rounds) * 10_000,
+            Self::Max => SAMPLES_OF_MAX_MIN,
+            Self::Rate => 0,
+        };
+        (record.samples < needed).then_some(needed)
+    }
+
+    /// Whether the rounds of a record differ too much in this figure.
+    pub fn is_noisy(self, record: &Record) -> bool {
+        let times = match self {
+            Self::P50 => record.p50_ns_low.zip(record.p50_ns_high),
+            Self::P99 => record.p99_ns_low.zip(record.p99_ns_high),
+            Self::P999 => record.p99_9_ns_low.zip(record.p99_9_ns_high),
+            // No round of any form has the samples for it.
+            Self::P9999 => None,
+            Self::Max => record.max_ns_low.zip(record.max_ns_high),
+            Self::Rate => {
+                let rates = record.frames_per_s_low.zip(record.frames_per_s_high);
+                return rates.is_some_and(|(low, high)| high > NOISY * low);
+            }
+        };
+        times.is_some_and(|(low, high)| high as f64 > NOISY * low as f64)
+    }
+
+    /// Whether `a` is better than `b`.
+    fn is_better(self, a: f64, b: f64) -> bool {
+        if self == Self::Rate { a > b } else { a < b }
+    }
+
+    /// The records that have figures, the best first.
+    pub fn ranked(self, records: &[Record]) -> Vec<&Record> {
+        let mut ranked: Vec<&Record> = records.iter().filter(|r| r.skipped.is_none()).collect();
+        ranked.sort_by(|a, b| {
+            let value = |record| self.value(record).unwrap_or(0.0);
+            let ascending = value(a).total_cmp(&value(b));
+            if self == Self::Rate { ascending.reverse() } else { ascending }
+        });
+        ranked
+    }
+
+    fn best<'a>(self, records: impl Iterator<Item = &'a Record>) -> Option<&'a Record> {
+        let valued = records.filter_map(|record| Some((record, self.value(record)?)));
+        let best =
+            valued.reduce(|best, one| if self.is_better(one.1, best.1) { one } else { best });
+        best.map(|(record, _)| record)
+    }
+}
+
+/// Samples of so many rounds that lie beyond a percentile, at least.
+fn beyond(rounds: usize) -> u64 {
+    SAMPLES_BEYOND_MIN.max(rounds as u64)
+}
+
+/// The best peer of a case.
+pub fn best_peer(figure: Figure, records: &[Record]) -> Option<&Record> {
+    figure.best(records.iter().filter(|record| record.role == "peer"))
+}
+
+/// The floor a subject is compared with: the raw socket that waits the same way over the same
+/// transport. Who spins for a while and then sleeps has the better of both. Over TCP, of a stream
+/// of long messages, it is a socket that carries bytes without messages.
+pub fn floor_of<'a>(
+    figure: Figure,
+    case: &Case,
+    record: &Record,
+    records: &'a [Record],
+) -> Option<&'a Record> {
+    let ran = || records.iter().filter(|record| record.skipped.is_none());
+    let is_tcp = record.transport == "tcp";
+    let [spins, sleeps] = match is_tcp && is_bulk_stream(case) {
+        true => ["raw-bulk-spin", "raw-bulk"],
+        false => ["raw-spin", "raw-blocking"],
+    };
+    let waits: &[&str] = match record.idle {
+        "spin" => &[spins],
+        "adaptive" => &[spins, sleeps],
+        _ => &[sleeps],
+    };
+    let ending = if is_tcp { "" } else { "-unix" };
+    let is_floor = |other: &&Record| {
+        waits.iter().any(|waits| other.subject.strip_suffix(ending) == Some(waits))
+    };
+    let epoll = || ran().find(|other| other.subject == "raw-epoll" && !is_bulk_stream(case));
+    figure.best(ran().filter(is_floor)).or_else(epoll)
+}
+
+/// The faster of those that carry bytes without messages: what a long stream is held to, however it
+/// waits.
+pub fn best_bulk(records: &[Record]) -> Option<&Record> {
+    let is_bulk = |record: &&Record| record.subject.starts_with("raw-bulk");
+    Figure::Rate.best(records.iter().filter(|record| record.skipped.is_none()).filter(is_bulk))
+}
+
+/// Whether a case is held against bytes without messages.
+pub fn is_bulk_stream(case: &Case) -> bool {
+    case.scenario == Scenario::Stream && case.payload_bytes >= BULK_PAYLOAD_BYTES_MIN
+}
+
+/// Says in each record with figures whom it is compared with, and how it does beside them.
+pub fn compare(case: &Case, records: &mut [Record]) {
+    let figure = Figure::of(case, records);
+    let best = best_peer(figure, records).map(|best| (best.subject.clone(), figure.value(best)));
+    let of = |value: Option<f64>, other: Option<f64>| {
+        value.zip(other).filter(|(_, other)| *other > 0.0).map(|(value, other)| value / other)
+    };
+    let floors: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let floor = floor_of(figure, case, record, records)?;
+            Some((floor.subject.clone(), figure.value(floor)))
+        })
+        .collect();
+    for (record, floor) in records.iter_mut().zip(floors) {
+        if record.skipped.is_some() {
+            continue;
+        }
+        let value = figure.value(record);
+        record.compared = Some(figure.name());
+        record.to_floor = floor.as_ref().and_then(|(_, floor)| of(value, *floor));
+        record.floor = floor.map(|(name, _)| name);
+        record.to_best_peer = best.as_ref().and_then(|(_, best)| of(value, *best));
+        record.best_peer = best.as_ref().map(|(name, _)| name.clone());
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::run::record::Who;
+    use crate::subjects::Role;
+
+    pub const CASE: Case = Case {
+        scenario: Scenario::Rtt,
+        payload_bytes: 64,
+        connections: 1,
+        rate_hz: 0,
+        bulk: false,
+    };
+
+    /// One with all percentiles the same, and samples for each of them.
+    pub fn record(name: &str, idle: &'static str, role: Role, ns: u64, rate: f64) -> Record {
+        let who = Who { name: name.into(), idle, transport: "tcp", role, version: None };
+        Record {
+            skipped: None,
+            rounds: 7,
+            samples: 10_500,
+            p50_ns: Some(ns),
+            p99_ns: Some(ns),
+            p99_9_ns: Some(ns),
+            max_ns: Some(ns),
+            frames_per_s: Some(rate),
+            ..Record::skipped(&who, &CASE, String::new())
+        }
+    }
+
+    #[test]
+    fn best_of_rates_is_the_largest() {
+        let of = |name, rate| record(name, "park", Role::Peer, 1, rate);
+        let records = [of("a", 1.0), of("b", 3.0), of("c", 2.0)];
+        assert_eq!(best_peer(Figure::Rate, &records).expect("three peers").subject, "b");
+        let ranked = Figure::Rate.ranked(&records);
+        assert_eq!(ranked.iter().map(|r| &*r.subject).collect::<String>(), "bca");
+        assert!(best_peer(Figure::Rate, &records[..0]).is_none());
+    }
+
+    #[test]
+    fn figures_need_samples() {
+        let of =
+            |rounds, samples| Record { rounds, samples, ..record("a", "park", Role::Peer, 1, 1.0) };
+        assert_eq!(Figure::P999.lacks(&of(7, 10_000)), None);
+        assert_eq!(Figure::P999.lacks(&of(7, 9_999)), Some(10_000));
+        assert_eq!(Figure::P999.lacks(&of(11, 10_999)), Some(11_000));
+        assert_eq!(Figure::P99.lacks(&of(7, 999)), Some(1_000));
+        assert_eq!(Figure::Max.lacks(&of(7, 9_999)), Some(10_000));
+        assert_eq!(Figure::Max.lacks(&of(7, 10_000)), None);
+        assert_eq!(Figure::Rate.lacks(&of(7, 1)), None);
+    }
+
+    #[test]
+    fn paced_is_about_the_rarest_figure_that_was_reached() {
+        let paced = Case { scenario: Scenario::Paced, rate_hz: 1_000, ..CASE };
+        let of = |samples| Record { samples, ..record("a", "park", Role::Peer, 1, 1.0) };
+        assert_eq!(Figure::of(&paced, &[of(10_500), of(10_000)]), Figure::P999);
+        assert_eq!(Figure::of(&paced, &[of(10_500), of(1_050)]), Figure::P99);
+        assert_eq!(Figure::of(&paced, &[of(900)]), Figure::P50);
+        assert_eq!(Figure::of(&CASE, &[of(900)]), Figure::P50);
+    }
+
+    #[test]
+    fn floors_wait_alike() {
+        let mut records = vec![
+            record("raw-spin", "spin", Role::Floor, 10, 4.0),
+            record("raw-blocking", "park", Role::Floor, 20, 5.0),
+            record("raw-bulk", "park", Role::Floor, 1, 8.0),
+            record("raw-bulk-spin", "spin", Role::Floor, 1, 7.0),
+            record("raw-spin-unix", "spin", Role::Floor, 2, 9.0),
+            record("ringwire-spin", "spin", Role::Ringwire, 11, 4.0),
+            record("ringwire-adaptive", "adaptive", Role::Ringwire, 15, 4.0),
+            record("ringwire-park", "park", Role::Ringwire, 30, 4.0),
+            record("ringwire-spin-unix", "spin", Role::Ringwire, 3, 9.0),
+        ];
+        for index in [4, 8] {
+            records[index].transport = "unix";
+        }
+        let floors = |case: &Case, records: &[Record]| {
+            let mut records = records.to_vec();
+            compare(case, &mut records);
+            let of = |record: &Record| record.floor.clone().unwrap_or_default();
+            records[5..].iter().map(of).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(floors(&CASE, &records), "raw-spin raw-spin raw-blocking raw-spin-unix");
+        let stream = Case { scenario: Scenario::Stream, ..CASE };
+        assert_eq!(floors(&stream, &records), "raw-spin raw-blocking raw-blocking raw-spin-unix");
+        let long = Case { payload_bytes: 64 << 10, ..stream };
+        assert_eq!(floors(&long, &records), "raw-bulk-spin raw-bulk raw-bulk raw-spin-unix");
+        assert_eq!(best_bulk(&records).map(|best| &*best.subject), Some("raw-bulk"));
+        // What does not run here leaves epoll, or nothing.
+        records.drain(..4);
+        records[0] = record("raw-epoll", "park", Role::Floor, 1, 1.0);
+        let mut of_short = records.clone();
+        compare(&CASE, &mut of_short);
+        assert_eq!(of_short[1].floor.as_deref(), Some("raw-epoll"));
+        compare(&long, &mut records);
+        assert_eq!((&records[1].floor, records[1].to_floor), (&None, None));
+    }
+}

@@ -1,0 +1,350 @@
+//! What a run is asked for, checked whole before anything is written or started.
+//!
+//! Figures are checked where the line is read, and what depends on the machine, or on other
+//! options, in [`Options::check`]. An option that would change nothing is an error too: what was
+//! asked for was something else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+
+use super::NOT_BUILT;
+use super::plan::{Form, Load};
+use crate::drive::Failure;
+use crate::job::{Case, Scenario};
+use crate::message::MESSAGE_BYTES_MIN;
+use crate::subjects::{self, OPTIONAL};
+
+/// The longest message.
+const PAYLOAD_BYTES_MAX: u64 = 16 << 20;
+/// As many connections as Linux has ports for one address by itself: ip(7), ip_local_port_range.
+const CONNECTIONS_MAX: u64 = 28_000;
+const RATE_HZ_MAX: i64 = 1_000_000;
+const ROUNDS_MAX: u64 = 1_000;
+/// Longest timed part of a round, in seconds: a day.
+const DURATION_S_MAX: f64 = 86_400.0;
+
+/// Runs subjects side by side, each as two processes on different cores.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// What to measure; everything when left out.
+    #[arg(value_enum)]
+    scenarios: Vec<Name>,
+
+    /// `quick` takes minutes, `long` hours: `--plan` says how many.
+    #[arg(long, value_enum, default_value = "quick")]
+    pub form: Form,
+
+    /// Says what would be measured and how long it takes, and ends.
+    #[arg(long)]
+    pub plan: bool,
+
+    /// Only these subjects, with commas between; a name that ends in `*` stands for all that begin
+    /// so.
+    #[arg(long, value_delimiter = ',')]
+    subjects: Vec<String>,
+
+    /// Only cases with this payload, in bytes; one that the form does not have is added to rtt and
+    /// stream.
+    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new()
+        .range(MESSAGE_BYTES_MIN as u64..=PAYLOAD_BYTES_MAX))]
+    payload: Option<usize>,
+
+    /// Only cases with so many connections; as for the payload, in fan-in.
+    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=CONNECTIONS_MAX))]
+    connections: Option<usize>,
+
+    /// Only paced cases of this rate; as for the payload, in paced.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=RATE_HZ_MAX))]
+    rate: Option<u32>,
+
+    /// Rounds of each subject; best odd. The form's when left out.
+    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=ROUNDS_MAX))]
+    rounds: Option<usize>,
+
+    /// Seconds of the timed part of a round; the form's when left out.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    duration: Option<Duration>,
+
+    /// Cores of the server's process, with commas between; one of its own when left out.
+    #[arg(long, value_delimiter = ',')]
+    pub server_cores: Vec<usize>,
+
+    /// Cores of the client's process.
+    #[arg(long, value_delimiter = ',')]
+    pub client_cores: Vec<usize>,
+
+    /// Appends results as JSON lines to a file.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+
+    /// Appends the tables to a file, too.
+    #[arg(long)]
+    pub text: Option<PathBuf>,
+
+    /// Why a feature is not in this build, as FEATURE=REASON; once for each.
+    #[arg(long, value_name = "FEATURE=REASON", value_parser = skipped)]
+    skipped: Vec<(String, String)>,
+}
+
+/// A scenario's name on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Name {
+    Rtt,
+    Stream,
+    Paced,
+    FanIn,
+}
+
+impl Options {
+    /// Whether this can be done with these cores, and what the cases are.
+    ///
+    /// # Errors
+    ///
+    /// What can not be done, and what to say instead. Nothing has been written.
+    pub fn check(&self, cores: &[usize]) -> Result<Vec<Case>, Failure> {
+        self.check_subjects()?;
+        for (option, given) in
+            [("--server-cores", &self.server_cores), ("--client-cores", &self.client_cores)]
+        {
+            if let Some(core) = given.iter().find(|core| !cores.contains(core)) {
+                let allowed = joined(cores.iter().map(usize::to_string));
+                return Err(format!("{option} {core}: this process may use {allowed}").into());
+            }
+        }
+        for (option, file) in [("--json", &self.json), ("--text", &self.text)] {
+            let folder = file.as_deref().and_then(Path::parent);
+            let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+                let folder = folder.display();
+                return Err(format!("{option}: there is no folder {folder}: make it first").into());
+            }
+        }
+        if self.json.is_some() && self.json == self.text {
+            return Err("--json and --text name the same file: two are needed".into());
+        }
+        self.cases()
+    }
+
+    fn check_subjects(&self) -> Result<(), Failure> {
+        let mut known: Vec<&str> = subjects::all().iter().map(|s| s.facts().name).collect();
+        known.extend(super::missing().iter().map(|(name, _)| *name));
+        for pattern in &self.subjects {
+            if !known.iter().any(|name| is_match(pattern, name)) {
+                let known = joined(known.iter().map(ToString::to_string));
+                return Err(format!("--subjects: none is called {pattern:?}; use {known}").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a subject takes part.
+    pub fn wants(&self, name: &str) -> bool {
+        self.subjects.is_empty() || self.subjects.iter().any(|pattern| is_match(pattern, name))
+    }
+
+    /// Why a feature is not in this build.
+    pub fn reason(&self, feature: &str) -> String {
+        let mut given = self.skipped.iter().filter(|(name, _)| name == feature);
+        given.next().map_or_else(
+            || format!("{NOT_BUILT}: feature {feature} is off"),
+            |(_, reason)| reason.clone(),
+        )
+    }
+
+    /// Rounds of a case and what each is.
+    pub fn load(&self, case: &Case) -> Load {
+        let rounds = self.rounds.unwrap_or(self.form.rounds());
+        let duration_ns = match self.duration {
+            Some(duration) => u64::try_from(duration.as_nanos()).expect("a day at most"),
+            None => self.form.duration_ns(case, rounds),
+        };
+        Load { rounds, duration_ns }
+    }
+
+    /// The cases, each once, in the order of the scenarios.
+    fn cases(&self) -> Result<Vec<Case>, Failure> {
+        let named: Vec<Scenario> = self.scenarios.iter().map(|&name| name.into()).collect();
+        let scenarios = if named.is_empty() { &Scenario::ALL[..] } else { &named };
+        let mut cases: Vec<Case> = Vec::new();
+        for &scenario in scenarios {
+            let fitting: Vec<Case> =
+                self.form.cases(scenario).iter().filter_map(|case| self.fitted(case)).collect();
+            if fitting.is_empty() && !named.is_empty() {
+                return Err(format!(
+                    "{} has no such case: --payload is for rtt and stream (paced and fan-in carry \
+                     64 bytes), --connections for fan-in and --rate for paced",
+                    scenario.name()
+                )
+                .into());
+            }
+            for case in fitting {
+                if !cases.contains(&case) {
+                    cases.push(case);
+                }
+            }
+        }
+        if cases.is_empty() {
+            return Err("no case has all of --payload, --connections and --rate".into());
+        }
+        Ok(cases)
+    }
+
+    /// A case with what was asked for in its place; `None` when that is not what it has.
+    fn fitted(&self, case: &Case) -> Option<Case> {
+        let mut case = *case;
+        let (payload, connections, rate) = match case.scenario {
+            Scenario::Rtt | Scenario::Stream => (self.payload, None, None),
+            Scenario::FanIn => (None, self.connections, None),
+            Scenario::Paced => (None, None, self.rate),
+        };
+        case.payload_bytes = payload.unwrap_or(case.payload_bytes);
+        case.connections = connections.unwrap_or(case.connections);
+        case.rate_hz = rate.unwrap_or(case.rate_hz);
+        let is_asked = self.payload.is_none_or(|bytes| bytes == case.payload_bytes)
+            && self.connections.is_none_or(|count| count == case.connections)
+            && self.rate.is_none_or(|rate| rate == case.rate_hz);
+        is_asked.then_some(case)
+    }
+}
+
+impl From<Name> for Scenario {
+    fn from(name: Name) -> Self {
+        match name {
+            Name::Rtt => Self::Rtt,
+            Name::Stream => Self::Stream,
+            Name::Paced => Self::Paced,
+            Name::FanIn => Self::FanIn,
+        }
+    }
+}
+
+fn is_match(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
+}
+
+fn joined(names: impl Iterator<Item = String>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is expected".to_owned())?;
+    if !(0.001..=DURATION_S_MAX).contains(&seconds) {
+        return Err(format!("from 0.001 to {DURATION_S_MAX} seconds are expected"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn skipped(text: &str) -> Result<(String, String), String> {
+    let (feature, reason) = text.split_once('=').ok_or("FEATURE=REASON is expected")?;
+    if OPTIONAL.iter().all(|optional| optional.feature != feature) {
+        let known = joined(OPTIONAL.iter().map(|optional| optional.feature.to_owned()));
+        return Err(format!("there is no feature {feature:?}; use {known}"));
+    }
+    Ok((feature.into(), reason.into()))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(words: &[&str]) -> Result<Options, String> {
+        let line = Line::try_parse_from([&["run"], words].concat());
+        line.map(|line| line.options).map_err(|error| error.to_string())
+    }
+
+    pub fn options(words: &[&str]) -> Options {
+        parse(words).expect("a valid line")
+    }
+
+    fn titles(words: &[&str]) -> Vec<String> {
+        let cases = options(words).check(&[0, 1]).expect("valid options");
+        cases.iter().map(Case::to_string).collect()
+    }
+
+    /// Whether it is the line, or what is beyond it, that can not be.
+    fn refused(words: &[&str], said: &str) {
+        let told = match parse(words) {
+            Ok(options) => options.check(&[0, 1]).expect_err(said).to_string(),
+            Err(error) => error,
+        };
+        assert!(told.contains(said), "{words:?}: {told}");
+    }
+
+    #[test]
+    fn options_choose_cases() {
+        assert_eq!(titles(&["rtt"]), ["rtt 64 B", "rtt 64 KiB"]);
+        assert_eq!(titles(&["stream"]), ["stream 64 B", "stream 64 KiB", "stream 1 MiB"]);
+        assert_eq!(titles(&["rtt", "--payload", "256"]), ["rtt 256 B"]);
+        assert_eq!(titles(&["fan-in", "--connections", "3"]), ["fan-in 64 B, 3 connections"]);
+        assert_eq!(titles(&["fan-in", "--payload", "64"]), ["fan-in 64 B, 128 connections"]);
+        assert_eq!(titles(&["paced", "--rate", "500"])[0], "paced 64 B, 500 a second");
+        assert_eq!(titles(&[]).len(), 10);
+        assert_eq!(titles(&["--form", "long"]).len(), 21);
+        // Of everything, only what is so: not the rest as well.
+        assert_eq!(titles(&["--payload", "256"]), ["rtt 256 B", "stream 256 B"]);
+        assert_eq!(titles(&["--connections", "3"]), ["fan-in 64 B, 3 connections"]);
+    }
+
+    #[test]
+    fn options_choose_subjects() {
+        let options = options(&["--subjects", "raw-*,tokio", "--skipped", "nng=no cmake"]);
+        assert!(options.wants("raw-spin") && options.wants("tokio"));
+        assert!(!options.wants("tokio-uring"));
+        assert_eq!(options.reason("nng"), "no cmake");
+        assert_eq!(options.reason("zmq"), "not built: feature zmq is off");
+    }
+
+    #[test]
+    fn rounds_and_durations_are_the_forms_unless_given() {
+        let case = Form::Quick.cases(Scenario::Rtt)[0];
+        let load = options(&[]).load(&case);
+        assert_eq!((load.rounds, load.duration_ns), (7, 80_000_000));
+        let load = options(&["--rounds", "3", "--duration", "0.5"]).load(&case);
+        assert_eq!((load.rounds, load.duration_ns), (3, 500_000_000));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        refused(&["--subjects", "raw-spin,nonsense"], "none is called \"nonsense\"; use raw-spin,");
+        refused(&["--subjects", "nonsense-*"], "none is called");
+        // One that another build has is known.
+        assert!(options(&["--subjects", "nng,zenoh"]).check(&[0]).is_ok());
+        refused(&["--server-cores", "77"], "--server-cores 77: this process may use 0, 1");
+        refused(&["--client-cores", "0,2"], "--client-cores 2: ");
+        refused(&["--payload", "3"], "3 is not in 16..=16777216");
+        refused(&["--payload", "99999999"], "is not in 16..=16777216");
+        refused(&["--connections", "0"], "0 is not in 1..=28000");
+        refused(&["--rate", "0"], "0 is not in 1..=1000000");
+        refused(&["--rounds", "0"], "0 is not in 1..=1000");
+        for duration in ["0", "1e9", "NaN", "-1"] {
+            refused(&[&format!("--duration={duration}")], "from 0.001 to 86400 seconds");
+        }
+        refused(&["--duration", "long"], "a number of seconds");
+        refused(&["--skipped", "nng"], "FEATURE=REASON is expected");
+        refused(&["--skipped", "nmg=x"], "no feature \"nmg\"; use tokio-uring,");
+        refused(&["--json", "/nonexistent/a.jsonl"], "--json: there is no folder /nonexistent");
+        refused(&["--json", "a", "--text", "a"], "the same file");
+    }
+
+    #[test]
+    fn options_without_effect_are_refused() {
+        refused(&["fan-in", "--payload", "1024"], "fan-in has no such case: --payload is for rtt");
+        refused(&["rtt", "paced", "--payload", "1024"], "paced has no such case");
+        refused(&["rtt", "--connections", "3"], "rtt has no such case");
+        refused(&["stream", "--rate", "100"], "stream has no such case");
+        refused(&["--rate", "100", "--connections", "3"], "no case has all of");
+    }
+}
