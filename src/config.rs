@@ -482,7 +482,8 @@ settings! {
     /// connection of an `express` session: that has 128 KiB.
     tcp_notsent_lowat_bytes: u32 = 0, 0 => 1 << 30;
     /// SO_SNDBUF in bytes (socket(7)). 0 leaves the kernel's autotuning on, but for connections
-    /// over loopback: they have 160 KiB, so that what is under way stays in the processor's caches.
+    /// over loopback that carry messages of 32 KiB and more: they have 160 KiB, so that what is
+    /// under way stays in the processor's caches.
     tcp_send_buffer_bytes: u32 = 0, 0 => 1 << 30;
     /// SO_RCVBUF in bytes; 0 leaves the kernel's autotuning on (socket(7)).
     tcp_receive_buffer_bytes: u32 = 0, 0 => 1 << 30;

@@ -187,6 +187,8 @@ pub(crate) struct Connection {
     pub(crate) congested: bool,
     /// Zero-copy sends are worth trying.
     pub(crate) zero_copy: bool,
+    /// It has sent a long message: what the kernel may hold of it was looked at.
+    pub(crate) sends_long: bool,
     /// In the reactor's list of connections with something to send.
     pub(crate) is_dirty: bool,
     /// In the reactor's list of connections whose receive must be armed.
@@ -242,6 +244,7 @@ impl Connection {
             in_flight: None,
             unsent: None,
             congested: false,
+            sends_long: false,
             is_dirty: false,
             wants_receive: false,
             expects_data: true,

@@ -270,9 +270,7 @@ impl Core {
 
     /// Makes an accepted socket a connection, if there is room.
     fn admit(&mut self, socket: Socket, is_tcp: bool) {
-        let peer = socket::peer(&socket);
-        if is_tcp
-            && let Err(error) = socket::set_tcp_options(SockRef::from(&socket), peer, &self.config)
+        if is_tcp && let Err(error) = socket::set_tcp_options(SockRef::from(&socket), &self.config)
         {
             // The peer may have gone already; the first receive will tell.
             tracing::debug!(%error, "cannot set socket options");

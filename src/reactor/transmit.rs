@@ -16,7 +16,7 @@ use crate::session::state::State;
 use crate::session::{Part, Source};
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode, SendOptions};
-use crate::sys::socket::{Gather, send};
+use crate::sys::socket::{Gather, bound_loopback, send};
 use crate::time::Nanos;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -147,6 +147,13 @@ impl Core {
             self.tell_expired(key);
         }
         let connection = &mut self.connections[key];
+        if in_flight.span.payload_bytes_max >= GATHERED_MESSAGE_BYTES_MIN && !connection.sends_long
+        {
+            connection.sends_long = true;
+            if self.config.tcp_send_buffer_bytes() == 0 {
+                bound_loopback(&connection.socket);
+            }
+        }
         let zero_copy_min = self.config.zero_copy_bytes_min() as usize;
         let mode = if connection.zero_copy
             && zero_copy_min > 0
