@@ -141,7 +141,8 @@ impl Client {
     }
 
     /// Queues a message. It leaves with the next [`poll`](Self::poll), [`receive`](Self::receive),
-    /// [`request`](Self::request) or [`flush`](Self::flush), or by itself once 64 KiB are waiting.
+    /// [`request`](Self::request) or [`flush`](Self::flush), or by itself once 64 KiB are waiting,
+    /// 256 KiB of messages of 32 KiB and more.
     ///
     /// Hot path: no allocation, no system call (one when it submits by itself). Never blocks.
     ///
@@ -158,9 +159,7 @@ impl Client {
     ) -> Result<(), SendError> {
         let connection = self.connection.ok_or(SendError::NotConnected)?;
         let admitted = self.reactor.send_counting(connection, envelope, body)?;
-        // Whenever the lane has grown past another 64 KiB, not at every message from there on.
-        let lane_bytes_before = admitted.lane_bytes - admitted.frame_bytes;
-        if admitted.lane_bytes / AUTO_FLUSH_BYTES != lane_bytes_before / AUTO_FLUSH_BYTES {
+        if admitted.is_due(AUTO_FLUSH_BYTES) {
             self.reactor.flush_full_block(connection, envelope.lane());
         }
         Ok(())

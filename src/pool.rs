@@ -115,7 +115,7 @@ impl Pool {
 
     /// Queues a message on a member. It leaves with the next [`poll`](Self::poll),
     /// [`receive`](Self::receive), [`request`](Self::request) or [`flush`](Self::flush), or by
-    /// itself once 64 KiB are waiting.
+    /// itself once 64 KiB are waiting, 256 KiB of messages of 32 KiB and more.
     ///
     /// Hot path: no allocation, no system call (one when it submits by itself). Never blocks.
     ///
@@ -132,9 +132,7 @@ impl Pool {
     ) -> Result<(), SendError> {
         let pool = self.pool.ok_or(SendError::NotConnected)?;
         let (member, admitted) = self.reactor.pool_send_counting(pool, choice, envelope, body)?;
-        // Whenever the lane has grown past another 64 KiB, not at every message from there on.
-        let lane_bytes_before = admitted.lane_bytes - admitted.frame_bytes;
-        if admitted.lane_bytes / AUTO_FLUSH_BYTES != lane_bytes_before / AUTO_FLUSH_BYTES {
+        if admitted.is_due(AUTO_FLUSH_BYTES) {
             self.reactor.flush_full_block(member, envelope.lane());
         }
         Ok(())

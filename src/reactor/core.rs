@@ -68,6 +68,16 @@ pub(crate) struct Admitted {
     pub(crate) lane_bytes: usize,
 }
 
+impl Admitted {
+    /// Whether the lane has grown past another multiple of `stride` bytes; of long messages, of as
+    /// many as leave at once.
+    #[inline]
+    pub(crate) fn is_due(&self, stride: usize) -> bool {
+        let stride = if is_gathered(self.frame_bytes) { GATHERED_BYTES } else { stride };
+        self.lane_bytes / stride != (self.lane_bytes - self.frame_bytes) / stride
+    }
+}
+
 /// Messages that were queued in one go.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Batch {

@@ -111,6 +111,23 @@ fn whole_blocks_of_a_batch_leave_by_themselves() {
     });
 }
 
+/// Long ones by themselves, too: as many as leave at once.
+#[test]
+fn long_messages_leave_by_themselves() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(config());
+        let bodies = numbered(4, 64 << 10);
+        let queued = |client: &Client| client.connection().expect("connected").frames_queued;
+        for body in &bodies[..3] {
+            client.send(Envelope::data(), body).expect("room");
+        }
+        assert_eq!(queued(&client), 3, "less than 256 KiB wait");
+        client.send(Envelope::data(), &bodies[3]).expect("room");
+        // No call follows.
+        assert_eq!(peer.frame().payload, bodies[0]);
+    });
+}
+
 #[test]
 fn batch_without_a_connection_is_refused_whole() {
     isolated(|| {
