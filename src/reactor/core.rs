@@ -156,6 +156,8 @@ pub(crate) struct Core {
     pub(crate) direct_receives: u32,
     /// Sends of this pass go out by system calls of their own.
     pub(crate) sends_directly: bool,
+    /// No more connections have something to send than may be sent for past the ring.
+    pub(crate) sends_few: bool,
     /// Until then what is beside a connection for urgent messages is copied in short pieces.
     pub(crate) is_urgent_until: Nanos,
     pub(crate) active: u64,
@@ -282,6 +284,7 @@ impl Core {
             sends_unsubmitted: 0,
             direct_receives: 0,
             sends_directly: false,
+            sends_few: false,
             is_urgent_until: Nanos(0),
             active: 0,
             queued: 0,

@@ -92,7 +92,8 @@ impl Core {
         self.meter.begin();
         // What can not be queued now goes into the list for the next turn.
         let mut dirty = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.dirty_spare));
-        self.sends_directly = self.is_spinning() && dirty.len() <= DIRECT_CONNECTIONS_MAX;
+        self.sends_few = dirty.len() <= DIRECT_CONNECTIONS_MAX;
+        self.sends_directly = self.is_spinning() && self.sends_few;
         for key in dirty.drain(..) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.is_dirty = false;
@@ -165,7 +166,12 @@ impl Core {
         } else {
             SendMode::Prompt
         };
-        if mode == SendMode::Prompt && self.sends_directly {
+        // Then one call past the ring saves several through it, however the reactor waits.
+        let has_company = || {
+            brings_others(&in_flight)
+                && connection.session.blocks_behind(in_flight.source).next().is_some()
+        };
+        if mode == SendMode::Prompt && (self.sends_directly || self.sends_few && has_company()) {
             return self.send_directly(key, in_flight, buffer);
         }
         in_flight.zero_copy = mode == SendMode::ZeroCopy;
@@ -413,7 +419,7 @@ impl Core {
             }
             connection.in_flight = None;
             // There is room again, and past the ring others come along: see `send_directly`.
-            connection.congested &= !(self.sends_directly && brings_others(&in_flight));
+            connection.congested &= !(self.sends_few && brings_others(&in_flight));
             connection.messages_dropped += dropped;
             self.counters.messages_dropped.add(dropped);
             if matches!(connection.phase, Phase::Closing { .. }) {
