@@ -191,15 +191,9 @@ impl End for One {
     }
 
     fn ask(&mut self) -> Result<Answer, SubjectError> {
-        loop {
-            let answer =
-                self.client.request_with(Envelope::command(), &[][..], WAIT_MAX, read_answer);
-            match answer {
-                // Behind what was sent: it waits for room as that did.
-                Err(RequestError::Send(error)) => wait_for_room(self.client.reactor(), error)?,
-                answer => return Ok(answer?),
-            }
-        }
+        ask_behind(&mut self.client, Client::reactor, |client| {
+            client.request_with(Envelope::command(), &[][..], WAIT_MAX, read_answer)
+        })
     }
 
     fn statistics(&self) -> Statistics {
@@ -235,12 +229,18 @@ impl End for Many {
     fn ask(&mut self) -> Result<Answer, SubjectError> {
         let mut sum = Answer::default();
         for &connection in &self.connections {
-            let answer = self.reactor.request_with(
-                connection,
-                Envelope::command(),
-                &[][..],
-                WAIT_MAX,
-                read_answer,
+            let answer = ask_behind(
+                &mut self.reactor,
+                |reactor| reactor,
+                |reactor| {
+                    reactor.request_with(
+                        connection,
+                        Envelope::command(),
+                        &[][..],
+                        WAIT_MAX,
+                        read_answer,
+                    )
+                },
             )?;
             sum.bytes += answer.bytes;
             sum.errors += answer.errors;
@@ -282,6 +282,20 @@ impl Delivery {
         match self {
             Self::BestEffort => envelope,
             Self::Reliable => envelope.reliable(),
+        }
+    }
+}
+
+/// Asks behind what was sent: the question waits for room as that did.
+fn ask_behind<E>(
+    end: &mut E,
+    reactor: fn(&mut E) -> &mut Reactor,
+    ask: impl Fn(&mut E) -> Result<Answer, RequestError>,
+) -> Result<Answer, SubjectError> {
+    loop {
+        match ask(end) {
+            Err(RequestError::Send(error)) => wait_for_room(reactor(end), error)?,
+            answer => return Ok(answer?),
         }
     }
 }
