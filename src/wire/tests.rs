@@ -157,6 +157,16 @@ fn checksum_of_parts_agrees_with_the_oracle() {
     });
 }
 
+/// Short frames are checked another way than long ones: around the border both agree.
+#[test]
+fn checksum_in_place_agrees_with_the_oracle_at_every_length() {
+    let bytes: Vec<u8> = (0..600_usize).map(|at| (at * 37 % 251).to_le_bytes()[0]).collect();
+    for length in HEADER_BYTES..bytes.len() {
+        let frame = &bytes[..length];
+        assert_eq!(encode::checksum_in_place(frame), oracle::frame_checksum(frame), "{length}");
+    }
+}
+
 /// A stream cut off at any byte yields the frames that are whole, and waits for the rest.
 #[test]
 fn stream_split_anywhere_gives_the_same_frames() {
