@@ -212,6 +212,17 @@ impl ClockEstimate {
         Some(LocalTime { at: Nanos(at), error_ns: u64::try_from(error_ns).unwrap_or(u64::MAX) })
     }
 
+    /// Whether the [latest](LocalTime::latest) that `peer_time` may have been is at `at` or after,
+    /// seen from the lower edge alone, without what that has widened by since. `false` also when
+    /// only [`to_local`](Self::to_local) can tell, at ten times the cost.
+    ///
+    /// Hot path: once per request.
+    #[inline]
+    pub(crate) fn may_be_from(&self, peer_time: PeerNanos, at: Nanos) -> bool {
+        let difference = difference(peer_time, at);
+        self.lower.zip(difference).is_some_and(|(lower, difference)| lower.ns <= difference)
+    }
+
     /// How often a sample contradicted the estimate. Saturates.
     #[cfg(test)]
     pub(crate) fn restarts(&self) -> u32 {

@@ -807,6 +807,9 @@ impl Session {
         let by_urgency = Priority::ALL.into_iter().rev();
         for priority in self.overdue().into_iter().chain(by_urgency) {
             let lane = &mut self.lanes[priority.index()];
+            if lane.is_empty() {
+                continue;
+            }
             if let Some(block) = lane.take(priority, now, memory, &mut self.holdings) {
                 self.has_its_turn(priority);
                 self.count_resent(priority, &block);
@@ -1313,6 +1316,11 @@ impl Session {
 
     /// Whether a message came too late.
     fn is_stale(&self, lifetime: &Lifetime, now: Nanos) -> bool {
+        let Lifetime { sent_at_ns, ttl_us, is_timeout } = *lifetime;
+        let its_end = PeerNanos(sent_at_ns.saturating_add(u64::from(ttl_us) * 1000));
+        if is_timeout && self.clock.may_be_from(its_end, now) {
+            return false;
+        }
         self.deadline_of(lifetime, now) < now
     }
 

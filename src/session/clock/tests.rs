@@ -240,6 +240,35 @@ fn samples_that_contradict_themselves_change_nothing() {
     assert_eq!(one_way, Sampled::Refused);
 }
 
+/// The cheap look says yes only where the whole reckoning does, and does so for all but the drift.
+#[test]
+fn cheap_look_at_the_latest_agrees_with_the_whole_reckoning() {
+    let (mut certain, mut close) = (0, 0);
+    for seed in 0..crate::seeds(500) {
+        let ppm = [0, 1, 100, 1_000][usize::try_from(seed % 4).expect("small")];
+        let mut world = World::new(seed, ppm);
+        let mut estimate = ClockEstimate::new(ppm);
+        assert!(!estimate.may_be_from(world.peer(), Nanos(0)), "nothing is known");
+        let sample = world.exchange();
+        assert_eq!(estimate.sample(&sample), Sampled::Agrees, "seed {seed}");
+        for _ in 0..100 {
+            let pause = world.rng.u64(..2_000_000);
+            world.wait(pause);
+            let (peer_time, now) = (world.peer(), world.now());
+            let latest = estimate.to_local(peer_time, now).expect("sampled").latest();
+            let at = Nanos((latest.0 + 2_000).saturating_sub(world.rng.u64(..4_000)));
+            let is_certain = estimate.may_be_from(peer_time, at);
+            assert!(!is_certain || latest >= at, "seed {seed}: {latest:?} is before {at:?}");
+            let drifted = drift_ns(world.now().0 - sample.asked.0, ppm);
+            let is_close = latest.0 < at.0.saturating_add(3 * drifted + 8);
+            assert!(is_certain || is_close, "seed {seed}: {latest:?} is well after {at:?}");
+            certain += u32::from(is_certain);
+            close += u32::from(!is_certain);
+        }
+    }
+    assert!(certain > 1_000 && close > 1_000, "{certain} and {close}: both were met");
+}
+
 /// Whatever the peer says: no panic, no overflow, and a bound that is in order.
 #[test]
 fn hostile_readings_never_panic() {
