@@ -185,6 +185,8 @@ pub(crate) struct Connection {
     pub(crate) unsent: Option<Buffer>,
     /// The socket was full at the last attempt: sends wait for room instead of trying once.
     pub(crate) congested: bool,
+    /// How often in a row its full socket was tried past the ring, in vain.
+    pub(crate) attempts: u16,
     /// Zero-copy sends are worth trying.
     pub(crate) zero_copy: bool,
     /// It has sent a long message: what the kernel may hold of it was looked at.
@@ -244,6 +246,7 @@ impl Connection {
             in_flight: None,
             unsent: None,
             congested: false,
+            attempts: 0,
             sends_long: false,
             is_dirty: false,
             wants_receive: false,

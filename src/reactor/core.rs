@@ -140,6 +140,9 @@ pub(crate) struct Core {
     pub(crate) dirty: Vec<ConnectionKey>,
     /// Takes turns with `dirty`.
     pub(crate) dirty_spare: Vec<ConnectionKey>,
+    /// Those among them whose sockets were full: to be tried again past the ring, by a reactor that
+    /// spins. Not in `dirty` meanwhile.
+    pub(crate) stalled: Vec<ConnectionKey>,
     /// Connections whose receive must be armed.
     pub(crate) unarmed: Vec<ConnectionKey>,
     /// Connections that wait for inbox room or receive memory.
@@ -276,6 +279,7 @@ impl Core {
             ready: Vec::with_capacity(places_max),
             dirty: Vec::with_capacity(places_max),
             dirty_spare: Vec::with_capacity(places_max),
+            stalled: Vec::with_capacity(places_max),
             unarmed: Vec::with_capacity(places_max),
             paused: Vec::with_capacity(places_max),
             departed: 0,

@@ -886,7 +886,7 @@ impl Reactor {
         let carrier = self.core.for_lane(connection, lane);
         let is_idle = carrier
             .and_then(|carrier| self.core.key(carrier))
-            .is_ok_and(|key| self.core.connections[key].in_flight.is_none());
+            .is_ok_and(|key| !self.core.connections[key].is_sending());
         if is_idle {
             self.flush_replies();
         }
@@ -985,7 +985,7 @@ impl Core {
     /// Whether sends wait to be submitted.
     #[inline]
     fn has_sends(&self) -> bool {
-        self.sends_unsubmitted > 0 || !self.dirty.is_empty()
+        self.sends_unsubmitted > 0 || !self.dirty.is_empty() || !self.stalled.is_empty()
     }
 
     /// Submits sends that are queued.
@@ -1027,6 +1027,7 @@ impl Core {
             }
             read_at = None;
         }
+        self.leave_stalled_to_ring();
         self.arm();
         self.park(limit, read_at)
     }
@@ -1043,6 +1044,9 @@ impl Core {
         loop {
             if (directly && self.receive_directly()) || self.ring.has_completion() {
                 self.counters.spin_hits.add(1);
+                return Ok(true);
+            }
+            if !self.stalled.is_empty() && self.send_stalled() {
                 return Ok(true);
             }
             for _ in 0..PAUSES_PER_SPIN {

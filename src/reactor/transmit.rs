@@ -27,6 +27,9 @@ use crate::time::Nanos;
 /// `enter` that submits it. With more connections the ring's batching wins.
 pub(crate) const DIRECT_CONNECTIONS_MAX: usize = 2;
 
+/// How often in a row a full socket is tried past the ring before the ring waits for room.
+const DIRECT_ATTEMPTS_MAX: u16 = 256;
+
 /// Bytes that are copied to or from a socket at once where another connection of the same session
 /// carries what is urgent: that waits for one such copy and not for a whole message. Beside a
 /// stream of 1 MiB messages a critical round trip went from 130 us to 25 us, while the stream lost
@@ -86,6 +89,7 @@ impl Core {
     /// Hot path: once per turn.
     #[inline]
     pub(crate) fn transmit(&mut self) {
+        self.dirty.append(&mut self.stalled);
         if self.dirty.is_empty() {
             return;
         }
@@ -271,11 +275,16 @@ impl Core {
         } else {
             send(&connection.socket, &pieces)
         };
-        let taken = outcome.unwrap_or(0);
+        let taken = match outcome {
+            Ok(taken) => taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            // The completion of a send through the ring reports what is wrong.
+            Err(_) => return self.leave_to_ring(key, in_flight, buffer, 0),
+        };
         if taken < bytes {
-            // The ring's completion of a send of the rest reports what is wrong, if anything is.
-            return self.leave_to_ring(key, in_flight, buffer, taken);
+            return self.wait_for_room(key, in_flight, buffer, taken);
         }
+        connection.attempts = 0;
         self.counters.direct_sends.add(1);
         if bytes < unsent {
             // A piece: the next one follows when the others have had their turn.
@@ -303,13 +312,71 @@ impl Core {
             let in_flight = self.book_block(key, source, &block, self.now);
             let bytes = in_flight.unsent_bytes();
             if taken < bytes {
-                return self.leave_to_ring(key, in_flight, block.buffer, taken);
+                return self.wait_for_room(key, in_flight, block.buffer, taken);
             }
             taken -= bytes;
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
             self.connections[key].session.block_sent(source, block, &mut memory);
         }
         self.mark_dirty_if_needed(key);
+    }
+
+    /// The socket has taken only so many bytes of a block. A reactor that spins tries again with its
+    /// next look, up to a bound; else the ring waits for room for the rest.
+    #[inline]
+    fn wait_for_room(
+        &mut self,
+        key: ConnectionKey,
+        mut in_flight: InFlight,
+        buffer: Buffer,
+        taken: usize,
+    ) {
+        let connection = &mut self.connections[key];
+        // Bulk beside urgent messages keeps out of their way: their p99 was 1.6 times as long.
+        let is_alone = connection.session.part() == Part::Whole;
+        if !self.sends_directly || !is_alone || connection.attempts == DIRECT_ATTEMPTS_MAX {
+            connection.attempts = 0;
+            return self.leave_to_ring(key, in_flight, buffer, taken);
+        }
+        if connection.attempts == 0 {
+            self.counters.short_sends.add(1);
+        }
+        connection.attempts = if taken > 0 { 1 } else { connection.attempts + 1 };
+        in_flight.sent += taken;
+        connection.in_flight = Some(in_flight);
+        connection.unsent = Some(buffer);
+        if !connection.is_dirty {
+            connection.is_dirty = true;
+            self.stalled.push(key);
+        }
+    }
+
+    /// Looks whether sockets that were full have room now. Returns whether a block has left, or is
+    /// left to the ring.
+    #[inline]
+    pub(crate) fn send_stalled(&mut self) -> bool {
+        let stalled = self.stalled.len();
+        self.transmit();
+        let has_changed = self.stalled.len() < stalled || !self.dirty.is_empty();
+        if has_changed {
+            self.last_activity = Nanos::now();
+        }
+        has_changed
+    }
+
+    /// Has the ring wait for room in the sockets that were full: before the reactor sleeps.
+    #[inline]
+    pub(crate) fn leave_stalled_to_ring(&mut self) {
+        if self.stalled.is_empty() {
+            return;
+        }
+        for key in &self.stalled {
+            if let Some(connection) = self.connections.get_mut(*key) {
+                connection.congested = true;
+                connection.attempts = 0;
+            }
+        }
+        self.transmit();
     }
 
     /// The socket has taken only so many bytes of a block: the ring waits for room for the rest.
@@ -421,8 +488,11 @@ impl Core {
                 session.block_sent(in_flight.source, block, &mut memory);
             }
             connection.in_flight = None;
-            // There is room again, and past the ring others come along: see `send_directly`.
-            connection.congested &= !(self.sends_few && brings_others(&in_flight));
+            // There is room again, and past the ring others come along (see `send_directly`), or
+            // waiting for more costs less (see `wait_for_room`).
+            let waits_itself = self.idle != Idle::Park && connection.session.part() == Part::Whole;
+            let returns = self.sends_few && (waits_itself || brings_others(&in_flight));
+            connection.congested &= !returns;
             connection.messages_dropped += dropped;
             self.counters.messages_dropped.add(dropped);
             if matches!(connection.phase, Phase::Closing { .. }) {

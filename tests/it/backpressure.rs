@@ -7,9 +7,9 @@ use std::time::Duration;
 use ringwire::{Client, Config, ConfigBuilder, Envelope, Idle, Node, Priority, SendError, Server};
 
 use crate::util::{
-    CRITICAL, DATA, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, client_and_peer, client_with, echo,
-    endpoint, isolated, pattern, plain_listener, resident_kib, settings, start, timed, wait_for,
-    wait_until,
+    CRITICAL, DATA, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, client_and_peer,
+    client_and_peer_over_unix, client_with, echo, endpoint, isolated, pattern, plain_listener,
+    resident_kib, settings, start, timed, wait_for, wait_until,
 };
 
 /// Small kernel buffers and a lane of 256 KiB. Who reads nothing is not given up, however slowly
@@ -114,6 +114,98 @@ fn stalled_peer_fills_the_lane_and_gets_everything_spinning() {
 #[test]
 fn stalled_peer_gets_large_frames_intact() {
     isolated(|| check_stalled_peer(Idle::Park, 60_000));
+}
+
+/// A spinning client tries a full socket again by itself: the ring has nothing to do with it.
+#[test]
+fn spinning_client_tries_a_full_socket_again() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer_over_unix(valid(narrow().idle(Idle::Spin)));
+        let admitted = fill(&mut client, Priority::Normal, 1000);
+        let stalled = client.statistics();
+        assert!(stalled.short_sends > 0, "the socket was never full");
+        for number in 0..admitted {
+            if number % 4 == 0 {
+                client.poll();
+            }
+            assert_eq!(peer.frame().payload, numbered(number, 1000));
+        }
+        assert_eq!(client.connection().expect("connected").bytes_queued, 0);
+        let after = client.statistics();
+        assert_eq!(after.completions, stalled.completions, "the ring has sent something");
+        assert!(after.direct_sends > stalled.direct_sends, "{after:?}");
+    });
+}
+
+/// One that a peer does not read from for long is left to the ring, and tried again after that.
+#[test]
+fn socket_that_stays_full_is_left_to_the_ring() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer_over_unix(valid(narrow().idle(Idle::Spin)));
+        let admitted = fill(&mut client, Priority::Normal, 1000);
+        for _ in 0..1000 {
+            client.poll();
+        }
+        let stalled = client.statistics();
+        for number in 0..admitted {
+            client.poll();
+            assert_eq!(peer.frame().payload, numbered(number, 1000));
+        }
+        let after = client.statistics();
+        assert!(after.completions > stalled.completions, "the ring was not asked: {after:?}");
+        let direct = after.direct_sends;
+        client.send(Envelope::data(), b"after").expect("room again");
+        client.flush_within(PATIENCE).expect("the peer reads");
+        assert_eq!(peer.frame().payload, b"after");
+        assert_eq!(client.statistics().direct_sends, direct + 1, "tried past the ring again");
+    });
+}
+
+/// A reactor that has spun for long enough sleeps, and the ring wakes it when there is room.
+#[test]
+fn full_socket_is_left_to_the_ring_before_a_sleep() {
+    isolated(|| {
+        let config = narrow().idle(Idle::Adaptive).idle_spin_us(20);
+        let (mut client, mut peer) = client_and_peer(valid(config));
+        let admitted = fill(&mut client, Priority::Normal, 1000);
+        let completions = client.statistics().completions;
+        let counters = client.reactor().counters();
+        let before = counters.parks.get();
+        let reading = std::thread::spawn(move || {
+            wait_until("the client sleeps", || counters.parks.get() > before);
+            for number in 0..admitted {
+                assert_eq!(peer.frame().payload, numbered(number, 1000));
+            }
+            peer
+        });
+        client.flush_within(PATIENCE).expect("it is woken when there is room");
+        let after = client.statistics();
+        assert!(after.completions > completions, "the ring was not asked: {after:?}");
+        drop(reading.join().expect("in order and intact"));
+    });
+}
+
+/// What waits for its socket when the client leaves, or its peer does, is counted as dropped.
+#[test]
+fn stalled_messages_are_counted_when_the_connection_ends() {
+    isolated(|| {
+        let config = valid(narrow().idle(Idle::Spin).reconnect(false).session_linger_ms(0));
+        let (mut client, peer) = client_and_peer(config.clone());
+        fill(&mut client, Priority::Normal, 1000);
+        let report = client.disconnect(Duration::from_millis(20));
+        assert!(report.messages_dropped > 100, "{report:?}");
+        assert_eq!(client.statistics().messages_dropped, report.messages_dropped);
+        drop(peer);
+
+        let (mut client, peer) = client_and_peer(config);
+        fill(&mut client, Priority::Normal, 1000);
+        peer.reset();
+        wait_until("the client sees its peer go", || {
+            client.poll();
+            client.disconnected_reason().is_some()
+        });
+        assert!(client.statistics().messages_dropped > 100, "{:?}", client.statistics());
+    });
 }
 
 /// A client that never polls and never waits: what waits for room in the socket goes on with what

@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -625,6 +625,21 @@ pub(crate) fn client_and_peer(config: Config) -> (Client, Peer) {
     let (listener, endpoint) = plain_listener();
     let accepting = std::thread::spawn(move || Peer::accept(&listener));
     let client = client_with(config, &endpoint);
+    (client, accepting.join().expect("the handshake completes"))
+}
+
+/// The same over a Unix socket, where reading makes room for the sender at once: no acknowledgement
+/// is on its way.
+pub(crate) fn client_and_peer_over_unix(config: Config) -> (Client, Peer) {
+    let directory = Directory::new();
+    let path = directory.path("socket");
+    let listener = UnixListener::bind(&path).expect("a new path");
+    let accepting = std::thread::spawn(move || {
+        let mut peer = Peer::new(Stream::Unix(listener.accept().expect("a client").0));
+        peer.welcome(Greeting::default());
+        peer
+    });
+    let client = client_with(config, &format!("unix:{}", path.display()));
     (client, accepting.join().expect("the handshake completes"))
 }
 
