@@ -22,6 +22,7 @@ use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory};
 use crate::session::{Correlation, Envelope, Identity, Input, Role, Session};
 use crate::stats::{Counters, Histogram};
 use crate::time::Nanos;
+use crate::wire::decode::Likeness;
 use crate::wire::handshake::{Features, SessionId};
 use crate::wire::{
     Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, HEADER_BYTES, Kind,
@@ -127,7 +128,10 @@ fn encode_all(head: &FrameHead, out: &mut [u8]) -> u64 {
 fn decode_all(decoder: &Decoder, stream: &[u8]) -> u64 {
     let mut rest = black_box(stream);
     let mut folded = 0;
-    while let Some(frame) = decoder.next(&mut rest).expect("the stream is sound") {
+    let mut likeness = Likeness::default();
+    while let Some(frame) =
+        decoder.next_like(&mut rest, &mut likeness).expect("the stream is sound")
+    {
         folded += u64::from(frame.sequence()) + frame.payload().len() as u64;
     }
     folded
@@ -348,7 +352,8 @@ impl End {
     fn receive(&mut self, wire: &[u8], mut take: impl FnMut(&mut Self, Frame<'_>)) {
         let mut input = wire;
         let decoder = self.session.decoder();
-        while let Some(frame) = decoder.next(&mut input).expect("well formed") {
+        let mut likeness = Likeness::default();
+        while let Some(frame) = decoder.next_like(&mut input, &mut likeness).expect("well formed") {
             let mut memory = self.memory.lend();
             match self.session.handle(&frame, NOW, &mut memory).expect("in order") {
                 Input::Message => take(self, frame),

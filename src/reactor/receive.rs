@@ -11,6 +11,7 @@ use crate::session::state::State;
 use crate::session::{Input, Part, Role};
 use crate::sys::ring::Completion;
 use crate::time::Nanos;
+use crate::wire::decode::Likeness;
 use crate::wire::{Frame, Kind};
 
 /// Frames handled for one connection before the others get their turn.
@@ -166,6 +167,7 @@ fn handle_frames(
     let mut messages = 0;
     let mut bytes = 0;
     let mut longest = 0;
+    let mut likeness = Likeness::default();
     let outcome = loop {
         if messages == FRAMES_PER_TURN as u64 {
             break Ok(Stop::Budget);
@@ -173,7 +175,7 @@ fn handle_frames(
         let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
         let decoder = connection.session.decoder();
         let rest = *input;
-        let frame = match decoder.next(input) {
+        let frame = match decoder.next_like(input, &mut likeness) {
             Ok(Some(frame)) => frame,
             Ok(None) => {
                 break decoder.promise(rest).map(|promise| Stop::Starved {

@@ -6,6 +6,7 @@
 //! Cost: about 5 ns for a 64-byte payload in cache without checksum (`benches/wire.rs`).
 
 use zerocopy::FromBytes;
+use zerocopy::little_endian::U64;
 
 use crate::error::{AccessError, ProtocolError};
 use crate::wire::encode::checksum_in_place;
@@ -32,6 +33,30 @@ pub struct Decoder {
 pub struct Frame<'a> {
     /// The whole frame, padding included. Its head has been checked.
     bytes: &'a [u8],
+}
+
+/// The fields of a header that are alike in all frames of a stream, from the magic number to the
+/// reserved byte, of a frame in which they were found right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Likeness(u64);
+
+impl Likeness {
+    /// Of a header whose fields are right.
+    #[inline]
+    fn of(header: &[u8]) -> Self {
+        let (first, _) = U64::read_from_prefix(header).expect("a whole header");
+        Self(first.get())
+    }
+}
+
+impl Default for Likeness {
+    /// Of plain data.
+    #[inline]
+    fn default() -> Self {
+        let (kind, priority, codec) =
+            (Kind::Data as u8, Priority::Normal as u8, Codec::Opaque as u8);
+        Self(u64::from_le_bytes([MAGIC[0], MAGIC[1], VERSION, kind, 0, priority, codec, 0]))
+    }
 }
 
 /// What the first bytes of a stream promise: enough to know how much memory the frame needs.
@@ -62,11 +87,43 @@ impl Decoder {
     /// Hot path: once per frame. No allocation, no syscall, no logging.
     #[inline]
     pub fn next<'a>(&self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, ProtocolError> {
+        self.cut(input, None)
+    }
+
+    /// As [`Decoder::next`], for the frames of one stream: those that begin like the one before are
+    /// not looked at as closely. `likeness` is of the frame before, and becomes that of this one.
+    #[inline]
+    pub(crate) fn next_like<'a>(
+        &self,
+        input: &mut &'a [u8],
+        likeness: &mut Likeness,
+    ) -> Result<Option<Frame<'a>>, ProtocolError> {
+        self.cut(input, Some(likeness))
+    }
+
+    #[inline(always)]
+    fn cut<'a>(
+        &self,
+        input: &mut &'a [u8],
+        likeness: Option<&mut Likeness>,
+    ) -> Result<Option<Frame<'a>>, ProtocolError> {
         let bytes = *input;
         let Ok((header, _)) = Header::ref_from_prefix(bytes) else {
             return check_prefix(bytes).map(|()| None);
         };
-        check_fixed_fields(header)?;
+        match likeness {
+            None => check_fixed_fields(header)?,
+            Some(likeness) => {
+                let its_own = Likeness::of(bytes);
+                // The one check that takes more than these fields.
+                let is_odd =
+                    header.checksum.get() != 0 && !Flags(header.flags).contains(Flags::CHECKSUM);
+                if its_own != *likeness || is_odd {
+                    check_fixed_fields(header)?;
+                    *likeness = its_own;
+                }
+            }
+        }
         // Before waiting for that many bytes: a hostile length must fail now.
         let frame_bytes = self.check_length(header)?;
         let Some((whole, rest)) = bytes.split_at_checked(frame_bytes) else {

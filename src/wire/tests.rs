@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::decode::Likeness;
 use super::handshake::{
     GREETING_BYTES, GoodbyeReason, Greeting, HANDSHAKE_BYTES_MAX, NAME_BYTES_MAX, RejectReason,
     read_farewell, read_greeting, version_in_common, write_farewell, write_greeting,
@@ -165,6 +166,35 @@ fn checksum_in_place_agrees_with_the_oracle_at_every_length() {
         let frame = &bytes[..length];
         assert_eq!(encode::checksum_in_place(frame), oracle::frame_checksum(frame), "{length}");
     }
+}
+
+/// Frames are cut alike whatever came before them: sound ones, and ones with a damaged header.
+#[test]
+fn likeness_to_the_frame_before_changes_no_outcome() {
+    let (mut sound, mut refused) = (0, 0);
+    seeded(300, |rng| {
+        let decoder = Decoder::new(FRAME_BYTES_MAX);
+        let mut likeness = Likeness::default();
+        for _ in 0..20 {
+            let mut bytes = match rng.u8(..4) {
+                0 => vec![0; HEADER_BYTES],
+                1 => sample(),
+                _ => oracle::encode(&random_plain(rng, 40)),
+            };
+            if rng.bool() {
+                let bit = rng.usize(..HEADER_BYTES * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            let outcome = |frame: Option<Frame<'_>>| frame.map(|frame| frame.as_bytes().to_vec());
+            let (mut alone, mut among) = (&bytes[..], &bytes[..]);
+            let expected = decoder.next(&mut alone).map(outcome);
+            let got = decoder.next_like(&mut among, &mut likeness).map(outcome);
+            assert_eq!(got, expected, "{bytes:?} after {likeness:?}");
+            assert_eq!(among, alone, "{bytes:?}");
+            *(if got.is_ok() { &mut sound } else { &mut refused }) += 1;
+        }
+    });
+    assert!(sound > 100 && refused > 100, "{sound} sound, {refused} refused");
 }
 
 /// A stream cut off at any byte yields the frames that are whole, and waits for the rest.
