@@ -321,8 +321,8 @@ impl Core {
         self.mark_dirty_if_needed(key);
     }
 
-    /// The socket has taken only so many bytes of a block. A reactor that spins tries again with its
-    /// next look, up to a bound; else the ring waits for room for the rest.
+    /// The socket has taken only so many bytes of a block. A reactor that spins tries again with
+    /// its next look, up to a bound; else the ring waits for room for the rest.
     #[inline]
     fn wait_for_room(
         &mut self,
