@@ -1,0 +1,207 @@
+//! `scripts/ab.sh` and `scripts/instructions.sh` in a repository of their own, with a cargo that
+//! makes its programs out of a file: what they build, in which order they run it, what they say.
+//! Needs `bash`, `awk` and `git`, as the scripts do.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// "Builds" a ringwire that is as fast as the file `speed` of the tree says. Each run takes a turn
+/// longer than the one before, both kinds alike, and is noted in `runs`.
+const CARGO_FOR_AB: &str = r#"#!/bin/bash
+set -e
+echo "$PWD" >>"$NOTES/builds"
+mkdir -p "$CARGO_TARGET_DIR/release"
+cat >"$CARGO_TARGET_DIR/release/ringwire" <<END
+#!/bin/bash
+speed=$(cat speed)
+END
+cat >>"$CARGO_TARGET_DIR/release/ringwire" <<'END'
+echo "$speed ${EXTRA:-}" >>"$NOTES/runs"
+turn=$(($(grep -c "^$speed" "$NOTES/runs")))
+while [ "$1" != --json ]; do shift; done
+echo '{"scenario":"machine","kernel":"K","cpu":"P","cores":2,"congestion_control":"C","date":"D"}' >"$2"
+echo '{"scenario":"rtt","subject":"ringwire","idle":"spin","payload_bytes":64,"connections":1,"p50_ns":'$((speed * turn))',"p99_ns":null}' >>"$2"
+END
+chmod +x "$CARGO_TARGET_DIR/release/ringwire"
+"#;
+
+/// Names a program that has the cases `a` and `b`.
+const CARGO_FOR_INSTRUCTIONS: &str = r#"#!/bin/bash
+cat >"$NOTES/program" <<'END'
+#!/bin/bash
+printf 'a 1\nb 10\n'
+END
+chmod +x "$NOTES/program"
+echo "  Executable benches/instructions.rs ($NOTES/program)" >&2
+"#;
+
+/// Counts 1,000 instructions to begin with, and for a call of a case what its file says.
+const VALGRIND: &str = r#"#!/bin/bash
+while [ "$1" != --case ]; do shift; done
+echo "==1== Collected : $((1000 + $3 * $(cat "$NOTES/case-$2")))" >&2
+"#;
+
+/// A repository with the scripts, and a folder that comes first in PATH; removed when dropped.
+struct Repository {
+    root: PathBuf,
+}
+
+impl Repository {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("ringwire-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let repository = Self { root };
+        for script in ["ab.sh", "instructions.sh"] {
+            let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
+            let text = fs::read_to_string(text).expect("a script of this repository");
+            repository.program(&format!("tree/scripts/{script}"), &text);
+        }
+        fs::create_dir_all(repository.root.join("notes")).expect("a writable directory");
+        repository.write("tree/speed", "100\n");
+        repository.git(&["init", "--quiet"]);
+        repository.git(&["add", "."]);
+        repository.git(&["commit", "--quiet", "--message", "first"]);
+        repository
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().expect("below the root")).expect("a writable directory");
+        fs::write(path, text).expect("a writable file");
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path)).unwrap_or_default()
+    }
+
+    fn program(&self, path: &str, text: &str) {
+        self.write(path, text);
+        let path = self.root.join(path);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.root.join("tree"))
+            .env("PATH", format!("{}:{path}", self.root.join("bin").display()))
+            .env("NOTES", self.root.join("notes"))
+            .env("CARGO_TARGET_DIR", self.root.join("target"))
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env_remove("GIT_DIR")
+            .env_remove("TURNS")
+            .env_remove("RECORD")
+            .env_remove("RUN_WITH")
+            .env_remove("RUSTFLAGS")
+            .env_remove("DRIFT");
+        command
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        let mut command = self.command("git");
+        command.args(["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]);
+        text(&command.args(arguments).output().expect("git is there"))
+    }
+
+    fn script(&self, name: &str, arguments: &[&str]) -> Output {
+        let mut command = self.command(self.root.join("tree/scripts").join(name));
+        command.args(arguments).env("TURNS", "3").output().expect("bash is there")
+    }
+}
+
+impl Drop for Repository {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// What a command that succeeded printed.
+fn text(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// The words of the line that begins so.
+fn words<'a>(text: &'a str, begin: &str) -> Vec<&'a str> {
+    let line = text.lines().find(|line| line.starts_with(begin));
+    line.unwrap_or_else(|| panic!("no line begins {begin:?} in {text}"))
+        .split_whitespace()
+        .collect()
+}
+
+#[test]
+fn two_builds_take_turns_and_are_compared_turn_by_turn() {
+    let repository = Repository::new("ab");
+    repository.program("bin/cargo", CARGO_FOR_AB);
+    let patch = "--- a/speed\n+++ b/speed\n@@ -1 +1 @@\n-100\n+50\n";
+    repository.write("tree/faster.patch", patch);
+    let printed = text(&repository.script(
+        "ab.sh",
+        &["half", "HEAD", "HEAD+faster.patch,EXTRA=x", "--", "rtt", "--duration", "0.1"],
+    ));
+    let first = repository.git(&["rev-parse", "--short=12", "HEAD"]);
+    assert_eq!(words(&printed, "half:")[1..3], ["3", "turns"]);
+    assert_eq!(words(&printed, "A "), ["A", "HEAD", &format!("({})", first.trim())]);
+    // Three turns of 100, 200 and 300 beside 50, 100 and 150.
+    let row = ["rtt", "64", "B", "spin", "ringwire", "p50_ns", "200", "100", "0.500"];
+    assert_eq!(
+        words(&printed, "rtt 64 B spin ringwire"),
+        [&row[..], &["0.500", "to", "0.500"]].concat()
+    );
+    assert!(!printed.contains("p99_ns"), "a figure without a value is left out: {printed}");
+    assert_eq!(repository.read("notes/runs"), "100 \n50 x\n50 x\n100 \n100 \n50 x\n");
+    assert_eq!(repository.read("notes/builds").lines().count(), 2);
+    assert_eq!(repository.git(&["worktree", "list"]).lines().count(), 1, "trees are taken away");
+
+    // What has been built is not built again.
+    text(&repository.script("ab.sh", &["again", "HEAD", "HEAD+faster.patch"]));
+    assert_eq!(repository.read("notes/builds").lines().count(), 2);
+}
+
+#[test]
+fn comparison_that_can_not_be_made_says_why() {
+    let repository = Repository::new("ab-wrong");
+    repository.program("bin/cargo", CARGO_FOR_AB);
+    let usage = repository.script("ab.sh", &["name", "HEAD"]);
+    assert_eq!(usage.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&usage.stderr).contains("scripts/ab.sh NAME A B"));
+    repository.write("tree/other.patch", "--- a/speed\n+++ b/speed\n@@ -1 +1 @@\n-7\n+50\n");
+    let outcome = repository.script("ab.sh", &["name", "HEAD", "HEAD+other.patch"]);
+    assert!(!outcome.status.success());
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    assert!(said.contains("other.patch does not apply to"), "{said}");
+    assert_eq!(repository.read("notes/runs"), "", "nothing else is measured instead");
+}
+
+#[test]
+fn instructions_that_have_grown_are_an_error_until_they_are_accepted() {
+    let repository = Repository::new("instructions");
+    repository.program("bin/cargo", CARGO_FOR_INSTRUCTIONS);
+    repository.program("bin/valgrind", VALGRIND);
+    let count = |a: u32, b: u32| {
+        repository.write("notes/case-a", &a.to_string());
+        repository.write("notes/case-b", &b.to_string());
+    };
+    fs::create_dir_all(repository.root.join("tree/benches")).expect("a writable directory");
+    count(500, 2000);
+    let accepted = text(&repository.script("instructions.sh", &["accept"]));
+    assert_eq!(words(&accepted, "a "), ["a", "500.0"]);
+    // Ten elements a call.
+    assert_eq!(words(&accepted, "b "), ["b", "200.0"]);
+
+    count(510, 2000);
+    let drifted = text(&repository.script("instructions.sh", &[]));
+    assert_eq!(words(&drifted, "a "), ["a", "500.0", "510.0", "+2.0", "%"]);
+    count(510, 2200);
+    let grown = repository.script("instructions.sh", &[]);
+    assert_eq!(grown.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&grown.stdout);
+    assert_eq!(words(&said, "b ")[4..], ["%", "more", "than", "3", "%", "more"]);
+    text(&repository.script("instructions.sh", &["accept"]));
+    text(&repository.script("instructions.sh", &[]));
+}
