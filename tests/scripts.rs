@@ -21,8 +21,10 @@ cat >>"$CARGO_TARGET_DIR/release/ringwire" <<'END'
 echo "$speed ${EXTRA:-}" >>"$NOTES/runs"
 turn=$(($(grep -c "^$speed" "$NOTES/runs")))
 while [ "$1" != --json ]; do shift; done
-echo '{"scenario":"machine","kernel":"K","cpu":"P","cores":2,"congestion_control":"C","date":"D"}' >"$2"
-echo '{"scenario":"rtt","subject":"ringwire","idle":"spin","payload_bytes":64,"connections":1,"p50_ns":'$((speed * turn))',"p99_ns":null}' >>"$2"
+machine='"kernel":"K","cpu":"P","cores":2,"congestion_control":"C","date":"D"'
+row='"subject":"ringwire","idle":"spin","payload_bytes":64,"connections":1'
+echo "{\"scenario\":\"machine\",$machine}" >"$2"
+echo "{\"scenario\":\"rtt\",$row,\"p50_ns\":$((speed * turn)),\"p99_ns\":null}" >>"$2"
 END
 chmod +x "$CARGO_TARGET_DIR/release/ringwire"
 "#;
