@@ -183,7 +183,7 @@ pub(crate) struct Connection {
     pub(crate) in_flight: Option<InFlight>,
     /// The rest of a send that must be queued again.
     pub(crate) unsent: Option<Buffer>,
-    /// The socket was full at the last attempt: sends wait for room instead of trying once.
+    /// The socket was full: the ring waits for room for what is sent, instead of trying once.
     pub(crate) congested: bool,
     /// How often in a row its full socket was tried past the ring, in vain.
     pub(crate) attempts: u16,
@@ -191,7 +191,7 @@ pub(crate) struct Connection {
     pub(crate) zero_copy: bool,
     /// It has sent a long message: what the kernel may hold of it was looked at.
     pub(crate) sends_long: bool,
-    /// In the reactor's list of connections with something to send.
+    /// In the reactor's list of connections with something to send, or of those that are stalled.
     pub(crate) is_dirty: bool,
     /// In the reactor's list of connections whose receive must be armed.
     pub(crate) wants_receive: bool,

@@ -140,8 +140,8 @@ pub(crate) struct Core {
     pub(crate) dirty: Vec<ConnectionKey>,
     /// Takes turns with `dirty`.
     pub(crate) dirty_spare: Vec<ConnectionKey>,
-    /// Those among them whose sockets were full: to be tried again past the ring, by a reactor that
-    /// spins. Not in `dirty` meanwhile.
+    /// Connections whose sockets were full: to be tried again past the ring, by a reactor that
+    /// spins. They have something to send as well, and are in `dirty` or here.
     pub(crate) stalled: Vec<ConnectionKey>,
     /// Connections whose receive must be armed.
     pub(crate) unarmed: Vec<ConnectionKey>,

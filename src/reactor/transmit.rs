@@ -178,6 +178,7 @@ impl Core {
         if mode == SendMode::Prompt && (self.sends_directly || self.sends_few && has_company()) {
             return self.send_directly(key, in_flight, buffer);
         }
+        connection.attempts = 0;
         in_flight.zero_copy = mode == SendMode::ZeroCopy;
         let piece_bytes = self.piece_bytes();
         let connection = &mut self.connections[key];
@@ -278,8 +279,7 @@ impl Core {
         let taken = match outcome {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            // The completion of a send through the ring reports what is wrong.
-            Err(_) => return self.leave_to_ring(key, in_flight, buffer, 0),
+            Err(error) => return self.send_failed(key, in_flight, buffer, &error),
         };
         if taken < bytes {
             return self.wait_for_room(key, in_flight, buffer, taken);
@@ -335,11 +335,13 @@ impl Core {
         // Bulk beside urgent messages keeps out of their way: their p99 was 1.6 times as long.
         let is_alone = connection.session.part() == Part::Whole;
         if !self.sends_directly || !is_alone || connection.attempts == DIRECT_ATTEMPTS_MAX {
-            connection.attempts = 0;
             return self.leave_to_ring(key, in_flight, buffer, taken);
         }
         if connection.attempts == 0 {
             self.counters.short_sends.add(1);
+        }
+        if taken > 0 {
+            self.last_activity = self.now;
         }
         connection.attempts = if taken > 0 { 1 } else { connection.attempts + 1 };
         in_flight.sent += taken;
@@ -351,17 +353,45 @@ impl Core {
         }
     }
 
+    /// A send past the ring has failed. The attempt took the error off the socket, where nobody
+    /// else finds it.
+    #[cold]
+    fn send_failed(
+        &mut self,
+        key: ConnectionKey,
+        in_flight: InFlight,
+        buffer: Buffer,
+        error: &io::Error,
+    ) {
+        match error.raw_os_error() {
+            // What the peer sent before it went is still to be read; or it passes. The completion
+            // of a send through the ring sees to it.
+            None
+            | Some(libc::EPIPE | libc::ECONNRESET | libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {
+                self.leave_to_ring(key, in_flight, buffer, 0);
+            }
+            Some(errno) => {
+                let connection = &mut self.connections[key];
+                connection.in_flight = Some(in_flight);
+                connection.unsent = Some(buffer);
+                self.close(key, CloseReason::Socket { errno });
+            }
+        }
+    }
+
     /// Looks whether sockets that were full have room now. Returns whether a block has left, or is
     /// left to the ring.
     #[inline]
     pub(crate) fn send_stalled(&mut self) -> bool {
-        let stalled = self.stalled.len();
+        let (stalled, sent) = (self.stalled.len(), self.counters.direct_sends.get());
+        // The turn that waits here may have begun long ago.
+        self.now = Nanos::now();
         self.transmit();
-        let has_changed = self.stalled.len() < stalled || !self.dirty.is_empty();
-        if has_changed {
-            self.last_activity = Nanos::now();
+        let has_sent = self.counters.direct_sends.get() != sent;
+        if has_sent {
+            self.last_activity = self.now;
         }
-        has_changed
+        has_sent || self.stalled.len() < stalled || !self.dirty.is_empty()
     }
 
     /// Has the ring wait for room in the sockets that were full: before the reactor sleeps.
@@ -373,13 +403,13 @@ impl Core {
         for key in &self.stalled {
             if let Some(connection) = self.connections.get_mut(*key) {
                 connection.congested = true;
-                connection.attempts = 0;
             }
         }
         self.transmit();
     }
 
-    /// The socket has taken only so many bytes of a block: the ring waits for room for the rest.
+    /// The socket has taken only so many bytes of a block, or refused it: the ring waits for room
+    /// for the rest, or finds out what is wrong.
     #[cold]
     fn leave_to_ring(
         &mut self,
@@ -393,7 +423,9 @@ impl Core {
         connection.in_flight = Some(in_flight);
         connection.unsent = Some(buffer);
         connection.congested = true;
-        self.counters.short_sends.add(1);
+        if connection.attempts == 0 {
+            self.counters.short_sends.add(1);
+        }
         self.mark_dirty(key);
     }
 

@@ -159,7 +159,7 @@ counters! {
     wakeups: Counter,
     /// Times the reactor began to spin, waiting for something to do.
     spins: Counter,
-    /// Of those, the ones that something came in.
+    /// Of those, the ones that something came in, or that found room in a full socket.
     spin_hits: Counter,
     /// Turns that took longer than `turn_threshold_us`, waiting not included.
     turns_slow: Counter,

@@ -226,7 +226,7 @@ statistics! {
     wakeups,
     /// Times a reactor began to spin, waiting for something to do.
     spins,
-    /// Of those, the ones that something came in.
+    /// Of those, the ones that something came in, or that found room in a full socket.
     spin_hits,
     /// Turns that took longer than `turn_threshold_us`, waiting not included.
     turns_slow,
@@ -236,7 +236,7 @@ statistics! {
     cq_overflows,
     /// Times the kernel was out of buffers or memory for an operation, which was then repeated.
     enobufs,
-    /// Sends that the socket took only in part, and that were continued.
+    /// Sends that the socket took only in part, and that were continued: each counts once.
     short_sends,
     /// Sends made by a system call of their own while spinning.
     direct_sends,

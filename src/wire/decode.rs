@@ -35,7 +35,7 @@ pub struct Frame<'a> {
     bytes: &'a [u8],
 }
 
-/// The fields of a header that are alike in all frames of a stream, from the magic number to the
+/// The fields of a header that are alike in most frames of a stream, from the magic number to the
 /// reserved byte, of a frame in which they were found right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Likeness(u64);

@@ -4,10 +4,13 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use ringwire::{Client, Config, ConfigBuilder, Envelope, Idle, Node, Priority, SendError, Server};
+use ringwire::{
+    Client, CloseReason, Config, ConfigBuilder, Envelope, Idle, Nanos, Node, Priority, SendError,
+    Server, Wait,
+};
 
 use crate::util::{
-    CRITICAL, DATA, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, client_and_peer,
+    CRITICAL, DATA, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, Stream, client_and_peer,
     client_and_peer_over_unix, client_with, echo, endpoint, isolated, pattern, plain_listener,
     resident_kib, settings, start, timed, wait_for, wait_until,
 };
@@ -182,6 +185,65 @@ fn full_socket_is_left_to_the_ring_before_a_sleep() {
         let after = client.statistics();
         assert!(after.completions > completions, "the ring was not asked: {after:?}");
         drop(reading.join().expect("in order and intact"));
+    });
+}
+
+/// Whoever waits for room is told of it with every block that leaves, also where several leave at
+/// once and the last of them in part.
+#[test]
+fn waiting_for_room_ends_when_there_is_some() {
+    isolated(|| {
+        let config = narrow().idle(Idle::Spin).lane_bytes_max(2 << 20).send_memory_bytes(16 << 20);
+        let (mut client, mut peer) = client_and_peer_over_unix(valid(config));
+        let admitted = fill(&mut client, Priority::Normal, 40_000);
+        let reading = std::thread::spawn(move || {
+            for number in 0..admitted {
+                assert_eq!(peer.frame().payload, numbered(number, 40_000));
+            }
+            peer
+        });
+        let deadline = Nanos::now() + PATIENCE;
+        let mut left = client.connection().expect("connected").bytes_queued;
+        let (mut turns, mut most_at_once) = (0, 0);
+        while left > 0 {
+            client.reactor().turn(Wait::Until(deadline)).expect("the ring works");
+            assert!(Nanos::now() < deadline, "{left} bytes are left");
+            let now_left = client.connection().expect("connected").bytes_queued;
+            most_at_once = most_at_once.max(left - now_left);
+            turns += 1;
+            left = now_left;
+        }
+        assert!(most_at_once <= 512 << 10, "{most_at_once} bytes left in one of {turns} turns");
+        drop(reading.join().expect("in order and intact"));
+    });
+}
+
+/// A connection that the kernel gives up says so, whoever meets the error first.
+#[test]
+fn error_that_a_send_past_the_ring_meets_is_the_reason() {
+    isolated(|| {
+        let config = narrow().idle(Idle::Spin).reconnect(false).tcp_user_timeout_ms(300);
+        let (mut client, peer) = client_and_peer(valid(config));
+        fill(&mut client, Priority::Normal, 1000);
+        let Stream::Tcp(tcp) = &peer.stream else { panic!("it is of TCP") };
+        let ports = [tcp.peer_addr(), tcp.local_addr()].map(|end| end.expect("connected").port());
+        let row = format!("0100007F:{:04X} 0100007F:{:04X}", ports[0], ports[1]);
+        // Nobody touches the socket from when something waits in it on.
+        wait_until("the kernel gives up", || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").expect("proc(5)");
+            let Some(line) = sockets.lines().find(|line| line.contains(&row)) else { return true };
+            if line.contains(" 00000000:") {
+                client.flush();
+            }
+            false
+        });
+        wait_until("the client learns of it", || {
+            client.flush();
+            client.poll();
+            client.disconnected_reason().is_some()
+        });
+        let reason = client.disconnected_reason();
+        assert_eq!(reason, Some(CloseReason::Socket { errno: libc::ETIMEDOUT }));
     });
 }
 
