@@ -273,6 +273,13 @@ impl Connection {
         self.pause.is_some() || self.frame_bytes.is_some_and(|bytes| bytes > window_bytes / 2)
     }
 
+    /// The socket has taken only so many bytes of a block: the rest is to be sent again.
+    #[inline]
+    pub(crate) fn keep_rest(&mut self, in_flight: InFlight, buffer: Buffer, taken: usize) {
+        self.in_flight = Some(InFlight { sent: in_flight.sent + taken, ..in_flight });
+        self.unsent = Some(buffer);
+    }
+
     /// Whether the kernel holds a send.
     pub(crate) fn is_sending(&self) -> bool {
         self.in_flight.is_some() && self.unsent.is_none()

@@ -20,7 +20,7 @@ use crate::sys::socket::{Gather, bound_loopback, send};
 use crate::time::Nanos;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
-/// through the ring.
+/// through the ring; blocks that leave together are so in any case (see [`Core::send_directly`]).
 ///
 /// One recv(2) that finds the data costs less than a receive armed in the ring: no poll entry to
 /// add, no wake-up in the sender's path, no deferred work to run. One send(2) costs less than an
@@ -265,7 +265,7 @@ impl Core {
     // Inlined: each return behind a system call is mispredicted where the kernel has to clear the
     // predictor of returns on its way out.
     #[inline(always)]
-    fn send_directly(&mut self, key: ConnectionKey, mut in_flight: InFlight, buffer: Buffer) {
+    fn send_directly(&mut self, key: ConnectionKey, in_flight: InFlight, buffer: Buffer) {
         let piece_bytes = self.piece_bytes();
         let connection = &mut self.connections[key];
         let unsent = in_flight.unsent_bytes();
@@ -288,9 +288,7 @@ impl Core {
         self.counters.direct_sends.add(1);
         if bytes < unsent {
             // A piece: the next one follows when the others have had their turn.
-            in_flight.sent += taken;
-            connection.in_flight = Some(in_flight);
-            connection.unsent = Some(buffer);
+            connection.keep_rest(in_flight, buffer, taken);
             self.mark_dirty(key);
             return;
         }
@@ -327,7 +325,7 @@ impl Core {
     fn wait_for_room(
         &mut self,
         key: ConnectionKey,
-        mut in_flight: InFlight,
+        in_flight: InFlight,
         buffer: Buffer,
         taken: usize,
     ) {
@@ -344,9 +342,7 @@ impl Core {
             self.last_activity = self.now;
         }
         connection.attempts = if taken > 0 { 1 } else { connection.attempts + 1 };
-        in_flight.sent += taken;
-        connection.in_flight = Some(in_flight);
-        connection.unsent = Some(buffer);
+        connection.keep_rest(in_flight, buffer, taken);
         if !connection.is_dirty {
             connection.is_dirty = true;
             self.stalled.push(key);
@@ -371,9 +367,7 @@ impl Core {
                 self.leave_to_ring(key, in_flight, buffer, 0);
             }
             Some(errno) => {
-                let connection = &mut self.connections[key];
-                connection.in_flight = Some(in_flight);
-                connection.unsent = Some(buffer);
+                self.connections[key].keep_rest(in_flight, buffer, 0);
                 self.close(key, CloseReason::Socket { errno });
             }
         }
@@ -414,14 +408,12 @@ impl Core {
     fn leave_to_ring(
         &mut self,
         key: ConnectionKey,
-        mut in_flight: InFlight,
+        in_flight: InFlight,
         buffer: Buffer,
         taken: usize,
     ) {
-        in_flight.sent += taken;
         let connection = &mut self.connections[key];
-        connection.in_flight = Some(in_flight);
-        connection.unsent = Some(buffer);
+        connection.keep_rest(in_flight, buffer, taken);
         connection.congested = true;
         if connection.attempts == 0 {
             self.counters.short_sends.add(1);
