@@ -169,7 +169,7 @@ fn socket_that_stays_full_is_left_to_the_ring() {
 fn full_socket_is_left_to_the_ring_before_a_sleep() {
     isolated(|| {
         let config = narrow().idle(Idle::Adaptive).idle_spin_us(20);
-        let (mut client, mut peer) = client_and_peer(valid(config));
+        let (mut client, mut peer) = client_and_peer_over_unix(valid(config));
         let admitted = fill(&mut client, Priority::Normal, 1000);
         let completions = client.statistics().completions;
         let counters = client.reactor().counters();
@@ -233,6 +233,7 @@ fn error_that_a_send_past_the_ring_meets_is_the_reason() {
             let sockets = std::fs::read_to_string("/proc/net/tcp").expect("proc(5)");
             let Some(line) = sockets.lines().find(|line| line.contains(&row)) else { return true };
             if line.contains(" 00000000:") {
+                while client.send(Envelope::data(), &[0; 1000]).is_ok() {}
                 client.flush();
             }
             false
@@ -252,16 +253,17 @@ fn error_that_a_send_past_the_ring_meets_is_the_reason() {
 fn stalled_messages_are_counted_when_the_connection_ends() {
     isolated(|| {
         let config = valid(narrow().idle(Idle::Spin).reconnect(false).session_linger_ms(0));
-        let (mut client, peer) = client_and_peer(config.clone());
+        let (mut client, peer) = client_and_peer_over_unix(config.clone());
         fill(&mut client, Priority::Normal, 1000);
         let report = client.disconnect(Duration::from_millis(20));
         assert!(report.messages_dropped > 100, "{report:?}");
         assert_eq!(client.statistics().messages_dropped, report.messages_dropped);
         drop(peer);
 
-        let (mut client, peer) = client_and_peer(config);
+        let (mut client, peer) = client_and_peer_over_unix(config);
         fill(&mut client, Priority::Normal, 1000);
-        peer.reset();
+        // Gone with something unread, which resets its end (unix(7), ECONNRESET).
+        drop(peer);
         wait_until("the client sees its peer go", || {
             client.poll();
             client.disconnected_reason().is_some()
