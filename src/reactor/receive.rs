@@ -86,9 +86,13 @@ pub(crate) fn handle_ready(
 ) {
     // Connections whose budget runs out put themselves behind the others for the next turn.
     let count = core.ready.len();
+    let transmits_early = core.transmits_early(count);
     for index in 0..count {
         let key = core.ready[index];
         handle_window(core, handlers, awaited, key);
+        if transmits_early {
+            core.transmit_early(key);
+        }
     }
     core.ready.drain(..count);
 }

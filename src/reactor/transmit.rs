@@ -27,6 +27,11 @@ use crate::time::Nanos;
 /// `enter` that submits it. With more connections the ring's batching wins.
 pub(crate) const DIRECT_CONNECTIONS_MAX: usize = 2;
 
+/// While spinning, the answers to what a connection has sent go before the frames of the next one
+/// are handled, if no more than these have received something. Beyond that, sending together
+/// through the ring costs as little.
+const EARLY_CONNECTIONS_MAX: usize = 16;
+
 /// How often in a row a full socket is tried past the ring before the ring waits for room.
 const DIRECT_ATTEMPTS_MAX: u16 = 256;
 
@@ -94,6 +99,30 @@ impl Core {
             return;
         }
         self.meter.begin();
+        self.transmit_dirty();
+        // After the sends: nobody waits for this thread now.
+        self.settle_meter();
+        self.meter.end();
+    }
+
+    /// Whether what is to be sent leaves between the frames of one connection and those of the
+    /// next, of so many that have received something.
+    #[inline]
+    pub(crate) fn transmits_early(&self, connections: usize) -> bool {
+        (2..=EARLY_CONNECTIONS_MAX).contains(&connections) && self.is_spinning()
+    }
+
+    /// In a turn, between the frames of one connection and those of the next: the answers to the
+    /// first need not wait for the others. What else is to be sent does, as more may come to it.
+    #[inline]
+    pub(crate) fn transmit_early(&mut self, key: ConnectionKey) {
+        if *self.dirty == [key] {
+            self.transmit_dirty();
+        }
+    }
+
+    #[inline]
+    fn transmit_dirty(&mut self) {
         // What can not be queued now goes into the list for the next turn.
         let mut dirty = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.dirty_spare));
         self.sends_few = dirty.len() <= DIRECT_CONNECTIONS_MAX;
@@ -106,9 +135,6 @@ impl Core {
             }
         }
         self.dirty_spare = dirty;
-        // After the sends: nobody waits for this thread now.
-        self.settle_meter();
-        self.meter.end();
     }
 
     #[inline]

@@ -1,14 +1,19 @@
 //! Handlers: called with what was sent, free to answer anybody, unable to take anything down.
 
+use std::cell::RefCell;
+use std::net::TcpStream;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringwire::{ConnectionId, Envelope, Kind, Server, ServerBuilder};
+use ringwire::config::Idle;
+use ringwire::time::Nanos;
+use ringwire::{ConnectionId, Envelope, Kind, Reactor, Server, ServerBuilder, Wait};
 
 use crate::util::{
-    COMMAND, DATA, GOODBYE, NORMAL, PATIENCE, Peer, Plain, RESPONSE, STATUS, client, config,
-    endpoint, isolated, start, wait_for,
+    COMMAND, DATA, GOODBYE, NORMAL, PATIENCE, Peer, Plain, RESPONSE, STATUS, Stream, client,
+    config, endpoint, isolated, settings, start, wait_for,
 };
 
 #[derive(rkyv::Archive, rkyv::Serialize)]
@@ -107,6 +112,49 @@ fn reply_carries_the_correlation_of_its_request_only() {
         let answer = peer.frame();
         assert_eq!((answer.flags & RESPONSE, answer.correlation), (0, 0));
         assert_eq!(answer.payload, b"no request");
+    });
+}
+
+/// A reactor that spins answers one connection before it handles what the next has sent; of many,
+/// it answers all together.
+#[test]
+fn answer_leaves_before_the_next_is_handled() {
+    isolated(|| {
+        for (count, is_early) in [(3, true), (40, false)] {
+            let config = settings().idle(Idle::Spin).build().expect("valid");
+            let mut reactor = Reactor::new(&config).expect("a ring");
+            let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
+            let connecting = std::thread::spawn(move || {
+                (0..count).map(|_| Peer::connect_to(&address)).collect::<Vec<_>>()
+            });
+            let deadline = Nanos::now() + PATIENCE;
+            while !connecting.is_finished() && Nanos::now() < deadline {
+                reactor.turn(Wait::Until(Nanos::now() + Duration::from_millis(1))).expect("a turn");
+            }
+            let mut peers = connecting.join().expect("connected");
+            let socket_of = |peer: &Peer| {
+                let Stream::Tcp(stream) = &peer.stream else { panic!("TCP") };
+                stream.try_clone().expect("a descriptor")
+            };
+            let sockets: Vec<_> = peers.iter().map(socket_of).collect();
+            let answered = Rc::new(RefCell::new(Vec::new()));
+            let seen = Rc::clone(&answered);
+            reactor.on(Kind::Command, move |context, frame| {
+                let has_answer =
+                    |socket: &&TcpStream| rustix::io::ioctl_fionread(socket).expect("a socket") > 0;
+                seen.borrow_mut().push(sockets.iter().filter(has_answer).count());
+                context.reply(Envelope::status(), frame.payload()).expect("room");
+            });
+            for peer in &mut peers {
+                peer.send(Plain::new(COMMAND, NORMAL, b"?"));
+            }
+            while answered.borrow().len() < count && Nanos::now() < deadline {
+                reactor.turn(Wait::Until(deadline)).expect("a turn");
+            }
+            let each_before_the_next: Vec<_> = (0..count).collect();
+            let is_each = *answered.borrow() == each_before_the_next;
+            assert_eq!(is_each, is_early, "{count}: {:?}", answered.borrow());
+        }
     });
 }
 
