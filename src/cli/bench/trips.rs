@@ -5,6 +5,7 @@
 //! send commands, and the handler of each answer sends the next one.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -131,10 +132,10 @@ pub(super) struct Exchange {
 
 /// What is under way, and what came of the rest.
 struct Flights {
-    /// When the message in flight left, by connection; sorted.
-    started: Vec<(ConnectionId, Nanos)>,
-    /// The first so many exchange messages, the others are silent.
-    busy: usize,
+    /// When the message in flight left.
+    started: HashMap<ConnectionId, Nanos>,
+    /// Those that exchange messages; the others are silent.
+    busy: Vec<ConnectionId>,
     payload: Vec<u8>,
     until: Nanos,
     in_flight: usize,
@@ -175,12 +176,11 @@ impl Exchange {
     /// Exchanges one message on each connection and checks the answers: timing wrong ones would be
     /// pointless.
     pub(super) fn new(mut end: Many, plan: &Plan) -> Result<Self, SubjectError> {
-        let mut started: Vec<_> = end.connections.iter().map(|&id| (id, Nanos(0))).collect();
-        started.sort_unstable_by_key(|&(id, _)| id);
-        let expected = started.len() as u64;
+        let busy = end.connections.clone();
+        let expected = busy.len() as u64;
         let flights = Rc::new(RefCell::new(Flights {
-            busy: started.len(),
-            started,
+            started: busy.iter().map(|&id| (id, Nanos(0))).collect(),
+            busy,
             payload: payload(plan.case.payload_bytes),
             until: Nanos(0),
             in_flight: 0,
@@ -199,7 +199,7 @@ impl Exchange {
             let what = "connections whose first echo is right";
             return Err(SubjectError::WrongAnswer { what, expected, got: expected - wrong });
         }
-        this.flights.borrow_mut().busy = plan.case.busy().min(this.end.connections.len());
+        this.flights.borrow_mut().busy.truncate(plan.case.busy());
         Ok(this)
     }
 
@@ -210,9 +210,9 @@ impl Exchange {
         {
             let Flights { started, busy, payload, in_flight, errors, until: end, .. } =
                 &mut *self.flights.borrow_mut();
-            (*end, *errors, *in_flight) = (until, 0, *busy);
-            for (connection, start) in &mut started[..*busy] {
-                *start = Nanos::now();
+            (*end, *errors, *in_flight) = (until, 0, busy.len());
+            for connection in busy {
+                started.insert(*connection, Nanos::now());
                 reactor.send(*connection, Envelope::command(), &payload[..])?;
             }
         }
@@ -249,8 +249,7 @@ impl Flights {
     fn take(&mut self, context: &mut Context<'_>, frame: &Frame<'_>) {
         let now = Nanos::now();
         let connection = context.connection();
-        let at = self.started.binary_search_by_key(&connection, |&(id, _)| id);
-        let (_, started) = &mut self.started[at.expect("a connection of ours")];
+        let started = self.started.get_mut(&connection).expect("a connection of ours");
         self.latency.saturating_record(now.0.saturating_sub(started.0));
         self.errors += u64::from(frame.payload() != &self.payload[..]);
         if now >= self.until {
