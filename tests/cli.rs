@@ -125,8 +125,8 @@ fn default_suite_shows_its_goals() {
     // Above the first table stand warnings and the machine's name, as long as they are.
     let mut tables = stderr.lines().skip_while(|line| !line.contains("1 round of"));
     assert!(tables.all(|line| line.chars().count() <= 80), "{stderr}");
-    // Spinning has goals only where the two ends have a core each.
-    let goals = if cores() == 1 { 1 } else { 5 + usize::from(has_many) };
+    // Round trips have two. Spinning has goals only where the two ends have a core each.
+    let goals = if cores() == 1 { 2 } else { 7 + usize::from(has_many) };
     let judged = stderr.lines().filter(|line| line.contains("x met") || line.contains("x missed"));
     assert_eq!(judged.count(), goals, "{stderr}");
 }

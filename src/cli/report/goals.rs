@@ -74,13 +74,20 @@ impl Verdict {
     }
 }
 
-/// What a case is held to.
-fn held(case: &Case<'_>) -> Option<Held> {
+/// What a case is held to, and the figures that is about.
+fn held(case: &Case<'_>) -> Vec<(Held, Figure)> {
     // Beside other settings of itself it is held to nothing.
     if case.entries.iter().any(|entry| entry.row.subject.starts_with("ringwire[")) {
-        return None;
+        return Vec::new();
     }
-    Held::of(Keys {
+    let figure = |held: Held| named(held.figure()).expect("goals are about figures that are shown");
+    let all = keys(case).map(Held::all_of).unwrap_or_default();
+    all.into_iter().map(|held| (held, figure(held))).collect()
+}
+
+/// What tells a case from others, where all of it is known.
+fn keys<'a>(case: &Case<'a>) -> Option<Keys<'a>> {
+    Some(Keys {
         scenario: case.scenario,
         idle: case.idle?,
         payload_bytes: case.payload_bytes?,
@@ -88,12 +95,6 @@ fn held(case: &Case<'_>) -> Option<Held> {
         fewer: case.fewer,
         is_reliable: case.is_reliable,
     })
-}
-
-/// The goal of a case that is about its other subject number `floor`.
-fn held_to(case: &Case<'_>, floor: usize) -> Option<(Held, Figure)> {
-    let held = held(case).filter(|held| held.floor() == floor)?;
-    Some((held, named(held.figure()).expect("goals are about figures that are shown")))
 }
 
 /// All goals of a run, in the order of its cases.
@@ -109,8 +110,8 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
     let told = told.map(|(_, told)| Verdict::told(short_title(case), told));
     let mut verdicts: Vec<Verdict> = told.collect();
     let Some((ours, others)) = case.sides(run) else { return verdicts };
-    for (floor, other) in others.iter().enumerate() {
-        let Some((held, figure)) = held_to(case, floor) else { continue };
+    for (held, figure) in held(case) {
+        let Some(other) = others.get(held.floor()) else { continue };
         let Some(value) = of(figure, ours, other) else { continue };
         verdicts.push(Verdict {
             case: short_title(case),
@@ -157,20 +158,16 @@ pub(super) fn range(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Opti
     Some((ratio(low, floor_high)?, ratio(high, floor_low)?))
 }
 
-/// Ringwire's ratio to what it is held against in every case, in the figure that says most: where
-/// there is a goal, to its floor, and otherwise to the first of the others; beside other
-/// transports, to its floor and to the best of them. The tables have all. Those of several runs
-/// follow each other, case by case.
+/// Ringwire's ratio to what it is held against in every case: those that have goals, and otherwise
+/// that to the first of the others, in the figure that says most; beside other transports, to its
+/// floor and to the best of them. The tables have all. Those of several runs follow each other,
+/// ratio by ratio.
 pub(super) fn ratios(book: &Book<'_>) -> Vec<Ratio> {
     let mut ratios = Vec::new();
     for case in &book.cases {
-        let of_runs = 0..book.runs.len();
-        if !case.is_of_peers() {
-            ratios.extend(of_runs.filter_map(|run| of_run(book, case, run)));
-            continue;
-        }
+        let of_run = if case.is_of_peers() { beside_peers } else { of_run };
         let mut of_case: Vec<Ratio> =
-            of_runs.flat_map(|run| beside_peers(book, case, run)).collect();
+            (0..book.runs.len()).flat_map(|run| of_run(book, case, run)).collect();
         // The same ratio in several runs is a group.
         let names: Vec<String> = of_case.iter().map(|ratio| ratio.name.clone()).collect();
         of_case.sort_by_key(|ratio| names.iter().position(|name| *name == ratio.name));
@@ -216,41 +213,46 @@ fn beside_peers(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
     [floor, peers::best(case, run)].into_iter().flatten().filter_map(ratio_to).collect()
 }
 
-/// The ratio of one case in one run.
-fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Option<Ratio> {
-    let (ours, others) = case.sides(run)?;
-    let floor = held(case).map_or(0, Held::floor);
-    let other = others.get(floor)?;
-    let held = held_to(case, floor);
+/// The ratios of one case in one run.
+fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
+    let Some((ours, others)) = case.sides(run) else { return Vec::new() };
+    let with = |other: usize, figure: Figure, held: Option<Held>| {
+        let other = others.get(other)?;
+        let value = of(figure, ours, other)?;
+        let state = held.map_or(State::Plain, |held| state(outcome(held.is_met(value))));
+        let mut name =
+            format!("{}: {} / {}", short_title(case), figure.title, text::name(&other.label));
+        let mut verdict = format!("{value:.2}x");
+        if let Some(held) = held {
+            // A bound is the same in all runs: it stands with the name they share.
+            let (bound, is_met) = (held.text(), met(outcome(held.is_met(value))));
+            if book.is_comparison() {
+                name += &format!(", {bound}");
+                verdict += &format!(" {is_met}");
+            } else {
+                verdict += &format!(", {bound} {is_met}");
+            }
+        }
+        Some(Ratio {
+            name,
+            run: book.is_comparison().then(|| letter(run)),
+            value,
+            range: range(figure, ours, other),
+            goal: held.map(Held::bound),
+            verdict,
+            state,
+        })
+    };
+    let held = held(case);
+    let judged = held.iter().filter_map(|&(held, figure)| with(held.floor(), figure, Some(held)));
+    let judged: Vec<Ratio> = judged.collect();
+    if !judged.is_empty() {
+        return judged;
+    }
     // Over other numbers of connections messages wait for each other: only rates compare.
     let usual = if case.fewer.is_some() { RATE } else { P50 };
-    let figure = held.map_or(usual, |(_, figure)| figure);
-    let with = |figure| Some((figure, of(figure, ours, other)?));
-    let (figure, value) = [figure, RATE].into_iter().find_map(with)?;
-    let held = held.filter(|(_, of)| of.title == figure.title).map(|(held, _)| held);
-    let state = held.map_or(State::Plain, |held| state(outcome(held.is_met(value))));
-    let mut name =
-        format!("{}: {} / {}", short_title(case), figure.title, text::name(&other.label));
-    let mut verdict = format!("{value:.2}x");
-    if let Some(held) = held {
-        // A bound is the same in all runs: it stands with the name they share.
-        let (bound, is_met) = (held.text(), met(outcome(held.is_met(value))));
-        if book.is_comparison() {
-            name += &format!(", {bound}");
-            verdict += &format!(" {is_met}");
-        } else {
-            verdict += &format!(", {bound} {is_met}");
-        }
-    }
-    Some(Ratio {
-        name,
-        run: book.is_comparison().then(|| letter(run)),
-        value,
-        range: range(figure, ours, other),
-        goal: held.map(Held::bound),
-        verdict,
-        state,
-    })
+    let floor = held.first().map_or(0, |(held, _)| held.floor());
+    [usual, RATE].into_iter().find_map(|figure| with(floor, figure, None)).into_iter().collect()
 }
 
 fn outcome(is_met: bool) -> Outcome {
@@ -316,6 +318,39 @@ mod tests {
         assert_eq!(states, [State::Good, State::Bad, State::Plain]);
         assert_eq!(ratios[0].verdict, "1.10x, <= 1.10x met");
         assert_eq!(ratios[2].verdict, "1.10x");
+    }
+
+    #[test]
+    fn round_trips_are_held_to_two_figures() {
+        let row = |subject: &str, p50: u32, p99: u32| {
+            format!(
+                "{{\"scenario\":\"rtt\",\"subject\":\"{subject}\",\"idle\":\"park\",\
+                 \"payload_bytes\":64,\"connections\":1,\"p50_ns\":{p50},\"p99_ns\":{p99}}}\n"
+            )
+        };
+        let run = |p99| row("socket", 1000, 2000) + &row("ringwire", 1050, p99);
+        let shown = |text: &str| -> Vec<String> {
+            let runs = read::parse("a", text.as_bytes()).expect("rows");
+            let of = |ratio: &Ratio| format!("{} {}", ratio.name, ratio.verdict);
+            ratios(&Book::new(&runs)).iter().map(of).collect()
+        };
+        let expected = [
+            "rtt 64 B park: p50 / socket 1.05x, <= 1.10x met",
+            "rtt 64 B park: p99 / socket 1.20x, <= 1.15x missed",
+        ];
+        assert_eq!(shown(&run(2400)), expected);
+        let runs = read::parse("a", run(2400).as_bytes()).expect("rows");
+        let verdicts = verdicts(&Book::new(&runs), 0);
+        assert_eq!(Count::of(&verdicts), Count { met: 1, judged: 2, open: 0 });
+        // Of two runs, each ratio with both of them in a group.
+        let both = run(2400) + "{\"scenario\":\"machine\"}\n" + &run(2200);
+        let expected = [
+            "rtt 64 B park: p50 / socket, <= 1.10x 1.05x met",
+            "rtt 64 B park: p50 / socket, <= 1.10x 1.05x met",
+            "rtt 64 B park: p99 / socket, <= 1.15x 1.20x missed",
+            "rtt 64 B park: p99 / socket, <= 1.15x 1.10x met",
+        ];
+        assert_eq!(shown(&both), expected);
     }
 
     #[test]
