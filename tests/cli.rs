@@ -17,7 +17,7 @@ use serde_json::Value;
 /// Registries are made here: a process that is killed leaves nothing in the machine's memory.
 const RUNTIME: &str = env!("CARGO_TARGET_TMPDIR");
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "scenario",
     "subject",
     "idle",
@@ -37,6 +37,7 @@ const KEYS: [&str; 20] = [
     "bytes_per_s",
     "cpu_ns_per_frame",
     "enters_per_frame",
+    "direct_per_frame",
     "errors",
 ];
 
@@ -96,7 +97,9 @@ fn bench(arguments: &[&str]) -> Vec<Value> {
         assert!(record["frames_per_s"].as_f64().expect("a rate") > 0.0, "{record}");
         assert!(record["cpu_ns_per_frame"].as_f64().expect("a time") > 0.0, "{record}");
         let has_ring = record["subject"].as_str().expect("a name").starts_with("ringwire");
-        assert_eq!(record["enters_per_frame"].is_number(), has_ring, "{record}");
+        for key in ["enters_per_frame", "direct_per_frame"] {
+            assert_eq!(record[key].is_number(), has_ring, "{record}");
+        }
     }
     assert!(stderr.contains("frames/s"), "the table goes to standard error: {stderr}");
     records

@@ -45,6 +45,9 @@ pub(super) struct Record {
     /// `io_uring_enter` calls of both ends; `null` for subjects without a ring. Not all system
     /// calls: a spinning reactor with few connections calls send and recv instead.
     pub(super) enters_per_frame: Option<f64>,
+    /// Those calls: `send` and `recv` past the ring, of both ends, without the attempts that found
+    /// nothing. `null` for subjects without a ring.
+    pub(super) direct_per_frame: Option<f64>,
     pub(super) errors: u64,
     /// Of paced load.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,8 +80,6 @@ pub(super) struct Measured {
     pub(super) record: Record,
     /// Lowest and highest rate of a round.
     pub(super) frames_per_s_range: (f64, f64),
-    /// Sends and receives past the ring, of both ends; `None` for subjects without a ring.
-    pub(super) direct_per_frame: Option<f64>,
     /// What it is called in a table whose columns have no room for its name.
     pub(super) letter: Option<char>,
 }
@@ -125,6 +126,7 @@ impl Record {
             bytes_per_s: frames_per_s.map(|rate| tidy(rate * case.payload_bytes as f64)),
             cpu_ns_per_frame: per_frame(&|round| has_rate.then_some(round.cpu_ns as f64)),
             enters_per_frame: per_frame(&|round| Some(round.calls?.enters as f64)),
+            direct_per_frame: per_frame(&|round| Some(round.calls?.direct as f64)),
             errors: rounds.iter().map(|round| round.errors).sum(),
             requests_per_s: case.period.map(|period| tidy(1.0 / period.as_secs_f64())),
             busy_connections: Some(case.busy()).filter(|&busy| busy < case.connections),
@@ -144,12 +146,7 @@ impl Record {
             histogram_v2: all.as_ref().map(encode),
             series: Series::of(rounds.iter().map(|round| round.extra.course.as_ref())),
         };
-        Measured {
-            record,
-            frames_per_s_range: (low_of(&rates), high_of(&rates)),
-            direct_per_frame: per_frame(&|round| Some(round.calls?.direct as f64)),
-            letter: None,
-        }
+        Measured { record, frames_per_s_range: (low_of(&rates), high_of(&rates)), letter: None }
     }
 }
 
@@ -283,7 +280,7 @@ mod tests {
         let line = serde_json::to_string(&measured.record).expect("serialises");
         let expected = "scenario subject idle payload_bytes connections rounds samples p50_ns \
             p90_ns p99_ns p99_9_ns p99_99_ns max_ns p50_ns_low p50_ns_high frames_per_s \
-            bytes_per_s cpu_ns_per_frame enters_per_frame errors histogram_v2";
+            bytes_per_s cpu_ns_per_frame enters_per_frame direct_per_frame errors histogram_v2";
         let keys: Vec<&str> = expected.split_whitespace().collect();
         let position = |key: &&str| line.find(&format!("\"{key}\":")).expect("the key is there");
         let positions: Vec<usize> = keys.iter().map(position).collect();
@@ -314,7 +311,7 @@ mod tests {
         assert_eq!(record.cpu_ns_per_frame, Some(5.0));
         assert_eq!(record.enters_per_frame, Some(1.5));
         assert_eq!(measured.frames_per_s_range.1, 2e6);
-        assert_eq!(measured.direct_per_frame, Some(1.0));
+        assert_eq!(record.direct_per_frame, Some(1.0));
     }
 
     #[test]
@@ -324,7 +321,7 @@ mod tests {
         let record = Record::sum_up(&plan, "raw", &[round]).record;
         assert_eq!((record.p50_ns, record.max_ns, record.p50_ns_low), (None, None, None));
         assert_eq!(record.samples, 10);
-        assert_eq!(record.enters_per_frame, None);
+        assert_eq!((record.enters_per_frame, record.direct_per_frame), (None, None));
     }
 
     #[test]
@@ -378,5 +375,6 @@ mod tests {
         assert_eq!((record.p99_9_ns, record.p99_99_ns), (None, None));
         assert_eq!((record.frames_per_s, record.bytes_per_s), (None, None));
         assert_eq!((record.cpu_ns_per_frame, record.enters_per_frame), (None, None));
+        assert_eq!(record.direct_per_frame, None);
     }
 }

@@ -52,7 +52,7 @@ const LINES: [Line; 14] = [
     line("CPU/frame", |m| m.record.cpu_ns_per_frame, time),
     line("enters/frame", |m| m.record.enters_per_frame, count),
     // Only where there are any: a spinning reactor with few connections.
-    line("direct/frame", |m| m.direct_per_frame.filter(|&calls| calls > 0.0), count),
+    line("direct/frame", |m| m.record.direct_per_frame.filter(|&calls| calls > 0.0), count),
 ];
 
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─'));

@@ -437,6 +437,28 @@ mod tests {
         assert_eq!(texts(&document, "dd"), turned);
     }
 
+    /// Older files do not say how often a reactor went past the ring.
+    #[test]
+    fn calls_past_the_ring_are_shown_where_there_are_any() {
+        let titles = |rest: &str| {
+            let text = format!(
+                "{{\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"enters_per_frame\":0.5{rest}}}\n\
+                 {{\"scenario\":\"rtt\",\"subject\":\"socket\",\"enters_per_frame\":null}}\n"
+            );
+            let runs = read::parse("a", text.as_bytes()).expect("rows");
+            let book = Book::new(&runs);
+            let markup = figures(&book, &book.cases[0], 0).markup;
+            let document = well_formed(&markup);
+            (texts(&document, "th")[3..].to_vec(), texts(&document, "td"))
+        };
+        let (heads, cells) = titles(",\"direct_per_frame\":1.25");
+        assert_eq!(heads, ["enters/frame", "direct/frame", "samples"]);
+        assert!(cells.contains(&"1.25".into()), "{cells:?}");
+        for rest in ["", ",\"direct_per_frame\":null", ",\"direct_per_frame\":0"] {
+            assert_eq!(titles(rest).0, ["enters/frame", "samples"], "{rest}");
+        }
+    }
+
     /// The same maximum under three names is no three figures.
     #[test]
     fn percentiles_beyond_the_samples_are_left_out() {
