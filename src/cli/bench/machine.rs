@@ -143,22 +143,29 @@ fn mitigations(folder: &str) -> Option<String> {
 
 /// The commit of the checkout this was built from, while it is still there.
 fn commit(folder: &Path) -> Option<String> {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").arg("-C").arg(folder).args(arguments).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
-        output.status.success().then_some(text)
-    };
     let built_in = || option_env!("RINGWIRE_COMMIT").map(str::to_owned);
     // Sources unpacked inside somebody else's repository are not of that repository's commit.
-    let top = git(&["rev-parse", "--show-toplevel"]);
+    let top = git(folder, &["rev-parse", "--show-toplevel"]);
     if top.is_none_or(|top| Path::new(&top) != folder) {
         return built_in();
     }
-    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
+    let Some(commit) = git(folder, &["rev-parse", "--short=12", "HEAD"]) else {
         return built_in();
     };
-    let changed = git(&["status", "--porcelain"]).is_some_and(|text| !text.is_empty());
+    // Results are no change of the sources, and neither is any other file that git does not know: a
+    // module of its own has a line in one that git knows.
+    let sources = ["src", "Cargo.toml", "Cargo.lock", "build.rs"];
+    let status = ["status", "--porcelain", "--untracked-files=no", "--"];
+    let status = git(folder, &[&status[..], &sources[..]].concat());
+    let changed = status.is_some_and(|text| !text.is_empty());
     Some(if changed { commit + "+" } else { commit })
+}
+
+/// What git says of a checkout.
+fn git(folder: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").arg("-C").arg(folder).args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    output.status.success().then_some(text)
 }
 
 fn command_line() -> String {
@@ -187,7 +194,48 @@ fn utc(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+
+    /// A repository with one commit of two sources and a document.
+    fn repository() -> PathBuf {
+        // As git names it, which follows links.
+        let folder = std::env::temp_dir().canonicalize().expect("there is one");
+        let folder = folder.join(format!("ringwire-bench-{}-git", std::process::id()));
+        // What a run that was killed has left.
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("src")).expect("a folder");
+        for file in ["src/lib.rs", "build.rs", "README.md"] {
+            fs::write(folder.join(file), "old").expect("a file");
+        }
+        let own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+        for words in [&["init", "-q"][..], &["add", "."], &["commit", "-q", "-m", "first"]] {
+            git(&folder, &[&own[..], words].concat()).expect("git is there");
+        }
+        folder
+    }
+
+    #[test]
+    fn only_changed_sources_mark_a_commit() {
+        let folder = repository();
+        let of = || commit(&folder).expect("a commit");
+        let clean = of();
+        assert_eq!(clean.len(), 12, "{clean}");
+        let check = |file: &str, is_change| {
+            fs::write(folder.join(file), "new").expect("a file");
+            assert_eq!(of().ends_with('+'), is_change, "{file}");
+        };
+        check("today.jsonl", false);
+        check("src/notes.txt", false);
+        check("README.md", false);
+        for source in ["src/lib.rs", "build.rs"] {
+            check(source, true);
+            git(&folder, &["checkout", "-q", "--", source]).expect("as it was");
+            assert_eq!(of(), clean, "{source}");
+        }
+        fs::remove_dir_all(&folder).expect("made above");
+    }
 
     #[test]
     fn dates_are_right() {
