@@ -2,20 +2,22 @@
 # The bench suite: the same questions put to ringwire and to other transports, side by side.
 #
 #   scripts/bench.sh                     everything in its quick form, under five minutes
-#   scripts/bench.sh quick rtt stream    only these scenarios: rtt, stream, paced, fan-in
+#   scripts/bench.sh quick rtt mixed     only these scenarios: rtt, stream, paced and fan-in, which have
+#                                        peers, and mixed, cores, idle and failover, which do not
 #   scripts/bench.sh long                every size, rate and number of connections; most of a day
 #   scripts/bench.sh quick rtt -- --subjects 'raw-*,ringwire-*,tokio' --payload 256
 #                                        the rest goes to `peers run`; see its --help
 #   scripts/bench.sh long paced -- --plan
 #                                        what would be measured and how long it takes, no more
 #
-# Builds benches/peers first, and says how long the run takes before it starts. A subject that does
-# not build here is left out and named in the report with the reason. Results go to
-# benches/record/MACHINE/DATE-peers.jsonl and .txt.
+# Builds ringwire and benches/peers first, the first time for a quarter of an hour, and says how long
+# the run with peers takes before it starts. A subject that does not build here is left out and named
+# in the report with the reason. Results go to benches/record/MACHINE/DATE-peers.jsonl and .txt, those
+# without peers to DATE-mixed.jsonl and so on, each with a page beside it (.html).
 #
 # Variables:
 #   MACHINE    name of the machine's folder; made of the processor's name and the number of cores
-#   OUT        the files of the results, without .jsonl and .txt; "-" keeps none
+#   OUT        the files of the results, without -peers.jsonl and so on; "-" keeps none
 #   APPEND=1   add to these files when they are there, to run the suite in pieces
 #   FEATURES   peers to try, with commas between; all of them when unset, none when empty
 #   RUN_WITH   a command before the measuring command, e.g. one that waits until the machine is quiet
@@ -32,12 +34,17 @@ if [ "${1:-}" = quick ] || [ "${1:-}" = long ]; then
     shift
 fi
 arguments=(--form "$form")
+# Scenarios with peers, and without.
+beside=()
+alone=()
+rest=()
 while [ "$#" -gt 0 ]; do
     case "$1" in
-    rtt | stream | paced | fan-in) arguments+=("$1") ;;
+    rtt | stream | paced | fan-in) beside+=("$1") ;;
+    mixed | cores | idle | failover) alone+=("$1") ;;
     --)
         shift
-        arguments+=("$@")
+        rest=("$@")
         break
         ;;
     *)
@@ -60,17 +67,32 @@ machine_name() {
     echo "${model:-$(uname -m)}-$(nproc)$unit"
 }
 
+# All, unless some are named; what is said to `peers run` is about those with peers.
+has_peers=1
+if [ "${#beside[@]}" = 0 ] && [ "${#alone[@]}" -gt 0 ]; then
+    has_peers=""
+elif [ "$((${#beside[@]} + ${#rest[@]}))" = 0 ]; then
+    alone=(mixed cores idle failover)
+fi
+arguments+=("${beside[@]}" "${rest[@]}")
+if [[ " ${rest[*]} " == *" --plan "* ]]; then
+    OUT=-
+    alone=()
+fi
+
 # Before minutes are spent on building.
-out="${OUT:-benches/record/${MACHINE:-$(machine_name)}/$(date -u +%F)-peers}"
-if [ "$out" != - ] && ! [[ " ${arguments[*]} " == *" --plan "* ]]; then
-    for file in "$out.jsonl" "$out.txt"; do
-        if [ -e "$file" ] && [ "${APPEND:-0}" != 1 ]; then
-            echo "$file is there: APPEND=1 adds to it, OUT=... chooses another" >&2
-            exit 2
-        fi
+out="${OUT:-benches/record/${MACHINE:-$(machine_name)}/$(date -u +%F)}"
+if [ "$out" != - ]; then
+    for part in ${has_peers:+peers} "${alone[@]}"; do
+        for file in "$out-$part.jsonl" "$out-$part.txt"; do
+            if [ -e "$file" ] && [ "${APPEND:-0}" != 1 ]; then
+                echo "$file is there: APPEND=1 adds to it, OUT=... chooses another" >&2
+                exit 2
+            fi
+        done
     done
     mkdir -p "$(dirname "$out")"
-    arguments+=(--json "$out.jsonl" --text "$out.txt")
+    arguments+=(--json "$out-peers.jsonl" --text "$out-peers.txt")
 fi
 
 log="$(mktemp)"
@@ -85,21 +107,58 @@ reason_of_failure() {
     grep -m 1 -E "not installed|not found|^error" "$log" | tr -d '\n' | cut -c 1-160
 }
 
-# Everything at once where it builds; else each by itself, so that one does not take the others.
-features="${FEATURES-all}"
-if ! build "$features"; then
-    good=""
-    features="${features/#all/$every_feature}"
-    for feature in ${features//,/ }; do
-        if build "${good:+$good,}$feature"; then
-            good="${good:+$good,}$feature"
-        else
-            arguments+=(--skipped "$feature=does not build: $(reason_of_failure)")
-        fi
-    done
-    build "$good"
-fi
+# Builds what there is of peers, everything at once where it builds; else each by itself, so that one
+# does not take the others. Then runs them.
+run_beside() {
+    local features="${FEATURES-all}" good="" feature
+    if ! build "$features"; then
+        features="${features/#all/$every_feature}"
+        for feature in ${features//,/ }; do
+            if build "${good:+$good,}$feature"; then
+                good="${good:+$good,}$feature"
+            else
+                arguments+=(--skipped "$feature=does not build: $(reason_of_failure)")
+            fi
+        done
+        build "$good"
+    fi
+    # Word splitting is wanted: a command and its arguments.
+    # shellcheck disable=SC2086
+    ${RUN_WITH:-} benches/peers/target/release/peers run "${arguments[@]}"
+    write_page peers
+}
 
-# Word splitting is wanted: a command and its arguments.
-# shellcheck disable=SC2086
-${RUN_WITH:-} benches/peers/target/release/peers run "${arguments[@]}"
+# A page of the results of a part.
+write_page() {
+    [ "$out" = - ] || "$ringwire" report "$out-$1.jsonl" --output "$out-$1.html"
+}
+
+# Runs a scenario of ringwire's own.
+run_alone() {
+    local scenario="$1" json
+    local lengths=()
+    if [ "$form" = quick ]; then
+        case "$scenario" in
+        mixed | cores) lengths=(--rounds 3 --duration 0.2) ;;
+        idle | failover) lengths=(--rounds 1) ;;
+        esac
+    fi
+    json="$(mktemp)"
+    # Word splitting is wanted: a command and its arguments.
+    # shellcheck disable=SC2086
+    ${RUN_WITH:-} "$ringwire" bench "$scenario" "${lengths[@]}" --json "$json" |
+        if [ "$out" = - ]; then cat; else tee -a "$out-$scenario.txt"; fi
+    [ "$out" = - ] || cat "$json" >>"$out-$scenario.jsonl"
+    rm -f "$json"
+    write_page "$scenario"
+}
+
+cargo build --release --locked
+ringwire="$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/ringwire"
+
+if [ "$has_peers" ]; then
+    run_beside
+fi
+for scenario in "${alone[@]}"; do
+    run_alone "$scenario"
+done

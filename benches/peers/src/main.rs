@@ -8,6 +8,7 @@
 //! drive      the client's measuring loops    histogram  percentiles, and how they travel
 //! tasks      them on a runtime, many at once
 //! message    what is carried and checked     frame      messages over a byte stream
+//! shared     long messages without a copy
 //! subjects/  one file for each transport
 //! ```
 
@@ -18,6 +19,7 @@ mod job;
 mod message;
 mod process;
 mod run;
+mod shared;
 mod side;
 mod subjects;
 mod tasks;

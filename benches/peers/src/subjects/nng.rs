@@ -12,7 +12,7 @@ use super::pattern::{Addresses, PatternClient, Sockets};
 use super::{Facts, Ready, Role, Subject, free_port, lacks_fan_in};
 use crate::drive::{Failure, drive, now_or_never};
 use crate::job::{Case, Job, Round, Scenario};
-use crate::message::{Desk, Reply};
+use crate::message::{Desk, Message, Reply};
 
 pub struct Nng;
 
@@ -103,14 +103,14 @@ impl AsRef<[u8]> for Received {
 impl Sockets for Sides {
     type Received = Received;
 
-    async fn request(&mut self, payload: &[u8]) -> Result<Received, Failure> {
-        self.request.send(payload).map_err(|(_, error)| error)?;
+    async fn request(&mut self, message: &Message) -> Result<Received, Failure> {
+        self.request.send(message.payload()).map_err(|(_, error)| error)?;
         Ok(Received(self.request.recv()?))
     }
 
-    async fn push(&mut self, payload: &[u8]) -> Result<(), Failure> {
+    async fn push(&mut self, message: &Message) -> Result<(), Failure> {
         let (push, _) = self.one_way.as_ref().ok_or("no sockets for streams")?;
-        Ok(push.send(payload).map_err(|(_, error)| error)?)
+        Ok(push.send(message.payload()).map_err(|(_, error)| error)?)
     }
 
     async fn pull(&mut self) -> Result<Received, Failure> {

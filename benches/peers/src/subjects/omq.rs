@@ -5,7 +5,8 @@
 //! default is the latency profile, for round trips, PUSH/PULL, whose default is the throughput
 //! profile, for streams. `omq-tokio-exclusive`: `exclusive::Socket` at both ends, "direct-I/O
 //! sockets for latency-sensitive callers", which have one peer and no push/pull: REQ/REP for round
-//! trips, PAIR for streams, and for bulk beside requests, from a task of its own.
+//! trips, PAIR for streams, and for bulk beside requests, from a task of its own. Long messages are
+//! shared memory, not copies.
 
 use ::omq_tokio::exclusive::{Options as ExclusiveOptions, Socket as ExclusiveSocket};
 use ::omq_tokio::{Message as OmqMessage, Options, Socket, SocketType};
@@ -18,6 +19,7 @@ use super::{Facts, Ready, Role, Subject};
 use crate::drive::{Client, Failure};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
+use crate::shared::{SHARED_BYTES_MIN, Shared};
 use crate::tasks;
 
 const ANY: &str = "tcp://127.0.0.1:0";
@@ -87,7 +89,7 @@ impl Subject for Normal {
                 None
             };
             let request = connect(SocketType::Req, &addresses.reply).await?;
-            Ok(PatternClient(Sides { request, one_way }))
+            Ok(PatternClient(Sides { request, one_way, shared: Shared::default() }))
         };
         runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
@@ -106,6 +108,15 @@ async fn receive(pull: &Socket, answers: &Socket, payload_bytes: usize) -> Resul
 struct Sides {
     request: Socket,
     one_way: Option<(Socket, Socket)>,
+    shared: Shared,
+}
+
+/// Short payloads stand in the message itself.
+fn omq_message(shared: &mut Shared, message: &Message) -> OmqMessage {
+    match message.payload() {
+        short if short.len() < SHARED_BYTES_MIN => OmqMessage::from_slice(short),
+        _ => OmqMessage::from(shared.bytes_of(message)),
+    }
 }
 
 /// The only part of a message.
@@ -116,14 +127,14 @@ fn only_part(message: &OmqMessage) -> Result<Bytes, Failure> {
 impl Sockets for Sides {
     type Received = Bytes;
 
-    async fn request(&mut self, payload: &[u8]) -> Result<Bytes, Failure> {
-        self.request.send(OmqMessage::from_slice(payload)).await?;
+    async fn request(&mut self, message: &Message) -> Result<Bytes, Failure> {
+        self.request.send(omq_message(&mut self.shared, message)).await?;
         only_part(&self.request.recv().await?)
     }
 
-    async fn push(&mut self, payload: &[u8]) -> Result<(), Failure> {
+    async fn push(&mut self, message: &Message) -> Result<(), Failure> {
         let (push, _) = self.one_way.as_ref().ok_or("no sockets for streams")?;
-        Ok(push.send(OmqMessage::from_slice(payload)).await?)
+        Ok(push.send(omq_message(&mut self.shared, message)).await?)
     }
 
     async fn pull(&mut self) -> Result<Bytes, Failure> {
@@ -191,23 +202,28 @@ async fn serve_exclusive(mut socket: ExclusiveSocket, mut desk: Desk) -> Result<
     }
 }
 
-struct ExclusiveClient(ExclusiveSocket);
+struct ExclusiveClient {
+    socket: ExclusiveSocket,
+    shared: Shared,
+}
 
 impl ExclusiveClient {
     async fn connect(job: &Job, kind: SocketType) -> Result<Self, Failure> {
         let (replies, pairs) = job.address.split_once(' ').ok_or("two addresses are expected")?;
         let address = if kind == SocketType::Req { replies } else { pairs };
         let options = ExclusiveOptions::default();
-        Ok(Self(ExclusiveSocket::connect(kind, address, options).await?))
+        let socket = ExclusiveSocket::connect(kind, address, options).await?;
+        Ok(Self { socket, shared: Shared::default() })
     }
 
-    async fn put(&mut self, payload: &[u8]) -> Result<(), Failure> {
-        Ok(self.0.send(&OmqMessage::from_slice(payload)).await?)
+    async fn put(&mut self, message: &Message) -> Result<(), Failure> {
+        let message = omq_message(&mut self.shared, message);
+        Ok(self.socket.send(&message).await?)
     }
 
     async fn ask_for(&mut self, tag: Tag) -> Result<Seen, Failure> {
-        self.put(Message::short(tag).payload()).await?;
-        let answer = self.0.recv().await?;
+        self.put(&Message::short(tag)).await?;
+        let answer = self.socket.recv().await?;
         Seen::from_bytes(answer.part_slice(0).unwrap_or_default())
             .ok_or_else(|| "that is no answer".into())
     }
@@ -216,13 +232,13 @@ impl ExclusiveClient {
 impl Client for ExclusiveClient {
     #[inline]
     async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
-        self.put(message.payload()).await?;
-        Ok(self.0.recv().await?.part_slice(0) == Some(message.payload()))
+        self.put(message).await?;
+        Ok(self.socket.recv().await?.part_slice(0) == Some(message.payload()))
     }
 
     #[inline]
     async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.put(message.payload()).await
+        self.put(message).await
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
@@ -230,7 +246,7 @@ impl Client for ExclusiveClient {
     }
 
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.put(message.payload()).await
+        self.put(message).await
     }
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {

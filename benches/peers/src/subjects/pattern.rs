@@ -17,9 +17,9 @@ pub trait Sockets {
     type Received: AsRef<[u8]>;
 
     /// Over request/reply.
-    async fn request(&mut self, payload: &[u8]) -> Result<Self::Received, Failure>;
+    async fn request(&mut self, message: &Message) -> Result<Self::Received, Failure>;
 
-    async fn push(&mut self, payload: &[u8]) -> Result<(), Failure>;
+    async fn push(&mut self, message: &Message) -> Result<(), Failure>;
 
     async fn pull(&mut self) -> Result<Self::Received, Failure>;
 
@@ -54,7 +54,7 @@ impl Addresses {
 
 impl<S: Sockets> PatternClient<S> {
     async fn ask_for(&mut self, tag: Tag) -> Result<Seen, Failure> {
-        self.0.push(Message::short(tag).payload()).await?;
+        self.0.push(&Message::short(tag)).await?;
         let answer = self.0.pull().await?;
         Seen::from_bytes(answer.as_ref()).ok_or_else(|| "that is no answer".into())
     }
@@ -63,12 +63,12 @@ impl<S: Sockets> PatternClient<S> {
 impl<S: Sockets> Client for PatternClient<S> {
     #[inline]
     async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
-        Ok(self.0.request(message.payload()).await?.as_ref() == message.payload())
+        Ok(self.0.request(message).await?.as_ref() == message.payload())
     }
 
     #[inline]
     async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.0.push(message.payload()).await
+        self.0.push(message).await
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
@@ -76,7 +76,7 @@ impl<S: Sockets> Client for PatternClient<S> {
     }
 
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.0.push(message.payload()).await
+        self.0.push(message).await
     }
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {

@@ -5,7 +5,9 @@
 //! end's core. Frames are cut in `with_data`; answers leave with `send_nowait`, which its
 //! documentation calls the hot path; a stream awaits `send`, which is its backpressure. In fan-in
 //! each connection has a task at both ends, and there are as many slots for short sends and for
-//! tasks as connections; bulk goes from a task of its own over a connection of its own.
+//! tasks as connections; bulk goes from a task of its own over a connection of its own. Messages that
+//! are longer than its slots of 16 KiB have slots of their length, of up to 256 KiB, and buffers to
+//! receive them, of 64 KiB; they are not gathered.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,6 +34,11 @@ const SPARE: usize = 16;
 const SENDS_DEFAULT: u16 = 1024;
 /// Their length where there are more.
 const SEND_BYTES: u32 = 4 << 10;
+/// Messages from here on do not fit the slots there are by default.
+const LONG_BYTES_MIN: usize = 16 << 10;
+/// Slots for those, and their longest.
+const LONG_SENDS: u16 = 256;
+const LONG_SEND_BYTES_MAX: u32 = 256 << 10;
 
 /// The job, for handlers, which the library makes by itself.
 static JOB: OnceLock<Job> = OnceLock::new();
@@ -87,6 +94,10 @@ fn config(case: &Case) -> Result<Config, Failure> {
         if count > SENDS_DEFAULT {
             builder = builder.send_pool(count, SEND_BYTES);
         }
+    } else if case.payload_bytes_max() >= LONG_BYTES_MIN {
+        let framed = PREFIX_BYTES + case.payload_bytes_max();
+        let slot = u32::try_from(framed.next_multiple_of(64))?.min(LONG_SEND_BYTES_MAX);
+        builder = builder.send_pool(LONG_SENDS, slot).recv_buffer(256, 64 << 10);
     }
     Ok(builder.build()?)
 }
@@ -238,6 +249,10 @@ impl Client for RinglineClient {
 
     #[inline]
     async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
+        if message.framed().len() >= LONG_BYTES_MIN {
+            self.conn.send(message.framed())?.await?;
+            return Ok(());
+        }
         self.out.extend_from_slice(message.framed());
         if self.out.len() >= GATHER_BYTES { self.flush().await } else { Ok(()) }
     }

@@ -6,11 +6,10 @@
 //! for all, and with bulk beside requests these are critical and bulk is low, over a session with
 //! two connections (`express`). The lane holds 4 MiB instead of 1, as much as the gathering of
 //! other subjects may have under way. The answer to a request is read in place. Messages of 32 KiB
-//! and more are `Bytes`, which are sent from where they are: as the runtimes that own their buffers
-//! do.
+//! and more are `Bytes`, which are sent from where they are (`in_place_bytes_min`).
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
@@ -21,20 +20,18 @@ use ::ringwire::{
     Address, Body, Client as RingwireClient, Config, ConnectionId, Context, Endpoint, Envelope,
     Frame, Idle, Kind, Priority, Reactor, Server, Wait,
 };
-use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 use super::raw::socket_path;
 use super::{Facts, Ready, Role, Subject};
 use crate::drive::{Client, Failure, Stopwatch, drive, now_or_never};
 use crate::job::{BULK_BYTES, Case, Job, Round, Scenario};
-use crate::message::{Desk, MESSAGE_BYTES_MIN, Message, Reply, Seen, Tag};
+use crate::message::{Desk, Message, Reply, Seen, Tag};
+use crate::shared::{SHARED_BYTES_MIN, Shared};
 use crate::{histogram, process};
 
 /// Longest wait for an answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// From here on sending copies nothing: the default of `in_place_bytes_min`.
-const SHARED_BYTES_MIN: usize = 32 << 10;
 /// Address space given to messages at most, in each direction.
 const MEMORY_MAX: u64 = 8 << 30;
 
@@ -173,32 +170,6 @@ struct One {
     shared: Shared,
 }
 
-/// Long messages in shared memory, oldest first. What nobody else holds any more is used again.
-#[derive(Default)]
-struct Shared {
-    messages: VecDeque<Bytes>,
-}
-
-impl Shared {
-    /// The bytes of `message`. All messages of one length are the same but for both ends.
-    fn bytes_of(&mut self, message: &Message) -> Bytes {
-        let payload = message.payload();
-        let oldest = self.messages.pop_front_if(|bytes| bytes.is_unique());
-        let reused = oldest.and_then(|bytes| bytes.try_into_mut().ok());
-        let bytes = match reused {
-            Some(mut bytes) if bytes.len() == payload.len() => {
-                let end = payload.len() - MESSAGE_BYTES_MIN;
-                bytes[..MESSAGE_BYTES_MIN].copy_from_slice(&payload[..MESSAGE_BYTES_MIN]);
-                bytes[end..].copy_from_slice(&payload[end..]);
-                bytes.freeze()
-            }
-            _ => Bytes::copy_from_slice(payload),
-        };
-        self.messages.push_back(bytes.clone());
-        bytes
-    }
-}
-
 impl One {
     fn send_message(&mut self, envelope: Envelope, message: &Message) -> Result<(), Failure> {
         if message.payload().len() < SHARED_BYTES_MIN {
@@ -282,8 +253,7 @@ impl Client for One {
 
 /// Round trips over many connections of one reactor, driven by the handler of the answers.
 struct Crowd {
-    /// By connection; sorted.
-    ends: Vec<End>,
+    ends: HashMap<ConnectionId, End>,
     message: Message,
     sequence: u64,
     until: Nanos,
@@ -294,7 +264,6 @@ struct Crowd {
 }
 
 struct End {
-    connection: ConnectionId,
     sequence: u64,
     started: Nanos,
 }
@@ -304,12 +273,10 @@ impl Crowd {
         let resident = process::resident_bytes(job.server_pid)?;
         let mut reactor = Reactor::new(config)?;
         let address = job.address.parse::<Endpoint>()?.resolve()?.remove(0);
-        let mut ends = Vec::with_capacity(job.case.connections);
+        let mut ends = HashMap::with_capacity(job.case.connections);
         for _ in 0..job.case.connections {
-            let connection = reactor.connect(&address)?;
-            ends.push(End { connection, sequence: 0, started: Nanos(0) });
+            ends.insert(reactor.connect(&address)?, End { sequence: 0, started: Nanos(0) });
         }
-        ends.sort_unstable_by_key(|end| end.connection);
         let crowd = Rc::new(RefCell::new(Self {
             ends,
             message: Message::new(job.case.payload_bytes),
@@ -349,12 +316,12 @@ impl Crowd {
             let crowd = &mut *this.borrow_mut();
             crowd.latency.reset();
             (crowd.until, crowd.in_flight) = (until, crowd.ends.len());
-            for end in &mut crowd.ends {
+            for (connection, end) in &mut crowd.ends {
                 crowd.sequence += 1;
                 crowd.message.stamp(Tag::Echo, crowd.sequence);
                 end.sequence = crowd.sequence;
                 end.started = Nanos::now();
-                reactor.send(end.connection, Envelope::command(), crowd.message.payload())?;
+                reactor.send(*connection, Envelope::command(), crowd.message.payload())?;
             }
         }
         while this.borrow().in_flight > 0 {
@@ -370,8 +337,7 @@ impl Crowd {
     fn take(&mut self, context: &mut Context<'_>, frame: &Frame<'_>) {
         let now = Nanos::now();
         let connection = context.connection();
-        let at = self.ends.binary_search_by_key(&connection, |end| end.connection);
-        let end = &mut self.ends[at.expect("a connection of ours")];
+        let end = self.ends.get_mut(&connection).expect("a connection of ours");
         self.message.stamp(Tag::Echo, end.sequence);
         self.latency.saturating_record(now.0.saturating_sub(end.started.0));
         self.errors += u64::from(frame.payload() != self.message.payload());

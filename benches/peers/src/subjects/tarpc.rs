@@ -22,6 +22,7 @@ use super::{Facts, Ready, Role, Subject};
 use crate::drive::{Client, Failure};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Message, Seen};
+use crate::shared::Shared;
 use crate::tasks;
 
 /// The longest message is a MiB and what bincode adds.
@@ -72,7 +73,8 @@ impl Subject for Tarpc {
             let stream = TcpStream::connect(&job.address).await?;
             stream.set_nodelay(true)?;
             let transport = serde_transport::new(framed(stream), Bincode::default());
-            Ok(TarpcClient(EchoClient::new(Config::default(), transport).spawn()))
+            let client = EchoClient::new(Config::default(), transport).spawn();
+            Ok(TarpcClient { client, shared: Shared::default() })
         };
         runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
@@ -91,12 +93,15 @@ impl Echo for Server {
     }
 }
 
-struct TarpcClient(EchoClient);
+struct TarpcClient {
+    client: EchoClient,
+    shared: Shared,
+}
 
 impl Client for TarpcClient {
     async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
-        let data = Bytes::copy_from_slice(message.payload());
-        Ok(self.0.echo(context::current(), data).await? == message.payload())
+        let data = self.shared.bytes_of(message);
+        Ok(self.client.echo(context::current(), data).await? == message.payload())
     }
 
     async fn send(&mut self, _: &mut Message) -> Result<(), Failure> {

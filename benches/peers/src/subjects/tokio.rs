@@ -3,7 +3,7 @@
 //! One current-thread runtime an end, which Tokio's documentation has for work that one core does:
 //! no task moves between threads, and as a `LocalRuntime` none needs to be able to. TCP_NODELAY is
 //! on. Requests leave with `send`; a stream is `feed` with a backpressure boundary of 64 KiB
-//! instead of 8 KiB. In fan-in each connection has a task at both ends. Bulk goes from a task of
+//! instead of 8 KiB. Long messages are shared memory, not copies. In fan-in each connection has a task at both ends. Bulk goes from a task of
 //! its own over a connection of its own.
 
 use std::net::Ipv4Addr;
@@ -19,6 +19,7 @@ use super::{Facts, Ready, Role, Subject};
 use crate::drive::{Client, Failure};
 use crate::job::{Case, Job, Round};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
+use crate::shared::Shared;
 use crate::tasks::{self, Task, Tasks};
 
 /// Bytes gathered before they are written.
@@ -86,7 +87,8 @@ impl Tasks for LocalTasks {
 }
 
 async fn connect(job: &Job) -> Result<TokioClient, Failure> {
-    Ok(TokioClient { link: framed(TcpStream::connect(&job.address).await?)? })
+    let link = framed(TcpStream::connect(&job.address).await?)?;
+    Ok(TokioClient { link, shared: Shared::default() })
 }
 
 fn framed(stream: TcpStream) -> Result<Link, Failure> {
@@ -114,6 +116,7 @@ async fn serve_one(mut link: Link, payload_bytes: usize) -> Result<(), Failure> 
 
 struct TokioClient {
     link: Link,
+    shared: Shared,
 }
 
 impl TokioClient {
@@ -132,13 +135,13 @@ impl TokioClient {
 impl Client for TokioClient {
     #[inline]
     async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
-        self.link.send(Bytes::copy_from_slice(message.payload())).await?;
+        self.link.send(self.shared.bytes_of(message)).await?;
         Ok(self.receive().await? == message.payload())
     }
 
     #[inline]
     async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
-        Ok(self.link.feed(Bytes::copy_from_slice(message.payload())).await?)
+        Ok(self.link.feed(self.shared.bytes_of(message)).await?)
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
@@ -146,7 +149,7 @@ impl Client for TokioClient {
     }
 
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
-        Ok(self.link.send(Bytes::copy_from_slice(message.payload())).await?)
+        Ok(self.link.send(self.shared.bytes_of(message)).await?)
     }
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {

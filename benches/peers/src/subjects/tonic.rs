@@ -22,6 +22,7 @@ use super::{Facts, Ready, Role, Subject};
 use crate::drive::{Client, Failure};
 use crate::job::{Case, Job, Round};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
+use crate::shared::Shared;
 use crate::tasks;
 
 #[allow(clippy::all, clippy::pedantic, missing_docs, unused_qualifications, reason = "generated")]
@@ -100,7 +101,8 @@ impl Subject for Tonic {
             let client = PeerClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
-            Ok(TonicClient { client, call: None, has_bulk: job.case.bulk })
+            let (has_bulk, shared) = (job.case.bulk, Shared::default());
+            Ok(TonicClient { client, call: None, has_bulk, shared })
         };
         runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
@@ -137,6 +139,7 @@ struct TonicClient {
     /// The streaming call under way.
     call: Option<Call>,
     has_bulk: bool,
+    shared: Shared,
 }
 
 struct Call {
@@ -145,19 +148,19 @@ struct Call {
 }
 
 impl TonicClient {
-    async fn stream(&mut self, payload: &[u8]) -> Result<(), Failure> {
+    async fn stream(&mut self, message: &Message) -> Result<(), Failure> {
+        let data = self.shared.bytes_of(message);
         let call = self.call.get_or_insert_with(|| {
             let (messages, queue) = mpsc::channel(QUEUE);
             let mut client = self.client.clone();
             let answer = spawn(async move { client.stream(ReceiverStream::new(queue)).await });
             Call { messages, answer }
         });
-        let data = Bytes::copy_from_slice(payload);
         Ok(call.messages.send(Payload { data }).await.map_err(|_| "the call has ended")?)
     }
 
     async fn ask_for(&mut self, tag: Tag) -> Result<Seen, Failure> {
-        self.stream(Message::short(tag).payload()).await?;
+        self.stream(&Message::short(tag)).await?;
         let call = self.call.take().ok_or("no call is under way")?;
         drop(call.messages);
         let answer = call.answer.await??.into_inner();
@@ -167,13 +170,13 @@ impl TonicClient {
 
 impl Client for TonicClient {
     async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
-        let data = Bytes::copy_from_slice(message.payload());
+        let data = self.shared.bytes_of(message);
         let answer = self.client.call(Request::new(Payload { data })).await?;
         Ok(answer.get_ref().data == message.payload())
     }
 
     async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.stream(message.payload()).await
+        self.stream(message).await
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
@@ -181,7 +184,7 @@ impl Client for TonicClient {
     }
 
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.stream(message.payload()).await
+        self.stream(message).await
     }
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {

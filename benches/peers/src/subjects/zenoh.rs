@@ -4,7 +4,8 @@
 //! `express`, which bypasses batching, a callback that answers, a channel that receives. No
 //! scouting, no gossip. The low-latency transport is on where it can be: it needs QoS off and does
 //! not fragment, so that longer messages, and bulk, run with the default transport. A stream is not
-//! express, so that it is batched. Its runtimes' threads share the end's core.
+//! express, so that it is batched. Long messages are shared memory, not copies. Its runtimes' threads
+//! share the end's core.
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::{Facts, Ready, Role, Subject, free_port};
 use crate::drive::{Client, Failure, drive, now_or_never};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
+use crate::shared::Shared;
 
 /// What the low-latency transport takes: less than a batch of 64 KiB with its headers.
 const LOW_LATENCY_BYTES_MAX: usize = 60 << 10;
@@ -81,6 +83,7 @@ impl Subject for Zenoh {
                 seen: session.declare_subscriber(SEEN).wait()?,
                 ping: publisher(&session, PING, Express::Yes, Priority::RealTime)?,
                 stream: publisher(&session, STREAM, express, bulk)?,
+                shared: Shared::default(),
             };
             wait_for_match(&client.ping)?;
             wait_for_match(&client.stream)?;
@@ -145,15 +148,16 @@ struct ZenohClient {
     pong: Subscriber<FifoChannelHandler<Sample>>,
     stream: Publisher<'static>,
     seen: Subscriber<FifoChannelHandler<Sample>>,
+    shared: Shared,
 }
 
 impl ZenohClient {
-    fn put_streamed(&self, payload: &[u8]) -> Result<(), Failure> {
-        self.stream.put(payload).wait()
+    fn put_streamed(&mut self, message: &Message) -> Result<(), Failure> {
+        self.stream.put(self.shared.bytes_of(message)).wait()
     }
 
-    fn ask_for(&self, tag: Tag) -> Result<Seen, Failure> {
-        self.put_streamed(Message::short(tag).payload())?;
+    fn ask_for(&mut self, tag: Tag) -> Result<Seen, Failure> {
+        self.put_streamed(&Message::short(tag))?;
         let answer = self.seen.recv_timeout(TIME_MAX)?.ok_or("no answer")?;
         Seen::from_bytes(&answer.payload().to_bytes()).ok_or_else(|| "that is no answer".into())
     }
@@ -161,13 +165,13 @@ impl ZenohClient {
 
 impl Client for ZenohClient {
     async fn echo(&mut self, message: &mut Message) -> Result<bool, Failure> {
-        self.ping.put(message.payload()).wait()?;
+        self.ping.put(self.shared.bytes_of(message)).wait()?;
         let answer = self.pong.recv()?;
         Ok(*answer.payload().to_bytes() == *message.payload())
     }
 
     async fn send(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.put_streamed(message.payload())
+        self.put_streamed(message)
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
@@ -175,7 +179,7 @@ impl Client for ZenohClient {
     }
 
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.put_streamed(message.payload())
+        self.put_streamed(message)
     }
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {

@@ -1,7 +1,7 @@
 //! zmq.rs, the crate `zeromq`: ZeroMQ in Rust on Tokio.
 //!
 //! REQ/REP for round trips, PUSH/PULL for streams, on a current-thread runtime, because each end
-//! has one core. It has no setting for latency; it sets TCP_NODELAY by itself.
+//! has one core; long messages are shared memory, not copies. It has no setting for latency; it sets TCP_NODELAY by itself.
 
 use ::tokio::task::{spawn, yield_now};
 use ::zeromq::{
@@ -14,7 +14,8 @@ use super::tokio::{LocalTasks, runtime};
 use super::{Facts, Ready, Role, Subject};
 use crate::drive::Failure;
 use crate::job::{Case, Job, Round, Scenario};
-use crate::message::{Desk, Reply};
+use crate::message::{Desk, Message, Reply};
+use crate::shared::Shared;
 use crate::tasks;
 
 const ANY: &str = "tcp://127.0.0.1:0";
@@ -72,7 +73,7 @@ impl Subject for Zeromq {
             } else {
                 None
             };
-            Ok(PatternClient(Sides { request, one_way }))
+            Ok(PatternClient(Sides { request, one_way, shared: Shared::default() }))
         };
         runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
@@ -99,19 +100,20 @@ fn only_part(message: ZmqMessage) -> Result<Bytes, Failure> {
 struct Sides {
     request: ReqSocket,
     one_way: Option<(PushSocket, PullSocket)>,
+    shared: Shared,
 }
 
 impl Sockets for Sides {
     type Received = Bytes;
 
-    async fn request(&mut self, payload: &[u8]) -> Result<Bytes, Failure> {
-        self.request.send(Bytes::copy_from_slice(payload).into()).await?;
+    async fn request(&mut self, message: &Message) -> Result<Bytes, Failure> {
+        self.request.send(self.shared.bytes_of(message).into()).await?;
         only_part(self.request.recv().await?)
     }
 
-    async fn push(&mut self, payload: &[u8]) -> Result<(), Failure> {
+    async fn push(&mut self, message: &Message) -> Result<(), Failure> {
         let (push, _) = self.one_way.as_mut().ok_or("no sockets for streams")?;
-        Ok(push.send(Bytes::copy_from_slice(payload).into()).await?)
+        Ok(push.send(self.shared.bytes_of(message).into()).await?)
     }
 
     async fn pull(&mut self) -> Result<Bytes, Failure> {

@@ -125,14 +125,14 @@ impl AsRef<[u8]> for Received {
 impl Sockets for Zmq {
     type Received = Received;
 
-    async fn request(&mut self, payload: &[u8]) -> Result<Received, Failure> {
-        self.request.send(payload, 0)?;
+    async fn request(&mut self, message: &Message) -> Result<Received, Failure> {
+        self.request.send(message.payload(), 0)?;
         Ok(Received(self.request.recv_msg(0)?))
     }
 
-    async fn push(&mut self, payload: &[u8]) -> Result<(), Failure> {
+    async fn push(&mut self, message: &Message) -> Result<(), Failure> {
         let (push, _) = self.one_way.as_ref().ok_or("no sockets for streams")?;
-        Ok(push.send(payload, 0)?)
+        Ok(push.send(message.payload(), 0)?)
     }
 
     async fn pull(&mut self) -> Result<Received, Failure> {
