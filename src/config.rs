@@ -623,7 +623,8 @@ impl Config {
         reactor_count(self.reactors, &self.cores)
     }
 
-    /// TCP congestion control of the connections; `None` is the system's.
+    /// TCP congestion control of the connections; `None` is the system's, but for long messages over
+    /// loopback.
     #[must_use]
     pub fn tcp_congestion(&self) -> Option<&str> {
         self.tcp_congestion.as_deref()
@@ -737,7 +738,8 @@ impl ConfigBuilder {
     }
 
     /// TCP congestion control of the connections, by the kernel's name (`cubic`, `bbr`, `reno`).
-    /// Default: the system's.
+    /// Default: the system's, but for connections over loopback that carry messages of 32 KiB and
+    /// more: they have `reno`, which does not pace them.
     #[must_use]
     pub fn tcp_congestion(mut self, name: impl Into<String>) -> Self {
         self.tcp_congestion = Some(name.into());

@@ -16,7 +16,7 @@ use crate::session::state::State;
 use crate::session::{Part, Source};
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode, SendOptions};
-use crate::sys::socket::{Gather, bound_loopback, send};
+use crate::sys::socket::{Gather, send, tune_loopback};
 use crate::time::Nanos;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -181,9 +181,7 @@ impl Core {
         if in_flight.span.payload_bytes_max >= GATHERED_MESSAGE_BYTES_MIN && !connection.sends_long
         {
             connection.sends_long = true;
-            if self.config.tcp_send_buffer_bytes() == 0 {
-                bound_loopback(&connection.socket);
-            }
+            tune_loopback(&connection.socket, &self.config);
         }
         let zero_copy_min = self.config.zero_copy_bytes_min() as usize;
         let mode = if connection.zero_copy
