@@ -7,7 +7,8 @@ use crate::job::{Case, Scenario};
 /// How thorough a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
-    /// The cases that have goals and one of fan-in, under five minutes for everything.
+    /// The cases that have goals and one of fan-in, under five minutes for everything, also where
+    /// subjects are slow to start and to end.
     Quick,
     /// Every size, rate and number of connections; paced with a million samples each.
     Long,
@@ -48,7 +49,7 @@ impl Form {
         match (self, case.scenario) {
             // At 10 kHz more than 10,000 samples over seven rounds, which p99.9 and max need.
             (Self::Quick, Scenario::Paced) => 150_000_000,
-            (Self::Quick, _) => 80_000_000,
+            (Self::Quick, _) => 50_000_000,
             (Self::Long, Scenario::Paced) => {
                 let samples = PACED_SAMPLES.div_ceil(rounds as u64);
                 samples * 1_000_000_000 / u64::from(case.rate_hz)
@@ -73,7 +74,11 @@ impl Form {
             (Self::Quick, Scenario::Stream) => [64, 64 << 10, 1 << 20].map(case).into(),
             (Self::Quick, Scenario::FanIn) => vec![crowd(128)],
             (Self::Long, Scenario::Rtt | Scenario::Stream) => SIZES.map(case).into(),
-            (_, Scenario::Paced) => {
+            // At 1 kHz there are too few samples for what bulk is about.
+            (Self::Quick, Scenario::Paced) => {
+                vec![paced(1_000, false), paced(10_000, false), paced(10_000, true)]
+            }
+            (Self::Long, Scenario::Paced) => {
                 RATES.iter().flat_map(|&rate| [paced(rate, false), paced(rate, true)]).collect()
             }
             (Self::Long, Scenario::FanIn) => CROWDS.map(crowd).into(),
@@ -158,7 +163,8 @@ mod tests {
     #[test]
     fn time_is_foretold() {
         let quick = expected_s(Form::Quick, &Scenario::ALL, 25);
-        assert!((200..300).contains(&quick), "{quick} s: quick is under five minutes");
+        // A fifth more with subjects that have queues to empty, and what has no peers.
+        assert!((150..210).contains(&quick), "{quick} s: quick is under five minutes");
         let paced = expected_s(Form::Long, &[Scenario::Paced], 26);
         assert!((56_000..60_000).contains(&paced), "{paced} s");
         let second = 1_000_000_000;
