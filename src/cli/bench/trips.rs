@@ -5,6 +5,7 @@
 //! send commands, and the handler of each answer sends the next one.
 
 use std::cell::RefCell;
+#[expect(clippy::disallowed_types, reason = "what an application keeps by connection")]
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -133,6 +134,7 @@ pub(super) struct Exchange {
 /// What is under way, and what came of the rest.
 struct Flights {
     /// When the message in flight left.
+    #[expect(clippy::disallowed_types, reason = "what an application keeps by connection")]
     started: HashMap<ConnectionId, Nanos>,
     /// Those that exchange messages; the others are silent.
     busy: Vec<ConnectionId>,
