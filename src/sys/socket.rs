@@ -105,8 +105,8 @@ pub(crate) fn may_zero_copy(socket: &Socket) -> bool {
 /// product is not to be bounded like this.
 const LOOPBACK_SEND_BUFFER_BYTES: usize = 160 << 10;
 
-/// Without a network there is no rate to find out. BBR paces all the same: a stream of 1 MiB messages
-/// ran at little more than half of what it does so. Always there (tcp(7)).
+/// Without a network there is no rate to find out. BBR paces all the same: a stream of 1 MiB
+/// messages ran at little more than half of what it does so. Always there (tcp(7)).
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
 /// Prepares a loopback connection for long messages, unless the configuration says otherwise: what

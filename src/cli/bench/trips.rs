@@ -5,8 +5,6 @@
 //! send commands, and the handler of each answer sends the next one.
 
 use std::cell::RefCell;
-#[expect(clippy::disallowed_types, reason = "what an application keeps by connection")]
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -131,11 +129,13 @@ pub(super) struct Exchange {
     flights: Rc<RefCell<Flights>>,
 }
 
+#[expect(clippy::disallowed_types, reason = "what an application would keep")]
+type ByConnection<T> = std::collections::HashMap<ConnectionId, T>;
+
 /// What is under way, and what came of the rest.
 struct Flights {
     /// When the message in flight left.
-    #[expect(clippy::disallowed_types, reason = "what an application keeps by connection")]
-    started: HashMap<ConnectionId, Nanos>,
+    started: ByConnection<Nanos>,
     /// Those that exchange messages; the others are silent.
     busy: Vec<ConnectionId>,
     payload: Vec<u8>,

@@ -5,9 +5,9 @@
 //! end's core. Frames are cut in `with_data`; answers leave with `send_nowait`, which its
 //! documentation calls the hot path; a stream awaits `send`, which is its backpressure. In fan-in
 //! each connection has a task at both ends, and there are as many slots for short sends and for
-//! tasks as connections; bulk goes from a task of its own over a connection of its own. Messages that
-//! are longer than its slots of 16 KiB have slots of their length, of up to 256 KiB, and buffers to
-//! receive them, of 64 KiB; they are not gathered.
+//! tasks as connections; bulk goes from a task of its own over a connection of its own. Messages
+//! longer than its slots of 16 KiB have slots of their length, of up to 256 KiB, and buffers of
+//! 64 KiB to receive them; they are not gathered.
 
 use std::future::Future;
 use std::pin::Pin;

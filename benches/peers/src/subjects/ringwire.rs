@@ -9,7 +9,6 @@
 //! and more are `Bytes`, which are sent from where they are (`in_place_bytes_min`).
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
@@ -253,7 +252,7 @@ impl Client for One {
 
 /// Round trips over many connections of one reactor, driven by the handler of the answers.
 struct Crowd {
-    ends: HashMap<ConnectionId, End>,
+    ends: Ends,
     message: Message,
     sequence: u64,
     until: Nanos,
@@ -262,6 +261,9 @@ struct Crowd {
     errors: u64,
     refused: Option<SendError>,
 }
+
+#[expect(clippy::disallowed_types, reason = "what an application would keep")]
+type Ends = std::collections::HashMap<ConnectionId, End>;
 
 struct End {
     sequence: u64,
@@ -273,7 +275,7 @@ impl Crowd {
         let resident = process::resident_bytes(job.server_pid)?;
         let mut reactor = Reactor::new(config)?;
         let address = job.address.parse::<Endpoint>()?.resolve()?.remove(0);
-        let mut ends = HashMap::with_capacity(job.case.connections);
+        let mut ends = Ends::with_capacity(job.case.connections);
         for _ in 0..job.case.connections {
             ends.insert(reactor.connect(&address)?, End { sequence: 0, started: Nanos(0) });
         }

@@ -4,8 +4,8 @@
 //! `express`, which bypasses batching, a callback that answers, a channel that receives. No
 //! scouting, no gossip. The low-latency transport is on where it can be: it needs QoS off and does
 //! not fragment, so that longer messages, and bulk, run with the default transport. A stream is not
-//! express, so that it is batched. Long messages are shared memory, not copies. Its runtimes' threads
-//! share the end's core.
+//! express, so that it is batched. Long messages are shared memory, not copies. Its runtimes'
+//! threads share the end's core.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! zmq.rs, the crate `zeromq`: ZeroMQ in Rust on Tokio.
 //!
 //! REQ/REP for round trips, PUSH/PULL for streams, on a current-thread runtime, because each end
-//! has one core; long messages are shared memory, not copies. It has no setting for latency; it sets TCP_NODELAY by itself.
+//! has one core; long messages are shared memory, not copies. It has no setting for latency; it
+//! sets TCP_NODELAY by itself.
 
 use ::tokio::task::{spawn, yield_now};
 use ::zeromq::{
