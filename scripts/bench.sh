@@ -71,6 +71,10 @@ machine_name() {
 has_peers=1
 if [ "${#beside[@]}" = 0 ] && [ "${#alone[@]}" -gt 0 ]; then
     has_peers=""
+    if [ "${#rest[@]}" -gt 0 ]; then
+        echo "what stands behind -- is for scenarios with peers: see ringwire bench --help" >&2
+        exit 2
+    fi
 elif [ "$((${#beside[@]} + ${#rest[@]}))" = 0 ]; then
     alone=(mixed cores idle failover)
 fi
@@ -95,8 +99,9 @@ if [ "$out" != - ]; then
     arguments+=(--json "$out-peers.jsonl" --text "$out-peers.txt")
 fi
 
-log="$(mktemp)"
-trap 'rm -f "$log"' EXIT
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+log="$scratch/build"
 
 build() {
     cargo build --release --locked --manifest-path "$manifest" --features "$1" 2>&1 | tee "$log" >&2
@@ -104,7 +109,9 @@ build() {
 
 # The first line of a failed build that says what is wrong.
 reason_of_failure() {
-    grep -m 1 -E "not installed|not found|^error" "$log" | tr -d '\n' | cut -c 1-160
+    local line
+    line="$(grep -m 1 -E "not installed|not found|^error" "$log" | tr -d '\n' | cut -c 1-160)" || true
+    echo "${line:-cargo ended without saying why}"
 }
 
 # Builds what there is of peers, everything at once where it builds; else each by itself, so that one
@@ -124,7 +131,7 @@ run_beside() {
     fi
     # Word splitting is wanted: a command and its arguments.
     # shellcheck disable=SC2086
-    ${RUN_WITH:-} benches/peers/target/release/peers run "${arguments[@]}"
+    ${RUN_WITH:-} "${CARGO_TARGET_DIR:-benches/peers/target}/release/peers" run "${arguments[@]}"
     write_page peers
 }
 
@@ -135,7 +142,7 @@ write_page() {
 
 # Runs a scenario of ringwire's own.
 run_alone() {
-    local scenario="$1" json
+    local scenario="$1" json text
     local lengths=()
     if [ "$form" = quick ]; then
         case "$scenario" in
@@ -143,13 +150,16 @@ run_alone() {
         idle | failover) lengths=(--rounds 1) ;;
         esac
     fi
-    json="$(mktemp)"
+    # Nothing is left of what fails.
+    json="$scratch/$scenario.jsonl"
+    text="$scratch/$scenario.txt"
     # Word splitting is wanted: a command and its arguments.
     # shellcheck disable=SC2086
-    ${RUN_WITH:-} "$ringwire" bench "$scenario" "${lengths[@]}" --json "$json" |
-        if [ "$out" = - ]; then cat; else tee -a "$out-$scenario.txt"; fi
-    [ "$out" = - ] || cat "$json" >>"$out-$scenario.jsonl"
-    rm -f "$json"
+    ${RUN_WITH:-} "$ringwire" bench "$scenario" "${lengths[@]}" --json "$json" | tee "$text"
+    if [ "$out" != - ]; then
+        cat "$json" >>"$out-$scenario.jsonl"
+        cat "$text" >>"$out-$scenario.txt"
+    fi
     write_page "$scenario"
 }
 

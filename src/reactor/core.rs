@@ -157,7 +157,7 @@ pub(crate) struct Core {
     pub(crate) sends_unsubmitted: u32,
     /// Receives made outside the ring since the last turn.
     pub(crate) direct_receives: u32,
-    /// Sends of this pass go out by system calls of their own.
+    /// Sends of this pass, or the last, go out by system calls of their own.
     pub(crate) sends_directly: bool,
     /// No more connections have something to send than may be sent for past the ring.
     pub(crate) sends_few: bool,

@@ -20,7 +20,8 @@ use crate::sys::socket::{Gather, send, tune_loopback};
 use crate::time::Nanos;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
-/// through the ring; blocks that leave together are so in any case (see [`Core::send_directly`]).
+/// through the ring; blocks that leave together are so in any case (see [`Core::send_directly`]),
+/// and answers of a few more (see [`Core::transmit_early`]).
 ///
 /// One recv(2) that finds the data costs less than a receive armed in the ring: no poll entry to
 /// add, no wake-up in the sender's path, no deferred work to run. One send(2) costs less than an
@@ -117,7 +118,10 @@ impl Core {
     #[inline]
     pub(crate) fn transmit_early(&mut self, key: ConnectionKey) {
         if *self.dirty == [key] {
+            // Those are about all that is sent for in a pass.
+            let all = (self.sends_few, self.sends_directly);
             self.transmit_dirty();
+            (self.sends_few, self.sends_directly) = all;
         }
     }
 
@@ -356,7 +360,8 @@ impl Core {
         let connection = &mut self.connections[key];
         // Bulk beside urgent messages keeps out of their way: their p99 was 1.6 times as long.
         let is_alone = connection.session.part() == Part::Whole;
-        if !self.sends_directly || !is_alone || connection.attempts == DIRECT_ATTEMPTS_MAX {
+        let may_wait = self.sends_directly && self.stalled.len() < DIRECT_CONNECTIONS_MAX;
+        if !may_wait || !is_alone || connection.attempts == DIRECT_ATTEMPTS_MAX {
             return self.leave_to_ring(key, in_flight, buffer, taken);
         }
         if connection.attempts == 0 {

@@ -110,7 +110,8 @@ const LOOPBACK_SEND_BUFFER_BYTES: usize = 160 << 10;
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
 /// Prepares a loopback connection for long messages, unless the configuration says otherwise: what
-/// waits between both ends is bounded, and nothing is paced. Sockets of other peers, and those of
+/// waits between both ends is bounded, and the system's congestion control, whichever it is, does
+/// not pace it. Sockets of other peers, and those of
 /// other families, stay as they are.
 #[cold]
 pub(crate) fn tune_loopback(socket: &Socket, config: &Config) {
@@ -331,11 +332,15 @@ mod tests {
         let name = Some(LOOPBACK_CONGESTION.to_vec());
         assert_eq!(options(&connected), (2 * LOOPBACK_SEND_BUFFER_BYTES, name));
 
+        // What is configured was set before.
+        let untouched = options(&connect());
+        let one = Config::builder().tcp_congestion("cubic");
         let configured = connect();
-        let before = options(&configured);
-        let settings = Config::builder().tcp_congestion("cubic").tcp_send_buffer_bytes(8 << 10);
-        tune_loopback(&configured, &settings.build().expect("valid"));
-        assert_eq!(options(&configured), before, "what is configured was set before");
+        tune_loopback(&configured, &one.clone().build().expect("valid"));
+        assert_eq!(options(&configured), (2 * LOOPBACK_SEND_BUFFER_BYTES, untouched.1.clone()));
+        let configured = connect();
+        tune_loopback(&configured, &one.tcp_send_buffer_bytes(8 << 10).build().expect("valid"));
+        assert_eq!(options(&configured), untouched);
 
         let (stranger, _) = Socket::pair(Domain::UNIX, Type::STREAM, None).expect("a pair");
         let before = stranger.send_buffer_size().expect("a socket option");
