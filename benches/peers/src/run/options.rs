@@ -291,7 +291,7 @@ pub mod tests {
         assert_eq!(titles(&["fan-in", "--connections", "3"]), ["fan-in 64 B, 3 connections"]);
         assert_eq!(titles(&["fan-in", "--payload", "64"]), ["fan-in 64 B, 128 connections"]);
         assert_eq!(titles(&["paced", "--rate", "500"])[0], "paced 64 B, 500 a second");
-        assert_eq!(titles(&[]).len(), 10);
+        assert_eq!(titles(&[]).len(), 9);
         assert_eq!(titles(&["--form", "long"]).len(), 21);
         // Of everything, only what is so: not the rest as well.
         assert_eq!(titles(&["--payload", "256"]), ["rtt 256 B", "stream 256 B"]);
