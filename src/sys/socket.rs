@@ -111,8 +111,7 @@ const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
 /// Prepares a loopback connection for long messages, unless the configuration says otherwise: what
 /// waits between both ends is bounded, and the system's congestion control, whichever it is, does
-/// not pace it. Sockets of other peers, and those of
-/// other families, stay as they are.
+/// not pace it. Sockets of other peers, and those of other families, stay as they are.
 #[cold]
 pub(crate) fn tune_loopback(socket: &Socket, config: &Config) {
     let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
