@@ -164,6 +164,24 @@ impl Window {
         self.active = Some(buffer);
     }
 
+    /// Where a receive that is over at once writes.
+    ///
+    /// # Panics
+    ///
+    /// While a receive is in flight.
+    #[inline]
+    pub(crate) fn room_mut(&mut self, span: &Span) -> &mut [u8] {
+        let active = self.active.as_mut().expect("no receive is in flight");
+        &mut active.bytes_mut()[span.offset..span.offset + span.bytes]
+    }
+
+    /// So many bytes have been received there.
+    #[inline]
+    pub(crate) fn filled(&mut self, bytes: usize) {
+        self.tail += bytes;
+        assert!(self.tail <= self.capacity(), "what was received is within its room");
+    }
+
     /// Gives up both buffers: the base one and, to `pool`, a larger one.
     pub(crate) fn dissolve(mut self, pool: &mut Pool) -> Buffer {
         if self.base.is_some() {

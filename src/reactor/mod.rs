@@ -407,7 +407,7 @@ impl Reactor {
 
         let directly = std::mem::take(&mut core.direct_receives);
         core.counters.direct_receives.add(u64::from(directly));
-        let completions = core.reap() + directly;
+        let completions = if core.ring.has_completion() { core.reap() } else { 0 } + directly;
         receive::handle_ready(core, &mut self.handlers, awaited);
         core.run_commands();
         core.expire();
@@ -1186,6 +1186,10 @@ impl Core {
     /// Carries out commands of other threads.
     #[inline]
     fn run_commands(&mut self) {
+        // Taking from an empty queue is a full fence.
+        if self.mailbox.as_ref().is_none_or(|mailbox| mailbox.is_empty()) {
+            return;
+        }
         for _ in 0..COMMANDS_PER_TURN {
             let Some(command) = self.mailbox.as_ref().and_then(|mailbox| mailbox.take()) else {
                 return;

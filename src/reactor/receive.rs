@@ -43,13 +43,26 @@ impl Core {
         let connection = self.connections.get_mut(key).expect("a slot outlives its operations");
         connection.receiving = false;
         let buffer = completion.buffer.expect("the completion of a receive has its buffer");
-        let bytes = completion.result.unwrap_or(0) as usize;
-        connection.window.restore(buffer, bytes);
+        let result = completion.result.map(|bytes| bytes as usize);
+        connection.window.restore(buffer, result.unwrap_or(0));
         if matches!(connection.phase, Phase::Closing { .. }) {
             self.operation_ended(key);
             return;
         }
-        match completion.result {
+        self.received(key, result, completion.more_data);
+    }
+
+    /// Books what a receive has brought, through the ring or past it: bytes that stand in the
+    /// window, or an error.
+    #[inline]
+    pub(crate) fn received(
+        &mut self,
+        key: ConnectionKey,
+        result: Result<usize, i32>,
+        has_more: bool,
+    ) {
+        let connection = &mut self.connections[key];
+        match result {
             Ok(0) => {
                 let reason = match (connection.phase, connection.session.state()) {
                     (Phase::Departed { reason }, _) => reason,
@@ -59,7 +72,7 @@ impl Core {
                 self.close(key, reason);
             }
             Ok(_) => {
-                connection.expects_data = completion.more_data;
+                connection.expects_data = has_more;
                 connection.last_activity = self.now;
                 self.ready.push(key);
             }

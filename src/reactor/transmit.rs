@@ -4,18 +4,18 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use crate::config::Idle;
+use crate::config::{Config, Idle};
 use crate::error::CloseReason;
 use crate::mem::{Buffer, Pieces, WindowMode};
 use crate::reactor::Tokens;
 use crate::reactor::connection::{Connection, ConnectionKey, InFlight, Pause, Phase};
 use crate::reactor::core::Core;
-use crate::session::block::Block;
+use crate::session::block::{Block, Span};
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::session::{Part, Source};
 use crate::stats::Counters;
-use crate::sys::ring::{Completion, OpKind, ReceiveOptions, SendMode, SendOptions};
+use crate::sys::ring::{Completion, ReceiveOptions, SendMode, SendOptions};
 use crate::sys::socket::{Gather, send, tune_loopback};
 use crate::time::Nanos;
 
@@ -44,6 +44,12 @@ const PIECE_BYTES: usize = 64 << 10;
 /// The same while something urgent has come for any session within [`URGENCY_LASTS`]: two thirds of
 /// its p99, at less than half the stream's rate. Shorter pieces gained nothing more.
 const PIECE_BYTES_URGENT: usize = 16 << 10;
+/// Blocks up to this length are sent from where they wait, see [`Core::send_front`]. Below what is
+/// cut into pieces, gathered or sent without copying.
+const FRONT_BYTES_MAX: usize = 4 << 10;
+const _: () = assert!(FRONT_BYTES_MAX < PIECE_BYTES_URGENT);
+const _: () = assert!(FRONT_BYTES_MAX < GATHERED_MESSAGE_BYTES_MIN);
+
 /// What leaves with one system call where blocks are gathered, see [`Core::send_directly`]: four
 /// messages of 64 KiB, and what they are on the wire.
 pub(crate) const GATHERED_BYTES: usize = 256 << 10;
@@ -80,6 +86,13 @@ fn brings_others(in_flight: &InFlight) -> bool {
     is_gathered(in_flight.span.payload_bytes_max)
 }
 
+/// Whether the kernel is to send from the block's memory itself.
+#[inline]
+fn sends_zero_copy(connection: &Connection, config: &Config, span: &Span) -> bool {
+    let bytes_min = config.zero_copy_bytes_min() as usize;
+    connection.zero_copy && bytes_min > 0 && span.payload_bytes_max >= bytes_min
+}
+
 /// How much of a connection's bytes may be copied at once.
 #[inline]
 fn piece_bytes_max(connection: &Connection, piece_bytes: usize) -> usize {
@@ -110,7 +123,7 @@ impl Core {
     /// next, of so many that have received something.
     #[inline]
     pub(crate) fn transmits_early(&self, connections: usize) -> bool {
-        (2..=EARLY_CONNECTIONS_MAX).contains(&connections) && self.is_spinning()
+        (1..=EARLY_CONNECTIONS_MAX).contains(&connections) && self.is_spinning()
     }
 
     /// In a turn, between the frames of one connection and those of the next: the answers to the
@@ -151,6 +164,7 @@ impl Core {
             let home = connection.home;
             self.count_drops(home);
         }
+        let attempted = if self.sends_directly { self.send_front(key) } else { None };
         let connection = &mut self.connections[key];
         // A handler may have taken its time since the turn began.
         let may_expire = connection.session.may_expire();
@@ -187,11 +201,7 @@ impl Core {
             connection.sends_long = true;
             tune_loopback(&connection.socket, &self.config);
         }
-        let zero_copy_min = self.config.zero_copy_bytes_min() as usize;
-        let mode = if connection.zero_copy
-            && zero_copy_min > 0
-            && in_flight.span.payload_bytes_max >= zero_copy_min
-        {
+        let mode = if sends_zero_copy(connection, &self.config, &in_flight.span) {
             SendMode::ZeroCopy
         } else if connection.congested {
             SendMode::Whole
@@ -204,8 +214,9 @@ impl Core {
                 && connection.session.blocks_behind(in_flight.source).next().is_some()
         };
         if mode == SendMode::Prompt && (self.sends_directly || self.sends_few && has_company()) {
-            return self.send_directly(key, in_flight, buffer);
+            return self.send_directly(key, in_flight, buffer, attempted);
         }
+        assert!(attempted.is_none(), "only what would be sent past the ring has been");
         connection.attempts = 0;
         in_flight.zero_copy = mode == SendMode::ZeroCopy;
         let piece_bytes = self.piece_bytes();
@@ -235,6 +246,23 @@ impl Core {
                 self.dirty.push(key);
             }
         }
+    }
+
+    /// Sends a short block from where it waits, if its turn is plain to see. It is taken out of its
+    /// lane and booked after that, when nobody waits for this thread any more.
+    #[inline(always)]
+    fn send_front(&self, key: ConnectionKey) -> Option<io::Result<usize>> {
+        let connection = &self.connections[key];
+        if connection.congested || connection.in_flight.is_some() {
+            return None;
+        }
+        let block = connection.session.plain_front()?;
+        let is_short = block.span.bytes() <= FRONT_BYTES_MAX;
+        if !is_short || sends_zero_copy(connection, &self.config, &block.span) {
+            return None;
+        }
+        let range = block.span.start..block.span.filled;
+        Some(send(&connection.socket, &block.buffer.pieces(range)))
     }
 
     /// Books a block that leaves its lane. Once per block.
@@ -285,7 +313,8 @@ impl Core {
         }
     }
 
-    /// Sends with a system call of its own. What the socket does not take goes the ring's way.
+    /// Sends with a system call of its own, unless that has been `attempted`. What the socket does
+    /// not take goes the ring's way.
     ///
     /// A long block brings those behind it along. Over loopback a segment holds 65,483 bytes, so
     /// that 64 KiB alone leave as a full segment and a tiny one, which costs as much as the full
@@ -293,13 +322,21 @@ impl Core {
     // Inlined: each return behind a system call is mispredicted where the kernel has to clear the
     // predictor of returns on its way out.
     #[inline(always)]
-    fn send_directly(&mut self, key: ConnectionKey, in_flight: InFlight, buffer: Buffer) {
+    fn send_directly(
+        &mut self,
+        key: ConnectionKey,
+        in_flight: InFlight,
+        buffer: Buffer,
+        attempted: Option<io::Result<usize>>,
+    ) {
         let piece_bytes = self.piece_bytes();
         let connection = &mut self.connections[key];
         let unsent = in_flight.unsent_bytes();
         let bytes = unsent.min(piece_bytes_max(connection, piece_bytes));
         let pieces = buffer.pieces(in_flight.sent..in_flight.sent + bytes);
-        let outcome = if brings_others(&in_flight) && connection.session.part() == Part::Whole {
+        let outcome = if let Some(outcome) = attempted {
+            outcome
+        } else if brings_others(&in_flight) && connection.session.part() == Part::Whole {
             send_with_those_behind(connection, in_flight.source, &pieces)
         } else {
             send(&connection.socket, &pieces)
@@ -672,30 +709,18 @@ impl Core {
         let prepared = connection.window.prepare(frame_bytes, parsed, &mut self.receive_memory);
         let Some(span) = prepared else { return self.pause_for_memory(key) };
         let bytes = span.bytes.min(piece_bytes_max(connection, piece_bytes));
-        let mut buffer = connection.window.lend();
-        let outcome = crate::sys::socket::receive(
-            &connection.socket,
-            &mut buffer.bytes_mut()[span.offset..span.offset + bytes],
-        );
-        if let Err(error) = &outcome
-            && error.kind() == io::ErrorKind::WouldBlock
-        {
-            connection.window.restore(buffer, 0);
-            return Direct::Nothing;
-        }
-        connection.wants_receive = false;
-        let result = outcome.map(|bytes| u32::try_from(bytes).expect("buffers are far smaller"));
-        let completion = Completion {
-            token: Tokens::connection(key),
-            kind: OpKind::Receive,
-            result: result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)),
-            buffer: Some(buffer),
-            more_data: false,
-            continues: false,
-            copied: false,
+        let room = &mut connection.window.room_mut(&span)[..bytes];
+        let result = match crate::sys::socket::receive(&connection.socket, room) {
+            Ok(bytes) => {
+                connection.window.filled(bytes);
+                Ok(bytes)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Direct::Nothing,
+            Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
         };
+        connection.wants_receive = false;
         self.direct_receives += 1;
-        self.on_received(key, completion);
+        self.received(key, result, false);
         Direct::Received
     }
 

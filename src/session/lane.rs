@@ -295,6 +295,15 @@ impl Lane {
         Some(block)
     }
 
+    /// The block that [`take`](Self::take) gives next, where there is nothing to see to before.
+    #[inline]
+    pub(crate) fn plain_front(&self) -> Option<&Block> {
+        let is_plain = |block: &&Block| {
+            block.span.first == self.announced + 1 && block.span.expiry == Nanos::NEVER
+        };
+        self.waiting.front().filter(is_plain)
+    }
+
     /// The blocks that [`take`](Self::take) gives next, oldest first, up to one that a gap is to be
     /// told before, or that may expire.
     pub(crate) fn blocks_behind(&self) -> impl Iterator<Item = &Block> {
@@ -938,13 +947,12 @@ impl Lane {
             self.is_bulky |= !self.waiting.is_empty();
             let (lane, block_bytes) = (head.priority, limits.block_bytes);
             let buffer = self.make_buffer(bytes, block_bytes, lane, limits, memory, holdings)?;
-            let mut loan = Loan::new(buffer, self.sequence + 1, memory.pool);
+            self.waiting.push_back(Block::new(buffer, self.sequence + 1));
+            let mut loan = Loan { waiting: &mut self.waiting, pool: memory.pool, is_kept: false };
             let frame_bytes_max = limits.frame_bytes_max;
             match loan.block().write(head, body, frame_bytes_max, memory.scratch) {
                 Ok(written) => {
-                    let block = loan.keep();
-                    holdings.add(&block);
-                    self.waiting.push_back(block);
+                    holdings.add(loan.keep());
                     return Ok(written);
                 }
                 Err(Refusal::Send(error)) => return Err(error),
@@ -981,6 +989,7 @@ impl Lane {
     }
 
     /// Memory for a block, with what the overflow policy can do for it.
+    #[inline]
     fn make_buffer(
         &mut self,
         bytes: usize,
@@ -1001,6 +1010,7 @@ impl Lane {
     }
 
     /// Memory for a block of at least `bytes`; see the module.
+    #[inline]
     fn take_buffer(
         &self,
         bytes: usize,
@@ -1037,29 +1047,30 @@ pub enum Sent {
     Never,
 }
 
-/// A block whose memory goes back unless it is kept: also when the body panics while it writes.
+/// The newest block of a lane, which is written where it stands: it goes, and its memory back,
+/// unless it is kept. So also when the body panics while it writes.
 struct Loan<'a> {
-    block: Option<Block>,
+    waiting: &'a mut VecDeque<Block>,
     pool: &'a mut Pool,
+    is_kept: bool,
 }
 
-impl<'a> Loan<'a> {
-    fn new(buffer: Buffer, first: u64, pool: &'a mut Pool) -> Self {
-        Self { block: Some(Block::new(buffer, first)), pool }
-    }
-
+impl Loan<'_> {
     fn block(&mut self) -> &mut Block {
-        self.block.as_mut().expect("only keeping takes it")
+        self.waiting.back_mut().expect("it was put there")
     }
 
-    fn keep(mut self) -> Block {
-        self.block.take().expect("only keeping takes it")
+    fn keep(&mut self) -> &Block {
+        self.is_kept = true;
+        self.block()
     }
 }
 
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
+        if !self.is_kept
+            && let Some(block) = self.waiting.pop_back()
+        {
             self.pool.give(block.buffer);
         }
     }

@@ -779,13 +779,35 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Option<(Source, Block)> {
+        let promised =
+            if cfg!(debug_assertions) { self.plain_front().map(|block| block.span) } else { None };
         let next = self.next_block(now, memory);
+        debug_assert!(
+            promised.is_none() || next.as_ref().map(|(_, block)| block.span) == promised,
+            "what is sent from where it waits comes next",
+        );
         if next.is_some()
             && let Some(heartbeat) = &mut self.heartbeat
         {
             heartbeat.sent(now);
         }
         next
+    }
+
+    /// The block that [`Session::poll_block`] gives next, where that is plain to see: nothing of
+    /// the session's own goes before it, no lane has been passed over, and nothing has to be
+    /// dropped or told. It can be sent from where it waits and be taken after that.
+    #[inline]
+    pub(crate) fn plain_front(&self) -> Option<&Block> {
+        if self.control.is_some()
+            || self.state != State::Open
+            || self.has_own_block()
+            || self.is_held
+            || self.passed_over != [0; Priority::COUNT]
+        {
+            return None;
+        }
+        self.lanes.iter().rev().find(|lane| !lane.is_empty()).and_then(Lane::plain_front)
     }
 
     #[inline]

@@ -472,6 +472,44 @@ fn looking_for_something_to_send_is_no_sign_of_life() {
     assert!(near.session.deadline() > due, "that is a sign of life");
 }
 
+/// A block is sent from where it waits only if nothing else goes before it and nothing has to be
+/// told or looked at. That it is the next one then, `poll_block` checks in every test.
+#[test]
+fn front_is_plain_to_see_or_not_at_all() {
+    let (mut near, mut far) = pair();
+    let front = |end: &End| end.session.plain_front().map(|block| block.span.first);
+    assert_eq!(front(&near), None, "nothing is queued");
+    near.push(Priority::Normal, b"one").expect("room");
+    assert_eq!(front(&near), Some(1));
+
+    near.push(Priority::High, b"urgent").expect("room");
+    near.send_block().expect("the urgent one");
+    assert_eq!(front(&near), None, "the lower lane has been passed over");
+    near.send_block().expect("the other one");
+    near.push(Priority::Normal, b"two").expect("room");
+    assert_eq!(front(&near), Some(2));
+    near.push_as(
+        Envelope::data().priority(Priority::High).ttl(Duration::from_secs(1)),
+        b"short-lived",
+    );
+    assert_eq!(front(&near), None, "the next one may expire");
+    near.send_block().expect("the short-lived one");
+    near.send_block().expect("the other one");
+
+    near.push_as(Envelope::data().reliable().priority(Priority::Low), b"one of another lane");
+    assert_eq!(front(&near), Some(1), "it is kept when it has left");
+    let block = near.send_block().expect("queued");
+    far.handle(&block).expect("well formed");
+    far.push(Priority::Normal, b"answer").expect("room");
+    assert_eq!(front(&far), Some(1));
+    far.confirm();
+    assert_eq!(front(&far), None, "a confirmation goes before it");
+
+    near.push(Priority::Normal, b"three").expect("room");
+    near.session.drain();
+    assert_eq!(front(&near), None, "it is about to end");
+}
+
 /// Random traffic in both directions over all lanes: per lane nothing is lost, nothing is
 /// reordered, and all memory comes back.
 #[test]

@@ -1,6 +1,6 @@
 //! Handlers: called with what was sent, free to answer anybody, unable to take anything down.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -154,6 +154,40 @@ fn answer_leaves_before_the_next_is_handled() {
             let each_before_the_next: Vec<_> = (0..count).collect();
             let is_each = *answered.borrow() == each_before_the_next;
             assert_eq!(is_each, is_early, "{count}: {:?}", answered.borrow());
+        }
+    });
+}
+
+/// A reactor that spins answers its only connection in the turn that handles the request: what else
+/// a turn does comes after.
+#[test]
+fn answer_leaves_in_the_turn_of_its_request() {
+    isolated(|| {
+        for (idle, is_early) in [(Idle::Spin, true), (Idle::Park, false)] {
+            let config = settings().idle(idle).build().expect("valid");
+            let mut reactor = Reactor::new(&config).expect("a ring");
+            let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
+            let connecting = std::thread::spawn(move || Peer::connect_to(&address));
+            let deadline = Nanos::now() + PATIENCE;
+            while !connecting.is_finished() && Nanos::now() < deadline {
+                reactor.turn(Wait::Until(Nanos::now() + Duration::from_millis(1))).expect("a turn");
+            }
+            let mut peer = connecting.join().expect("connected");
+            let is_handled = Rc::new(Cell::new(false));
+            let handled = Rc::clone(&is_handled);
+            reactor.on(Kind::Command, move |context, frame| {
+                handled.set(true);
+                context.reply(Envelope::status(), frame.payload()).expect("room");
+            });
+            peer.send(Plain::new(COMMAND, NORMAL, b"?"));
+            while !is_handled.get() && Nanos::now() < deadline {
+                reactor.turn(Wait::Until(deadline)).expect("a turn");
+            }
+            let Stream::Tcp(stream) = &peer.stream else { panic!("TCP") };
+            let bytes = rustix::io::ioctl_fionread(stream).expect("a socket");
+            assert_eq!(bytes > 0, is_early, "{idle:?}");
+            reactor.turn(Wait::Poll).expect("a turn");
+            assert_eq!(peer.frame().payload, b"?");
         }
     });
 }
