@@ -18,6 +18,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::signal::SIGINT;
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
+use super::clock::{self, Clock};
 use super::framing::Framing;
 use super::options::{Delivery, Scenario};
 use super::plan::{Beside, Bulk, Case, Cores, Plan, Suite, Variant};
@@ -198,8 +199,9 @@ fn entries(plan: &Plan) -> Vec<Entry> {
             vec![ring(best_effort), with("ringwire-reliable", &Ring, case)]
         }
         (Scenario::Failover | Scenario::Idle, _) => vec![ring(case)],
-        (Scenario::Rtt | Scenario::FanIn | Scenario::Paced, _) => {
-            vec![with("socket", &Socket, case), ring(case)]
+        (Scenario::Rtt | Scenario::FanIn, _) => vec![with("socket", &Socket, case), ring(case)],
+        (Scenario::Paced, _) => {
+            vec![with(clock::NAME, &Clock, case), with("socket", &Socket, case), ring(case)]
         }
         (Scenario::Stream, _) => {
             vec![with("socket", &Framing, case), with("raw", &Raw, case), ring(case)]

@@ -35,7 +35,8 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// fro, in stream it writes, reads and looks at the same frames. `raw`, in stream only, moves as
 /// many bytes without frames, 256 KiB at once: what the machine can do for bulk. `ringwire` is the
 /// library, in stream with `send_all`, as an application sends many at once; `ringwire-reliable` is
-/// the library with reliable messages.
+/// the library with reliable messages. `clock`, in paced only, is no transport: two threads read
+/// the clock, and how late the later one was is what no answer could have been sooner than.
 ///
 /// paced sends at a fixed rate, whether answers have come or not, and counts from the instant a
 /// request was due: what waits for a slow one is late, too. mixed puts critical round trips beside

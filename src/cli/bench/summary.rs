@@ -95,7 +95,9 @@ impl Record {
         let case = plan.case;
         let rates: Vec<f64> = rounds.iter().map(Round::frames_per_s).collect();
         let has_rate = case.scenario.has_rate();
-        let frames_per_s = has_rate.then(|| median(&rates));
+        // Who reads the clock alone moves no frames.
+        let moves_frames = has_rate && rounds.iter().any(|round| round.frames > 0.0);
+        let frames_per_s = moves_frames.then(|| median(&rates));
         let per_frame = |figure: &dyn Fn(&Round) -> Option<f64>| {
             median_of(rounds, |round| Some(figure(round)? / round.frames))
         };
@@ -124,7 +126,7 @@ impl Record {
             p50_ns_high: p50s.as_deref().map(|values| whole(high_of(values))),
             frames_per_s: frames_per_s.map(tidy),
             bytes_per_s: frames_per_s.map(|rate| tidy(rate * case.payload_bytes as f64)),
-            cpu_ns_per_frame: per_frame(&|round| has_rate.then_some(round.cpu_ns as f64)),
+            cpu_ns_per_frame: per_frame(&|round| moves_frames.then_some(round.cpu_ns as f64)),
             enters_per_frame: per_frame(&|round| Some(round.calls?.enters as f64)),
             direct_per_frame: per_frame(&|round| Some(round.calls?.direct as f64)),
             errors: rounds.iter().map(|round| round.errors).sum(),

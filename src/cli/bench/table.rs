@@ -8,6 +8,7 @@
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
+use super::clock;
 use super::goal::{Figure, Goal, NOISY, failover_verdict};
 use super::options::Scenario;
 use super::plan::{Beside, Case, Plan};
@@ -109,6 +110,9 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
     match case.scenario {
         Scenario::Paced | Scenario::Mixed if case.period.is_some() => {
             notes.push("From the instant each request was due. CPU/frame is that of all.".into());
+            if measured.iter().any(|one| one.record.subject == clock::NAME) {
+                notes.push("clock: by how much two threads that only read it were late.".into());
+            }
         }
         Scenario::Idle => notes.push("CPU: both ends, of one core.".into()),
         Scenario::FanIn => notes.push("memory/conn: resident, both ends together.".into()),
@@ -174,7 +178,8 @@ fn row(
 ) -> Vec<Cell> {
     let mut cells: Vec<Cell> = measured.iter().map(|one| Cell::new(subject(one))).collect();
     let Some((ringwire, floors)) = measured.split_last() else { return cells };
-    for (index, floor) in floors.iter().enumerate() {
+    let compared = |floor: &&Measured| floor.record.subject != clock::NAME;
+    for (index, floor) in floors.iter().filter(compared).enumerate() {
         cells.push(Cell::new(ratio(ringwire, floor)));
         let goals: Vec<Goal> = Goal::all_of(case).filter(|goal| goal.floor == index).collect();
         if !goals.is_empty() {
