@@ -1,5 +1,6 @@
-//! `scripts/ab.sh` and `scripts/instructions.sh` in a repository of their own, with a cargo that
-//! makes its programs out of a file: what they build, in which order they run it, what they say.
+//! `scripts/ab.sh`, `scripts/instructions.sh` and `scripts/pgo.sh` in a repository of their own,
+//! with a cargo that makes its programs out of a file: what they build, in which order they run it,
+//! what they say.
 //! Needs `bash`, `awk` and `git`, as the scripts do.
 
 use std::fs;
@@ -39,6 +40,27 @@ chmod +x "$NOTES/program"
 echo "  Executable benches/instructions.rs ($NOTES/program)" >&2
 "#;
 
+/// "Builds" a ringwire that notes how it is run, and what was built with.
+const CARGO_FOR_PGO: &str = r#"#!/bin/bash
+echo "$RUSTFLAGS $*" >"$NOTES/build"
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$CARGO_TARGET_DIR/$2/release"
+program="$CARGO_TARGET_DIR/$2/release/ringwire"
+cat >"$program" <<END
+#!/bin/bash
+mkdir -p ${RUSTFLAGS#-Cprofile-generate=}
+echo counts >${RUSTFLAGS#-Cprofile-generate=}/\$\$.profraw
+echo "\$*" >>$NOTES/runs
+END
+chmod +x "$program"
+"#;
+
+/// Merges.
+const PROFDATA: &str = r#"#!/bin/bash
+[ "$1 $2" = "merge --output" ] || exit 1
+cat "${@:4}" >"$3"
+"#;
+
 /// Counts 1,000 instructions to begin with, and for a call of a case what its file says.
 const VALGRIND: &str = r#"#!/bin/bash
 while [ "$1" != --case ]; do shift; done
@@ -55,7 +77,7 @@ impl Repository {
         let root = std::env::temp_dir().join(format!("ringwire-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         let repository = Self { root };
-        for script in ["ab.sh", "instructions.sh"] {
+        for script in ["ab.sh", "instructions.sh", "pgo.sh"] {
             let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
             let text = fs::read_to_string(text).expect("a script of this repository");
             repository.program(&format!("tree/scripts/{script}"), &text);
@@ -99,7 +121,9 @@ impl Repository {
             .env_remove("RECORD")
             .env_remove("RUN_WITH")
             .env_remove("RUSTFLAGS")
-            .env_remove("DRIFT");
+            .env_remove("DRIFT")
+            .env_remove("LLVM_PROFDATA")
+            .env_remove("SECONDS_EACH");
         command
     }
 
@@ -206,4 +230,27 @@ fn instructions_that_have_grown_are_an_error_until_they_are_accepted() {
     assert_eq!(words(&said, "b ")[4..], ["%", "more", "than", "3", "%", "more"]);
     text(&repository.script("instructions.sh", &["accept"]));
     text(&repository.script("instructions.sh", &[]));
+}
+
+#[test]
+fn profile_is_of_what_the_bench_runs() {
+    let repository = Repository::new("pgo");
+    repository.program("bin/cargo", CARGO_FOR_PGO);
+    repository.program("bin/profdata", PROFDATA);
+    let mut command = repository.command(repository.root.join("tree/scripts/pgo.sh"));
+    command.env("LLVM_PROFDATA", "profdata");
+    let printed = text(&command.output().expect("bash is there"));
+    let flag = printed.trim().strip_prefix("RUSTFLAGS=-Cprofile-use=").expect("a flag");
+    let merged = fs::read_to_string(flag).expect("the file that is named");
+    assert_eq!(merged, "counts\n".repeat(4), "what each run has counted");
+    let runs = repository.read("notes/runs");
+    let runs: Vec<_> = runs.lines().collect();
+    assert_eq!(runs.len(), 4, "{runs:?}");
+    assert!(runs.iter().all(|run| run.starts_with("bench ")), "{runs:?}");
+    assert!(repository.read("notes/build").starts_with("-Cprofile-generate="));
+
+    // A tool that fails is an error, not an empty profile.
+    command.env("LLVM_PROFDATA", "false");
+    assert!(!command.output().expect("bash is there").status.success());
+    assert_eq!(repository.script("pgo.sh", &["rtt"]).status.code(), Some(2));
 }
