@@ -327,7 +327,12 @@ mod tests {
                 longest = 0;
                 let most = span.bytes.min(stream.len() - sent);
                 let bytes = if span.mode == WindowMode::Whole { most } else { rng.usize(1..=most) };
-                fill(&mut window, span, &stream[sent..sent + bytes]);
+                if rng.bool() {
+                    fill(&mut window, span, &stream[sent..sent + bytes]);
+                } else {
+                    window.room_mut(&span)[..bytes].copy_from_slice(&stream[sent..sent + bytes]);
+                    window.filled(bytes);
+                }
                 sent += bytes;
                 while frame < frames.len() && window.unparsed().len() >= frames[frame] {
                     let bytes = frames[frame];

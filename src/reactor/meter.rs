@@ -261,6 +261,12 @@ impl Meter {
         self.turn_began.is_some() || self.pending.has_handed_over
     }
 
+    /// Whether something was handed to the kernel that is in no row yet.
+    #[inline]
+    pub(crate) fn has_handed_over(&self) -> bool {
+        self.pending.has_handed_over
+    }
+
     /// Whether something waits to be written.
     #[inline]
     fn has_something(&self) -> bool {
@@ -283,7 +289,10 @@ impl Meter {
     #[inline]
     pub(crate) fn settle(&mut self, now: Nanos, counters: &Counters) {
         self.write_pending(now);
-        if let Some(began) = self.turn_began.take() {
+        // Of a thread that is the application's, only turns that call handlers.
+        if let Some(began) = self.turn_began.take()
+            && (self.is_driven || self.has_called)
+        {
             let nanos = now.0.saturating_sub(began.0);
             self.histograms.turn.record(nanos);
             if nanos > self.turn_threshold_ns {

@@ -14,6 +14,7 @@
 //!
 //! Every part is bounded. The turn *begins* with the enter that submits what the turn before
 //! queued: so an answer, the receive for the next message and the wait for it are one system call.
+//! A reactor that spins sends the answers to a few connections past the ring, at once.
 //!
 //! # Idle strategies
 //!
@@ -423,6 +424,10 @@ impl Reactor {
         watch::tell_watched(core, &mut self.handlers);
         if core.dirty.is_empty() {
             core.refresh_rows();
+        }
+        if !core.meter.is_driven() && core.meter.has_handed_over() {
+            // Sends within the turn: their rows go with its counters.
+            core.settle_meter();
         }
         core.meter.turn_ends();
         if wait == Wait::Poll {

@@ -29,8 +29,8 @@ use crate::time::Nanos;
 pub(crate) const DIRECT_CONNECTIONS_MAX: usize = 2;
 
 /// While spinning, the answers to what a connection has sent go before the frames of the next one
-/// are handled, if no more than these have received something. Beyond that, sending together
-/// through the ring costs as little.
+/// are handled, and before the rest of the turn, if no more than these have received something.
+/// Beyond that, sending together through the ring costs as little.
 const EARLY_CONNECTIONS_MAX: usize = 16;
 
 /// How often in a row a full socket is tried past the ring before the ring waits for room.
@@ -45,7 +45,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// its p99, at less than half the stream's rate. Shorter pieces gained nothing more.
 const PIECE_BYTES_URGENT: usize = 16 << 10;
 /// Blocks up to this length are sent from where they wait, see [`Core::send_front`]. Below what is
-/// cut into pieces, gathered or sent without copying.
+/// cut into pieces or gathered.
 const FRONT_BYTES_MAX: usize = 4 << 10;
 const _: () = assert!(FRONT_BYTES_MAX < PIECE_BYTES_URGENT);
 const _: () = assert!(FRONT_BYTES_MAX < GATHERED_MESSAGE_BYTES_MIN);
@@ -119,18 +119,19 @@ impl Core {
         self.meter.end();
     }
 
-    /// Whether what is to be sent leaves between the frames of one connection and those of the
-    /// next, of so many that have received something.
+    /// Whether what is to be sent leaves behind the frames of each connection, of so many that have
+    /// received something.
     #[inline]
     pub(crate) fn transmits_early(&self, connections: usize) -> bool {
-        (1..=EARLY_CONNECTIONS_MAX).contains(&connections) && self.is_spinning()
+        connections <= EARLY_CONNECTIONS_MAX && self.is_spinning()
     }
 
-    /// In a turn, between the frames of one connection and those of the next: the answers to the
-    /// first need not wait for the others. What else is to be sent does, as more may come to it.
+    /// In a turn, behind the frames of a connection: the answers to them need not wait for what the
+    /// next has sent, nor for the rest of the turn. What else is to be sent does: more may come to
+    /// it, and a long block now would stand before what is more urgent and not queued yet.
     #[inline]
     pub(crate) fn transmit_early(&mut self, key: ConnectionKey) {
-        if *self.dirty == [key] {
+        if *self.dirty == [key] && self.front(key).is_some() {
             // Those are about all that is sent for in a pass.
             let all = (self.sends_few, self.sends_directly);
             self.transmit_dirty();
@@ -189,7 +190,10 @@ impl Core {
                     let in_flight = self.book_block(key, source, &block, now);
                     (block.buffer, in_flight)
                 }
-                None => return self.nothing_to_send(key),
+                None => {
+                    assert!(attempted.is_none(), "what has been sent waits in its lane");
+                    return self.nothing_to_send(key);
+                }
             },
         };
         if may_expire {
@@ -252,17 +256,22 @@ impl Core {
     /// lane and booked after that, when nobody waits for this thread any more.
     #[inline(always)]
     fn send_front(&self, key: ConnectionKey) -> Option<io::Result<usize>> {
-        let connection = &self.connections[key];
+        let block = self.front(key)?;
+        let range = block.span.start..block.span.filled;
+        Some(send(&self.connections[key].socket, &block.buffer.pieces(range)))
+    }
+
+    /// The block that can be sent from where it waits.
+    #[inline(always)]
+    fn front(&self, key: ConnectionKey) -> Option<&Block> {
+        let connection = self.connections.get(key)?;
         if connection.congested || connection.in_flight.is_some() {
             return None;
         }
         let block = connection.session.plain_front()?;
         let is_short = block.span.bytes() <= FRONT_BYTES_MAX;
-        if !is_short || sends_zero_copy(connection, &self.config, &block.span) {
-            return None;
-        }
-        let range = block.span.start..block.span.filled;
-        Some(send(&connection.socket, &block.buffer.pieces(range)))
+        let is_copied = !sends_zero_copy(connection, &self.config, &block.span);
+        (is_short && is_copied).then_some(block)
     }
 
     /// Books a block that leaves its lane. Once per block.

@@ -779,11 +779,12 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Option<(Source, Block)> {
-        let promised =
-            if cfg!(debug_assertions) { self.plain_front().map(|block| block.span) } else { None };
+        // Where in memory it stands tells blocks of two lanes apart.
+        let place = |block: &Block| (block.buffer.bytes().as_ptr(), block.span);
+        let promised = if cfg!(debug_assertions) { self.plain_front().map(place) } else { None };
         let next = self.next_block(now, memory);
         debug_assert!(
-            promised.is_none() || next.as_ref().map(|(_, block)| block.span) == promised,
+            promised.is_none() || next.as_ref().map(|(_, block)| place(block)) == promised,
             "what is sent from where it waits comes next",
         );
         if next.is_some()
@@ -795,15 +796,15 @@ impl Session {
     }
 
     /// The block that [`Session::poll_block`] gives next, where that is plain to see: nothing of
-    /// the session's own goes before it, no lane has been passed over, and nothing has to be
-    /// dropped or told. It can be sent from where it waits and be taken after that.
+    /// the session's own goes before it, no lane has been passed over for too long, and nothing has
+    /// to be dropped or told. It can be sent from where it waits and be taken after that.
     #[inline]
     pub(crate) fn plain_front(&self) -> Option<&Block> {
         if self.control.is_some()
             || self.state != State::Open
             || self.has_own_block()
             || self.is_held
-            || self.passed_over != [0; Priority::COUNT]
+            || self.overdue().is_some()
         {
             return None;
         }

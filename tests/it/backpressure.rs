@@ -140,6 +140,35 @@ fn spinning_client_tries_a_full_socket_again() {
     });
 }
 
+/// A short block is sent from where it waits. Of the one that the full socket takes in part, or not
+/// at all, nothing is lost and nothing comes twice.
+#[test]
+fn short_block_that_meets_a_full_socket_comes_once() {
+    isolated(|| {
+        let config = || valid(narrow().idle(Idle::Spin));
+        for (mut client, mut peer) in
+            [client_and_peer(config()), client_and_peer_over_unix(config())]
+        {
+            let mut count = 0;
+            while client.statistics().short_sends == 0 {
+                assert!(count < 100_000, "the socket is never full");
+                client.send(Envelope::data(), &numbered(count, 1000)).expect("room in the lane");
+                // Each by itself: the lane was empty before.
+                client.poll();
+                count += 1;
+            }
+            for number in 0..count {
+                client.poll();
+                assert_eq!(peer.frame().payload, numbered(number, 1000));
+            }
+            client.send(Envelope::data(), b"after").expect("room");
+            client.flush_within(PATIENCE).expect("the peer reads");
+            assert_eq!(peer.frame().payload, b"after");
+            assert_eq!(client.statistics().messages_sent, u64::from(count) + 1);
+        }
+    });
+}
+
 /// One that a peer does not read from for long is left to the ring, and tried again after that.
 #[test]
 fn socket_that_stays_full_is_left_to_the_ring() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ringwire::config::Idle;
 use ringwire::time::Nanos;
-use ringwire::{ConnectionId, Envelope, Kind, Reactor, Server, ServerBuilder, Wait};
+use ringwire::{ConnectionId, Envelope, Kind, Priority, Reactor, Server, ServerBuilder, Wait};
 
 use crate::util::{
     COMMAND, DATA, GOODBYE, NORMAL, PATIENCE, Peer, Plain, RESPONSE, STATUS, Stream, client,
@@ -158,37 +158,80 @@ fn answer_leaves_before_the_next_is_handled() {
     });
 }
 
-/// A reactor that spins answers its only connection in the turn that handles the request: what else
-/// a turn does comes after.
+/// A reactor of this idle strategy on this thread, and its only peer.
+fn alone_with_a_peer(idle: Idle) -> (Reactor, Peer) {
+    let config = settings().idle(idle).build().expect("valid");
+    let mut reactor = Reactor::new(&config).expect("a ring");
+    let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
+    let connecting = std::thread::spawn(move || Peer::connect_to(&address));
+    let deadline = Nanos::now() + PATIENCE;
+    while !connecting.is_finished() && Nanos::now() < deadline {
+        reactor.turn(Wait::Until(Nanos::now() + Duration::from_millis(1))).expect("a turn");
+    }
+    (reactor, connecting.join().expect("connected"))
+}
+
+/// Has the peer ask and the reactor turn until its handler, which does `answer`, was called.
+fn ask(
+    reactor: &mut Reactor,
+    peer: &mut Peer,
+    mut answer: impl FnMut(&mut ringwire::Context<'_>) + 'static,
+) {
+    let is_handled = Rc::new(Cell::new(false));
+    let handled = Rc::clone(&is_handled);
+    reactor.on(Kind::Command, move |context, _| {
+        handled.set(true);
+        answer(context);
+    });
+    peer.send(Plain::new(COMMAND, NORMAL, b"?"));
+    let deadline = Nanos::now() + PATIENCE;
+    while !is_handled.get() {
+        assert!(Nanos::now() < deadline, "the request never came");
+        reactor.turn(Wait::Until(deadline)).expect("a turn");
+    }
+}
+
+/// A reactor that spins answers its only connection in the turn that handles the request; one that
+/// parks, with the next.
 #[test]
 fn answer_leaves_in_the_turn_of_its_request() {
     isolated(|| {
         for (idle, is_early) in [(Idle::Spin, true), (Idle::Park, false)] {
-            let config = settings().idle(idle).build().expect("valid");
-            let mut reactor = Reactor::new(&config).expect("a ring");
-            let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
-            let connecting = std::thread::spawn(move || Peer::connect_to(&address));
-            let deadline = Nanos::now() + PATIENCE;
-            while !connecting.is_finished() && Nanos::now() < deadline {
-                reactor.turn(Wait::Until(Nanos::now() + Duration::from_millis(1))).expect("a turn");
-            }
-            let mut peer = connecting.join().expect("connected");
-            let is_handled = Rc::new(Cell::new(false));
-            let handled = Rc::clone(&is_handled);
-            reactor.on(Kind::Command, move |context, frame| {
-                handled.set(true);
-                context.reply(Envelope::status(), frame.payload()).expect("room");
+            let (mut reactor, mut peer) = alone_with_a_peer(idle);
+            ask(&mut reactor, &mut peer, |context| {
+                context.reply(Envelope::status(), b"!").expect("room");
             });
-            peer.send(Plain::new(COMMAND, NORMAL, b"?"));
-            while !is_handled.get() && Nanos::now() < deadline {
-                reactor.turn(Wait::Until(deadline)).expect("a turn");
-            }
             let Stream::Tcp(stream) = &peer.stream else { panic!("TCP") };
-            let bytes = rustix::io::ioctl_fionread(stream).expect("a socket");
-            assert_eq!(bytes > 0, is_early, "{idle:?}");
+            if is_early {
+                // The kernel may take its time to deliver.
+                stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+                assert_eq!(stream.peek(&mut [0]).expect("an answer"), 1);
+            } else {
+                let bytes = rustix::io::ioctl_fionread(stream).expect("a socket");
+                assert_eq!(bytes, 0, "{idle:?}");
+            }
             reactor.turn(Wait::Poll).expect("a turn");
-            assert_eq!(peer.frame().payload, b"?");
+            assert_eq!(peer.frame().payload, b"!");
         }
+    });
+}
+
+/// What is long does not leave in the turn that queues it: what the application then finds urgent
+/// goes before it.
+#[test]
+fn long_message_does_not_leave_early() {
+    isolated(|| {
+        let (mut reactor, mut peer) = alone_with_a_peer(Idle::Spin);
+        ask(&mut reactor, &mut peer, |context| {
+            let envelope = Envelope::data().priority(Priority::Low);
+            context.reply(envelope, &[7; 60_000][..]).expect("room");
+        });
+        let connection = reactor.connections()[0].id;
+        reactor.send(connection, Envelope::command().critical(), b"stop").expect("room");
+        reactor.turn(Wait::Poll).expect("a turn");
+        assert_eq!(peer.frame().payload.len(), b"stop".len());
+        reactor.turn(Wait::Poll).expect("a turn");
+        assert_eq!(peer.frame().payload.len(), 60_000);
     });
 }
 
