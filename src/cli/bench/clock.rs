@@ -6,7 +6,7 @@
 //! request of that instant could have come sooner, whatever carried it: one of its ends did not
 //! run. What a host takes from its guests shows here, and so do interrupts and other threads.
 //!
-//! Both spin, whatever the idle strategy is.
+//! Both spin, whatever the idle strategy is. Where both ends share a core there is one thread.
 
 use std::thread;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::plan::Plan;
 use super::round::{Extra, Round, Stopwatch, latency_histogram};
 
 /// The name in the results. Nothing is compared with it: it does no work.
-pub(super) const NAME: &str = "clock";
+pub(in crate::cli) const NAME: &str = "clock";
 
 /// Two clocks that are read.
 #[derive(Debug)]

@@ -169,9 +169,13 @@ fn git(folder: &Path, arguments: &[&str]) -> Option<String> {
 }
 
 fn command_line() -> String {
-    let words: Vec<String> =
-        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    words.join(" ")
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    words.map(|word| without_folder(&word).to_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// Of an absolute path the file's name: where it lies is this machine's, and a record may travel.
+fn without_folder(word: &str) -> &str {
+    word.rsplit_once('/').filter(|_| word.starts_with('/')).map_or(word, |(_, name)| name)
 }
 
 /// Seconds since 1970 as RFC 3339, UTC. The algorithm is Howard Hinnant's `civil_from_days`.
@@ -197,6 +201,13 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+
+    #[test]
+    fn records_do_not_say_where_things_lie() {
+        let shown = ["/home/me/target/release/ringwire", "target/release/ringwire", "bench", "1/s"]
+            .map(without_folder);
+        assert_eq!(shown, ["ringwire", "target/release/ringwire", "bench", "1/s"]);
+    }
 
     /// A repository with one commit of two sources and a document.
     fn repository() -> PathBuf {

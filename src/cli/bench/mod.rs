@@ -22,7 +22,7 @@
 //! It does not measure a network, nor processes that share nothing, nor (but in `cores`) more than
 //! two threads.
 
-mod clock;
+pub(super) mod clock;
 mod cores;
 mod crowd;
 mod duplex;

@@ -11,6 +11,7 @@ use super::figure::{Better, FIGURES, Figure, P50, RATE, ratio};
 use super::goals;
 use super::model::{Book, Case, Entry};
 use super::text;
+use crate::cli::bench::clock;
 
 /// What a change is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,10 +236,10 @@ pub(super) fn moved_floors(book: &Book<'_>, before: usize, after: usize) -> Vec<
     let mut moved = Vec::new();
     for case in &book.cases {
         let Some((ours, _)) = case.sides(after) else { continue };
-        let ours = text::name(&ours.label);
+        let unjudged = [text::name(&ours.label), text::name(clock::NAME)];
         for change in changes(case, before, after) {
             let counts = matches!(change.judgement, Judgement::Better | Judgement::Worse);
-            if counts && !change.is_ratio && change.subject != ours {
+            if counts && !change.is_ratio && !unjudged.contains(&change.subject) {
                 let title = goals::short_title(case);
                 let Change { subject, figure, .. } = &change;
                 moved.push(format!("{title}, {subject}: {figure} {}", change.amount()));
@@ -333,6 +334,23 @@ mod tests {
         assert_eq!(moved_floors(&book, 0, 1), ["rtt, socket: p50 +50 %"]);
         let drawn: Vec<State> = ratios(&book, 0, 1).iter().map(|ratio| ratio.state).collect();
         assert_eq!(drawn, [State::Plain, State::Bad], "the ratio, and ringwire");
+    }
+
+    #[test]
+    fn clock_that_is_read_is_no_floor() {
+        let run = |clock: u32, floor: u32| {
+            let around = |p50_ns: u32| p50(p50_ns, p50_ns - 1, p50_ns + 1);
+            row("clock", &around(clock)) + &row("socket", &around(floor)) + &row("ringwire", "")
+        };
+        let (before, after) = (run(20, 1_000), run(40, 1_000));
+        let before = before.replace("\"ringwire\",", "\"ringwire\",\"p50_ns\":1080");
+        let after = after.replace("\"ringwire\",", "\"ringwire\",\"p50_ns\":1080");
+        let runs = runs(&before, &after);
+        let book = Book::new(&runs);
+        assert!(moved_floors(&book, 0, 1).is_empty());
+        let ratios = changes(&book.cases[0], 0, 1).into_iter().filter(|change| change.is_ratio);
+        let subjects: Vec<String> = ratios.map(|change| change.subject.to_string()).collect();
+        assert_eq!(subjects, ["ringwire / socket"]);
     }
 
     #[test]

@@ -321,6 +321,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_compared_with_a_clock() {
+        let runs = runs(
+            "paced clock spin 64 1 20
+             paced socket spin 64 1 10000
+             paced ringwire spin 64 1 11000",
+        );
+        let ratios = ratios(&Book::new(&runs));
+        let shown: Vec<&str> = ratios.iter().map(|ratio| &*ratio.verdict).collect();
+        assert_eq!(shown, ["1.10x"]);
+    }
+
+    #[test]
     fn round_trips_are_held_to_two_figures() {
         let row = |subject: &str, p50: u32, p99: u32| {
             format!(

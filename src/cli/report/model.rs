@@ -7,7 +7,7 @@
 
 use super::read::{Row, Run, Told};
 use super::text;
-use crate::cli::bench::shown;
+use crate::cli::bench::{clock, shown};
 
 /// The subject that is held against all others.
 pub(super) const RINGWIRE: &str = "ringwire";
@@ -350,7 +350,8 @@ impl<'a> Case<'a> {
         } else {
             entries.iter().rposition(is_ours)?
         };
-        let others = entries.iter().enumerate().filter(|(index, _)| *index != ours);
+        let is_other = |index: &usize| *index != ours && entries[*index].row.subject != clock::NAME;
+        let others = entries.iter().enumerate().filter(|(index, _)| is_other(index));
         Some((entries[ours], others.map(|(_, entry)| *entry).collect()))
     }
 }

@@ -35,7 +35,8 @@ pub(super) fn note(case: &Case<'_>) -> Option<&'static str> {
         "paced" | "mixed" if case.requests_per_s.is_some() => Some(
             "Requests at a fixed rate. Latency counts from the instant a request was due, not \
              from when it was sent: a stall delays all that were due meanwhile, and each of them \
-             counts.",
+             counts. clock, where it is there, is no transport: how late the later of two threads \
+             was that only read the clock.",
         ),
         "mixed" => {
             Some("Critical round trips beside a stream of 1 MiB messages; bulk/s is what that had.")
