@@ -146,8 +146,9 @@ summary() {
     local machine
     machine="$(head -n 1 "$scratch/all-A.jsonl")"
     echo "$name: $turns turns of ringwire bench ${arguments[*]}"
-    echo "A ${subjects[0]} ($(commit_of 0))"
-    echo "B ${subjects[1]} ($(commit_of 1))"
+    # Without where the tree lies on this machine.
+    echo "A ${subjects[0]//"$root/"/} ($(commit_of 0))"
+    echo "B ${subjects[1]//"$root/"/} ($(commit_of 1))"
     sed -E 's/.*"kernel":"([^"]*)".*"cpu":"([^"]*)".*"cores":([0-9]*).*"congestion_control":"([^"]*)".*"date":"([^"]*)".*/\2, \3 cores, Linux \1, \4, \5/' <<<"$machine"
     echo
     printf '%-46s %-17s %10s %10s %6s  %s\n' row figure A B B/A "low to high"

@@ -36,15 +36,15 @@ find_profdata() {
 }
 
 profdata="${LLVM_PROFDATA:-$(find_profdata)}"
-folder="${CARGO_TARGET_DIR:-$PWD/target}/pgo"
-rm -rf "$folder/raw"
-mkdir -p "$folder"
+mkdir -p "${CARGO_TARGET_DIR:-target}/pgo"
+folder="$(realpath "${CARGO_TARGET_DIR:-target}/pgo")"
 
-# With a target named, build scripts are not counted.
-host="$(rustc -vV | sed -n 's/^host: //p')"
+# As it is built afterwards, so that functions have the same names: no --target.
 RUSTFLAGS="-Cprofile-generate=$folder/raw" CARGO_TARGET_DIR="$folder/target" \
-    cargo build --release --locked --bin ringwire --target "$host"
-program="$folder/target/$host/release/ringwire"
+    cargo build --release --locked --bin ringwire
+program="$folder/target/release/ringwire"
+# What build scripts have counted.
+rm -rf "$folder/raw"
 
 bench() {
     "$program" bench "$@" --rounds 1 --duration "${SECONDS_EACH:-1}" >/dev/null
@@ -55,4 +55,7 @@ bench rtt --connections 64
 bench stream
 
 "$profdata" merge --output "$folder/ringwire.profdata" "$folder"/raw/*.profraw
-echo "RUSTFLAGS=-Cprofile-use=$folder/ringwire.profdata"
+# A name of its own, by which builds with different profiles are told apart.
+profile="$folder/ringwire-$(cksum <"$folder/ringwire.profdata" | cut -d ' ' -f 1).profdata"
+mv "$folder/ringwire.profdata" "$profile"
+echo "RUSTFLAGS=-Cprofile-use=$profile"
