@@ -195,7 +195,7 @@ pub fn render(verdicts: &[Verdict]) -> String {
     if verdicts.iter().filter(is_open).any(|verdict| verdict.of != Scenario::Paced.name()) {
         text += " More samples take: a longer --duration, or more --rounds\n";
     }
-    if text.is_empty() { text } else { format!("goals (DESIGN.md, section 8)\n{text}") }
+    if text.is_empty() { text } else { format!("goals\n{text}") }
 }
 
 impl std::fmt::Display for Verdict {
