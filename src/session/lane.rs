@@ -295,17 +295,9 @@ impl Lane {
         Some(block)
     }
 
-    /// The block that [`take`](Self::take) gives next, where there is nothing to see to before.
-    #[inline]
-    pub(crate) fn plain_front(&self) -> Option<&Block> {
-        let is_plain = |block: &&Block| {
-            block.span.first == self.announced + 1 && block.span.expiry == Nanos::NEVER
-        };
-        self.waiting.front().filter(is_plain)
-    }
-
     /// The blocks that [`take`](Self::take) gives next, oldest first, up to one that a gap is to be
     /// told before, or that may expire.
+    #[inline]
     pub(crate) fn blocks_behind(&self) -> impl Iterator<Item = &Block> {
         let mut next = self.announced + 1;
         self.waiting.iter().take_while(move |block| {

@@ -800,15 +800,19 @@ impl Session {
     /// to be dropped or told. It can be sent from where it waits and be taken after that.
     #[inline]
     pub(crate) fn plain_front(&self) -> Option<&Block> {
-        if self.control.is_some()
-            || self.state != State::Open
-            || self.has_own_block()
-            || self.is_held
-            || self.overdue().is_some()
-        {
+        if !self.is_turn_of_lanes() || self.overdue().is_some() {
             return None;
         }
-        self.lanes.iter().rev().find(|lane| !lane.is_empty()).and_then(Lane::plain_front)
+        self.lanes.iter().rev().find(|lane| !lane.is_empty())?.blocks_behind().next()
+    }
+
+    /// Whether the next block is one of a lane, if there is any.
+    #[inline]
+    fn is_turn_of_lanes(&self) -> bool {
+        self.control.is_none()
+            && self.state == State::Open
+            && !self.has_own_block()
+            && !self.is_held
     }
 
     #[inline]
@@ -889,11 +893,7 @@ impl Session {
     #[inline]
     fn has_only(&self, priority: Priority) -> bool {
         let others = || Priority::ALL.into_iter().filter(|other| *other != priority);
-        self.control.is_none()
-            && self.state == State::Open
-            && !self.has_own_block()
-            && !self.is_held
-            && others().all(|other| self.lanes[other.index()].is_empty())
+        self.is_turn_of_lanes() && others().all(|other| self.lanes[other.index()].is_empty())
     }
 
     /// The first of [`Session::blocks_behind`].
