@@ -449,7 +449,9 @@ settings! {
     /// How long a peer may take from the first to the last byte of a frame, in milliseconds.
     frame_timeout_ms: u32 = 30_000, 10 => 3_600_000;
     /// How often this node wants to hear from its peer, in milliseconds; 0 is never. The peer sends
-    /// a heartbeat when it has had nothing else to send for that long.
+    /// a heartbeat when it has had nothing else to send for that long. A session that always has
+    /// measures the clocks by one each second; the busy sessions of a reactor in turn, a
+    /// millisecond apart, so that 10,000 do it every ten seconds.
     heartbeat_interval_ms: u32 = 1_000, 0 => 3_600_000;
     /// So many intervals of silence mean that the peer is gone, also when the kernel would go on
     /// for minutes (tcp(7), tcp_retries2).

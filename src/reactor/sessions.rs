@@ -588,7 +588,7 @@ impl Core {
                 if connection.is_not_listening(self.config.window_bytes() as usize) {
                     connection.session.received_bytes(self.now);
                 }
-                let expiry = connection.session.expire(self.now);
+                let expiry = connection.session.expire(self.now, &mut self.pace);
                 if connection.phase != Phase::Live {
                     self.note_misses(home);
                     self.set_session_deadline(home);

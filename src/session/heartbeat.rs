@@ -15,6 +15,11 @@
 //! thread was away (a stopped process, a client that was not polled) and the peer's beats may wait
 //! unread in the kernel: the peer then has one more interval, once, counted from that call.
 //!
+//! **Measured in turn.** A busy session measures the clocks by a beat that nothing else asks for.
+//! Thousands of sessions that began in the same second would all do so in the same millisecond, and
+//! their messages would wait behind it: a [`Pace`] that they share gives each a moment of its own.
+//! Beats that keep a session alive do not wait for it.
+//!
 //! Costs one store per receive and per send, two comparisons per poll; no allocation. Not for
 //! peers that are alive but stuck: that a lane does not drain is for its overflow policy to see.
 
@@ -40,8 +45,33 @@ pub(crate) struct HeartbeatPolicy {
     /// interval would die of the way's jitter.
     pub(crate) misses: u32,
     /// Sends a heartbeat, traffic or not, when this much time went by without an exchange, so that
-    /// the clock estimate of a busy session does not age. Zero: only when idle.
+    /// the clock estimate of a busy session does not age. Zero: only when idle. Later when as many
+    /// sessions share a [`Pace`] that it does not allow that.
     pub(crate) measure_every: Duration,
+}
+
+/// Keeps the measurements of all sessions of a core apart: no two within `spacing`.
+///
+/// A queue in which only the time of the last one is kept. A session is in it at most once, so that
+/// nobody waits longer than `spacing` times the number of sessions.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    spacing: Duration,
+    free_from: Nanos,
+}
+
+impl Pace {
+    /// Zero: none has to wait.
+    pub(crate) const fn new(spacing: Duration) -> Self {
+        Self { spacing, free_from: Nanos(0) }
+    }
+
+    /// When the next may be, `now` at the earliest. It is taken: whoever asks must keep to it.
+    fn take(&mut self, now: Nanos) -> Nanos {
+        let at = self.free_from.max(now);
+        self.free_from = at + self.spacing;
+        at
+    }
 }
 
 /// What [`Heartbeat::poll`] wants done.
@@ -67,11 +97,15 @@ pub(crate) struct Heard {
     pub(crate) exchange: Option<Exchange>,
 }
 
-/// Whether a measurement was asked for.
+/// When the clocks are measured next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Measurement {
+    /// When the last one is old enough.
     AsPlanned,
-    Wanted,
+    /// It is old enough, and this is the place that the [`Pace`] had.
+    InTurn(Nanos),
+    /// Somebody waits for it.
+    AtOnce,
 }
 
 /// Whether the silence of the peer has been excused once, because we were not listening.
@@ -152,7 +186,7 @@ impl Heartbeat {
     /// Makes a heartbeat due now, idle or not: for the listening side, which knows nothing of the
     /// peer's clock before it, once the connection is established.
     pub(crate) fn measure(&mut self) {
-        self.measurement = Measurement::Wanted;
+        self.measurement = Measurement::AtOnce;
     }
 
     /// The peer's welcome counts as its first beat: the next of ours echoes it, at once, so that
@@ -169,8 +203,7 @@ impl Heartbeat {
         self.received(now);
         let exchange = beat.echo.and_then(|echo| self.exchange(beat, echo, now));
         if exchange.is_some() {
-            self.measured_at = now;
-            self.measurement = Measurement::AsPlanned;
+            self.measured(now);
         }
         let echo = Echo { origin_ns: beat.sent_ns, received_ns: now.0 };
         self.echo = Some(echo);
@@ -189,7 +222,7 @@ impl Heartbeat {
 
     /// What is due. To be called after what was received has been taken in, at the deadline or
     /// whenever convenient.
-    pub(crate) fn poll(&mut self, now: Nanos) -> Action {
+    pub(crate) fn poll(&mut self, now: Nanos, pace: &mut Pace) -> Action {
         let silent_until = self.silent_until();
         if now >= silent_until {
             let interval = self.hear_every.expect("without one, silence is never fatal");
@@ -204,12 +237,11 @@ impl Heartbeat {
         if self.silence == Silence::Fatal {
             return Action::PeerDead;
         }
-        if now < self.send_at() {
+        if now < self.idle_until() && !self.measures(now, pace) {
             return Action::Nothing;
         }
         self.sent(now);
-        self.measured_at = now;
-        self.measurement = Measurement::AsPlanned;
+        self.measured(now);
         Action::SendHeartbeat(Beat { form: Form::Heartbeat, echo: self.echo, sent_ns: now.0 })
     }
 
@@ -234,14 +266,55 @@ impl Heartbeat {
         }
     }
 
-    /// When a heartbeat is due.
-    fn send_at(&self) -> Nanos {
-        if self.measurement == Measurement::Wanted {
-            return Nanos(0);
+    /// Whether a busy session sends a heartbeat now to measure by it; takes its place for later if
+    /// that is what the pace has.
+    fn measures(&mut self, now: Nanos, pace: &mut Pace) -> bool {
+        match self.measurement {
+            Measurement::AtOnce => true,
+            Measurement::InTurn(at) if now < at => false,
+            Measurement::InTurn(_) => {
+                self.measurement = Measurement::AsPlanned;
+                // Unless the peer has measured meanwhile.
+                now >= self.stale_from()
+            }
+            Measurement::AsPlanned if now < self.stale_from() => false,
+            Measurement::AsPlanned => {
+                let at = pace.take(now);
+                if at > now {
+                    self.measurement = Measurement::InTurn(at);
+                }
+                at <= now
+            }
         }
-        let idle = self.send_every.map_or(Nanos::NEVER, |every| self.sent_at + every);
-        let stale = self.measure_every.map_or(Nanos::NEVER, |every| self.measured_at + every);
-        idle.min(stale)
+    }
+
+    /// Clocks were measured, or will be by the beat that leaves now. A place taken remains taken:
+    /// whoever gave it up could take another before it, and the others had to wait for both.
+    fn measured(&mut self, now: Nanos) {
+        self.measured_at = now;
+        if self.measurement == Measurement::AtOnce {
+            self.measurement = Measurement::AsPlanned;
+        }
+    }
+
+    /// When a heartbeat is due, or to be planned.
+    fn send_at(&self) -> Nanos {
+        let measurement = match self.measurement {
+            Measurement::AsPlanned => self.stale_from(),
+            Measurement::InTurn(at) => at,
+            Measurement::AtOnce => Nanos(0),
+        };
+        measurement.min(self.idle_until())
+    }
+
+    /// When the last measurement is too old.
+    fn stale_from(&self) -> Nanos {
+        self.measure_every.map_or(Nanos::NEVER, |every| self.measured_at + every)
+    }
+
+    /// When the peer has heard nothing from us for as long as it wants to bear.
+    fn idle_until(&self) -> Nanos {
+        self.send_every.map_or(Nanos::NEVER, |every| self.sent_at + every)
     }
 
     /// The four readings, unless the peer names a time at which we have sent it nothing.

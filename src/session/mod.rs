@@ -55,7 +55,7 @@ use crate::session::block::{Block, Drops, Resting};
 use crate::session::clock::{ClockEstimate, Exchange, Offset, PeerNanos};
 pub(crate) use crate::session::envelope::Correlation;
 pub use crate::session::envelope::Envelope;
-use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy};
+use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Pace};
 use crate::session::lane::{
     Care, Holdings, Lane, LaneLimits, LaneStatus, Reliable, SendMemory, Sent,
 };
@@ -987,14 +987,15 @@ impl Session {
         }
     }
 
-    /// Books that time has passed. To be called at [`Session::deadline`].
-    pub(crate) fn expire(&mut self, now: Nanos) -> Expiry {
+    /// Books that time has passed. To be called at [`Session::deadline`]. `pace` is that of all
+    /// sessions of a core.
+    pub(crate) fn expire(&mut self, now: Nanos, pace: &mut Pace) -> Expiry {
         if self.confirm_at <= now {
             self.confirm_at = Nanos::NEVER;
             self.confirms_now = !Mutation::NoAcknowledgements.is_on();
         }
         if let Some(heartbeat) = &mut self.heartbeat {
-            match heartbeat.poll(now) {
+            match heartbeat.poll(now, pace) {
                 Action::Nothing => {}
                 Action::SendHeartbeat(_) if Mutation::NoHeartbeats.is_on() => {}
                 Action::SendHeartbeat(beat) => self.beat = Some(beat),

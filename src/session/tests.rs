@@ -28,6 +28,11 @@ const LIMITS: LaneLimits = LaneLimits {
 };
 const NOW: Nanos = Nanos(1_000);
 
+/// Nobody else measures.
+fn any_time() -> Pace {
+    Pace::new(Duration::ZERO)
+}
+
 /// Of a session's end at a node.
 fn id(name: &str) -> SessionId {
     SessionId([name.as_bytes()[0]; 16])
@@ -457,7 +462,7 @@ fn looking_for_something_to_send_is_no_sign_of_life() {
     near.greet();
     exchange(&mut near, &mut far);
     // The first measures, idle or not.
-    assert_eq!(near.session.expire(NOW), Expiry::GoOn);
+    assert_eq!(near.session.expire(NOW, &mut any_time()), Expiry::GoOn);
     exchange(&mut near, &mut far);
     let due = near.session.deadline();
     assert_eq!(due, NOW + Duration::from_millis(10), "the next when idle");
@@ -466,7 +471,7 @@ fn looking_for_something_to_send_is_no_sign_of_life() {
         assert!(near.session.poll_block(Nanos(ns), &mut memory).is_none(), "nothing is queued");
     }
     assert_eq!(near.session.deadline(), due, "nothing has left");
-    assert_eq!(near.session.expire(due), Expiry::GoOn);
+    assert_eq!(near.session.expire(due, &mut any_time()), Expiry::GoOn);
     assert!(near.session.has_own_block(), "the heartbeat is due as if nobody had looked");
     assert!(near.session.poll_block(due, &mut memory).is_some(), "and leaves");
     assert!(near.session.deadline() > due, "that is a sign of life");
@@ -627,7 +632,10 @@ impl End {
 
     /// Lets the acknowledgement frame leave that is due later, if there is one.
     fn confirm(&mut self) {
-        assert_eq!(self.session.expire(Nanos(NOW.0 + 1_000_000_000)), Expiry::GoOn);
+        assert_eq!(
+            self.session.expire(Nanos(NOW.0 + 1_000_000_000), &mut any_time()),
+            Expiry::GoOn
+        );
     }
 }
 
@@ -858,7 +866,7 @@ fn payload_in_place_is_held_until_it_is_confirmed() {
     assert!(near.session.kept_bytes() > 5000, "it counts");
     far.handle(&frames).expect("well formed");
     assert_eq!(far.received, [(Priority::Normal, vec![3; 5000])]);
-    let _ = far.session.expire(NOW + CONFIRM_AFTER);
+    let _ = far.session.expire(NOW + CONFIRM_AFTER, &mut any_time());
     exchange(&mut near, &mut far);
     assert!(payload.is_unique(), "it has been confirmed");
     assert_eq!(near.session.kept_bytes(), 0);

@@ -12,6 +12,11 @@ const POLICY: HeartbeatPolicy =
     HeartbeatPolicy { interval_us: 10_000, misses: 3, measure_every: Duration::ZERO };
 const START: Nanos = Nanos(1_000_000 * MS);
 
+/// Nobody else measures.
+fn any_time() -> Pace {
+    Pace::new(Duration::ZERO)
+}
+
 fn at(ms: u64) -> Nanos {
     Nanos(START.0 + ms * MS)
 }
@@ -22,7 +27,7 @@ fn idle(policy: HeartbeatPolicy, peer_interval_us: u32) -> Heartbeat {
 
 #[track_caller]
 fn sends(heartbeat: &mut Heartbeat, now: Nanos) -> Beat {
-    match heartbeat.poll(now) {
+    match heartbeat.poll(now, &mut any_time()) {
         Action::SendHeartbeat(beat) => beat,
         other => panic!("{other:?}"),
     }
@@ -33,11 +38,11 @@ fn heartbeat_is_sent_only_when_idle_for_as_long_as_the_peer_asked() {
     let mut heartbeat = idle(POLICY, 4_000);
     assert_eq!(heartbeat.deadline(), at(4));
     heartbeat.sent(at(3));
-    assert_eq!(heartbeat.poll(at(4)), Action::Nothing);
+    assert_eq!(heartbeat.poll(at(4), &mut any_time()), Action::Nothing);
     assert_eq!(heartbeat.deadline(), at(7));
     let beat = sends(&mut heartbeat, at(7));
     assert_eq!(beat, Beat { form: Form::Heartbeat, echo: None, sent_ns: at(7).0 });
-    assert_eq!(heartbeat.poll(at(7)), Action::Nothing, "it counts as sent");
+    assert_eq!(heartbeat.poll(at(7), &mut any_time()), Action::Nothing, "it counts as sent");
     assert_eq!(heartbeat.deadline(), at(11));
 }
 
@@ -46,14 +51,14 @@ fn any_received_byte_counts_and_silence_is_fatal_at_the_deadline() {
     let mut heartbeat = idle(POLICY, 0);
     assert_eq!(heartbeat.deadline(), at(30));
     heartbeat.received(at(29));
-    assert_eq!(heartbeat.poll(at(30)), Action::Nothing);
+    assert_eq!(heartbeat.poll(at(30), &mut any_time()), Action::Nothing);
     assert_eq!(heartbeat.deadline(), at(59));
-    assert_eq!(heartbeat.poll(Nanos(at(59).0 - 1)), Action::Nothing);
-    assert_eq!(heartbeat.poll(at(59)), Action::PeerDead);
+    assert_eq!(heartbeat.poll(Nanos(at(59).0 - 1), &mut any_time()), Action::Nothing);
+    assert_eq!(heartbeat.poll(at(59), &mut any_time()), Action::PeerDead);
     // Dead it stays, and nothing spins on its deadline.
     assert_eq!(heartbeat.deadline(), Nanos::NEVER);
     heartbeat.received(at(60));
-    assert_eq!(heartbeat.poll(at(61)), Action::PeerDead);
+    assert_eq!(heartbeat.poll(at(61), &mut any_time()), Action::PeerDead);
 }
 
 #[test]
@@ -62,7 +67,7 @@ fn intervals_are_what_each_end_asked_for() {
     let silent = HeartbeatPolicy { interval_us: 0, ..POLICY };
     let mut heartbeat = idle(silent, 0);
     assert_eq!(heartbeat.deadline(), Nanos::NEVER);
-    assert_eq!(heartbeat.poll(at(1_000_000)), Action::Nothing);
+    assert_eq!(heartbeat.poll(at(1_000_000), &mut any_time()), Action::Nothing);
     // Only the peer does: we send, and never take it for dead.
     let mut heartbeat = idle(silent, 5_000);
     let _ = sends(&mut heartbeat, at(1_000_000));
@@ -70,22 +75,22 @@ fn intervals_are_what_each_end_asked_for() {
     assert_eq!(idle(silent, 1).deadline(), at(1));
     assert_eq!(idle(HeartbeatPolicy { interval_us: 1, ..POLICY }, 0).deadline(), at(3));
     let longest = HeartbeatPolicy { interval_us: u32::MAX, misses: u32::MAX, ..POLICY };
-    assert_eq!(idle(longest, 0).poll(at(1 << 40)), Action::Nothing, "no overflow");
+    assert_eq!(idle(longest, 0).poll(at(1 << 40), &mut any_time()), Action::Nothing, "no overflow");
 }
 
 #[test]
 fn own_stall_is_not_the_peers_death() {
     let mut heartbeat = idle(POLICY, 0);
     // 30 ms of silence are fatal, but nobody looked for 100 ms.
-    assert_eq!(heartbeat.poll(at(100)), Action::Nothing);
+    assert_eq!(heartbeat.poll(at(100), &mut any_time()), Action::Nothing);
     assert_eq!(heartbeat.deadline(), at(110), "one more interval");
     let mut lucky = idle(POLICY, 0);
-    assert_eq!(lucky.poll(at(100)), Action::Nothing);
+    assert_eq!(lucky.poll(at(100), &mut any_time()), Action::Nothing);
     lucky.received(at(105));
-    assert_eq!(lucky.poll(at(110)), Action::Nothing);
+    assert_eq!(lucky.poll(at(110), &mut any_time()), Action::Nothing);
     assert_eq!(lucky.deadline(), at(135));
     // Once only, even when nobody looks again for long.
-    assert_eq!(heartbeat.poll(at(500)), Action::PeerDead);
+    assert_eq!(heartbeat.poll(at(500), &mut any_time()), Action::PeerDead);
 }
 
 #[test]
@@ -131,9 +136,70 @@ fn busy_session_is_measured_as_often_as_asked() {
     for ms in 0..1_001 {
         heartbeat.sent(at(ms));
         heartbeat.received(at(ms));
-        beats += u32::from(heartbeat.poll(at(ms)) != Action::Nothing);
+        beats += u32::from(heartbeat.poll(at(ms), &mut any_time()) != Action::Nothing);
     }
     assert_eq!(beats, 10);
+}
+
+/// The longest that one of some busy sessions of a core was not measured, in milliseconds of
+/// `lasting`. They want it every 100, and no two in the same one; each is measured from the other
+/// end too, as often as `from_peer` says.
+fn longest_without_measurement(sessions: u64, lasting: u64, from_peer: Option<u64>) -> u64 {
+    let policy = HeartbeatPolicy { measure_every: Duration::from_millis(100), ..POLICY };
+    let mut pace = Pace::new(Duration::from_millis(1));
+    let mut ends: Vec<_> = (0..sessions).map(|_| (idle(policy, 10_000), 0)).collect();
+    let mut longest = 0;
+    for ms in 0..lasting {
+        let mut beats = 0;
+        for (heartbeat, measured_at) in &mut ends {
+            heartbeat.sent(at(ms));
+            heartbeat.received(at(ms));
+            if from_peer.is_some_and(|every| ms % every == every - 1) {
+                let echo = Some(Echo { origin_ns: at(ms).0, received_ns: 5 });
+                let answer = Beat { form: Form::Answer, echo, sent_ns: 6 };
+                assert!(heartbeat.heard(&answer, at(ms)).exchange.is_some());
+                *measured_at = ms;
+            }
+            if heartbeat.poll(at(ms), &mut pace) != Action::Nothing {
+                beats += 1;
+                *measured_at = ms;
+            }
+            longest = longest.max(ms - *measured_at);
+            assert!(heartbeat.deadline() > at(ms), "a poll at the deadline moves it");
+        }
+        assert!(beats <= 1, "{beats} at {ms} ms");
+    }
+    longest
+}
+
+#[test]
+fn busy_sessions_of_a_core_are_measured_in_turn() {
+    assert_eq!(longest_without_measurement(1, 1_000, None), 99);
+    // Fewer than there are places in the time: only those that began together wait for one.
+    let few = longest_without_measurement(50, 2_000, None);
+    assert!((100..150).contains(&few), "{few} ms");
+    // More: each in its turn, and none waits for longer than all others take.
+    let many = longest_without_measurement(500, 5_000, None);
+    assert!((500..=600).contains(&many), "{many} ms");
+    // What the peer has measured takes nothing from the others.
+    let both = longest_without_measurement(500, 5_000, Some(700));
+    assert!((500..=600).contains(&both), "{both} ms");
+    assert_eq!(longest_without_measurement(500, 5_000, Some(150)), 149);
+}
+
+#[test]
+fn heartbeat_of_an_idle_session_waits_for_nobody() {
+    let policy = HeartbeatPolicy { measure_every: Duration::from_millis(4), ..POLICY };
+    let mut pace = Pace::new(Duration::from_secs(1));
+    let mut heartbeats = [idle(policy, 5_000), idle(policy, 5_000)];
+    for heartbeat in &mut heartbeats {
+        let _ = heartbeat.poll(at(4), &mut pace);
+    }
+    // The second has its turn in a second, and goes on living until then.
+    for ms in [5, 10, 15] {
+        let beat = heartbeats[1].poll(at(ms), &mut pace);
+        assert!(matches!(beat, Action::SendHeartbeat(_)), "{beat:?} at {ms} ms");
+    }
 }
 
 #[test]
@@ -142,7 +208,7 @@ fn measurement_asked_for_is_due_at_once_and_only_once() {
     heartbeat.measure();
     assert!(heartbeat.deadline() <= START);
     let _ = sends(&mut heartbeat, START);
-    assert_eq!(heartbeat.poll(START), Action::Nothing);
+    assert_eq!(heartbeat.poll(START, &mut any_time()), Action::Nothing);
 }
 
 /// What travels: the bytes of a beat, or of the application's.
@@ -261,7 +327,7 @@ impl World {
         }
         self.polls += 1;
         let before = end.heartbeat.deadline();
-        match end.heartbeat.poll(local) {
+        match end.heartbeat.poll(local, &mut any_time()) {
             Action::Nothing => {}
             Action::SendHeartbeat(beat) => self.send_beat(at, &beat),
             Action::PeerDead => end.dead_at = Some(self.now),

@@ -13,7 +13,7 @@ use crate::config::Overflow;
 use crate::error::CloseReason;
 use crate::mem::{Pool, PoolLayout};
 use crate::session::backoff::{Backoff, BackoffPolicy, Next};
-use crate::session::heartbeat::HeartbeatPolicy;
+use crate::session::heartbeat::{HeartbeatPolicy, Pace};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::mutation::{Mutation, mutate};
 use crate::session::sim::random::Random;
@@ -253,7 +253,7 @@ impl Pair {
         }) {}
         // Confirmed, so that nothing is kept.
         let later = now + Duration::from_millis(10);
-        let _ = far.expire(later);
+        let _ = far.expire(later, &mut Pace::new(Duration::ZERO));
         while pass(far, server, later, |frame| {
             let input = near.handle(frame, later, &mut client.memory());
             assert_eq!(input, Ok(Input::Nothing), "it is confirmed");

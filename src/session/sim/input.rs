@@ -19,7 +19,7 @@ use crate::config::Overflow;
 use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::mem::{Pool, PoolLayout};
 use crate::session::block::Block;
-use crate::session::heartbeat::HeartbeatPolicy;
+use crate::session::heartbeat::{HeartbeatPolicy, Pace};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{
@@ -434,7 +434,7 @@ impl Subject {
 
     fn expire(&mut self) {
         let deadline = self.session.deadline();
-        if self.session.expire(self.now) == Expiry::PeerSilent {
+        if self.session.expire(self.now, &mut Pace::new(Duration::ZERO)) == Expiry::PeerSilent {
             assert!(deadline <= self.now, "a peer dies at its deadline");
             self.lose_link();
         }

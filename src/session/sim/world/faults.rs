@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::error::ProtocolError;
+use crate::session::heartbeat::Pace;
 use crate::session::sim::network::Damage;
 use crate::wire::{EXTENSION_BYTES, Flags, HEADER_BYTES, frame_bytes};
 
@@ -304,7 +305,7 @@ impl World {
         }
         let now = self.clock(self.seats[seat].node);
         self.drop_expired(seat);
-        match self.seats[seat].session.expire(now) {
+        match self.seats[seat].session.expire(now, &mut Pace::new(Duration::ZERO)) {
             Expiry::GoOn => {
                 self.mark_dirty(conn);
                 self.arm_timer(seat);
