@@ -131,10 +131,16 @@ impl Core {
     /// it, and a long block now would stand before what is more urgent and not queued yet.
     #[inline]
     pub(crate) fn transmit_early(&mut self, key: ConnectionKey) {
-        if *self.dirty == [key] && self.front(key).is_some() {
+        if *self.dirty == [key]
+            && let Some(attempted) = self.send_front(key)
+        {
+            self.dirty.clear();
             // Those are about all that is sent for in a pass.
             let all = (self.sends_few, self.sends_directly);
-            self.transmit_dirty();
+            (self.sends_few, self.sends_directly) = (true, true);
+            self.connections[key].is_dirty = false;
+            self.transmit_behind(key, Some(attempted));
+            self.count_admissions(key);
             (self.sends_few, self.sends_directly) = all;
         }
     }
@@ -157,15 +163,22 @@ impl Core {
 
     #[inline]
     fn transmit_one(&mut self, key: ConnectionKey) {
-        let connection = &mut self.connections[key];
-        if connection.phase != Phase::Live {
+        if self.connections[key].phase != Phase::Live {
             return;
         }
+        let attempted = if self.sends_directly { self.send_front(key) } else { None };
+        self.transmit_behind(key, attempted);
+    }
+
+    /// Takes what is to be sent out of the session, books it and sends it, unless that has been
+    /// `attempted`.
+    #[inline]
+    fn transmit_behind(&mut self, key: ConnectionKey, attempted: Option<io::Result<usize>>) {
+        let connection = &mut self.connections[key];
         if connection.session.has_untold_drops() {
             let home = connection.home;
             self.count_drops(home);
         }
-        let attempted = if self.sends_directly { self.send_front(key) } else { None };
         let connection = &mut self.connections[key];
         // A handler may have taken its time since the turn began.
         let may_expire = connection.session.may_expire();
@@ -256,22 +269,18 @@ impl Core {
     /// lane and booked after that, when nobody waits for this thread any more.
     #[inline(always)]
     fn send_front(&self, key: ConnectionKey) -> Option<io::Result<usize>> {
-        let block = self.front(key)?;
-        let range = block.span.start..block.span.filled;
-        Some(send(&self.connections[key].socket, &block.buffer.pieces(range)))
-    }
-
-    /// The block that can be sent from where it waits.
-    #[inline(always)]
-    fn front(&self, key: ConnectionKey) -> Option<&Block> {
         let connection = self.connections.get(key)?;
-        if connection.congested || connection.in_flight.is_some() {
+        if connection.phase != Phase::Live || connection.congested || connection.in_flight.is_some()
+        {
             return None;
         }
         let block = connection.session.plain_front()?;
         let is_short = block.span.bytes() <= FRONT_BYTES_MAX;
-        let is_copied = !sends_zero_copy(connection, &self.config, &block.span);
-        (is_short && is_copied).then_some(block)
+        if !is_short || sends_zero_copy(connection, &self.config, &block.span) {
+            return None;
+        }
+        let range = block.span.start..block.span.filled;
+        Some(send(&connection.socket, &block.buffer.pieces(range)))
     }
 
     /// Books a block that leaves its lane. Once per block.

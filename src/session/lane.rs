@@ -923,7 +923,6 @@ impl Lane {
         self.keyed.clear();
     }
 
-    #[cold]
     #[inline(never)]
     fn write_to_new_block<B: Body + ?Sized>(
         &mut self,
