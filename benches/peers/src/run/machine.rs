@@ -67,7 +67,7 @@ impl Machine {
             commit: commit(&root),
             rustc: option_env!("PEERS_RUSTC"),
             profile: option_env!("PEERS_PROFILE"),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: command_line(std::env::args()),
             date: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
             cores_server: cores.server.clone(),
             cores_client: cores.client.clone(),
@@ -96,6 +96,20 @@ impl Machine {
             self.command,
         )
     }
+}
+
+/// How this was called, without the folders of absolute paths: where things lie is this machine's,
+/// and a record may travel.
+fn command_line(words: impl Iterator<Item = String>) -> String {
+    let shown = |word: String| match word.find('/') {
+        // A path by itself, or the value of an option.
+        Some(at) if at == 0 || (word.starts_with("--") && word[..at].ends_with('=')) => {
+            let (_, name) = word.rsplit_once('/').expect("it has been found");
+            word[..at].to_owned() + name
+        }
+        _ => word,
+    };
+    words.map(shown).collect::<Vec<_>>().join(" ")
 }
 
 /// A file of one line.
@@ -148,6 +162,14 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_do_not_say_where_things_lie() {
+        let line = "/a/peers run benches/x --text=/a/b/day.txt --json /a/day.jsonl --rate=1/2";
+        let shown = command_line(line.split(' ').map(str::to_owned));
+        let expected = "peers run benches/x --text=day.txt --json day.jsonl --rate=1/2";
+        assert_eq!(shown, expected);
+    }
 
     /// A repository with one commit of `src/lib.rs`.
     fn repository() -> std::path::PathBuf {

@@ -59,6 +59,10 @@ pub struct Options {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=RATE_HZ_MAX))]
     rate: Option<u32>,
 
+    /// Only paced cases with 1 MiB messages beside the requests, or only those without.
+    #[arg(long, value_enum)]
+    bulk: Option<Bulk>,
+
     /// Rounds of each subject; best odd. The form's when left out.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=ROUNDS_MAX))]
     rounds: Option<usize>,
@@ -95,6 +99,13 @@ enum Name {
     Stream,
     Paced,
     FanIn,
+}
+
+/// What goes beside the requests of a paced case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Bulk {
+    With,
+    Without,
 }
 
 impl Options {
@@ -174,7 +185,7 @@ impl Options {
             if fitting.is_empty() && !named.is_empty() {
                 return Err(format!(
                     "{} has no such case: --payload is for rtt and stream (paced and fan-in carry \
-                     64 bytes), --connections for fan-in and --rate for paced",
+                     64 bytes), --connections for fan-in, --rate and --bulk for paced",
                     scenario.name()
                 )
                 .into());
@@ -186,7 +197,7 @@ impl Options {
             }
         }
         if cases.is_empty() {
-            return Err("no case has all of --payload, --connections and --rate".into());
+            return Err("no case has all of --payload, --connections, --rate and --bulk".into());
         }
         Ok(cases)
     }
@@ -204,7 +215,10 @@ impl Options {
         case.rate_hz = rate.unwrap_or(case.rate_hz);
         let is_asked = self.payload.is_none_or(|bytes| bytes == case.payload_bytes)
             && self.connections.is_none_or(|count| count == case.connections)
-            && self.rate.is_none_or(|rate| rate == case.rate_hz);
+            && self.rate.is_none_or(|rate| rate == case.rate_hz)
+            && self.bulk.is_none_or(|bulk| {
+                case.scenario == Scenario::Paced && (bulk == Bulk::With) == case.bulk
+            });
         is_asked.then_some(case)
     }
 }
@@ -293,9 +307,13 @@ pub mod tests {
         assert_eq!(titles(&["paced", "--rate", "500"])[0], "paced 64 B, 500 a second");
         assert_eq!(titles(&[]).len(), 9);
         assert_eq!(titles(&["--form", "long"]).len(), 21);
+        let loaded = "paced 64 B, 10000 a second, 1 MiB beside it 100 times a second";
+        assert_eq!(titles(&["paced", "--bulk", "with"]), [loaded]);
+        assert_eq!(titles(&["paced", "--bulk", "without", "--rate", "10000"]).len(), 1);
         // Of everything, only what is so: not the rest as well.
         assert_eq!(titles(&["--payload", "256"]), ["rtt 256 B", "stream 256 B"]);
         assert_eq!(titles(&["--connections", "3"]), ["fan-in 64 B, 3 connections"]);
+        assert_eq!(titles(&["--bulk", "with"]), [loaded]);
     }
 
     #[test]
