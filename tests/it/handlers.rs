@@ -115,12 +115,12 @@ fn reply_carries_the_correlation_of_its_request_only() {
     });
 }
 
-/// A reactor that spins answers one connection before it handles what the next has sent; of many,
-/// it answers all together.
+/// A reactor that spins answers one connection before it handles what the next has sent; of more
+/// than 16, it answers all together.
 #[test]
 fn answer_leaves_before_the_next_is_handled() {
     isolated(|| {
-        for (count, is_early) in [(3, true), (40, false)] {
+        for (count, is_early) in [(3, true), (16, true), (40, false)] {
             let config = settings().idle(Idle::Spin).build().expect("valid");
             let mut reactor = Reactor::new(&config).expect("a ring");
             let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
@@ -268,25 +268,29 @@ fn context_sends_to_others_and_to_all() {
 
 #[test]
 fn handler_ends_its_own_connection_after_its_answer() {
-    isolated(|| {
-        let server = start(server().on(Kind::Command, |context, frame| {
-            context.reply(Envelope::status(), frame.payload()).expect("room");
-            context.disconnect(PATIENCE);
-            let refused = context.reply(Envelope::status(), b"too late");
-            assert_eq!(refused, Err(ringwire::SendError::NotConnected));
-        }));
-        let mut other = Peer::connect(&server);
-        let mut peer = Peer::connect(&server);
-        peer.send(Plain::new(COMMAND, NORMAL, b"bye"));
-        assert_eq!(peer.frame().payload, b"bye");
-        assert_eq!(peer.frame().kind, GOODBYE);
-        peer.expect_end();
-        drop(peer);
-        wait_for(&server, "it is over", |s| s.closed("local") == 1);
-        assert_eq!(server.statistics().handler_panics, 0);
-        other.send(Plain::new(DATA, NORMAL, b"here"));
-        assert_eq!(server.receive(PATIENCE).expect("one").payload()[..], *b"here");
-    });
+    // A spinning reactor would send the answer at once if the connection stayed.
+    isolated(|| [Idle::Park, Idle::Spin].into_iter().for_each(check_last_answer));
+}
+
+fn check_last_answer(idle: Idle) {
+    let config = settings().idle(idle).build().expect("valid");
+    let server = start(server().config(config).on(Kind::Command, |context, frame| {
+        context.reply(Envelope::status(), frame.payload()).expect("room");
+        context.disconnect(PATIENCE);
+        let refused = context.reply(Envelope::status(), b"too late");
+        assert_eq!(refused, Err(ringwire::SendError::NotConnected));
+    }));
+    let mut other = Peer::connect(&server);
+    let mut peer = Peer::connect(&server);
+    peer.send(Plain::new(COMMAND, NORMAL, b"bye"));
+    assert_eq!(peer.frame().payload, b"bye");
+    assert_eq!(peer.frame().kind, GOODBYE);
+    peer.expect_end();
+    drop(peer);
+    wait_for(&server, "it is over", |s| s.closed("local") == 1);
+    assert_eq!(server.statistics().handler_panics, 0);
+    other.send(Plain::new(DATA, NORMAL, b"here"));
+    assert_eq!(server.receive(PATIENCE).expect("one").payload()[..], *b"here");
 }
 
 #[test]

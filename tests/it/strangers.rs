@@ -1,16 +1,19 @@
 //! Peers that say impossible things about a session, or come as somebody they are not.
 
 use std::cell::Cell;
+use std::sync::{Mutex, mpsc};
 
+use ringwire::config::Idle;
 use ringwire::{
-    CloseReason, ConfigBuilder, ConnectionId, Envelope, Event, EventKind, ProtocolError, Server,
+    CloseReason, ConfigBuilder, ConnectionId, Envelope, Event, EventKind, Kind, ProtocolError,
+    Server,
 };
 
 use crate::bed::{events_of_server, name, settings_that_resume, silent, valid};
 use crate::util::{
-    ACKNOWLEDGEMENT, CHECKSUM, CRITICAL, DATA, EXTENDED, GAP, Greeting, HELLO, NORMAL, PATIENCE,
-    Peer, Plain, REJECT, RELIABLE, WELCOME, echo, isolated, open_descriptors, resident_kib, start,
-    wait_for, wait_until,
+    ACKNOWLEDGEMENT, CHECKSUM, COMMAND, CRITICAL, DATA, EXTENDED, GAP, Greeting, HELLO, NORMAL,
+    PATIENCE, Peer, Plain, REJECT, RELIABLE, WELCOME, echo, isolated, open_descriptors,
+    resident_kib, start, wait_for, wait_until,
 };
 
 /// A peer of that name whose session outlives its connection.
@@ -213,6 +216,32 @@ fn hello_of_an_earlier_attempt_does_not_take_the_session() {
             });
         peer.sent = [0, 1, 0, 0];
         assert_eq!(server.statistics().sessions_resumed, 2);
+    });
+}
+
+/// A link that is reset between a request and its answer, which a spinning server sends at once:
+/// what the socket refused is as if it had waited.
+#[test]
+fn answer_refused_by_a_reset_socket_comes_over_the_next_link() {
+    isolated(|| {
+        let (hand_over, doomed) = mpsc::channel::<Peer>();
+        let doomed = Mutex::new(doomed);
+        let settings = settings_that_resume().idle(Idle::Spin);
+        let server = silent().config(valid(settings)).on(Kind::Command, move |context, _| {
+            let doomed = doomed.lock().expect("nothing panics here").recv_timeout(PATIENCE);
+            doomed.expect("it is handed over").reset();
+            context.reply(Envelope::status().reliable(), b"!").expect("room");
+        });
+        let server = start(server);
+        let mut peer = connect(&server, greeting(1));
+        let id = connected(&server);
+        peer.send(Plain::new(COMMAND, NORMAL, b"?"));
+        hand_over.send(peer).expect("the handler waits for it");
+        let _ = events_of_server(&server, "LinkLost");
+        let (mut peer, _welcome) = come_back(&server, greeting(1)).expect("it is known");
+        assert_eq!(peer.frame().payload, b"!");
+        let events = events_of_server(&server, "Resumed");
+        assert_eq!(events.last().expect("it says so").connection, id);
     });
 }
 
