@@ -1,7 +1,7 @@
 //! Peers that say impossible things about a session, or come as somebody they are not.
 
 use std::cell::Cell;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Barrier};
 
 use ringwire::config::Idle;
 use ringwire::{
@@ -224,19 +224,22 @@ fn hello_of_an_earlier_attempt_does_not_take_the_session() {
 #[test]
 fn answer_refused_by_a_reset_socket_comes_over_the_next_link() {
     isolated(|| {
-        let (hand_over, doomed) = mpsc::channel::<Peer>();
-        let doomed = Mutex::new(doomed);
+        let both = Arc::new(Barrier::new(2));
+        let here = Arc::clone(&both);
         let settings = settings_that_resume().idle(Idle::Spin);
         let server = silent().config(valid(settings)).on(Kind::Command, move |context, _| {
-            let doomed = doomed.lock().expect("nothing panics here").recv_timeout(PATIENCE);
-            doomed.expect("it is handed over").reset();
+            // The request has come; the link is gone.
+            here.wait();
+            here.wait();
             context.reply(Envelope::status().reliable(), b"!").expect("room");
         });
         let server = start(server);
         let mut peer = connect(&server, greeting(1));
         let id = connected(&server);
         peer.send(Plain::new(COMMAND, NORMAL, b"?"));
-        hand_over.send(peer).expect("the handler waits for it");
+        both.wait();
+        peer.reset();
+        both.wait();
         let _ = events_of_server(&server, "LinkLost");
         let (mut peer, _welcome) = come_back(&server, greeting(1)).expect("it is known");
         assert_eq!(peer.frame().payload, b"!");
