@@ -246,7 +246,7 @@ impl Core {
                 heartbeat: HeartbeatPolicy {
                     interval_us: config.heartbeat_interval_us(),
                     misses: config.heartbeat_misses(),
-                    // A busy session's clock estimate does not age beyond a second's drift.
+                    // Of up to 1,000 busy sessions no clock estimate ages beyond a second's drift.
                     measure_every: MEASURE_EVERY,
                 },
                 clock_drift_ppm: config.clock_drift_ppm(),

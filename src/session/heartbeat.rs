@@ -50,25 +50,35 @@ pub(crate) struct HeartbeatPolicy {
     pub(crate) measure_every: Duration,
 }
 
-/// Keeps the measurements of all sessions of a core apart: no two within `spacing`.
+/// Keeps the measurements of all sessions of a core `spacing` apart, as long as its thread keeps up.
 ///
-/// A queue in which only the time of the last one is kept. A session is in it at most once, so that
-/// nobody waits longer than `spacing` times the number of sessions.
+/// A queue in which only the time of the last one is kept. A session is in it at most once, and
+/// nobody waits longer than `spacing` times the number of sessions: the places of sessions that end
+/// meanwhile are lost, and where many do, some of the others share one.
 #[derive(Debug)]
 pub(crate) struct Pace {
     spacing: Duration,
+    /// As long as everybody's turn takes.
+    wait_max: Duration,
     free_from: Nanos,
 }
 
 impl Pace {
     /// Zero: none has to wait.
     pub(crate) const fn new(spacing: Duration) -> Self {
-        Self { spacing, free_from: Nanos(0) }
+        Self { spacing, wait_max: Duration::ZERO, free_from: Nanos(0) }
+    }
+
+    /// So many sessions share it from now on.
+    #[inline]
+    pub(crate) fn set_sessions(&mut self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.wait_max = self.spacing.saturating_mul(count);
     }
 
     /// When the next may be, `now` at the earliest. It is taken: whoever asks must keep to it.
     fn take(&mut self, now: Nanos) -> Nanos {
-        let at = self.free_from.max(now);
+        let at = self.free_from.max(now).min(now + self.wait_max);
         self.free_from = at + self.spacing;
         at
     }
@@ -288,13 +298,15 @@ impl Heartbeat {
         }
     }
 
-    /// Clocks were measured, or will be by the beat that leaves now. A place taken remains taken:
-    /// whoever gave it up could take another before it, and the others had to wait for both.
+    /// Clocks were measured, or will be by the beat that leaves now. A place that is still to come
+    /// remains taken: whoever gave it up could take another before it, and the others had to wait
+    /// for both.
     fn measured(&mut self, now: Nanos) {
         self.measured_at = now;
-        if self.measurement == Measurement::AtOnce {
-            self.measurement = Measurement::AsPlanned;
-        }
+        self.measurement = match self.measurement {
+            Measurement::InTurn(at) if at > now => Measurement::InTurn(at),
+            _ => Measurement::AsPlanned,
+        };
     }
 
     /// When a heartbeat is due, or to be planned.

@@ -923,6 +923,7 @@ impl Lane {
         self.keyed.clear();
     }
 
+    #[cold]
     #[inline(never)]
     fn write_to_new_block<B: Body + ?Sized>(
         &mut self,
