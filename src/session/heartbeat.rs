@@ -50,7 +50,7 @@ pub(crate) struct HeartbeatPolicy {
     pub(crate) measure_every: Duration,
 }
 
-/// Keeps the measurements of all sessions of a core `spacing` apart, as long as its thread keeps up.
+/// Keeps the measurements of all sessions of a core `spacing` apart, while its thread keeps up.
 ///
 /// A queue in which only the time of the last one is kept. A session is in it at most once, and
 /// nobody waits longer than `spacing` times the number of sessions: the places of sessions that end
