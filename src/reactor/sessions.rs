@@ -584,12 +584,11 @@ impl Core {
         match self.homes.get_mut(home) {
             None => {}
             Some(&mut Home::Here(key)) => {
-                let sessions = self.connections.len();
+                self.pace.set_sessions(self.connections.len());
                 let connection = &mut self.connections[key];
                 if connection.is_not_listening(self.config.window_bytes() as usize) {
                     connection.session.received_bytes(self.now);
                 }
-                self.pace.set_sessions(sessions);
                 let expiry = connection.session.expire(self.now, &mut self.pace);
                 if connection.phase != Phase::Live {
                     self.note_misses(home);
