@@ -104,13 +104,14 @@ impl Pools {
         self.due
     }
 
-    /// The pool with this id, if it is of reactor `index`.
+    /// The pool with this id, if it is of reactor `index`. None once its end was told: whoever
+    /// knows of the end finds it gone, whether it was forgotten by then or not.
     fn find(&self, index: u16, pool: PoolId) -> Option<&Pool> {
-        self.table.get(pool.key).filter(|_| pool.reactor == index)
+        self.table.get(pool.key).filter(|found| pool.reactor == index && !found.is_told())
     }
 
     fn find_mut(&mut self, index: u16, pool: PoolId) -> Option<&mut Pool> {
-        self.table.get_mut(pool.key).filter(|_| pool.reactor == index)
+        self.table.get_mut(pool.key).filter(|found| pool.reactor == index && !found.is_told())
     }
 
     /// Forgets the pools whose end was told.
@@ -292,7 +293,8 @@ impl Core {
             return Err(ConnectError::ShutDown);
         }
         let connections_max = self.config.connections_max();
-        let members: usize = self.pools.table.values().map(|pool| pool.sessions.len()).sum();
+        let pools = self.pools.table.values().filter(|pool| !pool.is_told());
+        let members: usize = pools.map(|pool| pool.sessions.len()).sum();
         let links = if self.config.express() { 2 } else { 1 };
         let links = links * (members + plan.config.members_max() as usize);
         if links > connections_max as usize {
@@ -550,6 +552,7 @@ impl Reactor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::session::Undelivered;
     use crate::session::lane::Sent;
     use crate::wire::{Codec, Kind, Priority};
@@ -588,5 +591,30 @@ mod tests {
         pool.observe(0, &over, Nanos(3));
         assert_eq!(pool.counts.messages_dropped, 5);
         assert_eq!(pool.counts.messages_undelivered, 4);
+    }
+
+    /// Another thread that has the report may ask before the reactor's next turn.
+    #[test]
+    fn pool_whose_end_was_told_is_gone() {
+        let config = Config::builder().registry(false).connections_max(4).build().expect("valid");
+        let mut reactor = Reactor::new(&config).expect("a ring");
+        let config = PoolConfig::builder("unix:/proc/self/nobody-listens").members_max(4);
+        let config = config.build().expect("valid");
+        let pool = reactor.pool(&config).expect("there is room");
+        let statistics = |reactor: &Reactor| reactor.pool_statistics(pool);
+        let deadline = Nanos::now() + Duration::from_secs(10);
+        while statistics(&reactor).expect("it is open").waiting < 1 {
+            assert!(Nanos::now() < deadline, "nobody listens, and no attempt fails");
+            reactor.turn(Wait::Until(deadline)).expect("the ring works");
+        }
+        let (asker, told) = crossbeam_channel::bounded(1);
+        assert!(reactor.core.close_pool(pool, deadline, Some(asker)));
+        told.try_recv().expect("nobody is to be parted with");
+        assert_eq!(statistics(&reactor), None);
+        let (watcher, ready) = crossbeam_channel::bounded(1);
+        assert!(!reactor.core.watch_pool(pool, watcher));
+        assert!(ready.try_recv().is_err());
+        assert!(!reactor.core.close_pool(pool, deadline, None));
+        reactor.pool(&config).expect("there is room again");
     }
 }
