@@ -115,11 +115,12 @@ impl Core {
     /// A peer has given a request up: marks it, and tells the handler.
     #[cold]
     pub(crate) fn on_cancel(&mut self, handlers: &mut Handlers, key: ConnectionKey, request: u64) {
-        self.counters.requests_cancelled.add(1);
         let home = self.connections[key].public;
         if let Some(mark) = self.mark(home, request) {
             self.cancellations.add(mark);
         }
+        // Whoever sees it counted finds the request abandoned.
+        self.counters.requests_cancelled.add(1);
         let Some(handler) = &mut handlers.cancelled else { return };
         let mut context = Context { core: self, home, origin: Origin::NONE };
         let cancelled = Cancelled { correlation: request };
