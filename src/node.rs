@@ -972,6 +972,8 @@ impl NodeHandle {
         statistics.sends_too_large += self.shared.registry.too_large().load(Ordering::Relaxed);
         // ORDERING: Relaxed, paired with `leaves_out`: a mere count.
         statistics.messages_expired += self.shared.registry.overdue().load(Ordering::Relaxed);
+        let refused = self.shared.mailboxes.iter().map(|mailbox| mailbox.posts_refused());
+        statistics.posts_dropped += refused.sum::<u64>();
         let has_link = self.shared.is_server || statistics.connections_active > 0;
         let has_ended = self.shared.mailboxes.iter().all(|mailbox| mailbox.is_closed());
         statistics.state = match self.check_running() {
@@ -1100,10 +1102,18 @@ fn wait_for<T>(answer: &Receiver<T>, claim: &Claim, deadline: Nanos) -> Result<T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ConfigBuilder, Overflow};
+    use crate::reactor::pool::command::PoolCommand;
+    use crate::reactor::{Choice, PoolId};
+    use crate::wire::Priority;
 
     /// A node whose only reactor does nothing.
     fn node_without_a_reactor() -> Node {
-        let config = Config::builder().commands_max(2).build().expect("valid");
+        without_a_reactor(Config::builder())
+    }
+
+    fn without_a_reactor(config: ConfigBuilder) -> Node {
+        let config = config.commands_max(2).build().expect("valid");
         let mailbox = Arc::new(
             Mailbox::new(config.commands_max(), config.requests_max()).expect("a descriptor"),
         );
@@ -1164,5 +1174,77 @@ mod tests {
         check(&|| node.send_to(connection, Envelope::data(), b"x"));
         check(&|| node.post_to(connection, Envelope::data(), b"x"));
         assert!(node.connections().is_empty());
+    }
+
+    #[test]
+    fn posts_that_a_reactor_leaves_behind_are_counted() {
+        let node = node_without_a_reactor();
+        let mailbox = &node.shared.mailboxes[0];
+        let connection = ConnectionId { reactor: 0, key: Default::default() };
+        let pool = node.node_pool(vec![PoolId::of_nobody(0)]);
+        node.post_to(connection, Envelope::data(), b"x").expect("room");
+        pool.post(Choice::LeastQueued, Envelope::data(), b"x").expect("room");
+        assert_eq!(node.statistics().posts_dropped, 0);
+        mailbox.close();
+        assert_eq!(node.statistics().posts_dropped, 2);
+    }
+
+    #[test]
+    fn pool_is_closed_although_the_queue_is_full() {
+        let node = node_without_a_reactor();
+        let mailbox = &node.shared.mailboxes[0];
+        let pool = node.node_pool(vec![PoolId::of_nobody(0)]);
+        while mailbox.post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
+        let expected = ShutdownReport { connections: 3, ..ShutdownReport::default() };
+        std::thread::scope(|scope| {
+            let closer = scope.spawn(|| pool.close(Duration::from_secs(10)));
+            let soon = Nanos::now() + Duration::from_millis(20);
+            while Nanos::now() < soon {
+                assert!(!closer.is_finished(), "it has given up");
+                std::thread::yield_now();
+            }
+            // As a reactor that comes to it late.
+            let deadline = Nanos::now() + Duration::from_secs(5);
+            loop {
+                assert!(Nanos::now() < deadline, "nothing is asked");
+                match mailbox.take() {
+                    Some(Command::Pool(PoolCommand::Close { asker, .. })) => {
+                        asker.send(expected).expect("somebody waits");
+                        break;
+                    }
+                    _ => std::thread::yield_now(),
+                }
+            }
+            assert_eq!(closer.join().expect("no panic"), expected);
+        });
+    }
+
+    #[test]
+    fn pool_that_can_not_be_asked_is_not_closed() {
+        let node = node_without_a_reactor();
+        let pool = node.node_pool(vec![PoolId::of_nobody(0)]);
+        node.shared.mailboxes[0].post(Command::Shutdown { deadline: Nanos(0) }).expect("room");
+        // The question takes the last place.
+        let outcome = pool.wait_ready(Duration::from_millis(1));
+        assert!(matches!(outcome, Err(ConnectError::Busy)), "{outcome:?}");
+    }
+
+    /// It costs the member that refused its session.
+    #[test]
+    fn full_member_is_one_only_where_it_loses_its_session() {
+        let attempts = |overflow| {
+            let config = Config::builder().overflow(Priority::Normal, overflow);
+            let node = without_a_reactor(config);
+            let pool = node.node_pool(vec![PoolId::of_nobody(0); 3]);
+            let mut attempts = 0;
+            let outcome = pool.offer(Choice::LeastQueued, Envelope::data(), |_| {
+                attempts += 1;
+                Err(SendError::Full)
+            });
+            assert_eq!(outcome, Err(SendError::Full));
+            attempts
+        };
+        assert_eq!(attempts(Overflow::Reject), 3);
+        assert_eq!(attempts(Overflow::Disconnect), 1);
     }
 }

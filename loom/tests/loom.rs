@@ -149,7 +149,7 @@ impl Queue for Count {
         self.is_zero()
     }
 
-    fn refuse((): ()) {
+    fn refuse(&self, (): ()) {
         REFUSED.set(REFUSED.get() + 1);
     }
 }

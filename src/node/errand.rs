@@ -76,7 +76,7 @@ impl NodePool {
         let body = self.handle.own(body, envelope, 0)?;
         let deadline = Nanos::now() + timeout;
         let mut outcome = Err(SendError::NotConnected.into());
-        let offered = self.offer(choice, |pool| {
+        let offered = self.offer(choice, envelope, |pool| {
             // ORDERING: Relaxed: only that no two are the same counts.
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let claim = Claim::default();

@@ -11,9 +11,9 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::{ANSWER_TIMEOUT, NodeHandle};
-use crate::config::PoolConfig;
+use crate::config::{Overflow, PoolConfig};
 use crate::error::{ConnectError, SendError};
-use crate::reactor::command::{Asker, Claim, Command};
+use crate::reactor::command::{Asker, Claim, Command, Mailbox};
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::PoolPlan;
 use crate::reactor::pool::command::PoolCommand;
@@ -87,7 +87,7 @@ impl NodeHandle {
         Ok(self.node_pool(pools))
     }
 
-    fn node_pool(&self, pools: Vec<PoolId>) -> NodePool {
+    pub(super) fn node_pool(&self, pools: Vec<PoolId>) -> NodePool {
         NodePool { handle: self.clone(), pools: pools.into(), turn: Arc::default() }
     }
 
@@ -127,11 +127,12 @@ impl NodePool {
         let deadline = Nanos::now() + timeout;
         for &pool in &*self.pools {
             let (watcher, ready) = bounded(1);
-            self.tell(pool, PoolCommand::Watch { pool, watcher })?;
+            self.tell(pool, PoolCommand::Watch { pool, watcher, until: deadline })?;
             match ready.recv_timeout(deadline.since(Nanos::now())) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    let is_over = self.handle.check_running().is_err();
+                    let has_ended = self.mailbox(pool).is_closed();
+                    let is_over = has_ended || self.handle.check_running().is_err();
                     return Err(if is_over {
                         ConnectError::ShutDown
                     } else {
@@ -139,7 +140,8 @@ impl NodePool {
                     });
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let statistics = self.statistics().ok_or(ConnectError::PoolClosed)?;
+                    let statistics = self.ask_for_statistics()?;
+                    let statistics = statistics.ok_or(ConnectError::PoolClosed)?;
                     let PoolStatistics { connected, members_min, last_failure, .. } = statistics;
                     let reason = last_failure;
                     return Err(ConnectError::PoolNotReady {
@@ -156,8 +158,29 @@ impl NodePool {
 
     pub(super) fn tell(&self, pool: PoolId, command: PoolCommand) -> Result<(), ConnectError> {
         self.handle.check_running().map_err(|_| ConnectError::ShutDown)?;
-        let mailbox = &self.handle.shared.mailboxes[usize::from(pool.reactor)];
-        mailbox.post(Command::Pool(command)).map_err(|_| ConnectError::Busy)
+        self.mailbox(pool).post(Command::Pool(command)).map_err(|_| ConnectError::Busy)
+    }
+
+    /// As [`tell`](Self::tell), and waits until `patience` for room in a full queue, unless the
+    /// caller is who would have to make it. Returns whether the command is in the queue.
+    fn insist(&self, pool: PoolId, command: PoolCommand, patience: Nanos) -> bool {
+        if self.handle.check_running().is_err() {
+            return false;
+        }
+        let (mailbox, may_wait) = (self.mailbox(pool), !self.handle.is_in_handler());
+        let mut command = Command::Pool(command);
+        while let Err(refused) = mailbox.post(command) {
+            if !may_wait || mailbox.is_closed() || Nanos::now() >= patience {
+                return false;
+            }
+            command = refused;
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    fn mailbox(&self, pool: PoolId) -> &Mailbox {
+        &self.handle.shared.mailboxes[usize::from(pool.reactor)]
     }
 
     /// Queues a message on a member and waits for the verdict of its reactor, as
@@ -175,7 +198,7 @@ impl NodePool {
     ) -> Result<(), SendError> {
         self.handle.check_may_wait()?;
         let body = self.handle.own(body, envelope, 0)?;
-        self.offer(choice, |pool| {
+        self.offer(choice, envelope, |pool| {
             self.handle.ask_for_verdict(usize::from(pool.reactor), |asker| {
                 Command::Pool(send(pool, choice, envelope, body.clone(), Some(asker)))
             })
@@ -195,7 +218,7 @@ impl NodePool {
         body: &B,
     ) -> Result<(), SendError> {
         let body = self.handle.own(body, envelope, 0)?;
-        self.offer(choice, |pool| {
+        self.offer(choice, envelope, |pool| {
             let command = Command::Pool(send(pool, choice, envelope, body.clone(), None));
             self.handle.post_command(usize::from(pool.reactor), command)
         })
@@ -205,6 +228,7 @@ impl NodePool {
     pub(super) fn offer(
         &self,
         choice: Choice,
+        envelope: Envelope,
         mut attempt: impl FnMut(PoolId) -> Result<(), SendError>,
     ) -> Result<(), SendError> {
         if let Choice::Key(key) = choice {
@@ -214,8 +238,13 @@ impl NodePool {
         // ORDERING: Relaxed: any order of turns will do.
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut refusal = SendError::NotConnected;
+        // Where that costs a member its session, one is enough.
+        let overflow = self.handle.shared.config.overflow()[envelope.lane().index()];
         for step in 0..self.pools.len() {
             match attempt(self.pools[first.wrapping_add(step) % self.pools.len()]) {
+                Err(SendError::Full) if overflow == Overflow::Disconnect => {
+                    return Err(SendError::Full);
+                }
                 Err(
                     error @ (SendError::Full
                     | SendError::MemoryFull
@@ -238,31 +267,54 @@ impl NodePool {
         if self.handle.is_in_handler() {
             return None;
         }
+        self.ask_for_statistics().ok().flatten()
+    }
+
+    /// `None` when the pool is closed; why it is not known, otherwise.
+    fn ask_for_statistics(&self) -> Result<Option<PoolStatistics>, ConnectError> {
         let deadline = Nanos::now() + ANSWER_TIMEOUT;
         let mut sum = PoolStatistics::default();
         for &pool in &*self.pools {
             let (reply, answer) = bounded(1);
-            self.tell(pool, PoolCommand::Statistics { pool, reply }).ok()?;
-            let part = answer.recv_timeout(deadline.since(Nanos::now())).ok()??;
-            sum.add(&part);
+            self.tell(pool, PoolCommand::Statistics { pool, reply })?;
+            match answer.recv_timeout(deadline.since(Nanos::now())) {
+                Ok(Some(part)) => sum.add(&part),
+                Ok(None) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(ConnectError::Unresponsive { timeout: ANSWER_TIMEOUT });
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(ConnectError::ShutDown),
+            }
         }
-        Some(sum)
+        Ok(Some(sum))
     }
 
     /// Parts with all members: what is queued leaves, reliable messages are confirmed, and each
-    /// says goodbye, or is cut off at `deadline` from now. Waits for that, and as long as handlers
-    /// keep a reactor from it (5 s at most); says nothing of a pool that is closed already.
+    /// says goodbye, or is cut off at `deadline` from now. Waits for that, for room in a full
+    /// command queue, and as long as handlers keep a reactor from it (5 s at most). Whoever closes
+    /// a pool that is being closed waits for the same end and has the same report; of a pool that
+    /// is closed already nothing is said.
+    ///
+    /// In a handler of this node it waits for nothing, reports nothing, and does nothing where the
+    /// command queue is full, which is logged.
     pub fn close(&self, deadline: Duration) -> ShutdownReport {
         let until = Nanos::now() + deadline;
+        let patience = until + ANSWER_TIMEOUT;
         let mut answers = Vec::new();
         for &pool in &*self.pools {
             let (asker, answer) = bounded(1);
             let command = PoolCommand::Close { pool, deadline: until, asker };
-            if self.tell(pool, command).is_ok() && !self.handle.is_in_handler() {
+            if !self.insist(pool, command, patience) {
+                let is_over =
+                    self.mailbox(pool).is_closed() || self.handle.check_running().is_err();
+                if !is_over {
+                    let reactor = pool.reactor;
+                    tracing::warn!(reactor, "a pool is not closed: the command queue is full");
+                }
+            } else if !self.handle.is_in_handler() {
                 answers.push(answer);
             }
         }
-        let patience = until + ANSWER_TIMEOUT;
         let mut sum = ShutdownReport::default();
         for answer in answers {
             if let Ok(report) = answer.recv_timeout(patience.since(Nanos::now())) {

@@ -6,6 +6,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 use crossbeam_queue::ArrayQueue;
@@ -102,18 +103,33 @@ impl From<DialFailure> for CloseReason {
 /// See [`mailbox`] for how it wakes the reactor and how it ends.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    queue: mailbox::Mailbox<ArrayQueue<Command>, Waker>,
+    queue: mailbox::Mailbox<Commands, Waker>,
     /// What the reactor knows to be cancelled.
     cancellations: Arc<Cancellations>,
+}
+
+/// The queue, and what ended with its reactor in it.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    queue: ArrayQueue<Command>,
+    /// Messages whose sender does not wait for a verdict.
+    posts_refused: AtomicU64,
 }
 
 impl Mailbox {
     pub(crate) fn new(commands_max: u32, requests_max: u32) -> std::io::Result<Self> {
         let queue = ArrayQueue::new(commands_max as usize);
+        let queue = Commands { queue, posts_refused: AtomicU64::new(0) };
         Ok(Self {
             queue: mailbox::Mailbox::over(queue, Waker::new()?),
             cancellations: Arc::new(Cancellations::new(requests_max)),
         })
+    }
+
+    /// How many messages were posted in time to be taken, and too late to be sent.
+    pub(crate) fn posts_refused(&self) -> u64 {
+        // ORDERING: Relaxed: a mere count.
+        self.queue.queue().posts_refused.load(Ordering::Relaxed)
     }
 
     pub(crate) fn cancellations(&self) -> &Arc<Cancellations> {
@@ -122,7 +138,7 @@ impl Mailbox {
 }
 
 impl Deref for Mailbox {
-    type Target = mailbox::Mailbox<ArrayQueue<Command>, Waker>;
+    type Target = mailbox::Mailbox<Commands, Waker>;
 
     #[inline]
     fn deref(&self) -> &Self::Target {
@@ -130,34 +146,39 @@ impl Deref for Mailbox {
     }
 }
 
-impl Queue for ArrayQueue<Command> {
+impl Queue for Commands {
     type Item = Command;
 
     fn push(&self, command: Command) -> Result<(), Command> {
-        self.push(command)
+        self.queue.push(command)
     }
 
     #[inline]
     fn pop(&self) -> Option<Command> {
-        self.pop()
+        self.queue.pop()
     }
 
     #[inline]
     fn is_empty(&self) -> bool {
-        self.is_empty()
+        self.queue.is_empty()
     }
 
-    fn refuse(command: Command) {
+    fn refuse(&self, command: Command) {
         // The other callers see that nobody can answer them any more.
-        let asker = match command {
-            Command::Send { asker, .. } => asker,
-            Command::Pool(command) => command.into_asker(),
-            _ => None,
+        let (Command::Send { asker, .. } | Command::Pool(PoolCommand::Send { asker, .. })) =
+            command
+        else {
+            return;
         };
-        if let Some(Asker { claim, reply }) = asker
-            && claim.is_first()
-        {
-            let _ = reply.try_send(Err(SendError::ShutDown));
+        match asker {
+            Some(Asker { claim, reply }) if claim.is_first() => {
+                let _ = reply.try_send(Err(SendError::ShutDown));
+            }
+            Some(_) => {}
+            None => {
+                // ORDERING: Relaxed: a mere count.
+                self.posts_refused.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -669,13 +669,13 @@ impl Core {
             self.session_deadlines.set(sessions::slot(home), Nanos::NEVER);
             self.forget_peer(home);
             self.remember_end(home, reason);
-            self.notify_watcher(key, Err(reason));
             self.requests.fail(home, reason);
             // How much of the block in flight the socket has taken is known once its send has
             // ended.
             if !is_sending {
                 self.report_end(key);
             }
+            self.notify_watcher(key, Err(reason));
         }
         if let Some(operation) = connecting {
             self.ring.cancel(operation);
@@ -738,8 +738,12 @@ impl Core {
         let outcome = outcome
             .map(|()| self.id(key))
             .map_err(|reason| DialError { address, reason: DialFailure::Closed(reason) });
-        // Nobody waits any more when the other end is gone.
-        let _ = reply.try_send(outcome);
+        if let Err(untold) = reply.try_send(outcome)
+            && let Ok(id) = untold.into_inner()
+        {
+            // Whoever wanted it waits no more, and was told that it failed.
+            self.disconnect(id, self.now + self.config.handshake_timeout());
+        }
     }
 
     /// Ends everything at once, without waiting for the kernel: the reactor is being dropped.
@@ -892,9 +896,13 @@ impl Core {
             }
             kind => tracing::info!(%connection, address, node_name, %kind, "connection event"),
         }
-        self.observe(&event);
+        let pool = self.observe(&event);
         if self.events.push(event) {
             self.counters.events_dropped.add(1);
+        }
+        // Whom that lets go on finds the event.
+        if let Some(pool) = pool {
+            self.settle_pool(pool);
         }
     }
 

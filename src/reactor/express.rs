@@ -142,6 +142,11 @@ impl Pairs {
         }
     }
 
+    /// Whether a session is known to have two parts.
+    pub(crate) fn is_tied(&self, home: SessionKey) -> bool {
+        self.of.contains_key(home)
+    }
+
     /// Whether a part may outlive its connection.
     pub(crate) fn may_survive(&self, home: SessionKey) -> bool {
         self.rules(home).is_none_or(Pair::may_survive)

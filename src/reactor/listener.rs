@@ -16,7 +16,7 @@ use crate::reactor::core::{Core, random_session_id};
 use crate::reactor::sessions::backoff_policy;
 use crate::reactor::{EventKind, Tokens};
 use crate::session::backoff::Backoff;
-use crate::session::{Role, Session};
+use crate::session::{Part, Role, Session};
 use crate::sys::ring::Completion;
 use crate::sys::socket;
 use crate::time::{Nanos, wall_ns};
@@ -417,6 +417,12 @@ impl Core {
         self.set_session_deadline(home);
         self.mark_dirty(key);
         if is_resumed {
+            // Whoever is told that the link is back finds the session counted.
+            let is_alone = self.connections[key].session.part() != Part::Main;
+            let is_known = is_alone || self.pairs.is_tied(home);
+            if !is_express && is_known && self.pairs.is_complete(home) {
+                self.count_active(key);
+            }
             self.counters.sessions_resumed.add(1);
             let messages_dropped = self.count_drops(home);
             self.counters.messages_dropped.add(messages_dropped);

@@ -855,7 +855,12 @@ impl Reactor {
     }
 
     pub(crate) fn is_shut_down(&mut self) -> bool {
-        self.core.closing && self.core.connections.is_empty() && self.core.watched.is_empty()
+        let core = &self.core;
+        core.closing
+            && core.connections.is_empty()
+            && core.watched.is_empty()
+            // Its sender knows it received: it waits for room as long as there is time.
+            && (!core.inbox.has_overflow() || Nanos::now() >= core.shutdown_deadline)
     }
 
     /// When a turn must end so that a shutdown keeps its deadline.
@@ -1210,7 +1215,8 @@ impl Core {
             // What its caller has withdrawn is not carried out.
             Command::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
             Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
-            Command::Dial { asker, .. } if !asker.claim.is_first() => {}
+            // A connection that begins now would be nobody's to end. Its caller reads "shut down".
+            Command::Dial { asker, .. } if self.closing || !asker.claim.is_first() => {}
             Command::Send { connection, envelope, body, response_to, asker } => {
                 let outcome = match response_to {
                     0 => self.push_to(connection, envelope, Correlation::None, &body).map(drop),

@@ -38,8 +38,9 @@ pub use self::report::{PoolRefusals, PoolStatistics};
 /// How long an idle member may take to say goodbye. It has nothing queued.
 const REAP_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Who may wait for a pool to be ready, through handles.
-const WATCHERS_MAX: usize = 64;
+/// Who may wait for a pool to be over, through handles. One from a handler waits for nothing, and
+/// stays on the list.
+const ASKERS_MAX: usize = 64;
 
 new_key_type! {
     /// A pool of one reactor. A key of a pool that is over finds nothing.
@@ -52,6 +53,14 @@ new_key_type! {
 pub struct PoolId {
     pub(crate) reactor: u16,
     key: PoolKey,
+}
+
+#[cfg(test)]
+impl PoolId {
+    /// One that no reactor has given out.
+    pub(crate) fn of_nobody(reactor: u16) -> Self {
+        Self { reactor, key: PoolKey::default() }
+    }
 }
 
 /// What a pool is made from: its settings, and the addresses behind its endpoints.
@@ -132,9 +141,18 @@ struct Closing {
     report: ShutdownReport,
     /// Which slots had an established session when it began.
     was_up: Vec<bool>,
-    asker: Option<Sender<ShutdownReport>>,
-    /// Whoever asked was told; the pool is to be forgotten.
+    /// Who waits for it to be over.
+    askers: Vec<Sender<ShutdownReport>>,
+    /// They were told; the pool is to be forgotten.
     is_told: bool,
+}
+
+/// One who waits, through a handle, for a pool to be ready.
+#[derive(Debug)]
+struct Watcher {
+    reply: Sender<()>,
+    /// When it gives up.
+    until: Nanos,
 }
 
 /// See the module.
@@ -153,7 +171,7 @@ struct Pool {
     /// Why the last attempt failed, or the last session was lost.
     failure: Option<CloseReason>,
     /// Told when every slot of the base is up.
-    watchers: Vec<Sender<()>>,
+    watchers: Vec<Watcher>,
     closing: Option<Closing>,
 }
 
@@ -232,7 +250,6 @@ impl Pool {
             }
         };
         self.members.handle(slot, happened, now, random());
-        self.settle();
     }
 
     /// What the session in `slot` has just lost belongs to a life that is over: it goes on.
@@ -265,15 +282,16 @@ impl Pool {
         if self.members.is_ready() {
             for watcher in self.watchers.drain(..) {
                 // It may have given up.
-                let _ = watcher.try_send(());
+                let _ = watcher.reply.try_send(());
             }
         }
         if let Some(closing) = &mut self.closing
             && self.members.is_over()
-            && let Some(asker) = closing.asker.take()
         {
-            let _ = asker.try_send(closing.report);
-            closing.is_told = true;
+            closing.is_told |= !closing.askers.is_empty();
+            for asker in closing.askers.drain(..) {
+                let _ = asker.try_send(closing.report);
+            }
         }
     }
 }
@@ -383,15 +401,26 @@ impl Core {
         carried
     }
 
-    /// Sees what happens to the members of pools: every event comes by here.
-    pub(crate) fn observe(&mut self, event: &Event) {
+    /// Sees what happens to the members of pools: every event comes by here. Whom it concerns is
+    /// told by [`settle_pool`](Self::settle_pool).
+    pub(crate) fn observe(&mut self, event: &Event) -> Option<PoolKey> {
         let now = self.now;
-        for pool in self.pools.table.values_mut() {
+        for (key, pool) in &mut self.pools.table {
             if let Some(slot) = pool.slot_of(event.connection) {
                 pool.observe(slot, &event.kind, now);
-                let deadline = if pool.is_told() { now } else { pool.members.deadline() };
-                return self.pools.note_due(deadline);
+                return Some(key);
             }
+        }
+        None
+    }
+
+    /// Tells whoever waits for what has just become of a pool.
+    pub(crate) fn settle_pool(&mut self, key: PoolKey) {
+        let now = self.now;
+        if let Some(pool) = self.pools.table.get_mut(key) {
+            pool.settle();
+            let deadline = if pool.is_told() { now } else { pool.members.deadline() };
+            self.pools.note_due(deadline);
         }
     }
 
@@ -415,14 +444,19 @@ impl Core {
     ) -> bool {
         let index = self.index;
         let Some(found) = self.pools.find_mut(index, pool) else { return false };
-        if found.closing.is_some() {
+        if let Some(closing) = &mut found.closing {
+            // The same report for all who wait.
+            closing.askers.extend(asker.filter(|_| closing.askers.len() < ASKERS_MAX));
             return false;
         }
+        // Nobody is to wait for it to be ready.
+        found.watchers.clear();
         let slots = 0..found.sessions.len();
         let was_up: Vec<bool> = slots.map(|slot| found.members.stand(slot) == Stand::Up).collect();
         let connections = was_up.iter().filter(|&&is_up| is_up).count() as u64;
         let report = ShutdownReport { connections, ..ShutdownReport::default() };
-        found.closing = Some(Closing { report, was_up, asker, is_told: false });
+        let askers = asker.into_iter().collect();
+        found.closing = Some(Closing { report, was_up, askers, is_told: false });
         let mut draining = Vec::new();
         found.members.close(|slot| draining.push(slot));
         let sessions: Vec<_> =
@@ -430,12 +464,7 @@ impl Core {
         for id in sessions {
             self.disconnect(id, deadline);
         }
-        if let Some(found) = self.pools.find_mut(index, pool) {
-            found.settle();
-            if found.is_told() {
-                self.pools.note_due(self.now);
-            }
-        }
+        self.settle_pool(pool.key);
         true
     }
 
@@ -450,15 +479,15 @@ impl Core {
         Some(report)
     }
 
-    /// Tells `watcher` when the pool is ready. Returns whether there is such a pool.
-    pub(crate) fn watch_pool(&mut self, pool: PoolId, watcher: Sender<()>) -> bool {
-        let index = self.index;
-        let Some(found) = self.pools.find_mut(index, pool) else { return false };
-        if found.watchers.len() >= WATCHERS_MAX {
-            // Most of them have given up.
-            found.watchers.remove(0);
-        }
-        found.watchers.push(watcher);
+    /// Tells `watcher`, who waits until `until`, when the pool is ready. Returns whether there is
+    /// such a pool, which is not being closed.
+    pub(crate) fn watch_pool(&mut self, pool: PoolId, reply: Sender<()>, until: Nanos) -> bool {
+        let (index, now) = (self.index, self.now);
+        let found = self.pools.find_mut(index, pool).filter(|found| found.closing.is_none());
+        let Some(found) = found else { return false };
+        // As many as there are threads that wait: each blocks one.
+        found.watchers.retain(|watcher| watcher.until >= now);
+        found.watchers.push(Watcher { reply, until });
         found.settle();
         true
     }
@@ -609,12 +638,95 @@ mod tests {
         }
         let (asker, told) = crossbeam_channel::bounded(1);
         assert!(reactor.core.close_pool(pool, deadline, Some(asker)));
-        told.try_recv().expect("nobody is to be parted with");
+        let report = told.try_recv().expect("nobody is to be parted with");
+        assert_eq!(report, ShutdownReport::default());
         assert_eq!(statistics(&reactor), None);
-        let (watcher, ready) = crossbeam_channel::bounded(1);
-        assert!(!reactor.core.watch_pool(pool, watcher));
-        assert!(ready.try_recv().is_err());
+        let (watcher, _ready) = crossbeam_channel::bounded(1);
+        assert!(!reactor.core.watch_pool(pool, watcher, deadline));
         assert!(!reactor.core.close_pool(pool, deadline, None));
         reactor.pool(&config).expect("there is room again");
+    }
+
+    /// A reactor, its pool with one member, and the reactor that is connected with.
+    fn connected() -> (Reactor, PoolId, Reactor) {
+        let config = Config::builder().registry(false).connections_max(4).build().expect("valid");
+        let mut far = Reactor::new(&config).expect("a ring");
+        let address = far.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
+        let mut near = Reactor::new(&config).expect("a ring");
+        let config = PoolConfig::builder(address.to_string()).build().expect("valid");
+        let pool = near.pool(&config).expect("there is room");
+        turn_both(&mut near, &mut far, |near| near.pool_is_ready(pool));
+        (near, pool, far)
+    }
+
+    #[track_caller]
+    fn turn_both(
+        near: &mut Reactor,
+        far: &mut Reactor,
+        mut condition: impl FnMut(&Reactor) -> bool,
+    ) {
+        let deadline = Nanos::now() + Duration::from_secs(10);
+        while !condition(near) {
+            assert!(Nanos::now() < deadline, "in vain for 10 s");
+            near.turn(Wait::Poll).expect("the ring works");
+            far.turn(Wait::Poll).expect("the ring works");
+        }
+    }
+
+    #[test]
+    fn everybody_who_closes_a_pool_has_its_report() {
+        let (mut near, pool, mut far) = connected();
+        let deadline = Nanos::now() + Duration::from_secs(10);
+        let (asker, told) = crossbeam_channel::bounded(1);
+        assert!(near.core.close_pool(pool, deadline, Some(asker)));
+        let (other_asker, other_told) = crossbeam_channel::bounded(1);
+        assert!(!near.core.close_pool(pool, deadline, Some(other_asker)), "it is being closed");
+        let (watcher, ready) = crossbeam_channel::bounded(1);
+        assert!(!near.core.watch_pool(pool, watcher, deadline), "it will not be ready");
+        assert_eq!(ready.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected));
+        turn_both(&mut near, &mut far, |_| !told.is_empty());
+        let report = ShutdownReport { connections: 1, flushed: 1, messages_dropped: 0 };
+        assert_eq!((told.try_recv(), other_told.try_recv()), (Ok(report), Ok(report)));
+    }
+
+    #[test]
+    fn who_waits_for_a_pool_is_not_forgotten_for_those_who_gave_up() {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let mut reactor = Reactor::new(&config).expect("a ring");
+        let config = PoolConfig::builder("unix:/proc/self/nobody-listens").build().expect("valid");
+        let pool = reactor.pool(&config).expect("there is room");
+        let later = Nanos::now() + Duration::from_secs(60);
+        let (watcher, ready) = crossbeam_channel::bounded(1);
+        assert!(reactor.core.watch_pool(pool, watcher, later));
+        for _ in 0..1_000 {
+            let (watcher, _) = crossbeam_channel::bounded(1);
+            assert!(reactor.core.watch_pool(pool, watcher, Nanos(1)));
+        }
+        assert_eq!(ready.try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
+        let waiting = reactor.core.pools.find(0, pool).expect("it is open").watchers.len();
+        assert_eq!(waiting, 2, "those whose time is over are dropped when another comes");
+    }
+
+    /// Whoever is told that a pool is ready, or over, finds the events of that.
+    #[test]
+    fn nobody_is_told_before_the_event_is_there() {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let mut reactor = Reactor::new(&config).expect("a ring");
+        let config = PoolConfig::builder("unix:/proc/self/nobody-listens").build().expect("valid");
+        let pool = reactor.pool(&config).expect("there is room");
+        let (watcher, ready) = crossbeam_channel::bounded(1);
+        let later = Nanos::now() + Duration::from_secs(60);
+        assert!(reactor.core.watch_pool(pool, watcher, later));
+        let member = reactor.core.pools.find(0, pool).expect("it is open").sessions[0];
+        let event = Event {
+            connection: member.expect("it is dialled"),
+            address: String::new(),
+            node_name: String::new(),
+            kind: EventKind::Connected,
+        };
+        let key = reactor.core.observe(&event).expect("it is of the pool");
+        assert!(ready.is_empty(), "the event comes first");
+        reactor.core.settle_pool(key);
+        assert_eq!(ready.try_recv(), Ok(()));
     }
 }

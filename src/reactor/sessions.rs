@@ -694,7 +694,9 @@ impl Core {
         let homes: Vec<_> = self.homes.iter().filter_map(away).collect();
         for home in homes {
             // What its express connection holds can still leave; it goes with that.
-            if self.express_alone(home).is_none() {
+            if self.express_alone(home).is_some() {
+                self.stop_dialling(home);
+            } else {
                 self.end_away(home, reason);
             }
         }

@@ -146,6 +146,81 @@ fn check_refused_for_lack(errno: i32, idle: Idle) {
     assert_eq!(pair.far.statistics().messages_received, 6, "each came once");
 }
 
+/// Another thread looked whether the node runs, was overtaken, and asked then.
+#[test]
+fn dial_that_comes_behind_a_shutdown_is_refused() {
+    let Pair { mut near, mut far, .. } = Pair::new();
+    let address = far.addresses()[0].clone();
+    let (reply, answer) = crossbeam_channel::bounded(1);
+    let asker = command::Asker { claim: Default::default(), reply };
+    near.core.run_command(Command::Shutdown { deadline: Nanos::now() + PATIENCE });
+    near.core.run_command(Command::Dial { address, asker });
+    let outcome = answer.try_recv().map(drop);
+    assert_eq!(outcome, Err(crossbeam_channel::TryRecvError::Disconnected));
+    until(|| {
+        poll(&mut near);
+        poll(&mut far);
+        near.is_shut_down()
+    });
+}
+
+#[test]
+fn session_whose_caller_has_given_up_is_ended() {
+    let Pair { mut near, mut far, .. } = Pair::new();
+    let address = far.addresses()[0].clone();
+    let (reply, _) = crossbeam_channel::bounded(1);
+    let asker = command::Asker { claim: Default::default(), reply };
+    near.core.run_command(Command::Dial { address, asker });
+    let mut ended = None;
+    until(|| {
+        poll(&mut near);
+        poll(&mut far);
+        let events = std::iter::from_fn(|| near.poll_event());
+        ended = events
+            .map(|event| event.kind)
+            .find(|kind| matches!(kind, EventKind::Disconnected { .. }));
+        ended.is_some()
+    });
+    let reason = CloseReason::Local;
+    let expected = EventKind::Disconnected { reason, established: true, messages_dropped: 0 };
+    assert_eq!(ended, Some(expected));
+    assert_eq!(near.connections().len(), 1, "the other one");
+}
+
+/// Another reactor was faster to take the last place of the inbox they share.
+#[test]
+fn shutdown_waits_for_room_for_what_was_received() {
+    let mut pair = Pair::new();
+    let config = Config::builder().registry(false).inbox_frames_max(1).build().expect("valid");
+    let registry = registry(&config, 1).expect("memory");
+    let (mut inboxes, shared) = Inbox::shared(&config, 1);
+    let inbox = inboxes.pop().expect("one for each reactor");
+    let events = EventQueue::new(&config, 1);
+    let block = &registry.blocks()[0];
+    let mut reactor = Reactor::with_parts(config, 0, None, inbox, events, block).expect("a ring");
+    let mut deliver = |reactor: &mut Reactor, payload: &[u8]| {
+        pair.near.send(pair.id, Envelope::data(), payload).expect("room");
+        let message = pair.receive();
+        reactor.core.deliver(message);
+    };
+    let take = || shared.try_take().map(|message| message.payload().to_vec());
+    deliver(&mut reactor, b"first");
+    deliver(&mut reactor, b"second");
+    reactor.core.begin_shutdown(Nanos::now() + PATIENCE);
+    poll(&mut reactor);
+    assert!(!reactor.is_shut_down(), "the second message has no place yet");
+    assert_eq!(take(), Some(b"first".to_vec()));
+    poll(&mut reactor);
+    assert!(reactor.is_shut_down());
+    assert_eq!(take(), Some(b"second".to_vec()));
+    // Nobody takes them.
+    deliver(&mut reactor, b"third");
+    deliver(&mut reactor, b"fourth");
+    assert!(!reactor.is_shut_down());
+    reactor.core.shutdown_deadline = Nanos(0);
+    assert!(reactor.is_shut_down(), "the time is over");
+}
+
 /// As a kernel without zero copy for the socket's family answers, or a Unix socket.
 #[test]
 fn zero_copy_send_that_is_refused_is_made_again_and_not_tried_again() {

@@ -37,7 +37,7 @@ pub(crate) trait Queue {
     fn is_empty(&self) -> bool;
 
     /// Answers for a reactor that has ended.
-    fn refuse(item: Self::Item);
+    fn refuse(&self, item: Self::Item);
 }
 
 /// Ends a reactor's sleep. What comes before it begins is not lost.
@@ -101,7 +101,7 @@ impl<Q: Queue, W: Wake> Mailbox<Q, W> {
 
     fn refuse_all(&self) {
         while let Some(command) = self.queue.pop() {
-            Q::refuse(command);
+            self.queue.refuse(command);
         }
     }
 
@@ -165,5 +165,9 @@ impl<Q: Queue, W: Wake> Mailbox<Q, W> {
 
     pub(crate) fn waker(&self) -> &W {
         &self.waker
+    }
+
+    pub(crate) fn queue(&self) -> &Q {
+        &self.queue
     }
 }

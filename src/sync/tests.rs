@@ -65,7 +65,7 @@ impl Queue for Commands {
         self.0.is_empty()
     }
 
-    fn refuse(item: Self::Item) {
+    fn refuse(&self, item: Self::Item) {
         item.refused.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -29,22 +29,12 @@ pub(crate) enum PoolCommand {
     Request(Box<Errand>),
     /// Give one up.
     CancelRequest { number: u64 },
-    /// Tell when it is ready.
-    Watch { pool: PoolId, watcher: Sender<()> },
+    /// Tell who waits until `until` when it is ready.
+    Watch { pool: PoolId, watcher: Sender<()>, until: Nanos },
     /// What has happened in it.
     Statistics { pool: PoolId, reply: Sender<Option<PoolStatistics>> },
     /// Part with all members, and tell how that went.
     Close { pool: PoolId, deadline: Nanos, asker: Sender<ShutdownReport> },
-}
-
-impl PoolCommand {
-    /// Who waits for the verdict on a message.
-    pub(crate) fn into_asker(self) -> Option<Asker<Result<(), SendError>>> {
-        match self {
-            Self::Send { asker, .. } => asker,
-            _ => None,
-        }
-    }
 }
 
 impl Core {
@@ -67,9 +57,9 @@ impl Core {
             }
             PoolCommand::Request(errand) => self.begin_errand(*errand),
             PoolCommand::CancelRequest { number } => self.cancel_errand(number),
-            PoolCommand::Watch { pool, watcher } => {
+            PoolCommand::Watch { pool, watcher, until } => {
                 // Without a pool the watcher is dropped, which tells.
-                self.watch_pool(pool, watcher);
+                self.watch_pool(pool, watcher, until);
             }
             PoolCommand::Statistics { pool, reply } => {
                 let _ = reply.try_send(self.pool_statistics(pool));
