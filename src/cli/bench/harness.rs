@@ -23,7 +23,7 @@ use super::framing::Framing;
 use super::options::{Delivery, Scenario};
 use super::plan::{Beside, Bulk, Case, Cores, Plan, Suite, Variant};
 use super::raw::Raw;
-use super::ring::Ring;
+use super::ring::{ALONE, Alone, Ring};
 use super::round::Round;
 use super::socket::Socket;
 use super::summary::{Measured, Record};
@@ -199,7 +199,15 @@ fn entries(plan: &Plan) -> Vec<Entry> {
             vec![ring(best_effort), with("ringwire-reliable", &Ring, case)]
         }
         (Scenario::Failover | Scenario::Idle, _) => vec![ring(case)],
-        (Scenario::Rtt | Scenario::FanIn, _) => vec![with("socket", &Socket, case), ring(case)],
+        (Scenario::Rtt | Scenario::FanIn, _) => {
+            let alone = with(ALONE, &Alone, case);
+            let has_silent = case.busy() < case.connections;
+            let socket = with("socket", &Socket, case);
+            [Some(socket), has_silent.then_some(alone), Some(ring(case))]
+                .into_iter()
+                .flatten()
+                .collect()
+        }
         (Scenario::Paced, _) => {
             vec![with(clock::NAME, &Clock, case), with("socket", &Socket, case), ring(case)]
         }

@@ -86,7 +86,7 @@ pub(crate) struct Options {
     pub(super) connections: Option<u32>,
 
     /// In rtt and fan-in, on how many of the connections messages go to and fro; the others are
-    /// silent [default: all].
+    /// silent, and `ringwire-alone` is ringwire without them [default: all].
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
     pub(super) busy: Option<u32>,

@@ -276,6 +276,9 @@ fn check_options(options: &Options) -> Result<(), CommandError> {
     {
         return refuse("--busy: more than there are --connections");
     }
+    if options.payload.is_some() && is(Scenario::Idle) {
+        return refuse("--payload: idle sessions have nothing to say");
+    }
     if !options.variant.is_empty() && is(Scenario::Cores) {
         return refuse("--variant: cores compares numbers of reactors");
     }
@@ -506,6 +509,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check(&["stream", "--busy", "4"], "only rtt and fan-in");
+        check(&["idle", "--payload", "64"], "nothing to say");
         check(&["rtt", "--connections", "4", "--busy", "5"], "more than there are");
     }
 

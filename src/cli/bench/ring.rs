@@ -18,7 +18,7 @@ use ringwire::{Body, Client, Config, ConnectionId, Envelope, Frame, Kind, Reacto
 
 use super::harness::{Subject, SubjectError, WAIT_MAX};
 use super::options::{Delivery, Scenario};
-use super::plan::{Bulk, Plan};
+use super::plan::{Bulk, Case, Plan};
 use super::round::{Calls, Extra, Round, Stopwatch};
 use super::socket::payload;
 use super::stream::Answer;
@@ -39,6 +39,13 @@ const MEMORY_MAX: u64 = 8 << 30;
 #[derive(Debug)]
 pub(super) struct Ring;
 
+/// The name of [`Alone`] in the results.
+pub(super) const ALONE: &str = "ringwire-alone";
+
+/// Ringwire over the busy connections of a case only: what the silent ones cost these.
+#[derive(Debug)]
+pub(super) struct Alone;
+
 impl Subject for Ring {
     fn round(&self, plan: &Plan) -> Result<Round, SubjectError> {
         match (plan.case.scenario, plan.case.connections) {
@@ -51,6 +58,16 @@ impl Subject for Ring {
             (Scenario::Stream, 1) => stream(plan, One::open),
             (Scenario::Stream, _) => stream(plan, Many::open),
         }
+    }
+}
+
+impl Subject for Alone {
+    fn round(&self, plan: &Plan) -> Result<Round, SubjectError> {
+        let case = Case { connections: plan.case.busy(), busy: 0, ..plan.case };
+        let mut round = Ring.round(&Plan { case, ..plan.clone() })?;
+        // By connection it would be divided by all.
+        round.extra.resident_bytes = None;
+        Ok(round)
     }
 }
 

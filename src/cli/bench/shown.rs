@@ -22,6 +22,8 @@ pub(in crate::cli) struct Keys<'a> {
     pub(in crate::cli) idle: &'a str,
     pub(in crate::cli) payload_bytes: u64,
     pub(in crate::cli) connections: u64,
+    /// Of those, the ones that have messages in flight, where they are not all.
+    pub(in crate::cli) busy: Option<u64>,
     /// The connections of what ringwire is beside, where that is itself.
     pub(in crate::cli) fewer: Option<u64>,
     /// Whether ringwire is beside itself, reliable beside best effort.
@@ -86,7 +88,7 @@ fn case(keys: Keys<'_>) -> Option<Case> {
         // No goal depends on the rest.
         period: None,
         bulk: Bulk::Nothing,
-        busy: 0,
+        busy: usize::try_from(keys.busy.unwrap_or(0)).ok()?,
         reactors: 1,
     })
 }
@@ -102,6 +104,7 @@ mod tests {
             idle: "spin",
             payload_bytes: 64,
             connections: 1,
+            busy: None,
             fewer: None,
             is_reliable: false,
         };
@@ -118,6 +121,9 @@ mod tests {
         check(Keys { scenario: "later", ..rtt }, &[]);
         check(Keys { idle: "later", ..rtt }, &[]);
         check(Keys { connections: 1_000, fewer: Some(64), ..rtt }, &["frames/s >= 0.80x"]);
+        let silent = Keys { connections: 9_900, busy: Some(64), ..rtt };
+        let [held] = Held::all_of(silent)[..] else { panic!("held to the busy ones alone") };
+        assert_eq!((held.figure(), held.floor()), ("frames/s", 1));
         let bulk = Keys { scenario: "stream", payload_bytes: 1 << 20, ..rtt };
         let [held] = Held::all_of(bulk)[..] else { panic!("held to bulk bytes") };
         assert_eq!((held.figure(), held.floor()), ("frames/s", 1));

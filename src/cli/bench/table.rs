@@ -12,6 +12,7 @@ use super::clock;
 use super::goal::{Figure, Goal, NOISY, failover_verdict};
 use super::options::Scenario;
 use super::plan::{Beside, Case, Plan};
+use super::ring;
 use super::summary::{Measured, ratio};
 
 /// One line of the table.
@@ -123,6 +124,9 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
     }
     if case.is_beside_bulk() {
         notes.push("bulk/s: the stream beside; sockets have it on a second connection.".into());
+    }
+    if measured.iter().any(|one| one.record.subject == ring::ALONE) {
+        notes.push("alone: ringwire over the busy connections, without the silent ones.".into());
     }
     if matches!(case.beside, Beside::Fewer(_)) && case.scenario == Scenario::Rtt {
         notes.push("Each message waits for those of all other connections: compare rates.".into());

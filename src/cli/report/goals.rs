@@ -92,6 +92,7 @@ fn keys<'a>(case: &Case<'a>) -> Option<Keys<'a>> {
         idle: case.idle?,
         payload_bytes: case.payload_bytes?,
         connections: case.connections?,
+        busy: case.busy,
         fewer: case.fewer,
         is_reliable: case.is_reliable,
     })
