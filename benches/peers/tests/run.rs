@@ -76,6 +76,20 @@ fn every_subject_does_every_case_it_can() {
 }
 
 #[test]
+fn lines_go_to_standard_output_and_tables_beside_them() {
+    let wanted = ["--subjects", "raw-blocking", "--json", "-"];
+    let case = ["run", "rtt", "--payload", "64", "--rounds", "1", "--duration", "0.01"];
+    let output = peers(&[&case[..], &wanted].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[1]["subject"], "raw-blocking");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("rtt 64 B, 1 rounds of 0.01 s"), "{said}");
+}
+
+#[test]
 fn subject_that_fails_does_not_stop_the_others() {
     let path = file("fails.jsonl");
     let json = path.to_str().expect("UTF-8");

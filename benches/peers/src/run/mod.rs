@@ -54,8 +54,9 @@ pub struct Cores {
 
 /// Where results go.
 struct Report {
-    json: Option<File>,
+    json: Option<Box<dyn Write>>,
     text: Option<File>,
+    tables: Box<dyn Write>,
 }
 
 /// A subject of a case, its rounds so far, and why there are no more.
@@ -280,24 +281,30 @@ impl Report {
             let opened = OpenOptions::new().create(true).append(true).open(path);
             opened.map_err(|error| format!("cannot write {}: {error}", path.display()))
         };
-        Ok(Self {
-            json: options.json.as_deref().map(append).transpose()?,
-            text: options.text.as_deref().map(append).transpose()?,
-        })
+        let text = options.text.as_deref().map(append).transpose()?;
+        let (json, tables): (Option<Box<dyn Write>>, Box<dyn Write>) = match &options.json {
+            None => (None, Box::new(io::stdout())),
+            Some(path) if path == Path::new("-") => {
+                (Some(Box::new(io::stdout())), Box::new(io::stderr()))
+            }
+            Some(path) => (Some(Box::new(append(path)?)), Box::new(io::stdout())),
+        };
+        Ok(Self { json, text, tables })
     }
 
     /// Writes one JSON line at once, so that a run that ends early leaves what it had measured.
     fn line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        if let Some(file) = &mut self.json {
+        if let Some(lines) = &mut self.json {
             let mut line = serde_json::to_string(value)?;
             line.push('\n');
-            file.write_all(line.as_bytes())?;
+            lines.write_all(line.as_bytes())?;
+            lines.flush()?;
         }
         Ok(())
     }
 
     fn text(&mut self, text: &str) -> Result<(), Failure> {
-        writeln!(io::stdout(), "{text}")?;
+        writeln!(self.tables, "{text}")?;
         if let Some(file) = &mut self.text {
             writeln!(file, "{text}")?;
         }

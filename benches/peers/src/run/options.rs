@@ -79,7 +79,8 @@ pub struct Options {
     #[arg(long, value_delimiter = ',')]
     pub client_cores: Vec<usize>,
 
-    /// Appends results as JSON lines to a file.
+    /// Appends results as JSON lines to a file; - for standard output, and the tables to standard
+    /// error.
     #[arg(long)]
     pub json: Option<PathBuf>,
 
@@ -131,6 +132,9 @@ impl Options {
                 let folder = folder.display();
                 return Err(format!("{option}: there is no folder {folder}: make it first").into());
             }
+        }
+        if self.text.as_deref() == Some(Path::new("-")) {
+            return Err("--text: the tables go to standard output without it".into());
         }
         if self.json.is_some() && self.json == self.text {
             return Err("--json and --text name the same file: two are needed".into());
@@ -355,6 +359,7 @@ pub mod tests {
         refused(&["--skipped", "nmg=x"], "no feature \"nmg\"; use tokio-uring,");
         refused(&["--json", "/nonexistent/a.jsonl"], "--json: there is no folder /nonexistent");
         refused(&["--json", "a", "--text", "a"], "the same file");
+        refused(&["--json", "-", "--text", "-"], "go to standard output without it");
     }
 
     #[test]

@@ -55,6 +55,9 @@ fn legend(case: &Case, figure: Figure, records: &[Record]) -> String {
     if let Some(best) = best_peer(figure, records) {
         text += &format!(" /peer: of the best peer's, {}.", best.subject);
     }
+    if case.scenario == Scenario::FanIn {
+        text += " KiB/conn: resident, what a connection adds to the server.";
+    }
     text
 }
 

@@ -48,6 +48,7 @@ pub fn all() -> impl Iterator<Item = Box<dyn Subject>> {
         ringwire("ringwire-adaptive", Idle::Adaptive, "tcp"),
         ringwire("ringwire-park", Idle::Park, "tcp"),
         ringwire("ringwire-spin-unix", Idle::Spin, "unix"),
+        ringwire("ringwire-adaptive-unix", Idle::Adaptive, "unix"),
         ringwire("ringwire-park-unix", Idle::Park, "unix"),
     ]
     .into_iter()
