@@ -13,7 +13,8 @@
 #
 # The two take turns, A B, B A, ..., one round of the bench each. Of every figure it prints B as a
 # multiple of A: the median over the turns, the lowest and the highest. Sockets are the same in both:
-# what they differ by is noise. The text goes to RECORD/NAME.txt, too.
+# what they differ by is noise. The text goes to RECORD/NAME.txt, too, and every round with its machine
+# to NAME-A.jsonl and NAME-B.jsonl.
 #
 # Settings need no build: see `ringwire bench --variant`.
 #
@@ -189,4 +190,7 @@ summary | tee "$scratch/summary"
 if [ "$record" != - ]; then
     mkdir -p "$record"
     cp "$scratch/summary" "$record/$name.txt"
+    for letter in A B; do
+        cp "$scratch/all-$letter.jsonl" "$record/$name-$letter.jsonl"
+    done
 fi

@@ -6,7 +6,8 @@
 #                                        peers, and mixed, cores, idle and failover, which do not
 #   scripts/bench.sh long                every size, rate and number of connections; most of a day
 #   scripts/bench.sh quick rtt -- --subjects 'raw-*,ringwire-*,tokio' --payload 256
-#                                        the rest goes to `peers run`; see its --help
+#                                        the rest goes to `peers run`, see its --help, and only what
+#                                        has peers is measured
 #   scripts/bench.sh long paced -- --plan
 #                                        what would be measured and how long it takes, no more
 #

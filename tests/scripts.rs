@@ -122,6 +122,7 @@ impl Repository {
             .env_remove("RUN_WITH")
             .env_remove("RUSTFLAGS")
             .env_remove("DRIFT")
+            .env_remove("REQUIRE_INSTRUCTIONS")
             .env_remove("LLVM_PROFDATA")
             .env_remove("SECONDS_EACH");
         command
@@ -184,8 +185,15 @@ fn two_builds_take_turns_and_are_compared_turn_by_turn() {
     assert_eq!(repository.read("notes/builds").lines().count(), 2);
     assert_eq!(repository.git(&["worktree", "list"]).lines().count(), 1, "trees are taken away");
 
-    // What has been built is not built again.
-    text(&repository.script("ab.sh", &["again", "HEAD", "HEAD+faster.patch"]));
+    // What has been built is not built again, and a record holds every round.
+    let mut again = repository.command(repository.root.join("tree/scripts/ab.sh"));
+    again.args(["again", "HEAD", "HEAD+faster.patch"]).env("TURNS", "3").env("RECORD", "record");
+    let printed = text(&again.output().expect("bash is there"));
+    assert_eq!(repository.read("tree/record/again.txt"), printed);
+    for letter in ["A", "B"] {
+        let rounds = repository.read(&format!("tree/record/again-{letter}.jsonl"));
+        assert_eq!(rounds.matches("\"scenario\":\"machine\"").count(), 3, "{rounds}");
+    }
     assert_eq!(repository.read("notes/builds").lines().count(), 2);
 }
 
@@ -230,6 +238,32 @@ fn instructions_that_have_grown_are_an_error_until_they_are_accepted() {
     assert_eq!(words(&said, "b ")[4..], ["%", "more", "than", "3", "%", "more"]);
     text(&repository.script("instructions.sh", &["accept"]));
     text(&repository.script("instructions.sh", &[]));
+}
+
+#[test]
+fn instructions_that_can_not_be_judged_are_an_error_where_that_is_wanted() {
+    let repository = Repository::new("instructions-unjudged");
+    repository.program("bin/cargo", CARGO_FOR_INSTRUCTIONS);
+    repository.program("bin/valgrind", VALGRIND);
+    repository.write("notes/case-a", "500");
+    repository.write("notes/case-b", "2000");
+    fs::create_dir_all(repository.root.join("tree/benches")).expect("a writable directory");
+    text(&repository.script("instructions.sh", &["accept"]));
+    let required = || {
+        let mut command = repository.command(repository.root.join("tree/scripts/instructions.sh"));
+        let outcome = command.env("REQUIRE_INSTRUCTIONS", "1").output().expect("bash is there");
+        outcome.status.code()
+    };
+    assert_eq!(required(), Some(0));
+    let baseline = repository.read("tree/benches/instructions.baseline");
+    let (head, rest) = baseline.split_once("\n# ").expect("two lines of comment");
+    repository.write(
+        "tree/benches/instructions.baseline",
+        &format!("{head}\n# another compiler and {rest}"),
+    );
+    let shown = text(&repository.script("instructions.sh", &[]));
+    assert!(shown.contains("shown, not judged"), "{shown}");
+    assert_eq!(required(), Some(1));
 }
 
 #[test]
