@@ -509,6 +509,46 @@ fn check_readme(readme: &str, cargo_toml: &str, probe: &str) -> Findings {
 }
 
 #[track_caller]
+/// The index of records names every record, `machine/date…` without an ending, and no other. A
+/// name that begins with a hyphen has the date of the one before.
+fn check_index(index: &str, records: &BTreeSet<String>) -> Findings {
+    let mut named = BTreeSet::new();
+    let (mut machine, mut date) = ("", "");
+    for line in index.lines() {
+        machine = line.strip_prefix("## ").unwrap_or(machine);
+        let Some(cell) = line.strip_prefix("| `2").and_then(|_| line.split('|').nth(1)) else {
+            continue;
+        };
+        for name in cell.split('`').skip(1).step_by(2) {
+            let day = name.get(..10).filter(|_| !name.starts_with('-'));
+            date = day.unwrap_or(date);
+            let date = if day.is_some() { "" } else { date };
+            named.insert(format!("{machine}/{date}{name}"));
+        }
+    }
+    let missing = records.difference(&named).map(|name| format!("{name} is not in the index"));
+    let strange = named.difference(records).map(|name| format!("there is no record {name}"));
+    missing.chain(strange).collect()
+}
+
+fn records() -> BTreeSet<String> {
+    let mut records = BTreeSet::new();
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).expect("a folder of this repository");
+        entries.map(|entry| entry.expect("readable").path()).collect()
+    };
+    let stem = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    for machine in entries(&root().join("benches/record")) {
+        for record in machine.is_dir().then(|| entries(&machine)).into_iter().flatten() {
+            let is_record = record.extension().is_some_and(|end| end == "txt" || end == "jsonl");
+            if is_record {
+                records.insert(format!("{}/{}", stem(&machine), stem(&record)));
+            }
+        }
+    }
+    records
+}
+
 fn report(findings: &[String]) {
     assert!(findings.is_empty(), "{} findings:\n  {}", findings.len(), findings.join("\n  "));
 }
@@ -573,6 +613,11 @@ fn tests_leave_no_registries_behind() {
     fails(check_registries, "tests/a.rs", "fn f() {\n    let c = Config::builder().build();\n}\n");
     fails(check_registries, "tests/a.rs", "Command::new(env!(\"CARGO_BIN_EXE_ringwire\"));");
     passes(check_registries, "tests/a.rs", "let c = Config::builder().registry(false).build();\n");
+}
+
+#[test]
+fn every_record_is_in_the_index() {
+    report(&check_index(&read("benches/record/README.md"), &records()));
 }
 
 #[test]
@@ -720,4 +765,15 @@ fn readme_that_disagrees_is_found() {
     assert_eq!(check("Rust 1.85, Linux 6.1 or later\ncargo test"), 1);
     assert_eq!(check("Rust 1.88, Linux 6.1. Test with cargo test."), 1);
     assert_eq!(check_readme("Rust 1.88, Linux 6.1\ncargo test", cargo, "").len(), 1);
+}
+
+#[test]
+fn wrong_index_is_found() {
+    let index = "## m\n\n| record | what |\n|---|---|\n| `2026-01-02-a`, `-b` | both |\n\
+                 ## n\n| `2026-01-02-a` | c |\n";
+    let records = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let all = ["m/2026-01-02-a", "m/2026-01-02-b", "n/2026-01-02-a"];
+    assert_eq!(check_index(index, &records(&all)), [""; 0]);
+    let wrong = check_index(index, &records(&["m/2026-01-02-a", "m/2026-01-02-b", "n/2026-01-03"]));
+    assert_eq!(wrong, ["n/2026-01-03 is not in the index", "there is no record n/2026-01-02-a"]);
 }
