@@ -405,6 +405,7 @@ settings! {
     inbox_bytes_max: u64 = 16 << 20, 8 << 10 => 1_u64 << 36;
     /// Messages that no handler took and `receive` has not fetched. When it is full, the
     /// connections with such messages are not read until there is room: nothing is dropped.
+    /// Reactors of a node may pass it by one message each.
     inbox_frames_max: u32 = 4096, 1 => 1 << 20;
     /// Commands from other threads that may wait for a reactor.
     commands_max: u32 = 1024, 2 => 1 << 20;

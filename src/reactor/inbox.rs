@@ -1,7 +1,9 @@
 //! Where messages go that no handler takes: to this thread's `receive`, or to other threads.
 //!
 //! Bounded in messages and bytes. When it is full the connection with the next such message is not
-//! read on, so that nothing is dropped and the sender feels it through TCP.
+//! read on, so that nothing is dropped and the sender feels it through TCP. A reactor looks, then
+//! puts one message in; reactors that look at the same instant pass the bounds by one message each,
+//! and the queue has places for those.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,9 +26,8 @@ pub(crate) enum Inbox {
         _writer: Writer,
         sender: Sender<Message>,
         bytes: Bytes,
+        frames_max: usize,
         bytes_max: u64,
-        /// A message for which another reactor was faster to take the last place.
-        overflow: Option<Message>,
     },
 }
 
@@ -61,7 +62,8 @@ impl Inbox {
 
     /// An inbox that `reactors` reactors fill and other threads read. One sending end each.
     pub(crate) fn shared(config: &Config, reactors: usize) -> (Vec<Self>, SharedInbox) {
-        let (sender, receiver) = crossbeam_channel::bounded(config.inbox_frames_max() as usize);
+        let frames_max = config.inbox_frames_max() as usize;
+        let (sender, receiver) = crossbeam_channel::bounded(frames_max + reactors);
         let bytes = Bytes::default();
         let writers = Writers::new(reactors);
         let inboxes = (0..reactors)
@@ -69,8 +71,8 @@ impl Inbox {
                 _writer: Writer(writers.clone()),
                 sender: sender.clone(),
                 bytes: bytes.clone(),
+                frames_max,
                 bytes_max: config.inbox_bytes_max(),
-                overflow: None,
             })
             .collect();
         (inboxes, SharedInbox { receiver, bytes, writers })
@@ -84,10 +86,8 @@ impl Inbox {
             Self::Local { messages, bytes, frames_max, bytes_max } => {
                 messages.len() < *frames_max && *bytes + payload_bytes <= *bytes_max
             }
-            Self::Shared { sender, bytes, bytes_max, overflow, .. } => {
-                overflow.is_none()
-                    && !sender.is_full()
-                    && bytes.count() + payload_bytes <= *bytes_max
+            Self::Shared { sender, bytes, frames_max, bytes_max, .. } => {
+                sender.len() < *frames_max && bytes.count() + payload_bytes <= *bytes_max
             }
         }
     }
@@ -100,35 +100,18 @@ impl Inbox {
                 *bytes += message.payload().len() as u64;
                 messages.push_back(message);
             }
-            Self::Shared { sender, bytes, overflow, .. } => {
+            Self::Shared { sender, bytes, .. } => {
                 bytes.add(message.payload().len() as u64);
                 match sender.try_send(message) {
                     // Nobody can read it any more when the node's handles are gone.
                     Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-                    Err(TrySendError::Full(message)) => *overflow = Some(message),
+                    Err(TrySendError::Full(_)) => {
+                        unreachable!(
+                            "one message of each reactor passes the bound, and has a place"
+                        )
+                    }
                 }
             }
-        }
-    }
-
-    /// Whether a message waits because another reactor was faster to take the last place.
-    #[inline]
-    pub(crate) fn has_overflow(&self) -> bool {
-        matches!(self, Self::Shared { overflow: Some(_), .. })
-    }
-
-    /// Whether [`Inbox::settle`] would place such a message now.
-    pub(crate) fn can_settle(&self) -> bool {
-        matches!(self, Self::Shared { sender, overflow: Some(_), .. } if !sender.is_full())
-    }
-
-    /// Tries again to place what another reactor was faster for.
-    pub(crate) fn settle(&mut self) {
-        if let Self::Shared { sender, overflow, .. } = self
-            && let Some(message) = overflow.take()
-            && let Err(TrySendError::Full(message)) = sender.try_send(message)
-        {
-            *overflow = Some(message);
         }
     }
 
@@ -193,5 +176,49 @@ impl SharedInbox {
     fn book(&self, message: Message) -> Message {
         self.bytes.remove(message.payload().len() as u64);
         message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::ConnectionId;
+    use crate::wire::decode::Decoder;
+    use crate::wire::{Checksum, Codec, Flags, FrameHead, Kind, Priority};
+
+    fn message() -> Message {
+        let head = FrameHead {
+            kind: Kind::Data,
+            priority: Priority::Normal,
+            codec: Codec::Opaque,
+            type_id: 0,
+            sequence: 0,
+            sent_at_ns: 0,
+            flags: Flags::default(),
+            extension: None,
+            checksum: Checksum::Never,
+        };
+        let mut bytes = [0; 64];
+        let length = head.encode(b"x", &mut bytes);
+        let frame = Decoder::new(length).next(&mut &bytes[..length]).expect("valid");
+        let id = ConnectionId { reactor: 0, key: Default::default() };
+        Message::new(id, &frame.expect("whole"), crate::time::Nanos::NEVER, None, "x".into())
+    }
+
+    /// Each saw the last place free. What they have read is received: it may not be lost, whatever
+    /// becomes of the reactors.
+    #[test]
+    fn reactors_that_see_the_last_place_all_put_their_message_in() {
+        let config = Config::builder().inbox_frames_max(1).build().expect("valid");
+        let (mut inboxes, shared) = Inbox::shared(&config, 3);
+        assert!(inboxes.iter().all(|inbox| inbox.has_room(1)));
+        inboxes.iter_mut().for_each(|inbox| inbox.put(message()));
+        for left in [2, 1] {
+            assert!(inboxes.iter().all(|inbox| !inbox.has_room(1)));
+            assert!(shared.try_take().is_some(), "{left} are left");
+        }
+        drop(inboxes);
+        assert!(shared.try_take().is_some(), "the reactors have ended");
+        assert!(matches!(shared.take(Duration::ZERO), Err(ReceiveError::ShutDown)));
     }
 }

@@ -855,12 +855,7 @@ impl Reactor {
     }
 
     pub(crate) fn is_shut_down(&mut self) -> bool {
-        let core = &self.core;
-        core.closing
-            && core.connections.is_empty()
-            && core.watched.is_empty()
-            // Its sender knows it received: it waits for room as long as there is time.
-            && (!core.inbox.has_overflow() || Nanos::now() >= core.shutdown_deadline)
+        self.core.closing && self.core.connections.is_empty() && self.core.watched.is_empty()
     }
 
     /// When a turn must end so that a shutdown keeps its deadline.

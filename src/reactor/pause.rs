@@ -64,18 +64,16 @@ impl Core {
         }
     }
 
-    /// Whether anything waits for room: a connection, or a message that another reactor was faster
-    /// than.
+    /// Whether a connection waits for room.
     #[inline]
     pub(crate) fn is_held_back(&self) -> bool {
-        !self.paused.is_empty() || self.inbox.has_overflow()
+        !self.paused.is_empty()
     }
 
     /// Whether anything that was held back can go on now.
     #[cold]
     pub(crate) fn can_resume(&mut self) -> bool {
-        self.inbox.can_settle()
-            || (0..self.paused.len()).any(|index| self.may_go_on(self.paused[index]))
+        (0..self.paused.len()).any(|index| self.may_go_on(self.paused[index]))
     }
 
     /// Whether a connection that was held back has room now, or is over.
@@ -92,7 +90,6 @@ impl Core {
     /// Continues with connections that were held back.
     #[cold]
     pub(crate) fn resume_paused(&mut self) {
-        self.inbox.settle();
         let mut index = 0;
         while index < self.paused.len() {
             let key = self.paused[index];

@@ -187,40 +187,6 @@ fn session_whose_caller_has_given_up_is_ended() {
     assert_eq!(near.connections().len(), 1, "the other one");
 }
 
-/// Another reactor was faster to take the last place of the inbox they share.
-#[test]
-fn shutdown_waits_for_room_for_what_was_received() {
-    let mut pair = Pair::new();
-    let config = Config::builder().registry(false).inbox_frames_max(1).build().expect("valid");
-    let registry = registry(&config, 1).expect("memory");
-    let (mut inboxes, shared) = Inbox::shared(&config, 1);
-    let inbox = inboxes.pop().expect("one for each reactor");
-    let events = EventQueue::new(&config, 1);
-    let block = &registry.blocks()[0];
-    let mut reactor = Reactor::with_parts(config, 0, None, inbox, events, block).expect("a ring");
-    let mut deliver = |reactor: &mut Reactor, payload: &[u8]| {
-        pair.near.send(pair.id, Envelope::data(), payload).expect("room");
-        let message = pair.receive();
-        reactor.core.deliver(message);
-    };
-    let take = || shared.try_take().map(|message| message.payload().to_vec());
-    deliver(&mut reactor, b"first");
-    deliver(&mut reactor, b"second");
-    reactor.core.begin_shutdown(Nanos::now() + PATIENCE);
-    poll(&mut reactor);
-    assert!(!reactor.is_shut_down(), "the second message has no place yet");
-    assert_eq!(take(), Some(b"first".to_vec()));
-    poll(&mut reactor);
-    assert!(reactor.is_shut_down());
-    assert_eq!(take(), Some(b"second".to_vec()));
-    // Nobody takes them.
-    deliver(&mut reactor, b"third");
-    deliver(&mut reactor, b"fourth");
-    assert!(!reactor.is_shut_down());
-    reactor.core.shutdown_deadline = Nanos(0);
-    assert!(reactor.is_shut_down(), "the time is over");
-}
-
 /// As a kernel without zero copy for the socket's family answers, or a Unix socket.
 #[test]
 fn zero_copy_send_that_is_refused_is_made_again_and_not_tried_again() {
