@@ -647,7 +647,10 @@ impl NodeHandle {
                 Err(RecvTimeoutError::Disconnected) => return Err(ConnectError::ShutDown),
                 Err(RecvTimeoutError::Timeout) => {
                     // What it has begun with already ends at its own timeouts, or without a caller.
-                    let _ = claim.is_first();
+                    let is_withdrawn = claim.is_first();
+                    if !is_withdrawn && let Ok(Ok(connection)) = answer.try_recv() {
+                        return Ok(connection);
+                    }
                     let text = "the reactor did not answer: does a handler block it?";
                     let source = io::Error::new(io::ErrorKind::TimedOut, text);
                     return Err(ConnectError::Connect { address: endpoint.to_string(), source });
@@ -963,7 +966,8 @@ impl NodeHandle {
         self.shared.events.pop()
     }
 
-    /// What has happened so far, all reactors together.
+    /// What has happened so far, all reactors together. `posts_dropped` has what a reactor left in
+    /// its queue when it ended, too, which [`snapshot`](Self::snapshot) does not.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let counters = self.shared.counters.iter().map(|counters| &**counters);
@@ -1208,7 +1212,7 @@ mod tests {
             loop {
                 assert!(Nanos::now() < deadline, "nothing is asked");
                 match mailbox.take() {
-                    Some(Command::Pool(PoolCommand::Close { asker, .. })) => {
+                    Some(Command::Pool(PoolCommand::Close { asker: Some(asker), .. })) => {
                         asker.send(expected).expect("somebody waits");
                         break;
                     }

@@ -508,7 +508,6 @@ fn check_readme(readme: &str, cargo_toml: &str, probe: &str) -> Findings {
     findings
 }
 
-#[track_caller]
 /// The index of records names every record, `machine/date…` without an ending, and no other. A
 /// name that begins with a hyphen has the date of the one before.
 fn check_index(index: &str, records: &BTreeSet<String>) -> Findings {
@@ -549,6 +548,7 @@ fn records() -> BTreeSet<String> {
     records
 }
 
+#[track_caller]
 fn report(findings: &[String]) {
     assert!(findings.is_empty(), "{} findings:\n  {}", findings.len(), findings.join("\n  "));
 }

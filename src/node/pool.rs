@@ -301,8 +301,10 @@ impl NodePool {
         let until = Nanos::now() + deadline;
         let patience = until + ANSWER_TIMEOUT;
         let mut answers = Vec::new();
+        let may_wait = !self.handle.is_in_handler();
         for &pool in &*self.pools {
             let (asker, answer) = bounded(1);
+            let asker = may_wait.then_some(asker);
             let command = PoolCommand::Close { pool, deadline: until, asker };
             if !self.insist(pool, command, patience) {
                 let is_over =
@@ -311,7 +313,7 @@ impl NodePool {
                     let reactor = pool.reactor;
                     tracing::warn!(reactor, "a pool is not closed: the command queue is full");
                 }
-            } else if !self.handle.is_in_handler() {
+            } else if may_wait {
                 answers.push(answer);
             }
         }

@@ -38,10 +38,6 @@ pub use self::report::{PoolRefusals, PoolStatistics};
 /// How long an idle member may take to say goodbye. It has nothing queued.
 const REAP_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Who may wait for a pool to be over, through handles. One from a handler waits for nothing, and
-/// stays on the list.
-const ASKERS_MAX: usize = 64;
-
 new_key_type! {
     /// A pool of one reactor. A key of a pool that is over finds nothing.
     pub(crate) struct PoolKey;
@@ -141,6 +137,8 @@ struct Closing {
     report: ShutdownReport,
     /// Which slots had an established session when it began.
     was_up: Vec<bool>,
+    /// Another thread closes it, which asks for no report later.
+    is_asked: bool,
     /// Who waits for it to be over.
     askers: Vec<Sender<ShutdownReport>>,
     /// They were told; the pool is to be forgotten.
@@ -288,7 +286,7 @@ impl Pool {
         if let Some(closing) = &mut self.closing
             && self.members.is_over()
         {
-            closing.is_told |= !closing.askers.is_empty();
+            closing.is_told |= closing.is_asked;
             for asker in closing.askers.drain(..) {
                 let _ = asker.try_send(closing.report);
             }
@@ -440,13 +438,15 @@ impl Core {
         &mut self,
         pool: PoolId,
         deadline: Nanos,
+        is_asked: bool,
         asker: Option<Sender<ShutdownReport>>,
     ) -> bool {
         let index = self.index;
         let Some(found) = self.pools.find_mut(index, pool) else { return false };
         if let Some(closing) = &mut found.closing {
-            // The same report for all who wait.
-            closing.askers.extend(asker.filter(|_| closing.askers.len() < ASKERS_MAX));
+            // The same report for all who wait, as many as there are threads.
+            closing.is_asked |= is_asked;
+            closing.askers.extend(asker);
             return false;
         }
         // Nobody is to wait for it to be ready.
@@ -456,7 +456,7 @@ impl Core {
         let connections = was_up.iter().filter(|&&is_up| is_up).count() as u64;
         let report = ShutdownReport { connections, ..ShutdownReport::default() };
         let askers = asker.into_iter().collect();
-        found.closing = Some(Closing { report, was_up, askers, is_told: false });
+        found.closing = Some(Closing { report, was_up, is_asked, askers, is_told: false });
         let mut draining = Vec::new();
         found.members.close(|slot| draining.push(slot));
         let sessions: Vec<_> =
@@ -565,7 +565,7 @@ impl Reactor {
     pub fn pool_close(&mut self, pool: PoolId, deadline: Duration) {
         self.core.now = Nanos::now();
         let deadline = self.core.now + deadline;
-        self.core.close_pool(pool, deadline, None);
+        self.core.close_pool(pool, deadline, false, None);
     }
 
     /// What closing a pool achieved, once it is over. The pool is then forgotten: until it was
@@ -637,13 +637,13 @@ mod tests {
             reactor.turn(Wait::Until(deadline)).expect("the ring works");
         }
         let (asker, told) = crossbeam_channel::bounded(1);
-        assert!(reactor.core.close_pool(pool, deadline, Some(asker)));
+        assert!(reactor.core.close_pool(pool, deadline, true, Some(asker)));
         let report = told.try_recv().expect("nobody is to be parted with");
         assert_eq!(report, ShutdownReport::default());
         assert_eq!(statistics(&reactor), None);
         let (watcher, _ready) = crossbeam_channel::bounded(1);
         assert!(!reactor.core.watch_pool(pool, watcher, deadline));
-        assert!(!reactor.core.close_pool(pool, deadline, None));
+        assert!(!reactor.core.close_pool(pool, deadline, true, None));
         reactor.pool(&config).expect("there is room again");
     }
 
@@ -678,9 +678,12 @@ mod tests {
         let (mut near, pool, mut far) = connected();
         let deadline = Nanos::now() + Duration::from_secs(10);
         let (asker, told) = crossbeam_channel::bounded(1);
-        assert!(near.core.close_pool(pool, deadline, Some(asker)));
+        assert!(near.core.close_pool(pool, deadline, true, Some(asker)));
         let (other_asker, other_told) = crossbeam_channel::bounded(1);
-        assert!(!near.core.close_pool(pool, deadline, Some(other_asker)), "it is being closed");
+        assert!(
+            !near.core.close_pool(pool, deadline, true, Some(other_asker)),
+            "it is being closed"
+        );
         let (watcher, ready) = crossbeam_channel::bounded(1);
         assert!(!near.core.watch_pool(pool, watcher, deadline), "it will not be ready");
         assert_eq!(ready.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected));
@@ -707,9 +710,10 @@ mod tests {
         assert_eq!(waiting, 2, "those whose time is over are dropped when another comes");
     }
 
-    /// Whoever is told that a pool is ready, or over, finds the events of that.
+    /// Whoever is told that a pool is ready, or over, finds the events of that: nobody is told
+    /// while the event is not in the queue.
     #[test]
-    fn nobody_is_told_before_the_event_is_there() {
+    fn who_sees_an_event_tells_nobody_yet() {
         let config = Config::builder().registry(false).build().expect("valid");
         let mut reactor = Reactor::new(&config).expect("a ring");
         let config = PoolConfig::builder("unix:/proc/self/nobody-listens").build().expect("valid");

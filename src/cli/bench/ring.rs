@@ -64,7 +64,8 @@ impl Subject for Ring {
 impl Subject for Alone {
     fn round(&self, plan: &Plan) -> Result<Round, SubjectError> {
         let case = Case { connections: plan.case.busy(), busy: 0, ..plan.case };
-        let mut round = Ring.round(&Plan { case, ..plan.clone() })?;
+        // By the same program as all of them, also where it is one.
+        let mut round = trips::of_many(&Plan { case, ..plan.clone() })?;
         // By connection it would be divided by all.
         round.extra.resident_bytes = None;
         Ok(round)

@@ -252,7 +252,9 @@ fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
     }
     // Over other numbers of connections messages wait for each other: only rates compare.
     let usual = if case.fewer.is_some() { RATE } else { P50 };
+    // An older record may lack the one that a goal is about.
     let floor = held.first().map_or(0, |(held, _)| held.floor());
+    let floor = if floor < others.len() { floor } else { 0 };
     [usual, RATE].into_iter().find_map(|figure| with(floor, figure, None)).into_iter().collect()
 }
 
@@ -319,6 +321,30 @@ mod tests {
         assert_eq!(states, [State::Good, State::Bad, State::Plain]);
         assert_eq!(ratios[0].verdict, "1.10x, <= 1.10x met");
         assert_eq!(ratios[2].verdict, "1.10x");
+    }
+
+    /// Busy connections beside silent ones are held to themselves alone, which older records lack.
+    #[test]
+    fn ratio_of_a_record_without_what_its_goal_is_about_is_to_the_floor() {
+        let row = |subject: &str, p50: u32, rate: u32| {
+            format!(
+                "{{\"scenario\":\"rtt\",\"subject\":\"{subject}\",\"idle\":\"spin\",\
+                 \"payload_bytes\":64,\"connections\":900,\"busy_connections\":64,\
+                 \"p50_ns\":{p50},\"frames_per_s\":{rate}}}\n"
+            )
+        };
+        let shown = |text: &str| -> Vec<String> {
+            let runs = read::parse("a", text.as_bytes()).expect("rows");
+            let of = |ratio: &Ratio| format!("{} {}", ratio.name, ratio.verdict);
+            ratios(&Book::new(&runs)).iter().map(of).collect()
+        };
+        let title = "rtt 64 B spin, 900 connections, 64 of them busy";
+        let (socket, ringwire) = (row("socket", 1000, 500), row("ringwire", 1100, 400));
+        let older = shown(&(socket.clone() + &ringwire));
+        assert_eq!(older, [format!("{title}: p50 / socket 1.10x")]);
+        let newer = shown(&(socket + &row("ringwire-alone", 1000, 500) + &ringwire));
+        let verdict = format!("{title}: frames/s / ringwire-alone 0.80x, >= 0.90x missed");
+        assert_eq!(newer, [verdict]);
     }
 
     #[test]

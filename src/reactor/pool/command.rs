@@ -33,8 +33,8 @@ pub(crate) enum PoolCommand {
     Watch { pool: PoolId, watcher: Sender<()>, until: Nanos },
     /// What has happened in it.
     Statistics { pool: PoolId, reply: Sender<Option<PoolStatistics>> },
-    /// Part with all members, and tell how that went.
-    Close { pool: PoolId, deadline: Nanos, asker: Sender<ShutdownReport> },
+    /// Part with all members, and tell who waits for that how it went.
+    Close { pool: PoolId, deadline: Nanos, asker: Option<Sender<ShutdownReport>> },
 }
 
 impl Core {
@@ -65,7 +65,7 @@ impl Core {
                 let _ = reply.try_send(self.pool_statistics(pool));
             }
             PoolCommand::Close { pool, deadline, asker } => {
-                self.close_pool(pool, deadline, Some(asker));
+                self.close_pool(pool, deadline, true, asker);
             }
         }
     }
