@@ -131,9 +131,7 @@ impl NodePool {
             match ready.recv_timeout(deadline.since(Nanos::now())) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    let has_ended = self.mailbox(pool).is_closed();
-                    let is_over = has_ended || self.handle.check_running().is_err();
-                    return Err(if is_over {
+                    return Err(if self.is_shut_down(pool) {
                         ConnectError::ShutDown
                     } else {
                         ConnectError::PoolClosed
@@ -177,6 +175,11 @@ impl NodePool {
             std::thread::yield_now();
         }
         true
+    }
+
+    /// Whether there is no reactor, or soon will be none, to ask about a pool.
+    fn is_shut_down(&self, pool: PoolId) -> bool {
+        self.mailbox(pool).is_closed() || self.handle.check_running().is_err()
     }
 
     fn mailbox(&self, pool: PoolId) -> &Mailbox {
@@ -307,9 +310,7 @@ impl NodePool {
             let asker = may_wait.then_some(asker);
             let command = PoolCommand::Close { pool, deadline: until, asker };
             if !self.insist(pool, command, patience) {
-                let is_over =
-                    self.mailbox(pool).is_closed() || self.handle.check_running().is_err();
-                if !is_over {
+                if !self.is_shut_down(pool) {
                     let reactor = pool.reactor;
                     tracing::warn!(reactor, "a pool is not closed: the command queue is full");
                 }

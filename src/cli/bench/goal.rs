@@ -44,7 +44,6 @@ impl Goal {
     pub(super) fn all_of(case: Case) -> impl Iterator<Item = Self> {
         let Case { scenario, payload_bytes, idle, connections, beside, .. } = case;
         let key = (scenario, payload_bytes, idle, connections, beside);
-        let has_silent = case.busy() < connections;
         let goals: &[(Figure, usize, f64)] = match key {
             (Scenario::Rtt, 64, _, 1, Beside::BestEffort) => &[(Figure::P50, 0, 1.05)],
             (Scenario::Stream, 64, _, 1, Beside::BestEffort) => &[(Figure::Rate, 0, 0.9)],
@@ -63,7 +62,7 @@ impl Goal {
                 &[(Figure::Rate, 1, 0.9)]
             }
             // "Unchanged" is within a tenth: runs of one build differ by as much.
-            (Scenario::Rtt | Scenario::FanIn, 64, _, _, Beside::Floors) if has_silent => {
+            (Scenario::Rtt | Scenario::FanIn, 64, _, _, Beside::Floors) if case.has_silent() => {
                 &[(Figure::Rate, 1, 0.9)]
             }
             _ => &[],

@@ -200,13 +200,12 @@ fn entries(plan: &Plan) -> Vec<Entry> {
         }
         (Scenario::Failover | Scenario::Idle, _) => vec![ring(case)],
         (Scenario::Rtt | Scenario::FanIn, _) => {
-            let alone = with(ALONE, &Alone, case);
-            let has_silent = case.busy() < case.connections;
-            let socket = with("socket", &Socket, case);
-            [Some(socket), has_silent.then_some(alone), Some(ring(case))]
-                .into_iter()
-                .flatten()
-                .collect()
+            let mut entries = vec![with("socket", &Socket, case)];
+            if case.has_silent() {
+                entries.push(with(ALONE, &Alone, case));
+            }
+            entries.push(ring(case));
+            entries
         }
         (Scenario::Paced, _) => {
             vec![with(clock::NAME, &Clock, case), with("socket", &Socket, case), ring(case)]

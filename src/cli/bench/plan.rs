@@ -341,6 +341,11 @@ impl Case {
         if self.busy == 0 { self.connections } else { self.busy.min(self.connections) }
     }
 
+    /// Whether some of the connections have nothing to say.
+    pub(super) fn has_silent(&self) -> bool {
+        self.busy() < self.connections
+    }
+
     /// Whether any subject has a stream beside it.
     pub(super) fn is_beside_bulk(&self) -> bool {
         self.bulk != Bulk::Nothing || self.scenario == Scenario::Mixed
@@ -394,7 +399,7 @@ impl fmt::Display for Case {
             (Scenario::Failover, ..) | (_, Beside::Floors, 1) => Ok(()),
             (_, Beside::Floors, count) => write!(f, " {count} connections"),
         }?;
-        if self.busy() < self.connections {
+        if self.has_silent() {
             write!(f, ", {} of them busy", self.busy())?;
         }
         Ok(())

@@ -253,8 +253,8 @@ fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
     // Over other numbers of connections messages wait for each other: only rates compare.
     let usual = if case.fewer.is_some() { RATE } else { P50 };
     // An older record may lack the one that a goal is about.
-    let floor = held.first().map_or(0, |(held, _)| held.floor());
-    let floor = if floor < others.len() { floor } else { 0 };
+    let floor = held.first().map(|(held, _)| held.floor());
+    let floor = floor.filter(|&floor| floor < others.len()).unwrap_or(0);
     [usual, RATE].into_iter().find_map(|figure| with(floor, figure, None)).into_iter().collect()
 }
 
