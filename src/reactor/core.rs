@@ -143,6 +143,8 @@ pub(crate) struct Core {
     pub(crate) drop_news: DropNews,
     /// Connections with bytes to parse.
     pub(crate) ready: Vec<ConnectionKey>,
+    /// The connection that took the last message from outside a turn or handler, or of long ago.
+    latest: ConnectionKey,
     /// Connections with something to send.
     pub(crate) dirty: Vec<ConnectionKey>,
     /// Takes turns with `dirty`.
@@ -285,6 +287,7 @@ impl Core {
             deadlines: Deadlines::with_capacity(slots),
             drop_news: DropNews::with_capacity(if config.drop_events() { homes_max } else { 0 }),
             ready: Vec::with_capacity(places_max),
+            latest: ConnectionKey::default(),
             dirty: Vec::with_capacity(places_max),
             dirty_spare: Vec::with_capacity(places_max),
             stalled: Vec::with_capacity(places_max),
@@ -337,6 +340,31 @@ impl Core {
         }
     }
 
+    /// As [`Core::push_to`], of a bare message behind others that were queued since the last turn
+    /// or flush, on the connection that the last of them took. `None` for any other: nothing has
+    /// changed. Hot path.
+    #[inline(always)]
+    pub(crate) fn append<B: Body + ?Sized>(
+        &mut self,
+        id: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+    ) -> Option<Admitted> {
+        let is_express = envelope.lane_index() >= Priority::High.index();
+        if !self.now_is_fresh || is_express && !self.pairs.is_empty() {
+            return None;
+        }
+        let connection = self.connections.get_mut(self.latest)?;
+        // A session that has moved on has left another behind, which is not open.
+        if connection.home != id.key || id.reactor != self.index || !connection.is_dirty {
+            return None;
+        }
+        let session = &mut connection.session;
+        let frame_bytes =
+            session.append(envelope, body, &self.identity, self.now, &mut self.scratch)?;
+        Some(Admitted { frame_bytes, lane_bytes: session.lane_bytes_at(envelope.lane_index()) })
+    }
+
     /// Queues a message for a session, which may be without a connection. Hot path.
     #[inline]
     pub(crate) fn push_to<B: Body + ?Sized>(
@@ -348,7 +376,10 @@ impl Core {
     ) -> Result<Admitted, SendError> {
         let id = self.for_lane(id, envelope.lane())?;
         match self.key(id) {
-            Ok(key) => self.push(key, envelope, correlation, body),
+            Ok(key) => {
+                self.latest = key;
+                self.push(key, envelope, correlation, body)
+            }
             Err(_) => self.push_away(id, envelope, correlation, body),
         }
     }

@@ -626,8 +626,22 @@ impl Reactor {
     }
 
     /// As [`Reactor::send`]; returns how full the lane is now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send_counting<B: Body + ?Sized>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<Admitted, SendError> {
+        match self.core.append(connection, envelope, body) {
+            Some(admitted) => Ok(admitted),
+            None => self.send_any(connection, envelope, body),
+        }
+    }
+
+    /// As [`Reactor::send`], of any message. Out of line: it would be in the way of the rest.
+    #[inline(never)]
+    fn send_any<B: Body + ?Sized>(
         &mut self,
         connection: ConnectionId,
         envelope: Envelope,

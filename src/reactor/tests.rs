@@ -148,6 +148,51 @@ fn check_refused_for_lack(errno: i32, idle: Idle) {
 
 /// Another thread looked whether the node runs, was overtaken, and asked then.
 #[test]
+fn burst_to_several_peers_goes_to_each() {
+    let mut pair = Pair::new();
+    let address = pair.far.addresses().remove(0);
+    let other = pair.near.dial(&address).expect("a socket");
+    until(|| {
+        poll(&mut pair.near);
+        poll(&mut pair.far);
+        pair.near.state_of(other) == ConnectionState::Connected
+    });
+    let ends = pair.far.connections();
+    let other_end =
+        ends.iter().find(|end| end.id.key != pair.far.core.connections[pair.far_key].home);
+    let other_end = other_end.expect("there are two").id;
+    // In one go, so that each but the first of a peer's may stand behind another.
+    let burst = [(pair.id, 0), (pair.id, 1), (other, 2), (pair.id, 3), (other, 4), (other, 5)];
+    for (to, number) in burst {
+        pair.near.send(to, Envelope::data(), &[number]).expect("room");
+    }
+    let foreign = ConnectionId { reactor: other.reactor + 1, ..other };
+    assert_eq!(pair.near.send(foreign, Envelope::data(), b"x"), Err(SendError::NotConnected));
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for _ in burst {
+        let message = pair.receive();
+        let numbers = if message.connection() == other_end { &mut second } else { &mut first };
+        numbers.push(message.payload()[0]);
+    }
+    assert_eq!((first, second), (vec![0, 1, 3], vec![2, 4, 5]));
+}
+
+#[test]
+fn message_behind_a_flush_has_its_own_time_and_leaves() {
+    let mut pair = Pair::new();
+    pair.near.send(pair.id, Envelope::data(), &[0]).expect("room");
+    let held_up = pair.take_send();
+    // A block that waits for the send under way is there for the next message to stand in.
+    pair.near.send(pair.id, Envelope::data(), &[1]).expect("room");
+    pair.near.flush_replies();
+    pair.near.send(pair.id, Envelope::data(), &[2]).expect("room");
+    pair.fail_send(held_up, libc::EINTR);
+    let [first, second, third] = std::array::from_fn(|_| pair.receive());
+    assert_eq!([&first, &second, &third].map(|message| message.payload()[0]), [0, 1, 2]);
+    assert!(second.sent_at_ns() < third.sent_at_ns());
+}
+
+#[test]
 fn dial_that_comes_behind_a_shutdown_is_refused() {
     let Pair { mut near, mut far, .. } = Pair::new();
     let address = far.addresses()[0].clone();

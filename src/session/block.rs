@@ -24,7 +24,7 @@ use crate::mem::{Buffer, Pool};
 use crate::time::Nanos;
 use crate::wire::{
     Body, BodyError, Checksum, Codec, EXTENSION_BYTES, Extension, Flags, FrameHead, HEADER_BYTES,
-    Header, Kind, Priority, Scratch, frame_bytes, low_half,
+    Header, Kind, PlainHead, Priority, Scratch, frame_bytes, low_half,
 };
 
 /// What stands in a block's buffer.
@@ -64,6 +64,15 @@ impl Span {
             last: first - 1,
             expiry: Nanos::NEVER,
         }
+    }
+
+    /// A message has been written behind the others.
+    #[inline(always)]
+    fn add(&mut self, frame_bytes: usize, payload_bytes: usize) {
+        self.filled += frame_bytes;
+        self.last += 1;
+        self.frames += 1;
+        self.payload_bytes_max = self.payload_bytes_max.max(payload_bytes);
     }
 
     /// Bytes of whole frames.
@@ -259,11 +268,27 @@ impl Block {
             return Err(Refusal::Needs { bytes: total });
         }
         let written = head.finish(out, payload_bytes);
-        self.span.filled += written;
-        self.span.last += 1;
-        self.span.frames += 1;
-        self.span.payload_bytes_max = self.span.payload_bytes_max.max(payload_bytes);
+        self.span.add(written, payload_bytes);
         Ok(written)
+    }
+
+    /// As [`Block::write`], for a frame without extension and checksum, if there is room for it.
+    #[inline(always)]
+    pub(crate) fn append<B: Body + ?Sized>(
+        &mut self,
+        head: PlainHead,
+        sequence: u32,
+        body: &B,
+        frame_bytes_max: usize,
+        scratch: &mut Scratch,
+    ) -> Option<usize> {
+        let out = self.buffer.bytes_mut().get_mut(self.span.filled..)?;
+        let (written, payload_bytes) = head.encode(sequence, body, out, scratch)?;
+        if written > frame_bytes_max {
+            return None;
+        }
+        self.span.add(written, payload_bytes);
+        Some(written)
     }
 
     /// Has a frame leave with a payload that stays where it is. The block is empty, and has no room

@@ -7,13 +7,14 @@ use crate::error::SendError;
 use crate::session::lane::Care;
 use crate::session::mutation::Mutation;
 use crate::time::Nanos;
-use crate::wire::{Body, Codec, Kind, Priority, low_half};
+use crate::wire::{Body, Codec, Kind, PlainHead, Priority, low_half};
 
 /// How a message travels. Start from one of the constructors.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct Envelope {
-    /// From the low end: kind (8 bits), priority (8), marks (16), destination (32).
+    /// From the low end: kind (8 bits), priority (8), marks (16), destination (32). What is asked
+    /// of the kind for each message is a mask of marks.
     what: u64,
     /// From the low end: time to live in microseconds (32), conflation key (32).
     fate: u64,
@@ -50,8 +51,15 @@ impl Marks {
     const ADDRESSED: Self = Self(0x10 << 16);
     /// The priority was chosen.
     const URGENCY: Self = Self(0x20 << 16);
+    /// It is a command.
+    const COMMAND: Self = Self(0x40 << 16);
+    /// Its kind belongs to the session.
+    const RESERVED: Self = Self(0x80 << 16);
     /// Those that need the extension.
-    const EXTENDING: Self = Self(Self::KEYED.0 | Self::EXPIRES.0 | Self::ADDRESSED.0);
+    const EXTENDING: Self =
+        Self(Self::KEYED.0 | Self::EXPIRES.0 | Self::ADDRESSED.0 | Self::COMMAND.0);
+    /// Those that a bare message does without.
+    const CARED_FOR: Self = Self(Self::EXTENDING.0 | Self::RELIABLE.0 | Self::RESERVED.0);
 }
 
 const PRIORITY_SHIFT: u32 = 8;
@@ -60,7 +68,13 @@ const KEY_SHIFT: u32 = 32;
 
 impl Envelope {
     const fn new(kind: Kind) -> Self {
-        Self { what: kind as u64 | (Priority::Normal as u64) << PRIORITY_SHIFT, fate: 0 }
+        let what = kind as u64 | (Priority::Normal as u64) << PRIORITY_SHIFT;
+        let envelope = Self { what, fate: 0 };
+        match kind {
+            Kind::Command => envelope.with(Marks::COMMAND),
+            _ if !kind.is_application() => envelope.with(Marks::RESERVED),
+            _ => envelope,
+        }
     }
 
     #[inline]
@@ -223,7 +237,27 @@ impl Envelope {
     /// Whether a message that is neither request nor response does without the extension.
     #[inline]
     pub(crate) const fn is_plain(&self) -> bool {
-        !matches!(self.kind(), Kind::Command) && !self.has(Marks::EXTENDING)
+        !self.has(Marks::EXTENDING)
+    }
+
+    /// Whether a message that is neither request nor response is of best effort, too.
+    #[inline]
+    pub(crate) const fn is_bare(&self) -> bool {
+        !self.has(Marks::CARED_FOR)
+    }
+
+    /// The head of its frame, if it [is bare](Self::is_bare).
+    #[inline]
+    pub(crate) fn plain_head<B: Body + ?Sized>(&self, body: &B, now: Nanos) -> PlainHead {
+        let (kind, priority) = (byte(self.what), byte(self.what >> PRIORITY_SHIFT));
+        PlainHead::new(kind, priority, self.codec(body), body.type_id(), now.0)
+    }
+
+    /// [`Priority::index`] of its lane.
+    #[inline]
+    pub(crate) const fn lane_index(&self) -> usize {
+        // That it is below `COUNT` takes no comparison so.
+        (byte(self.what >> PRIORITY_SHIFT) as usize).wrapping_sub(1) % Priority::COUNT
     }
 
     /// How long the message is worth something, in microseconds: its time to live, or its sender's

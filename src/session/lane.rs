@@ -62,7 +62,7 @@ use crate::session::block::{Block, Drops, Gap, Refusal, Resting, Span, too_large
 use crate::session::mutation::Mutation;
 use crate::time::Nanos;
 use crate::wire::{
-    Body, FRAME_ALIGN, FrameHead, HEADER_BYTES, Priority, Scratch, frame_bytes, low_half,
+    Body, FRAME_ALIGN, FrameHead, HEADER_BYTES, PlainHead, Priority, Scratch, frame_bytes, low_half,
 };
 
 /// A lane whose block leaves filled by no more than this fraction begins with a small one again.
@@ -202,6 +202,35 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    /// As [`Lane::push`], without care, behind others in a block with room for it. `None` where
+    /// there is more to it: nothing has changed.
+    #[inline(always)]
+    pub(crate) fn append<B: Body + ?Sized>(
+        &mut self,
+        head: PlainHead,
+        body: &B,
+        limits: &LaneLimits,
+        scratch: &mut Scratch,
+    ) -> Option<usize> {
+        if self.frames >= limits.frames_max
+            || self.bytes - self.taken >= limits.bytes_max
+            || body.shared().is_some_and(|shared| shared.len() >= limits.in_place_bytes_min)
+        {
+            return None;
+        }
+        let block = self.waiting.back_mut()?;
+        if block.span.last != self.sequence || !block.is_open() {
+            return None;
+        }
+        let sequence = self.sequence + 1;
+        let written =
+            block.append(head, low_half(sequence), body, limits.frame_bytes_max, scratch)?;
+        self.sequence = sequence;
+        self.frames += 1;
+        self.bytes += written;
+        Some(written)
+    }
+
     /// Encodes a frame at the end of the lane. Returns its length on the wire.
     ///
     /// `head.sequence` is filled in here. Hot path: once per message. No allocation, no syscall.
@@ -562,6 +591,7 @@ impl Lane {
     }
 
     /// Bytes queued and in flight.
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -74,7 +74,7 @@ use crate::wire::handshake::{
 use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
 use crate::wire::{
     Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Lifetime, Priority,
-    VERSION, low_half,
+    Scratch, VERSION, low_half,
 };
 
 /// Which end of the connection this is.
@@ -676,6 +676,32 @@ impl Session {
         undelivered
     }
 
+    /// As [`Session::push`], of a bare message behind others in a block with room, as nearly all of
+    /// a stream are. `None` for any other: nothing has changed.
+    ///
+    /// Inlined where the message is sent, so that what is known there of its envelope and length
+    /// takes no time.
+    #[inline(always)]
+    pub(crate) fn append<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+        identity: &Identity,
+        now: Nanos,
+        scratch: &mut Scratch,
+    ) -> Option<usize> {
+        let index = envelope.lane_index();
+        if self.state != State::Open
+            || !envelope.is_bare()
+            || identity.checksums_all()
+            || self.limits.overflow[index] == Overflow::LatestValue
+        {
+            return None;
+        }
+        let head = envelope.plain_head(body, now);
+        self.lanes[index].append(head, body, &self.limits, scratch)
+    }
+
     /// Queues a message.
     ///
     /// Hot path: once per message. No allocation, no syscall.
@@ -689,13 +715,17 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<usize, SendError> {
-        let index = envelope.lane().index();
         let is_plain = correlation == Correlation::None && envelope.is_plain();
-        let overflow = self.limits.overflow[index];
+        if is_plain
+            && let Some(written) = self.append(envelope, body, identity, now, memory.scratch)
+        {
+            return Ok(written);
+        }
+        let index = envelope.lane().index();
         if self.state != State::Open
             || !is_plain
             || identity.checksums_all()
-            || overflow == Overflow::LatestValue
+            || self.limits.overflow[index] == Overflow::LatestValue
         {
             return self.push_special(envelope, correlation, body, identity, now, memory);
         }
@@ -1238,7 +1268,13 @@ impl Session {
     /// Bytes queued and in flight in one lane.
     #[inline]
     pub(crate) fn lane_bytes(&self, lane: Priority) -> usize {
-        self.lanes[lane.index()].bytes()
+        self.lane_bytes_at(lane.index())
+    }
+
+    /// The same by [`Priority::index`].
+    #[inline]
+    pub(crate) fn lane_bytes_at(&self, index: usize) -> usize {
+        self.lanes[index].bytes()
     }
 
     /// Messages ever admitted, all lanes.

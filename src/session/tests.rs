@@ -356,6 +356,70 @@ fn refused_message_changes_nothing() {
     assert_eq!(far.received.len(), 2);
 }
 
+/// What a message that is sent behind others takes or does not take, and what it is then.
+#[test]
+fn bare_messages_are_appended_and_no_others() {
+    let (mut near, mut far) = pair();
+    let data = Envelope::data();
+    let append = |near: &mut End, envelope: Envelope, body: &[u8]| {
+        let before = near.session.lane_status(envelope.lane());
+        let scratch = &mut near.scratch;
+        let written = near.session.append(envelope, body, &near.identity, NOW, scratch);
+        let after = near.session.lane_status(envelope.lane());
+        assert_eq!(after.bytes - before.bytes, written.unwrap_or(0));
+        assert_eq!(after.frames - before.frames, u32::from(written.is_some()));
+        written
+    };
+    assert_eq!(append(&mut near, data, b"first"), None, "there is no block yet");
+    near.push(Priority::Normal, b"first").expect("room");
+    assert_eq!(append(&mut near, data, b"second"), Some(48));
+    assert_eq!(append(&mut near, data.json(), b"{}"), Some(48));
+    assert_eq!(append(&mut near, Envelope::status(), b""), Some(32));
+    assert_eq!(append(&mut near, data.critical(), b"none"), None, "that lane has no block");
+    let others = [
+        Envelope::command(),
+        data.reliable(),
+        data.ttl(Duration::from_secs(1)),
+        data.latest(0),
+        data.destination(1),
+        Envelope::of(Kind::Hello),
+        Envelope::cancel(),
+    ];
+    for other in others {
+        assert_eq!(append(&mut near, other, b"other"), None, "{other:?}");
+    }
+    let room = LIMITS.block_bytes;
+    assert_eq!(append(&mut near, data, &vec![0; room]), None, "longer than the block");
+    let long = Bytes::from(vec![0; LIMITS.in_place_bytes_min]);
+    let append_long = |near: &mut End, long: &Bytes| {
+        near.session.append(data, long, &near.identity, NOW, &mut near.scratch)
+    };
+    assert_eq!(append_long(&mut near, &long), None, "it stays where it is");
+    assert!(append_long(&mut near, &long.slice(1..)).is_some());
+    near.identity.checksum = Checksum::Always;
+    assert_eq!(append(&mut near, data, b"checked"), None);
+    near.identity.checksum = Checksum::Commands;
+    near.session.limits.overflow[Priority::Normal.index()] = Overflow::LatestValue;
+    assert_eq!(append(&mut near, data, b"latest"), None);
+    near.session.limits.overflow = LIMITS.overflow;
+    near.session.limits.frame_bytes_max = 48;
+    assert_eq!(append(&mut near, data, &[0; 17]), None, "longer than the peer takes");
+    near.session.limits.frame_bytes_max = LIMITS.frame_bytes_max;
+    near.session.limits.frames_max = near.session.lane_status(Priority::Normal).frames;
+    assert_eq!(append(&mut near, data, b"full"), None);
+    near.session.limits.frames_max = LIMITS.frames_max;
+    near.session.limits.bytes_max = near.session.lane_bytes(Priority::Normal);
+    assert_eq!(append(&mut near, data, b"full"), None);
+    near.session.limits.bytes_max = LIMITS.bytes_max;
+
+    assert_eq!(append(&mut near, data, b"last"), Some(48));
+    near.session.drain();
+    assert_eq!(append(&mut near, data, b"too late"), None);
+    exchange(&mut near, &mut far);
+    let received: Vec<&[u8]> = far.received.iter().map(|(_, payload)| &payload[..]).collect();
+    assert_eq!(received, [b"first", &b"second"[..], b"{}", b"", &long[1..], b"last"]);
+}
+
 #[test]
 fn skipped_or_repeated_sequence_is_a_protocol_error() {
     let (mut near, mut far) = pair();

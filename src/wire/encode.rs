@@ -10,8 +10,9 @@ use zerocopy::IntoBytes;
 use crate::crc::{crc32c, crc32c_of};
 use crate::wire::header::{
     Codec, EXTENSION_BYTES, Extension, FRAME_ALIGN, Flags, HEADER_BYTES, Header, Kind, MAGIC,
-    Priority, VERSION, frame_bytes,
+    Priority, VERSION, frame_bytes, padded,
 };
+use crate::wire::payload::{Body, Scratch};
 
 /// Which frames carry a CRC-32C of themselves. Handshake frames always do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -102,22 +103,12 @@ impl FrameHead {
     /// Header and extension, but for the checksum.
     #[inline(always)]
     fn write_head(&self, out: &mut [u8], payload_bytes: usize) -> Flags {
-        // The header as four words. A `Header` filled field by field was read back in wider loads
-        // than it was stored in, and each frame waited for that.
         let flags = self.flags_on_wire();
         let payload_bytes_field = u32::try_from(payload_bytes).expect("frame_bytes_max < 4 GiB");
-        let first = u64::from(u16::from_le_bytes(MAGIC))
-            | u64::from(VERSION) << 16
-            | (self.kind as u64) << 24
-            | u64::from(flags.0) << 32
-            | (self.priority as u64) << 40
-            | (self.codec as u64) << 48;
+        let first = first_word(self.kind as u8, flags, self.priority as u8, self.codec);
         let third = u64::from(self.sequence) | u64::from(self.type_id) << 32;
         let header = out.first_chunk_mut::<HEADER_BYTES>().expect("a frame is at least a header");
-        header[..8].copy_from_slice(&first.to_le_bytes());
-        header[8..16].copy_from_slice(&u64::from(payload_bytes_field).to_le_bytes());
-        header[16..24].copy_from_slice(&third.to_le_bytes());
-        header[24..].copy_from_slice(&self.sent_at_ns.to_le_bytes());
+        write_words(header, [first, payload_bytes_field.into(), third, self.sent_at_ns]);
         if let Some(extension) = &self.extension {
             out[HEADER_BYTES..HEADER_BYTES + EXTENSION_BYTES].copy_from_slice(extension.as_bytes());
         }
@@ -156,6 +147,78 @@ impl FrameHead {
         }
         assert!(allowed.contains(self.flags), "these flags need the extension or a checksum");
         self.flags.with(implied)
+    }
+}
+
+/// The head of a frame that has no extension and no checksum, nearly complete: it travels in
+/// registers, where a [`FrameHead`] goes through memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlainHead {
+    first: u64,
+    type_id: u32,
+    sent_at_ns: u64,
+}
+
+impl PlainHead {
+    /// `kind` and `priority` as they stand on the wire.
+    #[inline]
+    pub(crate) const fn new(
+        kind: u8,
+        priority: u8,
+        codec: Codec,
+        type_id: u32,
+        sent_at_ns: u64,
+    ) -> Self {
+        let first = first_word(kind, Flags(0), priority, codec);
+        Self { first, type_id, sent_at_ns }
+    }
+
+    /// Encodes a frame to the front of `out`; returns its length and that of its payload. `None`
+    /// where it would need more room, or the body can not be written: what stands in `out` then
+    /// means nothing.
+    ///
+    /// Hot path: once per frame of a stream.
+    #[inline(always)]
+    pub(crate) fn encode<B: Body + ?Sized>(
+        self,
+        sequence: u32,
+        body: &B,
+        out: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Option<(usize, usize)> {
+        let (header, rest) = out.split_first_chunk_mut::<HEADER_BYTES>()?;
+        let payload_bytes = body.encode(rest, scratch).ok()?;
+        let behind = padded(payload_bytes);
+        if behind > rest.len() {
+            return None;
+        }
+        if behind != payload_bytes {
+            clear_padding(&mut rest[..behind], behind - payload_bytes);
+        }
+        let payload_bytes_field = u32::try_from(payload_bytes).ok()?;
+        let third = u64::from(sequence) | u64::from(self.type_id) << 32;
+        write_words(header, [self.first, payload_bytes_field.into(), third, self.sent_at_ns]);
+        Some((HEADER_BYTES + behind, payload_bytes))
+    }
+}
+
+/// The first word of a header.
+#[inline(always)]
+const fn first_word(kind: u8, flags: Flags, priority: u8, codec: Codec) -> u64 {
+    u16::from_le_bytes(MAGIC) as u64
+        | (VERSION as u64) << 16
+        | (kind as u64) << 24
+        | (flags.0 as u64) << 32
+        | (priority as u64) << 40
+        | (codec as u64) << 48
+}
+
+/// A [`Header`] filled field by field was read back in wider loads than it was stored in, and each
+/// frame waited for that.
+#[inline(always)]
+fn write_words(header: &mut [u8; HEADER_BYTES], words: [u64; 4]) {
+    for (at, word) in header.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *at = word.to_le_bytes();
     }
 }
 

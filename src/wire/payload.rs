@@ -92,7 +92,7 @@ pub trait Body {
 }
 
 impl Body for [u8] {
-    #[inline]
+    #[inline(always)]
     fn encode(&self, out: &mut [u8], _: &mut Scratch) -> Result<usize, BodyError> {
         match out.get_mut(..self.len()) {
             Some(target) => {

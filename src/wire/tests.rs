@@ -401,6 +401,30 @@ fn padding_is_cleared_whatever_stood_there() {
 }
 
 #[test]
+fn plain_head_writes_what_a_whole_head_does() {
+    seeded(2_000, |rng| {
+        let plain = PlainFrame { flags: 0, extension: None, ..random_plain(rng, 200) };
+        if plain.kind >= 0x80 {
+            // Handshakes have a checksum.
+            return;
+        }
+        let whole = encode(&plain);
+        let codec = Codec::from_byte(plain.codec).expect("a known codec");
+        let head = PlainHead::new(plain.kind, plain.priority, codec, plain.type_id, plain.sent_at);
+        let mut scratch = Scratch::new();
+        let mut out = vec![0xa5; whole.len() + rng.usize(..3) * 16];
+        let body = &plain.payload[..];
+        let written = head.encode(plain.sequence, body, &mut out, &mut scratch);
+        assert_eq!(written, Some((whole.len(), body.len())));
+        assert_eq!(out[..whole.len()], whole, "{plain:?}");
+        assert!(out[whole.len()..].iter().all(|&byte| byte == 0xa5), "nothing behind the frame");
+        let less = rng.usize(..whole.len());
+        let refused = head.encode(plain.sequence, body, &mut out[..less], &mut scratch);
+        assert_eq!(refused, None, "{less} bytes for {}", whole.len());
+    });
+}
+
+#[test]
 fn checksum_policy_decides_the_flag() {
     let check = |checksum, kind, extension, expected: bool| {
         let head = FrameHead { checksum, kind, extension, ..data_head() };
