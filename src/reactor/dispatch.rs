@@ -52,6 +52,10 @@ impl Origin {
 
     #[inline]
     fn of(frame: &Frame<'_>) -> Self {
+        if frame.is_bare() {
+            let lifetime = Lifetime { sent_at_ns: frame.sent_at_ns(), ..Self::NONE.lifetime };
+            return Self { priority: frame.priority(), lifetime, ..Self::NONE };
+        }
         Self {
             response_to: if frame.is_request() { frame.correlation() } else { 0 },
             priority: frame.priority(),
@@ -234,7 +238,7 @@ impl Handlers {
         }
     }
 
-    /// Calls the handler a frame was routed to. A panic stops here: it is counted and logged, and
+    /// Calls the handler a frame of the session at `home` was routed to. A panic stops here: it is counted and logged, and
     /// everything goes on.
     #[inline]
     pub(crate) fn call(
@@ -242,6 +246,7 @@ impl Handlers {
         route: Route,
         core: &mut Core,
         key: ConnectionKey,
+        home: SessionKey,
         frame: Frame<'_>,
     ) {
         let handler = match route {
@@ -250,7 +255,6 @@ impl Handlers {
             Route::Inbox => None,
         };
         let handler = handler.expect("routed to a handler that exists");
-        let home = core.connections[key].public;
         let began = core.meter.before_handler();
         let mut context = Context { core, home, origin: Origin::of(&frame) };
         // Unwind safety: the context's operations leave the core consistent between any two of

@@ -186,10 +186,14 @@ fn handle_frames(
     let mut longest = 0;
     let mut likeness = Likeness::default();
     let outcome = loop {
+        let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
+        if !connection.is_readable() {
+            // The handler before has seen to that, or what the frame before asked for.
+            break Ok(Stop::Ended);
+        }
         if messages == FRAMES_PER_TURN as u64 {
             break Ok(Stop::Budget);
         }
-        let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
         let decoder = connection.session.decoder();
         let rest = *input;
         let frame = match decoder.next_like(input, &mut likeness) {
@@ -202,57 +206,62 @@ fn handle_frames(
             Err(error) => break Err(error),
         };
         let route = handlers.route(&frame);
-        if route == Route::Inbox && frame.kind().is_application() {
-            let is_awaited = frame.is_response();
-            let payload_bytes = frame.payload().len();
-            if !is_awaited && !core.inbox.has_room(payload_bytes) {
-                *input = rest;
-                break Ok(Stop::InboxFull { payload_bytes });
-            }
-        }
         let frame_bytes = frame.frame_bytes();
         longest = longest.max(frame_bytes);
-        let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
-        // The handler before may have taken its time: what is stale by now does not run.
-        let now = if frame.expires() { Nanos::now() } else { core.now };
-        let input = match connection.session.handle(&frame, now, &mut memory) {
+        let input = if frame.is_bare() && route != Route::Inbox && connection.session.is_met() {
+            // Nothing in it is for the session, but that it comes behind the one before.
+            connection.session.check_sequence(&frame).map(|()| Input::Message)
+        } else {
+            if route == Route::Inbox && frame.kind().is_application() {
+                let is_awaited = frame.is_response();
+                let payload_bytes = frame.payload().len();
+                if !is_awaited && !core.inbox.has_room(payload_bytes) {
+                    *input = rest;
+                    break Ok(Stop::InboxFull { payload_bytes });
+                }
+            }
+            let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+            // The handler before may have taken its time: what is stale by now does not run.
+            let now = if frame.expires() { Nanos::now() } else { core.now };
+            connection.session.handle(&frame, now, &mut memory)
+        };
+        let input = match input {
             Ok(input) => input,
             Err(error) => break Err(error),
         };
         if let Some(tap) = &mut core.tap {
             tap.received(connection.public, core.now, frame);
         }
-        match input {
-            // A peer that keeps to the format says nothing before its second connection stands.
-            Input::Message if connection.is_incomplete => {
+        if input == Input::Message {
+            if connection.is_incomplete {
+                // A peer that keeps to the format says nothing before its second connection stands.
                 break Err(ProtocolError::Unexpected { kind: frame.kind() });
             }
-            Input::Message => {
-                // What comes on an express connection is watched by the main part.
-                let home = connection.public;
-                let is_watched = connection.home != home || !connection.session.watchdog.is_idle();
-                if messages == 0 {
-                    let clock = connection.clock;
-                    core.note_arrival(key, clock, frame.sent_at_ns());
-                }
-                messages += 1;
-                bytes += frame_bytes as u64;
-                if is_watched {
-                    let keys = [WatchKey::Type(frame.type_id()), WatchKey::Kind(frame.kind())];
-                    core.feed_watches(home, keys);
-                }
-                if frame.is_response() {
-                    respond(core, awaited, key, frame);
-                } else if route == Route::Inbox {
-                    let message = core.message(core.id(key), &frame);
-                    core.deliver(message);
-                } else {
-                    handlers.call(route, core, key, frame);
-                    if !core.connections[key].is_readable() {
-                        break Ok(Stop::Ended);
-                    }
-                }
+            // What comes on an express connection is watched by the main part.
+            let home = connection.public;
+            let is_watched = connection.home != home || !connection.session.watchdog.is_idle();
+            if messages == 0 {
+                let clock = connection.clock;
+                core.note_arrival(key, clock, frame.sent_at_ns());
             }
+            messages += 1;
+            bytes += frame_bytes as u64;
+            if is_watched {
+                let keys = [WatchKey::Type(frame.type_id()), WatchKey::Kind(frame.kind())];
+                core.feed_watches(home, keys);
+            }
+            if frame.is_response() {
+                respond(core, awaited, key, frame);
+            } else if route == Route::Inbox {
+                let message = core.message(core.id(key), &frame);
+                core.deliver(message);
+            } else {
+                handlers.call(route, core, key, home, frame);
+            }
+            continue;
+        }
+        match input {
+            Input::Message => unreachable!("taken just now"),
             Input::Nothing if frame.kind() == Kind::Gap => {
                 core.counters.messages_missed.add(frame.type_id().into());
             }
@@ -260,9 +269,6 @@ fn handle_frames(
                 messages += 1;
                 bytes += frame_bytes as u64;
                 core.on_cancel(handlers, key, frame.correlation());
-                if !core.connections[key].is_readable() {
-                    break Ok(Stop::Ended);
-                }
             }
             Input::Nothing => {
                 if let Some(nanos) = connection.session.take_round_trip() {
@@ -272,12 +278,7 @@ fn handle_frames(
             Input::Expired => core.counters.messages_expired.add(1),
             Input::Greeting => match greet(core, key, &frame) {
                 Ok(_) if core.connections[key].passed_on.is_some() => break Ok(Stop::Ended),
-                Ok(Input::Established) => {
-                    core.establish(key);
-                    if !core.connections[key].is_readable() {
-                        break Ok(Stop::Ended);
-                    }
-                }
+                Ok(Input::Established) => core.establish(key),
                 Ok(Input::End(reason)) => {
                     core.end_when_sent(key, reason);
                     break Ok(Stop::Ended);

@@ -444,7 +444,7 @@ impl Session {
         now: Nanos,
         memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
-        if matches!(self.state, State::Greeting) || !frame.kind().is_application() {
+        if !self.is_met() || !frame.kind().is_application() {
             return self.handle_own(frame, now, memory);
         }
         self.check_sequence(frame)?;
@@ -1474,9 +1474,15 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the peer has introduced itself, so that messages may come.
+    #[inline]
+    pub(crate) fn is_met(&self) -> bool {
+        !matches!(self.state, State::Greeting)
+    }
+
     /// Widens the frame's 32 bits and checks that the lane moved forward by one.
     #[inline]
-    fn check_sequence(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
+    pub(crate) fn check_sequence(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
         let received = &mut self.received[frame.priority().index()];
         let expected = *received + 1;
         if frame.sequence() != low_half(expected) {

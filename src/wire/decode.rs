@@ -285,6 +285,13 @@ impl<'a> Frame<'a> {
         self.flags().contains(Flags::RESPONSE)
     }
 
+    /// Whether it is a message and no more: neither request nor response, of best effort, without
+    /// extension and checksum.
+    #[inline]
+    pub(crate) fn is_bare(&self) -> bool {
+        self.flags() == Flags::default() && self.kind().is_application()
+    }
+
     /// The whole frame, as it came.
     pub(crate) fn as_bytes(&self) -> &'a [u8] {
         self.bytes
