@@ -238,8 +238,8 @@ impl Handlers {
         }
     }
 
-    /// Calls the handler a frame of the session at `home` was routed to. A panic stops here: it is counted and logged, and
-    /// everything goes on.
+    /// Calls the handler that a frame of the session at `home` was routed to. A panic stops here:
+    /// it is counted and logged, and everything goes on.
     #[inline]
     pub(crate) fn call(
         &mut self,
