@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::mem::ALIGN;
 use crate::mem::insert::{Insert, Pieces};
+use crate::sys::map::Map;
 
 /// Bytes between two buffers of a slab: an odd number of cache lines.
 pub(crate) const GAP_BYTES: usize = 192;
@@ -67,14 +68,18 @@ impl Buffer {
     /// Allocates `bytes` of zeroes that start aligned.
     ///
     /// The allocation that is known to be a fresh mapping (see the module) aborts the process when
-    /// it fails, so as much is asked for, and given back, in the way that can fail before. In
-    /// between another thread may take it; then the process aborts after all.
+    /// it fails, so as much is mapped, and given back, in a way that can fail before. In between
+    /// another thread may take it; then the process aborts after all.
+    ///
+    /// Not by malloc(3), which takes what is given back for a hint: from then on it cuts pieces as
+    /// long as that from the heap (mallopt(3), M_MMAP_THRESHOLD), where they are cleared and so
+    /// touched. An idle server had 9 MB of them. The same befalls the memory of a reactor that is
+    /// made after another has gone.
     pub(crate) fn zeroed(bytes: usize) -> Result<BytesMut, OutOfMemory> {
         let with_start = bytes.saturating_add(ALIGN);
-        let mut attempt = Vec::<u8>::new();
-        attempt.try_reserve_exact(with_start).map_err(|_| OutOfMemory)?;
-        // An allocation that nobody looks at may be optimised away, and then never fails.
-        drop(std::hint::black_box(attempt));
+        if !cfg!(miri) {
+            drop(Map::anonymous(with_start).map_err(|_| OutOfMemory)?);
+        }
         let mut slab = BytesMut::zeroed(with_start);
         slab.advance(slab.as_ptr().align_offset(ALIGN));
         slab.truncate(bytes);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use ringwire::sys::probe::{Capabilities, RingError, Scope};
-use ringwire::{Client, Node, SetupError};
+use ringwire::{Client, Config, Node, SetupError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter};
@@ -174,6 +174,21 @@ fn probing_leaves_no_descriptor_open() {
             Capabilities::probe().expect("the test host has io_uring");
         }
         assert_eq!(open(), before);
+    });
+}
+
+/// The memory of a reactor is asked for before its first turn, and costs what is used of it.
+#[test]
+fn memory_that_is_not_used_is_not_resident() {
+    isolated(|| {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let before = resident_kib();
+        let server = start(echo().config(config.clone()));
+        let of_server = resident_kib().saturating_sub(before);
+        let client = Client::new(config).expect("a ring");
+        let of_both = resident_kib().saturating_sub(before);
+        assert!(of_both < 8 << 10, "{of_server} KiB of a server, {of_both} KiB with a client");
+        drop((client, server));
     });
 }
 
