@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Serves the statistics, on a runtime and a thread of its own.
     ("metrics", &["stats"]),
     // Bytes and rules: no socket, no ring, no clock. `wire` does not even know what time is.
+    // Asks whether there is as much memory, which takes a mapping.
     ("mem", &["config", "error", "stats", "sys::map", "time"]),
     ("wire", &["crc", "error"]),
     ("session", &["config", "error", "mem", "stats", "time", "wire"]),

@@ -73,12 +73,14 @@ impl Buffer {
     ///
     /// Not by malloc(3), which takes what is given back for a hint: from then on it cuts pieces as
     /// long as that from the heap (mallopt(3), M_MMAP_THRESHOLD), where they are cleared and so
-    /// touched. An idle server had 9 MB of them. The same befalls the memory of a reactor that is
+    /// touched. An idle server had 8 MB of them. The same befalls the memory of a reactor that is
     /// made after another has gone.
     pub(crate) fn zeroed(bytes: usize) -> Result<BytesMut, OutOfMemory> {
         let with_start = bytes.saturating_add(ALIGN);
+        isize::try_from(with_start).map_err(|_| OutOfMemory)?;
+        // Miri knows no mappings. A page more: the allocator has a head of its own.
         if !cfg!(miri) {
-            drop(Map::anonymous(with_start).map_err(|_| OutOfMemory)?);
+            drop(Map::anonymous(with_start.saturating_add(4096)).map_err(|_| OutOfMemory)?);
         }
         let mut slab = BytesMut::zeroed(with_start);
         slab.advance(slab.as_ptr().align_offset(ALIGN));

@@ -143,8 +143,8 @@ pub(crate) struct Core {
     pub(crate) drop_news: DropNews,
     /// Connections with bytes to parse.
     pub(crate) ready: Vec<ConnectionKey>,
-    /// The connection that took the last message from outside a turn or handler, or of long ago.
-    latest: ConnectionKey,
+    /// The connection that the last message was queued on, one at a time. It may be gone.
+    last_target: ConnectionKey,
     /// Connections with something to send.
     pub(crate) dirty: Vec<ConnectionKey>,
     /// Takes turns with `dirty`.
@@ -287,7 +287,7 @@ impl Core {
             deadlines: Deadlines::with_capacity(slots),
             drop_news: DropNews::with_capacity(if config.drop_events() { homes_max } else { 0 }),
             ready: Vec::with_capacity(places_max),
-            latest: ConnectionKey::default(),
+            last_target: ConnectionKey::default(),
             dirty: Vec::with_capacity(places_max),
             dirty_spare: Vec::with_capacity(places_max),
             stalled: Vec::with_capacity(places_max),
@@ -354,7 +354,7 @@ impl Core {
         if !self.now_is_fresh || is_express && !self.pairs.is_empty() {
             return None;
         }
-        let connection = self.connections.get_mut(self.latest)?;
+        let connection = self.connections.get_mut(self.last_target)?;
         // A session that has moved on has left another behind, which is not open.
         if connection.home != id.key || id.reactor != self.index || !connection.is_dirty {
             return None;
@@ -377,7 +377,7 @@ impl Core {
         let id = self.for_lane(id, envelope.lane())?;
         match self.key(id) {
             Ok(key) => {
-                self.latest = key;
+                self.last_target = key;
                 self.push(key, envelope, correlation, body)
             }
             Err(_) => self.push_away(id, envelope, correlation, body),

@@ -208,9 +208,8 @@ fn handle_frames(
         let route = handlers.route(&frame);
         let frame_bytes = frame.frame_bytes();
         longest = longest.max(frame_bytes);
-        let input = if frame.is_bare() && route != Route::Inbox && connection.session.is_met() {
-            // Nothing in it is for the session, but that it comes behind the one before.
-            connection.session.check_sequence(&frame).map(|()| Input::Message)
+        let input = if frame.is_bare() && route != Route::Inbox {
+            connection.session.handle_bare(&frame).map(|()| Input::Message)
         } else {
             if route == Route::Inbox && frame.kind().is_application() {
                 let is_awaited = frame.is_response();

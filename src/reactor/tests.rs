@@ -11,6 +11,7 @@ use crate::reactor::connection::{InFlight, Phase};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::{Part, Role, Session};
 use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
+use crate::wire::{BodyError, Scratch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -146,7 +147,6 @@ fn check_refused_for_lack(errno: i32, idle: Idle) {
     assert_eq!(pair.far.statistics().messages_received, 6, "each came once");
 }
 
-/// Another thread looked whether the node runs, was overtaken, and asked then.
 #[test]
 fn burst_to_several_peers_goes_to_each() {
     let mut pair = Pair::new();
@@ -178,6 +178,27 @@ fn burst_to_several_peers_goes_to_each() {
 }
 
 #[test]
+fn messages_of_a_stream_are_encoded_once_but_for_the_first_of_a_block() {
+    struct Counting(std::cell::Cell<u32>);
+    impl Body for Counting {
+        fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
+            self.0.set(self.0.get() + 1);
+            [7; 64].encode(out, scratch)
+        }
+    }
+    let mut pair = Pair::new();
+    let body = Counting(std::cell::Cell::new(0));
+    let blocks = 4;
+    // A small block at first, then whole ones.
+    let count = (4096 + (blocks - 1) * 65_536) / 96;
+    for _ in 0..count {
+        pair.near.send(pair.id, Envelope::data(), &body).expect("room");
+    }
+    let more = body.0.get() - count;
+    assert!((1..=blocks).contains(&more), "{more} more than the {count} messages");
+}
+
+#[test]
 fn message_behind_a_flush_has_its_own_time_and_leaves() {
     let mut pair = Pair::new();
     pair.near.send(pair.id, Envelope::data(), &[0]).expect("room");
@@ -192,6 +213,7 @@ fn message_behind_a_flush_has_its_own_time_and_leaves() {
     assert!(second.sent_at_ns() < third.sent_at_ns());
 }
 
+/// Another thread looked whether the node runs, was overtaken, and asked then.
 #[test]
 fn dial_that_comes_behind_a_shutdown_is_refused() {
     let Pair { mut near, mut far, .. } = Pair::new();

@@ -14,7 +14,8 @@
 //!   to itself. Its place in `start..filled` is that in what is sent: the buffer's own bytes with
 //!   the payload in between.
 //!
-//! Walking frames is for the rare cases. Nothing here runs per message but [`Block::write`].
+//! Walking frames is for the rare cases. Nothing here runs per message but [`Block::write`] and
+//! [`Block::append`].
 
 use bytes::Bytes;
 use zerocopy::FromBytes;
@@ -23,8 +24,8 @@ use crate::error::{DropReason, SendError};
 use crate::mem::{Buffer, Pool};
 use crate::time::Nanos;
 use crate::wire::{
-    Body, BodyError, Checksum, Codec, EXTENSION_BYTES, Extension, Flags, FrameHead, HEADER_BYTES,
-    Header, Kind, PlainHead, Priority, Scratch, frame_bytes, low_half,
+    BareHead, Body, BodyError, Checksum, Codec, EXTENSION_BYTES, Extension, Flags, FrameHead,
+    HEADER_BYTES, Header, Kind, Priority, Scratch, frame_bytes, low_half,
 };
 
 /// What stands in a block's buffer.
@@ -276,13 +277,18 @@ impl Block {
     #[inline(always)]
     pub(crate) fn append<B: Body + ?Sized>(
         &mut self,
-        head: PlainHead,
+        head: BareHead,
         sequence: u32,
         body: &B,
         frame_bytes_max: usize,
         scratch: &mut Scratch,
     ) -> Option<usize> {
+        let longest = self.span.payload_bytes_max;
         let out = self.buffer.bytes_mut().get_mut(self.span.filled..)?;
+        if out.len() < frame_bytes(longest, false) {
+            // One as long as those before would be encoded in vain.
+            return None;
+        }
         let (written, payload_bytes) = head.encode(sequence, body, out, scratch)?;
         if written > frame_bytes_max {
             return None;

@@ -7,14 +7,14 @@ use crate::error::SendError;
 use crate::session::lane::Care;
 use crate::session::mutation::Mutation;
 use crate::time::Nanos;
-use crate::wire::{Body, Codec, Kind, PlainHead, Priority, low_half};
+use crate::wire::{BareHead, Body, Codec, Kind, Priority, low_half};
 
 /// How a message travels. Start from one of the constructors.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct Envelope {
-    /// From the low end: kind (8 bits), priority (8), marks (16), destination (32). What is asked
-    /// of the kind for each message is a mask of marks.
+    /// From the low end: kind (8 bits), priority (8), marks (16), destination (32). Two marks tell
+    /// of the kind what is asked for each message, so that one mask answers it.
     what: u64,
     /// From the low end: time to live in microseconds (32), conflation key (32).
     fate: u64,
@@ -58,8 +58,8 @@ impl Marks {
     /// Those that need the extension.
     const EXTENDING: Self =
         Self(Self::KEYED.0 | Self::EXPIRES.0 | Self::ADDRESSED.0 | Self::COMMAND.0);
-    /// Those that a bare message does without.
-    const CARED_FOR: Self = Self(Self::EXTENDING.0 | Self::RELIABLE.0 | Self::RESERVED.0);
+    /// Those of which a bare message has none.
+    const NOT_BARE: Self = Self(Self::EXTENDING.0 | Self::RELIABLE.0 | Self::RESERVED.0);
 }
 
 const PRIORITY_SHIFT: u32 = 8;
@@ -243,20 +243,20 @@ impl Envelope {
     /// Whether a message that is neither request nor response is of best effort, too.
     #[inline]
     pub(crate) const fn is_bare(&self) -> bool {
-        !self.has(Marks::CARED_FOR)
+        !self.has(Marks::NOT_BARE)
     }
 
     /// The head of its frame, if it [is bare](Self::is_bare).
     #[inline]
-    pub(crate) fn plain_head<B: Body + ?Sized>(&self, body: &B, now: Nanos) -> PlainHead {
+    pub(crate) fn bare_head<B: Body + ?Sized>(&self, body: &B, now: Nanos) -> BareHead {
         let (kind, priority) = (byte(self.what), byte(self.what >> PRIORITY_SHIFT));
-        PlainHead::new(kind, priority, self.codec(body), body.type_id(), now.0)
+        BareHead::new(kind, priority, self.codec(body), body.type_id(), now.0)
     }
 
     /// [`Priority::index`] of its lane.
     #[inline]
     pub(crate) const fn lane_index(&self) -> usize {
-        // That it is below `COUNT` takes no comparison so.
+        // `in_lane` has written 1 to 4. The remainder shows the compiler that it is in bounds.
         (byte(self.what >> PRIORITY_SHIFT) as usize).wrapping_sub(1) % Priority::COUNT
     }
 

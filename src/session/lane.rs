@@ -62,7 +62,7 @@ use crate::session::block::{Block, Drops, Gap, Refusal, Resting, Span, too_large
 use crate::session::mutation::Mutation;
 use crate::time::Nanos;
 use crate::wire::{
-    Body, FRAME_ALIGN, FrameHead, HEADER_BYTES, PlainHead, Priority, Scratch, frame_bytes, low_half,
+    BareHead, Body, FRAME_ALIGN, FrameHead, HEADER_BYTES, Priority, Scratch, frame_bytes, low_half,
 };
 
 /// A lane whose block leaves filled by no more than this fraction begins with a small one again.
@@ -207,7 +207,7 @@ impl Lane {
     #[inline(always)]
     pub(crate) fn append<B: Body + ?Sized>(
         &mut self,
-        head: PlainHead,
+        head: BareHead,
         body: &B,
         limits: &LaneLimits,
         scratch: &mut Scratch,

@@ -421,6 +421,39 @@ fn bare_messages_are_appended_and_no_others() {
 }
 
 #[test]
+fn appending_fills_a_block_to_its_last_byte_and_no_further() {
+    let (mut near, _) = pair();
+    near.session.limits.frames_max = u32::MAX;
+    near.push(Priority::Normal, b"").expect("room");
+    let mut append = || {
+        let (session, scratch) = (&mut near.session, &mut near.scratch);
+        session.append(Envelope::data(), &[][..], &near.identity, NOW, scratch)
+    };
+    while append().is_some() {}
+    // The small block that every session is guaranteed.
+    assert_eq!(near.session.lane_bytes(Priority::Normal), 2048);
+}
+
+#[test]
+fn lane_that_drops_its_oldest_and_session_without_a_link_append_nothing() {
+    let (mut near, _) = pair();
+    let append = |near: &mut End| {
+        let scratch = &mut near.scratch;
+        near.session.append(Envelope::data(), &b"x"[..], &near.identity, NOW, scratch)
+    };
+    near.push(Priority::Normal, b"oldest").expect("room");
+    near.session.limits.overflow[Priority::Normal.index()] = Overflow::DropOldest;
+    near.session.limits.frames_max = 1;
+    assert_eq!(append(&mut near), None);
+    near.push(Priority::Normal, b"newest").expect("the oldest makes room");
+    near.session.limits.frames_max = LIMITS.frames_max;
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    near.session.link_lost(None, &mut memory);
+    assert_eq!(append(&mut near), None);
+    assert_eq!(near.push(Priority::Normal, b"x"), Err(SendError::NotConnected));
+}
+
+#[test]
 fn skipped_or_repeated_sequence_is_a_protocol_error() {
     let (mut near, mut far) = pair();
     near.push(Priority::Normal, b"one").expect("room");

@@ -150,16 +150,16 @@ impl FrameHead {
     }
 }
 
-/// The head of a frame that has no extension and no checksum, nearly complete: it travels in
-/// registers, where a [`FrameHead`] goes through memory.
+/// The head of a frame that has neither flags nor extension nor checksum, but for its sequence and
+/// the length of its payload. It travels in registers, where a [`FrameHead`] goes through memory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PlainHead {
+pub(crate) struct BareHead {
     first: u64,
     type_id: u32,
     sent_at_ns: u64,
 }
 
-impl PlainHead {
+impl BareHead {
     /// `kind` and `priority` as they stand on the wire.
     #[inline]
     pub(crate) const fn new(
@@ -213,8 +213,8 @@ const fn first_word(kind: u8, flags: Flags, priority: u8, codec: Codec) -> u64 {
         | (codec as u64) << 48
 }
 
-/// A [`Header`] filled field by field was read back in wider loads than it was stored in, and each
-/// frame waited for that.
+/// Writes a header as four words. One filled field by field was read back in wider loads than it was
+/// stored in, and each frame waited for that.
 #[inline(always)]
 fn write_words(header: &mut [u8; HEADER_BYTES], words: [u64; 4]) {
     for (at, word) in header.as_chunks_mut::<8>().0.iter_mut().zip(words) {
@@ -230,7 +230,7 @@ fn seal(unpadded: &mut [u8]) {
     unpadded[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Zeroes the last `padding` bytes of a frame.
+/// Zeroes the last `padding` bytes of a frame, or of what stands behind its head.
 ///
 /// Loads and stores the last 16 bytes as one number: `fill` of a length that is not known would
 /// call memset(3), which costs more than the rest of the head. Most payloads are a multiple of 16
@@ -241,7 +241,7 @@ fn clear_padding(frame: &mut [u8], padding: usize) {
         return;
     }
     assert!(padding < FRAME_ALIGN, "a frame ends at the next multiple of 16");
-    let tail = frame.last_chunk_mut::<FRAME_ALIGN>().expect("a frame is at least a header");
+    let tail = frame.last_chunk_mut::<FRAME_ALIGN>().expect("a multiple of 16, and not 0");
     let kept = u128::MAX >> (8 * padding);
     *tail = (u128::from_le_bytes(*tail) & kept).to_le_bytes();
 }

@@ -92,7 +92,7 @@ pub mod heartbeat;
 pub mod payload;
 
 pub use decode::{Decoder, Frame, Lifetime};
-pub(crate) use encode::PlainHead;
+pub(crate) use encode::BareHead;
 pub use encode::{Checksum, FrameHead};
 pub(crate) use header::low_half;
 pub use header::{

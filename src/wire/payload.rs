@@ -76,6 +76,8 @@ pub trait Body {
 
     /// Writes the body to the front of `out` and returns its length.
     ///
+    /// May be called more than once for one message, and is to write the same each time.
+    ///
     /// # Errors
     ///
     /// [`BodyError::Overflow`] with the length needed when `out` is too short: the caller finds

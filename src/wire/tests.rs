@@ -401,7 +401,7 @@ fn padding_is_cleared_whatever_stood_there() {
 }
 
 #[test]
-fn plain_head_writes_what_a_whole_head_does() {
+fn bare_head_writes_what_a_whole_head_does() {
     seeded(2_000, |rng| {
         let plain = PlainFrame { flags: 0, extension: None, ..random_plain(rng, 200) };
         if plain.kind >= 0x80 {
@@ -410,7 +410,7 @@ fn plain_head_writes_what_a_whole_head_does() {
         }
         let whole = encode(&plain);
         let codec = Codec::from_byte(plain.codec).expect("a known codec");
-        let head = PlainHead::new(plain.kind, plain.priority, codec, plain.type_id, plain.sent_at);
+        let head = BareHead::new(plain.kind, plain.priority, codec, plain.type_id, plain.sent_at);
         let mut scratch = Scratch::new();
         let mut out = vec![0xa5; whole.len() + rng.usize(..3) * 16];
         let body = &plain.payload[..];

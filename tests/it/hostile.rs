@@ -2,6 +2,8 @@
 //! counted, and nobody else notices.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ringwire::{Client, ConnectError, Envelope, Kind, Server, ServerBuilder};
@@ -83,6 +85,41 @@ fn garbage() {
         let bytes = [pattern(4096, 1), http, vec![0; 1], vec![0xff; 1 << 20]];
         check_bytes(false, &bytes);
         check_bytes(true, &bytes);
+    });
+}
+
+/// Frames that go to their handler by the short way.
+#[test]
+fn handler_sees_nothing_that_comes_too_early_or_out_of_order() {
+    isolated(|| {
+        let calls = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&calls);
+        let builder = echo().on(Kind::Data, move |_, _| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let sequence = |sequence| Plain::new(DATA, NORMAL, b"payload").sequence(sequence).encode();
+        let attack = |established: bool, bytes: Vec<u8>| {
+            move |server: &Server| {
+                let address = &server.addresses()[0];
+                let mut peer =
+                    if established { Peer::connect(server) } else { Peer::dial(address) };
+                // The end may come before all was written.
+                let _ = peer.stream.write_all(&bytes);
+                peer.expect_end();
+            }
+        };
+        check_on(
+            builder,
+            "protocol",
+            &[
+                &attack(false, sequence(1)),
+                &attack(true, sequence(0)),
+                &attack(true, sequence(2)),
+                &attack(true, [sequence(1), sequence(1)].concat()),
+                &attack(true, [sequence(1), sequence(3)].concat()),
+            ],
+        );
+        assert_eq!(calls.load(Ordering::Relaxed), 2, "the first ones of the last two");
     });
 }
 

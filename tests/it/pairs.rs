@@ -199,8 +199,8 @@ fn session_of_one_connection_does_not_become_two_when_it_resumes() {
 
 #[test]
 fn nothing_is_taken_or_sent_before_both_connections_stand() {
-    isolated(|| {
-        let server = start(silent().config(config()));
+    let check = |builder: ServerBuilder| {
+        let server = start(builder.config(config()));
         let greeting = Greeting { features: PAIRED, ..Greeting::default() };
         let mut main = Peer::connect_as(&server.addresses()[0], greeting);
         let report = server.broadcast(Envelope::data(), b"to all").expect("asked");
@@ -211,6 +211,11 @@ fn nothing_is_taken_or_sent_before_both_connections_stand() {
             s.closes.iter().any(|close| close.reason == "protocol.unexpected")
         });
         assert!(server.receive(Duration::ZERO).is_err(), "and nobody's message");
+        assert_eq!(server.statistics().handler_panics, 0, "no handler saw it");
+    };
+    isolated(|| {
+        check(silent());
+        check(silent().on(Kind::Data, |_, _| panic!("called for what came early")));
     });
 }
 
