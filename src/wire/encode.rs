@@ -213,8 +213,8 @@ const fn first_word(kind: u8, flags: Flags, priority: u8, codec: Codec) -> u64 {
         | (codec as u64) << 48
 }
 
-/// Writes a header as four words. One filled field by field was read back in wider loads than it was
-/// stored in, and each frame waited for that.
+/// Writes a header as four words. One filled field by field was read back in wider loads than it
+/// was stored in, and each frame waited for that.
 #[inline(always)]
 fn write_words(header: &mut [u8; HEADER_BYTES], words: [u64; 4]) {
     for (at, word) in header.as_chunks_mut::<8>().0.iter_mut().zip(words) {
