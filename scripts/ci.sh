@@ -96,20 +96,31 @@ quick_release() {
     export CARGO_PROFILE_RELEASE_DEBUG=none
 }
 
+# The library with all its features, and the command as others run it. What tests the command from inside, the scripts or
+# the text of the repository says nothing else when it is optimised, and takes a minute.
+#
 # Real links break at random for a minute, beside all other tests, which take as long; among these
 # are the same two for some seconds.
 step_test_release() {
     raise_descriptor_limit
     more_tests_at_once
     quick_release
-    local cargo_test=(cargo test --locked --release --config scripts/ci-profile.toml)
-    "${cargo_test[@]}" --no-run
+    local cargo_test=(cargo test --locked --release --features metrics --config scripts/ci-profile.toml)
+    local targets=(--lib) file
+    for file in tests/*.rs; do
+        case "$file" in
+        tests/scripts.rs | tests/setup_host.rs | tests/tidy.rs) ;;
+        *) targets+=(--test "$(basename "$file" .rs)") ;;
+        esac
+    done
+    targets+=(--test it)
+    "${cargo_test[@]}" "${targets[@]}" --no-run
     local said soak tests=0
     said="$(mktemp)"
     RINGWIRE_SOAK_SECONDS="${RINGWIRE_SOAK_SECONDS:-60}" \
         "${cargo_test[@]}" --test it random_faults >"$said" 2>&1 &
     soak="$!"
-    "${cargo_test[@]}" || tests="$?"
+    "${cargo_test[@]}" "${targets[@]}" || tests="$?"
     # Neither ends without the other: what is left running would be in the way of the next step.
     local soaked=0
     wait "$soak" || soaked="$?"
@@ -137,7 +148,7 @@ step_examples() {
 step_bench() {
     raise_descriptor_limit
     quick_release
-    cargo bench --locked --config scripts/ci-profile.toml -- --test
+    cargo bench --locked --features metrics --config scripts/ci-profile.toml -- --test
 }
 
 # Instructions per message against a baseline; skipped where there is no valgrind.
