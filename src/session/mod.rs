@@ -261,10 +261,8 @@ pub(crate) struct Session {
     greeted_at: u64,
     /// The session that this one says hello for has had a link before.
     returns: bool,
-    /// Dropped in earlier lives of the lanes: before the peer lost its session.
-    past_drops: [Drops; Priority::COUNT],
-    /// What [`Session::take_drops`] has told.
-    told_drops: [Drops; Priority::COUNT],
+    /// Made with the first drop: most sessions never have one.
+    drop_history: Option<Box<DropHistory>>,
     /// What the drops of the lanes add up to while nothing is untold; or [`UNTOLD`].
     told_of_lanes: u64,
     /// Admitted in earlier lives of the lanes.
@@ -277,6 +275,15 @@ pub(crate) struct Session {
     told_admitted: u64,
     told_queued: u64,
     told_reliable: Reliable,
+}
+
+/// What is known of a session's drops beside what its lanes count.
+#[derive(Debug, Default)]
+struct DropHistory {
+    /// Dropped in earlier lives of the lanes: before the peer lost its session.
+    past: [Drops; Priority::COUNT],
+    /// What [`Session::take_drops`] has told.
+    told: [Drops; Priority::COUNT],
 }
 
 /// What a session has admitted and sent again since it was last asked, and what waits in it.
@@ -366,8 +373,7 @@ impl Session {
             peer_id: SessionId::default(),
             greeted_at: 0,
             returns: false,
-            past_drops: [Drops::default(); Priority::COUNT],
-            told_drops: [Drops::default(); Priority::COUNT],
+            drop_history: None,
             told_of_lanes: 0,
             past_admitted: 0,
             handed_over: [0; Priority::COUNT],
@@ -681,11 +687,13 @@ impl Session {
             let lane = &mut self.lanes[priority.index()];
             self.past_admitted += lane.admitted();
             self.handed_over[priority.index()] = 0;
-            let past = &mut self.past_drops[priority.index()];
             let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
                 undelivered.push(Undelivered::new(priority, frame, sent));
             });
-            past.add_all(&drops);
+            if drops.total() > 0 {
+                let history = self.drop_history.get_or_insert_default();
+                history.past[priority.index()].add_all(&drops);
+            }
         }
         self.told_of_lanes = UNTOLD;
         undelivered
@@ -1137,13 +1145,17 @@ impl Session {
     /// Messages dropped since the last call, by lane.
     pub(crate) fn take_drops(&mut self) -> [Drops; Priority::COUNT] {
         let mut news = [Drops::default(); Priority::COUNT];
-        for (index, news) in news.iter_mut().enumerate() {
-            let mut total = self.past_drops[index];
-            total.add_all(self.lanes[index].drops());
-            *news = total.since(&self.told_drops[index]);
-            self.told_drops[index] = total;
-        }
         self.told_of_lanes = self.dropped_by_lanes();
+        if self.told_of_lanes == 0 && self.drop_history.is_none() {
+            return news;
+        }
+        let history = self.drop_history.get_or_insert_default();
+        for (index, news) in news.iter_mut().enumerate() {
+            let mut total = history.past[index];
+            total.add_all(self.lanes[index].drops());
+            *news = total.since(&history.told[index]);
+            history.told[index] = total;
+        }
         news
     }
 
@@ -1155,8 +1167,10 @@ impl Session {
     /// Messages dropped so far, by lane and reason; what never occurred is left out.
     pub(crate) fn drop_counts(&self) -> Vec<DropCount> {
         let counts = std::array::from_fn(|index| {
-            let mut total = self.past_drops[index];
-            total.add_all(self.lanes[index].drops());
+            let mut total = *self.lanes[index].drops();
+            if let Some(history) = &self.drop_history {
+                total.add_all(&history.past[index]);
+            }
             *total.by_reason()
         });
         drop_counts(counts)
@@ -1248,7 +1262,8 @@ impl Session {
         let owed: Vec<_> =
             owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
         let lost = owed.len() as u64;
-        self.past_drops[priority.index()].add(DropReason::SessionEnded, lost);
+        let history = self.drop_history.get_or_insert_default();
+        history.past[priority.index()].add(DropReason::SessionEnded, lost);
         self.holdings.reliable.lost += lost;
         self.holdings.reliable.confirmed += u64::from(block.span.reliable) - lost;
         self.told_of_lanes = UNTOLD;
