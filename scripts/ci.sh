@@ -96,8 +96,8 @@ quick_release() {
     export CARGO_PROFILE_RELEASE_DEBUG=none
 }
 
-# The library with all its features, and the command as others run it. What tests the command from inside, the scripts or
-# the text of the repository says nothing else when it is optimised, and takes a minute.
+# The library with the metrics endpoint, and the command as others run it. What tests the command
+# from inside, the scripts or the text of the repository says nothing else when it is optimised.
 #
 # Real links break at random for a minute, beside all other tests, which take as long; among these
 # are the same two for some seconds.
@@ -105,7 +105,8 @@ step_test_release() {
     raise_descriptor_limit
     more_tests_at_once
     quick_release
-    local cargo_test=(cargo test --locked --release --features metrics --config scripts/ci-profile.toml)
+    local cargo_test=(cargo test --locked --release --features metrics)
+    cargo_test+=(--config scripts/ci-profile.toml)
     local targets=(--lib) file
     for file in tests/*.rs; do
         case "$file" in
