@@ -741,8 +741,8 @@ impl ConfigBuilder {
     }
 
     /// TCP congestion control of the connections, by the kernel's name (`cubic`, `bbr`, `reno`).
-    /// Default: the system's, but for connections over loopback that carry messages of 32 KiB and
-    /// more: they have `reno`, which does not pace them.
+    /// Default: the system's, but for connections over loopback: they have `reno`, which does not
+    /// pace them.
     #[must_use]
     pub fn tcp_congestion(mut self, name: impl Into<String>) -> Self {
         self.tcp_congestion = Some(name.into());

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 
 use crate::config::Config;
 use crate::endpoint::{Address, Endpoint};
@@ -270,8 +270,7 @@ impl Core {
 
     /// Makes an accepted socket a connection, if there is room.
     fn admit(&mut self, socket: Socket, is_tcp: bool) {
-        if is_tcp && let Err(error) = socket::set_tcp_options(SockRef::from(&socket), &self.config)
-        {
+        if is_tcp && let Err(error) = socket::prepare_accepted(&socket, &self.config) {
             // The peer may have gone already; the first receive will tell.
             tracing::debug!(%error, "cannot set socket options");
         }

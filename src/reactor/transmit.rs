@@ -16,7 +16,7 @@ use crate::session::state::State;
 use crate::session::{Part, Source};
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, ReceiveOptions, SendMode, SendOptions};
-use crate::sys::socket::{Gather, send, tune_loopback};
+use crate::sys::socket::{Gather, bound_loopback, send};
 use crate::time::Nanos;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -216,7 +216,7 @@ impl Core {
         if in_flight.span.payload_bytes_max >= GATHERED_MESSAGE_BYTES_MIN && !connection.sends_long
         {
             connection.sends_long = true;
-            tune_loopback(&connection.socket, &self.config);
+            bound_loopback(&connection.socket, &self.config);
         }
         let mode = if sends_zero_copy(connection, &self.config, &in_flight.span) {
             SendMode::ZeroCopy

@@ -22,8 +22,17 @@ pub(crate) fn open(address: &Address, config: &Config) -> io::Result<(Socket, So
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), protocol)?;
     if let Address::Tcp(_) = address {
         set_tcp_options(SockRef::from(&socket), config)?;
+        avoid_pacing(&socket, &target, config);
     }
     Ok((socket, target))
+}
+
+/// Applies the configured options to an accepted TCP socket.
+pub(crate) fn prepare_accepted(socket: &Socket, config: &Config) -> io::Result<()> {
+    set_tcp_options(SockRef::from(socket), config)?;
+    // A listener on all addresses did not know where its peers would be.
+    avoid_pacing(socket, &socket.peer_addr()?, config);
+    Ok(())
 }
 
 /// Binds and listens. TCP listeners share their port between reactors (SO_REUSEPORT).
@@ -106,29 +115,36 @@ pub(crate) fn may_zero_copy(socket: &Socket) -> bool {
 const LOOPBACK_SEND_BUFFER_BYTES: usize = 160 << 10;
 
 /// Without a network there is no rate to find out. BBR paces all the same: a stream of 1 MiB
-/// messages ran at little more than half of what it does so. Always there (tcp(7)).
+/// messages ran at little more than half of what it does so, and a round trip takes a fortieth
+/// more. Always there (tcp(7)).
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
-/// Prepares a loopback connection for long messages, unless the configuration says otherwise: what
-/// waits between both ends is bounded, and the system's congestion control, whichever it is, does
-/// not pace it. Sockets of other peers, and those of other families, stay as they are.
-#[cold]
-pub(crate) fn tune_loopback(socket: &Socket, config: &Config) {
-    let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
-    if !peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
-        return;
-    }
-    // What the kernel refuses stays as it was: slower, and no reason to end anything.
-    if config.tcp_send_buffer_bytes() == 0 {
-        let _ = socket.set_send_buffer_size(LOOPBACK_SEND_BUFFER_BYTES);
-    }
-    if config.tcp_congestion.is_none() {
+/// Has nothing pace a connection to or from this address if that is loopback, whatever the system's
+/// congestion control is, unless the configuration names one.
+fn avoid_pacing(socket: &Socket, address: &SockAddr, config: &Config) {
+    if config.tcp_congestion.is_none() && is_loopback(address) {
+        // What the kernel refuses stays as it was: slower, and no reason to end anything.
         let _ = socket.set_tcp_congestion(LOOPBACK_CONGESTION);
     }
 }
 
+/// Prepares a loopback connection for long messages, unless the configuration says otherwise: what
+/// waits between both ends is bounded. Sockets of other peers, and those of other families, stay as
+/// they are.
+#[cold]
+pub(crate) fn bound_loopback(socket: &Socket, config: &Config) {
+    let is_asked_for = config.tcp_send_buffer_bytes() > 0;
+    if !is_asked_for && socket.peer_addr().is_ok_and(|peer| is_loopback(&peer)) {
+        let _ = socket.set_send_buffer_size(LOOPBACK_SEND_BUFFER_BYTES);
+    }
+}
+
+fn is_loopback(address: &SockAddr) -> bool {
+    address.as_socket().is_some_and(|address| address.ip().to_canonical().is_loopback())
+}
+
 /// Applies the configured TCP options; on a listener, accepted sockets inherit them (tcp(7)).
-pub(crate) fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Result<()> {
+fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     if config.tcp_user_timeout_ms() > 0 {
         let timeout = Duration::from_millis(config.tcp_user_timeout_ms().into());
@@ -316,34 +332,64 @@ impl Waker {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_loopback_connections_are_tuned() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("it is bound");
-        let connect = || Socket::from(std::net::TcpStream::connect(address).expect("it listens"));
-        let options = |socket: &Socket| {
-            let name = socket.tcp_congestion().expect("a socket option");
-            let name = name.split(|&byte| byte == 0).next().map(<[u8]>::to_vec);
-            (socket.send_buffer_size().expect("a socket option"), name)
-        };
-        let connected = connect();
-        tune_loopback(&connected, &Config::default());
-        let name = Some(LOOPBACK_CONGESTION.to_vec());
-        assert_eq!(options(&connected), (2 * LOOPBACK_SEND_BUFFER_BYTES, name));
+    /// Of a connection: the send buffer's size and the congestion control.
+    fn options(socket: &Socket) -> (usize, Vec<u8>) {
+        let name = socket.tcp_congestion().expect("a socket option");
+        let name = name.split(|&byte| byte == 0).next().expect("a name").to_vec();
+        (socket.send_buffer_size().expect("a socket option"), name)
+    }
 
-        // What is configured was set before.
-        let untouched = options(&connect());
-        let one = Config::builder().tcp_congestion("cubic");
-        let configured = connect();
-        tune_loopback(&configured, &one.clone().build().expect("valid"));
-        assert_eq!(options(&configured), (2 * LOOPBACK_SEND_BUFFER_BYTES, untouched.1.clone()));
-        let configured = connect();
-        tune_loopback(&configured, &one.tcp_send_buffer_bytes(8 << 10).build().expect("valid"));
-        assert_eq!(options(&configured), untouched);
+    /// Both ends of a connection over loopback to a listener there, as the transport makes them.
+    fn connected(listen: &str, config: &Config) -> (Socket, Socket) {
+        let listen = Address::Tcp(listen.parse().expect("an address"));
+        let listener = super::listen(&listen, config).expect("a port");
+        let Address::Tcp(bound) = local_address(&listener).expect("it is bound") else {
+            panic!("a TCP listener is bound to a TCP address")
+        };
+        let target = Address::Tcp(([127, 0, 0, 1], bound.port()).into());
+        let (dialled, target) = open(&target, config).expect("a socket");
+        dialled.set_nonblocking(false).expect("a socket option");
+        dialled.connect(&target).expect("it listens");
+        listener.set_nonblocking(false).expect("a socket option");
+        let (accepted, _) = listener.accept().expect("one has come");
+        prepare_accepted(&accepted, config).expect("socket options");
+        (dialled, accepted)
+    }
+
+    #[test]
+    fn loopback_connections_are_not_paced() {
+        for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let (dialled, accepted) = connected(listen, &Config::default());
+            assert_eq!(options(&dialled).1, LOOPBACK_CONGESTION, "{listen}");
+            assert_eq!(options(&accepted).1, LOOPBACK_CONGESTION, "{listen}");
+        }
+        // What is asked for stays, and so does the system's where the network decides.
+        let system = {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            options(&socket).1
+        };
+        let asked = Config::builder().tcp_congestion(String::from_utf8_lossy(&system));
+        let (dialled, accepted) = connected("127.0.0.1:0", &asked.build().expect("valid"));
+        assert_eq!((options(&dialled).1, options(&accepted).1), (system.clone(), system.clone()));
+        let elsewhere = Address::Tcp("192.0.2.1:7411".parse().expect("an address"));
+        let (unconnected, _) = open(&elsewhere, &Config::default()).expect("a socket");
+        assert_eq!(options(&unconnected).1, system);
+    }
+
+    #[test]
+    fn only_loopback_connections_are_bounded() {
+        let (connected, untouched) = connected("127.0.0.1:0", &Config::default());
+        bound_loopback(&connected, &Config::default());
+        assert_eq!(options(&connected).0, 2 * LOOPBACK_SEND_BUFFER_BYTES);
+
+        let before = options(&untouched);
+        let asked = Config::builder().tcp_send_buffer_bytes(8 << 10).build().expect("valid");
+        bound_loopback(&untouched, &asked);
+        assert_eq!(options(&untouched), before, "what is configured was set before");
 
         let (stranger, _) = Socket::pair(Domain::UNIX, Type::STREAM, None).expect("a pair");
         let before = stranger.send_buffer_size().expect("a socket option");
-        tune_loopback(&stranger, &Config::default());
+        bound_loopback(&stranger, &Config::default());
         assert_eq!(stranger.send_buffer_size().expect("a socket option"), before);
     }
 }
