@@ -6,8 +6,8 @@
 #                                        peers, and mixed, cores, idle and failover, which do not
 #   scripts/bench.sh long                every size, rate and number of connections; most of a day
 #   scripts/bench.sh quick rtt -- --subjects 'raw-*,ringwire-*,tokio' --payload 256
-#                                        the rest goes to `peers run`, see its --help, and only what
-#                                        has peers is measured
+#                                        the rest goes to `peers run`, see its --help: of scenarios
+#                                        that have peers only
 #   scripts/bench.sh long paced -- --plan
 #                                        what would be measured and how long it takes, no more
 #
@@ -70,12 +70,12 @@ machine_name() {
 
 # All, unless some are named; what is said to `peers run` is about those with peers.
 has_peers=1
+if [ "${#alone[@]}" -gt 0 ] && [ "${#rest[@]}" -gt 0 ]; then
+    echo "what stands behind -- is not for ${alone[*]}: see ringwire bench ${alone[0]} --help" >&2
+    exit 2
+fi
 if [ "${#beside[@]}" = 0 ] && [ "${#alone[@]}" -gt 0 ]; then
     has_peers=""
-    if [ "${#rest[@]}" -gt 0 ]; then
-        echo "what stands behind -- is for scenarios with peers: see ringwire bench --help" >&2
-        exit 2
-    fi
 elif [ "$((${#beside[@]} + ${#rest[@]}))" = 0 ]; then
     alone=(mixed cores idle failover)
 fi
@@ -148,7 +148,7 @@ run_alone() {
     if [ "$form" = quick ]; then
         case "$scenario" in
         mixed | cores) lengths=(--rounds 3 --duration 0.2) ;;
-        idle | failover) lengths=(--rounds 1) ;;
+        idle | failover) lengths=(--rounds 3) ;;
         esac
     fi
     # Nothing is left of what fails.

@@ -2,9 +2,10 @@
 //!
 //! The keys and their order are an interface: programs read these lines. A figure is the median
 //! over the rounds of that round's figure; `p50_ns_low` and `p50_ns_high` are the lowest and
-//! highest p50 of a round; `samples` and `errors` are sums over the rounds. What is rarer than one
-//! in a hundred, `p99_9_ns`, `p99_99_ns` and `max_ns`, is of all rounds together, as `histogram_v2`
-//! and `series` are: a median of the rounds' maxima would hide most of what a machine can meet.
+//! highest p50 of a round, `frames_per_s_low` and `frames_per_s_high` likewise; `samples` and
+//! `errors` are sums over the rounds. What is rarer than one in a hundred, `p99_9_ns`,
+//! `p99_99_ns` and `max_ns`, is of all rounds together, as `histogram_v2` and `series` are: a
+//! median of the rounds' maxima would hide most of what a machine can meet.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -38,6 +39,8 @@ pub(super) struct Record {
     pub(super) p50_ns_high: Option<u64>,
     /// A round trip is two frames.
     pub(super) frames_per_s: Option<f64>,
+    pub(super) frames_per_s_low: Option<f64>,
+    pub(super) frames_per_s_high: Option<f64>,
     /// Payload bytes.
     pub(super) bytes_per_s: Option<f64>,
     /// Both ends together.
@@ -78,8 +81,6 @@ pub(super) struct Record {
 #[derive(Debug, Clone)]
 pub(super) struct Measured {
     pub(super) record: Record,
-    /// Lowest and highest rate of a round.
-    pub(super) frames_per_s_range: (f64, f64),
     /// What it is called in a table whose columns have no room for its name.
     pub(super) letter: Option<char>,
 }
@@ -97,7 +98,8 @@ impl Record {
         let has_rate = case.scenario.has_rate();
         // Who reads the clock alone moves no frames.
         let moves_frames = has_rate && rounds.iter().any(|round| round.frames > 0.0);
-        let frames_per_s = moves_frames.then(|| median(&rates));
+        let rate = |of: fn(&[f64]) -> f64| moves_frames.then(|| of(&rates));
+        let frames_per_s = rate(median);
         let per_frame = |figure: &dyn Fn(&Round) -> Option<f64>| {
             median_of(rounds, |round| Some(figure(round)? / round.frames))
         };
@@ -106,8 +108,6 @@ impl Record {
         let of_all = |quantile| all.as_ref().map(|all| all.value_at_quantile(quantile));
         // A few hundred cuts say nothing of one in a thousand.
         let rare = |quantile| of_all(quantile).filter(|_| has_rate);
-        let low_of = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
-        let high_of = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
         let record = Self {
             scenario: case.scenario.name(),
             subject: subject.into(),
@@ -122,9 +122,11 @@ impl Record {
             p99_9_ns: rare(0.999),
             p99_99_ns: rare(0.9999),
             max_ns: of_all(1.0),
-            p50_ns_low: p50s.as_deref().map(|values| whole(low_of(values))),
-            p50_ns_high: p50s.as_deref().map(|values| whole(high_of(values))),
+            p50_ns_low: p50s.as_deref().map(|values| whole(lowest(values))),
+            p50_ns_high: p50s.as_deref().map(|values| whole(highest(values))),
             frames_per_s: frames_per_s.map(tidy),
+            frames_per_s_low: rate(lowest).map(tidy),
+            frames_per_s_high: rate(highest).map(tidy),
             bytes_per_s: frames_per_s.map(|rate| tidy(rate * case.payload_bytes as f64)),
             cpu_ns_per_frame: per_frame(&|round| moves_frames.then_some(round.cpu_ns as f64)),
             enters_per_frame: per_frame(&|round| Some(round.calls?.enters as f64)),
@@ -148,7 +150,7 @@ impl Record {
             histogram_v2: all.as_ref().map(encode),
             series: Series::of(rounds.iter().map(|round| round.extra.course.as_ref())),
         };
-        Measured { record, frames_per_s_range: (low_of(&rates), high_of(&rates)), letter: None }
+        Measured { record, letter: None }
     }
 }
 
@@ -208,6 +210,14 @@ pub(super) fn median(values: &[f64]) -> f64 {
     } else {
         sorted[middle]
     }
+}
+
+fn lowest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn highest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
 }
 
 /// `value` as a multiple of `floor`; `None` where that means nothing.
@@ -282,7 +292,8 @@ mod tests {
         let line = serde_json::to_string(&measured.record).expect("serialises");
         let expected = "scenario subject idle payload_bytes connections rounds samples p50_ns \
             p90_ns p99_ns p99_9_ns p99_99_ns max_ns p50_ns_low p50_ns_high frames_per_s \
-            bytes_per_s cpu_ns_per_frame enters_per_frame direct_per_frame errors histogram_v2";
+            frames_per_s_low frames_per_s_high bytes_per_s cpu_ns_per_frame enters_per_frame \
+            direct_per_frame errors histogram_v2";
         let keys: Vec<&str> = expected.split_whitespace().collect();
         let position = |key: &&str| line.find(&format!("\"{key}\":")).expect("the key is there");
         let positions: Vec<usize> = keys.iter().map(position).collect();
@@ -295,8 +306,7 @@ mod tests {
     fn figures_are_medians_of_rounds_and_rare_ones_of_all() {
         let plan = sample(Scenario::Rtt, Idle::Park, 64, 1);
         let rounds = [round(3000, Some(4)), round(1000, Some(2)), round(2000, Some(3))];
-        let measured = Record::sum_up(&plan, "ringwire", &rounds);
-        let record = measured.record;
+        let record = Record::sum_up(&plan, "ringwire", &rounds).record;
         let near = |value: Option<u64>, want: u64| {
             let value = value.expect("latencies were taken");
             assert!(value.abs_diff(want) <= want / 500, "{value} is not {want}");
@@ -312,7 +322,10 @@ mod tests {
         assert_eq!(record.bytes_per_s, Some(64e6));
         assert_eq!(record.cpu_ns_per_frame, Some(5.0));
         assert_eq!(record.enters_per_frame, Some(1.5));
-        assert_eq!(measured.frames_per_s_range.1, 2e6);
+        assert_eq!(
+            (record.frames_per_s_low, record.frames_per_s_high),
+            (Some(666_667.0), Some(2e6))
+        );
         assert_eq!(record.direct_per_frame, Some(1.0));
     }
 
@@ -365,6 +378,7 @@ mod tests {
         let record = Record::sum_up(&plan, "ringwire", &[round]).record;
         assert_eq!(record.cpu_share, Some(0.01));
         assert_eq!((record.frames_per_s, record.cpu_ns_per_frame), (None, None));
+        assert_eq!((record.frames_per_s_low, record.frames_per_s_high), (None, None));
         assert_eq!(record.resident_bytes_per_connection, None, "there are none");
         assert_eq!(record.histogram_v2, None);
     }

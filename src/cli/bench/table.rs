@@ -43,7 +43,7 @@ const LINES: [Line; 14] = [
     line("p99.99", |m| ns(reached(m, m.record.p99_99_ns, 10_000)), time),
     line("max", |m| ns(m.record.max_ns), time),
     Line {
-        range: Some(|m| m.record.frames_per_s.map(|_| m.frames_per_s_range)),
+        range: Some(|m| m.record.frames_per_s_low.zip(m.record.frames_per_s_high)),
         judged: Some(Figure::Rate),
         ..line("frames/s", |m| m.record.frames_per_s, number)
     },

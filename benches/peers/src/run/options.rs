@@ -17,7 +17,7 @@ use crate::message::MESSAGE_BYTES_MIN;
 use crate::subjects::{self, OPTIONAL};
 
 /// The longest message.
-const PAYLOAD_BYTES_MAX: u64 = 16 << 20;
+const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// As many connections as Linux has ports for one address by itself: ip(7), ip_local_port_range.
 const CONNECTIONS_MAX: u64 = 28_000;
 const RATE_HZ_MAX: i64 = 1_000_000;
@@ -45,10 +45,9 @@ pub struct Options {
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
 
-    /// Only cases with this payload, in bytes; one that the form does not have is added to rtt and
-    /// stream.
-    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new()
-        .range(MESSAGE_BYTES_MIN as u64..=PAYLOAD_BYTES_MAX))]
+    /// Only cases with this payload, in bytes, KiB or MiB; one that the form does not have is added
+    /// to rtt and stream.
+    #[arg(long, value_parser = payload)]
     payload: Option<usize>,
 
     /// Only cases with so many connections; as for the payload, in fan-in.
@@ -249,6 +248,27 @@ fn joined(names: impl Iterator<Item = String>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
+/// A number of bytes as `ringwire bench --payload` takes it: `64`, `64KiB`, `1MiB`.
+fn payload(text: &str) -> Result<usize, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        _ => {
+            return Err("a number of bytes, with KiB or MiB behind it if need be".into());
+        }
+    };
+    let number: usize = number.parse().map_err(|_| "a number of bytes is expected".to_owned())?;
+    let bytes = number.saturating_mul(unit);
+    if !(MESSAGE_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&bytes) {
+        let (least, most) = (MESSAGE_BYTES_MIN, PAYLOAD_BYTES_MAX >> 20);
+        return Err(format!("from {least} bytes to {most} MiB are expected"));
+    }
+    Ok(bytes)
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds is expected".to_owned())?;
     if !(0.001..=DURATION_S_MAX).contains(&seconds) {
@@ -306,6 +326,8 @@ pub mod tests {
         assert_eq!(titles(&["rtt"]), ["rtt 64 B", "rtt 64 KiB"]);
         assert_eq!(titles(&["stream"]), ["stream 64 B", "stream 64 KiB", "stream 1 MiB"]);
         assert_eq!(titles(&["rtt", "--payload", "256"]), ["rtt 256 B"]);
+        assert_eq!(titles(&["rtt", "--payload", "64KiB"]), ["rtt 64 KiB"]);
+        assert_eq!(titles(&["stream", "--payload", "2MiB"]), ["stream 2 MiB"]);
         assert_eq!(titles(&["fan-in", "--connections", "3"]), ["fan-in 64 B, 3 connections"]);
         assert_eq!(titles(&["fan-in", "--payload", "64"]), ["fan-in 64 B, 128 connections"]);
         assert_eq!(titles(&["paced", "--rate", "500"])[0], "paced 64 B, 500 a second");
@@ -346,8 +368,11 @@ pub mod tests {
         assert!(options(&["--subjects", "nng,zenoh"]).check(&[0]).is_ok());
         refused(&["--server-cores", "77"], "--server-cores 77: this process may use 0, 1");
         refused(&["--client-cores", "0,2"], "--client-cores 2: ");
-        refused(&["--payload", "3"], "3 is not in 16..=16777216");
-        refused(&["--payload", "99999999"], "is not in 16..=16777216");
+        refused(&["--payload", "3"], "from 16 bytes to 16 MiB are expected");
+        refused(&["--payload", "99999999"], "from 16 bytes to 16 MiB are expected");
+        refused(&["--payload", "17MiB"], "from 16 bytes to 16 MiB are expected");
+        refused(&["--payload", "64KB"], "with KiB or MiB behind it");
+        refused(&["--payload", "KiB"], "a number of bytes is expected");
         refused(&["--connections", "0"], "0 is not in 1..=28000");
         refused(&["--rate", "0"], "0 is not in 1..=1000000");
         refused(&["--rounds", "0"], "0 is not in 1..=1000");
