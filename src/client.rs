@@ -13,6 +13,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{
     CloseReason, ConnectError, FlushError, ReceiveError, RequestError, SendError, SetupError,
 };
+use crate::reactor::core::AUTO_FLUSH_BYTES;
 use crate::reactor::message::Message;
 use crate::reactor::watch::{WatchError, WatchKey, Watched};
 use crate::reactor::{
@@ -28,9 +29,6 @@ use crate::wire::{Body, Frame, Kind, Payload};
 const CLIENT_CONNECTIONS_MAX: u32 = 4;
 /// As many twice over, for a session with two connections.
 const EXPRESS_CONNECTIONS_MAX: u32 = 2 * CLIENT_CONNECTIONS_MAX;
-
-/// From this many queued bytes on, `send` submits by itself.
-const AUTO_FLUSH_BYTES: usize = 64 << 10;
 
 /// One session with a server. Lives on one thread.
 ///
@@ -159,7 +157,7 @@ impl Client {
     ) -> Result<(), SendError> {
         let connection = self.connection.ok_or(SendError::NotConnected)?;
         let admitted = self.reactor.send_counting(connection, envelope, body)?;
-        if admitted.is_due(AUTO_FLUSH_BYTES) {
+        if admitted.is_due() {
             self.reactor.flush_full_block(connection, envelope.lane());
         }
         Ok(())

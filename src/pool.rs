@@ -19,9 +19,6 @@ use crate::session::Envelope;
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Payload};
 
-/// From this many queued bytes on, `send` submits by itself.
-const AUTO_FLUSH_BYTES: usize = 64 << 10;
-
 /// Several sessions with one service. Lives on one thread.
 ///
 /// ```no_run
@@ -132,7 +129,7 @@ impl Pool {
     ) -> Result<(), SendError> {
         let pool = self.pool.ok_or(SendError::NotConnected)?;
         let (member, admitted) = self.reactor.pool_send_counting(pool, choice, envelope, body)?;
-        if admitted.is_due(AUTO_FLUSH_BYTES) {
+        if admitted.is_due() {
             self.reactor.flush_full_block(member, envelope.lane());
         }
         Ok(())

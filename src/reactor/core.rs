@@ -64,6 +64,9 @@ const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// apart by what `Config::clock_drift_ppm` adds to the error of the estimate.
 const MEASURE_SPACING: Duration = Duration::from_millis(1);
 
+/// From this many bytes that wait in a lane on, who sends without turning submits by itself.
+pub(crate) const AUTO_FLUSH_BYTES: usize = 64 << 10;
+
 /// A message that was queued.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Admitted {
@@ -74,11 +77,12 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// Whether the lane has grown past another multiple of `stride` bytes; of long messages, of as
-    /// many as leave at once.
+    /// Whether the lane has grown past another multiple of [`AUTO_FLUSH_BYTES`]; of long messages,
+    /// of as many as leave at once.
     #[inline]
-    pub(crate) fn is_due(&self, stride: usize) -> bool {
-        let stride = if is_gathered(self.frame_bytes) { GATHERED_BYTES } else { stride };
+    pub(crate) fn is_due(&self) -> bool {
+        let is_gathered = is_gathered(self.frame_bytes);
+        let stride = if is_gathered { GATHERED_BYTES } else { AUTO_FLUSH_BYTES };
         self.lane_bytes / stride != (self.lane_bytes - self.frame_bytes) / stride
     }
 }

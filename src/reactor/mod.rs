@@ -58,7 +58,7 @@ pub use self::abandoned::Cancelled;
 use self::command::{Command, DialError, DialFailure, Mailbox};
 pub use self::connection::ConnectionId;
 use self::connection::ConnectionKey;
-use self::core::{Admitted, Batch, Core};
+use self::core::{AUTO_FLUSH_BYTES, Admitted, Batch, Core};
 pub use self::dispatch::Context;
 use self::dispatch::Handlers;
 use self::events::EventQueue;
@@ -904,10 +904,13 @@ impl Reactor {
         // The block before this one may have left by now.
         self.core.collect();
         let carrier = self.core.for_lane(connection, lane);
-        let is_idle = carrier
-            .and_then(|carrier| self.core.key(carrier))
-            .is_ok_and(|key| !self.core.connections[key].is_sending());
-        if is_idle {
+        let is_wanted = carrier.and_then(|carrier| self.core.key(carrier)).is_ok_and(|key| {
+            let connection = &self.core.connections[key];
+            // Without it there may be no more than the beginning of the next: that gathers.
+            let has_block = connection.session.lane_waiting_bytes(lane) >= AUTO_FLUSH_BYTES;
+            has_block && !connection.is_sending()
+        });
+        if is_wanted {
             self.flush_replies();
         }
     }

@@ -213,7 +213,7 @@ impl Lane {
         scratch: &mut Scratch,
     ) -> Option<usize> {
         if self.frames >= limits.frames_max
-            || self.bytes - self.taken >= limits.bytes_max
+            || self.waiting_bytes() >= limits.bytes_max
             || body.shared().is_some_and(|shared| shared.len() >= limits.in_place_bytes_min)
         {
             return None;
@@ -255,7 +255,7 @@ impl Lane {
                 return Err(SendError::Full);
             }
         }
-        if self.frames >= limits.frames_max || self.bytes - self.taken >= limits.bytes_max {
+        if self.frames >= limits.frames_max || self.waiting_bytes() >= limits.bytes_max {
             self.make_room(head.priority, limits, memory, holdings)?;
         }
         let sequence = self.sequence + 1;
@@ -596,6 +596,12 @@ impl Lane {
         self.bytes
     }
 
+    /// Of those, the ones that are not in flight.
+    #[inline]
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.bytes - self.taken
+    }
+
     /// What waits or is in flight.
     pub(crate) fn status(&self) -> LaneStatus {
         let queued_at = self.waiting.iter().map(Block::queued_at).find(|&at| at > 0).unwrap_or(0);
@@ -742,7 +748,7 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<(), SendError> {
-        while self.frames >= limits.frames_max || self.bytes - self.taken >= limits.bytes_max {
+        while self.frames >= limits.frames_max || self.waiting_bytes() >= limits.bytes_max {
             let may_drop = limits.overflow[lane.index()] == Overflow::DropOldest;
             if !may_drop || !self.drop_oldest(memory, holdings) {
                 return Err(SendError::Full);

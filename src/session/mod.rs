@@ -1307,6 +1307,12 @@ impl Session {
         self.lanes[index].bytes()
     }
 
+    /// Of those, the ones that are not in flight.
+    #[inline]
+    pub(crate) fn lane_waiting_bytes(&self, lane: Priority) -> usize {
+        self.lanes[lane.index()].waiting_bytes()
+    }
+
     /// Messages ever admitted, all lanes.
     pub(crate) fn messages_admitted(&self) -> u64 {
         self.lanes.iter().map(Lane::admitted).sum()
