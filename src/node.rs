@@ -838,10 +838,11 @@ impl NodeHandle {
     }
 
     /// The established connections of all reactors. A reactor that does not answer within 5 s is
-    /// left out, and at once the one in whose handler this is called.
+    /// left out. In a handler of this node none, at once: two that asked each other would both
+    /// stand still.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        if self.check_running().is_err() {
+        if self.check_running().is_err() || self.is_in_handler() {
             return Vec::new();
         }
         let deadline = Nanos::now() + ANSWER_TIMEOUT;
@@ -849,7 +850,6 @@ impl NodeHandle {
             .shared
             .mailboxes
             .iter()
-            .filter(|mailbox| !is_of_this_thread(mailbox))
             .filter_map(|mailbox| {
                 let (reply, answer) = bounded(1);
                 mailbox.post(Command::Connections { reply }).ok()?;

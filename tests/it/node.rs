@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ringwire::{
-    ConnectError, Envelope, Idle, Kind, Node, NodeHandle, ReceiveError, SendError, Server,
+    ConnectError, ConnectionId, Envelope, Idle, Kind, Node, NodeHandle, ReceiveError, SendError,
+    Server,
 };
 
 use crate::util::{
@@ -216,12 +217,65 @@ fn handler_is_refused_to_wait_for_its_node() {
         assert_eq!(refusals.0, [Err(SendError::InHandler); 3]);
         assert!(SendError::InHandler.to_string().contains("Context::send_to"));
         assert!(matches!(connected.0, Err(ConnectError::InHandler)), "{:?}", connected.0);
-        assert_eq!(others.0, 0, "the only one is on the handler's own reactor");
+        assert_eq!(others.0, 0, "in a handler nothing is asked");
         assert_eq!(posted, Ok(()));
         for took in [refusals.1, connected.1, others.1] {
             assert!(took < AT_ONCE, "{took:?}");
         }
         assert_eq!(peer.frame().payload, b"posted", "and nothing else");
+    });
+}
+
+/// Connects until each of two reactors has a peer: the kernel chooses, by its ports.
+fn one_on_each_reactor(server: &Server) -> Vec<Peer> {
+    let mut peers = [None, None];
+    let mut known = Vec::new();
+    for _ in 0..100 {
+        let peer = Peer::connect(server);
+        let clients = server.clients();
+        let is_new = |id: &ConnectionId| !known.contains(id);
+        let id = clients.iter().map(|client| client.id).find(is_new).expect("just connected");
+        known.push(id);
+        peers[usize::from(!id.to_string().starts_with("0."))].get_or_insert(peer);
+        if peers.iter().all(Option::is_some) {
+            return peers.into_iter().flatten().collect();
+        }
+    }
+    panic!("100 connections on one of two reactors");
+}
+
+/// Two reactors whose handlers ask at once for all connections: neither waits for the other.
+#[test]
+fn handlers_that_ask_for_connections_hold_no_other_reactor() {
+    isolated(|| {
+        let handle = Arc::new(OnceLock::<NodeHandle>::new());
+        let (begin, has_begun) = crossbeam_channel::unbounded();
+        let (go_on, may_go_on) = crossbeam_channel::unbounded::<()>();
+        let (tell, is_told) = crossbeam_channel::unbounded();
+        let of_handler = Arc::clone(&handle);
+        let server = start(echo().reactors(2).on(Kind::Status, move |_, _| {
+            let node = of_handler.get().expect("it is set before anything is sent");
+            begin.send(()).expect("the test waits");
+            may_go_on.recv_timeout(PATIENCE).expect("both have begun");
+            tell.send(timed(|| node.connections().len())).expect("the test waits");
+        }));
+        handle.set(server.handle()).expect("once");
+        let mut peers = one_on_each_reactor(&server);
+        for peer in &mut peers {
+            peer.send(Plain::new(STATUS, NORMAL, b"go"));
+        }
+        for _ in &peers {
+            has_begun.recv_timeout(PATIENCE).expect("both handlers run");
+        }
+        for _ in &peers {
+            go_on.send(()).expect("both handlers wait");
+        }
+        for _ in &peers {
+            let (count, took) = is_told.recv_timeout(PATIENCE).expect("both come back");
+            assert_eq!(count, 0, "in a handler nothing is asked");
+            assert!(took < AT_ONCE, "{took:?}");
+        }
+        assert!(server.clients().len() >= 2, "this thread may ask");
     });
 }
 
