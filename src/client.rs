@@ -140,7 +140,7 @@ impl Client {
 
     /// Queues a message. It leaves with the next [`poll`](Self::poll), [`receive`](Self::receive),
     /// [`request`](Self::request) or [`flush`](Self::flush), or by itself once 64 KiB are waiting,
-    /// 256 KiB of messages of 32 KiB and more.
+    /// 256 KiB of messages of 32 KiB and more; not in a lane that holds less.
     ///
     /// Hot path: no allocation, no system call (one when it submits by itself). Never blocks.
     ///
@@ -158,7 +158,7 @@ impl Client {
         let connection = self.connection.ok_or(SendError::NotConnected)?;
         let admitted = self.reactor.send_counting(connection, envelope, body)?;
         if admitted.is_due() {
-            self.reactor.flush_full_block(connection, envelope.lane());
+            self.reactor.flush_full_lane(connection, envelope.lane(), admitted.is_crowded);
         }
         Ok(())
     }
@@ -205,7 +205,7 @@ impl Client {
             report.queued += batch.queued;
             report.refused = batch.refused;
             if batch.is_due {
-                self.reactor.flush_full_block(connection, envelope.lane());
+                self.reactor.flush_full_lane(connection, envelope.lane(), batch.is_crowded);
             }
             if !batch.is_stopped {
                 return report;

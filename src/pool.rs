@@ -130,7 +130,7 @@ impl Pool {
         let pool = self.pool.ok_or(SendError::NotConnected)?;
         let (member, admitted) = self.reactor.pool_send_counting(pool, choice, envelope, body)?;
         if admitted.is_due() {
-            self.reactor.flush_full_block(member, envelope.lane());
+            self.reactor.flush_full_lane(member, envelope.lane(), admitted.is_crowded);
         }
         Ok(())
     }

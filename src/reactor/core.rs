@@ -74,16 +74,19 @@ pub(crate) struct Admitted {
     pub(crate) frame_bytes: usize,
     /// What its lane holds now, itself included.
     pub(crate) lane_bytes: usize,
+    /// Others were dropped to make room for it.
+    pub(crate) is_crowded: bool,
 }
 
 impl Admitted {
     /// Whether the lane has grown past another multiple of [`AUTO_FLUSH_BYTES`]; of long messages,
-    /// of as many as leave at once.
+    /// of as many as leave at once. One that drops to make room does not grow any more.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
         let is_gathered = is_gathered(self.frame_bytes);
         let stride = if is_gathered { GATHERED_BYTES } else { AUTO_FLUSH_BYTES };
-        self.lane_bytes / stride != (self.lane_bytes - self.frame_bytes) / stride
+        let has_grown = self.lane_bytes / stride != (self.lane_bytes - self.frame_bytes) / stride;
+        has_grown || self.is_crowded
     }
 }
 
@@ -93,8 +96,11 @@ pub(crate) struct Batch {
     pub(crate) queued: usize,
     /// Why the one after them was not.
     pub(crate) refused: Option<SendError>,
-    /// The lane has grown past another multiple of what was asked for: it is to be sent.
+    /// The lane has grown past another multiple of what was asked for, or is crowded: it is to be
+    /// sent, if it can be.
     pub(crate) is_due: bool,
+    /// Others were dropped to make room.
+    pub(crate) is_crowded: bool,
     /// That came before the last of them: there may be more.
     pub(crate) is_stopped: bool,
 }
@@ -366,7 +372,8 @@ impl Core {
         let session = &mut connection.session;
         let frame_bytes =
             session.append(envelope, body, &self.identity, self.now, &mut self.scratch)?;
-        Some(Admitted { frame_bytes, lane_bytes: session.lane_bytes_at(envelope.lane_index()) })
+        let lane_bytes = session.lane_bytes_at(envelope.lane_index());
+        Some(Admitted { frame_bytes, lane_bytes, is_crowded: false })
     }
 
     /// Queues a message for a session, which may be without a connection. Hot path.
@@ -411,8 +418,13 @@ impl Core {
                     connection.is_dirty = true;
                     self.dirty.push(key);
                 }
-                let lane_bytes = connection.session.lane_bytes(envelope.lane());
-                Ok(Admitted { frame_bytes: bytes, lane_bytes })
+                let (session, lane) = (&connection.session, envelope.lane());
+                let is_crowded = session.has_made_room(lane);
+                Ok(Admitted {
+                    frame_bytes: bytes,
+                    lane_bytes: session.lane_bytes(lane),
+                    is_crowded,
+                })
             }
             Err(error) => {
                 self.push_refused(key, envelope.lane(), error);
@@ -450,8 +462,10 @@ impl Core {
                 Ok(written) => {
                     batch.queued += 1;
                     let lane_bytes = session.lane_bytes(lane);
-                    batch.is_due = lane_bytes >= due_at;
-                    if batch.is_due && (lane_bytes >= stop_at || !is_gathered(written)) {
+                    batch.is_crowded = session.has_made_room(lane);
+                    batch.is_due = lane_bytes >= due_at || batch.is_crowded;
+                    let is_enough = lane_bytes >= stop_at || !is_gathered(written);
+                    if batch.is_due && (is_enough || batch.is_crowded) {
                         batch.is_stopped = true;
                         break;
                     }

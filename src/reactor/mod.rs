@@ -897,21 +897,30 @@ impl Reactor {
         }
     }
 
-    /// Submits when a connection has nothing in flight and a whole block waits: keeps a sender
-    /// that never polls from filling its lane while the socket is idle.
+    /// Submits when a connection has nothing in flight and [`AUTO_FLUSH_BYTES`] wait in a lane, or
+    /// less in one that is crowded behind what has left just now: keeps a sender that never polls
+    /// from filling its lane while the socket is idle.
     #[inline]
-    pub(crate) fn flush_full_block(&mut self, connection: ConnectionId, lane: Priority) {
-        // The block before this one may have left by now.
-        self.core.collect();
-        let carrier = self.core.for_lane(connection, lane);
-        let is_wanted = carrier.and_then(|carrier| self.core.key(carrier)).is_ok_and(|key| {
-            let connection = &self.core.connections[key];
-            // Without it there may be no more than the beginning of the next: that gathers.
-            let has_block = connection.session.lane_waiting_bytes(lane) >= AUTO_FLUSH_BYTES;
-            has_block && !connection.is_sending()
-        });
-        if is_wanted {
-            self.flush_replies();
+    pub(crate) fn flush_full_lane(
+        &mut self,
+        connection: ConnectionId,
+        lane: Priority,
+        is_crowded: bool,
+    ) {
+        let core = &mut self.core;
+        let carrier = core.for_lane(connection, lane);
+        let Ok(key) = carrier.and_then(|carrier| core.key(carrier)) else { return };
+        let had_to_wait = core.connections[key].in_flight.is_some();
+        // What was in flight may have left by now, and with it most of what the lane had: the
+        // beginning of a block waits for the rest.
+        core.collect();
+        let Some(connection) = core.connections.get(key) else { return };
+        let has_block = connection.session.lane_waiting_bytes(lane) >= AUTO_FLUSH_BYTES;
+        match !connection.is_sending() {
+            // A gap stands before the messages: one send alone would be that of the gap.
+            true if is_crowded && (has_block || had_to_wait) => self.flush_all(),
+            true if has_block => self.flush_replies(),
+            _ => {}
         }
     }
 

@@ -192,7 +192,8 @@ impl Core {
                 if expires_from != Nanos::NEVER {
                     self.set_session_deadline(id.key);
                 }
-                Ok(Admitted { frame_bytes, lane_bytes })
+                // There is nothing that it could be sent on.
+                Ok(Admitted { frame_bytes, lane_bytes, is_crowded: false })
             }
             Err(error) => {
                 self.count_refusal(error);

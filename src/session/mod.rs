@@ -1117,6 +1117,13 @@ impl Session {
         self.dropped_by_lanes() != self.told_of_lanes
     }
 
+    /// Whether a lane that drops its oldest messages when it is full may have done so since the
+    /// last of its blocks left.
+    #[inline]
+    pub(crate) fn has_made_room(&self, lane: Priority) -> bool {
+        self.limits.overflow[lane.index()] == Overflow::DropOldest && self.has_untold_drops()
+    }
+
     /// What has been admitted and sent again since the last call, and what waits. Once per block.
     #[inline]
     pub(crate) fn take_admissions(&mut self) -> Admissions {

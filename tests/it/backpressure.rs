@@ -1,12 +1,14 @@
 //! Nobody who reads slowly costs more than bounded memory, or delays anybody else; nothing that
 //! was admitted is lost; what is urgent overtakes.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use ringwire::error::DropReason;
 use ringwire::{
-    Client, CloseReason, Config, ConfigBuilder, Envelope, Idle, Nanos, Node, Priority, SendError,
-    Server, Wait,
+    Client, CloseReason, Config, ConfigBuilder, Envelope, Idle, Kind, Nanos, Node, Overflow,
+    Priority, SendError, Server, Wait,
 };
 
 use crate::util::{
@@ -102,6 +104,61 @@ fn check_stalled_peer(idle: Idle, bytes: usize) {
     let peer = reading.join().expect("in order and intact");
     assert_eq!(client.connection().expect("connected").bytes_queued, 0);
     drop(peer);
+}
+
+/// A lane that drops its oldest messages stays as long as it is, and nothing is refused: when its
+/// peer reads on, what is sent leaves all the same, also of a sender that never polls.
+fn check_crowded_lane(idle: Idle, in_batches: bool) {
+    let (go_on, may_go_on) = crossbeam_channel::bounded(1);
+    let newest = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&newest);
+    let server = start(Server::builder().config(valid(narrow())).listen("127.0.0.1:0").on(
+        Kind::Data,
+        move |_, frame| {
+            let number = number_of(frame.payload());
+            if number == 1 {
+                // Nothing is read meanwhile: this is the reactor's thread.
+                may_go_on.recv_timeout(PATIENCE).expect("the lane is full");
+            }
+            seen.store(number, Relaxed);
+        },
+    ));
+    let config = narrow().idle(idle).overflow(Priority::Normal, Overflow::DropOldest);
+    let mut client = client_with(valid(config), &endpoint(&server));
+    let mut sent = 0;
+    let mut send_some = |client: &mut Client| {
+        let bodies: Vec<_> = (1..=64).map(|more| numbered(sent + more, 1000)).collect();
+        sent += 64;
+        let slices = bodies.iter().map(Vec::as_slice);
+        if in_batches {
+            assert_eq!(client.send_all(Envelope::data(), slices).refused, None);
+        } else {
+            for body in slices {
+                client.send(Envelope::data(), body).expect("the oldest makes room");
+            }
+        }
+        sent
+    };
+    wait_until("much has been dropped", || {
+        send_some(&mut client);
+        client.statistics().dropped(DropReason::Overflow) > 1000
+    });
+    go_on.send(()).expect("the handler waits");
+    let after = send_some(&mut client);
+    wait_until("what is sent now arrives", || {
+        send_some(&mut client);
+        newest.load(Relaxed) > after
+    });
+}
+
+#[test]
+fn lane_that_drops_its_oldest_leaves_by_itself() {
+    isolated(|| {
+        for idle in [Idle::Park, Idle::Adaptive, Idle::Spin] {
+            check_crowded_lane(idle, false);
+            check_crowded_lane(idle, true);
+        }
+    });
 }
 
 #[test]
