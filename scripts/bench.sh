@@ -6,8 +6,8 @@
 #                                        peers, and mixed, cores, idle and failover, which do not
 #   scripts/bench.sh long                every size, rate and number of connections; most of a day
 #   scripts/bench.sh quick rtt -- --subjects 'raw-*,ringwire-*,tokio' --payload 256
-#                                        the rest goes to `peers run`, see its --help: of scenarios
-#                                        that have peers only
+#                                        the rest goes to `peers run`, see its --help; mixed, cores,
+#                                        idle and failover take no options: see ringwire bench
 #   scripts/bench.sh long paced -- --plan
 #                                        what would be measured and how long it takes, no more
 #
@@ -82,7 +82,6 @@ fi
 arguments+=("${beside[@]}" "${rest[@]}")
 if [[ " ${rest[*]} " == *" --plan "* ]]; then
     OUT=-
-    alone=()
 fi
 
 # Before minutes are spent on building.

@@ -184,7 +184,8 @@ impl Server {
         self.node.metrics_address()
     }
 
-    /// The connected clients.
+    /// The connected clients, as [`NodeHandle::connections`]: in a handler of this server none. One
+    /// that has to know them is told by another thread, or by [`poll_event`](Self::poll_event).
     #[must_use]
     pub fn clients(&self) -> Vec<ConnectionInfo> {
         self.node.connections()

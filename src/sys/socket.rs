@@ -115,7 +115,7 @@ pub(crate) fn may_zero_copy(socket: &Socket) -> bool {
 const LOOPBACK_SEND_BUFFER_BYTES: usize = 160 << 10;
 
 /// Without a network there is no rate to find out. BBR paces all the same: a stream of 1 MiB
-/// messages ran at little more than half of what it does so, and a round trip takes a fortieth
+/// messages ran at little more than half of what it does so, and a round trip takes a fiftieth
 /// more. Always there (tcp(7)).
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
 
@@ -133,10 +133,15 @@ fn avoid_pacing(socket: &Socket, address: &SockAddr, config: &Config) {
 /// they are.
 #[cold]
 pub(crate) fn bound_loopback(socket: &Socket, config: &Config) {
-    let is_asked_for = config.tcp_send_buffer_bytes() > 0;
-    if !is_asked_for && socket.peer_addr().is_ok_and(|peer| is_loopback(&peer)) {
+    let Ok(peer) = socket.peer_addr() else { return };
+    if !is_loopback(&peer) {
+        return;
+    }
+    if config.tcp_send_buffer_bytes() == 0 {
         let _ = socket.set_send_buffer_size(LOOPBACK_SEND_BUFFER_BYTES);
     }
+    // Who dials all addresses (0.0.0.0) is connected to loopback and did not say so.
+    avoid_pacing(socket, &peer, config);
 }
 
 fn is_loopback(address: &SockAddr) -> bool {
@@ -356,24 +361,54 @@ mod tests {
         (dialled, accepted)
     }
 
+    /// What a new socket has when it has been asked for this congestion control.
+    fn congestion_after(name: &[u8]) -> Vec<u8> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        // An administrator may forbid it (tcp_allowed_congestion_control).
+        let _ = socket.set_tcp_congestion(name);
+        options(&socket).1
+    }
+
     #[test]
     fn loopback_connections_are_not_paced() {
+        let unpaced = congestion_after(LOOPBACK_CONGESTION);
         for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
             let (dialled, accepted) = connected(listen, &Config::default());
-            assert_eq!(options(&dialled).1, LOOPBACK_CONGESTION, "{listen}");
-            assert_eq!(options(&accepted).1, LOOPBACK_CONGESTION, "{listen}");
+            assert_eq!(
+                (options(&dialled).1, options(&accepted).1),
+                (unpaced.clone(), unpaced.clone())
+            );
         }
-        // What is asked for stays, and so does the system's where the network decides.
-        let system = {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-            options(&socket).1
-        };
-        let asked = Config::builder().tcp_congestion(String::from_utf8_lossy(&system));
-        let (dialled, accepted) = connected("127.0.0.1:0", &asked.build().expect("valid"));
-        assert_eq!((options(&dialled).1, options(&accepted).1), (system.clone(), system.clone()));
+        // What is asked for stays; another than the loopback's, where there is one.
+        let other = ["cubic", "bbr"].into_iter().find(|name| {
+            let name = name.as_bytes();
+            name != unpaced && congestion_after(name) == name
+        });
+        let asked = String::from_utf8_lossy(&unpaced);
+        let asked = other.unwrap_or(&asked);
+        let config = Config::builder().tcp_congestion(asked).build().expect("valid");
+        let (dialled, accepted) = connected("127.0.0.1:0", &config);
+        for socket in [dialled, accepted] {
+            assert_eq!(options(&socket).1, asked.as_bytes());
+            bound_loopback(&socket, &config);
+            assert_eq!(options(&socket).1, asked.as_bytes(), "nor does a long message change it");
+        }
+        // So does the system's, where a network is in between.
         let elsewhere = Address::Tcp("192.0.2.1:7411".parse().expect("an address"));
         let (unconnected, _) = open(&elsewhere, &Config::default()).expect("a socket");
-        assert_eq!(options(&unconnected).1, system);
+        assert_eq!(options(&unconnected).1, congestion_after(b""));
+    }
+
+    #[test]
+    fn loopback_has_addresses_of_both_versions() {
+        let is = |address: &str| {
+            is_loopback(&SockAddr::from(address.parse::<std::net::SocketAddr>().expect("one")))
+        };
+        assert!(
+            is("127.0.0.1:1") && is("127.8.8.8:1") && is("[::1]:1") && is("[::ffff:127.0.0.1]:1")
+        );
+        assert!(!is("192.0.2.1:1") && !is("0.0.0.0:1") && !is("[::]:1") && !is("[2001:db8::1]:1"));
+        assert!(!is_loopback(&SockAddr::unix("/a").expect("short")));
     }
 
     #[test]

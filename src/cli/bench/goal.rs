@@ -1,4 +1,4 @@
-//! What ringwire is held to in the default suite, and whether a run shows it.
+//! What ringwire is held to, and whether a run shows it.
 //!
 //! A goal is a ratio to something measured in the same rounds, not a figure by itself: figures are
 //! the machine's. Only failover, which has nothing beside it, is held to a time. Not here: how the
@@ -40,7 +40,8 @@ pub(super) struct Goal {
 
 impl Goal {
     /// The goals of a case, each about a figure of its own. Cases of the default suite have some,
-    /// reliable messages, critical ones beside bulk, and busy connections beside silent ones.
+    /// streams however they wait, reliable messages, critical ones beside bulk, and busy
+    /// connections beside silent ones.
     pub(super) fn all_of(case: Case) -> impl Iterator<Item = Self> {
         let Case { scenario, payload_bytes, idle, connections, beside, .. } = case;
         let key = (scenario, payload_bytes, idle, connections, beside);

@@ -248,7 +248,7 @@ fn joined(names: impl Iterator<Item = String>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// A number of bytes as `ringwire bench --payload` takes it: `64`, `64KiB`, `1MiB`.
+/// One number of bytes, written as for `ringwire bench --payload`: `64`, `64KiB`, `1MiB`.
 fn payload(text: &str) -> Result<usize, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
