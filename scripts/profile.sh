@@ -7,13 +7,14 @@
 #   scripts/profile.sh many target/release/ringwire bench rtt --connections 1000 --rounds 1
 #
 # Prints a table for each of the busiest threads and its hottest functions. A sample belongs to the
-# innermost of these:
+# innermost of these, but for `ack`, which has all within it:
 #
 #   deliver   the peer's side of a send over loopback: TCP receives, acknowledges, wakes
 #   softirq   the rest of that interrupt
 #   poll      a poll is armed for an operation that can not be done yet
 #   receive   bytes are copied out of a socket; or it is empty
 #   send      bytes are copied into a socket and cut into segments
+#   ack       an acknowledgement goes by itself, with all that it brings about at the peer
 #   deferred  work that the ring left for the thread
 #   submit    entries are taken from the submission queue
 #   enter     the rest of io_uring_enter(2)
@@ -68,6 +69,7 @@ report() {
             address = $1; $1 = ""; sub(/^ /, "")
             if (depth++ == 0) { leaf = $0; is_kernel = address ~ /^ffff/ }
             if (kind == "") kind = kind_of($0)
+            if ($0 ~ /^(__)?tcp_send_ack/) kind = "ack"
         }
         END { flush_sample() }
     ' >"$folder/samples"

@@ -626,8 +626,8 @@ impl Config {
         reactor_count(self.reactors, &self.cores)
     }
 
-    /// TCP congestion control of the connections; `None` is the system's, but for long messages
-    /// over loopback.
+    /// TCP congestion control of the connections; `None` is the system's, but for `reno` over
+    /// loopback.
     #[must_use]
     pub fn tcp_congestion(&self) -> Option<&str> {
         self.tcp_congestion.as_deref()
