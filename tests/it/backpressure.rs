@@ -108,7 +108,7 @@ fn check_stalled_peer(idle: Idle, bytes: usize) {
 
 /// A lane that drops its oldest messages stays as long as it is, and nothing is refused: when its
 /// peer reads on, what is sent leaves all the same, also of a sender that never polls.
-fn check_crowded_lane(idle: Idle, in_batches: bool) {
+fn check_crowded_lane(idle: Idle, bytes: usize, in_batches: bool) {
     let (go_on, may_go_on) = crossbeam_channel::bounded(1);
     let newest = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&newest);
@@ -127,8 +127,9 @@ fn check_crowded_lane(idle: Idle, in_batches: bool) {
     let mut client = client_with(valid(config), &endpoint(&server));
     let mut sent = 0;
     let mut send_some = |client: &mut Client| {
-        let bodies: Vec<_> = (1..=64).map(|more| numbered(sent + more, 1000)).collect();
-        sent += 64;
+        let count = (64_000 / bytes) as u32;
+        let bodies: Vec<_> = (1..=count).map(|more| numbered(sent + more, bytes)).collect();
+        sent += count;
         let slices = bodies.iter().map(Vec::as_slice);
         if in_batches {
             assert_eq!(client.send_all(Envelope::data(), slices).refused, None);
@@ -161,8 +162,11 @@ fn check_crowded_lane(idle: Idle, in_batches: bool) {
 fn lane_that_drops_its_oldest_leaves_by_itself() {
     isolated(|| {
         for idle in [Idle::Park, Idle::Adaptive, Idle::Spin] {
-            check_crowded_lane(idle, false);
-            check_crowded_lane(idle, true);
+            // A lane full of the shorter ones is just below a multiple of 64 KiB, of the longer
+            // ones just above: at every message it is as if it had grown past it.
+            for (bytes, in_batches) in [(64, false), (64, true), (1000, false), (1000, true)] {
+                check_crowded_lane(idle, bytes, in_batches);
+            }
         }
     });
 }
