@@ -157,7 +157,7 @@ fn nonsense_is_refused_before_anything_is_written() {
     for (words, said) in [
         (&["--subjects", "raw-spin,nonsense"][..], "none is called \"nonsense\""),
         (&["--server-cores", "1234"], "--server-cores 1234: this process may use "),
-        (&["rtt", "--payload", "3"], "3 is not in 16..=16777216"),
+        (&["rtt", "--payload", "3"], "from 16 bytes to 16 MiB are expected"),
         (&["fan-in", "--payload", "1024"], "fan-in has no such case"),
         (&["--duration", "0"], "from 0.001 to 86400 seconds"),
         (&["--text", "/nonexistent/a.txt"], "there is no folder /nonexistent"),
@@ -209,9 +209,14 @@ fn results_that_are_there_stop_the_script_before_it_builds() {
     // What is not asked for does not stand in the way.
     let (_, said) = run("there-peers", &["quick", "idle"]);
     assert!(said.contains("built"), "{said}");
-    let (status, said) = run("there-peers", &["quick", "idle", "--", "--rounds", "3"]);
-    assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("for scenarios with peers") && !said.contains("built"), "{said}");
+    // Nor are options of one scenario left out for another.
+    for scenarios in [&["idle"][..], &["rtt", "idle"]] {
+        let arguments = [&["quick"], scenarios, &["--", "--rounds", "3"]].concat();
+        let (status, said) = run("not-there", &arguments);
+        assert_eq!(status, Some(2), "{said}");
+        let is_said = said.contains("what stands behind -- is not for idle");
+        assert!(is_said && !said.contains("built"), "{said}");
+    }
 }
 
 #[test]
