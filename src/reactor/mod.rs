@@ -915,12 +915,15 @@ impl Reactor {
         // beginning of a block waits for the rest.
         core.collect();
         let Some(connection) = core.connections.get(key) else { return };
+        if connection.is_sending() {
+            return;
+        }
         let has_block = connection.session.lane_waiting_bytes(lane) >= AUTO_FLUSH_BYTES;
-        match !connection.is_sending() {
+        if is_crowded && (has_block || had_to_wait) {
             // A gap stands before the messages: one send alone would be that of the gap.
-            true if is_crowded && (has_block || had_to_wait) => self.flush_all(),
-            true if has_block => self.flush_replies(),
-            _ => {}
+            self.flush_all();
+        } else if has_block {
+            self.flush_replies();
         }
     }
 
