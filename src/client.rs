@@ -147,8 +147,9 @@ impl Client {
     /// # Errors
     ///
     /// [`SendError`]; nothing was queued. After [`SendError::Full`] or [`SendError::MemoryFull`],
-    /// poll and try again; after [`SendError::NotConnected`],
-    /// [`disconnected_reason`](Self::disconnected_reason) says why.
+    /// poll and try again; after [`SendError::NotConnected`] the link may be being made again
+    /// ([`connection_state`](Self::connection_state), and the events say why it went), or the
+    /// session is over, and [`disconnected_reason`](Self::disconnected_reason) says why.
     #[inline]
     pub fn send<B: Body + ?Sized>(
         &mut self,
@@ -250,7 +251,8 @@ impl Client {
     }
 
     /// Sends a request and waits for its answer. Handlers are called meanwhile; other messages
-    /// wait for [`receive`](Self::receive).
+    /// wait for [`receive`](Self::receive). They have to be taken now and then: behind a full inbox
+    /// nothing is read, answers neither ([`RequestError::InboxFull`]).
     ///
     /// Blocks for up to `timeout`.
     ///
@@ -380,13 +382,13 @@ impl Client {
         self.reactor.turn(Wait::Poll).unwrap_or_default()
     }
 
-    /// Handles what comes for `duration`, sleeping or spinning as configured. Returns early when
-    /// the link is lost: what came before that was handled, or waits for
-    /// [`receive`](Self::receive).
+    /// Handles what comes for `duration`, sleeping or spinning as configured, and makes a lost link
+    /// again meanwhile, where that is configured (`reconnect`). Returns early when the session is
+    /// over: what came before that was handled, or waits for [`receive`](Self::receive).
     ///
     /// # Errors
     ///
-    /// [`ReceiveError::NotConnected`], at once when there was no link to begin with;
+    /// [`ReceiveError::NotConnected`], at once when there was no session to begin with;
     /// [`disconnected_reason`](Self::disconnected_reason) says why.
     pub fn run_for(&mut self, duration: Duration) -> Result<(), ReceiveError> {
         let deadline = Nanos::now() + duration;

@@ -626,6 +626,11 @@ impl Config {
         reactor_count(self.reactors, &self.cores)
     }
 
+    /// Whether so many reactors may wait as this says: each that spins in real time has its core.
+    pub(crate) fn check_pinned(&self, reactors: usize) -> Result<(), ConfigError> {
+        check_pinned(self.cores.len() >= reactors, self.idle, self.scheduler_fifo_priority)
+    }
+
     /// TCP congestion control of the connections; `None` is the system's, but for `reno` over
     /// loopback.
     #[must_use]
@@ -827,15 +832,7 @@ impl ConfigBuilder {
             });
         }
         let is_pinned = self.cores.len() >= reactor_count(self.reactors, &self.cores);
-        if self.scheduler_fifo_priority > 0 && self.idle == Idle::Spin && !is_pinned {
-            return Err(ConfigError::Invalid {
-                key: "scheduler_fifo_priority",
-                value: self.scheduler_fifo_priority.to_string(),
-                expected: "a spinning SCHED_FIFO thread must be pinned: \
-                           set cores for every reactor, or idle = \"park\"",
-            });
-        }
-        Ok(())
+        check_pinned(is_pinned, self.idle, self.scheduler_fifo_priority)
     }
 
     fn check_names(&self) -> Result<(), ConfigError> {
@@ -890,6 +887,24 @@ pub(crate) fn check_reactors(key: &'static str, count: usize, min: u64) -> Resul
     Ok(())
 }
 
+/// Whether threads that wait so may have this real-time priority: one that spins and is not pinned
+/// to a core of its own would starve the machine.
+fn check_pinned(
+    is_pinned: bool,
+    idle: Idle,
+    scheduler_fifo_priority: u8,
+) -> Result<(), ConfigError> {
+    if scheduler_fifo_priority > 0 && idle == Idle::Spin && !is_pinned {
+        return Err(ConfigError::Invalid {
+            key: "scheduler_fifo_priority",
+            value: scheduler_fifo_priority.to_string(),
+            expected: "a spinning SCHED_FIFO thread must be pinned: \
+                       set cores for every reactor, or idle = \"park\"",
+        });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -930,6 +945,28 @@ mod tests {
         assert_eq!(config.cores(), [0, 1]);
         assert_eq!(config.ring_entries(), 128);
         assert_eq!(config.checksum(), Checksum::Always);
+    }
+
+    /// What an error tells its reader to look at is there.
+    #[test]
+    fn keys_that_errors_name_exist() {
+        let is_of_word = |c: char| c.is_ascii_lowercase() || c == '_';
+        let mut named = 0;
+        let texts = include_str!("error.rs")
+            .lines()
+            .filter(|line| line.contains('"') && !line.contains("serde"));
+        for (_, rest) in texts.flat_map(|line| {
+            line.match_indices(['(', ',']).map(|(at, mark)| line[at..].split_at(mark.len()))
+        }) {
+            let word = rest.trim_start().split(|c| !is_of_word(c)).next().unwrap_or_default();
+            let follows = rest.trim_start()[word.len()..].chars().next();
+            if word.contains('_') && matches!(follows, Some(')' | ',' | ' ')) {
+                let is_key = |keys: &[(&str, Takes)]| keys.iter().any(|&(key, _)| key == word);
+                assert!(is_key(KEYS) || is_key(pool::KEYS), "no key is called {word}");
+                named += 1;
+            }
+        }
+        assert!(named > 10, "they are found: {named}");
     }
 
     /// What `text` lets pass is what the fields hold, for every key there is.
@@ -995,6 +1032,11 @@ mod tests {
         assert!(builder.clone().build().is_err());
         let builder = builder.cores([0]);
         assert!(builder.clone().build().is_ok());
-        assert!(builder.reactors(2).build().is_err(), "the second would not be pinned");
+        assert!(builder.clone().reactors(2).build().is_err(), "the second would not be pinned");
+        // A node may have another number of reactors than its configuration.
+        let started = crate::Node::builder().config(builder.build().expect("valid")).reactors(2);
+        let error = started.start().expect_err("the second would not be pinned");
+        let error = error.to_string();
+        assert!(error.contains("a spinning SCHED_FIFO thread must be pinned"), "{error}");
     }
 }

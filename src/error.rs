@@ -253,6 +253,16 @@ pub enum RequestError {
         /// How long it was waited for.
         timeout: Duration,
     },
+    /// No answer in time, and it may be there: behind messages that nobody has taken, which fill
+    /// the inbox, so that nothing more is read. The link lives on, as after a timeout.
+    #[error(
+        "no response within {timeout:?}, and what has come is not read, because the inbox is full \
+         (inbox_frames_max, inbox_bytes_max): call `receive`, or handle these messages"
+    )]
+    InboxFull {
+        /// How long it was waited for.
+        timeout: Duration,
+    },
     /// The connection was lost before the answer came.
     #[error("connection lost before the response came: {reason}")]
     ConnectionLost {
@@ -443,7 +453,7 @@ pub enum SetupError {
     /// The memory that the configuration asks for is not to be had.
     #[error(
         "cannot reserve {bytes} bytes of memory ({key}): lower it, or raise what the machine \
-         grants (RLIMIT_AS, a cgroup's limit, vm.overcommit_memory)"
+         grants (RLIMIT_AS, a cgroup's limit, vm.overcommit_memory, with mlockall RLIMIT_MEMLOCK)"
     )]
     Memory {
         /// What asks for it: the key of the configuration.
@@ -460,7 +470,7 @@ pub enum SetupError {
         waiting: usize,
     },
     /// Another system call failed.
-    #[error("{operation} failed: {source}{}", descriptor_remedy(.source))]
+    #[error("{operation} failed: {source}{}", system_remedy(.operation, .source))]
     System {
         /// What was attempted.
         operation: &'static str,
@@ -482,6 +492,15 @@ fn listen_remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
         _ => descriptor_remedy(error),
     }
+}
+
+/// What to do about a system call that failed; empty where that is not known.
+fn system_remedy(operation: &str, error: &io::Error) -> &'static str {
+    // mlockall(2): both are the limit, of a process without the capability.
+    if operation == "mlockall" && matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EPERM)) {
+        return "; raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) or grant CAP_IPC_LOCK";
+    }
+    descriptor_remedy(error)
 }
 
 /// What to do about a lack of descriptors; empty for anything else.
@@ -527,8 +546,9 @@ pub enum CloseReason {
         /// The kernel's error number.
         errno: i32,
     },
-    /// The reactor is at its connection limit.
-    #[error("the server is at its connection limit (connections_max)")]
+    /// This side has no place for another connection, or no memory for its session. A peer that is
+    /// at its limit says so: [`CloseReason::Rejected`] with [`RejectReason::Full`].
+    #[error("this side has no place for another connection (connections_max, send_memory_bytes)")]
     ConnectionLimit,
     /// The peer refused our hello.
     #[error("the peer refused the session: {0}")]
@@ -540,10 +560,13 @@ pub enum CloseReason {
     #[error("the peer came back on a new connection")]
     Superseded,
     /// Nothing was heard of the peer for too long.
-    #[error("nothing was heard of the peer for too long (liveness_timeout_ms)")]
+    #[error("nothing was heard of the peer for too long (heartbeat_interval_ms, heartbeat_misses)")]
     PeerSilent,
     /// The peer read too slowly, and a lane's policy is to disconnect it then.
-    #[error("the peer reads too slowly: a lane was full (overflow = \"disconnect\")")]
+    #[error(
+        "the peer reads too slowly: a lane was full whose overflow_low, overflow_normal, \
+         overflow_high or overflow_critical is \"disconnect\""
+    )]
     SlowPeer,
     /// The link was lost and the peer did not come back in time.
     #[error("the link was lost and the peer did not come back in time (session_linger_ms)")]
@@ -705,6 +728,15 @@ impl DropReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusal_to_lock_memory_says_what_to_raise() {
+        for errno in [libc::ENOMEM, libc::EPERM] {
+            let source = io::Error::from_raw_os_error(errno);
+            let text = SetupError::System { operation: "mlockall", source }.to_string();
+            assert!(text.contains("RLIMIT_MEMLOCK") && text.contains("CAP_IPC_LOCK"), "{text}");
+        }
+    }
 
     #[test]
     fn every_reason_has_a_name_of_its_own() {

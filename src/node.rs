@@ -207,12 +207,15 @@ impl NodeBuilder {
     ///
     /// # Errors
     ///
-    /// [`SetupError`] of the first thing that failed; everything started is stopped again. A number
-    /// of reactors out of bounds is a [`SetupError::Config`].
+    /// [`SetupError`] of the first thing that failed; everything started is stopped again, but
+    /// memory that `mlockall` has locked stays so. A number of reactors out of bounds, or beyond
+    /// the cores that spinning real-time threads are pinned to, is a [`SetupError::Config`].
     pub fn start(self) -> Result<Node, SetupError> {
         let mut config = self.config.unwrap_or_default();
         let count = self.reactors.unwrap_or(config.reactor_count());
-        check_reactors("reactors", count, 1).map_err(SetupError::Config)?;
+        check_reactors("reactors", count, 1)?;
+        // The builder of the configuration did not know of this number.
+        config.check_pinned(count)?;
         let cores_available = affinity::cores_available();
         if config.idle == Idle::Spin && count > cores_available {
             tracing::warn!(
@@ -611,12 +614,13 @@ impl NodeHandle {
     /// reactor; its messages go to the handlers and to [`receive`](Self::receive).
     ///
     /// Blocks on the resolver, then for up to `connect_timeout_ms` and `handshake_timeout_ms`
-    /// for each address.
+    /// for each address, and as long as handlers keep the reactor from it (5 s more at most).
     ///
     /// # Errors
     ///
     /// [`ConnectError`], of the last address tried; [`ConnectError::InHandler`] at once in a
-    /// handler of this node.
+    /// handler of this node, [`ConnectError::Busy`] or [`ConnectError::Unresponsive`] when the
+    /// reactor could not be asked.
     pub fn connect(&self, endpoint: &str, reactor: usize) -> Result<ConnectionId, ConnectError> {
         if self.is_in_handler() {
             return Err(ConnectError::InHandler);
@@ -635,9 +639,7 @@ impl NodeHandle {
             let claim = Claim::default();
             let asker = Asker { claim: claim.clone(), reply };
             if mailbox.post(Command::Dial { address, asker }).is_err() {
-                let source = io::Error::other("the reactor's command queue is full (commands_max)");
-                let address = endpoint.to_string();
-                failure = ConnectError::Connect { address, source };
+                failure = ConnectError::Busy;
                 continue;
             }
             let patience = config.connect_timeout() + config.handshake_timeout() + ANSWER_TIMEOUT;
@@ -651,9 +653,7 @@ impl NodeHandle {
                     if !is_withdrawn && let Ok(Ok(connection)) = answer.try_recv() {
                         return Ok(connection);
                     }
-                    let text = "the reactor did not answer: does a handler block it?";
-                    let source = io::Error::new(io::ErrorKind::TimedOut, text);
-                    return Err(ConnectError::Connect { address: endpoint.to_string(), source });
+                    return Err(ConnectError::Unresponsive { timeout: patience });
                 }
             }
         }
@@ -837,9 +837,9 @@ impl NodeHandle {
         failure.map_or(Ok(BroadcastReport { outcomes }), Err)
     }
 
-    /// The established connections of all reactors. A reactor that does not answer within 5 s is
-    /// left out. In a handler of this node none, at once: two that asked each other would both
-    /// stand still.
+    /// The established connections of all reactors. A reactor that does not answer within 5 s, or
+    /// whose command queue is full, is left out. In a handler of this node none, at once: two that
+    /// asked each other would both stand still.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         if self.check_running().is_err() || self.is_in_handler() {
@@ -1112,7 +1112,7 @@ mod tests {
     use crate::wire::Priority;
 
     /// A node whose only reactor does nothing.
-    fn node_without_a_reactor() -> Node {
+    pub(super) fn node_without_a_reactor() -> Node {
         without_a_reactor(Config::builder())
     }
 
@@ -1153,6 +1153,15 @@ mod tests {
         });
         let report = is_done.recv_timeout(Duration::from_secs(10)).expect("it ends");
         assert_eq!(report, ShutdownReport::default());
+    }
+
+    #[test]
+    fn full_queue_is_no_fault_of_the_network() {
+        let node = node_without_a_reactor();
+        while node.shared.mailboxes[0].post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
+        let error = node.connect("127.0.0.1:9", 0).expect_err("nobody looks");
+        assert!(matches!(error, ConnectError::Busy), "{error}");
+        assert!(error.to_string().contains("commands_max"), "{error}");
     }
 
     #[test]

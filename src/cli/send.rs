@@ -357,6 +357,8 @@ impl<'a> Talk<'a> {
 
     /// Sends a request and prints its answer.
     fn ask(&mut self, body: &Marked<'_>, from: Nanos) -> Result<(), CommandError> {
+        // What the server says besides would fill the inbox.
+        while self.client.reactor().receive().is_some() {}
         let answer = match self.client.request(self.envelope, body, self.timeout) {
             Ok(answer) => answer,
             Err(error @ RequestError::Timeout { .. }) => {

@@ -18,6 +18,9 @@ use crate::session::Envelope;
 use crate::time::Nanos;
 use crate::wire::Body;
 
+/// What becomes of a request whose reactor has ended, and with it the link.
+const ENDED: RequestError = RequestError::ConnectionLost { reason: CloseReason::Local };
+
 /// The number of the next errand of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -33,6 +36,8 @@ pub struct PoolRequest {
     number: u64,
     deadline: Nanos,
     answer: Receiver<Reply>,
+    /// The outcome has been handed out.
+    is_told: bool,
 }
 
 impl NodePool {
@@ -63,8 +68,9 @@ impl NodePool {
     ///
     /// # Errors
     ///
-    /// [`RequestError::Send`], [`RequestError::TooMany`] (`requests_max` of each reactor), or
-    /// [`RequestError::Timeout`] when no reactor has come to it in time; nothing was queued.
+    /// [`RequestError::Send`], [`RequestError::TooMany`] when every reactor that could take it has
+    /// `requests_max` under way, or [`RequestError::Timeout`] when no reactor has come to it in
+    /// time; nothing was queued.
     pub fn start_request<B: Body + ?Sized>(
         &self,
         choice: Choice,
@@ -108,18 +114,25 @@ impl NodePool {
             outcome = match begun {
                 Ok(Reply::Begun) => {
                     let pools = self.clone();
-                    Ok(PoolRequest { pools, pool, number, deadline, answer })
+                    Ok(PoolRequest { pools, pool, number, deadline, answer, is_told: false })
                 }
                 // Another reactor may take it.
                 Ok(Reply::Over(Err(RequestError::Send(error)))) => return Err(error),
+                Ok(Reply::Over(Err(error @ RequestError::TooMany { .. }))) => {
+                    outcome = Err(error);
+                    return Err(SendError::Busy);
+                }
                 Ok(Reply::Over(Err(error))) => Err(error),
                 Ok(Reply::Over(Ok(_))) => unreachable!("an answer comes after the beginning"),
                 Err(_) => Err(SendError::ShutDown.into()),
             };
             Ok(())
         });
-        offered?;
-        outcome
+        match (offered, outcome) {
+            (Ok(()), outcome) => outcome,
+            (Err(_), Err(error @ RequestError::TooMany { .. })) => Err(error),
+            (Err(error), _) => Err(error.into()),
+        }
     }
 }
 
@@ -128,13 +141,15 @@ impl PoolRequest {
     ///
     /// What is told is told at the end of a turn of the reactor.
     pub fn take_response(&mut self) -> Option<Result<Message, RequestError>> {
-        match self.answer.try_recv() {
-            Ok(Reply::Over(outcome)) => Some(outcome),
+        let outcome = match self.answer.try_recv() {
+            Ok(Reply::Over(outcome)) => outcome,
             Ok(Reply::Begun) => unreachable!("told before this was made"),
-            Err(TryRecvError::Empty) => None,
-            // The reactor has handed the outcome over before, or has ended without one.
-            Err(TryRecvError::Disconnected) => None,
-        }
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) if self.is_told => return None,
+            Err(TryRecvError::Disconnected) => Err(ENDED),
+        };
+        self.is_told = true;
+        Some(outcome)
     }
 
     /// Waits for the outcome.
@@ -154,10 +169,7 @@ impl PoolRequest {
             Err(RecvTimeoutError::Timeout) => {
                 Err(SendError::Unresponsive { timeout: ANSWER_TIMEOUT }.into())
             }
-            // The node has shut down, and with it the link.
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(RequestError::ConnectionLost { reason: CloseReason::Local })
-            }
+            Err(RecvTimeoutError::Disconnected) => Err(ENDED),
         }
     }
 
@@ -167,5 +179,26 @@ impl PoolRequest {
     pub fn cancel(self) {
         let command = PoolCommand::CancelRequest { number: self.number };
         let _ = self.pools.tell(self.pool, command);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::node_without_a_reactor;
+    use super::*;
+
+    #[test]
+    fn request_of_a_reactor_that_ended_has_an_outcome() {
+        let node = node_without_a_reactor();
+        let pool = PoolId::of_nobody(0);
+        let pools = node.node_pool(vec![pool]);
+        let (reply, answer) = bounded(2);
+        let deadline = Nanos::NEVER;
+        let mut request = PoolRequest { pools, pool, number: 1, deadline, answer, is_told: false };
+        assert!(request.take_response().is_none(), "it is under way");
+        drop(reply);
+        let outcome = request.take_response().expect("nobody will answer");
+        assert_eq!(outcome.expect_err("lost"), ENDED);
+        assert!(request.take_response().is_none(), "told once");
     }
 }

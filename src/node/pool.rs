@@ -23,6 +23,9 @@ use crate::session::pool::rendezvous;
 use crate::time::Nanos;
 use crate::wire::Body;
 
+/// How long [`NodePool::wait_ready`] waits to hear why nobody is there.
+const WHY_NOT_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// A pool of sessions on one reactor of a node, or on each. Cheap to clone; any thread may use it.
 ///
 /// It lives until [`close`](Self::close), or as long as its node: dropping this drops a handle.
@@ -114,12 +117,13 @@ impl NodeHandle {
 
 impl NodePool {
     /// Waits until `members_min` members are connected on each of its reactors, for up to
-    /// `timeout`.
+    /// `timeout`, and 100 ms more to hear from them why not.
     ///
     /// # Errors
     ///
     /// [`ConnectError::PoolNotReady`], which says how many there are and why one is missing; the
-    /// pool goes on trying. [`ConnectError::PoolClosed`], and as [`NodeHandle::pool`].
+    /// pool goes on trying. [`ConnectError::Unresponsive`] where a reactor does not say,
+    /// [`ConnectError::PoolClosed`], and as [`NodeHandle::pool`].
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), ConnectError> {
         if self.handle.is_in_handler() {
             return Err(ConnectError::InHandler);
@@ -138,7 +142,11 @@ impl NodePool {
                     });
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let statistics = self.ask_for_statistics()?;
+                    let statistics = self.ask_for_statistics(WHY_NOT_TIMEOUT)?;
+                    if ready.try_recv().is_ok() {
+                        // Since then.
+                        continue;
+                    }
                     let statistics = statistics.ok_or(ConnectError::PoolClosed)?;
                     let PoolStatistics { connected, members_min, last_failure, .. } = statistics;
                     let reason = last_failure;
@@ -270,12 +278,15 @@ impl NodePool {
         if self.handle.is_in_handler() {
             return None;
         }
-        self.ask_for_statistics().ok().flatten()
+        self.ask_for_statistics(ANSWER_TIMEOUT).ok().flatten()
     }
 
     /// `None` when the pool is closed; why it is not known, otherwise.
-    fn ask_for_statistics(&self) -> Result<Option<PoolStatistics>, ConnectError> {
-        let deadline = Nanos::now() + ANSWER_TIMEOUT;
+    fn ask_for_statistics(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<PoolStatistics>, ConnectError> {
+        let deadline = Nanos::now() + timeout;
         let mut sum = PoolStatistics::default();
         for &pool in &*self.pools {
             let (reply, answer) = bounded(1);
@@ -284,7 +295,7 @@ impl NodePool {
                 Ok(Some(part)) => sum.add(&part),
                 Ok(None) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(ConnectError::Unresponsive { timeout: ANSWER_TIMEOUT });
+                    return Err(ConnectError::Unresponsive { timeout });
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(ConnectError::ShutDown),
             }

@@ -17,7 +17,7 @@ use crate::mem::{Buffer, Deadlines, OutOfMemory, PayloadArena, Pool, PoolLayout}
 use crate::reactor::ClockOffset;
 use crate::reactor::abandoned::Cancellations;
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
-use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase};
+use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Pause, Phase};
 use crate::reactor::drops::DropNews;
 use crate::reactor::errand::Errands;
 use crate::reactor::events::EventQueue;
@@ -201,6 +201,8 @@ pub(crate) struct Core {
     pub(crate) closed: Vec<Option<(SessionKey, CloseReason)>>,
     /// The reactor is shutting down and admits nobody.
     pub(crate) closing: bool,
+    /// Everything has been ended at once.
+    is_over: bool,
     pub(crate) shutdown_deadline: Nanos,
     pub(crate) shutdown_report: ShutdownReport,
     pub(crate) dropped_before_shutdown: u64,
@@ -323,6 +325,7 @@ impl Core {
             watchers: Vec::new(),
             closed: vec![None; homes_max],
             closing: false,
+            is_over: false,
             shutdown_deadline: Nanos::NEVER,
             shutdown_report: ShutdownReport::default(),
             dropped_before_shutdown: 0,
@@ -797,13 +800,28 @@ impl Core {
 
     /// Ends everything at once, without waiting for the kernel: the reactor is being dropped.
     pub(crate) fn abandon(&mut self) {
+        self.end_all(CloseReason::Local);
+    }
+
+    /// The ring has failed: no operation will end any more, and no session will go on.
+    #[cold]
+    pub(crate) fn ring_failed(&mut self, error: &std::io::Error) {
+        tracing::error!(%error, "the ring has failed: every session is over");
+        self.end_all(CloseReason::Socket { errno: error.raw_os_error().unwrap_or(libc::EIO) });
+    }
+
+    /// Ends everything at once, and once.
+    fn end_all(&mut self, reason: CloseReason) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
         if !self.closing {
             self.stop_listening();
         }
-        self.end_all_away(CloseReason::Local);
+        self.end_all_away(reason);
         let keys: Vec<_> = self.connections.keys().collect();
         for key in keys {
-            self.close(key, CloseReason::Local);
+            self.close(key, reason);
             let connection = &self.connections[key];
             if connection.survives && !connection.is_sending() {
                 self.detach(key);
@@ -868,7 +886,13 @@ impl Core {
             self.expire_session(slot);
         }
         if self.requests.earliest() <= self.now {
-            self.requests.expire(self.now);
+            let (homes, connections) = (&self.homes, &self.connections);
+            self.requests.expire(self.now, |part| match homes.get(part) {
+                Some(&Home::Here(key)) => connections.get(key).is_some_and(|connection| {
+                    matches!(connection.pause, Some(Pause::Inbox { .. }))
+                }),
+                _ => false,
+            });
         }
         if self.drop_news.due_at() <= self.now {
             self.tell_drops();

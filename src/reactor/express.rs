@@ -318,7 +318,7 @@ impl Core {
             Err(failure) => {
                 let reason = CloseReason::from(failure);
                 tracing::info!(%reason, "cannot dial the express connection");
-                self.close(main_key, CloseReason::ConnectionLimit);
+                self.close(main_key, reason);
                 return;
             }
         };

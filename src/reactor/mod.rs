@@ -390,7 +390,8 @@ impl Reactor {
     ///
     /// # Errors
     ///
-    /// The kernel's, when the ring itself fails; the reactor is then of no further use.
+    /// The kernel's, when the ring itself fails; the reactor is then of no further use, and its
+    /// sessions are over ([`CloseReason::Socket`]).
     pub fn turn(&mut self, wait: Wait) -> io::Result<Turn> {
         self.turn_awaiting(wait, &mut None)
     }
@@ -401,7 +402,11 @@ impl Reactor {
         awaited: &mut Option<Awaited<'_>>,
     ) -> io::Result<Turn> {
         let core = &mut self.core;
-        core.submit_and_wait(wait)?;
+        if let Err(error) = core.submit_and_wait(wait) {
+            core.ring_failed(&error);
+            watch::tell_watched(core, &mut self.handlers);
+            return Err(error);
+        }
         core.now = Nanos::now();
         core.meter.turn_begins(core.now, &core.counters);
         core.counters.turns.add(1);

@@ -154,16 +154,21 @@ impl<S: Copy + PartialEq, M> Requests<S, M> {
         self.deadlines.earliest()
     }
 
-    /// Gives up the requests whose time is over.
+    /// Gives up the requests whose time is over. `is_unread` says of a part of a session that what
+    /// it has received waits for room in the inbox: an answer may be behind that.
     #[inline]
-    pub(crate) fn expire(&mut self, now: Nanos) {
+    pub(crate) fn expire(&mut self, now: Nanos, is_unread: impl Fn(S) -> bool) {
         while let Some(due) = self.deadlines.pop_due(now) {
             let key = self.keys[due as usize];
             let Some(request) = self.slots.get(key) else { continue };
             if Mutation::RequestNoTimeout.is_on() {
                 continue;
             }
-            let error = RequestError::Timeout { timeout: request.timeout };
+            let Request { timeout, session, part, .. } = *request;
+            let error = match is_unread(part) || is_unread(session) {
+                true => RequestError::InboxFull { timeout },
+                false => RequestError::Timeout { timeout },
+            };
             self.settle(key, Err(error));
         }
     }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use ringwire::{
-    Client, CloseReason, ConfigBuilder, ConnectionState, Envelope, EventKind, Idle, Kind, Link,
-    Nanos, Priority, ReceiveError, RequestError, SendError, Server, ServerBuilder,
+    Client, CloseReason, ConfigBuilder, ConnectError, ConnectionState, Envelope, EventKind, Idle,
+    Kind, Link, Nanos, Priority, ReceiveError, RequestError, SendError, Server, ServerBuilder,
 };
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::bed::{
     Bed, echoes, events_of_server, name, names_of_client, settings_that_resume, silent, turn, valid,
@@ -13,8 +16,8 @@ use crate::bed::{
 use crate::proxy::Fault;
 use crate::util::{
     CHECKSUM, COMMAND, CRITICAL, GOODBYE, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, REJECT,
-    REQUEST, WELCOME, client_with, config, echo, endpoint, isolated, pattern, plain_listener,
-    settings, start, timed, wait_for, wait_until,
+    REQUEST, WELCOME, client_with, config, descriptors_that, echo, endpoint, isolated, pattern,
+    plain_listener, settings, start, timed, wait_for, wait_until,
 };
 
 const LANES: [Priority; 4] = [Priority::Low, Priority::Normal, Priority::High, Priority::Critical];
@@ -47,6 +50,27 @@ fn echo_in_kind() -> ServerBuilder {
 fn ask(client: &mut Client, lane: Priority, timeout: Duration) -> Result<Vec<u8>, RequestError> {
     let envelope = Envelope::command().priority(lane);
     client.request(envelope, b"a question", timeout).map(|answer| answer.payload().to_vec())
+}
+
+/// Why there is no second connection is told, not that there is none.
+#[test]
+fn lack_of_a_descriptor_for_the_second_connection_is_told() {
+    isolated(|| {
+        let server = start(echo());
+        let mut client = Client::new(valid(express())).expect("it is set up");
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        // Room for the main connection, and for the server's end of it.
+        let taken = descriptors_that(|_| true);
+        let second = (0..).filter(|number| !taken.contains(number)).nth(1).expect("a number");
+        let limit = u64::try_from(second + 1).expect("above 0");
+        setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum }).expect("lower");
+        let outcome = client.connect(&endpoint(&server));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("raise");
+        let error = outcome.expect_err("no descriptor");
+        let ConnectError::Connect { source, .. } = &error else { panic!("{error}") };
+        assert_eq!(source.raw_os_error(), Some(Errno::MFILE.raw_os_error()), "{error}");
+        client.connect(&endpoint(&server)).expect("now there are enough");
+    });
 }
 
 #[test]

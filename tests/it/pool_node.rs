@@ -324,6 +324,61 @@ fn request_through_a_pool_of_a_node_fails_in_time() {
     });
 }
 
+/// What one reactor has no room for is another's to ask.
+#[test]
+fn request_that_one_reactor_has_no_place_for_goes_to_the_next() {
+    isolated(|| {
+        let server = start(silent().config(valid(settings())));
+        let config = valid(settings().requests_max(1));
+        let node = Node::builder().config(config).reactors(2).start().expect("it starts");
+        let pool = on_all(&node, plan(&endpoint(&server)));
+        let ask = |choice| pool.start_request(choice, Envelope::command(), b"?", PATIENCE);
+        // Whichever has the turn: both are asked once, and then neither can be.
+        for keyed in 0..4 {
+            let first = ask(Choice::Key(keyed)).expect("room");
+            let second = ask(UNKEYED).expect("the other has room");
+            for choice in [UNKEYED, UNKEYED, Choice::Key(keyed)] {
+                let third = ask(choice).map(drop);
+                assert_eq!(third, Err(RequestError::TooMany { requests_max: 1 }));
+            }
+            let cancelled = server.statistics().requests_cancelled;
+            first.cancel();
+            second.cancel();
+            wait_until("the server knows", || {
+                server.statistics().requests_cancelled == cancelled + 2
+            });
+        }
+    });
+}
+
+/// A handler that blocks its reactor blocks nobody who waits for members to be there.
+#[test]
+fn waiting_for_members_ends_in_time_though_a_handler_does_not() {
+    isolated(|| {
+        let (release, is_released) = crossbeam_channel::bounded::<()>(1);
+        let (entered, is_entered) = crossbeam_channel::bounded(1);
+        let server = start(echo());
+        let node = Node::builder()
+            .config(valid(settings()))
+            .reactors(1)
+            .on(Kind::Status, move |_, _| {
+                entered.try_send(()).expect("once");
+                is_released.recv_timeout(PATIENCE).expect("in time");
+            })
+            .start()
+            .expect("it starts");
+        let nowhere = node.pool(&plan("127.0.0.1:1").build().expect("valid"), 0).expect("begun");
+        let id = node.connect(&endpoint(&server), 0).expect("connected");
+        node.send_to(id, Envelope::command(), b"to be answered").expect("room");
+        is_entered.recv_timeout(PATIENCE).expect("it blocks");
+        let (outcome, took) = timed(|| nowhere.wait_ready(Duration::from_millis(10)));
+        let error = outcome.expect_err("nobody is there");
+        assert!(matches!(error, ConnectError::Unresponsive { .. }), "{error}");
+        assert!(took < PATIENCE / 4, "{took:?}");
+        release.try_send(()).expect("it waits");
+    });
+}
+
 #[test]
 fn handler_of_the_node_may_not_wait_for_an_answer() {
     isolated(|| {

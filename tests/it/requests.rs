@@ -44,6 +44,35 @@ fn timeout_keeps_the_link_and_the_late_answer_is_counted() {
     });
 }
 
+/// An answer behind messages that nobody takes can not be read: the error says so, and what to do.
+#[test]
+fn answer_behind_a_full_inbox_is_told_from_a_timeout() {
+    isolated(|| {
+        let config = valid(settings().inbox_frames_max(1));
+        let (mut client, mut peer) = client_and_peer(config);
+        let serving = std::thread::spawn(move || {
+            let asked = peer.frame();
+            for news in [b"first", b"other"] {
+                peer.send(Plain::new(STATUS, NORMAL, news));
+            }
+            answer(&mut peer, &asked);
+            let next = peer.frame();
+            answer(&mut peer, &next);
+            peer
+        });
+        let error = client.request(Envelope::command(), b"how?", 4 * SHORT).expect_err("unread");
+        assert_eq!(error, RequestError::InboxFull { timeout: 4 * SHORT });
+        let text = error.to_string();
+        assert!(text.contains("inbox_frames_max") && text.contains("`receive`"), "{text}");
+        for news in [b"first", b"other"] {
+            assert_eq!(client.receive(PATIENCE).expect("it came").payload()[..], *news);
+        }
+        client.request(Envelope::command(), b"and now?", PATIENCE).expect("an answer");
+        assert_eq!(client.statistics().responses_late, 1);
+        drop(serving.join().expect("no panic"));
+    });
+}
+
 #[test]
 fn answers_find_their_requests_in_any_order() {
     isolated(|| {

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -78,6 +78,24 @@ fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Str
         let _ = pipe.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+/// The open descriptors of this process, in order, whose file is such a one.
+pub(crate) fn descriptors_that(is_wanted: impl Fn(&str) -> bool) -> Vec<RawFd> {
+    let open = std::fs::read_dir("/proc/self/fd").expect("it is mounted");
+    let mut found = Vec::new();
+    for entry in open {
+        let path = entry.expect("it is read").path();
+        // The directory's own is closed again by then.
+        let target = std::fs::read_link(&path).unwrap_or_default();
+        let is_own = target.starts_with("/proc") && target.ends_with("fd");
+        if !is_own && is_wanted(&target.to_string_lossy()) {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("text");
+            found.push(name.parse().expect("a number"));
+        }
+    }
+    found.sort_unstable();
+    found
 }
 
 /// How many descriptors this process has open.

@@ -45,7 +45,7 @@ fn run(rng: &mut fastrand::Rng, seed: u64, counts: &mut [u64; 6]) {
     for _ in 0..200 {
         now = now + Duration::from_nanos(rng.u64(0..200));
         // As the reactor: what is due comes before what is received.
-        requests.expire(now);
+        requests.expire(now, |_| false);
         for request in &mut known {
             if request.outcome.is_none() && request.deadline <= now {
                 request.outcome = Some(Expected::Timeout);
@@ -115,7 +115,7 @@ fn run(rng: &mut fastrand::Rng, seed: u64, counts: &mut [u64; 6]) {
         assert_eq!(requests.earliest(), earliest, "seed {seed}: the next deadline");
     }
     // Whatever is left ends by itself.
-    requests.expire(now + Duration::from_secs(1));
+    requests.expire(now + Duration::from_secs(1), |_| false);
     for request in &mut known {
         request.outcome.get_or_insert(Expected::Timeout);
         assert!(is_told(&mut requests, request, counts, seed), "seed {seed}: {request:?}");

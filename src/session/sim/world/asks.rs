@@ -198,7 +198,7 @@ impl World {
     pub(super) fn on_requests(&mut self, node: usize) {
         self.nodes[node].requests_at = u64::MAX;
         let now = self.clock(node);
-        self.nodes[node].requests.expire(now);
+        self.nodes[node].requests.expire(now, |_| false);
         self.expect(node, Outcome::Timeout, |ask| ask.deadline <= now);
         self.look(node, false);
         self.arm_requests(node);
