@@ -221,8 +221,13 @@ impl<'a> Resting<'a> {
         Flags(self.header.flags).contains(Flags::REQUEST)
     }
 
-    /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live.
+    /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live. That nobody waits for
+    /// a request any more does not count: it may carry a confirmation, for which it was not
+    /// reckoned among what may be dropped.
     pub(crate) fn expiry(&self) -> Nanos {
+        if Flags(self.header.flags).contains(Flags::TIMEOUT) {
+            return Nanos::NEVER;
+        }
         match self.extension.map_or(0, |extension| extension.ttl_us.get()) {
             0 => Nanos::NEVER,
             ttl_us => Nanos(self.header.sent_at.get().saturating_add(u64::from(ttl_us) * 1000)),
@@ -466,7 +471,8 @@ impl Block {
         let bytes = &self.buffer.bytes()[self.span.start..self.span.filled];
         let hole = self.span.first - 1 - other.span.last;
         let gap_bytes = if hole > 0 { HEADER_BYTES } else { 0 };
-        if other.span.filled + gap_bytes + bytes.len() > other.buffer.len() {
+        let has_room = other.span.filled + gap_bytes + bytes.len() <= other.buffer.len();
+        if !has_room || hole > u64::from(u32::MAX) {
             return false;
         }
         if hole > 0 {
@@ -500,7 +506,7 @@ impl Gap {
             kind: Kind::Gap,
             priority: self.lane,
             codec: Codec::Opaque,
-            type_id: u32::try_from(self.count).expect("a lane holds fewer messages"),
+            type_id: u32::try_from(self.count).expect("its maker keeps to 32 bits"),
             sequence: low_half(self.last),
             sent_at_ns: 0,
             flags: Flags::default(),

@@ -176,6 +176,13 @@ struct Keyed {
     bytes: usize,
 }
 
+/// What goes when the message of the same key is queued that it could not give its place to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Replaced {
+    frames: u32,
+    bytes: usize,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
@@ -244,18 +251,23 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
-        if care.is_special()
-            && let Some(outcome) = self.prepare_with_care(head, care, body, memory, holdings)
-        {
-            return outcome;
+        // What goes when this is queued, and no sooner: it may be refused.
+        let mut replaced = Replaced::default();
+        if care.is_special() {
+            match self.replace(head, care, body, memory.scratch, holdings) {
+                Ok(written) => return Ok(written),
+                Err(behind) => replaced = behind,
+            }
         }
         if care.reliable {
-            let is_full = self.kept_bytes + self.bytes >= limits.kept_bytes_max;
-            if is_full && !Mutation::NoKeptBound.is_on() {
+            let bytes = self.kept_bytes + self.bytes - replaced.bytes;
+            if bytes >= limits.kept_bytes_max && !Mutation::NoKeptBound.is_on() {
                 return Err(SendError::Full);
             }
         }
-        if self.frames >= limits.frames_max || self.waiting_bytes() >= limits.bytes_max {
+        if self.frames - replaced.frames >= limits.frames_max
+            || self.waiting_bytes() - replaced.bytes >= limits.bytes_max
+        {
             self.make_room(head.priority, limits, memory, holdings)?;
         }
         let sequence = self.sequence + 1;
@@ -288,7 +300,7 @@ impl Lane {
             holdings.reliable.admitted += 1;
         }
         if care.is_special() {
-            self.note_care(care, written);
+            self.note_care(head.priority, care, written, holdings);
         }
         Ok(written)
     }
@@ -425,7 +437,10 @@ impl Lane {
     ///
     /// [`ProtocolError::BadAcknowledgement`]: that much was never sent, or less than it confirmed.
     pub(crate) fn check_received(&self, received: u64, messages: u64) -> Result<(), ProtocolError> {
-        if received < self.acknowledged || received > self.announced || messages > received {
+        let is_known = (self.acknowledged..=self.announced).contains(&received);
+        // No link holds so many: the peer can not have missed them.
+        let is_near = self.announced - received.min(self.announced) <= u64::from(u32::MAX);
+        if !is_known || !is_near || messages > received {
             return Err(ProtocolError::BadAcknowledgement {
                 acknowledged: low_half(received),
                 sent: low_half(self.announced),
@@ -541,6 +556,13 @@ impl Lane {
         self.acknowledged = sequence;
     }
 
+    /// As [`begin_at`](Self::begin_at), none of them confirmed.
+    #[cfg(test)]
+    pub(crate) fn begin_at_unconfirmed(&mut self, sequence: u64) {
+        self.begin_at(sequence);
+        self.acknowledged = 0;
+    }
+
     /// Last sequence that the peer has confirmed.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged
@@ -625,38 +647,39 @@ impl Lane {
         self.kept.iter().map(|block| block.buffer.len()).sum()
     }
 
-    /// What a message with a time to live or a conflation key needs beforehand.
-    /// `Some`: it is done with.
+    /// Overwrites the waiting message of the same key where the new one is as long and as reliable,
+    /// and returns its length. Otherwise what that one holds, which is still there; nothing without
+    /// a key or one that waits.
     #[cold]
     #[inline(never)]
-    fn prepare_with_care<B: Body + ?Sized>(
+    fn replace<B: Body + ?Sized>(
         &mut self,
         head: FrameHead,
         care: Care,
         body: &B,
-        memory: &mut SendMemory<'_>,
+        scratch: &mut Scratch,
         holdings: &mut Holdings,
-    ) -> Option<Result<usize, SendError>> {
-        if let Some(key) = care.key
-            && !Mutation::NoConflation.is_on()
-            && let Some(at) = self.keyed.iter().position(|keyed| keyed.key == key)
-        {
-            let keyed = self.keyed[at];
-            if let Some(written) = self.replace(keyed, head, care, body, memory.scratch) {
-                self.drops.add(DropReason::Replaced, 1);
-                self.taken_over += 1;
-                holdings.reliable.admitted += u64::from(care.reliable);
-                holdings.reliable.lost += u64::from(care.reliable);
-                return Some(Ok(written));
-            }
-            self.keyed.remove(at);
-            self.remove(head.priority, keyed.sequence, holdings);
-        }
-        None
+    ) -> Result<usize, Replaced> {
+        let Some(keyed) = self.keyed_by(care.key) else { return Err(Replaced::default()) };
+        let Some(written) = self.overwrite(keyed, head, care, body, scratch) else {
+            return Err(Replaced { frames: 1, bytes: keyed.bytes });
+        };
+        self.drops.add(DropReason::Replaced, 1);
+        self.taken_over += 1;
+        holdings.reliable.admitted += u64::from(care.reliable);
+        holdings.reliable.lost += u64::from(care.reliable);
+        Ok(written)
     }
 
-    /// Overwrites the waiting message of a key, when the new one is as long and as reliable.
-    fn replace<B: Body + ?Sized>(
+    /// The waiting message of a key.
+    fn keyed_by(&self, key: Option<u64>) -> Option<Keyed> {
+        let key = key.filter(|_| !Mutation::NoConflation.is_on())?;
+        self.keyed.iter().copied().find(|keyed| keyed.key == key)
+    }
+
+    /// Puts a message in the place of another. `None`, and nothing has changed, where it does not
+    /// fit there.
+    fn overwrite<B: Body + ?Sized>(
         &mut self,
         keyed: Keyed,
         mut head: FrameHead,
@@ -671,15 +694,18 @@ impl Lane {
         if frame.is_reliable() != care.reliable {
             return None;
         }
-        let out = &mut block.buffer.bytes_mut()[keyed.at..keyed.at + keyed.bytes];
+        // Written behind the others first: a body that fails, or panics, leaves what stands there.
+        let behind = block.span.filled;
+        let memory = block.buffer.bytes_mut();
+        let out = memory.get_mut(behind..behind + keyed.bytes)?;
         let room = out.get_mut(head.head_bytes()..)?;
-        // What stood there is lost whatever happens now: its place is taken, or it is removed.
         let payload_bytes = body.encode(room, scratch).ok()?;
         if frame_bytes(payload_bytes, head.extension.is_some()) != keyed.bytes {
             return None;
         }
         head.sequence = low_half(keyed.sequence);
         let written = head.finish(out, payload_bytes);
+        memory.copy_within(behind..behind + written, keyed.at);
         block.span.expiry = block.span.expiry.min(care.expiry);
         block.span.payload_bytes_max = block.span.payload_bytes_max.max(payload_bytes);
         Some(written)
@@ -724,7 +750,12 @@ impl Lane {
     /// Notes what is to become of the message that was just written.
     #[cold]
     #[inline(never)]
-    fn note_care(&mut self, care: Care, written: usize) {
+    fn note_care(&mut self, lane: Priority, care: Care, written: usize, holdings: &mut Holdings) {
+        // What it replaces and could not take the place of, unless that has gone to make room.
+        if let Some(keyed) = self.keyed_by(care.key) {
+            self.keyed.retain(|other| other.sequence != keyed.sequence);
+            self.remove(lane, keyed.sequence, holdings);
+        }
         let block = self.waiting.back_mut().expect("the message was written there");
         block.span.expiry = block.span.expiry.min(care.expiry);
         if let Some(key) = care.key {
@@ -791,6 +822,8 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Option<Block> {
+        // Of more than a gap can tell: the rest with the next.
+        let last = last.min(self.announced + u64::from(u32::MAX));
         let mut block = Block::new(memory.pool.take(HEADER_BYTES)?, self.announced + 1);
         holdings.add(&block);
         let count = last - self.announced - u64::from(Mutation::ShortGap.is_on());

@@ -1353,8 +1353,9 @@ impl Session {
             }
             (_, _, Kind::Acknowledgement) => {
                 let acknowledgement = read_acknowledgement(frame.payload())?;
-                for (lane, received) in self.lanes.iter_mut().zip(acknowledgement.received) {
-                    lane.acknowledge(received.get(), memory, &mut self.holdings)?;
+                for (priority, received) in Priority::ALL.into_iter().zip(acknowledgement.received)
+                {
+                    self.acknowledge(priority, received.get(), memory)?;
                 }
                 self.expired_at_peer = self.expired_at_peer.max(acknowledgement.expired.get());
                 Ok(Input::Nothing)
@@ -1391,6 +1392,20 @@ impl Session {
         }
     }
 
+    /// The peer has confirmed all messages of a lane up to this one.
+    fn acknowledge(
+        &mut self,
+        priority: Priority,
+        sequence: u64,
+        memory: &mut SendMemory<'_>,
+    ) -> Result<(), ProtocolError> {
+        if matches!(self.state, State::Ended { .. }) {
+            // What the peer sent before it went is still read, and what it confirms given up.
+            return Ok(());
+        }
+        self.lanes[priority.index()].acknowledge(sequence, memory, &mut self.holdings)
+    }
+
     /// What the extension of a message asks for.
     fn handle_extension(
         &mut self,
@@ -1402,8 +1417,7 @@ impl Session {
         let priority = frame.priority();
         let acknowledged = extension.acknowledged.get();
         if acknowledged > 0 {
-            let lane = &mut self.lanes[priority.index()];
-            lane.acknowledge(acknowledged, memory, &mut self.holdings)?;
+            self.acknowledge(priority, acknowledged, memory)?;
         }
         if frame.flags().contains(Flags::RELIABLE) {
             self.confirm_later(priority, frame.frame_bytes(), now);

@@ -780,6 +780,119 @@ fn replaced_message_is_no_obstacle_to_resuming() {
     assert_eq!(far.received, [(Priority::Normal, b"new".to_vec())]);
 }
 
+/// A newer message of a key that is refused, or panics while it is written, costs neither the
+/// waiting one nor the stream behind it.
+#[test]
+fn message_that_nothing_replaces_stays() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    for reliable in [false, true] {
+        let (mut near, mut far) = pair();
+        let latest = Envelope::data().latest(7);
+        let latest = if reliable { latest.reliable() } else { latest };
+        near.push_as(latest, b"the first");
+        let too_large = vec![0; 20 << 10];
+        let (session, identity) = (&mut near.session, &near.identity);
+        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let none = Correlation::None;
+        let outcome = session.push(latest, none, &too_large[..], identity, NOW, &mut memory);
+        assert!(matches!(outcome, Err(SendError::TooLarge { .. })), "{outcome:?}");
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            session.push(latest, none, &Panicking { bytes: 9 }, identity, NOW, &mut memory)
+        }));
+        assert!(panicked.is_err(), "the body was asked");
+        assert_eq!(session.take_drops()[Priority::Normal.index()].total(), 0);
+        exchange(&mut near, &mut far);
+        assert_eq!(far.received, [(Priority::Normal, b"the first".to_vec())]);
+        assert_eq!(far.session.missed(), 0);
+    }
+}
+
+/// Whatever their lengths, the last message of each key arrives, and in the order in which those
+/// came that could not take the place of one before.
+#[test]
+fn last_message_of_a_key_arrives_whatever_its_length() {
+    let (mut near, mut far) = pair();
+    let bodies = |key: u8, round: usize| vec![key; [8, 8, 40, 8, 200, 200, 16][round]];
+    for round in 0..7 {
+        for key in 0..3_u8 {
+            near.push_as(Envelope::data().latest(key.into()), &bodies(key, round));
+        }
+    }
+    let drops = near.session.take_drops()[Priority::Normal.index()];
+    assert_eq!(drops.by_reason()[DropReason::Replaced.index()], 18);
+    assert_eq!(near.session.frames_queued(), 3);
+    exchange(&mut near, &mut far);
+    let expected: Vec<_> = (0..3).map(|key| (Priority::Normal, bodies(key, 6))).collect();
+    assert_eq!(far.received, expected);
+}
+
+/// A lane that is full has room for the next message of a key that waits in it, as long as it is.
+#[test]
+fn full_lane_takes_the_next_message_of_a_key() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().latest(1), b"old");
+    for number in 1..LIMITS.frames_max {
+        near.push(Priority::Normal, &number.to_le_bytes()).expect("room");
+    }
+    assert_eq!(near.push(Priority::Normal, b"no room"), Err(SendError::Full));
+    near.push_as(Envelope::data().latest(1), &[1; 100]);
+    assert_eq!(near.push(Priority::Normal, b"no room"), Err(SendError::Full));
+    exchange(&mut near, &mut far);
+    assert_eq!(far.received.len(), LIMITS.frames_max as usize);
+    assert_eq!(far.received.last().expect("just counted").1, [1; 100]);
+}
+
+/// What the peer confirms of a session that is over here is no offence: it is still read.
+#[test]
+fn confirmation_behind_the_end_is_nobodys() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().reliable(), b"r1");
+    let block = near.send_block().expect("queued");
+    far.handle(&block).expect("well formed");
+    far.push_as(Envelope::command(), b"confirms, and is to be handled");
+    let with_a_message = far.send_block().expect("queued");
+    far.push_as(Envelope::data().reliable(), b"more");
+    let more = far.send_block().expect("queued");
+    let (session, mut memory) = near.memory();
+    let _ = session.end(CloseReason::PeerClosed, &mut memory);
+    near.handle(&with_a_message).expect("no offence");
+    near.handle(&more).expect("no offence");
+    assert_eq!(near.received.len(), 2);
+}
+
+/// A request that nobody waits for any more carries what it was to confirm all the same.
+#[test]
+fn confirmation_does_not_go_with_the_patience_for_an_answer() {
+    let (mut near, mut far) = pair();
+    near.push_as(Envelope::data().reliable(), b"r1");
+    let block = near.send_block().expect("queued");
+    far.handle(&block).expect("well formed");
+    let short = Duration::from_micros(1);
+    let (session, identity) = (&mut far.session, &far.identity);
+    let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
+    let ttl = Envelope::data().ttl(short);
+    session.push(ttl, Correlation::None, &b"old"[..], identity, NOW, &mut memory).expect("room");
+    let request = Correlation::Request { id: 1, timeout_us: 1 };
+    let asks = Envelope::command().priority(Priority::Normal);
+    session.push(asks, request, &b"ask"[..], identity, NOW, &mut memory).expect("room");
+    session.drop_expired(Nanos(NOW.0 + 1_000_000), &mut memory);
+    exchange(&mut near, &mut far);
+    assert!(near.session.is_flushed(), "the request has confirmed it");
+}
+
+/// More messages than a gap can tell of, none of which the peer says that it has.
+#[test]
+fn peer_that_has_nothing_of_billions_is_refused() {
+    let (mut near, _) = pair();
+    let Session { lanes, .. } = &mut near.session;
+    let lane = &mut lanes[Priority::Normal.index()];
+    lane.begin_at_unconfirmed(1 << 33);
+    assert!(lane.check_received(1 << 33, 1 << 33).is_ok());
+    assert!(lane.check_received((1 << 33) - u64::from(u32::MAX), 1).is_ok());
+    assert!(lane.check_received(0, 0).is_err());
+    assert!(lane.check_received(1 << 32, 1).is_err());
+}
+
 /// Between two kept messages a gap stands for best-effort ones. The peer may have some of them.
 #[test]
 fn resuming_in_the_middle_of_a_gap_resends_what_is_behind() {
