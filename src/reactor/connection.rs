@@ -208,6 +208,9 @@ pub(crate) struct Connection {
     pub(crate) close_when_sent: Option<CloseReason>,
     /// Bound of the current state: connect, handshake or drain.
     pub(crate) state_deadline: Nanos,
+    /// That is for the peer's goodbye, which follows that of the other connection, behind whatever
+    /// the peer has sent before.
+    pub(crate) awaits_goodbye: bool,
     /// When the frame at the front was begun; [`Nanos::NEVER`] without one.
     pub(crate) frame_begun: Nanos,
     /// When the session was established; [`Nanos::NEVER`] before.
@@ -258,6 +261,7 @@ impl Connection {
             messages_dropped: 0,
             close_when_sent: None,
             state_deadline: Nanos::NEVER,
+            awaits_goodbye: false,
             frame_begun: Nanos::NEVER,
             established_at: Nanos::NEVER,
             messages_received: 0,

@@ -545,11 +545,14 @@ impl Core {
             let carrier = self.pairs.carrier(public, envelope.lane());
             carrier == Some(home) && self.pairs.is_complete(public)
         };
+        // Not one whose place another connection has taken while its last operation ends.
+        let is_home =
+            |key, home| matches!(self.homes.get(home), Some(&Home::Here(it)) if it == key);
         let here = self
             .connections
-            .values()
-            .filter(|connection| connection.is_established())
-            .map(|connection| connection.home);
+            .iter()
+            .filter(|(key, it)| it.is_established() && is_home(*key, it.home))
+            .map(|(_, connection)| connection.home);
         let away = self.homes.iter().filter(|(_, place)| matches!(place, Home::Away(_)));
         let ids: Vec<_> = here
             .chain(away.map(|(home, _)| home))
@@ -619,6 +622,7 @@ impl Core {
             (Phase::Live, State::Open) => {
                 connection.session.drain();
                 connection.state_deadline = deadline;
+                connection.awaits_goodbye = false;
                 self.set_deadline(key);
                 self.mark_dirty(key);
             }
@@ -634,6 +638,7 @@ impl Core {
             }
             (Phase::Departed { .. }, _) => {
                 connection.is_given_up = true;
+                connection.awaits_goodbye = false;
                 connection.state_deadline = connection.state_deadline.min(deadline);
                 self.set_deadline(key);
             }
@@ -916,6 +921,11 @@ impl Core {
             }
             return;
         }
+        if connection.awaits_goodbye && self.has_more_to_read(key) {
+            self.connections[key].state_deadline = self.now + self.config.handshake_timeout();
+            return self.set_deadline(key);
+        }
+        let connection = &self.connections[key];
         let reason = match (connection.phase, connection.session.state()) {
             (Phase::Connecting { .. }, _) => CloseReason::ConnectTimeout,
             (_, State::Greeting) => CloseReason::HandshakeTimeout,
@@ -930,6 +940,14 @@ impl Core {
             self.say_goodbye_at_once(key);
         }
         self.close(key, reason);
+    }
+
+    /// Whether a connection has received something lately, or holds what is not handled yet.
+    fn has_more_to_read(&self, key: ConnectionKey) -> bool {
+        let connection = &self.connections[key];
+        connection.pause.is_some()
+            || connection.last_activity + self.config.handshake_timeout() > self.now
+            || connection.window.has_unparsed()
     }
 
     /// The time to leave in order is over: what is queued stays behind, and the peer is told that

@@ -419,6 +419,7 @@ impl Core {
                 let limit = self.now + self.config.handshake_timeout();
                 let connection = &mut self.connections[key];
                 connection.state_deadline = connection.state_deadline.min(limit);
+                connection.awaits_goodbye = true;
                 self.set_deadline(key);
                 self.mark_dirty(key);
             }

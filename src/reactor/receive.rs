@@ -15,7 +15,7 @@ use crate::wire::decode::Likeness;
 use crate::wire::{Frame, Kind};
 
 /// Frames handled for one connection before the others get their turn.
-const FRAMES_PER_TURN: usize = 1024;
+const FRAMES_PER_TURN: u64 = 1024;
 
 /// A response that somebody waits for right now, and takes from the window itself.
 pub(crate) struct Awaited<'a> {
@@ -154,7 +154,11 @@ fn handle_window(
             }
             core.mark_unarmed(key);
         }
-        Ok(Stop::Budget) => core.ready.push(key),
+        Ok(Stop::Budget) => {
+            // Whatever was begun before is handled.
+            connection.frame_begun = Nanos::NEVER;
+            core.ready.push(key);
+        }
         Ok(Stop::InboxFull { payload_bytes }) => {
             core.pause(key, Pause::Inbox { payload_bytes });
         }
@@ -182,6 +186,8 @@ fn handle_frames(
     input: &mut &[u8],
 ) -> Result<Stop, ProtocolError> {
     let mut messages = 0;
+    // Frames besides: of the session itself, and messages that came too late.
+    let mut others = 0;
     let mut bytes = 0;
     let mut longest = 0;
     let mut likeness = Likeness::default();
@@ -191,7 +197,7 @@ fn handle_frames(
             // The handler before has seen to that, or what the frame before asked for.
             break Ok(Stop::Ended);
         }
-        if messages == FRAMES_PER_TURN as u64 {
+        if messages + others >= FRAMES_PER_TURN {
             break Ok(Stop::Budget);
         }
         let decoder = connection.session.decoder();
@@ -259,6 +265,7 @@ fn handle_frames(
             }
             continue;
         }
+        others += 1;
         match input {
             Input::Message => unreachable!("taken just now"),
             Input::Nothing if frame.kind() == Kind::Gap => {

@@ -52,6 +52,37 @@ fn ask(client: &mut Client, lane: Priority, timeout: Duration) -> Result<Vec<u8>
     client.request(envelope, b"a question", timeout).map(|answer| answer.payload().to_vec())
 }
 
+/// What has been sent before the goodbye is read, however long that takes.
+#[test]
+fn goodbye_does_not_overtake_what_is_not_read_yet() {
+    isolated(|| {
+        const COUNT: u8 = 10;
+        const BOUND: Duration = Duration::from_millis(100);
+        let bound = u32::try_from(BOUND.as_millis()).expect("short");
+        let settings = settings_that_resume().inbox_frames_max(1).handshake_timeout_ms(bound);
+        let server = start(silent().config(valid(settings)));
+        let mut client = client_with(valid(express()), &endpoint(&server));
+        for number in 0..COUNT {
+            client.send(Envelope::data(), &[number]).expect("room");
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..COUNT {
+                    let came = Nanos::now();
+                    wait_until("some time has passed", || Nanos::now().since(came) > BOUND / 3);
+                    let message = server.receive(PATIENCE).expect("sent before the goodbye");
+                    assert_eq!(message.payload()[..], [number]);
+                }
+            });
+            let report = client.disconnect(PATIENCE);
+            assert_eq!((report.flushed, report.messages_dropped), (1, 0));
+        });
+        wait_for(&server, "it has left in order", |s| {
+            s.connections_active == 0 && s.messages_dropped == 0
+        });
+    });
+}
+
 /// Why there is no second connection is told, not that there is none.
 #[test]
 fn lack_of_a_descriptor_for_the_second_connection_is_told() {

@@ -1,17 +1,22 @@
 //! Peers that mean harm, or know no better: each loses its own connection, for a reason that is
 //! counted, and nobody else notices.
 
+use std::cell::Cell;
 use std::io::Write;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringwire::{Client, ConnectError, Envelope, Kind, Server, ServerBuilder};
+use ringwire::{
+    Client, ConfigBuilder, ConnectError, Envelope, Idle, Kind, Nanos, Reactor, Server,
+    ServerBuilder, Wait,
+};
 
 use crate::util::{
-    CHECKSUM, COMMAND, CRITICAL, DATA, GOODBYE, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain,
-    REJECT, STATUS, WELCOME, client, client_with, config, echo, endpoint, isolated, pattern,
-    plain_listener, resident_kib, settings, start, timed, wait_for,
+    CHECKSUM, COMMAND, CRITICAL, DATA, GAP, GOODBYE, Greeting, HELLO, NORMAL, PATIENCE, Peer,
+    Plain, REJECT, STATUS, WELCOME, client, client_with, config, echo, endpoint, isolated, pattern,
+    plain_listener, resident_kib, settings, start, timed, wait_for, wait_until,
 };
 
 #[derive(rkyv::Archive, rkyv::Serialize)]
@@ -590,5 +595,79 @@ fn hostile_peers_all_at_once() {
         let mut peer = Peer::connect(&server);
         peer.send(Plain::new(STATUS, NORMAL, b"at last"));
         assert_eq!(server.receive(PATIENCE).expect("one").kind(), Kind::Status);
+    });
+}
+
+/// A reactor that the test turns, and a peer that has greeted it.
+fn reactor_and_peer(settings: ConfigBuilder) -> (Reactor, Peer) {
+    let settings = settings.idle(Idle::Park).window_bytes(256 << 10);
+    let config = settings.tcp_receive_buffer_bytes(1 << 20).build().expect("valid");
+    let mut reactor = Reactor::new(&config).expect("a ring");
+    let address = reactor.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
+    let mut peer = Peer::dial(&address);
+    peer.write(&Greeting::default().frame(HELLO).encode());
+    wait_until("it is connected", || {
+        reactor.turn(Wait::Poll).expect("the ring works");
+        reactor.statistics().connections_active == 1
+    });
+    assert_eq!(peer.frame().kind, WELCOME);
+    (reactor, peer)
+}
+
+/// A stream of frames that are no messages takes no more of a turn than one of messages.
+#[test]
+fn frames_that_are_no_messages_leave_others_their_turn() {
+    isolated(|| {
+        const COUNT: u32 = 6000;
+        const TURN: u64 = 1024;
+        let (mut reactor, mut peer) = reactor_and_peer(settings());
+        let gap = |last| Plain {
+            type_id: 1,
+            ..Plain::new(GAP, NORMAL, &[]).flags(CHECKSUM).sequence(last)
+        };
+        let bytes: Vec<u8> = (1..=COUNT).flat_map(|last| gap(last).encode()).collect();
+        peer.write(&bytes);
+        let (mut seen, mut most) = (0, 0);
+        wait_until("all are counted", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            let missed = reactor.statistics().messages_missed;
+            most = most.max(missed - seen);
+            seen = missed;
+            missed == u64::from(COUNT)
+        });
+        assert_eq!(most, TURN, "as many as there may be, which was met");
+    });
+}
+
+/// A frame that was begun and is handled is not unfinished, however much stands behind it.
+#[test]
+fn frame_that_is_handled_is_not_unfinished() {
+    isolated(|| {
+        const COUNT: usize = 4000;
+        const TIMEOUT: Duration = Duration::from_millis(10);
+        let bound = u32::try_from(TIMEOUT.as_millis()).expect("short");
+        let (mut reactor, mut peer) = reactor_and_peer(settings().frame_timeout_ms(bound));
+        let handled = Rc::new(Cell::new(0));
+        let count = Rc::clone(&handled);
+        reactor.on(Kind::Data, move |_, _| {
+            let begun = Nanos::now();
+            while Nanos::now().since(begun) < TIMEOUT / 500 {}
+            count.set(count.get() + 1);
+        });
+        let bytes: Vec<u8> =
+            (0..COUNT).flat_map(|_| peer.stamp(Plain::new(DATA, NORMAL, &[])).encode()).collect();
+        let (begun, rest) = bytes.split_at(20);
+        let before = reactor.statistics().completions;
+        peer.write(begun);
+        wait_until("it is begun", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            reactor.statistics().completions > before
+        });
+        peer.write(rest);
+        wait_until("all are handled", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            assert_eq!(reactor.statistics().connections_active, 1, "it keeps to every rule");
+            handled.get() == COUNT
+        });
     });
 }

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use ringwire::{
-    Client, CloseReason, ConfigBuilder, ConnectionState, Envelope, EventKind, Nanos, Priority,
-    ReceiveError, SendError,
+    Client, CloseReason, ConfigBuilder, ConnectionState, Envelope, EventKind, Idle, Nanos,
+    Priority, Reactor, ReceiveError, SendError, Wait,
 };
 
 use crate::bed::{
@@ -13,8 +13,8 @@ use crate::bed::{
 };
 use crate::proxy::Fault;
 use crate::util::{
-    Greeting, PATIENCE, Peer, Stream, client_with, endpoint, isolated, plain_listener, timed,
-    wait_until,
+    Greeting, HELLO, PATIENCE, Peer, Stream, WELCOME, client_with, endpoint, isolated,
+    plain_listener, timed, wait_until,
 };
 
 fn check_broken_link(fault: Fault) {
@@ -68,6 +68,45 @@ fn half_open_link_is_superseded() {
         let events = events_of_server(&bed.server, "Resumed");
         let EventKind::LinkLost { reason, .. } = events[0].kind else { panic!("{events:?}") };
         assert_eq!(reason, CloseReason::Superseded);
+    });
+}
+
+/// While the connection that was superseded still ends, its session is there once.
+#[test]
+fn broadcast_behind_a_return_goes_out_once() {
+    isolated(|| {
+        let config = valid(settings_that_resume().idle(Idle::Park));
+        let mut reactor = Reactor::new(&config).expect("a ring");
+        let address = reactor.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
+        let turn_until = |reactor: &mut Reactor, wanted: &str| {
+            let deadline = Nanos::now() + PATIENCE;
+            loop {
+                reactor.turn(Wait::Poll).expect("the ring works");
+                if std::iter::from_fn(|| reactor.poll_event()).any(|it| name(&it.kind) == wanted) {
+                    return;
+                }
+                assert!(Nanos::now() < deadline, "not {wanted}");
+            }
+        };
+        let greeting = Greeting { features: 1, ..Greeting::default() };
+        let mut old = Peer::dial(&address);
+        old.write(&greeting.frame(HELLO).encode());
+        turn_until(&mut reactor, "Connected");
+        let welcome = old.frame();
+        let mut peer_session_id = [0; 16];
+        peer_session_id.copy_from_slice(&welcome.payload[8..24]);
+        // Its receive is armed, and will end later than it is superseded.
+        reactor.turn(Wait::Poll).expect("the ring works");
+        let mut new = Peer::dial(&address);
+        let again = Greeting { peer_session_id, monotonic_ns: 2, ..greeting };
+        new.write(&again.frame(HELLO).encode());
+        turn_until(&mut reactor, "Resumed");
+        let report = reactor.broadcast(Envelope::data(), b"to all");
+        assert_eq!(report.outcomes.len(), 1, "{report:?}");
+        assert_eq!(report.queued(), 1, "{report:?}");
+        reactor.turn(Wait::Poll).expect("the ring works");
+        assert_eq!(new.frame().kind, WELCOME);
+        assert_eq!(new.frame().payload, b"to all");
     });
 }
 
