@@ -221,9 +221,9 @@ impl<'a> Resting<'a> {
         Flags(self.header.flags).contains(Flags::REQUEST)
     }
 
-    /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live. That nobody waits for
-    /// a request any more does not count: it may carry a confirmation, for which it was not
-    /// reckoned among what may be dropped.
+    /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live. That nobody waits
+    /// for a request any more does not count: it may carry a confirmation, and was not taken for
+    /// one of those that may be dropped.
     pub(crate) fn expiry(&self) -> Nanos {
         if Flags(self.header.flags).contains(Flags::TIMEOUT) {
             return Nanos::NEVER;

@@ -176,13 +176,6 @@ struct Keyed {
     bytes: usize,
 }
 
-/// What goes when the message of the same key is queued that it could not give its place to.
-#[derive(Debug, Clone, Copy, Default)]
-struct Replaced {
-    frames: u32,
-    bytes: usize,
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
@@ -244,6 +237,58 @@ impl Lane {
     #[inline(always)]
     pub(crate) fn push<B: Body + ?Sized>(
         &mut self,
+        head: FrameHead,
+        care: Care,
+        body: &B,
+        limits: &LaneLimits,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> Result<usize, SendError> {
+        if care.is_special() {
+            return self.push_special(head, care, body, limits, memory, holdings);
+        }
+        self.push_behind(head, care, body, limits, memory, holdings)
+    }
+
+    /// As [`push`](Self::push), of a message with a time to live or a conflation key.
+    #[cold]
+    #[inline(never)]
+    fn push_special<B: Body + ?Sized>(
+        &mut self,
+        head: FrameHead,
+        care: Care,
+        body: &B,
+        limits: &LaneLimits,
+        memory: &mut SendMemory<'_>,
+        holdings: &mut Holdings,
+    ) -> Result<usize, SendError> {
+        let mut limits = *limits;
+        if let Some(keyed) = self.keyed_by(care.key) {
+            if let Some(written) = self.overwrite(keyed, head, care, body, memory.scratch) {
+                self.drops.add(DropReason::Replaced, 1);
+                self.taken_over += 1;
+                holdings.reliable.admitted += u64::from(care.reliable);
+                holdings.reliable.lost += u64::from(care.reliable);
+                return Ok(written);
+            }
+            // It goes when the new one is queued, and no sooner, as that may be refused.
+            limits.frames_max = limits.frames_max.saturating_add(1);
+            limits.bytes_max = limits.bytes_max.saturating_add(keyed.bytes);
+            limits.kept_bytes_max = limits.kept_bytes_max.saturating_add(keyed.bytes);
+        }
+        let written = self.push_behind(head, care, body, &limits, memory, holdings)?;
+        // Unless it has gone to make room.
+        if let Some(keyed) = self.keyed_by(care.key) {
+            self.keyed.retain(|other| other.sequence != keyed.sequence);
+            self.remove(head.priority, keyed.sequence, holdings);
+        }
+        self.note_care(care, written);
+        Ok(written)
+    }
+
+    #[inline(always)]
+    fn push_behind<B: Body + ?Sized>(
+        &mut self,
         mut head: FrameHead,
         care: Care,
         body: &B,
@@ -251,23 +296,13 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
-        // What goes when this is queued, and no sooner: it may be refused.
-        let mut replaced = Replaced::default();
-        if care.is_special() {
-            match self.replace(head, care, body, memory.scratch, holdings) {
-                Ok(written) => return Ok(written),
-                Err(behind) => replaced = behind,
-            }
-        }
         if care.reliable {
-            let bytes = self.kept_bytes + self.bytes - replaced.bytes;
-            if bytes >= limits.kept_bytes_max && !Mutation::NoKeptBound.is_on() {
+            let is_full = self.kept_bytes + self.bytes >= limits.kept_bytes_max;
+            if is_full && !Mutation::NoKeptBound.is_on() {
                 return Err(SendError::Full);
             }
         }
-        if self.frames - replaced.frames >= limits.frames_max
-            || self.waiting_bytes() - replaced.bytes >= limits.bytes_max
-        {
+        if self.frames >= limits.frames_max || self.waiting_bytes() >= limits.bytes_max {
             self.make_room(head.priority, limits, memory, holdings)?;
         }
         let sequence = self.sequence + 1;
@@ -298,9 +333,6 @@ impl Lane {
             block.span.reliable += 1;
             block.span.last_reliable = sequence;
             holdings.reliable.admitted += 1;
-        }
-        if care.is_special() {
-            self.note_care(head.priority, care, written, holdings);
         }
         Ok(written)
     }
@@ -647,30 +679,6 @@ impl Lane {
         self.kept.iter().map(|block| block.buffer.len()).sum()
     }
 
-    /// Overwrites the waiting message of the same key where the new one is as long and as reliable,
-    /// and returns its length. Otherwise what that one holds, which is still there; nothing without
-    /// a key or one that waits.
-    #[cold]
-    #[inline(never)]
-    fn replace<B: Body + ?Sized>(
-        &mut self,
-        head: FrameHead,
-        care: Care,
-        body: &B,
-        scratch: &mut Scratch,
-        holdings: &mut Holdings,
-    ) -> Result<usize, Replaced> {
-        let Some(keyed) = self.keyed_by(care.key) else { return Err(Replaced::default()) };
-        let Some(written) = self.overwrite(keyed, head, care, body, scratch) else {
-            return Err(Replaced { frames: 1, bytes: keyed.bytes });
-        };
-        self.drops.add(DropReason::Replaced, 1);
-        self.taken_over += 1;
-        holdings.reliable.admitted += u64::from(care.reliable);
-        holdings.reliable.lost += u64::from(care.reliable);
-        Ok(written)
-    }
-
     /// The waiting message of a key.
     fn keyed_by(&self, key: Option<u64>) -> Option<Keyed> {
         let key = key.filter(|_| !Mutation::NoConflation.is_on())?;
@@ -748,14 +756,7 @@ impl Lane {
     }
 
     /// Notes what is to become of the message that was just written.
-    #[cold]
-    #[inline(never)]
-    fn note_care(&mut self, lane: Priority, care: Care, written: usize, holdings: &mut Holdings) {
-        // What it replaces and could not take the place of, unless that has gone to make room.
-        if let Some(keyed) = self.keyed_by(care.key) {
-            self.keyed.retain(|other| other.sequence != keyed.sequence);
-            self.remove(lane, keyed.sequence, holdings);
-        }
+    fn note_care(&mut self, care: Care, written: usize) {
         let block = self.waiting.back_mut().expect("the message was written there");
         block.span.expiry = block.span.expiry.min(care.expiry);
         if let Some(key) = care.key {
