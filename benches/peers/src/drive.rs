@@ -241,10 +241,11 @@ async fn stream<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> 
     if seen != (Seen { frames: sent, errors: 0 }) {
         return Err(format!("of the first {sent} messages the receiver saw {seen:?}").into());
     }
-    pump(Nanos(Nanos::now().0 + job.warm_up_ns)).await?;
+    let wrong = |(sent, seen): (u64, Seen)| seen.errors + sent.abs_diff(seen.frames + seen.errors);
+    let warm_up = pump(Nanos(Nanos::now().0 + job.warm_up_ns)).await?;
     let stopwatch = Stopwatch::start(job)?;
-    let (sent, seen) = pump(Nanos(Nanos::now().0 + job.duration_ns)).await?;
-    stopwatch.stop(seen.frames, seen.errors + sent.abs_diff(seen.frames + seen.errors))
+    let measured = pump(Nanos(Nanos::now().0 + job.duration_ns)).await?;
+    stopwatch.stop(measured.1.frames, wrong(warm_up) + wrong(measured))
 }
 
 /// Requests at a fixed rate, and bulk messages at theirs.

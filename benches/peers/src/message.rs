@@ -80,7 +80,16 @@ impl Message {
 
     /// Hot path: once per message. Two stores.
     pub fn stamp(&mut self, tag: Tag, sequence: u64) {
-        let stamp = ((tag as u64) << 56 | sequence).to_le_bytes();
+        self.stamp_as(((tag as u64) << 56 | sequence).to_le_bytes());
+    }
+
+    /// What it is stamped with.
+    pub fn stamped(&self) -> [u8; 8] {
+        *self.payload().first_chunk().expect("a message is longer")
+    }
+
+    /// As [`stamp`](Self::stamp), with what another one is [stamped](Self::stamped) with.
+    pub fn stamp_as(&mut self, stamp: [u8; 8]) {
         let end = self.framed.len();
         self.framed[PREFIX_BYTES..PREFIX_BYTES + 8].copy_from_slice(&stamp);
         self.framed[end - 8..].copy_from_slice(&stamp);

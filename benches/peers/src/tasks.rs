@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::drive::{Client, Failure, Latency, Stopwatch, Trips, drive as drive_one};
 use crate::job::{Job, Round, Scenario};
-use crate::message::{Message, Seen};
+use crate::message::{MESSAGE_BYTES_MIN, Message, Seen};
 use crate::process;
 
 /// Bulk messages that wait for the task that sends them.
@@ -145,7 +145,12 @@ struct Beside<C, T> {
 }
 
 enum Errand {
-    Carry(Message),
+    /// So many bytes with this stamp. The task has a message of its own: who sends requests in time
+    /// copies none.
+    Carry {
+        payload_bytes: usize,
+        stamp: [u8; 8],
+    },
     Ask,
 }
 
@@ -154,9 +159,16 @@ impl<C: Client, T: Tasks> Beside<C, T> {
         let (errands, mut queue) = mpsc::channel(QUEUE);
         let (answer, answers) = mpsc::channel(1);
         tasks.spawn(Box::pin(async move {
+            let mut message = Message::new(MESSAGE_BYTES_MIN);
             while let Some(errand) = queue.recv().await {
                 let said = match errand {
-                    Errand::Carry(mut message) => bulk.bulk(&mut message).await.err().map(Err),
+                    Errand::Carry { payload_bytes, stamp } => {
+                        if message.payload().len() != payload_bytes {
+                            message = Message::new(payload_bytes);
+                        }
+                        message.stamp_as(stamp);
+                        bulk.bulk(&mut message).await.err().map(Err)
+                    }
                     Errand::Ask => Some(bulk.ask_bulk().await),
                 };
                 let Some(said) = said else { continue };
@@ -195,7 +207,8 @@ impl<C: Client, T: Tasks> Client for Beside<C, T> {
     }
 
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
-        self.ask_for(Errand::Carry(message.clone())).await
+        let payload_bytes = message.payload().len();
+        self.ask_for(Errand::Carry { payload_bytes, stamp: message.stamped() }).await
     }
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {

@@ -6,6 +6,7 @@
 
 use std::thread;
 
+use ::nng::options::{Options, SendBufferSize};
 use ::nng::{Message as NngMessage, Protocol, Socket};
 
 use super::pattern::{Addresses, PatternClient, Sockets};
@@ -13,6 +14,9 @@ use super::{Facts, Ready, Role, Subject, free_port, lacks_fan_in};
 use crate::drive::{Failure, drive, now_or_never};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, Reply};
+
+/// Messages that may wait to be written, where a stream is one way: as many as libzmq has.
+const QUEUE: i32 = 1000;
 
 pub struct Nng;
 
@@ -59,6 +63,8 @@ impl Subject for Nng {
             };
             let one_way = if streams {
                 let push = dial(Protocol::Push0, &addresses.pull)?;
+                // By itself it has none: each send would wait until the one before is written.
+                push.set_opt::<SendBufferSize>(QUEUE)?;
                 Some((push, dial(Protocol::Pull0, &addresses.answers)?))
             } else {
                 None

@@ -91,8 +91,8 @@ impl Subject for Raw {
             let beside = if job.case.bulk {
                 Some(Bulk {
                     pipe: PipeClient::new(Link::new(connect(&job.address)?, self.wait)?, &job.case),
-                    pending: Vec::new(),
-                    written: 0,
+                    message: None,
+                    unwritten: 0,
                 })
             } else {
                 None
@@ -210,8 +210,9 @@ struct RawClient {
 
 struct Bulk {
     pipe: PipeClient<Link>,
-    pending: Vec<u8>,
-    written: usize,
+    /// What is sent, and how much of its end has not been.
+    message: Option<Message>,
+    unwritten: usize,
 }
 
 impl Client for RawClient {
@@ -232,7 +233,14 @@ impl Client for RawClient {
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
         let bulk = self.beside.as_mut().ok_or("there is no connection for bulk")?;
         bulk.finish()?;
-        bulk.pending.extend_from_slice(message.framed());
+        // One message is copied, the first; those that follow differ in their stamp.
+        match &mut bulk.message {
+            Some(own) if own.framed().len() == message.framed().len() => {
+                own.stamp_as(message.stamped());
+            }
+            own => *own = Some(message.clone()),
+        }
+        bulk.unwritten = message.framed().len();
         Ok(())
     }
 
@@ -254,25 +262,22 @@ impl Client for RawClient {
 
 impl Bulk {
     fn write_some(&mut self) -> Result<(), Failure> {
-        let rest = &self.pending[self.written..];
-        if rest.is_empty() {
+        let Some(message) = self.message.as_ref().filter(|_| self.unwritten > 0) else {
             return Ok(());
-        }
+        };
+        let framed = message.framed();
+        let rest = &framed[framed.len() - self.unwritten..];
         let chunk = &rest[..rest.len().min(CHUNK_BYTES)];
         match send(&self.pipe.pipe.socket, chunk, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(bytes) => self.written += bytes,
+            Ok(bytes) => self.unwritten -= bytes,
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(error) => return Err(error.into()),
-        }
-        if self.written == self.pending.len() {
-            self.pending.clear();
-            self.written = 0;
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), Failure> {
-        while !self.pending.is_empty() {
+        while self.unwritten > 0 {
             self.write_some()?;
         }
         Ok(())

@@ -338,19 +338,21 @@ impl Crowd {
 
     /// Hot path: once per answer.
     fn take(&mut self, context: &mut Context<'_>, frame: &Frame<'_>) {
-        let now = Nanos::now();
         let connection = context.connection();
         let end = self.ends.get_mut(&connection).expect("a connection of ours");
         self.message.stamp(Tag::Echo, end.sequence);
-        self.latency.saturating_record(now.0.saturating_sub(end.started.0));
         self.errors += u64::from(frame.payload() != self.message.payload());
+        // As in `drive`: the clock is read when the answer has been compared, and again before the
+        // next message goes.
+        let now = Nanos::now();
+        self.latency.saturating_record(now.0.saturating_sub(end.started.0));
         if now >= self.until {
             self.in_flight -= 1;
             return;
         }
         self.sequence += 1;
         self.message.stamp(Tag::Echo, self.sequence);
-        (end.sequence, end.started) = (self.sequence, now);
+        (end.sequence, end.started) = (self.sequence, Nanos::now());
         if let Err(error) = context.reply(Envelope::command(), self.message.payload()) {
             self.refused = Some(error);
         }

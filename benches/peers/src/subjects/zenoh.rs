@@ -110,11 +110,17 @@ fn open(case: &Case, role: &str, endpoint: &str) -> Result<Session, Failure> {
     }
     set("scouting/multicast/enabled", "false")?;
     set("scouting/gossip/enabled", "false")?;
-    if case.payload_bytes_max() <= LOW_LATENCY_BYTES_MAX {
+    if is_low_latency(case) {
         set("transport/unicast/qos/enabled", "false")?;
         set("transport/unicast/lowlatency", "true")?;
     }
     ::zenoh::open(config).wait()
+}
+
+/// Its transport for low latency takes short messages only, and writes each by itself: a stream is
+/// batched by the other.
+fn is_low_latency(case: &Case) -> bool {
+    case.scenario != Scenario::Stream && case.payload_bytes_max() <= LOW_LATENCY_BYTES_MAX
 }
 
 fn publisher(
