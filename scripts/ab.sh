@@ -58,12 +58,18 @@ build() {
     commit="${source%%+*}"
     patch="${source#"$commit"}"
     patch="${patch#+}"
+    if [ "$commit" = . ] && [ -n "$patch" ]; then
+        echo "a patch needs a commit to stand on, as HEAD+$patch: . is the working tree as it is" >&2
+        exit 2
+    fi
+    # What else decides what is built: these variables, those of the caller, and the compiler.
+    key="$({ [ -z "$patch" ] || cat "$patch"; env "$@" bash -c 'env | grep -E "^(CARGO_|RUSTFLAGS=)" | sort'; rustc -V; } | cksum | cut -d ' ' -f 1)"
     if [ "$commit" = . ]; then
         tree="$root"
-        key="tree-$(env "$@" bash -c 'echo "$RUSTFLAGS $(env | grep ^CARGO_PROFILE || true)"' | cksum | cut -d ' ' -f 1)"
+        key="tree-$key"
     else
         commit="$(git rev-parse --short=12 "$commit^{commit}")"
-        key="$commit-$({ [ -z "$patch" ] || cat "$patch"; echo "$@"; } | cksum | cut -d ' ' -f 1)"
+        key="$commit-$key"
         tree="$work/$key.tree"
     fi
     if [ "$commit" != . ] && [ ! -x "$work/$key" ]; then

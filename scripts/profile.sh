@@ -33,6 +33,8 @@ name="$1"
 shift
 command -v perf >/dev/null || { echo "there is no perf here" >&2; exit 1; }
 
+[ -z "${RECORD:-}" ] || mkdir -p "$RECORD"
+
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 perf record -q -o "$folder/data" -F "${RATE:-1999}" -g -- "$@" >"$folder/output" 2>&1 || {

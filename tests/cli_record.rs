@@ -412,6 +412,32 @@ fn full_disk_is_told_and_stops_nothing() {
     assert!(text(&refused.stderr).contains("/dev/full"), "{}", text(&refused.stderr));
 }
 
+/// Whoever reads what is said may go; what comes is recorded all the same.
+#[test]
+fn recording_goes_on_when_its_reader_goes() {
+    let directory = Directory::new("reader");
+    let file = directory.path("reader.rwrec");
+    let mut recorder = command(&["record", "--listen", "127.0.0.1:0", &file, "--reactors", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary was built with this test");
+    let mut said = BufReader::new(recorder.stdout.take().expect("piped"));
+    let mut first = String::new();
+    said.read_line(&mut first).expect("it says where it listens");
+    drop(said);
+    let address = first.trim().strip_prefix("listening on ").expect("where it listens");
+    for body in ["one", "two"] {
+        done(&["send", address, "--kind", "data", body]);
+    }
+    let id = i32::try_from(recorder.id()).expect("a process id");
+    let pid = Pid::from_raw(id).expect("positive");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    let output = recorder.wait_with_output().expect("it is our child");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(frames(&file).len(), 2);
+}
+
 #[test]
 fn client_records_what_a_server_sends_until_it_ends() {
     let directory = Directory::new("connect");

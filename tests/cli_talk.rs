@@ -285,6 +285,32 @@ fn every_line_of_standard_input_is_a_message() {
     terminate(server);
 }
 
+/// A session does not end because the next line is long in coming.
+#[test]
+fn line_may_be_long_in_coming() {
+    let path = temporary("brisk.toml");
+    std::fs::write(&path, "heartbeat_interval_ms = 10\nheartbeat_misses = 3\n").expect("a folder");
+    let (server, address) = serve(&["--config", path.to_str().expect("UTF-8")]);
+    let mut command = ringwire(&["send", &address, "--kind", "data"]);
+    command.stdin(Stdio::piped());
+    let mut sender = Process::start(command);
+    let mut input = sender.child.stdin.take().expect("piped");
+    for number in 0..3 {
+        // In pieces: half a line is no line.
+        write!(input, "li").expect("it reads");
+        input.flush().expect("it reads");
+        std::thread::sleep(Duration::from_millis(100));
+        writeln!(input, "ne {number}").expect("it reads");
+        let line = server.line_with(" data ");
+        assert!(line.ends_with(&format!(" line {number}")), "{line}");
+    }
+    drop(input);
+    let (_, errors, code) = sender.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    let lines = terminate(server);
+    assert!(!lines.iter().any(|line| line.contains("link lost")), "{lines:?}");
+}
+
 /// A line leaves at once, not with the next one.
 #[test]
 fn line_does_not_wait_for_the_next() {

@@ -204,6 +204,10 @@ fn comparison_that_can_not_be_made_says_why() {
     let usage = repository.script("ab.sh", &["name", "HEAD"]);
     assert_eq!(usage.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&usage.stderr).contains("scripts/ab.sh NAME A B"));
+    let outcome = repository.script("ab.sh", &["name", ".+other.patch", "HEAD"]);
+    assert_eq!(outcome.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    assert!(said.contains("HEAD+other.patch"), "{said}");
     repository.write("tree/other.patch", "--- a/speed\n+++ b/speed\n@@ -1 +1 @@\n-7\n+50\n");
     let outcome = repository.script("ab.sh", &["name", "HEAD", "HEAD+other.patch"]);
     assert!(!outcome.status.success());

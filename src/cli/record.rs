@@ -215,6 +215,7 @@ fn listen_to(
     client.connect(address)?;
     let mut recording = Recording::start(plan, &config, frames, address.into())?;
     let mut log = Log::new(!options.quiet);
+    log.set_optional();
     let end = options.run_for.map_or(Nanos::NEVER, |time| Nanos::now() + time);
     let mut is_lost = false;
     loop {

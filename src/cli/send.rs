@@ -13,7 +13,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, StdinLock, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -27,6 +27,8 @@ use ringwire::{
     Client, CloseReason, ConnectionState, Envelope, Idle, Kind, Message, Nanos, Priority,
     RequestError, SendError, Wait,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::de::IgnoredAny;
 
 use crate::cli::options::{
@@ -35,6 +37,9 @@ use crate::cli::options::{
 use crate::cli::show::{Excerpt, Marked, Short, counted, terminal_columns};
 use crate::cli::{CommandError, Settings};
 
+/// How often the session is looked after while the next line is long in coming: several times in
+/// the shortest silence that a server may take for an end.
+const KEEP_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 /// How long to wait for an answer, or for room, when the option does not say.
 pub(super) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// Longest `--timeout`, in milliseconds; the configuration's own bound of the connect timeout.
@@ -302,16 +307,11 @@ impl<'a> Talk<'a> {
         }
         let mut line = Vec::new();
         for number in 1_u64.. {
-            if !input.buffer().contains(&b'\n') {
-                // The next line may be long in coming: what is queued leaves before.
-                self.client.poll();
-            }
             line.clear();
             let what = || format!("line {number} of standard input");
-            let read = (&mut input).take(bytes_max as u64 + 2).read_until(b'\n', &mut line);
-            match read {
-                Ok(0) => break,
-                Ok(_) => {}
+            match self.read_line(&mut input, bytes_max + 2, &mut line) {
+                Ok(()) if line.is_empty() => break,
+                Ok(()) => {}
                 Err(source) => return Err(SendFailure::Input { what: what(), source }.into()),
             }
             if line.ends_with(b"\n") {
@@ -321,6 +321,43 @@ impl<'a> Talk<'a> {
             }
             check_json(self.options, &line, what)?;
             self.send(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Reads on to the end of a line, to `bytes_max` bytes of it, or to the end of standard input.
+    /// What comes may be long in coming: meanwhile the session is kept.
+    fn read_line(
+        &mut self,
+        input: &mut BufReader<StdinLock<'_>>,
+        bytes_max: usize,
+        line: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        while line.last() != Some(&b'\n') && line.len() < bytes_max {
+            if input.buffer().is_empty() {
+                let standard_input = rustix::stdio::stdin();
+                let mut watched = [PollFd::new(&standard_input, PollFlags::IN)];
+                loop {
+                    self.client.poll();
+                    match poll(&mut watched, Some(&KEEP_EVERY)) {
+                        Ok(0) | Err(Errno::INTR) => {}
+                        outcome => {
+                            outcome?;
+                            break;
+                        }
+                    }
+                }
+            }
+            let available = input.fill_buf()?;
+            if available.is_empty() {
+                break;
+            }
+            let available = &available[..available.len().min(bytes_max - line.len())];
+            let end = available.iter().position(|&byte| byte == b'\n');
+            let taken = &available[..end.map_or(available.len(), |at| at + 1)];
+            line.extend_from_slice(taken);
+            let count = taken.len();
+            input.consume(count);
         }
         Ok(())
     }

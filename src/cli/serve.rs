@@ -123,12 +123,39 @@ struct Run {
 
 /// Standard output, a line at a time.
 pub(super) struct Log {
-    out: BufWriter<StdoutLock<'static>>,
+    out: BufWriter<Reader>,
     columns: Option<usize>,
     says_who: bool,
     /// Who has come and left, in order, and how many messages may have to be printed before it is
     /// said: for who has left, what the inbox held at that moment.
     pending: VecDeque<(Event, u64)>,
+}
+
+/// Who reads standard output. It may go, as `head` does.
+struct Reader {
+    out: StdoutLock<'static>,
+    /// There is more to do than to print: what is printed for nobody is no error.
+    is_optional: bool,
+    is_gone: bool,
+}
+
+impl Write for Reader {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_gone {
+            return Ok(bytes.len());
+        }
+        let outcome = self.out.write(bytes);
+        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        if self.is_optional && outcome.as_ref().is_err_and(is_refused) {
+            self.is_gone = true;
+            return Ok(bytes.len());
+        }
+        outcome
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.is_gone { Ok(()) } else { self.out.flush() }
+    }
 }
 
 /// What the last line of statistics was about.
@@ -143,8 +170,10 @@ pub(super) fn run(options: &ServeOptions, settings: Settings) -> Result<ExitCode
     let config = configure(options, &settings)?;
     let stop = stop_on_signals()?;
     let mut run = Run::start(options, &config, None)?;
-    run.serve(options, &stop).map_err(stdout_error)?;
-    run.end().map_err(stdout_error)?;
+    let served = run.serve(options, &stop);
+    // In order, also when nobody reads any more what is printed.
+    let ended = run.end();
+    served.and(ended).map_err(stdout_error)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -160,6 +189,8 @@ pub(super) fn run_recording(
     let mut run = Run::start(options, &config, Some(tap.clone()))?;
     let endpoint = run.server.addresses().iter().map(ToString::to_string).collect::<Vec<_>>();
     run.recording = Some(Recording::start(plan, &config, frames, endpoint.join(" "))?);
+    // Whoever reads standard output may go: recording goes on.
+    run.log.set_optional();
     run.serve(options, &stop).map_err(stdout_error)?;
     let recording = run.end().map_err(stdout_error)?;
     // Not before: without a tap the recording ends, and takes no more names of who came.
@@ -430,11 +461,20 @@ impl Log {
     /// Takes standard output for the rest of the run.
     pub(super) fn new(says_who: bool) -> Self {
         Self {
-            out: BufWriter::new(io::stdout().lock()),
+            out: BufWriter::new(Reader {
+                out: io::stdout().lock(),
+                is_optional: false,
+                is_gone: false,
+            }),
             columns: terminal_columns(),
             says_who,
             pending: VecDeque::new(),
         }
+    }
+
+    /// Goes on when whoever reads standard output has gone.
+    pub(super) fn set_optional(&mut self) {
+        self.out.get_mut().is_optional = true;
     }
 
     /// Says one thing that happened, at once.

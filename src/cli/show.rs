@@ -73,8 +73,7 @@ impl fmt::Display for Excerpt<'_> {
 /// Tabs and line breaks count: they are shown as `\t` and `\n`.
 pub(super) fn is_printable(c: char) -> bool {
     // The marks that change the direction of what follows (Unicode annex 9).
-    let turns =
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     matches!(c, '\t' | '\n' | '\r') || !(c.is_control() || turns)
 }
 
@@ -183,6 +182,7 @@ mod tests {
     fn control_characters_never_reach_the_terminal() {
         check(b"\x1b[2J", 20, "hex 1b 5b 32 4a");
         check("\u{202e}abc".as_bytes(), 40, "hex e2 80 ae 61 62 63");
+        check("\u{61c}abc".as_bytes(), 40, "hex d8 9c 61 62 63");
         check(b"\xff\x00", 20, "hex ff 00");
     }
 
