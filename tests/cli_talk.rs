@@ -299,6 +299,7 @@ fn line_may_be_long_in_coming() {
         // In pieces: half a line is no line.
         write!(input, "li").expect("it reads");
         input.flush().expect("it reads");
+        #[expect(clippy::disallowed_methods, reason = "the pause is what is tested")]
         std::thread::sleep(Duration::from_millis(100));
         writeln!(input, "ne {number}").expect("it reads");
         let line = server.line_with(" data ");

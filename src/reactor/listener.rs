@@ -41,6 +41,8 @@ pub(crate) struct Listener {
     pub(crate) socket: Socket,
     pub(crate) address: Address,
     pub(crate) is_tcp: bool,
+    /// Of a Unix socket: its file.
+    file: Option<(u64, u64)>,
     /// The operation, while connections are being accepted.
     pub(crate) operation: Option<crate::sys::ring::OpKey>,
     /// Accepting fails since some attempts ago.
@@ -103,13 +105,16 @@ pub(crate) fn bind(
         Ok((socket, address))
     };
     let deadline = Nanos::now() + PORT_PATIENCE;
+    let mut pause = PORT_RETRY;
     let bound = loop {
         match bind_all(&wanted, &mut listen) {
             Err((_, error))
                 if error.kind() == io::ErrorKind::AddrInUse && Nanos::now() < deadline =>
             {
                 #[expect(clippy::disallowed_methods, reason = "no turn is under way at setup")]
-                std::thread::sleep(PORT_RETRY);
+                std::thread::sleep(pause);
+                // A Unix socket that is in use is knocked at each time.
+                pause *= 2;
             }
             outcome => break outcome,
         }
@@ -190,8 +195,10 @@ impl Core {
             let source = io::Error::other("a reactor listens on 32 addresses at most");
             return Err(SetupError::Listen { address: address.to_string(), source });
         }
+        let file = address.unix_path().and_then(socket::identity_of_file);
         let (operation, outage) = (None, None);
-        let listener = Listener { socket, address: address.clone(), is_tcp, operation, outage };
+        let listener =
+            Listener { socket, address: address.clone(), is_tcp, file, operation, outage };
         self.listeners.push(listener);
         self.arm_listener(self.listeners.len() - 1);
         Ok(address)
@@ -228,8 +235,11 @@ impl Core {
             if let Some(operation) = listener.operation.take() {
                 self.ring.cancel(operation);
             }
-            if let Some(path) = listener.address.unix_path() {
-                // The path may be gone, or another process's by now; both are fine.
+            // The file may be gone, or another listener's by now. Ours stays ours while the socket
+            // is open: its inode is not used again before.
+            if let Some(path) = listener.address.unix_path()
+                && socket::identity_of_file(path) == listener.file
+            {
                 let _ = std::fs::remove_file(path);
             }
         }

@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use slotmap::KeyData;
+use slotmap::{Key, KeyData};
 
 use crate::config::Config;
 use crate::reactor::connection::ConnectionKey;
@@ -350,7 +350,9 @@ impl Meter {
             // which the processor waits until they are in the cache (4 ns).
             let traffic = &self.pending.traffic[index];
             let home = traffic.home;
-            if let Some(row) = self.row(home) {
+            // Not of a session that has ended since: its place may be another's.
+            let is_its = |row: &&Row| row.key.load(Relaxed) == home.data().as_ffi();
+            if let Some(row) = self.row(home).filter(is_its) {
                 add(&row.messages_received, traffic.messages_received);
                 add(&row.bytes_received, traffic.bytes_received);
                 add(&row.messages_sent, traffic.messages_sent);
@@ -557,5 +559,25 @@ mod tests {
         // What is told late of the old one does not hide the new one either.
         meter.touch(old, Nanos(3));
         assert_eq!(meter.next_touched(), Some(new));
+    }
+
+    /// What the session before has received in the turn of its end is not its successor's.
+    #[test]
+    fn traffic_of_the_session_before_is_not_its_successors() {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let registry = crate::stats::Registry::new(&config, 1, 4).expect("memory");
+        let block = &registry.blocks()[0];
+        let mut meter = Meter::new(block, &config, 4);
+        let [old, new] = [1_u64, 3].map(|uses| SessionKey::from(KeyData::from_ffi(uses << 32 | 1)));
+        let received =
+            |meter: &Meter| meter.row(new).expect("its row").messages_received.load(Relaxed);
+        meter.begin_row(old, "127.0.0.1:1", &block.counters, Nanos(1));
+        meter.received(old, 3, 192, Nanos(1));
+        meter.begin_row(new, "127.0.0.1:2", &block.counters, Nanos(2));
+        meter.received(new, 1, 64, Nanos(2));
+        let opened = meter.open();
+        meter.settle(Nanos(3), &block.counters);
+        meter.close(opened);
+        assert_eq!(received(&meter), 1);
     }
 }

@@ -1142,6 +1142,9 @@ impl Core {
                     return self.enter_if_needed();
                 }
             }
+        } else if self.is_held_back() && self.can_resume() {
+            // The receives just armed have given memory back.
+            return self.enter_if_needed();
         }
         let now = read_at.unwrap_or_else(Nanos::now);
         let timeout = (limit != Nanos::NEVER).then(|| limit.since(now));

@@ -169,10 +169,11 @@ fn pid_of_name(path: &Path) -> Option<rustix::process::Pid> {
 /// As [`is_abandoned`], and when the system refuses.
 pub fn remove_abandoned(path: &Path) -> Result<bool, RegistryError> {
     let refused = |source: io::Error| RegistryError::File { path: path.into(), source };
-    let file = open_with(path, OFlags::RDWR)?;
+    // For reading: its writer has left it so that not even its owner may write.
+    let file = open(path)?;
     // While this is held nobody else removes it, so that no other file can have its name. No writer
     // takes it for itself any more: it is at the end of its life, or was never begun.
-    if !lock::try_hold(&file).map_err(refused)? {
+    if !lock::try_claim(&file).map_err(refused)? {
         return Ok(false);
     }
     let found = file.metadata().map_err(refused)?;
@@ -188,14 +189,11 @@ pub fn remove_abandoned(path: &Path) -> Result<bool, RegistryError> {
     Ok(true)
 }
 
-/// Opens a plain file. Never blocks: a FIFO would wait for its writer (open(2), `O_NONBLOCK`).
+/// Opens a plain file for reading. Never blocks: a FIFO would wait for its writer (open(2),
+/// `O_NONBLOCK`).
 fn open(path: &Path) -> Result<File, RegistryError> {
-    open_with(path, OFlags::RDONLY)
-}
-
-fn open_with(path: &Path, access: OFlags) -> Result<File, RegistryError> {
     let refused = |source| RegistryError::File { path: path.into(), source };
-    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty());
     let file = File::from(opened.map_err(|error| refused(error.into()))?);
     match file.metadata().map_err(refused)?.is_file() {

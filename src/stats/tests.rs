@@ -162,6 +162,29 @@ fn dead_writer_is_told_from_a_running_one() {
     assert!(matches!(gone, RegistryError::File { .. }), "{gone}");
 }
 
+/// Whoever may write any file, as root may, is no measure.
+#[test]
+fn owner_removes_the_file_of_a_dead_process() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    let living = scratch.registry();
+    let mode = std::fs::metadata(scratch.file()).expect("it is there").permissions().mode();
+    let dead = scratch.left_behind(0);
+    let as_it_was = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(&dead, as_it_was).expect("our own");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+            let mut own = capabilities(None).expect("a thread may ask");
+            own.effective.remove(CapabilitySet::DAC_OVERRIDE);
+            set_capabilities(None, own).expect("a thread may have less");
+            assert!(remove_abandoned(&dead).expect("its owner may"));
+        });
+    });
+    assert!(!dead.exists());
+    drop(living);
+}
+
 /// A file that was made, and whose writer died before it had written to it.
 #[test]
 fn unfinished_file_is_abandoned_after_a_minute_without_a_writer() {

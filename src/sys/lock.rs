@@ -28,7 +28,27 @@ fn whole(kind: libc::c_int) -> libc::flock {
 ///
 /// The file system has no such locks.
 pub(crate) fn try_hold(file: &File) -> io::Result<bool> {
-    let lock = whole(libc::F_WRLCK);
+    try_lock(file, libc::F_WRLCK)
+}
+
+/// Keeps others from locking `file`, which need not be open for writing, and is alone in that.
+/// Returns whether it could: not when another one holds it, or does the same. Never blocks.
+///
+/// # Errors
+///
+/// As [`try_hold`].
+pub(crate) fn try_claim(file: &File) -> io::Result<bool> {
+    // Of those who claim it one is first (flock(2), which any descriptor will do for); a lock for
+    // reading, of which there may be several, is in the way of whoever holds it.
+    match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => try_lock(file, libc::F_RDLCK),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn try_lock(file: &File, kind: libc::c_int) -> io::Result<bool> {
+    let lock = whole(kind);
     // SAFETY: the descriptor is open as long as `file` is borrowed, and `lock` is read during the
     // call only (fcntl_locking(2)).
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
@@ -76,8 +96,16 @@ mod tests {
         assert!(is_held(&reader).expect("supported"));
         assert!(!is_held(&holder).expect("supported"), "its own is not in its way");
         assert!(!try_hold(&rival).expect("supported"));
+        let claimant = File::open(&path).expect("just made");
+        assert!(!try_claim(&claimant).expect("supported"), "it is held");
+        drop(claimant);
         drop(holder);
         assert!(!is_held(&reader).expect("supported"));
+        let claimant = File::open(&path).expect("just made");
+        assert!(try_claim(&claimant).expect("supported"), "a descriptor for reading will do");
+        assert!(!try_claim(&reader).expect("supported"), "one at a time");
+        assert!(!try_hold(&rival).expect("supported"));
+        drop((claimant, reader));
         assert!(try_hold(&rival).expect("supported"));
         std::fs::remove_file(&path).expect("our own");
     }

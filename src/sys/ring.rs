@@ -160,8 +160,8 @@ struct Vector {
 struct Batch {
     count: usize,
     /// They are known to be done once this many completions have been reaped; `None` while the
-    /// queue had overflowed, when what the kernel holds back can not be counted: once the queue
-    /// is empty and nothing is held back.
+    /// kernel holds some back for which the queue had no room: how many, can not be known before
+    /// they are in it.
     barrier: Option<u64>,
 }
 
@@ -502,11 +502,23 @@ impl Ring {
     fn is_first_batch_done(&mut self) -> bool {
         match self.batches.front() {
             Some(Batch { barrier: Some(barrier), .. }) => self.reaped >= *barrier,
-            Some(Batch { barrier: None, .. }) => {
-                self.uring.completion().is_empty() && !self.has_overflow()
-            }
+            Some(Batch { barrier: None, .. }) => self.overflow_is_over(),
             None => false,
         }
+    }
+
+    /// Looks whether all that was held back is in the queue now, and how much has to be reaped
+    /// until the sends before are done. Returns whether that is nothing.
+    #[cold]
+    fn overflow_is_over(&mut self) -> bool {
+        if self.has_overflow() {
+            return false;
+        }
+        let waiting = self.uring.completion().len() as u64;
+        for batch in self.batches.iter_mut().take_while(|batch| batch.barrier.is_none()) {
+            batch.barrier = Some(self.reaped + waiting);
+        }
+        waiting == 0
     }
 
     /// Settles the next prompt send of the oldest batch, which is done: one that had no

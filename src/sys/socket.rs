@@ -59,12 +59,24 @@ pub(crate) fn listen(address: &Address, config: &Config) -> io::Result<Socket> {
 
 /// Whether `path` is a socket file that nobody listens on any more: connecting to it is refused,
 /// as it is to a file of any other type, so that is looked at first (connect(2), ECONNREFUSED).
+/// Does not wait for a listener whose queue is full, as that of a process that stands still.
 fn is_abandoned(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let knock = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused)
+    is_socket && knock().is_err_and(refused)
+}
+
+/// What tells a file from another that takes its name: device and inode.
+pub(crate) fn identity_of_file(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Refuses a TCP port that another process listens on: SO_REUSEPORT alone would share it

@@ -8,13 +8,13 @@ use std::time::Duration;
 use ringwire::error::DropReason;
 use ringwire::{
     Client, CloseReason, Config, ConfigBuilder, Envelope, Idle, Kind, Nanos, Node, Overflow,
-    Priority, SendError, Server, Wait,
+    Priority, Reactor, SendError, Server, Wait,
 };
 
 use crate::util::{
-    CRITICAL, DATA, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, Stream, client_and_peer,
-    client_and_peer_over_unix, client_with, echo, endpoint, isolated, pattern, plain_listener,
-    resident_kib, settings, start, timed, wait_for, wait_until,
+    CRITICAL, DATA, Greeting, HELLO, HIGH, LOW, NORMAL, PATIENCE, Peer, Plain, Stream, WELCOME,
+    client_and_peer, client_and_peer_over_unix, client_with, echo, endpoint, isolated, pattern,
+    plain_listener, resident_kib, settings, start, timed, wait_for, wait_until,
 };
 
 /// Small kernel buffers and a lane of 256 KiB. Who reads nothing is not given up, however slowly
@@ -728,6 +728,65 @@ fn reactor_sleeps_while_large_frames_wait_for_memory() {
         let payload = pattern(900_000, 3);
         well.send(Plain::new(DATA, NORMAL, &payload));
         assert!(server.receive(PATIENCE).expect("a message").payload()[..] == payload);
+    });
+}
+
+/// How long after another frame a frame is handled for which that was in the way: both are of a
+/// length of which the receive memory holds two, and nobody wakes the reactor between them.
+fn wait_for_memory_given_back() -> Duration {
+    const BYTES: usize = 900_000;
+    let config = settings().idle(Idle::Park).heartbeat_interval_ms(0).frame_bytes_max(1 << 20);
+    let config = valid(config.receive_memory_bytes(2 << 20));
+    let mut reactor = Reactor::new(&config).expect("a ring");
+    let address = reactor.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
+    let connect = |reactor: &mut Reactor, count| {
+        let mut peer = Peer::dial(&address);
+        peer.write(&Greeting::default().frame(HELLO).encode());
+        wait_until("it is connected", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            reactor.statistics().connections_active == count
+        });
+        assert_eq!(peer.frame().kind, WELCOME);
+        peer
+    };
+    // Two large frames are begun, which is all the memory there is; the third waits for some.
+    let mut rest = Vec::new();
+    let mut peers = Vec::new();
+    for count in 1..=3 {
+        let mut peer = connect(&mut reactor, count);
+        let frame = peer.stamp(Plain::new(DATA, NORMAL, &vec![1; BYTES])).encode();
+        peer.write(&frame[..BYTES / 2]);
+        rest.push(frame[BYTES / 2..].to_vec());
+        peers.push(peer);
+        let pauses = u64::from(count == 3);
+        wait_until("it is read, or waits", || {
+            let until = Nanos::now() + Duration::from_millis(50);
+            let turn = reactor.turn(Wait::Until(until)).expect("the ring works");
+            turn.completions == 0 && reactor.statistics().receive_pauses == pauses
+        });
+    }
+    peers[2].write(&rest[2]);
+    peers[0].write(&rest[0]);
+    let until_next = |reactor: &mut Reactor| {
+        let ((), took) = timed(|| {
+            while reactor.receive().is_none() {
+                let until = Nanos::now() + PATIENCE;
+                reactor.turn(Wait::Until(until)).expect("the ring works");
+            }
+        });
+        took
+    };
+    until_next(&mut reactor);
+    until_next(&mut reactor)
+}
+
+/// Memory that one connection gives back when its next receive is armed is another's at once.
+#[test]
+fn memory_given_back_before_sleeping_is_used() {
+    isolated(|| {
+        // Otherwise it sleeps until the registry is due, 45 ms. The machine may be slow once.
+        let is_soon = || wait_for_memory_given_back() < Duration::from_millis(20);
+        assert!((0..5).any(|_| is_soon()), "it slept although there was memory");
     });
 }
 

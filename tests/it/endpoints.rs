@@ -7,7 +7,7 @@ use ringwire::{Address, Client, ConnectError, Envelope, Nanos, Server, SetupErro
 
 use crate::util::{
     Directory, PATIENCE, Peer, client, config, deaf_port, echo, endpoint, isolated, plain_listener,
-    start,
+    start, timed,
 };
 
 const SECOND: Duration = Duration::from_secs(5);
@@ -105,6 +105,49 @@ fn live_unix_socket_is_refused_and_untouched() {
         assert!(text.contains("another process listens there"), "{text}");
         drop(std::os::unix::net::UnixStream::connect(&path).expect("the listener lives on"));
         drop(live);
+    });
+}
+
+/// A listener that stands still with its queue full is in the way, and nobody waits for it.
+#[test]
+fn unix_socket_of_a_process_that_stands_still_is_refused_in_time() {
+    isolated(|| {
+        let directory = Directory::new();
+        let path = directory.path("socket");
+        let kind = socket2::Type::STREAM.nonblocking();
+        let address = socket2::SockAddr::unix(&path).expect("short");
+        let standing = socket2::Socket::new(socket2::Domain::UNIX, kind, None).expect("a socket");
+        standing.bind(&address).expect("a free path");
+        standing.listen(0).expect("it is bound");
+        let mut waiting = Vec::new();
+        loop {
+            let socket = socket2::Socket::new(socket2::Domain::UNIX, kind, None).expect("a socket");
+            match socket.connect(&address) {
+                Ok(()) => waiting.push(socket),
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+                    break;
+                }
+            }
+        }
+        let (text, took) = timed(|| refused(&format!("unix:{}", path.display())).to_string());
+        assert!(text.contains("another process listens there"), "{text}");
+        assert!(took < PATIENCE / 5, "{took:?}");
+    });
+}
+
+/// Whoever listens at the path by the time a server ends keeps it.
+#[test]
+fn unix_socket_of_a_successor_stays() {
+    isolated(|| {
+        let directory = Directory::new();
+        let path = directory.path("socket");
+        let server = start(echo().listen(format!("unix:{}", path.display())).reactors(2));
+        std::fs::remove_file(&path).expect("the server listens there");
+        let successor = UnixListener::bind(&path).expect("a free path");
+        drop(server);
+        std::os::unix::net::UnixStream::connect(&path).expect("the successor can be reached");
+        drop(successor);
     });
 }
 

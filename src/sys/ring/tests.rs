@@ -222,6 +222,38 @@ fn prompt_send_is_settled_although_the_queue_never_empties() {
     panic!("the send is held back by completions that came after it");
 }
 
+/// Behind an overflow that is over the queue may never be empty either.
+#[test]
+fn prompt_send_is_settled_after_an_overflow_although_the_queue_never_empties() {
+    let mut ring = Ring::new(8, 200).expect("this kernel has io_uring");
+    let pairs: Vec<_> = (0..80).map(|_| UnixStream::pair().expect("a pair")).collect();
+    let mut next = pairs.iter().cycle();
+    let mut receive = |ring: &mut Ring| {
+        let (near, mut far) = next.next().map(|(near, far)| (near, far)).expect("endless");
+        io::Write::write_all(&mut far, &[1; 16]).expect("room");
+        ring.receive(near.as_raw_fd(), Buffer::new(64), any(16), Token(0)).expect("room");
+    };
+    (0..80).for_each(|_| receive(&mut ring));
+    // The queue is full by now.
+    let (near, _far) = tcp_pair();
+    ring.send(near.as_raw_fd(), Buffer::new(16), front(16, SendMode::Prompt), TOKEN).expect("room");
+    ring.enter(0, None, None).expect("the ring works");
+    assert!(ring.has_overflow(), "the queue was meant to overflow");
+    for _ in 0..400 {
+        // As long as it overflows a little more is reaped than comes.
+        let count = if ring.has_overflow() { 2 } else { 1 };
+        for _ in 0..count {
+            assert!(!ring.uring.completion().is_empty(), "the queue is meant never to empty");
+            if ring.reap().expect("there is something").kind == OpKind::Send {
+                return;
+            }
+        }
+        receive(&mut ring);
+        ring.enter(0, None, None).expect("the ring works");
+    }
+    panic!("the send is held back by completions that came after it");
+}
+
 #[test]
 fn full_table_gives_the_buffer_back() {
     let (near, _far) = tcp_pair();
