@@ -73,8 +73,11 @@ impl fmt::Display for Excerpt<'_> {
 /// Tabs and line breaks count: they are shown as `\t` and `\n`.
 pub(super) fn is_printable(c: char) -> bool {
     // The marks that change the direction of what follows (Unicode annex 9).
-    let turns = matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    matches!(c, '\t' | '\n' | '\r') || !(c.is_control() || turns)
+    let turns = |c| match c {
+        '\u{61c}' | '\u{200e}' | '\u{200f}' => true,
+        c => matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'),
+    };
+    matches!(c, '\t' | '\n' | '\r') || !(c.is_control() || turns(c))
 }
 
 fn escaped(c: char) -> impl Iterator<Item = char> {
