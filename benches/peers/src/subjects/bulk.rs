@@ -2,8 +2,9 @@
 //!
 //! The sender writes plain bytes, many at a time; the receiver reads as many as there are into one
 //! large buffer, counts them, and looks at none. What it calls a frame is as many bytes as a
-//! payload has. Nobody can move messages over TCP for less. `raw-bulk` sleeps in send(2) and
-//! recv(2), `raw-bulk-spin` calls them on non-blocking sockets until they do something.
+//! payload has. With the system's socket settings, which all subjects but Ringwire have, nobody can
+//! move messages over TCP for less. `raw-bulk` sleeps in send(2) and recv(2), `raw-bulk-spin` calls
+//! them on non-blocking sockets until they do something.
 //!
 //! As the bytes say nothing, the question how many have arrived has a connection of its own. It
 //! names the count that was sent, and is answered once that many have been received. Who sleeps for
