@@ -15,6 +15,9 @@ use super::plan::{Beside, Case};
 /// Rounds whose lowest and highest figure differ by more than this were disturbed.
 pub(in crate::cli) const NOISY: f64 = 2.0;
 
+/// Fewer samples of all rounds have no p99: ten have to lie beyond it.
+pub(super) const P99_SAMPLES_MIN: u64 = 1_000;
+
 /// The p99 that failover is held to on loopback.
 const FAILOVER_P99: Duration = Duration::from_millis(5);
 
@@ -80,8 +83,11 @@ impl Goal {
         }
     }
 
-    /// The bound and the verdict: `<= 1.15x met`.
-    pub(super) fn verdict(&self, ratio: f64) -> String {
+    /// The bound and the verdict: `<= 1.15x met`; of a p99 only where there are `samples` enough.
+    pub(super) fn verdict(&self, ratio: f64, samples: u64) -> String {
+        if self.figure == Figure::P99 && samples < P99_SAMPLES_MIN {
+            return format!("{self} open: {samples} samples");
+        }
         format!("{self} {}", if self.is_met(ratio) { "met" } else { "missed" })
     }
 }
@@ -142,11 +148,14 @@ mod tests {
     #[test]
     fn goals_are_judged_as_shown() {
         let check = |figure, bound, ratio, expected: &str| {
-            assert_eq!(Goal { figure, floor: 0, bound }.verdict(ratio), expected);
+            assert_eq!(Goal { figure, floor: 0, bound }.verdict(ratio, 1_000), expected);
         };
         check(Figure::P50, 1.15, 1.154, "<= 1.15x met");
         check(Figure::P50, 1.15, 1.156, "<= 1.15x missed");
         check(Figure::P99, 2.0, 2.01, "<= 2.00x missed");
+        let few = |figure| Goal { figure, floor: 0, bound: 2.0 }.verdict(1.0, 999);
+        assert_eq!(few(Figure::P99), "<= 2.00x open: 999 samples");
+        assert_eq!(few(Figure::P50), "<= 2.00x met");
         check(Figure::Rate, 0.6, 0.595, ">= 0.60x met");
         check(Figure::Rate, 0.6, 0.594, ">= 0.60x missed");
     }

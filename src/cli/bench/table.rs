@@ -9,7 +9,7 @@
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 use super::clock;
-use super::goal::{Figure, Goal, NOISY, failover_verdict};
+use super::goal::{Figure, Goal, NOISY, P99_SAMPLES_MIN, failover_verdict};
 use super::options::Scenario;
 use super::plan::{Beside, Case, Plan};
 use super::ring;
@@ -102,8 +102,14 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
     }
     if case.scenario == Scenario::Failover {
         notes.push("From a cut to the answer over the next link, one round trip included.".into());
-        let p99s = measured.iter().filter_map(|one| one.record.p99_ns);
-        notes.extend(p99s.map(|ns| format!("Goal on loopback: {}.", failover_verdict(ns))));
+        for one in measured {
+            let Some(p99_ns) = one.record.p99_ns else { continue };
+            let samples = one.record.samples;
+            notes.push(match samples < P99_SAMPLES_MIN {
+                true => format!("{samples} cuts are too few to judge a p99."),
+                false => format!("Goal on loopback: {}.", failover_verdict(p99_ns)),
+            });
+        }
     }
     if case.scenario == Scenario::Stream && case.beside == Beside::BestEffort {
         notes.clear();
@@ -217,7 +223,8 @@ fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
     let goal = |goals: &[Goal], ringwire: &Measured, floor: &Measured| {
         let goal = goals.iter().find(|goal| line.judged == Some(goal.figure));
         let judged = goal.zip(to_floor(ringwire, floor));
-        judged.map_or(String::new(), |(goal, ratio)| goal.verdict(ratio))
+        let samples = ringwire.record.samples.min(floor.record.samples);
+        judged.map_or(String::new(), |(goal, ratio)| goal.verdict(ratio, samples))
     };
     let cells = row(case, measured, subject, shown, goal);
     std::iter::once(Cell::new(line.title)).chain(cells).collect()
@@ -291,9 +298,9 @@ mod tests {
     use super::super::summary::Record;
     use super::*;
 
-    /// A subject whose rounds are those of `elapsed_ns`, each with one round trip.
+    /// A subject whose rounds are those of `elapsed_ns`, each with a thousand round trips alike.
     fn measured(plan: &Plan, subject: &str, elapsed_ns: &[u64]) -> Measured {
-        let rounds: Vec<Round> = elapsed_ns.iter().map(|&ns| round(plan, ns, 1)).collect();
+        let rounds: Vec<Round> = elapsed_ns.iter().map(|&ns| round(plan, ns, 1_000)).collect();
         Record::sum_up(plan, subject, &rounds)
     }
 
@@ -348,6 +355,11 @@ mod tests {
         let many = |count| Record::sum_up(&plan, "ringwire", &[round(&plan, 1000, count)]);
         let lines = |count| render(&plan, 1, &[many(count)]).matches("p99.9").count();
         assert_eq!((lines(9_999), lines(10_000), lines(100_000)), (0, 1, 2));
+        // A goal is not judged by it either.
+        let few = ["socket", "ringwire"]
+            .map(|name| Record::sum_up(&plan, name, &[round(&plan, 1000, 999)]));
+        let text = render(&plan, 1, &few);
+        assert!(text.contains("1.00x  <= 1.25x open: 999 samples"), "{text}");
     }
 
     #[test]

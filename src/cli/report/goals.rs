@@ -7,13 +7,15 @@
 //! judges by itself, and what its files say is shown.
 
 use super::charts::forest::{Ratio, State};
-use super::figure::{Figure, P50, RATE, named, ratio};
+use super::figure::{Figure, P50, RATE, named, ratio, supports};
 use super::model::{Book, Case, Entry, letter};
 use super::peers;
 use super::read::{Outcome, Relation, Told};
 use super::text;
 use crate::cli::bench::shown::{self, Held, Keys};
 
+/// Why the goal of a p99 was not judged.
+const FEW_SAMPLES: &str = "too few samples for a p99";
 /// Longest reason that a goal was not judged.
 const LACKS_CHARS_MAX: usize = 80;
 
@@ -114,29 +116,32 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
     for (held, figure) in held(case) {
         let Some(other) = others.get(held.floor()) else { continue };
         let Some(value) = of(figure, ours, other) else { continue };
+        let has_samples = |row| figure.title != "p99" || supports(row, 0.99);
+        let is_judged = has_samples(ours.row) && has_samples(other.row);
         verdicts.push(Verdict {
             case: short_title(case),
             what: format!("{} / {}", figure.title, text::name(&other.label)),
             value: format!("{value:.2}x"),
-            measured: Some(value),
+            measured: is_judged.then_some(value),
             goal: held.text(),
-            outcome: outcome(held.is_met(value)),
-            note: None,
+            outcome: if is_judged { outcome(held.is_met(value)) } else { Outcome::Open },
+            note: (!is_judged).then(|| FEW_SAMPLES.into()),
         });
     }
     if case.scenario == "failover"
         && let Some(p99) = ours.row.p99_ns
     {
         let verdict = shown::failover_verdict(whole(p99));
+        let is_judged = supports(ours.row, 0.99);
         let (goal, met) = verdict.rsplit_once(' ').expect("a bound and whether it was met");
         verdicts.push(Verdict {
             case: short_title(case),
             what: "p99".into(),
             value: shown::time(p99),
-            measured: Some(p99),
+            measured: is_judged.then_some(p99),
             goal: goal.trim_start_matches("p99 ").into(),
-            outcome: outcome(met == "met"),
-            note: None,
+            outcome: if is_judged { outcome(met == "met") } else { Outcome::Open },
+            note: (!is_judged).then(|| FEW_SAMPLES.into()),
         });
     }
     verdicts
