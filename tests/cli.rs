@@ -140,7 +140,9 @@ fn default_suite_shows_its_goals() {
     assert!(tables.all(|line| line.chars().count() <= 80), "{stderr}");
     // Round trips have two. Spinning has goals only where the two ends have a core each.
     let goals = if cores() == 1 { 2 } else { 7 + usize::from(has_many) };
-    let judged = stderr.lines().filter(|line| line.contains("x met") || line.contains("x missed"));
+    // Such short rounds may have too few round trips for a p99.
+    let verdicts = ["x met", "x missed", "x open: "];
+    let judged = stderr.lines().filter(|line| verdicts.iter().any(|it| line.contains(it)));
     assert_eq!(judged.count(), goals, "{stderr}");
 }
 
@@ -321,7 +323,7 @@ fn failover_has_times_and_no_rates() {
     }
     assert!(stderr.contains("1 round of 5 cuts"), "{stderr}");
     assert!(!stderr.contains("WARN"), "losses on purpose are no news: {stderr}");
-    assert!(stderr.contains("Goal on loopback: p99 <= 5ms"), "{stderr}");
+    assert!(stderr.contains("5 cuts are too few to judge a p99."), "{stderr}");
 }
 
 #[test]
