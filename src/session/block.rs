@@ -221,13 +221,8 @@ impl<'a> Resting<'a> {
         Flags(self.header.flags).contains(Flags::REQUEST)
     }
 
-    /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live. That nobody waits
-    /// for a request any more does not count: it may carry a confirmation, and was not taken for
-    /// one of those that may be dropped.
+    /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live.
     pub(crate) fn expiry(&self) -> Nanos {
-        if Flags(self.header.flags).contains(Flags::TIMEOUT) {
-            return Nanos::NEVER;
-        }
         match self.extension.map_or(0, |extension| extension.ttl_us.get()) {
             0 => Nanos::NEVER,
             ttl_us => Nanos(self.header.sent_at.get().saturating_add(u64::from(ttl_us) * 1000)),

@@ -199,6 +199,9 @@ pub(crate) struct Lane {
     drops: Drops,
     /// Of those, the ones whose place, and with it their sequence, a newer message has taken.
     taken_over: u64,
+    /// A request that nobody waits for any more was dropped, and with it what it was to confirm.
+    /// (What has a time to live of its own confirms nothing.)
+    has_lost_confirmation: bool,
 }
 
 impl Lane {
@@ -840,8 +843,12 @@ impl Lane {
     fn expire_front(&mut self, lane: Priority, now: Nanos, holdings: &mut Holdings) {
         let block = self.waiting.front_mut().expect("the caller looked");
         let before = block.span;
+        let has_lost_confirmation = &mut self.has_lost_confirmation;
         block.drop_frames(lane, &mut self.drops, |frame| {
-            (frame.expiry() <= now).then_some(DropReason::Expired)
+            (frame.expiry() <= now).then(|| {
+                *has_lost_confirmation |= frame.is_request();
+                DropReason::Expired
+            })
         });
         holdings.reliable.lose(&before, &block.span);
         self.bytes -= before.bytes() - block.span.bytes();
@@ -897,11 +904,22 @@ impl Lane {
                 index += 1;
                 continue;
             }
+            let mut has_request = false;
             let remains = self.drop_waiting(index, lane, memory, holdings, |frame| {
-                (frame.expiry() <= now).then_some(DropReason::Expired)
+                (frame.expiry() <= now).then(|| {
+                    has_request |= frame.is_request();
+                    DropReason::Expired
+                })
             });
+            self.has_lost_confirmation |= has_request;
             index += usize::from(remains);
         }
+    }
+
+    /// Whether a confirmation may have gone with what has expired since the last call.
+    #[inline]
+    pub(crate) fn take_lost_confirmation(&mut self) -> bool {
+        std::mem::take(&mut self.has_lost_confirmation)
     }
 
     /// Drops frames of a waiting block of which nothing was sent. Returns whether any is left: a

@@ -891,6 +891,9 @@ impl Session {
                 continue;
             }
             if let Some(block) = lane.take(priority, now, memory, &mut self.holdings) {
+                if lane.take_lost_confirmation() {
+                    self.confirm_again(priority, now);
+                }
                 self.has_its_turn(priority);
                 self.count_resent(priority, &block);
                 return Some((Source::Lane(priority), block));
@@ -987,8 +990,12 @@ impl Session {
         if self.expires_from() > now {
             return;
         }
-        for (lane, priority) in self.lanes.iter_mut().zip(Priority::ALL) {
+        for priority in Priority::ALL {
+            let lane = &mut self.lanes[priority.index()];
             lane.expire(priority, now, memory, &mut self.holdings);
+            if lane.take_lost_confirmation() {
+                self.confirm_again(priority, now);
+            }
         }
         self.expires_from = self.earliest_expiry();
     }
@@ -1006,12 +1013,19 @@ impl Session {
         let index = lane.index();
         let is_withdrawn =
             self.lanes[index].withdraw(lane, correlation, memory, &mut self.holdings);
-        if is_withdrawn && self.received[index] > 0 && self.state != State::Down {
-            // It may have carried a confirmation, which something else is to carry now: without a
-            // link the next greeting does.
-            self.confirm_later(lane, 0, now);
+        if is_withdrawn {
+            self.confirm_again(lane, now);
         }
         is_withdrawn
+    }
+
+    /// A message has gone that may have carried a confirmation, which something else is to carry
+    /// now: without a link the next greeting does.
+    #[cold]
+    fn confirm_again(&mut self, lane: Priority, now: Nanos) {
+        if self.received[lane.index()] > 0 && self.state != State::Down {
+            self.confirm_later(lane, 0, now);
+        }
     }
 
     fn earliest_expiry(&self) -> Nanos {

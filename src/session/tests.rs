@@ -860,7 +860,7 @@ fn confirmation_behind_the_end_is_nobodys() {
     assert_eq!(near.received.len(), 2);
 }
 
-/// A request that nobody waits for any more carries what it was to confirm all the same.
+/// What a request was to confirm that nobody waits for any more is confirmed all the same.
 #[test]
 fn confirmation_does_not_go_with_the_patience_for_an_answer() {
     let (mut near, mut far) = pair();
@@ -876,8 +876,9 @@ fn confirmation_does_not_go_with_the_patience_for_an_answer() {
     let asks = Envelope::command().priority(Priority::Normal);
     session.push(asks, request, &b"ask"[..], identity, NOW, &mut memory).expect("room");
     session.drop_expired(Nanos(NOW.0 + 1_000_000), &mut memory);
+    far.confirm();
     exchange(&mut near, &mut far);
-    assert!(near.session.is_flushed(), "the request has confirmed it");
+    assert!(near.session.is_flushed(), "something else has confirmed it");
 }
 
 /// More messages than a gap can tell of, none of which the peer says that it has.
