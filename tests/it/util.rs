@@ -49,6 +49,9 @@ pub(crate) fn isolated_for<F: FnOnce()>(timeout: Duration, body: F) {
         // One heap for all threads (mallopt(3)): which of several a thread is given is chance, and
         // memory that is resident by chance can not be told from memory that leaks.
         .env("MALLOC_ARENA_MAX", "1")
+        // And slabs are mapped each by itself: by default what has been freed once makes later ones
+        // come from the heap, cleared, and so resident, now and then.
+        .env("MALLOC_MMAP_THRESHOLD_", "1048576")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
