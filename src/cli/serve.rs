@@ -191,11 +191,13 @@ pub(super) fn run_recording(
     run.recording = Some(Recording::start(plan, &config, frames, endpoint.join(" "))?);
     // Whoever reads standard output may go: recording goes on.
     run.log.set_optional();
-    run.serve(options, &stop).map_err(stdout_error)?;
+    let served = run.serve(options, &stop);
     let recording = run.end().map_err(stdout_error)?;
     // Not before: without a tap the recording ends, and takes no more names of who came.
     drop(tap);
-    recording.expect("it was begun above").finish()
+    let code = recording.expect("it was begun above").finish()?;
+    served.map_err(stdout_error)?;
+    Ok(code)
 }
 
 pub(super) fn stdout_error(source: io::Error) -> CommandError {

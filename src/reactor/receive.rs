@@ -186,7 +186,8 @@ fn handle_frames(
     input: &mut &[u8],
 ) -> Result<Stop, ProtocolError> {
     let mut messages = 0;
-    // Frames besides: of the session itself, and messages that came too late.
+    // Frames besides: of the session itself, messages that came too late, and cancellations, which
+    // are counted as messages, too.
     let mut others = 0;
     let mut bytes = 0;
     let mut longest = 0;

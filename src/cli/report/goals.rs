@@ -328,6 +328,28 @@ mod tests {
         assert_eq!(ratios[2].verdict, "1.10x");
     }
 
+    /// A p99 that the samples do not reach is neither met nor missed, and says why.
+    #[test]
+    fn p99_of_few_samples_is_open() {
+        let row = |subject: &str, samples: u32| {
+            format!(
+                "{{\"scenario\":\"rtt\",\"subject\":\"{subject}\",\"idle\":\"spin\",\
+                 \"payload_bytes\":64,\"connections\":1,\"p50_ns\":1000,\"p99_ns\":1000,\
+                 \"samples\":{samples}}}\n"
+            )
+        };
+        let outcomes = |samples| {
+            let text = row("socket", 5_000) + &row("ringwire", samples);
+            let runs = read::parse("a", text.as_bytes()).expect("rows");
+            let book = Book::new(&runs);
+            let all = verdicts(&book, 0);
+            all.iter().map(|v| (v.outcome, v.note.clone())).collect::<Vec<_>>()
+        };
+        let met = (Outcome::Met, None);
+        assert_eq!(outcomes(1_000), [met.clone(), met.clone()]);
+        assert_eq!(outcomes(999), [met, (Outcome::Open, Some(FEW_SAMPLES.into()))]);
+    }
+
     /// Busy connections beside silent ones are held to themselves alone, which older records lack.
     #[test]
     fn ratio_of_a_record_without_what_its_goal_is_about_is_to_the_floor() {

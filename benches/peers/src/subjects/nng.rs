@@ -2,7 +2,7 @@
 //!
 //! REQ/REP for round trips, PUSH/PULL for streams, with the library's own threads, which share an
 //! end's core with the application's thread unless the run gives it several. nng sets TCP_NODELAY
-//! by itself. Its blocking calls are used, one connection a thread.
+//! by itself. Its blocking calls are used, one connection a thread, and who pushes has a queue.
 
 use std::thread;
 
