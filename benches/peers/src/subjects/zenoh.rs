@@ -4,8 +4,8 @@
 //! `express`, which bypasses batching, a callback that answers, a channel that receives. No
 //! scouting, no gossip. The low-latency transport is on for short messages that are answered: it
 //! needs QoS off, does not fragment and writes each message by itself, so that longer ones, bulk
-//! and streams run with the default transport. A stream is not express, so that it is batched. Long messages are shared memory, not copies. Its runtimes'
-//! threads share the end's core.
+//! and streams run with the default transport. A stream is not express, so that it is batched.
+//! Long messages are shared memory, not copies. Its runtimes' threads share the end's core.
 
 use std::time::Duration;
 
