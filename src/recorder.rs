@@ -24,8 +24,6 @@ use crate::time::Nanos;
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// After a failure the disk is left alone for this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long the end may take while frames still come.
-const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// Peers that wait to be noted.
 const PEERS_WAITING_MAX: usize = 1024;
 
@@ -170,7 +168,7 @@ impl Recorder {
     }
 
     /// Writes what has come so far, the index and the end, and says what was achieved. Blocks for
-    /// as long as the disk takes; for a second at most while frames still come.
+    /// as long as the disk takes, not for what is tapped meanwhile, which may be left out.
     pub fn finish(self) -> RecorderReport {
         // ORDERING: Relaxed: it carries nothing else.
         self.shared.is_ending.store(true, Ordering::Relaxed);
@@ -202,35 +200,35 @@ struct Drain {
 
 impl Drain {
     fn run(mut self) -> RecorderReport {
-        let mut drain_until = Nanos::NEVER;
+        let mut is_ending = false;
         loop {
             self.note_peers();
             // ORDERING: Relaxed: it carries nothing else.
-            let is_ending = self.shared.is_ending.load(Ordering::Relaxed);
-            let now = Nanos::now();
-            if is_ending && drain_until == Nanos::NEVER {
-                drain_until = now + DRAIN_MAX;
+            if !is_ending && self.shared.is_ending.load(Ordering::Relaxed) {
+                is_ending = true;
+                self.frames.end_here();
             }
-            let patience = if is_ending { Duration::ZERO } else { FLUSH_EVERY / 5 };
-            match self.frames.receive(patience) {
+            let now = Nanos::now();
+            match self.frames.receive(FLUSH_EVERY / 5) {
                 Ok(frame) => {
                     let is_down = now < self.retry_at;
                     let lost = take(&mut self.writer, &frame, is_down);
                     self.told_lost += frame.lost_before;
                     self.check(lost, now);
                     self.flush_at = self.flush_at.min(now + FLUSH_EVERY);
-                    if now >= drain_until {
-                        break;
-                    }
                 }
-                Err(ReceiveError::Timeout { .. }) if is_ending => break,
                 Err(ReceiveError::Timeout { .. }) => {}
                 Err(_) => break,
             }
             if now >= self.flush_at {
                 self.flush_at = Nanos::NEVER;
-                let outcome = self.writer.flush();
-                self.check(outcome, now);
+                if now < self.retry_at {
+                    // Who sessions are with may wait for it.
+                    self.flush_at = self.retry_at;
+                } else {
+                    let outcome = self.writer.flush();
+                    self.check(outcome, now);
+                }
                 self.show();
             }
         }

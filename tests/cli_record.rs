@@ -118,6 +118,13 @@ fn ringwire(arguments: &[&str]) -> Output {
     command(arguments).output().expect("the binary was built with this test")
 }
 
+/// Runs what a shell makes of a script.
+fn command_line(script: &str) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).env_remove("RUST_LOG").env("XDG_RUNTIME_DIR", RUNTIME);
+    shell.stdin(Stdio::null()).output().expect("a shell")
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("the command writes UTF-8")
 }
@@ -151,7 +158,9 @@ fn listed(lines: &str) -> Vec<Value> {
 
 /// What of a frame has to be the same after a replay.
 fn essence(frames: &[Value]) -> Vec<String> {
-    let keys = ["kind", "priority", "codec", "type_id", "is_request", "is_reliable", "ttl_us"];
+    // That a request has been waited for is no time to live: `expires` tells them apart.
+    let keys =
+        ["kind", "priority", "codec", "type_id", "is_request", "is_reliable", "ttl_us", "expires"];
     let of = |frame: &Value| {
         let marks = keys.map(|key| frame[key].to_string());
         format!("{} {} {}", marks.join(" "), frame["payload"], frame["payload_hex"])
@@ -436,6 +445,91 @@ fn recording_goes_on_when_its_reader_goes() {
     let output = recorder.wait_with_output().expect("it is our child");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(frames(&file).len(), 2);
+}
+/// Nor does a full disk under standard output end a recording.
+#[test]
+fn recording_goes_on_when_nothing_can_be_said() {
+    let directory = Directory::new("mute");
+    let file = directory.path("mute.rwrec");
+    let server = ringwire::Server::builder().listen("127.0.0.1:0").start().expect("it starts");
+    let address = server.addresses()[0].to_string();
+    let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let child = command(&["record", "--connect", &address, &file])
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary was built with this test");
+    let connected = server.wait(PATIENCE).expect("it connects");
+    assert!(matches!(connected, ringwire::Incoming::Event(_)), "{connected:?}");
+    for number in 0..20_u8 {
+        let report = server.broadcast(ringwire::Envelope::data(), &[number]).expect("room");
+        assert_eq!(report.queued(), 1);
+    }
+    let _ = server.shutdown(PATIENCE);
+    let output = child.wait_with_output().expect("it is our child");
+    let errors = text(&output.stderr);
+    assert!(errors.contains("warning: cannot write standard output"), "{errors}");
+    // The last words were not heard, which is a failure.
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let list = done(&["replay", &file, "--list", "--json"]);
+    assert!(list.contains("\"is_finished\":true"), "{list}");
+    assert_eq!(listed(&list).len(), 20);
+
+    let script = format!(
+        "{} record --listen 127.0.0.1:0 {file} --force --for 0.1 > /dev/full",
+        env!("CARGO_BIN_EXE_ringwire"),
+    );
+    let output = command_line(&script);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let list = done(&["replay", &file, "--list", "--json"]);
+    assert!(list.contains("\"is_finished\":true"), "{list}");
+}
+
+/// What reads the recording itself is no reader that has what it wanted.
+#[test]
+fn recording_into_a_pipe_that_breaks_is_a_failure() {
+    let directory = Directory::new("pipe");
+    let pipe = directory.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("coreutils");
+    assert!(made.success());
+    // Both ends, so that neither waits for the other.
+    let reader = fs::File::options().read(true).write(true).open(&pipe).expect("there");
+    let recorder = record(&pipe, &["--force"]);
+    drop(reader);
+    done(&["send", &recorder.address, "--kind", "data", "into the void"]);
+    let (lines, errors, code) = recorder.end();
+    assert_eq!(code, Some(1), "{lines:?} {errors}");
+    assert!(errors.contains("cannot write"), "{errors}");
+}
+
+/// A file that was created for nothing is not in the way of the next attempt.
+#[test]
+fn recording_that_can_not_begin_leaves_no_file() {
+    let directory = Directory::new("begin");
+    let file = directory.path("begin.rwrec");
+    let script = format!(
+        "ulimit -f 0; exec {} record --listen 127.0.0.1:0 {file} --reactors 1",
+        env!("CARGO_BIN_EXE_ringwire"),
+    );
+    let output = command_line(&script);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("begin.rwrec"), "{}", text(&output.stderr));
+    assert!(!Path::new(&file).exists());
+}
+
+#[test]
+fn messages_too_long_for_the_memory_are_named() {
+    let directory = Directory::new("long");
+    let file = directory.path("long.rwrec");
+    let recorder = record(&file, &["--memory", "1"]);
+    let long = directory.path("long");
+    fs::write(&long, vec![7; 2 << 20]).expect("a writable directory");
+    done(&["send", &recorder.address, "--kind", "data", "--file", &long]);
+    let (lines, errors, code) = recorder.end();
+    assert_eq!(code, Some(1), "{lines:?}");
+    assert!(errors.contains("--memory 1 holds no message as long as"), "{errors}");
+    let missing = lines.iter().find(|line| line.contains("missing in it")).expect("one is");
+    assert!(missing.contains("1 frame") && missing.contains("longer than --memory"), "{missing}");
 }
 
 #[test]

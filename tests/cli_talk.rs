@@ -330,6 +330,24 @@ fn line_does_not_wait_for_the_next() {
     terminate(server);
 }
 
+/// What a link took along when it broke is not "sent".
+#[test]
+fn lines_behind_which_the_server_dies_are_no_success() {
+    let (mut server, address) = serve(&[]);
+    let mut command = ringwire(&["send", &address, "--kind", "data"]);
+    command.stdin(Stdio::piped());
+    let mut sender = Process::start(command);
+    let mut input = sender.child.stdin.take().expect("piped");
+    writeln!(input, "one").expect("it reads");
+    server.line_with(" data ");
+    server.child.kill().expect("it runs");
+    server.child.wait().expect("it is our child");
+    drop(input);
+    let (_, errors, code) = sender.finish();
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("the connection broke"), "{errors}");
+}
+
 #[test]
 fn repeated_requests_are_summed_up() {
     let (server, address) = serve(&["--echo", "--reactors", "2", "--idle", "park"]);

@@ -77,7 +77,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "fuzzing",
-        &["config", "endpoint", "error", "mem", "reactor", "session", "stats", "time", "wire"],
+        &[
+            "config", "endpoint", "error", "mem", "reactor", "record", "session", "stats", "time",
+            "wire",
+        ],
     ),
 ];
 

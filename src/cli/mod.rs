@@ -95,6 +95,9 @@ enum CommandError {
     /// There is no node to look at.
     #[error(transparent)]
     Stat(#[from] stat::StatFailure),
+    /// Standard output could not be written.
+    #[error("cannot write standard output: {0}")]
+    Stdout(#[source] io::Error),
     /// Results could not be written.
     #[error("cannot write {what}: {source}")]
     Output {
@@ -130,8 +133,8 @@ pub(crate) fn run() -> ExitCode {
     }
     match execute(command) {
         Ok(code) => code,
-        // The reader of a pipe went away, as `head` does: it has what it wanted.
-        Err(CommandError::Output { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => {
+        // Who reads it went away, as `head` does, and has what it wanted.
+        Err(CommandError::Stdout(source)) if source.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -153,8 +156,7 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
         Task::Replay(options) => replay::run(&options, settings),
         Task::Top(options) => top::run(&options.within(&settings.check()?)),
         Task::Stat(options) => stat::run(&options.within(&settings.check()?)),
-        Task::Doctor(args) => doctor::run(&args, &settings.check()?)
-            .map_err(|source| CommandError::Output { what: "standard output".into(), source }),
+        Task::Doctor(args) => doctor::run(&args, &settings.check()?).map_err(CommandError::Stdout),
     }
 }
 
@@ -195,6 +197,7 @@ impl CommandError {
             | Self::Send(_)
             | Self::Recording { .. }
             | Self::Stat(_)
+            | Self::Stdout(_)
             | Self::Output { .. } => FAILURE,
         }
     }

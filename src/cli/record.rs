@@ -6,7 +6,7 @@
 //!
 //! Not here: what the file looks like (`ringwire::record`), and playing it back (`replay`).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ use signal_hook::flag;
 
 use crate::cli::options::{idle_parser, kind_parser, parse_seconds};
 use crate::cli::send::SendFailure;
-use crate::cli::serve::{self, Log, ServeOptions, stdout_error, stop_on_signals};
+use crate::cli::serve::{self, Log, ServeOptions, stop_on_signals};
 use crate::cli::show::{Metric, counted};
 use crate::cli::{CommandError, FAILURE, Settings};
 
@@ -79,7 +79,8 @@ pub(crate) struct RecordOptions {
           value_parser = kind_parser())]
     kind: Vec<Kind>,
 
-    /// Memory in which frames wait for the disk, per reactor, in MiB.
+    /// Memory in which frames wait for the disk, per reactor, in MiB; rounded up to a power of two.
+    /// Longer frames are not recorded.
     #[arg(long, value_name = "MIB", allow_negative_numbers = true,
           default_value_t = MEMORY_MIB_DEFAULT,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -155,6 +156,8 @@ pub(super) struct Recording {
     path: PathBuf,
     /// Whether it is known that the file can not be written.
     is_failing: bool,
+    /// Whether a message may be longer than what can be recorded.
+    is_narrow: bool,
 }
 
 /// Runs `ringwire record`.
@@ -222,7 +225,8 @@ fn listen_to(
         // Also when the end comes at once: who is connected is noted before anything ends.
         while let Some(event) = client.poll_event() {
             recording.note(&event);
-            log.say(&event).map_err(stdout_error)?;
+            // Optional: it has warned of what it can not say.
+            let _ = log.say(&event);
         }
         recording.look();
         // ORDERING: Relaxed, paired with the store in the signal handler: it carries nothing else.
@@ -280,7 +284,14 @@ impl Recording {
         let node_name = config.node_name().into();
         let node_number = config.node_number();
         let origin = RecordOrigin { node_name, node_number, endpoint, ..RecordOrigin::default() };
-        let recorder = plan.create().and_then(|file| Recorder::start(frames, file, origin));
+        let recorder = plan.create().and_then(|file| {
+            Recorder::start(frames, file, origin).inspect_err(|_| {
+                // What holds nothing is not in the way of the next attempt.
+                if !plan.options.force {
+                    let _ = fs::remove_file(&path);
+                }
+            })
+        });
         let recorder = recorder.map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => CommandError::Usage(format!(
                 "{} exists: name another file, or --force to write over it",
@@ -288,7 +299,17 @@ impl Recording {
             )),
             _ => CommandError::Output { what: path.display().to_string(), source },
         })?;
-        Ok(Self { recorder, path, is_failing: false })
+        let memory_bytes = u64::from(plan.options.memory) << 20;
+        let is_narrow = memory_bytes.next_power_of_two() <= u64::from(config.frame_bytes_max());
+        if is_narrow {
+            eprintln!(
+                "warning: --memory {} holds no message as long as frame_bytes_max = {}: those that \
+                 do not fit will be missing",
+                plan.options.memory,
+                config.frame_bytes_max(),
+            );
+        }
+        Ok(Self { recorder, path, is_failing: false, is_narrow })
     }
 
     /// Notes who came, so that the recording tells whose frames they are.
@@ -327,14 +348,15 @@ impl Recording {
         );
         if report.frames_lost > 0 {
             let lost = counted(report.frames_lost, "frame");
-            lines += &format!("{lost} missing in it: the disk was too slow, or full\n");
+            let longer = if self.is_narrow { ", or they were longer than --memory" } else { "" };
+            lines += &format!("{lost} missing in it: the disk was too slow, or full{longer}\n");
         }
         // Its reader may be gone; then the failure of the file is what there is to say.
         let said = io::stdout().lock().write_all(lines.as_bytes());
         match report.failure {
             Some(source) => Err(CommandError::Output { what: path.to_string(), source }),
             None if report.frames_lost > 0 => Ok(ExitCode::from(FAILURE)),
-            None => said.map(|()| ExitCode::SUCCESS).map_err(stdout_error),
+            None => said.map(|()| ExitCode::SUCCESS).map_err(CommandError::Stdout),
         }
     }
 }

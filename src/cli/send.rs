@@ -25,7 +25,7 @@ use ringwire::config::Config;
 use ringwire::wire::Codec;
 use ringwire::{
     Client, CloseReason, ConnectionState, Envelope, Idle, Kind, Message, Nanos, Priority,
-    RequestError, SendError, Wait,
+    RequestError, SendError, ShutdownReport, Wait,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -147,9 +147,9 @@ pub(super) enum SendFailure {
     /// `--json` was asked for, and it is none.
     #[error("{what} is not JSON: {source}")]
     NotJson { what: String, source: serde_json::Error },
-    /// The connection ended before everything had been handed over.
-    #[error("the connection did not end in order: {} not sent, others may not have been read",
-            counted(*messages, "message"))]
+    /// The connection broke on the way, or ended before everything had been handed over.
+    #[error("the connection broke, or did not end in order: {} lost or not sent, others may not \
+             have been read", counted(*messages, "message"))]
     Undelivered { messages: u64 },
 }
 
@@ -413,10 +413,7 @@ impl<'a> Talk<'a> {
         let nanos = u64::try_from(round_trip.as_nanos()).unwrap_or(u64::MAX);
         self.tally.round_trips.saturating_record(nanos);
         if self.prints {
-            self.print_answer(&answer, round_trip).map_err(|source| CommandError::Output {
-                what: "standard output".into(),
-                source,
-            })?;
+            self.print_answer(&answer, round_trip).map_err(CommandError::Stdout)?;
         }
         Ok(())
     }
@@ -484,9 +481,8 @@ impl<'a> Talk<'a> {
             let unasked = counted(self.unasked.get(), "message");
             eprintln!("{unasked} came that answered no request: not shown");
         }
-        if !self.asks && report.flushed < report.connections {
-            let messages = report.messages_dropped;
-            return Err(SendFailure::Undelivered { messages }.into());
+        if !self.asks {
+            check_delivery(&self.client, &report)?;
         }
         let failed = self.tally.timed_out + self.tally.errors;
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -520,6 +516,17 @@ impl<'a> Talk<'a> {
         }
         text
     }
+}
+
+/// Whether everything that needs no answer has come as far as can be known: nothing was lost with a
+/// link, also one that came back, and the last one ended in order.
+pub(super) fn check_delivery(client: &Client, end: &ShutdownReport) -> Result<(), SendFailure> {
+    let messages = client.statistics().messages_dropped;
+    let is_in_order = end.connections > 0 && end.flushed == end.connections;
+    if is_in_order && messages == 0 {
+        return Ok(());
+    }
+    Err(SendFailure::Undelivered { messages })
 }
 
 impl Tally {

@@ -131,12 +131,27 @@ pub(super) struct Log {
     pending: VecDeque<(Event, u64)>,
 }
 
-/// Who reads standard output. It may go, as `head` does.
+/// Who reads standard output. It may go, as `head` does, or its disk may be full.
 struct Reader {
     out: StdoutLock<'static>,
-    /// There is more to do than to print: what is printed for nobody is no error.
+    /// There is more to do than to print: what can not be printed is no error.
     is_optional: bool,
     is_gone: bool,
+}
+
+impl Reader {
+    /// What an error comes to; where printing is optional, the last one.
+    fn give_up(&mut self, error: io::Error) -> io::Result<()> {
+        if !self.is_optional {
+            return Err(error);
+        }
+        self.is_gone = true;
+        // A reader that went is nothing to warn of.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            eprintln!("warning: cannot write standard output: {error}; going on without it");
+        }
+        Ok(())
+    }
 }
 
 impl Write for Reader {
@@ -144,17 +159,20 @@ impl Write for Reader {
         if self.is_gone {
             return Ok(bytes.len());
         }
-        let outcome = self.out.write(bytes);
-        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-        if self.is_optional && outcome.as_ref().is_err_and(is_refused) {
-            self.is_gone = true;
-            return Ok(bytes.len());
+        match self.out.write(bytes) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                self.give_up(error).map(|()| bytes.len())
+            }
+            outcome => outcome,
         }
-        outcome
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.is_gone { Ok(()) } else { self.out.flush() }
+        match self.out.flush() {
+            Err(error) if !self.is_gone => self.give_up(error),
+            // Nobody reads what is left in its buffer.
+            _ => Ok(()),
+        }
     }
 }
 
@@ -172,8 +190,8 @@ pub(super) fn run(options: &ServeOptions, settings: Settings) -> Result<ExitCode
     let mut run = Run::start(options, &config, None)?;
     let served = run.serve(options, &stop);
     // In order, also when nobody reads any more what is printed.
-    let ended = run.end();
-    served.and(ended).map_err(stdout_error)?;
+    let (_, ended) = run.end();
+    served.and(ended).map_err(CommandError::Stdout)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -192,16 +210,12 @@ pub(super) fn run_recording(
     // Whoever reads standard output may go: recording goes on.
     run.log.set_optional();
     let served = run.serve(options, &stop);
-    let recording = run.end().map_err(stdout_error)?;
+    let (recording, ended) = run.end();
     // Not before: without a tap the recording ends, and takes no more names of who came.
     drop(tap);
     let code = recording.expect("it was begun above").finish()?;
-    served.map_err(stdout_error)?;
+    served.and(ended).map_err(CommandError::Stdout)?;
     Ok(code)
-}
-
-pub(super) fn stdout_error(source: io::Error) -> CommandError {
-    CommandError::Output { what: "standard output".into(), source }
 }
 
 fn configure(options: &ServeOptions, settings: &Settings) -> Result<Config, CommandError> {
@@ -429,29 +443,23 @@ impl Run {
         }
     }
 
-    /// Ends the server in order, and says what became of what was under way.
-    fn end(mut self) -> io::Result<Option<Recording>> {
-        let handle = self.server.handle();
-        let report = self.server.shutdown(SHUTDOWN_DEADLINE);
+    /// Ends the server in order, and says what became of what was under way. The recording has
+    /// not ended, whatever could be said.
+    fn end(self) -> (Option<Recording>, io::Result<()>) {
+        let Self { server, conduct, refused, mut log, recording, .. } = self;
+        let handle = server.handle();
+        let report = server.shutdown(SHUTDOWN_DEADLINE);
         // Also of who came while this thread had to wait for its reader.
         while let Some(event) = handle.poll_event() {
-            if let Some(recording) = &self.recording {
+            if let Some(recording) = &recording {
                 recording.note(&event);
             }
-            self.log.remember(event, 0);
+            log.remember(event, 0);
         }
-        while let Ok(message) = handle.receive(Duration::ZERO) {
-            self.log.say_who_came(&message)?;
-            if self.conduct.prints(message.kind(), message.is_request()) {
-                self.log.message(&message)?;
-            }
-        }
-        self.log.say_pending(u64::MAX)?;
         // ORDERING: Relaxed: the threads that counted have been joined.
-        let refused = self.refused.load(Ordering::Relaxed);
-        self.log.summary(&handle, report, refused)?;
-        self.log.out.flush()?;
-        Ok(self.recording)
+        let refused = refused.load(Ordering::Relaxed);
+        let said = log.last(&handle, conduct).and_then(|()| log.summary(&handle, report, refused));
+        (recording, said.and_then(|()| log.out.flush()))
     }
 }
 
@@ -474,7 +482,7 @@ impl Log {
         }
     }
 
-    /// Goes on when whoever reads standard output has gone.
+    /// Goes on when standard output can not be written any more.
     pub(super) fn set_optional(&mut self) {
         self.out.get_mut().is_optional = true;
     }
@@ -522,6 +530,17 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    /// Prints what is left in the inbox of a server that has ended, and who left.
+    fn last(&mut self, handle: &NodeHandle, conduct: Conduct) -> io::Result<()> {
+        while let Ok(message) = handle.receive(Duration::ZERO) {
+            self.say_who_came(&message)?;
+            if conduct.prints(message.kind(), message.is_request()) {
+                self.message(&message)?;
+            }
+        }
+        self.say_pending(u64::MAX)
     }
 
     /// Says that the sender of `message` came, before its first message, also if somebody left

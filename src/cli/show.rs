@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use ringwire::wire::{Body, BodyError, Codec, Scratch};
+use serde::Serialize;
 
 /// Columns of a terminal that does not say.
 const COLUMNS_DEFAULT: usize = 80;
@@ -78,6 +79,27 @@ pub(super) fn is_printable(c: char) -> bool {
         c => matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'),
     };
     matches!(c, '\t' | '\n' | '\r') || !(c.is_control() || turns(c))
+}
+
+/// One line of JSON. What no terminal is to see is escaped, as anything may be in JSON's strings
+/// (RFC 8259, section 7), and outside of them nothing of it stands.
+pub(super) fn json_line(value: &impl Serialize) -> String {
+    let line = serde_json::to_string(value).expect("it is made of numbers and text");
+    if line.chars().all(is_printable) {
+        return line;
+    }
+    let mut shown = String::with_capacity(line.len());
+    for c in line.chars() {
+        if is_printable(c) {
+            shown.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                shown += &format!("\\u{unit:04x}");
+            }
+        }
+    }
+    shown
 }
 
 fn escaped(c: char) -> impl Iterator<Item = char> {
@@ -195,6 +217,17 @@ mod tests {
         check(&[b'x'; 20], 20, "xxxxxxxxxxxxxxxxxxxx");
         check(&[0; 100], 20, "hex 00 00… (100 B)");
         check(&[b'\n'; 15], 20, "\\n\\n\\n\\n\\n\\n… (15 B)");
+    }
+
+    /// What a peer says can not write on the terminal through JSON either, and is the same to who
+    /// reads it.
+    #[test]
+    fn json_holds_no_control_characters() {
+        let text = "a\u{9b}2J\u{202e}\u{7f}\u{1b}[m\nü";
+        let line = json_line(&text);
+        assert_eq!(line, r#""a\u009b2J\u202e\u007f\u001b[m\nü""#);
+        assert_eq!(serde_json::from_str::<String>(&line).expect("JSON"), text);
+        assert_eq!(json_line(&"plain"), r#""plain""#);
     }
 
     #[test]

@@ -18,8 +18,15 @@ pub mod sim {
     pub use crate::session::sim::{Options, Report, run};
 }
 
+use std::io::Cursor;
+
 use crate::config::Config;
 use crate::endpoint::Endpoint;
+use crate::record::{
+    Direction, Record, RecordOrigin, RecordReader, RecordTally, RecordWriter, RecordedFrame,
+    RecordedSession,
+};
+use crate::time::Nanos;
 use crate::wire::handshake::{self, Greeting};
 use crate::wire::{
     Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Priority, frame_bytes,
@@ -39,13 +46,63 @@ pub struct Target {
 }
 
 /// Every target there is.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target { name: "wire_decode", run: wire_decode, corpus: wire_decode_corpus },
     Target { name: "wire_handshake", run: wire_handshake, corpus: wire_handshake_corpus },
     Target { name: "config_toml", run: config_toml, corpus: config_toml_corpus },
     Target { name: "endpoint", run: endpoint, corpus: endpoint_corpus },
     Target { name: "session", run: session, corpus: session_corpus },
+    Target { name: "recording", run: recording, corpus: recording_corpus },
 ];
+
+/// Reads a recording, from its beginning and from a time on. Never panics, whatever the bytes are,
+/// ends, and finds the same again; what is sought is a part of the whole.
+pub fn recording(data: &[u8]) {
+    let Ok(mut reader) = RecordReader::new(Cursor::new(data)) else { return };
+    let whole = records(&mut reader);
+    let ending = reader.ending();
+    assert!(ending.is_some(), "it has been read to its end");
+    let middle = whole.get(whole.len() / 2).map_or(Nanos(0), |&(at, _)| at);
+    reader.seek(Nanos(0)).expect("memory");
+    assert_eq!(records(&mut reader), whole, "read again");
+    assert_eq!(reader.ending(), ending);
+    // An index may say anything: what is found is there all the same.
+    reader.seek(middle).expect("memory");
+    let sought = records(&mut reader);
+    assert!(sought.iter().all(|record| whole.contains(record)), "{} sought", sought.len());
+}
+
+/// When each record is from, and how long it is.
+fn records(reader: &mut RecordReader<Cursor<&[u8]>>) -> Vec<(Nanos, usize)> {
+    let mut found = Vec::new();
+    while let Some(record) = reader.next().expect("memory") {
+        found.push(match record {
+            Record::Frame(frame) => (frame.at, frame.bytes.len()),
+            Record::Lost { at, .. } => (at, 0),
+            Record::Peer { at, node_name, address, .. } => (at, node_name.len() + address.len()),
+        });
+    }
+    found
+}
+
+fn recording_corpus() -> Vec<Vec<u8>> {
+    let session = RecordedSession { reactor: 1, number: 1 << 32 | 2 };
+    let write = |finish: bool| {
+        let origin = RecordOrigin { node_name: "cell".into(), ..RecordOrigin::default() };
+        let mut writer = RecordWriter::begin(Vec::new(), &origin).expect("memory");
+        writer.peer(session, Nanos(1), "drive", "10.0.0.7:1").expect("memory");
+        for at in 2..6 {
+            let direction = if at == 3 { Direction::Sent } else { Direction::Received };
+            let frame = RecordedFrame { direction, session, at: Nanos(at), bytes: &[7; 48] };
+            writer.frame(&frame).expect("memory");
+            writer.lose(RecordTally { frames: 1, bytes: 48 });
+        }
+        let ended = if finish { writer.finish() } else { writer.flush() };
+        ended.expect("memory");
+        std::mem::take(writer.sink())
+    };
+    vec![write(true), write(false)]
+}
 
 /// A recursive type with everything an archive can nest: what a hostile peer would aim at.
 #[derive(rkyv::Archive, rkyv::Serialize, Debug)]

@@ -124,7 +124,7 @@ impl TapFilter {
 #[derive(Debug, Clone)]
 pub struct Tap {
     filter: TapFilter,
-    rings: Sender<Arc<Line>>,
+    rings: Sender<Reading>,
 }
 
 impl Tap {
@@ -152,7 +152,7 @@ impl Tap {
         let line = Line::new(reactor, bytes / WORD_BYTES)
             .ok_or(SetupError::Memory { key: "memory_bytes of a tap", bytes: bytes as u64 })?;
         let line = Arc::new(line);
-        match self.rings.try_send(Arc::clone(&line)) {
+        match self.rings.try_send(Reading { line: Arc::clone(&line), told: 0, end: None }) {
             Ok(()) => {}
             Err(TrySendError::Disconnected(_)) => return Ok(None),
             Err(TrySendError::Full(_)) => return Err(SetupError::TapFull { waiting: RINGS_MAX }),
@@ -328,15 +328,36 @@ impl<'a> TapFrame<'a> {
     }
 }
 
+/// A ring that is read, or will be. When it is dropped, its writer learns that nobody does.
+#[derive(Debug)]
+struct Reading {
+    line: Arc<Line>,
+    /// What of its losses the frames have told.
+    told: u64,
+    /// Where reading ends, and what had been lost until then; `None` while it goes on.
+    end: Option<(u64, u64)>,
+}
+
+impl Reading {
+    fn lost(&self) -> u64 {
+        self.end.map_or_else(|| self.line.ring.lost(), |(_, lost)| lost)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.line.ring.leave();
+    }
+}
+
 /// The end of a [`Tap`] that is read, on any one thread. When it is dropped the reactors go on
 /// without.
 #[derive(Debug)]
 pub struct TapReceiver {
-    coming: Receiver<Arc<Line>>,
+    coming: Receiver<Reading>,
     /// Whether more rings may come.
     has_taps: bool,
-    /// With what of its losses the frames have told.
-    rings: Vec<(Arc<Line>, u64)>,
+    rings: Vec<Reading>,
     /// The last frame.
     frame: Vec<u128>,
     /// Losses of reactors that are gone.
@@ -377,36 +398,46 @@ impl TapReceiver {
     /// that was received.
     #[must_use]
     pub fn frames_lost(&self) -> u64 {
-        let lost = self.rings.iter().map(|(line, _)| line.ring.lost());
-        self.lost_by_gone + lost.sum::<u64>()
+        self.lost_by_gone + self.rings.iter().map(Reading::lost).sum::<u64>()
+    }
+
+    /// Ends reading behind what has come so far: then [`receive`](Self::receive) says that all is
+    /// shut down, however much is tapped meanwhile.
+    pub(crate) fn end_here(&mut self) {
+        self.meet_new_reactors();
+        self.has_taps = false;
+        for reading in &mut self.rings {
+            let ring = &reading.line.ring;
+            reading.end = Some((ring.written(), ring.lost()));
+        }
     }
 
     fn meet_new_reactors(&mut self) {
         while self.has_taps {
             match self.coming.try_recv() {
-                Ok(ring) => self.rings.push((ring, 0)),
+                Ok(reading) => self.rings.push(reading),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => self.has_taps = false,
             }
         }
     }
 
-    /// The ring with the earliest frame; those that are empty and closed are forgotten.
+    /// The ring with the earliest frame; those of which nothing more is to come are forgotten.
     fn earliest(&mut self) -> Option<usize> {
         let mut best: Option<(usize, u64)> = None;
         let mut number = 0;
-        while let Some((line, _)) = self.rings.get(number) {
-            let ring = &line.ring;
+        while let Some(reading) = self.rings.get(number) {
+            let ring = &reading.line.ring;
             // Before the look at what is written: who sees it sees all of that.
-            let is_closed = ring.is_closed();
+            let is_closed = reading.end.is_some() || ring.is_closed();
             let read = ring.read();
-            if ring.written() != read {
+            if reading.end.map_or_else(|| ring.written(), |(end, _)| end) != read {
                 let at = ring.load(read + 2);
                 if best.is_none_or(|(_, earliest)| at < earliest) {
                     best = Some((number, at));
                 }
             } else if is_closed {
-                self.lost_by_gone += ring.lost();
+                self.lost_by_gone += reading.lost();
                 self.rings.swap_remove(number);
                 // The last one has its place now.
                 continue;
@@ -418,7 +449,7 @@ impl TapReceiver {
 
     /// Copies the first frame of a ring.
     fn take(&mut self, number: usize) -> TapFrame<'_> {
-        let (line, told) = &mut self.rings[number];
+        let Reading { line, told, .. } = &mut self.rings[number];
         let ring = &line.ring;
         let read = ring.read();
         let [length, session, at, lost] = [0, 1, 2, 3].map(|word| ring.load(read + word));
@@ -453,9 +484,8 @@ impl TapReceiver {
 
 impl Drop for TapReceiver {
     fn drop(&mut self) {
+        // Those that nobody has met learn it too; a channel keeps what is in it while it has
+        // senders.
         self.meet_new_reactors();
-        for (line, _) in &self.rings {
-            line.ring.leave();
-        }
     }
 }

@@ -45,8 +45,9 @@
 //!
 //! A finished recording ends with index and end, which is 64 bytes. One that was not finished has
 //! neither, and is read up to its last whole record; so is one that was cut off or has something
-//! else behind it. Records of an unknown `what` are left out. Times are in order for each reactor;
-//! those of several reactors may interleave by a few milliseconds.
+//! else behind it. Records of an unknown `what` are left out. Frames of one reactor
+//! are in order of time; those of several may interleave by a few milliseconds, and who a session
+//! is with may stand before frames that came earlier.
 //!
 //! Cost: a copy and a checksum per frame on the recorder's thread. Not for: the reactor, which
 //! only copies frames for a [`TapReceiver`](crate::TapReceiver).

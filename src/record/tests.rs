@@ -352,6 +352,36 @@ fn full_disk_keeps_whole_records_and_says_what_is_missing() {
     }
 }
 
+/// It is said once only, so it waits for room; not for ever more of it.
+#[test]
+fn full_disk_keeps_who_sessions_are_with() {
+    let header = RecordWriter::begin(Vec::new(), &origin()).expect("memory").file_bytes();
+    let room = usize::try_from(header).expect("small");
+    let mut writer =
+        RecordWriter::begin(Disk { bytes: Vec::new(), room }, &origin()).expect("room");
+    let session = |number| RecordedSession { reactor: 1, number };
+    for number in 0..3 {
+        writer.peer(session(number), Nanos(number), "drive", "10.0.0.7:1").expect("gathered");
+        writer.frame(&frame(number, &[7; 48])).expect("gathered");
+        writer.flush().expect_err("no room");
+    }
+    writer.sink().room = usize::MAX;
+    writer.frame(&frame(3, &[7; 48])).expect("gathered");
+    writer.finish().expect("room");
+    let (records, ending) = read_all(&writer.sink().bytes).expect("a recording");
+    let peer = |number| Owned::Peer(session(number), "drive".into(), "10.0.0.7:1".into());
+    let last = Owned::of(&Record::Frame(frame(3, &[7; 48])));
+    assert_eq!(records, [peer(0), peer(1), peer(2), Owned::Lost(3), last]);
+    assert_eq!(ending, Ending::Finished);
+
+    writer.sink().room = 0;
+    let long = "x".repeat(TEXT_BYTES_MAX);
+    for number in 0..2_000 {
+        let _ = writer.peer(session(number), Nanos(number), &long, &long);
+    }
+    assert!(writer.gathered_bytes() < 512 << 10, "{}", writer.gathered_bytes());
+}
+
 #[test]
 fn texts_are_cut_between_characters() {
     let long = "ä".repeat(2_000);

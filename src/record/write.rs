@@ -4,12 +4,13 @@
 //!
 //! The sink holds whole records only, but for the time of a write. When a write fails, what it
 //! left behind is cut off again, the frames in it count as lost, and the writer goes on: the next
-//! record that can be written is preceded by one that says how many are missing.
+//! frame that can be written is preceded by a record that says how many are missing. Who sessions
+//! are with is kept until it can be written.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     ALIGN, Direction, END, EndBody, HEADER_BYTES, Head, Header, INDEX, INDEX_ENTRIES_MAX,
@@ -21,6 +22,8 @@ use crate::time::Nanos;
 
 /// Records are gathered up to this many bytes.
 const GATHERED_BYTES: usize = 256 << 10;
+/// What is kept, while the sink takes nothing, of who sessions are with.
+const PEERS_KEPT_BYTES: usize = GATHERED_BYTES / 2;
 
 /// What a recording is written to.
 pub trait RecordSink: Write {
@@ -62,7 +65,8 @@ impl RecordTally {
     }
 }
 
-/// Appends records to a sink. Blocks as the sink does; allocates only while its index grows.
+/// Appends records to a sink. Blocks as the sink does; allocates while its index grows, and for a
+/// frame that is longer than what is gathered otherwise.
 #[derive(Debug)]
 pub struct RecordWriter<W: RecordSink> {
     sink: W,
@@ -170,7 +174,7 @@ impl<W: RecordSink> RecordWriter<W> {
         self.flush_if_full()
     }
 
-    /// Notes that frames are missing here; the next record says so.
+    /// Notes that frames are missing here; a record before the next frame says so.
     pub fn lose(&mut self, lost: RecordTally) {
         self.lost.add(lost);
         self.untold.add(lost);
@@ -192,6 +196,8 @@ impl<W: RecordSink> RecordWriter<W> {
                 self.waiting = RecordTally::default();
                 self.telling = RecordTally::default();
                 self.gathered.clear();
+                // What one long frame took is given back.
+                self.gathered.shrink_to(2 * GATHERED_BYTES);
                 Ok(())
             }
             Err(error) => {
@@ -246,6 +252,11 @@ impl<W: RecordSink> RecordWriter<W> {
     /// The sink.
     pub fn sink(&mut self) -> &mut W {
         &mut self.sink
+    }
+
+    #[cfg(test)]
+    pub(super) fn gathered_bytes(&self) -> usize {
+        self.gathered.len()
     }
 
     /// Missing frames that no record tells of yet.
@@ -311,13 +322,25 @@ impl<W: RecordSink> RecordWriter<W> {
         self.index_next = offset + self.index_every;
     }
 
-    /// The sink did not take what was gathered: it is as if that had never come.
+    /// The sink did not take what was gathered: it is as if that had never come, but for who
+    /// sessions are with, which would not be said again.
     #[cold]
     fn give_up_gathered(&mut self) {
         // Where even this fails (a device has no length) there is nothing to cut off, or the next
         // write fails as well.
         let _ = self.sink.cut(self.flushed);
-        self.gathered.clear();
+        let gathered = std::mem::take(&mut self.gathered);
+        self.gathered.reserve(2 * GATHERED_BYTES);
+        let mut rest = &gathered[..];
+        while let Ok((head, _)) = Head::ref_from_prefix(rest) {
+            let body_bytes = head.body_bytes.get() as usize;
+            let bytes = size_of::<Head>() + body_bytes.next_multiple_of(ALIGN);
+            let (record, behind) = rest.split_at(bytes);
+            if head.what == PEER && self.gathered.len() + bytes <= PEERS_KEPT_BYTES {
+                self.gathered.extend_from_slice(record);
+            }
+            rest = behind;
+        }
         self.index.retain(|mark| mark.offset.get() < self.flushed);
         self.index_next = self.index_next.min(self.flushed);
         let waiting = std::mem::take(&mut self.waiting);

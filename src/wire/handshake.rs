@@ -30,7 +30,10 @@
 //! | 2 | 2 | reserved | 0 |
 //! | 4 | 4 | detail | the bound that was exceeded or the version wanted, else 0 |
 //!
-//! A peer that has not completed the handshake may send no frame above [`HANDSHAKE_BYTES_MAX`].
+//! A peer that has not completed the handshake may send no frame above [`HANDSHAKE_BYTES_MAX`]. A
+//! greeting is refused as malformed when protocol_min is above protocol_max, when frame_bytes_max
+//! is below that bound, when something reserved is not 0, when its lengths do not add up to the
+//! payload's, or when the name is not UTF-8.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -17,7 +17,8 @@ pub const EXTENSION_BYTES: usize = 32;
 /// Every frame is padded to a multiple of this, and starts at one.
 pub const FRAME_ALIGN: usize = 16;
 
-/// What a frame is. Application kinds are below 0x80, the session's own from there on.
+/// What a frame is. Five kinds are the application's ([`APPLICATION`](Self::APPLICATION)); the
+/// others are the session's own, from 0x80 on those that begin and end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Kind {

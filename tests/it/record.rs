@@ -228,6 +228,49 @@ fn full_disk_loses_counted_frames_and_goes_on_when_there_is_room() {
     });
 }
 
+/// What had come when the end began is written, however long the disk takes for it: for more than
+/// a second here.
+#[test]
+fn slow_disk_loses_nothing_at_the_end() {
+    const MESSAGES: u64 = 1_000;
+    isolated(|| {
+        let (tap, frames) = Tap::new(TapFilter::received());
+        let server = start(echo().tap(tap.clone()));
+        let (mut disk, file) = std::io::pipe().expect("descriptors");
+        let file = File::from(std::os::fd::OwnedFd::from(file));
+        let recorder = Recorder::start(frames, file, RecordOrigin::default()).expect("a thread");
+        let mut client = client(&endpoint(&server));
+        let payload = pattern(1_000, 3);
+        let ask = |client: &mut ringwire::Client| {
+            let answer = client.request(Envelope::command(), &payload[..], PATIENCE);
+            assert_eq!(answer.expect("answered all the same").payload()[..], payload[..]);
+        };
+        // Far more than a pipe and the writer hold.
+        (0..MESSAGES).for_each(|_| ask(&mut client));
+        let ending = std::thread::spawn(move || recorder.finish());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a disk that stands still is what is tested"
+        )]
+        std::thread::sleep(Duration::from_millis(1_200));
+        assert!(!ending.is_finished());
+        let mut written = Vec::new();
+        let read = std::io::Read::read_to_end(&mut disk, &mut written).expect("a pipe");
+        let report = ending.join().expect("no panic");
+        assert_eq!((report.frames, report.frames_lost), (MESSAGES, 0), "{report:?}");
+        assert_eq!(report.file_bytes, read as u64);
+        let mut reader = RecordReader::new(std::io::Cursor::new(written)).expect("a recording");
+        let mut found = 0;
+        while let Some(record) = reader.next().expect("memory") {
+            found += u64::from(matches!(record, Record::Frame(_)));
+        }
+        assert_eq!((found, reader.ending()), (MESSAGES, Some(Ending::Finished)));
+        drop(tap);
+        let _ = client.disconnect(PATIENCE);
+        let _ = server.shutdown(PATIENCE);
+    });
+}
+
 /// The header is written at once, so a device that takes nothing is told at the start.
 #[test]
 fn device_that_takes_nothing_is_refused_at_the_start() {

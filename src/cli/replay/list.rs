@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use super::select::{Item, Selected};
 use crate::cli::CommandError;
 use crate::cli::options::{kind_name, priority_name};
-use crate::cli::serve::stdout_error;
-use crate::cli::show::{Excerpt, Short, TimeOfDay, counted, terminal_columns};
+use crate::cli::show::{Excerpt, Short, TimeOfDay, counted, json_line, terminal_columns};
 
 /// Width of a payload on a line that goes to no terminal.
 const EXCERPT_COLUMNS: usize = 1024;
@@ -25,9 +24,9 @@ pub(super) fn print(mut selected: Selected<'_>, as_json: bool) -> Result<bool, C
     let mut latest = origin.monotonic;
     if as_json {
         let line = header_json(&selected, &origin);
-        writeln!(out, "{line}").map_err(stdout_error)?;
+        writeln!(out, "{}", json_line(&line)).map_err(CommandError::Stdout)?;
     } else {
-        header(&mut out, &origin).map_err(stdout_error)?;
+        header(&mut out, &origin).map_err(CommandError::Stdout)?;
     }
     selected.each(|item| {
         if let Item::Frame(recorded, frame) = &item {
@@ -37,11 +36,11 @@ pub(super) fn print(mut selected: Selected<'_>, as_json: bool) -> Result<bool, C
         }
         let line = match (&item, as_json) {
             (Item::Frame(recorded, frame), true) => {
-                frame_json(number, recorded, frame, &origin).to_string()
+                json_line(&frame_json(number, recorded, frame, &origin))
             }
             (Item::Frame(recorded, frame), false) => line_of(recorded, frame, &origin, columns),
             (Item::Other(record), true) => match other_json(record, &origin) {
-                Some(line) => line.to_string(),
+                Some(line) => json_line(&line),
                 None => return Ok(()),
             },
             (Item::Other(record), false) => match other_line(record, &origin) {
@@ -49,15 +48,15 @@ pub(super) fn print(mut selected: Selected<'_>, as_json: bool) -> Result<bool, C
                 None => return Ok(()),
             },
         };
-        writeln!(out, "{line}").map_err(stdout_error)
+        writeln!(out, "{line}").map_err(CommandError::Stdout)
     })?;
     if !as_json {
         let lasted = Short(latest.since(origin.monotonic));
         let frames = counted(number, "frame");
         writeln!(out, "{frames}, {}B, {lasted}", crate::cli::show::Metric(bytes as f64))
-            .map_err(stdout_error)?;
+            .map_err(CommandError::Stdout)?;
     }
-    out.flush().map_err(stdout_error)?;
+    out.flush().map_err(CommandError::Stdout)?;
     for remark in selected.remarks() {
         eprintln!("{remark}");
     }
@@ -179,6 +178,7 @@ fn frame_json(
         "is_request": frame.is_request(),
         "is_response": frame.is_response(),
         "is_reliable": frame.is_reliable(),
+        "expires": frame.expires(),
         "ttl_us": frame.extension().map_or(0, |extension| extension.ttl_us.get()),
         "payload_bytes": frame.payload().len(),
     });

@@ -30,8 +30,7 @@ use ringwire::{
 
 use self::select::{Item, Selected, Selection};
 use crate::cli::options::idle_parser;
-use crate::cli::send::{SendFailure, TIMEOUT_DEFAULT, TIMEOUT_MS_MAX, WAKE_SLACK};
-use crate::cli::serve::stdout_error;
+use crate::cli::send::{SendFailure, TIMEOUT_DEFAULT, TIMEOUT_MS_MAX, WAKE_SLACK, check_delivery};
 use crate::cli::show::{Marked, Metric, Short, counted};
 use crate::cli::{CommandError, FAILURE, Settings};
 
@@ -182,7 +181,8 @@ fn envelope_of(frame: &Frame<'_>) -> Envelope {
     }
     if let Some(extension) = frame.extension() {
         envelope = envelope.destination(extension.destination.get());
-        if extension.ttl_us.get() > 0 {
+        // Of a request it may be how long it was waited for, which is not said again.
+        if frame.expires() {
             envelope = envelope.ttl(Duration::from_micros(extension.ttl_us.get().into()));
         }
     }
@@ -339,10 +339,8 @@ impl<'a> Replay<'a> {
         let mut lines = self.tally.summary(ended, self.options.speed);
         lines.extend(selected.remarks());
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        io::stdout().lock().write_all(text.as_bytes()).map_err(stdout_error)?;
-        if report.flushed < report.connections || report.connections == 0 {
-            return Err(SendFailure::Undelivered { messages: report.messages_dropped }.into());
-        }
+        io::stdout().lock().write_all(text.as_bytes()).map_err(CommandError::Stdout)?;
+        check_delivery(&self.client, &report)?;
         let is_whole = self.tally.unanswered == 0 && self.tally.refused.is_empty();
         Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
     }

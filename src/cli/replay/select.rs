@@ -153,7 +153,7 @@ impl Selected<'_> {
                     None => self.found.unreadable += 1,
                 },
                 Record::Lost { at, frames, .. } if is_meant(at) => {
-                    self.found.lost += frames;
+                    self.found.lost = self.found.lost.saturating_add(frames);
                     take(Item::Other(record))?;
                 }
                 Record::Frame(RecordedFrame { at, .. }) if at > to + DISORDER_MAX => {

@@ -223,9 +223,7 @@ fn say(path: &Path, page: &Page) -> Result<(), CommandError> {
 
 fn write_out(bytes: &[u8]) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|source| CommandError::Output { what: "standard output".into(), source })
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(CommandError::Stdout)
 }
 
 #[cfg(test)]

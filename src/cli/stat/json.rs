@@ -1,4 +1,5 @@
-//! A registry as one line of JSON. Times are in nanoseconds and end in `_ns`.
+//! A registry as one line of JSON. Times are in nanoseconds and end in `_ns`, but for the interval
+//! of rates, in `seconds`.
 
 use ringwire::stats::{LaneReading, Reading, SessionReading, Statistics};
 use ringwire::{DropReason, Snapshot};
@@ -7,10 +8,11 @@ use serde_json::{Map, Value};
 
 use crate::cli::attach::Change;
 use crate::cli::options::LANE_NAMES;
+use crate::cli::show::json_line;
 
 #[derive(Serialize)]
 struct Node<'a> {
-    path: &'a std::path::Path,
+    path: std::borrow::Cow<'a, str>,
     pid: u32,
     node_name: &'a str,
     command: &'a str,
@@ -106,7 +108,7 @@ pub(super) fn line(snapshot: &Snapshot, change: Option<&Change>) -> String {
         unsettled_bytes: reactor.unsettled_bytes,
     });
     let node = Node {
-        path: &snapshot.path,
+        path: snapshot.path.to_string_lossy(),
         pid: snapshot.pid,
         node_name: &snapshot.node_name,
         command: &snapshot.command,
@@ -121,9 +123,7 @@ pub(super) fn line(snapshot: &Snapshot, change: Option<&Change>) -> String {
         histograms: histograms.collect(),
         sessions: snapshot.sessions().map(Session::of).collect(),
     };
-    let mut line = serde_json::to_string(&node).expect("it is made of numbers and text");
-    line.push('\n');
-    line
+    json_line(&node) + "\n"
 }
 
 impl Rates {

@@ -318,7 +318,7 @@ fn clean(selection: &Selection) -> Result<ExitCode, CommandError> {
 fn print(text: &str) -> Result<ExitCode, CommandError> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|source| CommandError::Output { what: "standard output".into(), source })?;
+    written.map_err(CommandError::Stdout)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -174,6 +174,34 @@ fn reader_that_went_away_costs_nothing() {
     assert!(tap.writer(1, &counters()).expect("memory").is_none(), "and none begins");
 }
 
+/// What is tapped behind an end is neither read nor missed, and costs its writer nothing more.
+#[test]
+fn reading_ends_behind_what_has_come() {
+    let (tap, mut receiver) = Tap::new(TapFilter::received().memory_bytes(0));
+    let mut writers = [writer(&tap, 0), writer(&tap, 1)];
+    for number in 0..70 {
+        put(&mut writers[0], number.into(), number, &[7; 1 << 10]);
+    }
+    put(&mut writers[1], 50, 100, b"x");
+    receiver.end_here();
+    // Earlier than what is left in the other ring.
+    put(&mut writers[1], 50, 101, b"behind the end");
+    for number in 0..=50 {
+        assert_eq!(take(&mut receiver), Some((number, number.into(), 0)));
+    }
+    assert_eq!(take(&mut receiver), Some((100, 50, 0)));
+    for number in 51..60 {
+        assert_eq!(take(&mut receiver), Some((number, number.into(), 0)));
+    }
+    assert_eq!(receiver.receive(PATIENCE).map(drop), Err(ReceiveError::ShutDown));
+    assert_eq!(receiver.frames_lost(), 10, "those that came before the end");
+    for number in 0..100 {
+        put(&mut writers[0], number.into(), number, &[7; 1 << 10]);
+    }
+    assert_eq!((writers[0].is_off, writers[0].lost), (true, 10));
+    assert_eq!(receiver.frames_lost(), 10);
+}
+
 /// Two threads at full speed: every frame comes whole and in order, or is counted.
 #[test]
 fn threads_race_and_every_frame_is_whole_or_counted() {
