@@ -307,7 +307,8 @@ pub enum FlushError {
         /// How long it was waited for.
         timeout: Duration,
     },
-    /// There is no connection; what was queued on it is lost and counted.
+    /// There is no connection, or the peer lost its end of the session meanwhile: what was queued
+    /// is lost and counted.
     #[error("not connected")]
     NotConnected,
 }

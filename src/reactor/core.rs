@@ -168,6 +168,8 @@ pub(crate) struct Core {
     pub(crate) paused: Vec<ConnectionKey>,
     /// How many connections are departed; see `pause`.
     pub(crate) departed: usize,
+    /// Connections that are closed and whose last operation has not ended.
+    leaving: usize,
     /// Places for connections, departed ones included.
     pub(crate) places_max: usize,
     /// Connections whose last operation has ended.
@@ -306,6 +308,7 @@ impl Core {
             unarmed: Vec::with_capacity(places_max),
             paused: Vec::with_capacity(places_max),
             departed: 0,
+            leaving: 0,
             places_max,
             ended: Vec::with_capacity(places_max),
             sends_unsubmitted: 0,
@@ -452,6 +455,8 @@ impl Core {
             return self.push_all_away(id, envelope, bodies);
         };
         let mut batch = Batch::default();
+        // Before a body or the iterator may panic: what was queued until then leaves.
+        self.mark_dirty(key);
         let connection = &mut self.connections[key];
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let before = connection.session.lane_bytes(lane);
@@ -478,9 +483,6 @@ impl Core {
                     break;
                 }
             }
-        }
-        if batch.queued > 0 {
-            self.mark_dirty(key);
         }
         if let Some(error) = batch.refused {
             self.push_refused(key, lane, error);
@@ -695,6 +697,7 @@ impl Core {
         if matches!(connection.phase, Phase::Departed { .. }) {
             self.departed -= 1;
         }
+        self.leaving += 1;
         let is_active = std::mem::take(&mut connection.is_active);
         let has_operations = connection.has_operations();
         connection.state_deadline = Nanos::NEVER;
@@ -781,8 +784,8 @@ impl Core {
 
     /// Whether no place is left for another connection.
     pub(crate) fn is_full(&self) -> bool {
-        let departed = self.departed.min(departed_max(&self.config));
-        self.connections.len() >= self.config.connections_max() as usize + departed
+        let beside = (self.departed + self.leaving).min(departed_max(&self.config));
+        self.connections.len() >= self.config.connections_max() as usize + beside
     }
 
     /// Tells whoever waits for this connection how it went.
@@ -859,6 +862,9 @@ impl Core {
             }
             let Some(connection) = self.connections.remove(key) else { continue };
             assert!(!connection.has_operations(), "a slot is freed after its last operation");
+            if matches!(connection.phase, Phase::Closing { .. }) {
+                self.leaving -= 1;
+            }
             if matches!(self.homes.get(connection.home), Some(&Home::Here(here)) if here == key) {
                 self.homes.remove(connection.home);
                 self.pairs.remove(connection.home);

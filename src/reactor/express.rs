@@ -280,6 +280,8 @@ impl Core {
         let place = match connection.phase {
             Phase::Live if connection.is_established() => Place::Here,
             Phase::Connecting { .. } | Phase::Live => Place::Making,
+            // What is left of the connection is a send that the kernel holds.
+            Phase::Closing { .. } if connection.survives => Place::Away,
             Phase::Departed { .. } | Phase::Closing { .. } => Place::Leaving,
         };
         View::new(&connection.session, place)
@@ -413,19 +415,38 @@ impl Core {
             (Fate::Nothing, _) => {}
             // Its link is gone already, and its last send may still be in the kernel.
             (Fate::End, Some(key)) if self.connections[key].survives => self.give_up(key),
+            (Fate::End, Some(key)) if self.is_gone_with_unread(key, reason) => self.bound_end(key),
             (Fate::End, Some(key)) => self.close(key, reason),
             (Fate::End, None) => self.end_away(other, reason),
-            (Fate::Bound, Some(key)) => {
-                let limit = self.now + self.config.handshake_timeout();
-                let connection = &mut self.connections[key];
-                connection.state_deadline = connection.state_deadline.min(limit);
-                connection.awaits_goodbye = true;
-                self.set_deadline(key);
-                self.mark_dirty(key);
-            }
+            (Fate::Bound, Some(key)) => self.bound_end(key),
             (Fate::Follow, Some(key)) => self.mark_dirty(key),
             (Fate::Bound | Fate::Follow, None) => {}
         }
+    }
+
+    /// A connection is to end by itself; it has the time of a handshake for it, and as long as there
+    /// is something to read.
+    fn bound_end(&mut self, key: ConnectionKey) {
+        let limit = self.now + self.config.handshake_timeout();
+        let connection = &mut self.connections[key];
+        connection.state_deadline = connection.state_deadline.min(limit);
+        connection.awaits_goodbye = true;
+        self.set_deadline(key);
+        self.mark_dirty(key);
+    }
+
+    /// Whether the peer has gone for good, without a goodbye, and this connection holds what came
+    /// before that and is not handled yet.
+    fn is_gone_with_unread(&self, key: ConnectionKey, reason: CloseReason) -> bool {
+        let connection = &self.connections[key];
+        matches!(reason, CloseReason::PeerClosed | CloseReason::Socket { .. })
+            && !connection.session.resumes(&self.identity)
+            && !self.closing
+            && match connection.phase {
+                Phase::Departed { .. } => true,
+                Phase::Live => connection.pause.is_some() || connection.window.has_unparsed(),
+                Phase::Connecting { .. } | Phase::Closing { .. } => false,
+            }
     }
 
     /// Whether a part that is draining and flushed has to wait for the other before its goodbye.

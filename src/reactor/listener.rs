@@ -418,6 +418,10 @@ impl Core {
         if !is_resumed && !is_express {
             for &(watched, period) in &self.watches {
                 let watchdog = &mut self.connections[key].session.watchdog;
+                // Of a peer that has started anew, it goes on: silence is silence.
+                if watchdog.has(watched) {
+                    continue;
+                }
                 if let Err(error) = watchdog.watch(watched, period, now) {
                     tracing::warn!(%error, ?watched, "a session is not watched");
                 }

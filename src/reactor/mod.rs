@@ -49,6 +49,7 @@ pub(crate) mod watch;
 
 use std::io;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -696,6 +697,10 @@ impl Reactor {
     /// # Errors
     ///
     /// [`RequestError`]. After a timeout the link lives on; a late answer is counted and dropped.
+    ///
+    /// # Panics
+    ///
+    /// When `take` does; the connection is as good as before.
     #[inline]
     pub fn request_with<B: Body + ?Sized, R>(
         &mut self,
@@ -711,7 +716,8 @@ impl Reactor {
         loop {
             let mut closure = |frame: Frame<'_>| {
                 if let Some(take) = take.take() {
-                    taken = Some(take(frame));
+                    // Unwind safety: it goes on unwinding as soon as the frame has been handled.
+                    taken = Some(catch_unwind(AssertUnwindSafe(|| take(frame))));
                 }
             };
             let mut awaited =
@@ -720,7 +726,7 @@ impl Reactor {
             if let Some(value) = taken {
                 self.core.requests.close(id);
                 self.flush_replies();
-                return Ok(value);
+                return Ok(value.unwrap_or_else(|panic| resume_unwind(panic)));
             }
             if let Err(error) = turned {
                 self.core.requests.close(id);
@@ -943,6 +949,11 @@ impl Reactor {
         parts
             .map(|key| ConnectionId { key, ..connection })
             .all(|part| self.core.session(part).is_none_or(Session::is_flushed))
+    }
+
+    /// Sessions whose end the peer had lost, so far.
+    pub(crate) fn sessions_lost(&self) -> u64 {
+        self.core.counters.sessions_lost.get()
     }
 
     /// Submits what handlers queued during a call that is about to return to the application.

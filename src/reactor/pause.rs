@@ -20,8 +20,8 @@
 //! and what was not read yet is sent again (best-effort messages are lost, and counted). If the
 //! peer is not back when everything has been read, the session is away.
 //!
-//! At most [`departed_max`] departed connections stand beside `connections_max`; more of them take
-//! places of it, so that their memory stays bounded and nothing of theirs is lost. A shutdown gives
+//! At most [`departed_max`] departed connections, and closed ones whose last operation has not ended,
+//! stand beside `connections_max`; more of them take places of it, so that their memory stays bounded and nothing of theirs is lost. A shutdown gives
 //! them until its deadline where other threads receive, and no time where nobody can.
 
 use crate::config::Config;
@@ -34,7 +34,7 @@ use crate::session::state::State;
 use crate::sys::ring::Completion;
 use crate::time::Nanos;
 
-/// How many departed connections take no place of `connections_max`.
+/// How many connections that are over take no place of `connections_max`.
 pub(crate) fn departed_max(config: &Config) -> usize {
     config.connections_max().min(64) as usize
 }
@@ -87,10 +87,12 @@ impl Core {
         }
     }
 
-    /// Continues with connections that were held back.
+    /// Continues with connections that were held back: those that have waited longest first, and of
+    /// those that wait for the inbox one in a turn. It may take all the room there is, and is the
+    /// last in line after that.
     #[cold]
     pub(crate) fn resume_paused(&mut self) {
-        let mut index = 0;
+        let (mut index, mut is_inbox_given) = (0, false);
         while index < self.paused.len() {
             let key = self.paused[index];
             if !self.may_go_on(key) {
@@ -98,8 +100,16 @@ impl Core {
                 index += 1;
                 continue;
             }
-            self.paused.swap_remove(index);
-            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let connection = self.connections.get_mut(key);
+            let waits_for_inbox = connection.as_ref().is_some_and(|connection| {
+                connection.is_readable() && matches!(connection.pause, Some(Pause::Inbox { .. }))
+            });
+            if waits_for_inbox && std::mem::replace(&mut is_inbox_given, true) {
+                index += 1;
+                continue;
+            }
+            self.paused.remove(index);
+            let Some(connection) = connection else { continue };
             match connection.pause.take() {
                 Some(Pause::Inbox { .. }) if connection.is_readable() => self.ready.push(key),
                 Some(Pause::Memory { .. }) if connection.is_readable() => {

@@ -391,9 +391,14 @@ impl Core {
     fn carried(&self, id: ConnectionId) -> Carried {
         let mut carried = Carried { messages: 0, is_quiet: !self.requests.is_owed(id.key) };
         for part in self.parts(id) {
-            let received = self.key(part).map_or(0, |key| self.connections[key].messages_received);
+            if let Ok(key) = self.key(part) {
+                let connection = &self.connections[key];
+                carried.messages += connection.messages_received;
+                // What has come and is not handled yet is to be carried.
+                carried.is_quiet &= connection.pause.is_none() && !connection.window.has_unparsed();
+            }
             let session = self.session(part);
-            carried.messages += received + session.map_or(0, Session::messages_admitted);
+            carried.messages += session.map_or(0, Session::messages_admitted);
             carried.is_quiet &= session.is_some_and(Session::is_flushed);
         }
         carried
@@ -557,6 +562,12 @@ impl Reactor {
     pub(crate) fn is_pool_flushed(&self, pool: PoolId) -> bool {
         let Some(found) = self.core.pools.find(self.core.index, pool) else { return true };
         found.sessions.iter().flatten().all(|&id| self.is_flushed(id))
+    }
+
+    /// Reliable messages that the pool could not deliver so far.
+    pub(crate) fn pool_undelivered(&self, pool: PoolId) -> u64 {
+        let found = self.core.pools.find(self.core.index, pool);
+        found.map_or(0, |found| found.counts.messages_undelivered)
     }
 
     /// Parts with all members: what is queued leaves, reliable messages are confirmed, and each

@@ -211,9 +211,6 @@ impl Core {
         match parting(&main, &express) {
             Parting::Both => {
                 let Ok(key) = self.key(id) else { return };
-                if self.connections[key].survives {
-                    return self.give_up(key);
-                }
                 self.drain(key, deadline);
                 // Main first, so that it is known to be leaving when express has left.
                 if let Some(express) = self.pairs.express_of(id.key) {
@@ -225,15 +222,22 @@ impl Core {
                 let key = self.express_alone(id.key).expect("express stands");
                 self.drain(key, deadline);
             }
-            Parting::Now => self.end_away(id.key, CloseReason::Local),
+            Parting::Now => match self.key(id) {
+                Ok(key) => self.give_up(key),
+                Err(_) => self.end_away(id.key, CloseReason::Local),
+            },
         }
     }
 
-    /// Has a session that is away not dialled any more.
+    /// Has a session that is away, or about to be, not dialled any more.
     fn stop_dialling(&mut self, home: SessionKey) {
-        if let Some(Home::Away(away)) = self.homes.get_mut(home) {
-            away.route = None;
-            away.retry_at = Nanos::NEVER;
+        match self.homes.get_mut(home) {
+            Some(Home::Away(away)) => {
+                away.route = None;
+                away.retry_at = Nanos::NEVER;
+            }
+            Some(&mut Home::Here(key)) => self.connections[key].route = None,
+            None => {}
         }
     }
 

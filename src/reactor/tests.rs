@@ -33,13 +33,11 @@ impl Pair {
     }
 
     fn with_heartbeats(endpoint: &str, idle: Idle, interval_ms: u32) -> Self {
-        let config = Config::builder()
-            .idle(idle)
-            .connections_max(4)
-            .registry(false)
-            .heartbeat_interval_ms(interval_ms)
-            .build()
-            .expect("valid");
+        Self::between(endpoint, Config::builder().idle(idle).heartbeat_interval_ms(interval_ms))
+    }
+
+    fn between(endpoint: &str, settings: ConfigBuilder) -> Self {
+        let config = settings.connections_max(4).registry(false).build().expect("valid");
         let mut far = Reactor::new(&config).expect("a ring");
         let address = far.listen(&endpoint.parse().expect("well formed")).expect("free");
         let mut near = Reactor::new(&config).expect("a ring");
@@ -231,6 +229,31 @@ fn dial_that_comes_behind_a_shutdown_is_refused() {
     });
 }
 
+/// A connection that is closed has its place for as long as the kernel holds an operation of it,
+/// and not that of the next one.
+#[test]
+fn connection_that_is_closing_is_in_nobodys_way() {
+    let settings = Config::builder().idle(Idle::Park).heartbeat_interval_ms(0);
+    let mut pair = Pair::between("127.0.0.1:0", settings);
+    let address = pair.far.addresses()[0].clone();
+    while pair.near.core.connections.len() < 4 {
+        pair.near.dial(&address).expect("a place");
+    }
+    let error = pair.near.dial(&address).expect_err("connections_max is 4");
+    assert!(matches!(error, ConnectError::TooMany { connections_max: 4, .. }), "{error}");
+    pair.near.send(pair.id, Envelope::data(), b"in the kernel").expect("room");
+    let (buffer, key) = (pair.take_send(), pair.key());
+    pair.near.core.close(key, CloseReason::Local);
+    pair.near.dial(&address).expect("the place of the one that is closing");
+    pair.near.dial(&address).expect_err("and no other");
+    pair.near.core.record(failed(key, OpKind::Send, buffer, libc::ECANCELED));
+    until(|| {
+        poll(&mut pair.near);
+        pair.near.core.connections.len() == 4
+    });
+    pair.near.dial(&address).expect_err("as many as before");
+}
+
 #[test]
 fn session_whose_caller_has_given_up_is_ended() {
     let Pair { mut near, mut far, .. } = Pair::new();
@@ -377,6 +400,36 @@ fn session_given_up_waits_for_the_last_send_and_no_longer() {
     });
     let linger = pair.far.core.config.session_linger();
     assert!(Nanos::now().since(begun) < linger / 2, "it lingered");
+}
+
+/// Main's link is ending, with a send in the kernel, when the application has enough: what express
+/// holds still leaves, and nobody waits for main to come back.
+#[test]
+fn express_is_flushed_while_mains_link_is_just_ending() {
+    let settings = Config::builder().idle(Idle::Park).heartbeat_interval_ms(0).express(true);
+    let mut pair = Pair::between("127.0.0.1:0", settings);
+    pair.near.send(pair.id, Envelope::data(), b"in the kernel").expect("room");
+    let (buffer, main) = (pair.take_send(), pair.key());
+    pair.near.core.close(main, CloseReason::PeerClosed);
+    assert!(pair.near.core.connections[main].survives, "it waits for another link");
+    let envelope = Envelope::data().critical().reliable();
+    pair.near.send(pair.id, envelope, b"stop").expect("express stands");
+    let begun = Nanos::now();
+    pair.near.disconnect(pair.id, PATIENCE);
+    assert_eq!(pair.receive().payload()[..], *b"stop");
+    pair.near.core.record(failed(main, OpKind::Send, buffer, libc::ECANCELED));
+    let mut kinds = Vec::new();
+    until(|| {
+        poll(&mut pair.near);
+        poll(&mut pair.far);
+        kinds.extend(std::iter::from_fn(|| pair.near.poll_event()).map(|event| event.kind));
+        matches!(kinds.last(), Some(EventKind::Disconnected { .. }))
+    });
+    let linger = pair.near.core.config.session_linger();
+    assert!(Nanos::now().since(begun) < linger / 2, "it lingered: {kinds:?}");
+    let is_lost = |kind: &EventKind| matches!(kind, EventKind::SessionLost { .. });
+    assert!(!kinds.iter().any(is_lost), "what is reliable was confirmed: {kinds:?}");
+    assert_eq!(pair.near.statistics().sessions_resumed, 0);
 }
 
 /// A hello of the end `id` that has never been answered.

@@ -277,7 +277,7 @@ impl Pair {
             _ if !goes_on => Fate::End,
             // What it holds waits for both.
             Half::Express if !self.is_complete => Fate::End,
-            Half::Main if other.is_flushing() => Fate::Nothing,
+            Half::Main if other.is_flushing() => Fate::Follow,
             Half::Main => Fate::End,
             Half::Express if other.place == Place::Away => Fate::End,
             Half::Express if other.stands() && other.state == State::Open => Fate::Bound,

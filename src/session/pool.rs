@@ -514,7 +514,8 @@ impl Members {
             .starting_at(self.cursor)
             .filter_map(queued)
             .min_by_key(|&(bytes, _)| bytes)?;
-        Some(Chosen { slot, is_loaded: false })
+        // Another address may be there: what comes next need not wait as well.
+        Some(Chosen { slot, is_loaded: self.is_stranded() })
     }
 
     /// The slot of a key, whatever it stands at; one of the base.

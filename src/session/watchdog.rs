@@ -15,7 +15,8 @@
 //!   comes back within the period is no miss, and one that does not is.
 //! - After a miss there is no other before the watch has been fed.
 //! - When the session ends, what is waited for can not come any more: whatever has not been missed
-//!   is missed then, see [`Watchdog::poll_end`]. No watch ends in silence.
+//!   is missed then, see [`Watchdog::poll_end`]. No watch ends in silence. What is read after that
+//!   came before it, and feeds nothing.
 //! - Misses and recoveries alternate, and no silence of a period or more goes by without a miss,
 //!   not even one that ended before anybody polled: see [`Fed::Late`].
 //!
@@ -120,11 +121,12 @@ impl Watch {
     }
 }
 
-/// Whether the session has ever been established.
+/// Whether the session has ever been established, and is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Running {
     NotYet,
     Started,
+    Ended,
 }
 
 /// The watches of one session. They outlive its connections.
@@ -166,7 +168,7 @@ impl Watchdog {
     ///
     /// # Errors
     ///
-    /// [`WatchError`]: no room, or a period of zero.
+    /// [`WatchError`]: no room, a period of zero, or the session is over.
     pub(crate) fn watch(
         &mut self,
         key: WatchKey,
@@ -179,6 +181,7 @@ impl Watchdog {
         let status = match self.running {
             Running::NotYet => Status::Dormant,
             Running::Started => Status::Waiting { since: now },
+            Running::Ended => return Err(WatchError::NoSession),
         };
         let watch = Watch { key, period, status };
         let due = self.due.min(watch.deadline());
@@ -191,6 +194,11 @@ impl Watchdog {
         }
         self.due = due;
         Ok(())
+    }
+
+    /// Whether there is a watch of this key.
+    pub(crate) fn has(&self, key: WatchKey) -> bool {
+        self.watches.iter().any(|watch| watch.key == key)
     }
 
     /// Ends a watch. Does nothing when there is none.
@@ -218,10 +226,11 @@ impl Watchdog {
         if now < self.due { None } else { self.find_miss(now) }
     }
 
-    /// The session is over: the next watch that has not been missed yet, each once. Its silence is
-    /// as long as it was, often less than a period. To be called until it returns `None`.
+    /// The session is over, for good: the next watch that has not been missed yet, each once. Its
+    /// silence is as long as it was, often less than a period. To be called until it returns `None`.
     #[cold]
     pub(crate) fn poll_end(&mut self, now: Nanos) -> Option<Miss> {
+        self.running = Running::Ended;
         for watch in &mut self.watches {
             if let Status::Waiting { since } = watch.status {
                 watch.status = Status::Missed { since };
@@ -243,6 +252,9 @@ impl Watchdog {
     }
 
     fn feed(&mut self, key: WatchKey, now: Nanos) -> Option<Fed> {
+        if self.running == Running::Ended {
+            return None;
+        }
         let watch = self.watches.iter_mut().find(|watch| watch.key == key)?;
         let before = watch.status;
         let deadline = watch.deadline();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringwire::{
     Choice, Client, CloseReason, ConnectionState, DropReason, Envelope, EventKind, Idle, Kind,
-    Nanos, Pool, PoolConfig, SendError, WatchChange, WatchKey,
+    Nanos, Pool, PoolConfig, SendError, Server, WatchChange, WatchKey,
 };
 
 use crate::util::{
@@ -325,6 +325,40 @@ fn session_that_ends_is_a_miss_of_what_it_was_watched_for() {
         check_watch_of_ended_session(at_once, End::LinkLost, CloseReason::PeerClosed);
         check_watch_of_ended_session(brief(), End::ServerDisconnects, CloseReason::Local);
         check_watch_of_ended_session(brief(), End::ServerShutsDown, CloseReason::Local);
+    });
+}
+
+/// What is read after the end had come before it, and is no reason to leave a safe state: one miss,
+/// and no recovery.
+#[test]
+fn messages_of_a_peer_that_has_gone_feed_no_watch() {
+    isolated(|| {
+        let (told, tells) = std::sync::mpsc::channel();
+        let recovery = told.clone();
+        let brief = settings().inbox_frames_max(4).heartbeat_interval_ms(0);
+        let server = start(
+            Server::builder()
+                .config(brief.build().expect("valid"))
+                .listen("127.0.0.1:0")
+                .watch(WatchKey::Kind(Kind::Data), 10 * PATIENCE)
+                .on_deadline_missed(move |_, watched| told.send(*watched).expect("room"))
+                .on_deadline_recovered(move |_, watched| recovery.send(*watched).expect("room")),
+        );
+        let mut peer = Peer::connect(&server);
+        for number in 0..12_u8 {
+            peer.send(Plain::new(2, 2, &[number]));
+        }
+        wait_until("it is held back", || server.statistics().receive_pauses > 0);
+        drop(peer);
+        let missed = tells.recv_timeout(PATIENCE).expect("the end is told");
+        assert_eq!(missed.change, WatchChange::Missed);
+        assert_eq!(missed.ended, Some(CloseReason::PeerClosed));
+        for number in 0..12_u8 {
+            let message = server.receive(PATIENCE).expect("nothing that came is lost");
+            assert_eq!(message.payload()[..], [number]);
+        }
+        drop(server);
+        assert_eq!(tells.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
     });
 }
 

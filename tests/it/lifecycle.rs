@@ -103,6 +103,37 @@ fn close_of_a_unix_socket_is_noticed_while_the_inbox_is_full() {
     });
 }
 
+/// Whoever floods the inbox is last in line again each time there is room.
+#[test]
+fn flood_of_one_peer_does_not_hold_back_another() {
+    isolated(|| {
+        let config = valid(settings().inbox_frames_max(1));
+        let server = start(echo().config(config).reactors(1));
+        // Whoever of them was held back first.
+        for is_calm_first in [false, true] {
+            let (mut flood, mut calm) = (Peer::connect(&server), Peer::connect(&server));
+            let pauses = server.statistics().receive_pauses;
+            for is_calm in [is_calm_first, !is_calm_first] {
+                let (peer, count) = if is_calm { (&mut calm, 2) } else { (&mut flood, 1_000) };
+                for _ in 0..count {
+                    let payload = if is_calm { &b"calm"[..] } else { b"flood" };
+                    peer.send(Plain::new(DATA, NORMAL, payload));
+                }
+                let is_second = u64::from(is_calm != is_calm_first);
+                wait_for(&server, "it is held back", |s| s.receive_pauses > pauses + is_second);
+            }
+            let (mut calm_left, mut before) = (2, 0);
+            for _ in 0..1_002 {
+                match &server.receive(PATIENCE).expect("one of them").payload()[..] {
+                    b"calm" => calm_left -= 1,
+                    _ => before += u32::from(calm_left > 0),
+                }
+            }
+            assert!(before < 20, "behind {before} of the other's, {is_calm_first}");
+        }
+    });
+}
+
 /// Those who left and whose messages wait are bounded: beyond it they take places, and are served
 /// in the end like the others.
 #[test]
@@ -507,6 +538,54 @@ fn panicking_body_costs_nothing() {
         let _ = std::panic::take_hook();
         let answer = client.request(Envelope::command(), &vec![5; 100_000], PATIENCE);
         assert_eq!(answer.expect("memory and a place").payload().len(), 100_000);
+    });
+}
+
+/// What had been queued when a body panicked leaves with the next poll.
+#[test]
+fn messages_before_a_panic_leave() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(crate::util::config());
+        client.send(Envelope::data(), b"first").expect("room");
+        assert_eq!(client.flush_within(PATIENCE), Ok(()));
+        assert_eq!(peer.frame().payload, b"first");
+        std::panic::set_hook(Box::new(|_| {}));
+        let bodies = [b"one", b"two", b"bad"].into_iter().inspect(|body| {
+            assert_ne!(&body[..], b"bad", "on purpose");
+        });
+        let send = AssertUnwindSafe(|| client.send_all(Envelope::data(), bodies));
+        assert!(catch_unwind(send).is_err());
+        let _ = std::panic::take_hook();
+        client.flush();
+        assert_eq!(peer.frame().payload, b"one");
+        assert_eq!(peer.frame().payload, b"two");
+    });
+}
+
+/// Nor does a panic of who reads an answer in place cost its connection.
+#[test]
+fn panic_over_an_answer_costs_nothing() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    isolated(|| {
+        let server = start(echo());
+        let config = valid(settings().requests_max(2));
+        let mut client = crate::util::client_with(config, &endpoint(&server));
+        std::panic::set_hook(Box::new(|_| {}));
+        for _ in 0..10 {
+            let ask = AssertUnwindSafe(|| {
+                client.request_with(Envelope::command(), b"?", PATIENCE, |_| panic!("on purpose"))
+            });
+            let panic = catch_unwind(ask).expect_err("it comes through");
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+        }
+        let _ = std::panic::take_hook();
+        for number in 0..100_u8 {
+            let answer = client.request(Envelope::command(), &[number; 900], PATIENCE);
+            assert_eq!(answer.expect("answered").payload()[..], [number; 900]);
+        }
+        assert_eq!(server.statistics().connections_established, 1);
+        assert_eq!(client.statistics().connections_lost, 0);
     });
 }
 

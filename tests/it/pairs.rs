@@ -15,8 +15,8 @@ use crate::bed::{
 use crate::proxy::Fault;
 use crate::util::{
     CANCEL, CHECKSUM, COMMAND, CRITICAL, DATA, Directory, GOODBYE, Greeting, HELLO, NORMAL,
-    PATIENCE, Peer, Plain, REQUEST, WELCOME, config, echo, endpoint, isolated, start, wait_for,
-    wait_until,
+    PATIENCE, Peer, Plain, REQUEST, WELCOME, config, echo, endpoint, isolated, settings, start,
+    wait_for, wait_until,
 };
 
 const RESUME: u32 = 1;
@@ -239,6 +239,32 @@ fn flushed_express_that_is_lost_does_not_end_a_disconnect() {
         assert_eq!(names_of_client(&mut bed.client), ["Disconnected"]);
         assert_eq!(bed.server.receive(PATIENCE).expect("it").payload()[..], *b"normal");
     });
+}
+
+/// The peer is killed: what it had sent on either connection is handed over, whichever ends first,
+/// and however long the inbox has been full.
+#[test]
+fn what_came_before_an_abrupt_end_is_handed_over_from_both_connections() {
+    const MESSAGES: u8 = 12;
+    for (lane, is_main_first) in [(NORMAL, false), (CRITICAL, true)] {
+        isolated(|| {
+            let config = valid(settings().express(true).inbox_frames_max(4));
+            let server = start(silent().config(config).reactors(1));
+            let (mut main, mut express) = plain_pair(&server, 0);
+            let sender = if lane == NORMAL { &mut main } else { &mut express };
+            for number in 0..MESSAGES {
+                sender.send(Plain::new(DATA, lane, &[number]));
+            }
+            wait_until("it is held back", || server.statistics().receive_pauses > 0);
+            let (first, second) = if is_main_first { (main, express) } else { (express, main) };
+            drop((first, second));
+            for number in 0..MESSAGES {
+                let message = server.receive(PATIENCE).expect("nothing that came is lost");
+                assert_eq!(message.payload()[..], [number]);
+            }
+            let _ = events_of_server(&server, "Disconnected");
+        });
+    }
 }
 
 #[test]

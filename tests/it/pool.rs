@@ -333,6 +333,45 @@ fn member_that_owes_an_answer_is_not_reaped() {
     });
 }
 
+/// What has come for it waits for the application: it is not idle.
+#[test]
+fn member_with_messages_that_are_not_taken_is_not_reaped() {
+    const MESSAGES: u32 = 40;
+    isolated(|| {
+        let server = start(silent().config(config()));
+        let idle_after = Duration::from_secs(1);
+        let plan = plan(&endpoint(&server)).members_max(2).grow_bytes(1);
+        let plan = plan.idle_after_ms(idle_after.as_millis() as u32);
+        let mut pool = ready(settings().inbox_frames_max(4), plan);
+        turn_until(&mut pool, "there is another", |pool| {
+            for _ in 0..2 {
+                pool.send(Choice::LeastQueued, Envelope::data(), b"load").expect("room");
+            }
+            pool.statistics().connected == 2
+        });
+        pool.flush_within(PATIENCE).expect("it leaves");
+        wait_until("both are known", || server.clients().len() == 2);
+        for _ in 0..MESSAGES {
+            let report = server.broadcast(Envelope::status(), b"to both").expect("asked");
+            assert_eq!(report.queued(), 2);
+        }
+        turn_until(&mut pool, "both are held back", |pool| {
+            pool.reactor().statistics().receive_pauses >= 2
+        });
+        // Longer than it may be idle, and than its end may take.
+        let until = Nanos::now() + 3 * idle_after;
+        while Nanos::now() < until {
+            turn(&mut pool);
+        }
+        assert_eq!(pool.statistics().reaped, 0);
+        for number in 0..2 * MESSAGES {
+            let message = pool.receive(PATIENCE);
+            assert!(message.is_ok(), "message {number}: {message:?}");
+        }
+        turn_until_connected(&mut pool, 1);
+    });
+}
+
 #[test]
 fn endpoint_that_does_not_exist_yet_is_waited_for() {
     isolated(|| {

@@ -308,6 +308,25 @@ fn stranded_pool_turns_to_the_other_server() {
     });
 }
 
+/// Also where every message is reliable, and would wait for as long as its session lingers.
+#[test]
+fn stranded_pool_that_keeps_messages_turns_to_the_other_server() {
+    isolated(|| {
+        let servers = [start(echo()), start(echo())];
+        let proxy = Proxy::new(&endpoint(&servers[0]));
+        let plan = plan(&proxy.endpoint()).endpoint(endpoint(&servers[1])).members_max(2);
+        let mut pool = ready(settings_that_resume(), plan);
+        wait_until("it is at the first", || servers[0].clients().len() == 1);
+        proxy.refuse();
+        proxy.breaks(Fault::Cut);
+        turn_until(&mut pool, "the link is lost", |pool| pool.statistics().reconnecting == 1);
+        pool.send(UNKEYED, Envelope::data().reliable(), b"kept").expect("kept");
+        turn_until_connected(&mut pool, 1);
+        assert_eq!(servers[1].clients().len(), 1);
+        assert_eq!(pool.statistics().reconnecting, 1, "what it keeps may still arrive");
+    });
+}
+
 #[test]
 fn server_that_accepts_and_says_nothing_is_given_up_for_another() {
     isolated(|| {

@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ringwire::{
-    Address, Client, ConnectionId, Envelope, Event, EventKind, Incoming, Kind, Message, Nanos,
-    SendError, Sent, Server, Undelivered,
+    Address, Client, ConnectionId, Envelope, Event, EventKind, FlushError, Incoming, Kind, Message,
+    Nanos, SendError, Sent, Server, Undelivered, WatchChange, WatchKey,
 };
 
 use crate::bed::{Bed, events_of_server, name, settings_that_resume, silent, turn, valid};
@@ -98,6 +98,70 @@ fn replaced_server_means_the_exact_list_and_a_new_session() {
         // And that one survives a cut as the first did.
         bed.proxy.breaks(Fault::Cut);
         bed.turn_until_resumed();
+    });
+}
+
+/// What the first server had not confirmed is not flushed because there is a second one.
+#[test]
+fn flush_says_that_a_replaced_server_took_messages_along() {
+    isolated(|| {
+        let builder = silent().config(valid(settings_that_resume()));
+        let mut bed = Bed::around(settings_that_resume(), builder);
+        bed.lose_link(Fault::Cut);
+        bed.client.send(Envelope::data().reliable(), b"kept").expect("kept");
+        let second = start(silent().config(valid(settings_that_resume())));
+        bed.proxy.lead(&endpoint(&second));
+        bed.proxy.admit();
+        assert_eq!(bed.client.flush_within(PATIENCE), Err(FlushError::NotConnected));
+        let mut events = std::iter::from_fn(|| bed.client.poll_event());
+        let kind = events.find_map(|event| match event.kind {
+            EventKind::SessionLost { undelivered } => Some(undelivered.len()),
+            _ => None,
+        });
+        assert_eq!(kind, Some(1));
+        // And the next one is about the session that is there.
+        bed.turn_until("it is connected", |bed| {
+            bed.client.connection_state() == ringwire::ConnectionState::Connected
+        });
+        bed.client.send(Envelope::data().reliable(), b"anew").expect("room");
+        assert_eq!(bed.client.flush_within(PATIENCE), Ok(()));
+    });
+}
+
+/// Silence is silence, whoever answers after it: a watch of every peer does not begin anew because
+/// the server did.
+#[test]
+fn watch_goes_on_when_the_server_is_replaced() {
+    isolated(|| {
+        let builder = silent().config(valid(settings_that_resume()));
+        let mut bed = Bed::around(settings_that_resume(), builder);
+        let told = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        for is_miss in [true, false] {
+            let told = std::rc::Rc::clone(&told);
+            let note = move |_: &mut ringwire::Context<'_>, watched: &ringwire::Watched| {
+                told.borrow_mut().push((watched.change, watched.ended));
+            };
+            if is_miss {
+                bed.client.on_deadline_missed(note);
+            } else {
+                bed.client.on_deadline_recovered(note);
+            }
+        }
+        let (key, period) = (WatchKey::Kind(Kind::Data), Duration::from_millis(50));
+        // Of the session that is there, and of those that will be.
+        bed.client.watch(key, period).expect("room");
+        bed.client.reactor().watch_all(key, period);
+        bed.lose_link(Fault::Cut);
+        bed.turn_until("it is missed", |_| !told.borrow().is_empty());
+        let second = start(silent().config(valid(settings_that_resume())));
+        bed.proxy.lead(&endpoint(&second));
+        bed.proxy.admit();
+        bed.turn_until_event("it is connected", |kind| *kind == EventKind::Connected);
+        let report = second.broadcast(Envelope::data(), b"setpoint").expect("asked");
+        assert_eq!(report.queued(), 1);
+        bed.turn_until("it is told", |_| told.borrow().len() == 2);
+        let (missed, recovered) = (WatchChange::Missed, WatchChange::Recovered);
+        assert_eq!(*told.borrow(), [(missed, None), (recovered, None)]);
     });
 }
 

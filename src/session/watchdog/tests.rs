@@ -111,6 +111,17 @@ fn several_misses_come_earliest_deadline_first() {
     assert_eq!(watchdog.poll_miss(at(40)), None);
 }
 
+/// What is read after the end came before it: nobody leaves a safe state for it.
+#[test]
+fn nothing_feeds_a_watch_whose_session_is_over() {
+    let mut watchdog = watching();
+    assert_eq!(watchdog.poll_end(at(5)), Some(miss(5)));
+    assert_eq!(watchdog.poll_end(at(5)), None);
+    assert_eq!(watchdog.fed(SETPOINT, at(6)), None);
+    assert_eq!((watchdog.poll_miss(at(500)), watchdog.poll_end(at(500))), (None, None));
+    assert_eq!(watchdog.watch(STATUS, PERIOD, at(6)), Err(WatchError::NoSession));
+}
+
 #[test]
 fn nothing_watched_costs_no_memory_and_does_nothing() {
     let mut watchdog = Watchdog::with_capacity(0);

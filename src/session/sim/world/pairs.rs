@@ -130,6 +130,7 @@ impl World {
             Place::Here(conn) => match &self.conns[conn] {
                 Conn { phase: Phase::Live, established_at: Some(_), .. } => PartPlace::Here,
                 Conn { phase: Phase::Live, .. } => PartPlace::Making,
+                Conn { phase: Phase::Closing { survives: true }, .. } => PartPlace::Away,
                 _ => PartPlace::Leaving,
             },
         };
@@ -373,7 +374,10 @@ impl World {
                 };
                 self.drain(conn, DRAIN);
             }
-            Parting::Now => self.end_away(seat, CloseReason::Local),
+            Parting::Now => match self.seats[seat].place {
+                Place::Here(conn) => self.end_part(conn, CloseReason::Local),
+                _ => self.end_away(seat, CloseReason::Local),
+            },
         }
     }
 
