@@ -467,7 +467,8 @@ settings! {
     /// connection.
     session_linger_ms: u32 = 10_000, 0 => 86_400_000;
     /// The first attempt to reconnect is made at once; the second after a random time up to this
-    /// one, in milliseconds, which doubles with each further attempt.
+    /// one, in milliseconds, which doubles with each further attempt; at most
+    /// `reconnect_delay_max_ms`.
     reconnect_delay_ms: u32 = 2, 1 => 60_000;
     /// Longest time between two attempts to reconnect, in milliseconds.
     reconnect_delay_max_ms: u32 = 1_000, 1 => 3_600_000;
@@ -628,7 +629,8 @@ impl Config {
 
     /// Whether so many reactors may wait as this says: each that spins in real time has its core.
     pub(crate) fn check_pinned(&self, reactors: usize) -> Result<(), ConfigError> {
-        check_pinned(self.cores.len() >= reactors, self.idle, self.scheduler_fifo_priority)
+        let is_pinned = self.cores.len() >= reactors;
+        check_pinned(is_pinned, self.idle, self.idle_spin_us, self.scheduler_fifo_priority)
     }
 
     /// TCP congestion control of the connections; `None` is the system's, but for `reno` over
@@ -824,6 +826,9 @@ impl ConfigBuilder {
         let share = ": every connection needs room for something to send";
         let floor = "connections_max * block_bytes / 16";
         at_least("send_memory_bytes", self.send_memory_bytes, floor, blocks, share)?;
+        let delay = u64::from(self.reconnect_delay_ms);
+        let most = u64::from(self.reconnect_delay_max_ms);
+        at_least("reconnect_delay_max_ms", most, "reconnect_delay_ms", delay, "")?;
         if self.express && self.connections_max < 2 {
             return Err(ConfigError::Invalid {
                 key: "connections_max",
@@ -832,7 +837,7 @@ impl ConfigBuilder {
             });
         }
         let is_pinned = self.cores.len() >= reactor_count(self.reactors, &self.cores);
-        check_pinned(is_pinned, self.idle, self.scheduler_fifo_priority)
+        check_pinned(is_pinned, self.idle, self.idle_spin_us, self.scheduler_fifo_priority)
     }
 
     fn check_names(&self) -> Result<(), ConfigError> {
@@ -887,18 +892,27 @@ pub(crate) fn check_reactors(key: &'static str, count: usize, min: u64) -> Resul
     Ok(())
 }
 
-/// Whether threads that wait so may have this real-time priority: one that spins and is not pinned
-/// to a core of its own would starve the machine.
+/// How long a real-time thread without a core of its own may spin after each message.
+const UNPINNED_FIFO_SPIN_US_MAX: u32 = 1_000;
+
+/// Whether threads that wait so may have this real-time priority: one that spins, or does so for
+/// long after each message, and is not pinned to a core of its own would starve the machine.
 fn check_pinned(
     is_pinned: bool,
     idle: Idle,
+    idle_spin_us: u32,
     scheduler_fifo_priority: u8,
 ) -> Result<(), ConfigError> {
-    if scheduler_fifo_priority > 0 && idle == Idle::Spin && !is_pinned {
+    let spins_on = match idle {
+        Idle::Spin => true,
+        Idle::Adaptive => idle_spin_us > UNPINNED_FIFO_SPIN_US_MAX,
+        Idle::Park => false,
+    };
+    if scheduler_fifo_priority > 0 && spins_on && !is_pinned {
         return Err(ConfigError::Invalid {
             key: "scheduler_fifo_priority",
             value: scheduler_fifo_priority.to_string(),
-            expected: "a spinning SCHED_FIFO thread must be pinned: \
+            expected: "a SCHED_FIFO thread that spins for more than 1 ms must be pinned: \
                        set cores for every reactor, or idle = \"park\"",
         });
     }
@@ -935,6 +949,17 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("inbox_bytes_max = 65536"), "{text}");
         assert!(text.contains("frame_bytes_max = 4194304"), "{text}");
+    }
+
+    /// What could not be used is not taken for something else.
+    #[test]
+    fn delays_to_reconnect_are_in_order() {
+        let error = Config::from_toml("reconnect_delay_ms = 30000").expect_err("above the longest");
+        let text = error.to_string();
+        assert!(text.contains("reconnect_delay_max_ms = 1000"), "{text}");
+        assert!(text.contains("reconnect_delay_ms = 30000"), "{text}");
+        let config = Config::builder().reconnect_delay_ms(30_000).reconnect_delay_max_ms(30_000);
+        assert!(config.build().is_ok());
     }
 
     #[test]
@@ -1037,6 +1062,11 @@ mod tests {
         let started = crate::Node::builder().config(builder.build().expect("valid")).reactors(2);
         let error = started.start().expect_err("the second would not be pinned");
         let error = error.to_string();
-        assert!(error.contains("a spinning SCHED_FIFO thread must be pinned"), "{error}");
+        assert!(error.contains("a SCHED_FIFO thread that spins for more than 1 ms"), "{error}");
+        // To spin until the next message, which comes before the time is over, is to spin.
+        let adaptive = Config::builder().scheduler_fifo_priority(10).idle_spin_us(100_000);
+        assert!(adaptive.clone().build().is_err());
+        assert!(adaptive.clone().cores([0]).build().is_ok());
+        assert!(adaptive.idle_spin_us(1_000).build().is_ok());
     }
 }

@@ -216,7 +216,7 @@ impl NodeBuilder {
         check_reactors("reactors", count, 1)?;
         // The builder of the configuration did not know of this number.
         config.check_pinned(count)?;
-        let cores_available = affinity::cores_available();
+        let cores_available = affinity::cores_available(&config.cores);
         if config.idle == Idle::Spin && count > cores_available {
             tracing::warn!(
                 reactors = count,

@@ -122,6 +122,7 @@ impl Core {
     #[inline]
     pub(crate) fn book(&mut self, admissions: &Admissions) {
         let Admissions { admitted, resent, queued, queued_before, reliable } = *admissions;
+        let opened = self.meter.open();
         self.counters.messages_admitted.add(admitted);
         self.counters.messages_resent.add(resent);
         if queued != queued_before {
@@ -136,6 +137,7 @@ impl Core {
             self.counters.reliable_lost.add(reliable.lost);
             self.counters.reliable_unconfirmed.set(self.unconfirmed);
         }
+        self.meter.close(opened);
     }
 
     /// Tells what every session has dropped.

@@ -424,8 +424,8 @@ impl Core {
         }
     }
 
-    /// A connection is to end by itself; it has the time of a handshake for it, and as long as there
-    /// is something to read.
+    /// A connection is to end by itself; it has the time of a handshake for it, and as long as
+    /// there is something to read.
     fn bound_end(&mut self, key: ConnectionKey) {
         let limit = self.now + self.config.handshake_timeout();
         let connection = &mut self.connections[key];

@@ -11,8 +11,10 @@
 //!   answers are handed over. A reactor that an application turns itself is measured only in turns
 //!   that call handlers: what lies between its turns is the application's.
 //! - *queueing*: from a message's queueing, which has the time of its turn or call, to the same
-//!   reading. One value for each block, of its oldest message.
-//! - *one-way*: of the first message of each receive; see [`ArrivalClock`].
+//!   reading. One value for each block, of its oldest message. Where more blocks leave in a turn
+//!   than can wait for that reading, there is one more for every so many.
+//! - *one-way*: of the first message of each receive; see [`ArrivalClock`]. Those that say they
+//!   were under way for more than [`VALUE_MAX`] have no clock, and are left out.
 //!
 //! # When it is written
 //!
@@ -37,7 +39,7 @@ use crate::config::Config;
 use crate::reactor::connection::ConnectionKey;
 use crate::reactor::core::Core;
 use crate::reactor::sessions::{SessionKey, slot};
-use crate::stats::{Block, BlockHead, Counters, Histograms, Row};
+use crate::stats::{Block, BlockHead, Counters, Histograms, Row, VALUE_MAX};
 use crate::sys::map::Placed;
 use crate::time::Nanos;
 
@@ -218,6 +220,17 @@ impl Meter {
         self.head.begin(self.sequence);
     }
 
+    /// As [`begin`](Self::begin), for sends: outside of a turn they are one of their own, so that
+    /// the time since the last one is nobody's stall.
+    #[inline]
+    pub(crate) fn begin_sends(&mut self, now: Nanos) {
+        if !self.is_open() {
+            // ORDERING: Relaxed: covered by the block's sequence, see below.
+            self.head.turn_began_ns.store(now.0, Relaxed);
+        }
+        self.begin();
+    }
+
     /// As [`begin`](Self::begin), for what is called in a turn and outside of one; ends with
     /// [`close`](Self::close).
     #[inline]
@@ -304,9 +317,9 @@ impl Meter {
 
     /// Keeps a time to be written later.
     #[inline]
-    fn keep_time(&mut self, time: Time, nanos: u64, now: Nanos) {
+    fn keep_time(&mut self, time: Time, nanos: u64) {
         if self.pending.times_count == TIMES_MAX {
-            self.write_early(now);
+            self.write_times_early();
         }
         self.pending.times[self.pending.times_count] = (time, nanos);
         self.pending.times_count += 1;
@@ -319,7 +332,7 @@ impl Meter {
         let is_last = count > 0 && self.pending.traffic[count - 1].home == home;
         if !is_last {
             if count == TRAFFIC_MAX {
-                self.write_early(now);
+                self.write_traffic_early(now);
             }
             let at = self.pending.traffic_count;
             self.pending.traffic[at] = Traffic { home, ..Traffic::default() };
@@ -328,14 +341,27 @@ impl Meter {
         &mut self.pending.traffic[self.pending.traffic_count - 1]
     }
 
-    /// There is no room for more to wait.
+    /// There is no room for more times to wait. The turn's own is of before they were handed over.
     #[cold]
-    fn write_early(&mut self, now: Nanos) {
-        self.write_pending(now);
+    fn write_times_early(&mut self) {
+        self.write_times(Nanos::now());
+    }
+
+    /// There is no room for the traffic of more sessions to wait.
+    #[cold]
+    fn write_traffic_early(&mut self, now: Nanos) {
+        self.write_traffic(now);
     }
 
     #[inline]
     fn write_pending(&mut self, now: Nanos) {
+        self.write_times(now);
+        self.write_traffic(now);
+        self.pending.has_handed_over = false;
+    }
+
+    #[inline]
+    fn write_times(&mut self, now: Nanos) {
         debug_assert!(self.is_open(), "what belongs together is written together");
         let times_count = std::mem::take(&mut self.pending.times_count);
         for &(time, nanos) in &self.pending.times[..times_count] {
@@ -345,6 +371,11 @@ impl Meter {
                 Time::QueuedAt => self.histograms.queueing.record(now.0.saturating_sub(nanos)),
             }
         }
+    }
+
+    #[inline]
+    fn write_traffic(&mut self, now: Nanos) {
+        debug_assert!(self.is_open(), "what belongs together is written together");
         for index in 0..std::mem::take(&mut self.pending.traffic_count) {
             // Word by word: a copy of it all is a wide load of what was just stored in words, for
             // which the processor waits until they are in the cache (4 ns).
@@ -360,7 +391,6 @@ impl Meter {
             }
             self.touch(home, now);
         }
-        self.pending.has_handed_over = false;
         if std::mem::take(&mut self.is_unsettled) {
             // ORDERING: Relaxed: covered by the block's sequence.
             self.head.unsettled_messages.store(0, Relaxed);
@@ -389,8 +419,8 @@ impl Meter {
     }
 
     #[inline]
-    pub(crate) fn request_took(&mut self, nanos: u64, now: Nanos) {
-        self.keep_time(Time::Answered, nanos, now);
+    pub(crate) fn request_took(&mut self, nanos: u64) {
+        self.keep_time(Time::Answered, nanos);
     }
 
     pub(crate) fn heartbeat_took(&mut self, nanos: u64) {
@@ -403,7 +433,10 @@ impl Meter {
         if let Some(offset) = clock.offset_ns {
             let age = now.0.wrapping_add(offset.cast_unsigned()).wrapping_sub(sent_at_ns);
             // The estimate is off by some microseconds: a message did not come before it was sent.
-            self.keep_time(Time::Arrived, age.cast_signed().max(0).cast_unsigned(), now);
+            let age = age.cast_signed().max(0).cast_unsigned();
+            if age <= VALUE_MAX {
+                self.keep_time(Time::Arrived, age);
+            }
         }
     }
 
@@ -429,7 +462,7 @@ impl Meter {
         traffic.messages_sent += messages;
         traffic.bytes_sent += bytes;
         if queued_at > 0 {
-            self.keep_time(Time::QueuedAt, queued_at, now);
+            self.keep_time(Time::QueuedAt, queued_at);
             self.pending.has_handed_over = true;
         }
     }
@@ -559,6 +592,67 @@ mod tests {
         // What is told late of the old one does not hide the new one either.
         meter.touch(old, Nanos(3));
         assert_eq!(meter.next_touched(), Some(new));
+    }
+
+    /// Beyond what can wait, too: from its queueing to a reading behind it, not to that before it.
+    #[test]
+    fn blocks_beyond_what_can_wait_have_their_time() {
+        const BLOCKS: u64 = 3 * TIMES_MAX as u64;
+        let config = Config::builder().registry(false).build().expect("valid");
+        let registry = crate::stats::Registry::new(&config, 1, 64).expect("memory");
+        let block = &registry.blocks()[0];
+        let mut meter = Meter::new(block, &config, 64);
+        let turn = Nanos::now();
+        let opened = meter.open();
+        for number in 1..=BLOCKS {
+            let home = SessionKey::from(KeyData::from_ffi(1 << 32 | number));
+            meter.begin_row(home, "127.0.0.1:1", &block.counters, turn);
+            // Queued by a handler of this turn.
+            meter.sent(home, 1, 64, turn.0, turn);
+        }
+        meter.settle(Nanos::now(), &block.counters);
+        meter.close(opened);
+        let reading = block.histograms.queueing.read();
+        assert_eq!(reading.count(), BLOCKS);
+        assert!(reading.quantile_ns(0.0) > 0, "{reading:?}");
+    }
+
+    /// A peer without a clock, or one that lies, spoils no sum.
+    #[test]
+    fn messages_that_were_under_way_for_ever_are_left_out() {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let registry = crate::stats::Registry::new(&config, 1, 4).expect("memory");
+        let block = &registry.blocks()[0];
+        let mut meter = Meter::new(block, &config, 4);
+        let clock = ArrivalClock { offset_ns: Some(0), due: Nanos::NEVER };
+        let now = Nanos(1 << 62);
+        let opened = meter.open();
+        for sent_at in
+            [0, now.0.wrapping_sub((1 << 63) - 1), now.0 - VALUE_MAX - 1, now.0 - 7, now.0 + 7]
+        {
+            meter.arrived(clock, sent_at, now);
+        }
+        meter.settle(now, &block.counters);
+        meter.close(opened);
+        let reading = block.histograms.one_way.read();
+        assert_eq!((reading.count(), reading.sum_ns(), reading.max_ns()), (2, 7, 7));
+    }
+
+    /// What is sent between two turns is not what hangs since the last one.
+    #[test]
+    fn sends_outside_of_a_turn_have_their_own_beginning() {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let registry = crate::stats::Registry::new(&config, 1, 4).expect("memory");
+        let block = &registry.blocks()[0];
+        let mut meter = Meter::new(block, &config, 4);
+        let began = || block.head.turn_began_ns.load(Relaxed);
+        meter.turn_begins(Nanos(10), &block.counters);
+        meter.begin_sends(Nanos(20));
+        assert_eq!(began(), 10, "of the turn");
+        meter.end();
+        meter.begin_sends(Nanos(900));
+        assert_eq!(began(), 900);
+        meter.end();
     }
 
     /// What the session before has received in the turn of its end is not its successor's.

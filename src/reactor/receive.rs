@@ -336,7 +336,7 @@ fn respond(
         core.counters.responses_late.add(1);
         return;
     };
-    core.meter.request_took(core.now.0.saturating_sub(opened_at.0), core.now);
+    core.meter.request_took(core.now.0.saturating_sub(opened_at.0));
     match awaited {
         Some(awaited) if awaited.correlation == correlation && !awaited.is_done => {
             (awaited.take)(frame);

@@ -826,7 +826,7 @@ pub(crate) fn of_the_application(mut undelivered: Vec<Undelivered>) -> Vec<Undel
 /// When a lost connection is dialled again.
 pub(crate) fn backoff_policy(config: &Config) -> BackoffPolicy {
     let cap = Duration::from_millis(config.reconnect_delay_max_ms().into());
-    let base = Duration::from_millis(config.reconnect_delay_ms().into()).min(cap);
+    let base = Duration::from_millis(config.reconnect_delay_ms().into());
     BackoffPolicy {
         base,
         cap,

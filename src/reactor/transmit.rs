@@ -112,7 +112,7 @@ impl Core {
         if self.dirty.is_empty() {
             return;
         }
-        self.meter.begin();
+        self.meter.begin_sends(self.now);
         self.transmit_dirty();
         // After the sends: nobody waits for this thread now.
         self.settle_meter();

@@ -227,7 +227,8 @@ impl Watchdog {
     }
 
     /// The session is over, for good: the next watch that has not been missed yet, each once. Its
-    /// silence is as long as it was, often less than a period. To be called until it returns `None`.
+    /// silence is as long as it was, often less than a period. To be called until it returns
+    /// `None`.
     #[cold]
     pub(crate) fn poll_end(&mut self, now: Nanos) -> Option<Miss> {
         self.running = Running::Ended;

@@ -208,7 +208,12 @@ fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Result<()> {
 fn set_dscp(socket: &SockRef<'_>, dscp: u8) -> io::Result<()> {
     let class = u32::from(dscp) << 2;
     match socket.domain()? {
-        Domain::IPV6 => socket.set_tclass_v6(class),
+        Domain::IPV6 => {
+            // IPv4 over the same socket has a class of its own (ip(7)); one that is not for it
+            // (IPV6_V6ONLY) needs none.
+            let _ = socket.set_tos_v4(class);
+            socket.set_tclass_v6(class)
+        }
         _ => socket.set_tos_v4(class),
     }
 }
@@ -421,6 +426,22 @@ mod tests {
         );
         assert!(!is("192.0.2.1:1") && !is("0.0.0.0:1") && !is("[::]:1") && !is("[2001:db8::1]:1"));
         assert!(!is_loopback(&SockAddr::unix("/a").expect("short")));
+    }
+
+    /// Answers are marked whichever version of IP a client came by to a listener for both.
+    #[test]
+    fn both_versions_have_their_traffic_class() {
+        let config = Config::builder().tcp_dscp(46).build().expect("valid");
+        let (_, accepted) = connected("127.0.0.1:0", &config);
+        assert_eq!(accepted.tos_v4().expect("a socket option"), 46 << 2);
+        if std::net::TcpListener::bind("[::1]:0").is_err() {
+            // A machine without IPv6 has no such listeners.
+            return;
+        }
+        let (dialled, accepted) = connected("[::]:0", &config);
+        assert_eq!(dialled.tos_v4().expect("a socket option"), 46 << 2);
+        assert_eq!(accepted.tos_v4().expect("a socket option"), 46 << 2);
+        assert_eq!(accepted.tclass_v6().expect("a socket option"), 46 << 2);
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl BenchTurns {
         self.meter.arrived(clock, now.0 - 4_000 - (now.0 >> 7 & 0xfff), now);
         for _ in 0..messages {
             if answers {
-                self.meter.request_took(8_000 + (now.0 >> 5 & 0x3ff), now);
+                self.meter.request_took(8_000 + (now.0 >> 5 & 0x3ff));
             } else {
                 let began = self.meter.before_handler();
                 self.meter.after_handler(began);
