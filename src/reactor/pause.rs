@@ -21,9 +21,9 @@
 //! peer is not back when everything has been read, the session is away.
 //!
 //! At most [`departed_max`] departed connections, and closed ones whose last operation has not
-//! ended, stand beside `connections_max`; more of them take places of it, so that their memory stays
-//! bounded and nothing of theirs is lost. A shutdown gives them until its deadline where other
-//! threads receive, and no time where nobody can.
+//! ended, stand beside `connections_max`; more of them take places of it, so that their memory
+//! stays bounded and nothing of theirs is lost. A shutdown gives them until its deadline where
+//! other threads receive, and no time where nobody can.
 
 use crate::config::Config;
 use crate::error::CloseReason;

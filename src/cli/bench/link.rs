@@ -15,7 +15,7 @@ use ringwire::time::Nanos;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::harness::{SubjectError, WAIT_MAX, pin};
 use super::plan::Plan;
@@ -76,9 +76,8 @@ pub(super) fn with_server<R>(
                 serve(links)
             })
             .map_err(SubjectError::io("start a thread"))?;
-        let links: io::Result<Vec<Link>> = (0..plan.case.connections)
-            .map(|_| Link::new(TcpStream::connect_timeout(&address, WAIT_MAX)?, plan))
-            .collect();
+        let links: io::Result<Vec<Link>> =
+            (0..plan.case.connections).map(|_| Link::new(dial(plan, address)?, plan)).collect();
         let driven = links.map_err(SubjectError::io("connect")).and_then(drive);
         match server.join() {
             Err(_) => Err(SubjectError::Panicked),
@@ -98,7 +97,7 @@ fn is_hang_up(error: &io::Error) -> bool {
 }
 
 fn listen(plan: &Plan) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
+    let socket = tcp_socket(plan)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     // accept(2) honours it: socket(7).
     socket.set_read_timeout(Some(WAIT_MAX))?;
@@ -107,19 +106,29 @@ fn listen(plan: &Plan) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+fn dial(plan: &Plan, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = tcp_socket(plan)?;
+    socket.connect_timeout(&address.into(), WAIT_MAX)?;
+    Ok(socket.into())
+}
+
+/// A socket as ringwire would have it over loopback: what is asked for, and otherwise nothing that
+/// paces. Accepted ones inherit it (tcp(7)), and one that has begun with BBR stays paced.
+fn tcp_socket(plan: &Plan) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_congestion(plan.config.tcp_congestion().unwrap_or("reno").as_bytes())?;
+    if plan.config.tcp_send_buffer_bytes() > 0 {
+        socket.set_send_buffer_size(plan.config.tcp_send_buffer_bytes() as usize)?;
+    }
+    if plan.config.tcp_receive_buffer_bytes() > 0 {
+        socket.set_recv_buffer_size(plan.config.tcp_receive_buffer_bytes() as usize)?;
+    }
+    Ok(socket)
+}
+
 impl Link {
     fn new(stream: TcpStream, plan: &Plan) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(&stream);
-        if let Some(name) = plan.config.tcp_congestion() {
-            socket.set_tcp_congestion(name.as_bytes())?;
-        }
-        if plan.config.tcp_send_buffer_bytes() > 0 {
-            socket.set_send_buffer_size(plan.config.tcp_send_buffer_bytes() as usize)?;
-        }
-        if plan.config.tcp_receive_buffer_bytes() > 0 {
-            socket.set_recv_buffer_size(plan.config.tcp_receive_buffer_bytes() as usize)?;
-        }
         if plan.case.idle == Idle::Park {
             stream.set_read_timeout(Some(WAIT_MAX))?;
             stream.set_write_timeout(Some(WAIT_MAX))?;

@@ -2,9 +2,11 @@
 //!
 //! `raw-spin` calls send(2) and recv(2) on non-blocking sockets until they do something;
 //! `raw-blocking` sleeps in them; `raw-epoll` sleeps in epoll_wait(2), level-triggered, before it
-//! receives. TCP_NODELAY is on. Over TCP on 127.0.0.1, `-unix` over a Unix stream socket.
+//! receives. Over TCP on 127.0.0.1, with TCP_NODELAY and with reno, as BBR would pace there;
+//! `-unix` over a Unix stream socket.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
@@ -16,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, accept, recv, send};
+use socket2::{Domain, Socket, Type};
 
 use super::{Facts, Ready, Role, Subject, fan_in, lacks_fan_in};
 use crate::drive::{Client, Failure, drive, now_or_never};
@@ -360,11 +363,13 @@ pub fn listen(transport: &str) -> Result<(OwnedFd, String), Failure> {
         let listener = UnixListener::bind(&path)?;
         return Ok((listener.into(), format!("unix:{path}")));
     }
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    // Deeper than std's 128: a thousand clients connect at once.
-    rustix::net::listen(&listener, 4096)?;
-    let address = listener.local_addr()?.to_string();
-    Ok((listener.into(), address))
+    // Accepted sockets inherit what is set here: tcp(7).
+    let listener = tcp_socket()?;
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    // Deep: a thousand clients connect at once.
+    listener.listen(4096)?;
+    let address = listener.local_addr()?.as_socket().ok_or("an address of another family")?;
+    Ok((listener.into(), address.to_string()))
 }
 
 /// Where a Unix socket of this process goes. The runner removes it.
@@ -377,9 +382,18 @@ pub fn connect(address: &str) -> Result<OwnedFd, Failure> {
     if let Some(path) = address.strip_prefix("unix:") {
         return Ok(UnixStream::connect(path)?.into());
     }
-    let stream = TcpStream::connect(address.parse::<SocketAddr>()?)?;
-    stream.set_nodelay(true)?;
-    Ok(stream.into())
+    let socket = tcp_socket()?;
+    socket.connect(&address.parse::<SocketAddr>()?.into())?;
+    Ok(socket.into())
+}
+
+/// A socket that delays and paces nothing: what the kernel can do over loopback, whatever the
+/// system's congestion control is. Before it connects, as one that has begun with BBR stays paced.
+fn tcp_socket() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_congestion(b"reno")?;
+    Ok(socket)
 }
 
 /// Accepts a connection; `None` when a non-blocking listener has none.
