@@ -117,7 +117,7 @@
 //! or a copy. So containers that share the directory tell each other's processes, whose numbers
 //! mean nothing outside. The file of one that is gone stays until it is removed, unless it ended in
 //! order: by `ringwire stat --clean`, or by a later node in the same directory, which leaves the
-//! newest [`DEAD_FILES_MAX`].
+//! [`DEAD_FILES_MAX`] that died last.
 
 mod counters;
 mod export;

@@ -35,7 +35,9 @@ use crate::time::{Nanos, wall_ns};
 const CREATION_MAX: Duration = Duration::from_secs(60);
 /// How long a block that changes under the reader is read again.
 const PATIENCE: Duration = Duration::from_millis(2);
-/// Files above this are not ours: 256 reactors with 65,536 sessions each.
+/// Reactors of a node.
+const BLOCKS_MAX: u64 = 256;
+/// Files above this are not ours: [`BLOCKS_MAX`] reactors with 65,536 sessions each.
 const FILE_BYTES_MAX: u64 = 1 << 34;
 
 /// Why a registry can not be read.
@@ -189,6 +191,33 @@ pub fn remove_abandoned(path: &Path) -> Result<bool, RegistryError> {
     Ok(true)
 }
 
+/// For how long the writer of a file has given no sign, at that time of both clocks: by the turn
+/// that began last, or the making of a file without one. A row is written in turns, no later sign
+/// than these. `None` when the file can not be asked.
+///
+/// What the file system says is no measure: to tmpfs a mapped file is as old as when it was made,
+/// however long it was written to. It serves where the file tells nothing: of a start of the
+/// machine before this one, whose clock was another, or with times that are yet to come.
+pub(crate) fn silence_of(path: &Path, now: Nanos, wall_ns: u64) -> Option<Duration> {
+    let file = open(path).ok()?;
+    let found = file.metadata().ok()?;
+    let seconds = u64::try_from(found.mtime()).unwrap_or(0);
+    let nanos = u64::try_from(found.mtime_nsec()).unwrap_or(0);
+    let written = seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+    // tmpfs does not outlive the machine's run; and its times may be from before the clock was set.
+    let is_of_this_run = is_in_memory(&file) || written >= wall_ns.saturating_sub(now.0);
+    let source = Source::File(file);
+    let read = Read { source: &source, path: path.into() };
+    let sign = if is_of_this_run { read.last_sign(now) } else { None };
+    let by_file_system = || Duration::from_nanos(wall_ns.saturating_sub(written));
+    Some(sign.map_or_else(by_file_system, |sign| now.since(sign)))
+}
+
+/// Whether a file is gone when the machine starts again.
+fn is_in_memory(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == libc::TMPFS_MAGIC)
+}
+
 /// Opens a plain file for reading. Never blocks: a FIFO would wait for its writer (open(2),
 /// `O_NONBLOCK`).
 fn open(path: &Path) -> Result<File, RegistryError> {
@@ -231,6 +260,27 @@ impl Read<'_> {
             RegistryError::BeingCreated { .. } if self.is_given_up() => Ok(true),
             failure => Err(failure),
         }
+    }
+
+    /// When a turn of a reactor began last, by `now`, or the file was made. Looks at the header and
+    /// a word of each block, whatever a damaged file says of them.
+    fn last_sign(&self, now: Nanos) -> Option<Nanos> {
+        use std::mem::offset_of;
+        let header = self.header().ok()?;
+        let made = at(&header, offset_of!(Header, created_ns));
+        if made > now.0 {
+            return None;
+        }
+        let first = at(&header, offset_of!(Header, header_bytes));
+        let block_bytes = at(&header, offset_of!(Header, block_bytes));
+        let turn_began = |block: u64| {
+            let start = block.checked_mul(block_bytes)?.checked_add(first)?;
+            let place = start.checked_add(offset_of!(BlockHead, turn_began_ns) as u64)?;
+            self.source.word(usize::try_from(place).ok()?).ok()
+        };
+        let blocks = at(&header, offset_of!(Header, blocks)).min(BLOCKS_MAX);
+        let turns = (0..blocks).filter_map(turn_began).filter(|&began| began <= now.0);
+        Some(Nanos(turns.fold(made, u64::max)))
     }
 
     fn all(&self) -> Result<Snapshot, RegistryError> {
@@ -332,10 +382,8 @@ impl Read<'_> {
 
     /// Whether a writer holds the lock; this process's own mapping does not need it.
     fn is_held(&self) -> bool {
-        match self.source {
-            Source::Memory(_) => true,
-            Source::File(file) => lock::is_held(file).unwrap_or(false),
-        }
+        let Source::File(file) = self.source else { return true };
+        lock::is_held(file).unwrap_or(false)
     }
 
     /// Whether nobody completes a file any more.
@@ -379,7 +427,8 @@ impl Read<'_> {
         }
         let count = |offset: usize| usize::try_from(word(offset)).unwrap_or(usize::MAX);
         let (blocks, rows) = (count(offset_of!(Header, blocks)), count(offset_of!(Header, rows)));
-        let is_plausible = blocks <= 256 && rows <= 1 << 17 && needed <= FILE_BYTES_MAX;
+        let is_plausible =
+            blocks as u64 <= BLOCKS_MAX && rows <= 1 << 17 && needed <= FILE_BYTES_MAX;
         let plan = Plan { blocks, rows };
         if !is_plausible || plan.file_bytes() as u64 != needed {
             return Err(damaged("the file's length"));
@@ -388,10 +437,8 @@ impl Read<'_> {
     }
 
     fn bytes(&self) -> Option<u64> {
-        match self.source {
-            Source::File(file) => file.metadata().ok().map(|found| found.len()),
-            Source::Memory(_) => None,
-        }
+        let Source::File(file) = self.source else { return None };
+        file.metadata().ok().map(|found| found.len())
     }
 
     /// The file has become shorter than it was, as a rule.

@@ -5,12 +5,13 @@
 //! memory, seen by this process alone, and a warning says so once.
 //!
 //! The file is locked for as long as its writer lives, which is how others tell (`stats`). Whoever
-//! makes a new one clears away what dead ones left in the same directory, but for the newest
-//! [`DEAD_FILES_MAX`].
+//! makes a new one clears away what dead ones left in the same directory, but for the
+//! [`DEAD_FILES_MAX`] that died last.
 //!
 //! A registry that is dropped marks its file as ended in order and removes it. Blocks outlive it:
 //! whoever still holds one reads on.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::DropReason;
@@ -37,8 +39,8 @@ use crate::time::{Nanos, wall_ns};
 
 /// How many files of one process may be in the way of a new one's name.
 const NAMES_TRIED: u32 = 1000;
-/// Files of dead processes that are left in a directory when another node begins there; older ones
-/// are removed.
+/// Files of dead processes that are left in a directory when another node begins there: those that
+/// died last. Others are removed.
 pub const DEAD_FILES_MAX: usize = 16;
 
 /// What one reactor writes.
@@ -294,17 +296,19 @@ fn create_in(directory: &Path, config: &Config) -> io::Result<(File, PathBuf)> {
     Err(failure)
 }
 
-/// Removes the files of dead processes in `directory`, but for the newest. What can not be read or
-/// removed stays, and so does what another version of this library left.
+/// Removes the files of dead processes in `directory`, but for those that died last. What can not
+/// be read or removed stays, and so does what another version of this library left.
 fn remove_oldest_dead(directory: &Path) {
     let mut dead: Vec<_> = reader::files(&[directory.to_owned()])
         .into_iter()
         .filter(|path| reader::is_abandoned_here(path).unwrap_or(false))
-        .map(|path| (std::fs::metadata(&path).and_then(|found| found.modified()).ok(), path))
         .collect();
-    dead.sort();
-    let excess = dead.len().saturating_sub(DEAD_FILES_MAX);
-    for (_, path) in dead.into_iter().take(excess) {
+    let Some(excess @ 1..) = dead.len().checked_sub(DEAD_FILES_MAX) else { return };
+    let (now, wall_ns) = (Nanos::now(), wall_ns());
+    // One that has just been removed is none that stays.
+    let silence = |path: &PathBuf| reader::silence_of(path, now, wall_ns).unwrap_or(Duration::MAX);
+    dead.sort_by_cached_key(|path| Reverse(silence(path)));
+    for path in dead.into_iter().take(excess) {
         if let Err(error) = reader::remove_abandoned(&path) {
             tracing::debug!(%error, "an old registry stays");
         }

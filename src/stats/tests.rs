@@ -30,8 +30,8 @@ impl Scratch {
         Registry::new(&config, 2, 4).expect("memory")
     }
 
-    /// What a process that was killed so many minutes ago left.
-    fn left_behind(&self, minutes: u64) -> PathBuf {
+    /// What a process left that was killed just now.
+    fn left_behind(&self) -> PathBuf {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         // ORDERING: Relaxed: only to be different each time.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -39,9 +39,16 @@ impl Scratch {
         let mut living = files(std::slice::from_ref(&self.0)).into_iter();
         let living = living.rfind(|path| is_abandoned(path).is_ok_and(|dead| !dead));
         std::fs::copy(living.expect("one that lives"), &path).expect("room");
-        let file = writable(&path);
-        let now = std::time::UNIX_EPOCH + Duration::from_nanos(crate::time::wall_ns());
-        file.set_modified(now - Duration::from_secs(60 * minutes)).expect("our own");
+        path
+    }
+
+    /// The same of one that had run for long, until that turn of its second reactor. To the file
+    /// system all of these are of now.
+    fn left_after(&self, turn_began: u64) -> PathBuf {
+        let path = self.left_behind();
+        poke(&path, offset_of!(Header, created_ns), 1);
+        let second = HEADER_BYTES + Plan { blocks: 2, rows: 4 }.block_bytes();
+        poke(&path, second + offset_of!(BlockHead, turn_began_ns), turn_began);
         path
     }
 
@@ -153,7 +160,7 @@ fn dead_writer_is_told_from_a_running_one() {
     assert!(!is_abandoned(&path).expect("readable"));
     assert!(!remove_abandoned(&path).expect("readable") && path.exists());
     // As its file stays behind: with a number that may be another's by now.
-    let dead = scratch.left_behind(0);
+    let dead = scratch.left_behind();
     poke(&dead, offset_of!(Header, pid), std::process::id().into());
     assert_eq!(Snapshot::from_file(&dead).expect("readable").writer, WriterState::Died);
     assert!(is_abandoned(&dead).expect("readable"));
@@ -169,7 +176,7 @@ fn owner_removes_the_file_of_a_dead_process() {
     let scratch = Scratch::new();
     let living = scratch.registry();
     let mode = std::fs::metadata(scratch.file()).expect("it is there").permissions().mode();
-    let dead = scratch.left_behind(0);
+    let dead = scratch.left_behind();
     let as_it_was = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(&dead, as_it_was).expect("our own");
     std::thread::scope(|scope| {
@@ -211,24 +218,67 @@ fn unfinished_file_is_abandoned_after_a_minute_without_a_writer() {
     }
 }
 
-/// Nodes that are killed again and again do not fill the directory, which is memory as a rule.
+/// Nodes that are killed again and again do not fill the directory, which is memory as a rule. Who
+/// died last is told by what was written last, and not by when the file was made: those that died
+/// first are made last here.
 #[test]
-fn new_registry_removes_the_oldest_dead_ones() {
+fn new_registry_removes_those_that_died_first() {
     let scratch = Scratch::new();
     let running = scratch.registry();
     let alive = scratch.file();
-    let dead: Vec<_> = (0..DEAD_FILES_MAX + 4).map(|age| scratch.left_behind(age as u64)).collect();
-    let other_version = scratch.left_behind(1000);
+    let now = Nanos::now().0;
+    let dead: Vec<_> = (0..DEAD_FILES_MAX as u64 + 4)
+        .map(|age| scratch.left_after(now - 1_000_000 * age))
+        .collect();
+    let other_version = scratch.left_after(2);
     poke(&other_version, offset_of!(Header, version), 1);
     let begun = scratch.0.join("cell-7-1000.rwstats");
     std::fs::write(&begun, "").expect("room");
     let second = scratch.registry();
     let (kept, removed) = dead.split_at(DEAD_FILES_MAX);
-    assert!(kept.iter().all(|path| path.exists()), "the newest stay");
-    assert!(!removed.iter().any(|path| path.exists()), "the oldest go");
+    assert!(kept.iter().all(|path| path.exists()), "the last to die stay");
+    assert!(!removed.iter().any(|path| path.exists()), "the first to die go");
     assert!(alive.exists() && begun.exists() && other_version.exists());
     drop((running, second));
     assert!(!alive.exists());
+}
+
+/// Damaged and forged files, and those of a start of the machine before this one.
+#[test]
+fn times_that_can_not_be_do_not_make_a_file_the_newest() {
+    let scratch = Scratch::new();
+    let _running = scratch.registry();
+    let silence = |path: &Path| {
+        let (now, wall) = (Nanos::now(), crate::time::wall_ns());
+        reader::silence_of(path, now, wall).expect("readable")
+    };
+    let long = Duration::from_nanos(Nanos::now().0 / 2);
+    let turned = scratch.left_after(Nanos::now().0);
+    assert!(silence(&turned) < long, "its last turn was just now");
+    assert!(silence(&scratch.left_after(0)) > long, "it was made, and never turned");
+    let ahead = scratch.left_after(u64::MAX);
+    assert!(silence(&ahead) > long, "a turn that is yet to come");
+    for (field, value) in [
+        (offset_of!(Header, blocks), u64::MAX),
+        (offset_of!(Header, block_bytes), u64::MAX),
+        (offset_of!(Header, header_bytes), u64::MAX - 7),
+    ] {
+        poke(&ahead, field, value);
+        assert!(silence(&ahead) > long, "{field}: what it was made");
+    }
+    // Then the file system tells, which knows that it was written just now.
+    poke(&turned, offset_of!(Header, created_ns), u64::MAX);
+    assert!(silence(&turned) < long, "made later than now");
+    let file = writable(&ahead);
+    let set_modified = |ago: Duration| {
+        let now = std::time::UNIX_EPOCH + Duration::from_nanos(crate::time::wall_ns());
+        file.set_modified(now - ago).expect("our own");
+    };
+    let year = Duration::from_secs(365 * 86_400);
+    poke(&ahead, offset_of!(Header, created_ns), u64::MAX);
+    set_modified(year);
+    assert!(silence(&ahead) >= year);
+    assert_eq!(reader::silence_of(&scratch.0, Nanos::now(), 0), None, "a directory");
 }
 
 #[test]
@@ -422,7 +472,7 @@ fn message_ages_on_only_in_a_turn_of_a_live_writer() {
     block.head.turn_began_ns.store(began, Ordering::Relaxed);
     block.head.begin(1);
     assert!((3_001_000_000..60_000_000_000).contains(&age()), "the turn hangs: {}", age());
-    assert_eq!(age_in(&scratch.left_behind(0)), 1_000_000, "dead in the middle of a turn");
+    assert_eq!(age_in(&scratch.left_behind()), 1_000_000, "dead in the middle of a turn");
 }
 
 /// What a writer at work writes together is read together, counters, histograms and rows, or the
