@@ -9,8 +9,9 @@
 //! protocol; an eventfd that sleeps for ever when nobody writes it, which loom reports as deadlock.
 //!
 //! That the models see something: each fence, each ordering and each second look that has a `Site`
-//! is left out in a run of its own, which must fail ([`check`]). Two mistakes that have no site are
-//! made on purpose in tests of their own (`*_is_needed`).
+//! is left out in a run of its own, which must fail ([`check`]). Mistakes that have no site are
+//! made on purpose in tests of their own (`*_is_needed`). Not left out anywhere: the two orderings
+//! by which a ring's reader gives room back, see `sync::ring`.
 //!
 //! Loom 0.7 keeps the stores to one atomic in a partial order, and lets a swap read any that none
 //! is known to follow (`rt/atomic.rs`, `match_rmw_to_stores`). So it shows a second swap what no
@@ -34,6 +35,7 @@ use sync::doorbell::{self, Bell, Events};
 use sync::inbox::{Bytes, Writers};
 use sync::mailbox::{Mailbox, Queue, Wake};
 use sync::ring::Ring;
+use sync::sequence::{self, Sequence};
 use sync::single::Single;
 use sync::{Site, leave_out};
 
@@ -491,6 +493,37 @@ fn ring_hands_on_or_counts_as_lost() {
             }
         }
         assert_eq!(taken + ring.lost(), 3, "handed on, or lost and counted");
+        writer.join().unwrap();
+    });
+}
+
+/// Of two words that are written together a reader has both as of one moment, or knows that it has
+/// not.
+#[test]
+fn copy_is_of_one_moment_or_says_so() {
+    check(&[Site::BeginWriting, Site::EndWriting], || {
+        let shared = Arc::new((Sequence::default(), [(); 2].map(|()| atomic::AtomicU64::new(0))));
+        let writer = Arc::clone(&shared);
+        let writer = thread::spawn(move || {
+            let (sequence, words) = &*writer;
+            for turn in 1..=2 {
+                sequence.begin(2 * turn - 1);
+                words.iter().for_each(|word| word.store(turn, Relaxed));
+                sequence.end(2 * turn);
+            }
+        });
+        let (sequence, words) = &*shared;
+        let mut copy = [0; 2];
+        let is_whole = sequence::read::<()>(
+            || Ok(sequence.load()),
+            || {
+                copy = [0, 1].map(|index: usize| words[index].load(Relaxed));
+                Ok(())
+            },
+        );
+        if is_whole.unwrap() {
+            assert_eq!(copy[0], copy[1], "of different moments");
+        }
         writer.join().unwrap();
     });
 }

@@ -6,11 +6,12 @@
 //! while compiling.
 
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{CloseReason, DropReason};
 use crate::stats::histogram::Histogram;
 use crate::stats::{Counters, LANES};
+use crate::sync::sequence::Sequence;
 
 /// The first eight bytes of a file.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"RWSTATS\0");
@@ -105,7 +106,7 @@ const _: () = {
 pub(crate) struct BlockHead {
     /// Odd while the reactor writes what belongs together: in a turn, its sends included.
     /// Everything in the block but single counts is written under it, the rows too.
-    pub(crate) sequence: AtomicU64,
+    pub(crate) sequence: Sequence,
     /// When the turn under way, or the last one, began; monotonic.
     pub(crate) turn_began_ns: AtomicU64,
     /// Messages counted as received that no row tells of yet.
@@ -119,17 +120,13 @@ impl BlockHead {
     /// What is written from here on belongs together. Hot path: once or twice a turn.
     #[inline]
     pub(crate) fn begin(&self, odd: u64) {
-        // ORDERING: one writer. The release fence keeps the stores behind it from being seen before
-        // the odd sequence: pairs with the acquire fence of `Source::attempt`.
-        self.sequence.store(odd, Ordering::Relaxed);
-        fence(Ordering::Release);
+        self.sequence.begin(odd);
     }
 
     /// It is complete.
     #[inline]
     pub(crate) fn end(&self, even: u64) {
-        // ORDERING: Release: whoever sees the even sequence sees what was stored before it.
-        self.sequence.store(even, Ordering::Release);
+        self.sequence.end(even);
     }
 }
 

@@ -8,13 +8,13 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use zerocopy::IntoBytes;
 
 use crate::stats::histogram::{HEAD_WORDS, Histogram};
 use crate::stats::layout::{Plan, Row};
+use crate::sync::sequence;
 use crate::sys::map::Map;
 use crate::time::Nanos;
 
@@ -52,20 +52,11 @@ impl Source {
     /// Copies what belongs together under the sequence at byte `base`, by spans of words from
     /// there. Returns whether it does.
     fn attempt(&self, base: usize, spans: &[Range<usize>], out: &mut [u64]) -> io::Result<bool> {
-        let before = self.word(base)?;
-        if !before.is_multiple_of(2) {
-            return Ok(false);
-        }
-        // ORDERING: Acquire: what is copied is not older than the sequence. Pairs with the release
-        // store of `BlockHead::end`.
-        fence(Ordering::Acquire);
-        for span in spans {
-            self.words(base + 8 * span.start, &mut out[span.clone()])?;
-        }
-        // ORDERING: Acquire: the sequence read next is not older than what was copied. Pairs with
-        // the release fence of `BlockHead::begin`.
-        fence(Ordering::Acquire);
-        Ok(self.word(base)? == before)
+        let copy = || {
+            let mut each = spans.iter();
+            each.try_for_each(|span| self.words(base + 8 * span.start, &mut out[span.clone()]))
+        };
+        sequence::read(|| self.word(base), copy)
     }
 
     /// Copies a block: its head, counters and histograms, and the rows that have ever been used.

@@ -8,6 +8,7 @@
 //!   inbox     how much waits there, and who may still put something in
 //!   single    a number with one writer
 //!   ring      words of one thread for another, lost where they find no room
+//!   sequence  words of one thread that others copy, all of one moment
 //! ```
 //!
 //! The types are generic over what they drive (a queue, an eventfd), so that a model puts something
@@ -15,19 +16,23 @@
 //!
 //! # What holds it together
 //!
-//! Every fence, and every ordering that is not `Relaxed`, names its [`Site`]. The models leave one
-//! out at a time and fail then: none is there for nothing, and no model is blind. Otherwise a site
-//! is a constant, and nothing of it remains. Seen by models only when `loom/` compiles these files
-//! as part of its tests: an application's own build with `--cfg loom` is not disturbed.
+//! Every fence here names its [`Site`], and so does every ordering that is not `Relaxed`, but for
+//! two: those by which a ring's reader gives room back ([`ring`]). What they keep apart no model of
+//! loom's ever exchanges, so that leaving them out would show nothing. The models leave one site
+//! out at a time and fail then: none of them is there for nothing. Otherwise a site is a constant,
+//! and nothing of it remains. Seen by models only when `loom/` compiles these files as part of its
+//! tests: an application's own build with `--cfg loom` is not disturbed.
 //!
 //! Not here, because they have no atomics: `mem`'s arenas and the payloads' memory (`bytes` counts
-//! their references).
+//! their references). Nor, though it has some, the sequence of a session's row in the registry:
+//! `reactor::meter` writes it, in the way of [`sequence`].
 
 pub(crate) mod claim;
 pub(crate) mod doorbell;
 pub(crate) mod inbox;
 pub(crate) mod mailbox;
 pub(crate) mod ring;
+pub(crate) mod sequence;
 pub(crate) mod single;
 // The models have tests of their own.
 #[cfg(all(test, not(loom)))]
@@ -63,6 +68,11 @@ pub(crate) enum Site {
     Publish,
     /// The writer of a ring, between its last words and its end, and the reader the other way.
     CloseRing,
+    /// The writer of what belongs together, between its odd sequence and its words, and a reader
+    /// the other way.
+    BeginWriting,
+    /// The same writer, between its words and its even sequence, and a reader the other way.
+    EndWriting,
 }
 
 impl Site {
@@ -83,6 +93,15 @@ fn fence(site: Site) {
         // ORDERING: pairs with the fence of the other side: of two threads that both write first
         // and look afterwards, at least one sees what the other wrote.
         atomic::fence(Ordering::SeqCst);
+    }
+}
+
+/// A fence of one direction, of which the other thread has one of the other, or an access.
+#[inline(always)]
+fn fence_of(site: Site, ordering: Ordering) {
+    if !site.is_left_out() {
+        // ORDERING: said where it is called.
+        atomic::fence(ordering);
     }
 }
 

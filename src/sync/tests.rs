@@ -2,6 +2,7 @@
 //! for data races and for what the memory model allows. Every interleaving is the models' business
 //! (`loom/`), which have no crossbeam.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -15,6 +16,7 @@ use super::doorbell::{self, Bell, Events};
 use super::inbox::{Bytes, Writers};
 use super::mailbox::{Mailbox, Queue, Wake};
 use super::ring::Ring;
+use super::sequence::{self, Sequence};
 use super::single::Single;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -263,4 +265,37 @@ fn number_with_one_writer_never_goes_backwards() {
         }
     });
     assert_eq!(number.get(), 2 * COUNT as u64);
+}
+
+#[test]
+fn copies_are_of_one_moment_or_say_so() {
+    let (sequence, words) = (&Sequence::default(), &[(); 8].map(|()| AtomicU64::new(0)));
+    let write = move || {
+        for turn in 1..=COUNT as u64 {
+            sequence.begin(2 * turn - 1);
+            words.iter().for_each(|word| word.store(turn, Ordering::Relaxed));
+            sequence.end(2 * turn);
+            thread::yield_now();
+        }
+    };
+    let mut last = 0;
+    thread::scope(|scope| {
+        scope.spawn(write);
+        while last < COUNT as u64 {
+            let mut copy = [0; 8];
+            let is_whole = sequence::read(
+                || Ok::<_, Infallible>(sequence.load()),
+                || {
+                    copy = std::array::from_fn(|index| words[index].load(Ordering::Relaxed));
+                    Ok(())
+                },
+            );
+            if matches!(is_whole, Ok(true)) {
+                assert_eq!(copy, [copy[0]; 8], "of different moments");
+                assert!(copy[0] >= last, "{} after {last}", copy[0]);
+                last = copy[0];
+            }
+            thread::yield_now();
+        }
+    });
 }
