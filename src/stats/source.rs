@@ -20,12 +20,17 @@ use crate::time::Nanos;
 
 /// How long a row that changes under the reader is read again, when its block can not be had.
 const ROW_PATIENCE: Duration = Duration::from_micros(20);
+/// The same of all rows of a block together. One writer changes one row at a time.
+const ROWS_PATIENCE: Duration = Duration::from_millis(1);
 
 /// Where the words are.
 #[derive(Debug)]
 pub(crate) enum Source {
     File(File),
     Memory(Arc<Map>),
+    /// Whatever a test puts in place of a writer.
+    #[cfg(test)]
+    Fake(fn(usize, &mut [u64]) -> io::Result<()>),
 }
 
 impl Source {
@@ -40,6 +45,8 @@ impl Source {
                 }
                 Ok(())
             }
+            #[cfg(test)]
+            Self::Fake(words) => words(at, out),
         }
     }
 
@@ -61,7 +68,11 @@ impl Source {
 
     /// Copies a block: its head, counters and histograms, and the rows that have ever been used.
     /// What is `is_whole` is of one moment between two turns; otherwise the writer left none in
-    /// `patience` that was long enough, and only each row is.
+    /// `patience` that was long enough, and only each row is, but for its counts, which the block's
+    /// sequence alone covers.
+    ///
+    /// Whoever writes, and whatever: it takes `patience`, a little more for the rows, and the time
+    /// of some copies.
     ///
     /// A reactor at work leaves some microseconds between two turns, and a histogram is 30 KiB,
     /// most of it zeros. So a first copy, of any moment, tells where it is not zero; only that is
@@ -87,6 +98,10 @@ impl Source {
             if rows_now == rows && is_zero_between(&spans, &again) {
                 return Ok(Image { words, is_whole: true });
             }
+            // A reactor fills few places for the first time; what forges a file may never end.
+            if Nanos::now() >= deadline {
+                return self.torn(at, again);
+            }
             (rows, words) = (rows_now, again);
         }
     }
@@ -95,9 +110,10 @@ impl Source {
     fn torn(&self, at: usize, mut words: Vec<u64>) -> io::Result<Image> {
         self.words(at, &mut words)?;
         let row_words = size_of::<Row>() / 8;
+        let all = Nanos::now() + ROWS_PATIENCE;
         for row in (words_of(0)..words.len()).step_by(row_words) {
             let span = 0..row_words;
-            let deadline = Nanos::now() + ROW_PATIENCE;
+            let deadline = (Nanos::now() + ROW_PATIENCE).min(all);
             let out = &mut words[row..row + row_words];
             while !self.attempt(at + 8 * row, std::slice::from_ref(&span), out)? {
                 if Nanos::now() >= deadline {
@@ -167,4 +183,67 @@ fn is_zero_between(spans: &[Range<usize>], words: &[u64]) -> bool {
     let is_zero = |range: Range<usize>| words[range].iter().all(|&word| word == 0);
     let end = spans.last().map_or(0, |last| last.end);
     spans.windows(2).all(|pair| is_zero(pair[0].end..pair[1].start)) && is_zero(end..words.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// Times that a fake was asked.
+        static LOOKS: Cell<usize> = const { Cell::new(0) };
+        /// Copies of everything that it gave.
+        static COPIES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    fn next(count: &'static std::thread::LocalKey<Cell<usize>>) -> usize {
+        count.replace(count.get() + 1)
+    }
+
+    /// Each copy of all has a count where the one before had none, under a sequence that rests.
+    fn restless(at: usize, out: &mut [u64]) -> io::Result<()> {
+        const COPIES_MAX: usize = 2_000;
+        out.fill(0);
+        let place = Plan::HISTOGRAMS_AT / 8 + HEAD_WORDS + 1_000;
+        if at == 0 && out.len() == words_of(0) {
+            let copy = next(&COPIES);
+            if copy > COPIES_MAX {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            out[place + copy % 2 * 1_000] = 1;
+        }
+        Ok(())
+    }
+
+    /// A file may be anybody's: no writer keeps a reader for good.
+    #[test]
+    fn writer_that_always_fills_other_places_does_not_hold_its_reader() {
+        let plan = Plan { blocks: 1, rows: 0 };
+        let image = Source::Fake(restless).block(0, plan, Duration::from_millis(2));
+        let image = image.expect("it goes on and on");
+        assert!(!image.is_whole, "two copies that agree");
+        assert!(COPIES.get() > 2, "it was tried again");
+    }
+
+    /// The block and all its rows are being written, for ever.
+    fn stuck(at: usize, out: &mut [u64]) -> io::Result<()> {
+        next(&LOOKS);
+        let row_words = size_of::<Row>() / 8;
+        for (word, place) in out.iter_mut().zip(at / 8..) {
+            let in_row = place.checked_sub(words_of(0)).map(|place| place % row_words);
+            *word = u64::from(place == 0 || in_row.is_some_and(|word| word < 2));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_are_written_for_ever_are_waited_for_together() {
+        let plan = Plan { blocks: 1, rows: 20_000 };
+        let image = Source::Fake(stuck).block(0, plan, Duration::ZERO).expect("it reads");
+        assert_eq!((image.words.len(), image.is_whole), (words_of(plan.rows), false));
+        let looks = LOOKS.get();
+        assert!((plan.rows..10 * plan.rows).contains(&looks), "{looks}");
+    }
 }
