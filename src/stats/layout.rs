@@ -1,9 +1,9 @@
 //! What a registry file is made of. The byte table is in the documentation of [`stats`](super).
 //!
 //! Invariants: everything is made of `AtomicU64`, little-endian as the machines this runs on; one
-//! writer per block, its reactor's thread; a block's and a row's sequence is odd exactly while its
-//! writer changes what belongs together. The offsets that other languages rely on are checked
-//! while compiling.
+//! writer per block, its reactor's thread; a block's sequence is odd exactly while its writer
+//! changes what belongs together, a row's while all of the row but its counts is written. The
+//! offsets that other languages rely on are checked while compiling.
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -184,9 +184,11 @@ pub(crate) struct LaneRow {
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Row {
-    /// Odd while the row is written.
+    /// Odd while the row is written, but for what is counted in it as it comes and goes: messages
+    /// and bytes, both ways, and drops. Those are under the block's sequence alone.
     pub(crate) sequence: AtomicU64,
-    /// Slot in the low half, generation in the high half; 0: never used.
+    /// Slot in the low half, slotmap's version of it in the high half: odd, twice the uses before
+    /// and one; 0: never used.
     pub(crate) key: AtomicU64,
     /// See [`RowState`].
     pub(crate) state: AtomicU64,

@@ -81,8 +81,8 @@
 //!
 //! | offset | bytes | field | meaning |
 //! |---|---|---|---|
-//! | 0 | 8 | sequence | odd while the row is written |
-//! | 8 | 8 | key | slot in the low half, uses of the slot above; 0: never used |
+//! | 0 | 8 | sequence | odd while the row is written, but for its counts: see below |
+//! | 8 | 8 | key | slot in the low half, above it 1 + 2 × uses of the slot before; 0: never used |
 //! | 16 | 8 | state | 1 connecting, 2 connected, 3 away, 4 closing, 5 ended |
 //! | 24 | 8 | updated_ns | when the row was written |
 //! | 32 | 8 | since_ns | when the session was established, went away or ended |
@@ -110,7 +110,9 @@
 //! included, and read it again: unchanged, the copy is of one moment between two turns, and what
 //! was written together adds up: `messages_received` is what the rows have received and what is
 //! unsettled, as far as every session still has its row. One row alone may be read by its own
-//! sequence. A word by itself is always right. Memory barriers as for any sequence lock.
+//! sequence, but for what is counted as it comes and goes (`messages_sent` to `bytes_received`, and
+//! `drops`): only the block's covers that. A word by itself is always right. Memory barriers as for
+//! any sequence lock.
 //!
 //! **Dead writers.** The writer holds an exclusive lock on the whole file for as long as it lives
 //! (`F_OFD_SETLK`, fcntl_locking(2)): whoever sees none (`F_OFD_GETLK`) sees what a dead one left,
