@@ -5,8 +5,11 @@
 //! seconds. Histograms are given with the bounds 1, 2, 5 from 1 µs to 10 s: 22 buckets, each exact
 //! to the 0.8 % that the histograms tell apart.
 //!
-//! Every series has the label `reactor`. Sessions have series of their own while they are not over,
-//! at most [`SESSIONS_MAX`]: what a hostile crowd could make of them is bounded.
+//! Every series has the label `reactor`, but for those of the whole node: what it is (`node_info`,
+//! `start_time_seconds`), what its handles count (`handle_…_total`), and `sessions_omitted`.
+//! Sessions have series of their own (`session_…`) while they are not over, at most
+//! [`SESSIONS_MAX`] of them, the connected ones first: what a hostile crowd could make of them is
+//! bounded. So their sum is not that of all sessions, which is there by reactor (`lane_…`).
 //!
 //! Allocates; some hundred microseconds for a reactor. Not for a reactor's thread.
 
@@ -83,6 +86,7 @@ pub fn exposition(snapshot: &Snapshot, form: Exposition) -> String {
     for (index, (name, help)) in HISTOGRAMS.iter().enumerate() {
         histogram(&mut text, snapshot, index, name, help);
     }
+    lanes(&mut text, snapshot);
     sessions(&mut text, snapshot);
     if form == Exposition::OpenMetrics {
         text.out.push_str("# EOF\n");
@@ -252,9 +256,42 @@ fn histogram(text: &mut Text, snapshot: &Snapshot, index: usize, name: &str, hel
     }
 }
 
+/// The lanes of all sessions that have a row, also of those without series of their own.
+fn lanes(text: &mut Text, snapshot: &Snapshot) {
+    let help = "Queued and in flight, of all sessions; of none that sessions_unlisted counts.";
+    let name = text.family("lane_queued_bytes", Type::Gauge, help);
+    for (labels, reactor) in reactors(snapshot) {
+        for (index, lane) in LANE_NAMES.iter().enumerate() {
+            let queued = reactor.sessions.iter().map(|session| session.lanes[index].bytes);
+            let labels = format!("{labels},lane=\"{lane}\"");
+            text.sample(&name, &labels, queued.fold(0, u64::saturating_add));
+        }
+    }
+    let help = "How long the oldest message of any session has been queued; 0 without one.";
+    let name = text.family("lane_oldest_seconds", Type::Gauge, help);
+    for (labels, reactor) in reactors(snapshot) {
+        for (index, lane) in LANE_NAMES.iter().enumerate() {
+            let ages = reactor.sessions.iter().map(|session| session.lanes[index].oldest_ns);
+            let labels = format!("{labels},lane=\"{lane}\"");
+            text.sample(&name, &labels, seconds(ages.max().unwrap_or(0)));
+        }
+    }
+}
+
+/// Who comes first where there are too many: strangers that have said nothing yet come last.
+const fn rank(state: RowState) -> u8 {
+    match state {
+        RowState::Connected => 0,
+        RowState::Away => 1,
+        RowState::Closing => 2,
+        RowState::Connecting | RowState::Ended => 3,
+    }
+}
+
 fn sessions(text: &mut Text, snapshot: &Snapshot) {
-    let live: Vec<_> =
+    let mut live: Vec<_> =
         snapshot.sessions().filter(|session| session.state != RowState::Ended).collect();
+    live.sort_by_key(|session| rank(session.state));
     let shown = &live[..live.len().min(SESSIONS_MAX)];
     let help = "Sessions that have no series of their own.";
     let name = text.family("sessions_omitted", Type::Gauge, help);
@@ -298,14 +335,14 @@ fn sessions(text: &mut Text, snapshot: &Snapshot) {
     for (labels, session) in &labelled {
         text.sample(&name, labels, session.bytes_kept);
     }
-    let name = text.family("lane_queued_bytes", Type::Gauge, "Queued and in flight.");
+    let name = text.family("session_lane_queued_bytes", Type::Gauge, "Queued and in flight.");
     for (labels, session) in &labelled {
         for (lane, reading) in LANE_NAMES.iter().zip(&session.lanes) {
             text.sample(&name, &format!("{labels},lane=\"{lane}\""), reading.bytes);
         }
     }
     let help = "How long the oldest message of the lane has been queued.";
-    let name = text.family("lane_oldest_seconds", Type::Gauge, help);
+    let name = text.family("session_lane_oldest_seconds", Type::Gauge, help);
     for (labels, session) in &labelled {
         for (lane, reading) in LANE_NAMES.iter().zip(&session.lanes) {
             let labels = format!("{labels},lane=\"{lane}\"");
@@ -357,6 +394,56 @@ mod tests {
         assert!(BOUNDS.is_sorted());
     }
 
+    /// The values of a family's samples that have `label`.
+    fn values(text: &str, name: &str, label: &str) -> Vec<f64> {
+        let ours = text.lines().filter_map(|line| line.strip_prefix(name));
+        let ours = ours.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label));
+        ours.map(|rest| rest.rsplit(' ').next().expect("a value").parse().expect("a number"))
+            .collect()
+    }
+
+    /// Strangers that dial and say nothing, before and behind two sessions and more of them than
+    /// have series of their own.
+    #[test]
+    fn crowd_hides_no_session_and_no_queue() {
+        use std::sync::atomic::Ordering::Relaxed;
+        let config = crate::config::Config::builder().registry(false).build().expect("valid");
+        let registry = crate::stats::Registry::new(&config, 2, SESSIONS_MAX + 3).expect("memory");
+        for (reactor, block) in registry.blocks().iter().enumerate() {
+            for (slot, row) in (1..).zip(block.rows.iter()) {
+                let state = match slot {
+                    2 if reactor == 1 => RowState::Closing,
+                    3 if reactor == 1 => RowState::Connected,
+                    4 if reactor == 1 => RowState::Ended,
+                    _ => RowState::Connecting,
+                };
+                row.key.store(slot | 1 << 32, Relaxed);
+                row.state.store(state.code(), Relaxed);
+                row.updated_ns.store(9_000_000_000, Relaxed);
+                row.lanes[1].bytes.store(100, Relaxed);
+                row.lanes[1].oldest_ns.store(9_000_000_000 - slot * 10_000_000, Relaxed);
+            }
+        }
+        let text = exposition(&registry.handle().snapshot(), Exposition::OpenMetrics);
+        let all = values(&text, "ringwire_lane_queued_bytes", "lane=\"normal\"");
+        assert_eq!(all, [100.0 * (SESSIONS_MAX + 3) as f64; 2], "of each reactor");
+        let oldest = values(&text, "ringwire_lane_oldest_seconds", "lane=\"normal\"");
+        assert_eq!(oldest, [seconds(10_000_000 * (SESSIONS_MAX as u64 + 3)); 2], "the last row's");
+        assert_eq!(values(&text, "ringwire_lane_oldest_seconds", "lane=\"high\""), [0.0; 2]);
+        assert!(text.contains("# UNIT ringwire_lane_queued_bytes bytes\n"), "{text}");
+        assert!(text.contains("# UNIT ringwire_lane_oldest_seconds seconds\n"), "{text}");
+        let shown = values(&text, "ringwire_session_info", "");
+        let omitted = values(&text, "ringwire_sessions_omitted", "");
+        assert_eq!((shown.len(), &omitted[..]), (SESSIONS_MAX, &[(SESSIONS_MAX + 5) as f64][..]));
+        for state in ["connected", "closing"] {
+            let label = format!("state=\"{state}\"");
+            assert_eq!(values(&text, "ringwire_session_info", &label), [1.0], "{state}");
+        }
+        assert!(values(&text, "ringwire_session_info", "state=\"ended\"").is_empty());
+        let own = values(&text, "ringwire_session_lane_queued_bytes", "session=\"1.3.0\"");
+        assert_eq!(own, [0.0, 100.0, 0.0, 0.0]);
+    }
+
     #[test]
     fn figures_agree_with_the_statistics_and_instants_are_wall_time() {
         let config = crate::config::Config::builder().registry(false).build().expect("valid");
@@ -369,12 +456,7 @@ mod tests {
         first.counters.last_activity_ns.set(Nanos::now().0);
         let snapshot = handle.snapshot();
         let text = exposition(&snapshot, Exposition::OpenMetrics);
-        let values = |name: &str| -> Vec<f64> {
-            let ours = text.lines().filter_map(|line| line.strip_prefix(name));
-            let ours = ours.filter(|rest| rest.starts_with(['{', ' ']));
-            ours.map(|rest| rest.rsplit(' ').next().expect("a value").parse().expect("a number"))
-                .collect()
-        };
+        let values = |name: &str| values(&text, name, "");
         let late = values("ringwire_messages_expired_total");
         let overdue = values("ringwire_handle_messages_expired_total");
         assert_eq!((&late[..], &overdue[..]), (&[2.0, 3.0][..], &[4.0][..]));
