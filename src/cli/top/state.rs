@@ -1,7 +1,8 @@
 //! What `ringwire top` knows and shows: the nodes it is attached to, what changed in them, and what
 //! the operator has asked for. No terminal and no clock here: snapshots and keys come in.
 //!
-//! A node that is started again takes the place of its dead predecessor, when that was looked at.
+//! A node that is started again takes the place of its dead predecessor, when that was looked at
+//! until then. A dead node that the operator steps to stays.
 
 use std::collections::VecDeque;
 
@@ -22,6 +23,8 @@ pub(super) const RECENT_TICKS: usize = 10;
 pub(super) struct Top {
     pub(super) nodes: Vec<Node>,
     selected: Option<NodeKey>,
+    /// The operator has chosen a dead node: no running one takes its place.
+    is_kept: bool,
     pub(super) failures: Vec<String>,
     pub(super) sort: Sort,
     pub(super) filter: String,
@@ -113,6 +116,7 @@ impl Top {
         Self {
             nodes: Vec::new(),
             selected: None,
+            is_kept: false,
             failures: Vec::new(),
             sort: Sort::Id,
             filter: String::new(),
@@ -137,13 +141,15 @@ impl Top {
             self.nodes.push(node);
         }
         self.select_again(&before);
+        // Sessions may have gone.
+        self.clamp_scroll();
     }
 
     /// Keeps the selection, or what has taken its place.
     fn select_again(&mut self, gone: &[Node]) {
         let selected = self.nodes.iter().find(|node| Some(node.key()) == self.selected);
         let name = match selected {
-            Some(node) if !node.is_dead() => return,
+            Some(node) if !node.is_dead() || self.is_kept => return,
             Some(node) => Some(title(&node.snapshot)),
             None => {
                 let last = gone.iter().find(|node| Some(node.key()) == self.selected);
@@ -151,13 +157,16 @@ impl Top {
             }
         };
         let runs = |node: &&Node| !node.is_dead() && Some(title(&node.snapshot)) == name;
-        let successor = self.nodes.iter().find(runs).map(Node::key);
-        if successor.is_some() {
-            self.selected = successor;
-        } else if selected.is_none() {
-            self.selected = self.nodes.first().map(Node::key);
+        let successor = self.nodes.iter().find(runs);
+        // A dead one without a successor is looked at on.
+        let next = successor.or(selected).or(self.nodes.first());
+        self.select(next.map(Node::key));
+    }
+
+    fn select(&mut self, key: Option<NodeKey>) {
+        if self.selected != key {
+            (self.selected, self.is_kept, self.scroll) = (key, false, 0);
         }
-        self.scroll = 0;
     }
 
     /// The node looked at, and its number.
@@ -169,8 +178,18 @@ impl Top {
         let Some((at, _)) = self.node() else { return };
         let count = self.nodes.len();
         let next = if forward { at + 1 } else { at + count - 1 } % count;
-        self.selected = Some(self.nodes[next].key());
-        self.scroll = 0;
+        if next == at {
+            // There is no other.
+            return;
+        }
+        let (key, is_dead) = (self.nodes[next].key(), self.nodes[next].is_dead());
+        self.select(Some(key));
+        self.is_kept = is_dead;
+    }
+
+    /// No further than the last session.
+    fn clamp_scroll(&mut self) {
+        self.scroll = self.scroll.min(self.sessions().len().saturating_sub(1));
     }
 
     /// Sessions as they are to be shown.
@@ -256,7 +275,7 @@ impl Top {
             KeyCode::Home => self.scroll = 0,
             _ => {}
         }
-        self.scroll = self.scroll.min(self.sessions().len().saturating_sub(1));
+        self.clamp_scroll();
         Wish::Nothing
     }
 }

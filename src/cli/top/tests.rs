@@ -252,6 +252,72 @@ fn dead_node_is_marked_and_its_successor_taken() {
     assert!(picture(&top, 80, 24).contains("no node runs"));
 }
 
+/// The process that is looked at, by its number among all: `n/m`.
+fn number(top: &Top) -> usize {
+    top.node().expect("one is looked at").0 + 1
+}
+
+/// What died last, looked at on purpose: also while its namesake runs.
+#[test]
+fn dead_node_that_was_chosen_stays() {
+    let scratch = Scratch::new();
+    let (mut top, mut forged) = busy(&scratch);
+    let _successor = scratch.forge("cell");
+    forged.die();
+    scratch.look(&mut top);
+    assert_eq!(number(&top), 1, "the one that runs takes its place");
+    press(&mut top, KeyCode::Tab);
+    press(&mut top, KeyCode::Down);
+    for _ in 0..5 {
+        scratch.look(&mut top);
+        assert_eq!((number(&top), top.scroll), (2, 1));
+    }
+    assert!(picture(&top, 80, 24).contains("DIED"));
+    // The running one again, which is followed as before.
+    press(&mut top, KeyCode::Tab);
+    scratch.look(&mut top);
+    assert_eq!((number(&top), top.scroll), (1, 0));
+    assert!(picture(&top, 80, 24).contains(" up "));
+}
+
+#[test]
+fn dead_node_is_scrolled_as_others_are() {
+    let scratch = Scratch::new();
+    let (mut top, mut forged) = busy(&scratch);
+    forged.die();
+    scratch.look(&mut top);
+    // There is no other to step to.
+    press(&mut top, KeyCode::Tab);
+    press(&mut top, KeyCode::Down);
+    press(&mut top, KeyCode::Down);
+    for _ in 0..5 {
+        scratch.look(&mut top);
+        assert_eq!(top.scroll, 2);
+    }
+    // Its successor is looked at from the top.
+    let _successor = scratch.forge("cell");
+    scratch.look(&mut top);
+    assert_eq!((number(&top), top.scroll), (1, 0));
+}
+
+#[test]
+fn scroll_stays_among_the_sessions_there_are() {
+    let scratch = Scratch::new();
+    let (mut top, forged) = busy(&scratch);
+    press(&mut top, KeyCode::Down);
+    scratch.look(&mut top);
+    assert_eq!((top.sessions().len(), top.scroll), (2, 1));
+    // One is over, and not shown.
+    forged.session(2, "logger", 5, 0, 0);
+    scratch.look(&mut top);
+    assert_eq!((top.sessions().len(), top.scroll), (1, 0));
+    assert!(picture(&top, 80, 24).contains("controller"));
+    forged.session(1, "controller", 5, 0, 0);
+    scratch.look(&mut top);
+    assert_eq!((top.sessions().len(), top.scroll), (0, 0));
+    assert!(picture(&top, 80, 24).contains("no sessions"));
+}
+
 #[test]
 fn stall_is_shown_while_it_lasts() {
     let scratch = Scratch::new();
