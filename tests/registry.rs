@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{Action, Winsize, tcflow, tcgetattr, tcsetwinsize};
 
 use ringwire::stats::{RegistryError, WriterState, files, is_abandoned};
 use ringwire::{Client, Config, Envelope, Nanos, Snapshot};
@@ -820,83 +822,191 @@ impl Screen {
     }
 }
 
-/// `top` on a terminal, as people have it: the picture, its keys, and an end that leaves the
-/// terminal as it was.
+/// A pseudoterminal of 80 by 24.
+struct Terminal {
+    /// The end that keys are put in at, and pictures come out of.
+    outside: File,
+    name: String,
+}
+
+impl Terminal {
+    fn new() -> Self {
+        let outside = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudoterminal");
+        grantpt(&outside).expect("ours");
+        unlockpt(&outside).expect("ours");
+        let name = ptsname(&outside, Vec::new()).expect("it has a name");
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&outside, size).expect("ours");
+        Self { outside: File::from(outside), name: name.into_string().expect("a plain path") }
+    }
+
+    fn open(&self, more: OFlags) -> OwnedFd {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | more;
+        rustix::fs::open(&*self.name, flags, rustix::fs::Mode::empty()).expect("unlocked")
+    }
+
+    /// How it treats what is typed and shown.
+    fn modes(&self) -> String {
+        let found = tcgetattr(&self.outside).expect("a terminal");
+        format!("{found:?}")
+    }
+
+    fn top(&self, scratch: &Scratch) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+        command.args(["top", "--every", "0.05", "--dir"]).arg(scratch.stats());
+        command.env_remove("RUST_LOG").env("TERM", "xterm-256color");
+        command.stdin(self.open(OFlags::empty()));
+        command
+    }
+}
+
+/// `top` on a terminal, as people have it.
+struct OnTerminal {
+    top: Node,
+    terminal: Terminal,
+    modes_before: String,
+    told: std::sync::mpsc::Receiver<Vec<u8>>,
+    screen: Screen,
+    deadline: Nanos,
+}
+
+impl OnTerminal {
+    fn begin(scratch: &Scratch) -> Self {
+        let terminal = Terminal::new();
+        let modes_before = terminal.modes();
+        let mut command = terminal.top(scratch);
+        let [stdout, stderr] = [(); 2].map(|()| terminal.open(OFlags::empty()));
+        command.stdout(stdout).stderr(stderr);
+        let top = Node { child: command.spawn().expect("it runs"), address: String::new() };
+        // Its ends of the screen are the last: this closes ours.
+        drop(command);
+        let (tell, told) = std::sync::mpsc::channel();
+        let mut shown = terminal.outside.try_clone().expect("room");
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // The last process to close the screen makes this fail (EIO, pty(7)).
+            while let Ok(count @ 1..) = shown.read(&mut bytes) {
+                if tell.send(bytes[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let deadline = Nanos::now() + PATIENCE;
+        Self { top, terminal, modes_before, told, screen: Screen::new(), deadline }
+    }
+
+    fn until(&mut self, what: &str, is_so: impl Fn(&str) -> bool) {
+        while !is_so(&self.screen.text()) {
+            let left = self.deadline.since(Nanos::now());
+            let more = self.told.recv_timeout(left);
+            let text = || self.screen.text();
+            let more = more.unwrap_or_else(|error| panic!("{what}: {error}\n{}", text()));
+            self.screen.take(&more);
+        }
+    }
+
+    fn press(&mut self, keys: &[u8]) {
+        self.terminal.outside.write_all(keys).expect("it reads");
+    }
+
+    /// It ends in order, and leaves the terminal as it was.
+    fn ends(&mut self, why: &str) {
+        let ended = loop {
+            match self.told.recv_timeout(self.deadline.since(Nanos::now())) {
+                Ok(more) => self.screen.take(&more),
+                Err(error) => break error,
+            }
+        };
+        let disconnected = std::sync::mpsc::RecvTimeoutError::Disconnected;
+        assert_eq!(ended, disconnected, "it goes on after {why}");
+        let status = self.top.child.wait().expect("our own child");
+        assert!(status.success(), "{why}: {status}");
+        let all = &self.screen.all;
+        let after = all.rfind("\u{1b}[?1049l").expect("the screen before comes back");
+        assert!(all[after..].contains("\u{1b}[?25h"), "{why}: and its cursor: {all:?}");
+        assert_eq!(self.terminal.modes(), self.modes_before, "after {why}");
+    }
+}
+
+/// The picture, its keys, and its end.
 #[test]
 fn top_shows_its_picture_on_a_terminal_and_leaves_it() {
     let scratch = Scratch::new();
     let node = scratch.serve("drive");
     exercise(&node.address, 5);
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudoterminal");
-    grantpt(&terminal).expect("ours");
-    unlockpt(&terminal).expect("ours");
-    let name = ptsname(&terminal, Vec::new()).expect("it has a name");
-    let name = name.into_string().expect("a plain path");
-    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-    tcsetwinsize(&terminal, size).expect("ours");
-    let open = || {
-        let options = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
-        let screen = rustix::fs::open(&*name, options, rustix::fs::Mode::empty());
-        Stdio::from(screen.expect("unlocked"))
-    };
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
-    command.args(["top", "--every", "0.05", "--dir"]).arg(scratch.stats());
-    command.env_remove("RUST_LOG").env("TERM", "xterm-256color");
-    command.stdin(open()).stdout(open()).stderr(open());
-    let mut top = Node { child: command.spawn().expect("it runs"), address: String::new() };
-    // Its ends of the screen are the last: this closes ours.
-    drop(command);
-    let (tell, told) = std::sync::mpsc::channel();
-    let mut keys = File::from(terminal);
-    let mut shown = keys.try_clone().expect("room");
-    std::thread::spawn(move || {
-        let mut bytes = [0; 4096];
-        // The last process to close the screen makes this fail (EIO, pty(7)).
-        while let Ok(count @ 1..) = shown.read(&mut bytes) {
-            if tell.send(bytes[..count].to_vec()).is_err() {
-                break;
-            }
-        }
-    });
-    let mut screen = Screen::new();
-    let deadline = Nanos::now() + PATIENCE;
-    let until = |screen: &mut Screen, what: &str, is_so: &dyn Fn(&str) -> bool| {
-        while !is_so(&screen.text()) {
-            let left = deadline.since(Nanos::now());
-            let more = told.recv_timeout(left);
-            let more = more.unwrap_or_else(|error| panic!("{what}: {error}\n{}", screen.text()));
-            screen.take(&more);
-        }
-    };
+    let mut top = OnTerminal::begin(&scratch);
     let pid = format!("pid {}", node.child.id());
-    until(&mut screen, "the picture", &|text| {
+    top.until("the picture", |text| {
         text.starts_with("drive") && text.contains(&pid) && text.contains("q quit  ? help")
     });
     for heading in ["FLOW", "LANES", "LATENCY", "SESSION"] {
-        assert!(screen.text().contains(heading), "{heading}:\n{}", screen.text());
+        assert!(top.screen.text().contains(heading), "{heading}:\n{}", top.screen.text());
     }
-    assert!(screen.all.contains("\u{1b}[?1049h"), "a screen of its own: {:?}", screen.all);
+    let all = &top.screen.all;
+    assert!(all.contains("\u{1b}[?1049h"), "a screen of its own: {all:?}");
+    assert_ne!(top.terminal.modes(), top.modes_before, "keys come one by one");
     let help = "look at once";
-    assert!(!screen.text().contains(help), "nobody has asked");
-    keys.write_all(b"?").expect("it reads");
-    until(&mut screen, "the help", &|text| text.contains(help) && text.contains("q, Ctrl-C"));
-    keys.write_all(b" ").expect("it reads");
-    until(&mut screen, "the picture again", &|text| {
+    assert!(!top.screen.text().contains(help), "nobody has asked");
+    top.press(b"?");
+    top.until("the help", |text| text.contains(help) && text.contains("q, Ctrl-C"));
+    top.press(b" ");
+    top.until("the picture again", |text| {
         !text.contains(help) && text.contains(&pid) && text.contains("LATENCY")
     });
-    keys.write_all(b"p").expect("it reads");
-    until(&mut screen, "the pause", &|text| text.contains("PAUSED"));
-    keys.write_all(b"q").expect("it reads");
-    let ended = loop {
-        match told.recv_timeout(deadline.since(Nanos::now())) {
-            Ok(more) => screen.take(&more),
-            Err(error) => break error,
+    top.press(b"p");
+    top.until("the pause", |text| text.contains("PAUSED"));
+    top.press(b"q");
+    top.ends("q");
+}
+
+/// As a supervisor or another terminal sends them.
+#[test]
+fn top_leaves_its_terminal_on_signals() {
+    let scratch = Scratch::new();
+    let _node = scratch.serve("drive");
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let mut top = OnTerminal::begin(&scratch);
+        top.until("the picture", |text| text.contains("q quit  ? help"));
+        assert_ne!(top.terminal.modes(), top.modes_before, "keys come one by one");
+        kill_process(Pid::from_child(&top.top.child), signal).expect("our own child");
+        top.ends(&format!("{signal:?}"));
+    }
+}
+
+/// A terminal that takes no output any more: the first signal is not enough.
+#[test]
+fn top_is_ended_by_a_second_signal() {
+    let scratch = Scratch::new();
+    let _node = scratch.serve("drive");
+    let mut top = OnTerminal::begin(&scratch);
+    top.until("the picture", |text| text.contains("q quit  ? help"));
+    tcflow(top.terminal.open(OFlags::empty()), Action::OOff).expect("a terminal");
+    let status = loop {
+        kill_process(Pid::from_child(&top.top.child), Signal::INT).expect("our own child");
+        if let Some(status) = top.top.child.try_wait().expect("our own child") {
+            break status;
         }
+        assert!(Nanos::now() < top.deadline, "it goes on");
+        std::thread::yield_now();
     };
-    assert_eq!(ended, std::sync::mpsc::RecvTimeoutError::Disconnected, "it goes on after q");
-    assert!(top.child.wait().expect("our own child").success());
-    let after = screen.all.rfind("\u{1b}[?1049l").expect("the screen before comes back");
-    assert!(screen.all[after..].contains("\u{1b}[?25h"), "and its cursor: {:?}", screen.all);
+    assert_eq!(status.code(), Some(128 + Signal::INT.as_raw()));
+}
+
+/// A terminal that takes no output: half of it is set up by then.
+#[test]
+fn top_that_can_not_begin_leaves_its_terminal() {
+    let scratch = Scratch::new();
+    let terminal = Terminal::new();
+    let modes_before = terminal.modes();
+    let mut command = terminal.top(&scratch);
+    let stopped = terminal.open(OFlags::NONBLOCK);
+    tcflow(&stopped, Action::OOff).expect("a terminal");
+    command.stdout(stopped).stderr(Stdio::piped());
+    let output = command.spawn().and_then(Child::wait_with_output).expect("it ends");
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("the terminal"), "{complaint}");
+    assert_eq!(terminal.modes(), modes_before, "{complaint}");
 }
 
 /// A node in a PID namespace of its own, as in a container: its process id is that of another

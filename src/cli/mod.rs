@@ -2,9 +2,9 @@
 //!
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
 //! configuration makes no sense. Results go to standard output, everything else to standard error;
-//! the results of `send` are the answers. `serve` and `record` end in order on Ctrl-C and SIGTERM;
-//! `bench` is ended at once by Ctrl-C, behind its progress bar; every other subcommand catches no
-//! signal.
+//! the results of `send` are the answers. `serve` and `record` end in order on Ctrl-C and SIGTERM,
+//! `top` on these and SIGQUIT, so that its terminal is as it was; `bench` is ended at once by
+//! Ctrl-C, behind its progress bar; every other subcommand catches no signal.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 

@@ -18,7 +18,8 @@ use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ringwire::{Config, Nanos, SetupError};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use signal_hook::consts::signal::SIGTERM;
+use signal_hook::consts::signal::{SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::flag;
 
 use crate::cli::CommandError;
 use crate::cli::attach::Selection;
@@ -57,11 +58,19 @@ pub(crate) fn run(options: &TopOptions) -> Result<ExitCode, CommandError> {
         return Err(CommandError::Usage(text.into()));
     }
     let stop = Arc::new(AtomicBool::new(false));
-    // Not SIGHUP: without its terminal the process ends by itself.
-    signal_hook::flag::register(SIGTERM, Arc::clone(&stop))
-        .map_err(|source| SetupError::System { operation: "sigaction", source })?;
+    // From outside: what is typed is a key here. Not SIGHUP: without its terminal the process ends
+    // by itself.
+    for signal in [SIGTERM, SIGINT, SIGQUIT] {
+        // A second one ends it at once, which a terminal that takes no output may hold up. In this
+        // order: what is registered first runs first, and must not see its own signal.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
+            .map_err(|source| SetupError::System { operation: "sigaction", source })?;
+    }
     let terminal_error = |source| CommandError::Output { what: "the terminal".into(), source };
-    let mut terminal = ratatui::try_init().map_err(terminal_error)?;
+    // When it can not be set up, a part of it may be.
+    let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore());
+    let mut terminal = terminal.map_err(terminal_error)?;
     let outcome = watch(&mut terminal, options, &stop);
     ratatui::restore();
     outcome.map_err(terminal_error)?;
