@@ -644,10 +644,69 @@ fn histogram_log_ends_with_its_node() {
     assert!(watching.wait().expect("our own child").success());
     assert!(in_time.is_ok(), "it goes on for ever");
 
-    // And of one that is dead already: all that it did.
+    // And of one that is dead already: all that it did, in the time it had, whoever asks when.
     let (is_done, text, errors) = finished(&mut command);
     assert!(is_done, "{errors}");
     assert_eq!(text.matches("Tag=turn,0.000,").count(), 1, "{text}");
+    let later = Nanos::now() + Duration::from_millis(20);
+    while Nanos::now() < later {
+        std::thread::yield_now();
+    }
+    assert_eq!(finished(&mut command), (true, text, String::new()));
+}
+
+/// `stat --hlog --watch` of the one node there is, which it has looked at twice.
+fn histogram_log(scratch: &Scratch) -> (Child, impl Iterator<Item = String> + Send + 'static) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(["stat", "--hlog", "--watch=0.02", "--dir"]).arg(scratch.stats());
+    let mut log = command.stdout(Stdio::piped()).spawn().expect("the command runs");
+    let mut lines = BufReader::new(log.stdout.take().expect("piped")).lines();
+    let mut next = move || lines.next().map(|line| line.expect("readable"));
+    while !next().expect("it goes on").contains("Tag=turn") {}
+    (log, std::iter::from_fn(next))
+}
+
+/// The rest of a log that ends by itself, in order and in time.
+fn rest_of(mut log: Child, lines: impl Iterator<Item = String> + Send + 'static) -> Vec<String> {
+    let (done, rest) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(lines.collect()));
+    let rest = rest.recv_timeout(PATIENCE).map_err(|_| log.kill());
+    assert!(log.wait().expect("our own child").success());
+    rest.expect("it ends by itself")
+}
+
+/// A log is of the node that was meant when it began.
+#[test]
+fn histogram_log_has_the_last_of_its_node_whoever_else_begins() {
+    let scratch = Scratch::new();
+    let mut node = scratch.serve("cell");
+    let (log, lines) = histogram_log(&scratch);
+    // It looks away meanwhile.
+    let pid = Pid::from_child(&log);
+    kill_process(pid, Signal::STOP).expect("our own child");
+    let stopped = rustix::process::WaitOptions::UNTRACED;
+    rustix::process::waitpid(Some(pid), stopped).expect("our own child").expect("it stops");
+    exercise(&node.address, 20);
+    node.kill();
+    let _successor = scratch.serve("cell");
+    let _other = scratch.serve("press");
+    kill_process(pid, Signal::CONT).expect("our own child");
+    let rest = rest_of(log, lines);
+    // Answers waited to be sent in no other interval. The longest wait is the fourth of a line.
+    let is_of_answers = |line: &&String| {
+        line.starts_with("Tag=queueing,") && line.split(',').nth(3) != Some("0.000")
+    };
+    assert_eq!(rest.iter().filter(is_of_answers).count(), 1, "{rest:?}");
+}
+
+/// Its registry goes with it.
+#[test]
+fn histogram_log_ends_with_a_node_that_ends_in_order() {
+    let scratch = Scratch::new();
+    let node = scratch.serve("cell");
+    let (log, lines) = histogram_log(&scratch);
+    kill_process(Pid::from_child(&node.child), Signal::TERM).expect("our own child");
+    rest_of(log, lines);
 }
 
 /// Standard output is for whoever reads JSON.

@@ -244,13 +244,14 @@ fn only(mut found: Found, selection: &Selection) -> Result<Snapshot, StatFailure
     }
 }
 
-/// Prints the histograms as a log: one interval, or one for each tick.
+/// Prints the histograms as a log: one interval, or one for each tick. Of one node, whoever comes
+/// and goes beside it, and whatever takes its place.
 fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
     let mut before = only(options.selection.read(), &options.selection)?;
     let start = before.created;
     print(&log_header(before.created_wall_ns))?;
     let Some(watch) = options.watch.as_ref().filter(|_| !is_over(&before)) else {
-        let length = before.taken.since(start).as_secs_f64();
+        let length = told_until(&before).since(start).as_secs_f64();
         let lines: String = Snapshot::histogram_names()
             .map(|(name, _)| {
                 log_line(name, 0.0, length, &before.histogram(name).expect("its own name"))
@@ -260,16 +261,16 @@ fn log(options: &StatOptions) -> Result<ExitCode, CommandError> {
     };
     loop {
         wait(watch.every);
-        let after = match only(options.selection.read(), &options.selection) {
-            Ok(after) => after,
-            // It has ended in order, and its registry with it.
-            Err(StatFailure::Nothing(_)) => return Ok(ExitCode::SUCCESS),
-            Err(failure) => return Err(failure.into()),
+        let after = match Snapshot::from_file(&before.path) {
+            Ok(after) if after.created == before.created => after,
+            // It has ended in order, and its registry with it; or that was removed, or its name is
+            // another's by now, as in a container, where process ids come again.
+            Ok(_) | Err(RegistryError::BeingCreated { .. }) => return Ok(ExitCode::SUCCESS),
+            Err(RegistryError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(ExitCode::SUCCESS);
+            }
+            Err(failure) => return Err(StatFailure::Unreadable(failure).into()),
         };
-        if after.created != before.created {
-            // The node was started again: a log is of one.
-            return Ok(ExitCode::SUCCESS);
-        }
         let from = before.taken.since(start).as_secs_f64();
         let length = after.taken.since(before.taken).as_secs_f64();
         let lines: String = Snapshot::histogram_names()
@@ -320,6 +321,17 @@ fn print(text: &str) -> Result<ExitCode, CommandError> {
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(CommandError::Stdout)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Until when the numbers are: of a process that is gone, until the last time in its file. Another
+/// start of the machine may have left it, so that now is no measure.
+fn told_until(snapshot: &Snapshot) -> Nanos {
+    if !is_over(snapshot) {
+        return snapshot.taken;
+    }
+    let turns = snapshot.reactors.iter().map(|reactor| reactor.turn_began);
+    let rows = snapshot.sessions().map(|session| session.updated);
+    turns.chain(rows).fold(snapshot.created, Nanos::max)
 }
 
 /// Whether the numbers are of a process that is gone.
