@@ -561,6 +561,11 @@ impl Node {
 
     /// Stops listening, flushes and ends every connection, and stops the threads. Returns within
     /// `deadline` plus the time of the handlers that are running.
+    ///
+    /// # Panics
+    ///
+    /// In a handler of this node, as its drop does: a thread can not wait for its own end. Have
+    /// another thread end the node.
     pub fn shutdown(mut self, deadline: Duration) -> ShutdownReport {
         self.stop(Nanos::now() + deadline)
     }
