@@ -158,22 +158,52 @@ fn try_napi(ring: &IoUring) -> Ability {
     }
 }
 
-const PAGE_BYTES: usize = 4096;
 const SLOTS: usize = 4;
 /// Page 0 is the ring of buffers, pages 1 to [`SLOTS`] are the buffers, the next is sent from.
 const SEND_PAGE: usize = SLOTS + 1;
 const SEND_BYTES: usize = 64;
 const GROUP: u16 = 0;
 
-/// Aligned as a ring of buffers must be: io_uring_register(2), IORING_REGISTER_PBUF_RING.
-#[repr(align(4096))]
-struct Page([u8; PAGE_BYTES]);
+/// Pages of the kernel's size, aligned as a ring of buffers must be: io_uring_register(2),
+/// IORING_REGISTER_PBUF_RING. Arm has pages of 16 and 64 KiB, too.
+struct Pages {
+    /// A page longer than what is used. Never grows, so nothing moves.
+    memory: Vec<u8>,
+    /// Where the first page begins.
+    start: usize,
+    page_bytes: usize,
+}
+
+impl Pages {
+    fn new(count: usize, page_bytes: usize) -> Self {
+        assert!(page_bytes.is_power_of_two(), "the size of a page");
+        let memory = vec![0; (count + 1) * page_bytes];
+        let start = memory.as_ptr().align_offset(page_bytes);
+        assert!(start < page_bytes, "there is a page more");
+        Self { memory, start, page_bytes }
+    }
+
+    fn page(&self, index: usize) -> &[u8] {
+        &self.memory[self.start + index * self.page_bytes..][..self.page_bytes]
+    }
+
+    fn page_mut(&mut self, index: usize) -> &mut [u8] {
+        &mut self.memory[self.start + index * self.page_bytes..][..self.page_bytes]
+    }
+}
+
+/// The size of a page of this kernel.
+fn page_bytes() -> usize {
+    // SAFETY: it reads a constant of the system and touches no memory of ours: sysconf(3).
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).expect("every Linux has pages: sysconf(3)")
+}
 
 /// A ring with memory to try operations on.
 struct Trial {
     ring: IoUring,
     /// `None` only once dropped or leaked.
-    memory: Option<Vec<Page>>,
+    memory: Option<Pages>,
     /// Entries queued whose last completion has not been reaped.
     in_flight: u32,
     /// Whether what is in flight completes with descriptors.
@@ -208,8 +238,8 @@ impl Completion {
 
 impl Trial {
     fn new(ring: IoUring) -> Self {
-        let memory = (0..=SEND_PAGE).map(|_| Page([0; PAGE_BYTES])).collect();
-        Self { ring, memory: Some(memory), in_flight: 0, accepting: false, group_registered: false }
+        let memory = Some(Pages::new(SEND_PAGE + 1, page_bytes()));
+        Self { ring, memory, in_flight: 0, accepting: false, group_registered: false }
     }
 
     /// Runs one trial and clears up after it. An error is one of what surrounds the ring.
@@ -246,24 +276,25 @@ impl Trial {
     /// Registers the ring of buffers, all of them posted. It stays for `multishot_receive`.
     fn buffer_ring(&mut self) -> Ability {
         let memory = self.memory.as_mut().expect("taken only by drop");
-        let (ring, slots) = memory.split_first_mut().expect("never empty");
+        let bytes = u32::try_from(memory.page_bytes).expect("a page");
         // struct io_uring_buf of linux/io_uring.h: u64 address, u32 length, u16 id, and 16 bits
         // which in the first entry are the ring's tail. Written before the kernel knows of it.
-        for (id, (entry, slot)) in ring.0.chunks_exact_mut(16).zip(&mut slots[..SLOTS]).enumerate()
-        {
-            let address = slot.0.as_mut_ptr().expose_provenance() as u64;
-            let bytes = u32::try_from(PAGE_BYTES).expect("a page");
-            let id = u16::try_from(id).expect("few slots");
+        for slot in 0..SLOTS {
+            let address = memory.page_mut(slot + 1).as_mut_ptr().expose_provenance() as u64;
+            let id = u16::try_from(slot).expect("few slots");
+            let entry = &mut memory.page_mut(0)[slot * 16..][..16];
             entry[..8].copy_from_slice(&address.to_ne_bytes());
             entry[8..12].copy_from_slice(&bytes.to_ne_bytes());
             entry[12..14].copy_from_slice(&id.to_ne_bytes());
         }
         let tail = u16::try_from(SLOTS).expect("few slots");
-        ring.0[14..16].copy_from_slice(&tail.to_ne_bytes());
-        let address = ring.0.as_mut_ptr().expose_provenance() as u64;
-        // SAFETY: io_uring_register(2) wants the ring aligned to a page (`Page` is), of a power of
-        // two of 16-byte entries (4, of the 256 a page holds), and valid until it is unregistered:
-        // `drop` frees `memory` only after unregistering the group, and leaks it otherwise.
+        let ring = memory.page_mut(0);
+        ring[14..16].copy_from_slice(&tail.to_ne_bytes());
+        let address = ring.as_mut_ptr().expose_provenance() as u64;
+        // SAFETY: io_uring_register(2) wants the ring aligned to a page (`Pages` are), of a power
+        // of two of 16-byte entries (4, and a page holds 256 or more), and valid until it is
+        // unregistered: `drop` frees `memory` only after unregistering the group, and leaks it
+        // otherwise.
         let registered =
             unsafe { self.ring.submitter().register_buf_ring_with_flags(address, tail, GROUP, 0) };
         match registered {
@@ -328,7 +359,7 @@ impl Trial {
 
     fn first_byte(&self, slot: usize) -> Option<u8> {
         let pages = self.memory.as_ref().expect("taken only by drop");
-        pages.get(1..=SLOTS)?.get(slot).map(|page| page.0[0])
+        (slot < SLOTS).then(|| pages.page(slot + 1)[0])
     }
 
     /// Queues and submits one operation.
@@ -348,7 +379,7 @@ impl Trial {
             Operation::SendZeroCopy(stream) => {
                 let memory = self.memory.as_ref().expect("taken only by drop");
                 let bytes = u32::try_from(SEND_BYTES).expect("small");
-                let from = memory[SEND_PAGE].0.as_ptr();
+                let from = memory.page(SEND_PAGE).as_ptr();
                 opcode::SendZc::new(Fd(stream.as_raw_fd()), from, bytes).build()
             }
         };
@@ -450,6 +481,26 @@ mod tests {
         assert!(found.features.contains(&"FEAT_NODROP"));
         assert!(found.operations.contains(&"OP_SEND_ZC"));
         assert!(!found.release.is_empty());
+    }
+
+    #[test]
+    fn each_operation_is_named_once() {
+        let mut found = Capabilities::probe().expect("the test host has io_uring").operations;
+        let count = found.len();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found.len(), count, "{found:?}");
+    }
+
+    #[test]
+    fn pages_are_aligned_to_their_size() {
+        for page_bytes in [page_bytes(), 4 << 10, 16 << 10, 64 << 10] {
+            let mut pages = Pages::new(SEND_PAGE + 1, page_bytes);
+            for index in 0..=SEND_PAGE {
+                assert!(pages.page(index).as_ptr().addr().is_multiple_of(page_bytes));
+                pages.page_mut(index).fill(1);
+            }
+        }
     }
 
     #[test]

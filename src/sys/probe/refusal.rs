@@ -139,9 +139,10 @@ pub struct Facts {
     pub group: Option<i64>,
     /// Whether this thread is under a seccomp filter.
     pub filtered: Option<bool>,
-    /// Whether this process may use io_uring where the sysctl is 1 (`CAP_SYS_ADMIN`).
+    /// Whether this process may use io_uring where the sysctl is 1 (`CAP_SYS_ADMIN` in the initial
+    /// user namespace: that of a container's own does not count).
     pub admin: bool,
-    /// Whether RLIMIT_MEMLOCK does not bind this process (`CAP_IPC_LOCK`).
+    /// Whether RLIMIT_MEMLOCK does not bind this process (`CAP_IPC_LOCK`, likewise).
     pub ipc_lock: bool,
     /// Soft RLIMIT_MEMLOCK in bytes; `None` is unlimited.
     pub memlock_bytes: Option<u64>,
@@ -164,7 +165,9 @@ impl Facts {
         let read = |path: &str| fs::read_to_string(root.join(path)).ok();
         let number = |path: &str| read(path)?.trim().parse::<i64>().ok();
         let held = rustix::thread::capabilities(None).map(|sets| sets.effective);
-        let holds = |capability| held.is_ok_and(|held| held.contains(capability));
+        // Without the file the kernel has no user namespaces, or nobody knows.
+        let counts = read("proc/self/uid_map").is_none_or(|map| is_initial_namespace(&map));
+        let holds = |capability| counts && held.is_ok_and(|held| held.contains(capability));
         Self {
             release: rustix::system::uname().release().to_string_lossy().into_owned(),
             disabled: number("proc/sys/kernel/io_uring_disabled")
@@ -224,6 +227,11 @@ pub(super) fn explain_flags(flags: SetupFlags, facts: &Facts) -> RingError {
 
 fn system(operation: &'static str, errno: i32) -> RingError {
     RingError::System { operation, source: io::Error::from_raw_os_error(errno) }
+}
+
+/// The map of the initial user namespace, user_namespaces(7).
+fn is_initial_namespace(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// `Seccomp:` of proc_pid_status(5): 0 none, 1 strict, 2 filter.
@@ -412,6 +420,29 @@ mod tests {
         assert_eq!(facts.disabled, None);
         assert_eq!(facts.filtered, None);
         assert!(!facts.release.is_empty(), "uname(2) needs no file");
+    }
+
+    /// Whoever holds nothing here has nothing to lose: run as root this shows it.
+    #[test]
+    fn capabilities_of_a_user_namespace_do_not_count() {
+        let root = std::env::temp_dir().join(format!("ringwire-uid-map-{}", std::process::id()));
+        fs::create_dir_all(root.join("proc/self")).expect("a directory");
+        let gather = |map: &str| {
+            fs::write(root.join("proc/self/uid_map"), map).expect("a file");
+            Facts::gather_from(&root)
+        };
+        let held = rustix::thread::capabilities(None).expect("own capabilities").effective;
+        let initial = gather("         0          0 4294967295\n");
+        assert_eq!(initial.admin, held.contains(CapabilitySet::SYS_ADMIN));
+        assert_eq!(initial.ipc_lock, held.contains(CapabilitySet::IPC_LOCK));
+        let inner = gather("         0       1000          1\n");
+        assert!(!inner.admin && !inner.ipc_lock);
+        let _ = fs::remove_dir_all(&root);
+        // So that what refuses is the sysctl, and not something else.
+        let disabled = Facts { disabled: Some(1), ..inner };
+        let error = explain("io_uring_setup", libc::EPERM, &disabled);
+        assert!(matches!(error, RingError::Disabled { value: 1, .. }), "{error}");
+        assert!(!is_initial_namespace(""));
     }
 
     #[test]

@@ -147,8 +147,8 @@ pub(super) const FEATURES_OPTIONAL: [Feature; 4] = [
 ];
 
 /// Operations that help where they are.
-pub(super) const OPERATIONS_OPTIONAL: [(&str, u8); 2] =
-    [("OP_SENDMSG_ZC", opcode::SendMsgZc::CODE), ("OP_MSG_RING", opcode::MsgRingData::CODE)];
+pub(super) const OPERATIONS_OPTIONAL: [(&str, u8); 1] =
+    [("OP_MSG_RING", opcode::MsgRingData::CODE)];
 
 /// Builds a ring of `entries` submissions and `cq_entries` completions, owned by the calling
 /// thread: with `SINGLE_ISSUER` the kernel refuses every other. Sizes above the kernel's limits are
