@@ -8,7 +8,8 @@
 #   … --cores 2,3                            moves the interrupts of devices off these cores, on
 #                                            which reactors are to run
 #
-# Running it again changes nothing more. To undo: reboot, and remove the files it names.
+# Running it again changes nothing more. To undo: reboot, and remove the files it names; of the one
+# with limits its lines for memlock and nofile.
 # Governor, idle states, clock source, huge pages, interrupts and network cards are not kept over a
 # boot: tuned(8) or the kernel's command line does that. Limits are those of limits.conf(5), which
 # do not bind root. Isolated cores need the kernel's command line, coalescing ethtool(8).
@@ -20,10 +21,18 @@ set -euo pipefail
 readonly idle_latency_us_max=20
 readonly somaxconn_min=1024
 readonly swappiness_max=1
-readonly gro_flush_timeout_ns_max=10000
-# A reactor of the default configuration needs 1.1 MiB locked and 1032 descriptors.
-readonly memlock_kib_per_core=2048
+# A reactor of the default configuration needs 100 KiB locked and 1032 descriptors. With mlockall or
+# zero_copy_bytes_min it needs more memory: doctor says how much. Linux gives 8 MiB by itself (5.16).
+readonly memlock_kib_per_core=256
+readonly memlock_kib_min=8192
 readonly nofile_per_core=2048
+# Files are read in the order of their names, and the last one that sets a thing counts: systemd's
+# 99-sysctl.conf is /etc/sysctl.conf.
+readonly sysctl_file=/etc/sysctl.d/zz-ringwire.conf
+readonly sysctl_file_before=/etc/sysctl.d/90-ringwire.conf
+readonly limits_file=/etc/security/limits.d/ringwire.conf
+# The order of names is that of their bytes.
+export LC_ALL=C
 
 apply=false
 persist=false
@@ -56,7 +65,7 @@ main() {
     interrupts
     limits
     if "$persist"; then
-        write_file /etc/sysctl.d/90-ringwire.conf "$(printf '%s\n' "${sysctls[@]}")"
+        persist_sysctls
     fi
     summary
 }
@@ -212,12 +221,13 @@ swap() {
     fi
 }
 
-# Received packets that the kernel holds to join them.
+# Received packets that the kernel holds to join them: not by default, so it is somebody's decision,
+# perhaps for busy polling.
 packets() {
     local file
     for file in "$root"/sys/class/net/*/gro_flush_timeout; do
-        if [[ -e "$file" && "$(<"$file")" -gt "$gro_flush_timeout_ns_max" ]]; then
-            set_value "${file#"$root"}" 0
+        if [[ -e "$file" && "$(<"$file")" -gt 0 ]]; then
+            kept "${file#"$root"}" "$(<"$file") ns, which somebody has set"
         fi
     done
 }
@@ -285,38 +295,140 @@ touches() {
 }
 
 limits() {
-    local cores lines=()
+    local cores memlock item line stale=() added=() lines=()
     cores="$(nproc)"
+    memlock=$((memlock_kib_per_core * cores))
+    ((memlock >= memlock_kib_min)) || memlock="$memlock_kib_min"
     # /proc counts locked memory in bytes, limits.conf in KiB.
-    limit_line memlock "Max locked memory" $((memlock_kib_per_core * cores)) 1024
-    limit_line nofile "Max open files" $((nofile_per_core * cores)) 1
+    limit memlock "Max locked memory" "$memlock" 1024
+    limit nofile "Max open files" $((nofile_per_core * cores)) 1
+    # What others have written there stays, and so do lines for somebody in particular.
+    while IFS= read -r line || [[ -n "$line" ]]; do
+        for item in "${stale[@]}"; do
+            is_for_all "$line" "$item" && continue 2
+        done
+        lines+=("$line")
+    done < <(value_of "$limits_file")
+    lines+=("${added[@]}")
     if ((${#lines[@]} > 0)); then
-        write_file /etc/security/limits.d/ringwire.conf "$(printf '%s\n' "${lines[@]}")"
+        write_file "$limits_file" "$(printf '%s\n' "${lines[@]}")"
+    else
+        remove_file "$limits_file"
     fi
 }
 
-# Adds a line to `lines` when the limit is too low, or when our file has one that suffices: a later
-# login shows the raised limit, which must not make us take the line away again.
-limit_line() {
-    local item="$1" name="$2" needed="$3" unit="$4" soft hard line type=-
-    line="$(sed -n "/ $item /p" "$root/etc/security/limits.d/ringwire.conf" 2>/dev/null || true)"
-    if [[ -n "$line" && "${line##* }" -ge "$needed" ]]; then
-        lines+=("$line")
+# Finds out whether a limit is too low, and puts what is to be written about it into `added`; in
+# `stale`, that our lines about it go. Of entries for everybody the last one counts, and ours may
+# come after somebody's that says more: it must not lower a limit. Nor must a login that has the
+# raised limit make us take our line away again.
+limit() {
+    local item="$1" name="$2" needed="$3" unit="$4"
+    local file last="" soft="" hard="" our_soft our_hard own_soft own_hard
+    for file in "$root"/etc/security/limits.conf "$root"/etc/security/limits.d/*.conf; do
+        [[ -e "$file" && "${file#"$root"}" != "$limits_file" ]] || continue
+        if [[ -n "$(entry "$file" "$item" soft)$(entry "$file" "$item" hard)" ]]; then
+            last="${file#"$root"}"
+        fi
+        soft="$(entry "$file" "$item" soft "$soft")"
+        hard="$(entry "$file" "$item" hard "$hard")"
+    done
+    our_soft="$(entry "$root$limits_file" "$item" soft)"
+    our_hard="$(entry "$root$limits_file" "$item" hard)"
+    if is_enough "$our_soft" "$needed" && is_enough "$our_soft" "${soft:-0}" &&
+        is_enough "${our_hard:-unlimited}" "${hard:-0}"; then
+        kept "limit of $item" "$our_soft, by $limits_file"
         return
     fi
-    read -r soft hard _ < <(sed -n "s/^$name *//p" "$root/proc/self/limits" 2>/dev/null) || true
-    if [[ -z "${soft:-}" ]]; then
+    own_soft="$(sed -n "s/^$name *//p" "$root/proc/self/limits" 2>/dev/null || true)"
+    [[ -n "$own_soft" ]] || return 0
+    read -r own_soft own_hard _ <<<"$own_soft"
+    stale+=("$item")
+    # Whoever raises the soft limit knows of the hard one.
+    if is_enough "$soft" "$needed"; then
+        hard="${hard:-unlimited}"
+    fi
+    soft="${soft:-$(in_units "$own_soft" "$unit")}"
+    hard="${hard:-$(in_units "$own_hard" "$unit")}"
+    if is_enough "$soft" "$needed" && is_enough "$hard" "$needed"; then
+        kept "limit of $item" "$soft${last:+, by $last}"
         return
     fi
-    if [[ "$soft" == unlimited || "$soft" -ge $((needed * unit)) ]]; then
-        kept "limit of $item" "$soft"
-        return
+    if is_enough "$hard" "$needed"; then
+        added+=("* soft $item $needed")
+    elif is_enough "$soft" "$needed"; then
+        added+=("* hard $item $needed")
+    else
+        added+=("* - $item $needed")
     fi
-    # `-` sets the hard limit too, which must not be lowered.
-    if [[ "$hard" == unlimited || "$hard" -ge $((needed * unit)) ]]; then
-        type=soft
+    if [[ "$last" > "$limits_file" ]]; then
+        warn "$last is read after $limits_file: change $item there"
     fi
-    lines+=("* $type $item $needed")
+}
+
+# is_for_all LINE ITEM: whether a line of limits.conf(5) sets a limit for everybody.
+is_for_all() {
+    local domain item
+    read -r domain _ item _ <<<"$1" || true
+    [[ "$domain" == "*" && "${item,,}" == "$2" ]]
+}
+
+# entry FILE ITEM soft|hard [OTHERWISE]: what the file gives everybody, which is its last entry.
+entry() {
+    local domain type item value found="${4:-}"
+    while read -r domain type item value _ || [[ -n "$domain" ]]; do
+        value="${value%%#*}"
+        if [[ "$domain" == "*" && "${item,,}" == "$2" && ("${type,,}" == "$3" || "$type" == -) ]] &&
+            is_enough "$value" 0; then
+            found="${value,,}"
+        fi
+        domain=""
+    done < <(cat "$1" 2>/dev/null)
+    printf '%s' "$found"
+}
+
+# is_enough VALUE NEEDED: both as limits.conf(5) has them.
+is_enough() {
+    case "${1,,}" in
+        unlimited | infinity | -1) return 0 ;;
+        "" | *[!0-9]*) return 1 ;;
+    esac
+    case "${2,,}" in
+        unlimited | infinity | -1) return 1 ;;
+    esac
+    # In base 10, also with a 0 in front.
+    ((10#$1 >= 10#$2))
+}
+
+# in_units VALUE UNIT: a limit of /proc as limits.conf(5) has it.
+in_units() {
+    if [[ "$1" == unlimited ]]; then echo unlimited; else echo $(($1 / $2)); fi
+}
+
+# Names every file that is read later and says otherwise. /etc/sysctl.conf is the last one that
+# sysctl(8) --system reads; systemd-sysctl(8) has it as 99-sysctl.conf.
+persist_sysctls() {
+    local file key value wanted
+    write_file "$sysctl_file" "$(printf '%s\n' "${sysctls[@]}")"
+    remove_file "$sysctl_file_before"
+    for file in "$root"/{etc,run,usr/local/lib,usr/lib}/sysctl.d/*.conf "$root/etc/sysctl.conf"; do
+        [[ -e "$file" ]] || continue
+        if [[ "${file#"$root"}" != /etc/sysctl.conf && ! "${file##*/}" > "${sysctl_file##*/}" ]]; then
+            continue
+        fi
+        while IFS== read -r key value || [[ -n "$key" ]]; do
+            # A key may have slashes for dots, and a dash before it.
+            key="${key//[[:space:]]/}"
+            key="${key#-}"
+            key="${key//\//.}"
+            read -r value <<<"$value" || true
+            for wanted in "${sysctls[@]}"; do
+                if [[ "${wanted%% = *}" == "$key" && "${wanted#* = }" != "$value" ]]; then
+                    warn "${file#"$root"} is read after $sysctl_file: change $key = $value there"
+                fi
+            done
+            key=""
+        done <"$file"
+    done
 }
 
 # set_sysctl NAME VALUE
@@ -369,6 +481,18 @@ write_file() {
     printf '%s\n' "$text" | sed 's/^/              /'
 }
 
+# remove_file PATH
+remove_file() {
+    [[ -e "$root$1" ]] || return 0
+    pending=$((pending + 1))
+    if ! "$apply"; then
+        echo "would remove  $1"
+        return
+    fi
+    rm -f "$root$1"
+    echo "removed       $1"
+}
+
 # load_module NAME [PARAMETER...]
 load_module() {
     if [[ -d "$root/sys/module/$1" ]]; then
@@ -398,6 +522,10 @@ report() {
 
 kept() {
     echo "kept          $1: $2"
+}
+
+warn() {
+    echo "WARNING       $1"
 }
 
 # The text of a file of the host, or nothing.

@@ -14,7 +14,8 @@ const HUGE_PAGES: &str = "sys/kernel/mm/transparent_hugepage/enabled";
 const SWAPPINESS: &str = "proc/sys/vm/swappiness";
 const FLUSH: &str = "sys/class/net/eth0/gro_flush_timeout";
 const LIMITS: &str = "etc/security/limits.d/ringwire.conf";
-const SYSCTLS: &str = "etc/sysctl.d/90-ringwire.conf";
+const LIMITS_BEFORE: &str = "etc/security/limits.conf";
+const SYSCTLS: &str = "etc/sysctl.d/zz-ringwire.conf";
 
 /// A host with everything to mend, removed when dropped.
 struct SlowHost {
@@ -124,7 +125,6 @@ fn applying_changes_what_doctor_complains_about() {
     assert_eq!(host.read(CLOCK), "tsc");
     assert_eq!(host.read(HUGE_PAGES), "madvise");
     assert_eq!(host.read(SWAPPINESS), "1");
-    assert_eq!(host.read(FLUSH), "0");
     assert_eq!(host.read(&affinity(9)), "0-3", "only --cores moves interrupts");
     let limits = host.read(LIMITS);
     assert!(limits.contains("* - memlock "), "{limits}");
@@ -185,7 +185,103 @@ fn decisions_of_others_are_left_alone() {
     host.write(CONGESTION, "dctcp\n");
     host.write("proc/sys/kernel/io_uring_disabled", "1\n");
     host.write("proc/sys/kernel/io_uring_group", "990\n");
-    host.run(&["--apply"]);
+    let said = host.run(&["--apply"]);
+    // It is 0 unless somebody sets it.
+    assert_eq!(host.read(FLUSH), "20000");
+    assert!(said.contains("kept          /sys/class/net/eth0/gro_flush_timeout: 20000"), "{said}");
     assert_eq!(host.read(CONGESTION), "dctcp");
     assert_eq!(host.read("proc/sys/kernel/io_uring_disabled"), "1");
+}
+
+/// doctor has people append to the file that the script writes.
+#[test]
+fn lines_of_others_stay_in_the_file_of_limits() {
+    let host = SlowHost::new("lines");
+    let others = "# ours\n* - rtprio 10\n@robots - memlock 4\n";
+    host.write(LIMITS, &format!("{others}* - memlock 64\n"));
+    host.run(&["--apply"]);
+    let limits = host.read(LIMITS);
+    assert!(limits.starts_with(others), "{limits}");
+    assert!(limits.contains("* - memlock 8192\n"), "{limits}");
+    assert!(!limits.contains("memlock 64"), "{limits}");
+    assert!(host.run(&["--apply"]).contains("nothing to change"));
+    // Behind ours they stay where they are.
+    let appended = format!("{limits}\n* - rtprio 20\n");
+    host.write(LIMITS, &appended);
+    assert!(host.run(&["--apply"]).contains("nothing to change"));
+    assert_eq!(host.read(LIMITS), appended.trim());
+}
+
+#[test]
+fn unlimited_is_enough() {
+    for word in ["unlimited", "infinity", "-1"] {
+        let host = SlowHost::new(&format!("unlimited-{}", word.trim_start_matches('-')));
+        let ours = format!("* - memlock {word}\n* - nofile 08388608\n");
+        host.write(LIMITS, &ours);
+        host.run(&["--apply"]);
+        assert_eq!(host.read(LIMITS), ours.trim());
+        assert!(host.run(&["--apply"]).contains("nothing to change"), "{word}");
+    }
+}
+
+#[test]
+fn limits_of_everybody_are_never_lowered() {
+    let host = SlowHost::new("lowered");
+    let more = "# none\n*\tsoft\tmemlock\tunlimited\n* - NOFILE 16777216# more\nroot - nofile 9\n";
+    host.write(LIMITS_BEFORE, more);
+    let said = host.run(&["--apply"]);
+    assert!(
+        said.contains("kept          limit of memlock: unlimited, by /etc/security/"),
+        "{said}"
+    );
+    assert!(!host.root.join(LIMITS).exists(), "root has less, which is not theirs");
+    // As this script once wrote them.
+    host.write(LIMITS, "* - memlock 16384\n* soft nofile 16384\n");
+    let said = host.run(&["--apply"]);
+    assert!(said.contains("removed       /etc/security/limits.d/ringwire.conf"), "{said}");
+    assert!(!host.root.join(LIMITS).exists());
+    assert!(host.run(&["--apply"]).contains("nothing to change"));
+    assert_eq!(host.read(LIMITS_BEFORE), more.trim());
+    // A soft limit is no help above the hard one.
+    host.write(LIMITS_BEFORE, "* soft memlock unlimited\n* hard memlock 64\n");
+    host.run(&["--apply"]);
+    assert!(host.read(LIMITS).contains("* hard memlock 8192\n"), "{}", host.read(LIMITS));
+}
+
+#[test]
+fn limits_that_are_read_later_are_named() {
+    let host = SlowHost::new("later");
+    host.write("etc/security/limits.d/20-low.conf", "* - memlock 64\n");
+    host.write("etc/security/limits.d/tight.conf", "* - nofile 512\n");
+    let said = host.run(&["--apply"]);
+    let warning = "WARNING       /etc/security/limits.d/tight.conf is read after \
+                   /etc/security/limits.d/ringwire.conf: change nofile there";
+    assert!(said.contains(warning), "{said}");
+    assert!(!said.contains("20-low.conf is read after"), "{said}");
+    assert!(host.read(LIMITS).contains("* - memlock 8192\n"));
+}
+
+#[test]
+fn kept_sysctls_come_last_or_who_comes_later_is_named() {
+    let host = SlowHost::new("sysctls");
+    let before = "etc/sysctl.d/90-ringwire.conf";
+    host.write(before, "net.ipv4.tcp_slow_start_after_idle = 0\n");
+    host.write("etc/sysctl.d/99-sysctl.conf", "net.core.somaxconn = 128\n");
+    host.write("etc/sysctl.conf", "# net.core.somaxconn = 1\n-net/core/somaxconn=128\n");
+    host.write("usr/lib/sysctl.d/zzz.conf", "vm.swappiness = 60\nkernel.io_uring_disabled=0\n");
+    let said = host.run(&["--persist"]);
+    assert!(said.contains("would remove  /etc/sysctl.d/90-ringwire.conf"), "{said}");
+    assert!(host.root.join(before).exists());
+    let said = host.run(&["--apply", "--persist"]);
+    assert!(!host.root.join(before).exists(), "{said}");
+    let warnings: Vec<&str> =
+        said.lines().filter_map(|line| line.strip_prefix("WARNING       ")).collect();
+    let expected = [
+        "/usr/lib/sysctl.d/zzz.conf is read after /etc/sysctl.d/zz-ringwire.conf: change \
+         vm.swappiness = 60 there",
+        "/etc/sysctl.conf is read after /etc/sysctl.d/zz-ringwire.conf: change \
+         net.core.somaxconn = 128 there",
+    ];
+    assert_eq!(warnings, expected);
+    assert!(host.run(&["--apply", "--persist"]).contains("nothing to change"));
 }
