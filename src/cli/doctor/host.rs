@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::groups::{MemoryMax, Quota};
 use super::tuning::Tuning;
 
 /// Bits of `CapEff`, capabilities(7).
@@ -14,6 +15,9 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_NICE: u32 = 23;
+/// Those that the kernel asks for in the initial user namespace; user_namespaces(7). Of the others
+/// CAP_NET_ADMIN counts in the namespace that the network belongs to.
+const CAPS_OF_THE_HOST: u64 = 1 << CAP_IPC_LOCK | 1 << CAP_SYS_ADMIN | 1 << CAP_SYS_NICE;
 
 /// Facts of the host and of what this process may do on it.
 #[derive(Debug, Clone, Default)]
@@ -31,9 +35,15 @@ pub(super) struct Host {
     pub(super) nofile: Option<Limit>,
     /// RLIMIT_RTPRIO.
     pub(super) rtprio: Option<Limit>,
+    /// Of each `rt_period_us`, how long real-time threads may run; -1 is all of it.
+    pub(super) rt_runtime_us: Option<i64>,
+    pub(super) rt_period_us: Option<i64>,
     pub(super) memory_bytes: Option<u64>,
+    pub(super) memory_max: Option<MemoryMax>,
     /// Cores this process may run on.
     pub(super) cores: Vec<usize>,
+    /// Cores its control group has; `None` when no file says.
+    pub(super) cpuset: Option<Vec<usize>>,
     pub(super) quota: Option<Quota>,
     /// Frequency governors of those cores, with how many have it.
     pub(super) governors: BTreeMap<String, usize>,
@@ -51,6 +61,9 @@ pub(super) struct Host {
     pub(super) congestion_allowed: Vec<String>,
     pub(super) slow_start_after_idle: Option<u32>,
     pub(super) somaxconn: Option<u64>,
+    /// Longest send and receive buffer a socket is given, in bytes.
+    pub(super) wmem_max: Option<u64>,
+    pub(super) rmem_max: Option<u64>,
     /// What else runs where reactors are to run.
     pub(super) tuning: Tuning,
 }
@@ -60,6 +73,11 @@ pub(super) struct Host {
 pub(super) struct Privileges(u64);
 
 impl Privileges {
+    /// What of `effective` counts on this host: root of a container may be nobody outside of it.
+    fn counting(effective: u64, is_initial_namespace: bool) -> Self {
+        Self(if is_initial_namespace { effective } else { effective & !CAPS_OF_THE_HOST })
+    }
+
     pub(super) fn net_admin(self) -> bool {
         self.holds(CAP_NET_ADMIN)
     }
@@ -92,15 +110,6 @@ pub(super) struct Limit {
     pub(super) hard: Option<u64>,
 }
 
-/// The tightest CPU quota of this process's control groups.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Quota {
-    /// Thousandths of a core.
-    pub(super) millicores: u64,
-    /// The file that says so.
-    pub(super) file: PathBuf,
-}
-
 /// One state of cpuidle (Documentation/admin-guide/pm/cpuidle.rst).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct IdleState {
@@ -123,21 +132,27 @@ impl Host {
             io_uring_disabled: files.number("proc/sys/kernel/io_uring_disabled"),
             io_uring_group: files.number("proc/sys/kernel/io_uring_group"),
             groups: groups_of(&status),
-            privileges: Privileges(
+            privileges: Privileges::counting(
                 field(&status, "CapEff:")
                     .and_then(|bits| u64::from_str_radix(bits, 16).ok())
                     .unwrap_or(0),
+                // Without the file the kernel has no user namespaces.
+                files.text("proc/self/uid_map").is_none_or(|map| is_initial_namespace(&map)),
             ),
             memlock: limit_of(&limits, "Max locked memory"),
             nofile: limit_of(&limits, "Max open files"),
             rtprio: limit_of(&limits, "Max realtime priority"),
+            rt_runtime_us: files.number("proc/sys/kernel/sched_rt_runtime_us"),
+            rt_period_us: files.number("proc/sys/kernel/sched_rt_period_us"),
             memory_bytes: files.memory_bytes(),
+            memory_max: files.memory_max(),
             governors: files.governors(&cores),
             idle_driver: files
                 .text("sys/devices/system/cpu/cpuidle/current_driver")
                 .filter(|driver| driver != "none"),
             idle_states: files.idle_states(idle_core),
             cores,
+            cpuset: files.cpuset(),
             quota: files.quota(),
             hypervisor: files.hypervisor(),
             steal_permille: files.steal_permille(),
@@ -148,9 +163,43 @@ impl Host {
             congestion_allowed: words(files.text(&ipv4("tcp_allowed_congestion_control"))),
             slow_start_after_idle: files.number(&ipv4("tcp_slow_start_after_idle")),
             somaxconn: files.number("proc/sys/net/core/somaxconn"),
+            wmem_max: files.number("proc/sys/net/core/wmem_max"),
+            rmem_max: files.number("proc/sys/net/core/rmem_max"),
             tuning: Tuning::gather(&files),
         }
     }
+
+    /// Whether a thread may be pinned there. sched_setaffinity(2) goes by the cpuset: that also has
+    /// what taskset(1) or isolcpus= keep a process from that does not ask.
+    pub(super) fn permits(&self, core: usize) -> bool {
+        let is_in_cpuset = match &self.cpuset {
+            Some(cpuset) => cpuset.contains(&core),
+            None => self.tuning.isolated.contains(&core),
+        };
+        is_in_cpuset || self.cores.contains(&core)
+    }
+
+    /// Isolated cores that a reactor may be pinned to. What is isolated is said of the host, in a
+    /// container too.
+    pub(super) fn isolated(&self) -> Vec<usize> {
+        self.tuning.isolated.iter().copied().filter(|&core| self.permits(core)).collect()
+    }
+
+    /// Cores for reactors, in order: those of this process, those isolated, and those of `pinned`
+    /// that it may have.
+    pub(super) fn usable(&self, pinned: &[usize]) -> Vec<usize> {
+        let permitted = pinned.iter().copied().filter(|&core| self.permits(core));
+        let mut cores = self.cores.clone();
+        cores.extend(self.isolated().into_iter().chain(permitted));
+        cores.sort_unstable();
+        cores.dedup();
+        cores
+    }
+}
+
+/// The map of the initial user namespace, user_namespaces(7).
+fn is_initial_namespace(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// The files of a host.
@@ -174,29 +223,17 @@ impl Files<'_> {
         names
     }
 
-    /// The text of a file of this process's control group, for a controller of version 1 or for
-    /// version 2.
-    pub(super) fn own_group(&self, controller: &str, file: &str) -> Option<String> {
-        let text = self.text("proc/self/cgroup")?;
-        text.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (parts.next()?, parts.next()?);
-            let is_meant = controllers.split(',').any(|name| name == controller);
-            let mount = match controllers {
-                "" => "sys/fs/cgroup".to_owned(),
-                _ if is_meant => format!("sys/fs/cgroup/{controller}"),
-                _ => return None,
-            };
-            self.text(&format!("{mount}/{}/{file}", path.trim_start_matches('/')))
-        })
-    }
-
     /// The trimmed text of a file; `None` when it is not there or empty.
     pub(super) fn text(&self, path: &str) -> Option<String> {
-        self.text_at(&self.root.join(path))
+        self.text_at(&self.path(path))
     }
 
-    fn text_at(&self, path: &Path) -> Option<String> {
+    /// Where a file of the host is.
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    pub(super) fn text_at(&self, path: &Path) -> Option<String> {
         let text = fs::read_to_string(path).ok()?;
         let text = text.trim();
         (!text.is_empty()).then(|| text.to_owned())
@@ -234,44 +271,6 @@ impl Files<'_> {
             })
         };
         (0..16).map_while(state).collect()
-    }
-
-    /// The tightest quota from this process's control group up to the root; cgroups(7).
-    fn quota(&self) -> Option<Quota> {
-        let text = self.text("proc/self/cgroup")?;
-        let mut quotas = Vec::new();
-        for line in text.lines() {
-            // hierarchy:controllers:path
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-            let mounts: &[&str] = match controllers {
-                "" => &["sys/fs/cgroup"],
-                _ if controllers.split(',').any(|name| name == "cpu") => {
-                    &["sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct"]
-                }
-                _ => continue,
-            };
-            for mount in mounts {
-                let mount = self.root.join(mount);
-                let group = mount.join(path.trim_start_matches('/'));
-                // In a container the path may be the host's: then only the mount itself is there.
-                let groups = group.ancestors().take_while(|group| group.starts_with(&mount));
-                quotas.extend(groups.filter_map(|group| self.quota_of(group)));
-            }
-        }
-        quotas.into_iter().min_by_key(|quota| quota.millicores)
-    }
-
-    /// The quota of one group: `cpu.max` of version 2, two files in version 1.
-    fn quota_of(&self, group: &Path) -> Option<Quota> {
-        let file = group.join("cpu.max");
-        if let Some(text) = self.text_at(&file) {
-            let (quota_us, period_us) = text.split_once(' ')?;
-            return quota(quota_us, period_us, file);
-        }
-        let file = group.join("cpu.cfs_quota_us");
-        let quota_us = self.text_at(&file)?;
-        quota(&quota_us, &self.text_at(&group.join("cpu.cfs_period_us"))?, file)
     }
 
     /// Whether a hypervisor shows itself; the vendor gives it a name.
@@ -352,14 +351,6 @@ fn limit_of(limits: &str, name: &str) -> Option<Limit> {
     Some(Limit { soft: value()?, hard: value()? })
 }
 
-/// `max` and -1 are no quota.
-fn quota(quota_us: &str, period_us: &str, file: PathBuf) -> Option<Quota> {
-    let quota_us = quota_us.parse::<u64>().ok()?;
-    let period_us = period_us.trim().parse::<u64>().ok()?;
-    let millicores = quota_us.checked_mul(1000)?.checked_div(period_us)?;
-    Some(Quota { millicores, file })
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -420,28 +411,40 @@ pub(super) mod tests {
         assert_eq!(host.memlock, Some(Limit { soft: Some(8 << 20), hard: None }));
     }
 
+    /// `podman run` by a user gives all capabilities, and none that lifts a limit of the host.
     #[test]
-    fn quota_is_the_tightest_of_the_ancestors() {
-        let fake = FakeHost::new("quota-v2");
-        fake.write("proc/self/cgroup", "0::/pod/app\n")
-            .write("sys/fs/cgroup/pod/app/cpu.max", "400000 100000\n")
-            .write("sys/fs/cgroup/pod/cpu.max", "150000 100000\n")
-            .write("sys/fs/cgroup/cpu.max", "max 100000\n");
-        let quota = Host::gather(&fake.root).quota.expect("a quota");
-        assert_eq!(quota.millicores, 1500);
-        assert!(quota.file.ends_with("sys/fs/cgroup/pod/cpu.max"));
+    fn capabilities_of_a_user_namespace_lift_no_limit_of_the_host() {
+        let fake = FakeHost::new("namespace");
+        fake.write("proc/self/status", "CapEff:\t000001ffffffffff\n");
+        let privileges = |map: Option<&str>| {
+            map.map(|map| fake.write("proc/self/uid_map", map));
+            Host::gather(&fake.root).privileges
+        };
+        for map in [None, Some("         0          0 4294967295\n")] {
+            let real = privileges(map);
+            assert!(real.sys_admin() && real.ipc_lock() && real.sys_nice() && real.net_admin());
+        }
+        for map in ["0 1000 1\n1 100000 65536\n", "0 0 65536\n", "1000 1000 1\n"] {
+            let inner = privileges(Some(map));
+            assert!(!inner.sys_admin() && !inner.ipc_lock() && !inner.sys_nice(), "{map}");
+            assert!(inner.net_admin(), "it is asked for in the network's namespace");
+        }
     }
 
     #[test]
-    fn quota_of_version_1_is_found_at_the_mount() {
-        let fake = FakeHost::new("quota-v1");
-        fake.write("proc/self/cgroup", "3:cpu,cpuacct:/docker/abc\n2:memory:/x\n")
-            .write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n")
-            .write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n");
-        let quota = Host::gather(&fake.root).quota.expect("a quota");
-        assert_eq!(quota.millicores, 500);
-        fake.write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n");
-        assert_eq!(Host::gather(&fake.root).quota, None);
+    fn cpuset_decides_where_a_reactor_may_be_pinned() {
+        let tuning = Tuning { isolated: vec![6, 7], ..Tuning::default() };
+        let host =
+            |cpuset| Host { cores: vec![0, 1], cpuset, tuning: tuning.clone(), ..Host::default() };
+        let unknown = host(None);
+        assert_eq!(unknown.usable(&[]), [0, 1, 6, 7]);
+        assert!(!unknown.permits(2));
+        // A container that was given four cores and runs on two; isolated are the host's.
+        let container = host(Some((0..4).collect()));
+        assert!(container.isolated().is_empty());
+        assert_eq!(container.usable(&[]), [0, 1]);
+        assert_eq!(container.usable(&[3, 7]), [0, 1, 3]);
+        assert_eq!(host(Some((0..7).collect())).isolated(), [6]);
     }
 
     #[test]
@@ -482,6 +485,7 @@ pub(super) mod tests {
         let host = Host::gather(Path::new("/"));
         assert!(!host.release.is_empty());
         assert!(!host.cores.is_empty());
+        assert!(host.cores.iter().all(|&core| host.permits(core)));
         assert!(host.nofile.is_some());
     }
 }

@@ -33,12 +33,16 @@ fn isolation(host: &Host, config: &Config) -> Check {
     let tuning = &host.tuning;
     let pinned = config.cores();
     if pinned.is_empty() {
-        if tuning.isolated.is_empty() {
+        let isolated = host.isolated();
+        if isolated.is_empty() && !tuning.isolated.is_empty() {
+            let found = format!("{}, which are not this cpuset's", ranges(&tuning.isolated));
+            return Check::good(CHECK, found);
+        }
+        if isolated.is_empty() {
             return Check::good(CHECK, "none, and no reactor is pinned");
         }
-        let isolated = ranges(&tuning.isolated);
-        return Check::better(CHECK, format!("{isolated}, and nothing is pinned there"))
-            .advice(format!("give them to the reactors: cores = [{}]", list(&tuning.isolated)));
+        return Check::better(CHECK, format!("{}, and nothing is pinned there", ranges(&isolated)))
+            .advice(format!("give them to the reactors: cores = [{}]", list(&isolated)));
     }
     let shared: Vec<usize> =
         pinned.iter().copied().filter(|&core| !tuning.is_isolated(core)).collect();
@@ -209,6 +213,9 @@ mod tests {
         let two = isolated(&[2, 3], &[2]);
         let check = judge(&two, Idle::Spin, &[]);
         assert!(check.advice.expect("advice").contains("cores = [2,3]"));
+        let container =
+            Host { cores: vec![0, 1], cpuset: Some(vec![0, 1]), ..isolated(&[2, 3], &[]) };
+        assert_eq!(judge(&container, Idle::Spin, &[]).verdict, Verdict::Good);
         assert_eq!(judge(&two, Idle::Park, &[2, 3]).verdict, Verdict::Good);
         let check = judge(&two, Idle::Spin, &[2, 3]);
         assert!(check.advice.expect("advice").contains("nohz_full=3"));

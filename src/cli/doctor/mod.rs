@@ -1,15 +1,16 @@
 //! `ringwire doctor`: looks at the host and says what is wrong with it, and what to do.
 //!
-//! [`host`], [`tuning`] and [`ethtool`] gather, the judges (`kernel`, `limits`, `processor`,
-//! `interference`, `network`) are pure functions of what was gathered and of the configuration,
-//! [`selftest`] measures, [`recommend`] says what the configuration should be, [`report`] shows.
-//! Nothing on the host is changed: that is `scripts/setup_host.sh`.
+//! [`host`], [`groups`], [`tuning`] and [`ethtool`] gather, the judges (`kernel`, `limits`,
+//! `processor`, `interference`, `network`) are pure functions of what was gathered and of the
+//! configuration, [`selftest`] measures, [`recommend`] says what the configuration should be,
+//! [`report`] shows. Nothing on the host is changed: that is `scripts/setup_host.sh`.
 //!
 //! Cost: reads some hundred small files and builds a ring for a moment, under 20 ms; then two
 //! seconds and two cores for the self-test.
 
 mod company;
 mod ethtool;
+mod groups;
 mod host;
 mod interference;
 mod kernel;

@@ -23,29 +23,35 @@ pub(super) fn checks(host: &Host, config: &Config, reactors: usize) -> Vec<Check
 
 fn cores(host: &Host, config: &Config, reactors: usize) -> Check {
     const CHECK: &str = "cores";
-    let count = host.cores.len();
-    if count == 0 {
+    if host.cores.is_empty() {
         return Check::unknown(CHECK, "/proc/self/status");
     }
     let pinned = config.cores();
-    // Isolated cores are nobody's by default, and everybody's who asks (sched_setaffinity(2)).
-    let may_use = |core| host.cores.contains(core) || host.tuning.isolated.contains(core);
-    if let Some(core) = pinned.iter().find(|core| !may_use(core)) {
-        let allowed = ranges(&host.cores);
+    if let Some(core) = pinned.iter().find(|&&core| !host.permits(core)) {
+        let allowed = ranges(host.cpuset.as_ref().unwrap_or(&host.cores));
         return Check::bad(
             CHECK,
             format!("cores names {core}, and this process may run on {allowed}"),
         )
         .advice("name other cores, or allow it (taskset, CPUAffinity=, --cpuset-cpus)");
     }
+    // Isolated cores are nobody's by default, and everybody's who asks (sched_setaffinity(2)).
+    let isolated = host.isolated();
+    let is_free = |core: &&usize| !host.cores.contains(core) && !pinned.contains(core);
+    let free: Vec<usize> = isolated.iter().filter(is_free).copied().collect();
+    let count = host.usable(pinned).len() - free.len();
     let found = format!("{count} usable, {reactors} {}", plural(reactors, "reactor"));
+    let more = |otherwise: String| match free.is_empty() {
+        true => otherwise,
+        false => format!("name isolated cores in cores: {} are for who asks", ranges(&free)),
+    };
     if reactors > count {
         return Check::better(CHECK, format!("{found}: they take turns, and none may spin"))
-            .advice(format!("run at most {count}, or allow more cores (taskset)"));
+            .advice(more(format!("run at most {count}, or allow more cores (taskset)")));
     }
     if count == 1 {
         return Check::better(CHECK, format!("{found}: the application and the kernel share it"))
-            .advice("allow a second core (taskset, CPUAffinity=, --cpuset-cpus)");
+            .advice(more("allow a second core (taskset, CPUAffinity=, --cpuset-cpus)".into()));
     }
     if reactors == count && config.idle() == Idle::Spin {
         let found = format!("{found}, all spinning: none is left for the application");
@@ -181,7 +187,8 @@ pub(super) fn ranges(cores: &[usize]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::{IdleState, Quota};
+    use super::super::groups::Quota;
+    use super::super::host::IdleState;
     use super::super::report::Verdict;
     use super::*;
 
@@ -218,6 +225,32 @@ mod tests {
             Verdict::Good,
             "isolcpus=7 takes it off the list of allowed ones"
         );
+        // Of the host, and not of this container.
+        let container = Host { cpuset: Some(vec![0, 1]), ..isolating };
+        let check = cores(&container, &config(Idle::Park, &[0, 7]), 2);
+        assert_eq!(check.verdict, Verdict::WillNotWork, "{}", check.found);
+        // taskset(1) binds who does not ask.
+        let narrowed = Host { cpuset: Some((0..8).collect()), ..container };
+        let check = cores(&narrowed, &config(Idle::Park, &[0, 5]), 2);
+        assert_eq!(check.verdict, Verdict::Good, "{}", check.found);
+    }
+
+    #[test]
+    fn isolated_cores_count_for_reactors_that_are_pinned_there() {
+        let mut isolating = host(1);
+        isolating.tuning.isolated = vec![2, 3];
+        let check = cores(&isolating, &config(Idle::Spin, &[2, 3]), 2);
+        assert_eq!(check.verdict, Verdict::Good, "{}", check.found);
+        assert!(check.found.starts_with("3 usable"), "{}", check.found);
+        // As recommended for these.
+        for idle in [Idle::Spin, Idle::Adaptive] {
+            let check = cores(&isolating, &config(idle, &[]), 2);
+            assert_eq!(check.verdict, Verdict::CouldBeBetter);
+            assert!(check.found.contains("1 usable, 2 reactors: they take turns"), "{check:?}");
+            assert!(check.advice.expect("advice").contains("cores: 2-3"), "not fewer reactors");
+        }
+        let check = cores(&isolating, &config(Idle::Adaptive, &[]), 1);
+        assert!(check.advice.expect("advice").contains("cores: 2-3"), "not a second core");
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub(super) fn toml(settings: &[Setting]) -> String {
 
 /// As many reactors as there are cores for.
 fn reactors(known: &Knowledge<'_>) -> (usize, String) {
-    let usable = usable_cores(known.host).len();
+    let usable = usable_cores(known).len();
     match usable {
         usable if usable > 0 && usable < known.reactors => {
             (usable, format!("{} would take turns on {usable} cores", known.reactors))
@@ -104,11 +104,9 @@ fn reactors(known: &Knowledge<'_>) -> (usize, String) {
     }
 }
 
-/// Those this process is allowed, and those that isolcpus= keeps free for who asks.
-fn usable_cores(host: &Host) -> Vec<usize> {
-    let mut cores = host.cores.clone();
-    cores.extend(host.tuning.isolated.iter().filter(|core| !host.cores.contains(core)));
-    cores.sort_unstable();
+/// Those that reactors may have here and that a configuration may name.
+fn usable_cores(known: &Knowledge<'_>) -> Vec<usize> {
+    let mut cores = known.host.usable(known.config.cores());
     cores.retain(|&core| core < CORES_MAX);
     cores
 }
@@ -116,18 +114,20 @@ fn usable_cores(host: &Host) -> Vec<usize> {
 /// Where to pin the reactors: `None` leaves it to the scheduler.
 fn cores(known: &Knowledge<'_>, reactors: usize) -> Option<(Vec<usize>, String)> {
     let tuning = &known.host.tuning;
-    let usable = usable_cores(known.host);
+    let usable = usable_cores(known);
     let pinned = known.config.cores();
     if !pinned.is_empty() && pinned.iter().all(|core| usable.contains(core)) {
         return Some((pinned.to_vec(), "as the configuration has it".into()));
     }
     let isolated: Vec<usize> =
         usable.iter().copied().filter(|&core| tuning.is_isolated(core)).collect();
-    if !tuning.isolated.is_empty() && isolated.len() >= reactors {
+    if !known.host.isolated().is_empty() && isolated.len() >= reactors {
         return Some((isolated[..reactors].to_vec(), "isolated: nothing else runs there".into()));
     }
     if usable.len() <= reactors {
-        return None;
+        // Whoever names no cores gets none of those that are isolated.
+        let is_own = usable.iter().all(|core| known.host.cores.contains(core));
+        return (!is_own).then(|| (usable, "all there are, some of them for who asks only".into()));
     }
     let mut quiet = usable;
     // Of equals the last: the first core does most of the kernel's housekeeping.
@@ -139,7 +139,7 @@ fn cores(known: &Knowledge<'_>, reactors: usize) -> Option<(Vec<usize>, String)>
 
 fn idle(known: &Knowledge<'_>, reactors: usize, is_pinned: bool) -> (Idle, String) {
     let Host { quota, steal_permille, tuning, .. } = known.host;
-    let usable = usable_cores(known.host);
+    let usable = usable_cores(known);
     if usable.len() <= 1 {
         return (Idle::Park, "one core: spinning would keep the application from it".into());
     }
@@ -176,7 +176,8 @@ fn spin_us(known: &Knowledge<'_>) -> (u64, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::{Limit, Quota};
+    use super::super::groups::Quota;
+    use super::super::host::Limit;
     use super::super::selftest::{Jitter, Spread};
     use super::super::tuning::{Interrupt, Tuning};
     use super::*;
@@ -233,7 +234,9 @@ mod tests {
         let quota = Some(Quota { millicores: 2_000, file: "x".into() });
         assert_eq!(of(&Host { quota, ..host(8) }), "idle = \"adaptive\"");
         let isolated = Tuning { isolated: vec![3], ..Tuning::default() };
-        assert_eq!(of(&Host { tuning: isolated, ..host(3) }), "idle = \"spin\"");
+        assert_eq!(of(&Host { tuning: isolated.clone(), ..host(3) }), "idle = \"spin\"");
+        let container = Host { cpuset: Some(vec![0, 1]), tuning: isolated, ..host(2) };
+        assert_eq!(of(&container), "idle = \"adaptive\"");
     }
 
     #[test]
@@ -261,6 +264,10 @@ mod tests {
         let isolated = Host { tuning, ..host(6) };
         assert_eq!(of(&isolated, 2).as_deref(), Some("cores = [6, 7]"));
         assert_eq!(of(&isolated, 3).as_deref(), Some("cores = [5, 6, 7]"));
+        assert_eq!(of(&isolated, 8).as_deref(), Some("cores = [0, 1, 2, 3, 4, 5, 6, 7]"));
+        // Isolated on the host, and not this container's.
+        let container = Host { cpuset: Some((0..6).collect()), ..isolated };
+        assert_eq!(of(&container, 2).as_deref(), Some("cores = [4, 5]"));
         let pinned = Config::builder().cores([1]).build().expect("valid");
         let lines = check(&host(4), &pinned, 1, None);
         assert!(lines.contains(&"cores = [1]".into()), "{lines:?}");
