@@ -415,9 +415,10 @@ settings! {
     /// Entries of the submission queue; rounded up to a power of two. The completion queue has
     /// eight times as many.
     ring_entries: u32 = 512, 8 => 4096;
-    /// How much send memory is registered with the kernel, in bytes. Counts against
-    /// RLIMIT_MEMLOCK (8 MiB by default, for the whole process); when the kernel refuses, the
-    /// reactor runs unregistered and says so once. Only zero-copy sends use it.
+    /// How much send memory is registered with the kernel, in bytes; nothing is while
+    /// `zero_copy_bytes_min` is 0. Counts against RLIMIT_MEMLOCK (8 MiB by default), for which the
+    /// kernel adds up what all processes of the user have registered; when it refuses, the reactor
+    /// runs unregistered and says so once. Only zero-copy sends use it.
     registered_bytes: u64 = 1 << 20, 0 => 1_u64 << 36;
     /// Frames whose payload is at least this long are sent without a copy (SEND_ZC) where the
     /// network device can; 0, the default, is never. The kernel lets go of such a frame when the
@@ -507,7 +508,9 @@ settings! {
     /// for real network devices: loopback has no NAPI.
     napi_busy_poll_us: u32 = 0, 0 => 10_000;
     /// SCHED_FIFO priority of the reactor threads of a `Node` (sched(7)); 0 leaves the default
-    /// policy. Refused together with `idle = "spin"` unless `cores` pins the threads.
+    /// policy. Refused together with `idle = "spin"` unless `cores` pins the threads. Before Linux
+    /// 6.12 a reactor that does not sleep is stopped for 50 ms of each second, unless
+    /// kernel.sched_rt_runtime_us is -1: `ringwire doctor` tells.
     scheduler_fifo_priority: u8 = 0, 0 => 99;
 }
 

@@ -1,13 +1,17 @@
 //! Judges the limits of this process against what the configuration asks for.
 
-use ringwire::config::Config;
+use ringwire::config::{Config, Idle};
 use ringwire::sys::probe::{kernel_version, ring_bytes};
 
 use super::host::{Host, Limit};
+use super::memory::Mapped;
 use super::report::{Check, Verdict};
 
 /// From this kernel on, rings count against RLIMIT_MEMLOCK; registered buffers always do.
 const KERNEL_CHARGES_RINGS: (u32, u32) = (6, 14);
+/// From this kernel on, real-time threads stop only for others that starve: the deadline server of
+/// kernel/sched/deadline.c.
+const KERNEL_SERVES_THE_STARVED: (u32, u32) = (6, 12);
 /// Descriptors of a reactor beside its connections: ring, eventfd, listeners.
 const DESCRIPTORS_PER_REACTOR: u64 = 8;
 /// Descriptors of the process beside its reactors: standard streams, log, resolver.
@@ -35,6 +39,7 @@ pub(super) fn checks(host: &Host, config: &Config, reactors: usize) -> Vec<Check
     }
     if config.scheduler_fifo_priority() > 0 {
         checks.push(fifo(host, config));
+        checks.push(throttling(host, config));
     }
     checks
 }
@@ -62,7 +67,9 @@ pub(super) fn connections_for(
 /// Whether send memory would stay unregistered.
 pub(super) fn is_memlock_short(host: &Host, config: &Config, reactors: usize) -> bool {
     let reactors = u64::try_from(reactors).unwrap_or(u64::MAX);
-    host.memlock.is_some() && memlock(host, config, reactors).verdict != Verdict::Good
+    config.zero_copy_bytes_min() > 0
+        && host.memlock.is_some()
+        && memlock(host, config, reactors).verdict != Verdict::Good
 }
 
 /// Rings and registered buffers, io_uring_setup(2) and io_uring_register(2).
@@ -73,7 +80,9 @@ fn memlock(host: &Host, config: &Config, reactors: u64) -> Check {
     let ring =
         if charged { ring_bytes(config.ring_entries(), 8 * config.ring_entries()) } else { 0 };
     let rings = ring.saturating_mul(reactors);
-    let needed = rings.saturating_add(config.registered_bytes().saturating_mul(reactors));
+    // Only zero-copy sends have anything registered.
+    let registered = if config.zero_copy_bytes_min() > 0 { config.registered_bytes() } else { 0 };
+    let needed = rings.saturating_add(registered.saturating_mul(reactors));
     if host.privileges.ipc_lock() {
         return Check::good(CHECK, "not limited (CAP_IPC_LOCK)");
     }
@@ -111,28 +120,30 @@ fn nofile(host: &Host, config: &Config, reactors: u64) -> Check {
     raised(Check::better(CHECK, found), &NOFILE, value, limit, ", or lower connections_max")
 }
 
-/// Everything the limits reserve is locked, mlockall(2) with MCL_FUTURE.
+/// Everything that is mapped is locked, mlockall(2) with MCL_FUTURE, and so resident.
 fn mlockall(host: &Host, config: &Config, reactors: u64) -> Check {
     const CHECK: &str = "mlockall";
-    let windows = u64::from(config.connections_max()) * u64::from(config.window_bytes());
-    let reactor = windows
-        .saturating_add(config.send_memory_bytes())
-        .saturating_add(config.receive_memory_bytes())
-        .saturating_add(config.inbox_bytes_max());
-    let needed = reactor.saturating_mul(reactors);
+    let Mapped { resident, counted } = Mapped::by(config, reactors);
     let lower = "lower connections_max, window_bytes or the memory limits, or set mlockall = false";
-    if let Some(memory) = host.memory_bytes.filter(|&memory| memory < needed) {
-        let found = format!("locks {} and the host has {}", size(needed), size(memory));
+    if let Some(memory) = host.memory_bytes.filter(|&memory| memory < resident) {
+        let found = format!("locks about {} and the host has {}", size(resident), size(memory));
         return Check::bad(CHECK, found).advice(lower);
     }
+    if let Some(max) = host.memory_max.as_ref().filter(|max| max.bytes < resident) {
+        let (file, most) = (max.file.display(), size(max.bytes));
+        let found = format!("locks about {}, and {file} leaves it {most}", size(resident));
+        return Check::bad(CHECK, found).advice(format!(
+            "raise that (MemoryMax= in a systemd unit, docker --memory), or {lower}"
+        ));
+    }
     let bound = host.memlock.filter(|_| !host.privileges.ipc_lock()).and_then(|limit| limit.soft);
-    let Some(soft) = bound.filter(|&soft| soft < needed) else {
-        return Check::good(CHECK, format!("locks {}", size(needed)));
+    let Some(soft) = bound.filter(|&soft| soft < counted) else {
+        return Check::good(CHECK, format!("locks about {}", size(resident)));
     };
     let limit = host.memlock.unwrap_or(Limit { soft: None, hard: None });
-    let value = needed.div_ceil(1024).next_power_of_two();
-    let check = Check::bad(CHECK, format!("locks {}, {} allowed", size(needed), size(soft)));
-    raised(check, &MEMLOCK, value, limit, &format!(", or {lower}"))
+    let value = counted.div_ceil(1024).next_power_of_two();
+    let found = format!("locks about {}, {} allowed", size(counted), size(soft));
+    raised(Check::bad(CHECK, found), &MEMLOCK, value, limit, &format!(", or {lower}"))
 }
 
 /// SCHED_FIFO, sched(7).
@@ -148,6 +159,35 @@ fn fifo(host: &Host, config: &Config) -> Check {
             "grant CAP_SYS_NICE, or raise the limit for logins (LimitRTPRIO= in a systemd unit)",
         )
         .command(limits_line("rtprio", priority))
+}
+
+/// Real-time throttling, Documentation/scheduler/sched-rt-group.rst: whoever has run for
+/// `sched_rt_runtime_us` is stopped until `sched_rt_period_us` are over.
+fn throttling(host: &Host, config: &Config) -> Check {
+    const CHECK: &str = "real-time limit";
+    if config.idle() == Idle::Park {
+        return Check::good(CHECK, "no matter: idle = \"park\" sleeps in between");
+    }
+    if kernel_version(&host.release) >= KERNEL_SERVES_THE_STARVED {
+        let found =
+            "stops a spinning reactor only while others starve on its core (50 ms a second)";
+        return Check::good(CHECK, found);
+    }
+    let (Some(runtime), Some(period)) = (host.rt_runtime_us, host.rt_period_us) else {
+        return Check::unknown(CHECK, "/proc/sys/kernel/sched_rt_runtime_us");
+    };
+    if runtime < 0 || runtime >= period {
+        return Check::good(CHECK, "none: what else has to run on its core waits for a reactor");
+    }
+    let (stopped, period) = ((period - runtime) / 1000, period / 1000);
+    let found = format!("a reactor that does not sleep is stopped {stopped} ms of {period} ms");
+    Check::better(CHECK, found)
+        .advice(
+            "set idle = \"park\", or lift the limit for all: then a real-time thread that spins \
+             keeps its core from the kernel's own threads, too, and can hang the host: isolate the \
+             core before, and never spin on the last one",
+        )
+        .command("sudo sysctl -w kernel.sched_rt_runtime_us=-1")
 }
 
 /// Says how to raise a limit: in this shell where the hard limit allows it.
@@ -182,6 +222,7 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::groups::MemoryMax;
     use super::super::host::Privileges;
     use super::*;
 
@@ -201,7 +242,7 @@ mod tests {
 
     #[test]
     fn memlock_is_judged_against_rings_and_registered_memory() {
-        let config = Config::default();
+        let config = Config::builder().zero_copy_bytes_min(4096).build().expect("valid");
         assert_eq!(memlock(&host(), &config, 1).verdict, Verdict::Good);
         let small = Host { memlock: limit(64 << 10, 64 << 10), ..host() };
         let check = memlock(&small, &config, 1);
@@ -214,12 +255,18 @@ mod tests {
         assert!(check.command.expect("a command").starts_with("ulimit -l "));
         // More reactors, more rings.
         assert_eq!(memlock(&host(), &config, 64).verdict, Verdict::CouldBeBetter);
+        // Nothing is registered for sends that are copied: core.rs.
+        let check = memlock(&middle, &Config::default(), 1);
+        assert_eq!(check.verdict, Verdict::Good, "{}", check.found);
+        assert!(!is_memlock_short(&middle, &Config::default(), 1));
     }
 
     #[test]
     fn old_kernels_do_not_charge_rings() {
         let small = Host { memlock: limit(64 << 10, 64 << 10), release: "6.6.1".into(), ..host() };
-        assert_eq!(memlock(&small, &Config::default(), 1).verdict, Verdict::CouldBeBetter);
+        let config = Config::builder().zero_copy_bytes_min(4096).build().expect("valid");
+        assert_eq!(memlock(&small, &config, 1).verdict, Verdict::CouldBeBetter);
+        assert_eq!(memlock(&small, &Config::default(), 1).verdict, Verdict::Good);
     }
 
     #[test]
@@ -262,6 +309,22 @@ mod tests {
     }
 
     #[test]
+    fn mlockall_is_judged_against_the_control_group_too() {
+        let config = Config::builder().mlockall(true).build().expect("valid");
+        let with = |mib: u64| {
+            let memory_max = Some(MemoryMax { bytes: mib << 20, file: "/x/memory.max".into() });
+            let host = Host { memory_max, privileges: Privileges::ALL, ..host() };
+            (mlockall(&host, &config, 1), may_lock(&host, &config, 1))
+        };
+        // What the settings name is 208 MiB; what was resident, 248 MiB.
+        let (check, may) = with(240);
+        assert_eq!((check.verdict, may), (Verdict::WillNotWork, false), "{}", check.found);
+        assert!(check.found.ends_with("/x/memory.max leaves it 240 MiB"), "{}", check.found);
+        let (check, may) = with(512);
+        assert_eq!((check.verdict, may), (Verdict::Good, true), "{}", check.found);
+    }
+
+    #[test]
     fn fifo_is_judged_against_the_limit() {
         let config = Config::builder().scheduler_fifo_priority(10).build().expect("valid");
         assert_eq!(checks(&host(), &config, 1)[2].verdict, Verdict::WillNotWork);
@@ -269,6 +332,36 @@ mod tests {
         assert_eq!(checks(&allowed, &config, 1)[2].verdict, Verdict::Good);
         let root = Host { privileges: Privileges::ALL, ..host() };
         assert_eq!(checks(&root, &config, 1)[2].verdict, Verdict::Good);
+    }
+
+    #[test]
+    fn throttled_spinning_could_be_better() {
+        let config = |idle| {
+            let config = Config::builder().scheduler_fifo_priority(10).idle(idle).cores([1]);
+            config.build().expect("valid")
+        };
+        let host = |release: &str, runtime| Host {
+            release: release.into(),
+            rt_runtime_us: Some(runtime),
+            rt_period_us: Some(1_000_000),
+            ..host()
+        };
+        let old = host("6.1.0", 950_000);
+        for idle in [Idle::Spin, Idle::Adaptive] {
+            let check = checks(&old, &config(idle), 1).pop().expect("one of many");
+            assert_eq!(check.verdict, Verdict::CouldBeBetter);
+            assert!(check.found.ends_with("stopped 50 ms of 1000 ms"), "{}", check.found);
+            let command = "sudo sysctl -w kernel.sched_rt_runtime_us=-1";
+            assert_eq!(check.command.as_deref(), Some(command));
+            assert!(check.advice.is_some_and(|advice| advice.contains("hang the host")));
+        }
+        let judge = |host: &Host, idle| throttling(host, &config(idle)).verdict;
+        assert_eq!(judge(&old, Idle::Park), Verdict::Good);
+        assert_eq!(judge(&host("6.1.0", -1), Idle::Spin), Verdict::Good);
+        assert_eq!(judge(&host("6.12.0", 950_000), Idle::Spin), Verdict::Good);
+        assert_eq!(judge(&Host::default(), Idle::Spin), Verdict::CouldBeBetter);
+        // Others are not throttled.
+        assert_eq!(checks(&old, &Config::default(), 1).len(), 2);
     }
 
     #[test]

@@ -298,12 +298,15 @@ mod tests {
             tuning: tuning.clone(),
             ..host(2)
         };
-        let lines = check(&tight, &Config::default(), 1, None);
+        let registering = Config::builder().zero_copy_bytes_min(4096).build().expect("valid");
+        let lines = check(&tight, &registering, 1, None);
         for line in ["connections_max = 216", "registered_bytes = 0", "tcp_congestion = \"cubic\""]
         {
             assert!(lines.contains(&line.into()), "{line}: {lines:?}");
         }
         assert!(!lines.iter().any(|line| line.starts_with("mlockall")), "{lines:?}");
+        let lines = check(&tight, &Config::default(), 1, None);
+        assert!(!lines.iter().any(|line| line.starts_with("registered_bytes")), "{lines:?}");
         let roomy = Host { memlock: Some(Limit { soft: None, hard: None }), tuning, ..host(2) };
         assert!(check(&roomy, &Config::default(), 1, None).contains(&"mlockall = true".into()));
         let many = check(&host(2), &Config::default(), 5, None);
