@@ -488,9 +488,11 @@ settings! {
     tcp_notsent_lowat_bytes: u32 = 0, 0 => 1 << 30;
     /// SO_SNDBUF in bytes (socket(7)). 0 leaves the kernel's autotuning on, but for connections
     /// over loopback that carry messages of 32 KiB and more: they have 160 KiB, so that what is
-    /// under way stays in the processor's caches.
+    /// under way stays in the processor's caches. A value turns autotuning off, and the kernel
+    /// silently lowers it to net.core.wmem_max.
     tcp_send_buffer_bytes: u32 = 0, 0 => 1 << 30;
-    /// SO_RCVBUF in bytes; 0 leaves the kernel's autotuning on (socket(7)).
+    /// SO_RCVBUF in bytes; 0 leaves the kernel's autotuning on (socket(7)). A value turns it off,
+    /// and the kernel silently lowers it to net.core.rmem_max.
     tcp_receive_buffer_bytes: u32 = 0, 0 => 1 << 30;
     /// DSCP of outgoing packets, 0 to 63 (RFC 2474); 46 is expedited forwarding.
     tcp_dscp: u8 = 0, 0 => 63;

@@ -16,20 +16,27 @@ pub(super) fn checks(
     config: &Config,
     probed: &Result<Capabilities, RingError>,
 ) -> Vec<Check> {
-    let mut checks = vec![kernel(host), sysctl(host), ring(probed, config)];
+    let mut checks = vec![kernel(host, probed.is_ok()), sysctl(host), ring(probed, config)];
     if let Ok(found) = probed {
         checks.extend(abilities(found, config));
     }
     checks
 }
 
-fn kernel(host: &Host) -> Check {
+/// Distributions give old versions new abilities: what was tried counts for more.
+fn kernel(host: &Host, has_ring: bool) -> Check {
     const CHECK: &str = "kernel";
     let release = &host.release;
     let version = kernel_version(release);
     let text = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     if release.is_empty() {
         return Check::unknown(CHECK, "/proc/sys/kernel/osrelease");
+    }
+    if version < KERNEL_MIN && has_ring {
+        let found =
+            format!("{release}, patched: its rings do what those of {} do", text(KERNEL_MIN));
+        return Check::better(CHECK, found)
+            .advice(format!("upgrade when you can: Ringwire is tested on {}", text(KERNEL_MIN)));
     }
     if version < KERNEL_MIN {
         return Check::bad(CHECK, format!("{release}, and {} is needed", text(KERNEL_MIN)))
@@ -96,38 +103,39 @@ enum Need<'a> {
     /// It makes things faster.
     Helps(&'a str),
     /// Only this setting asks for it, and it is off.
-    Unused(&'a str),
+    Off(&'a str),
+    /// Nothing asks for it.
+    Unused,
 }
 
 fn abilities(found: &Capabilities, config: &Config) -> Vec<Check> {
     let zero_copy = if config.zero_copy_bytes_min() > 0 {
         Need::Helps("set zero_copy_bytes_min = 0: sends are copied anyway")
     } else {
-        Need::Unused("zero_copy_bytes_min")
+        Need::Off("zero_copy_bytes_min")
     };
     let napi = if config.napi_busy_poll_us() > 0 {
         Need::Helps("needs Linux 6.9 and CONFIG_NET_RX_BUSY_POLL; or set napi_busy_poll_us = 0")
     } else {
-        Need::Unused("napi_busy_poll_us")
+        Need::Off("napi_busy_poll_us")
     };
-    let newer = "Linux 6.1 and later have it: look for a patched or emulated kernel";
     vec![
         ability("multishot accept", found.multishot_accept, &Need::Must),
-        ability("multishot receive", found.multishot_receive, &Need::Helps(newer)),
-        ability("buffer ring", found.buffer_ring, &Need::Helps(newer)),
+        ability("multishot receive", found.multishot_receive, &Need::Unused),
+        ability("buffer ring", found.buffer_ring, &Need::Unused),
         ability("zero-copy send", found.send_zero_copy, &zero_copy),
-        ability("minimum wait", found.min_wait, &Need::Helps("Linux 6.12 has it")),
+        ability("minimum wait", found.min_wait, &Need::Unused),
         ability("NAPI busy poll", found.napi, &napi),
     ]
 }
 
 fn ability(check: &'static str, ability: Ability, need: &Need<'_>) -> Check {
     match (ability, need) {
-        (Ability::Works, Need::Unused(key)) => {
-            Check::good(check, format!("works (off: {key} = 0)"))
-        }
+        (Ability::Works, Need::Off(key)) => Check::good(check, format!("works (off: {key} = 0)")),
+        (Ability::Works, Need::Unused) => Check::good(check, "works (Ringwire does not use it)"),
         (Ability::Works, _) => Check::good(check, "works"),
-        (_, Need::Unused(key)) => Check::good(check, format!("{ability}; unused ({key} = 0)")),
+        (_, Need::Off(key)) => Check::good(check, format!("{ability}; unused ({key} = 0)")),
+        (_, Need::Unused) => Check::good(check, format!("{ability}; Ringwire does not use it")),
         (Ability::Untested { .. }, _) => Check::better(check, ability.to_string())
             .advice("bring the loopback device up: `sudo ip link set lo up`"),
         (_, Need::Must) => Check::bad(check, ability.to_string())
@@ -142,16 +150,27 @@ mod tests {
     use super::super::report::Verdict;
     use super::*;
 
-    fn judged(release: &str) -> Verdict {
-        kernel(&Host { release: release.into(), ..Host::default() }).verdict
+    fn judged(release: &str, has_ring: bool) -> Verdict {
+        kernel(&Host { release: release.into(), ..Host::default() }, has_ring).verdict
     }
 
     #[test]
     fn kernel_version_is_judged() {
-        assert_eq!(judged("6.18.44"), Verdict::Good);
-        assert_eq!(judged("6.1.0-18-amd64"), Verdict::CouldBeBetter);
-        assert_eq!(judged("5.15.0"), Verdict::WillNotWork);
-        assert_eq!(judged(""), Verdict::CouldBeBetter);
+        for has_ring in [true, false] {
+            assert_eq!(judged("6.18.44", has_ring), Verdict::Good);
+            assert_eq!(judged("6.1.0-18-amd64", has_ring), Verdict::CouldBeBetter);
+            assert_eq!(judged("", has_ring), Verdict::CouldBeBetter);
+        }
+        assert_eq!(judged("5.15.0", false), Verdict::WillNotWork);
+    }
+
+    #[test]
+    fn old_version_whose_ring_works_does_not_fail() {
+        assert_eq!(judged("5.14.0-503.el9", true), Verdict::CouldBeBetter);
+        let probed = Capabilities::probe();
+        let old = Host { release: "5.14.0-503.el9".into(), ..Host::default() };
+        let verdicts = checks(&old, &Config::default(), &probed);
+        assert!(verdicts.iter().all(|check| check.verdict != Verdict::WillNotWork), "{verdicts:?}");
     }
 
     #[test]
@@ -195,8 +214,20 @@ mod tests {
         assert_eq!(check(Ability::Works, Need::Must), Verdict::Good);
         assert_eq!(check(refused, Need::Must), Verdict::WillNotWork);
         assert_eq!(check(refused, Need::Helps("x")), Verdict::CouldBeBetter);
-        assert_eq!(check(refused, Need::Unused("key")), Verdict::Good);
+        assert_eq!(check(refused, Need::Off("key")), Verdict::Good);
+        assert_eq!(check(refused, Need::Unused), Verdict::Good);
+        assert_eq!(check(Ability::Silent, Need::Unused), Verdict::Good);
         assert_eq!(check(Ability::Untested { errno: 99 }, Need::Must), Verdict::CouldBeBetter);
+    }
+
+    #[test]
+    fn what_is_not_used_is_not_missed() {
+        let mut found = Capabilities::probe().expect("the test host has io_uring");
+        let refused = Ability::Refused { errno: 22 };
+        (found.multishot_receive, found.buffer_ring, found.min_wait) = (refused, refused, refused);
+        for check in abilities(&found, &Config::default()) {
+            assert_eq!(check.verdict, Verdict::Good, "{check:?}");
+        }
     }
 
     #[test]

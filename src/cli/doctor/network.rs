@@ -11,6 +11,10 @@ const COALESCING_US_MAX: u64 = 10;
 
 pub(super) fn checks(host: &Host, config: &Config) -> Vec<Check> {
     let mut checks = vec![congestion(host, config), slow_start(host), backlog(host, config)];
+    let (send, receive) = (config.tcp_send_buffer_bytes(), config.tcp_receive_buffer_bytes());
+    checks.extend(buffer("send buffer", "tcp_send_buffer_bytes", send, "wmem_max", host.wmem_max));
+    let most = host.rmem_max;
+    checks.extend(buffer("receive buffer", "tcp_receive_buffer_bytes", receive, "rmem_max", most));
     checks.extend(host.tuning.cards.iter().map(|card| coalescing(card, config)));
     checks
 }
@@ -30,15 +34,19 @@ fn coalescing(card: &Card, config: &Config) -> Check {
     let held_us = card.gro_flush_timeout_ns / 1_000;
     // Whoever polls is not waiting for interrupts.
     if held_us > COALESCING_US_MAX && config.napi_busy_poll_us() == 0 {
+        // Not by default: setup_host.sh leaves it alone.
         return Check::better(CHECK, format!("{name}: the kernel holds packets for {held_us} µs"))
-            .advice("hand packets on at once, or set napi_busy_poll_us")
+            .advice("somebody has set that: hand packets on at once, or set napi_busy_poll_us")
             .command(format!("echo 0 | sudo tee /sys/class/net/{name}/gro_flush_timeout"));
     }
     let found = match &card.coalescing {
         Err(reason) => return Check::good(CHECK, format!("{name}: not readable ({reason})")),
         Ok(found) => found,
     };
-    let command = format!("sudo ethtool -C {name} adaptive-rx off rx-usecs 0");
+    // A driver refuses all of a request for one thing that it does not know.
+    let adaptive = if found.is_adaptive { " adaptive-rx off" } else { "" };
+    let waiting = if found.rx_usecs.is_some() { " rx-usecs 0" } else { "" };
+    let command = format!("sudo ethtool -C {name}{adaptive}{waiting}");
     let advice = "have it interrupt at once; it costs CPU time under load";
     match found.rx_usecs {
         _ if found.is_adaptive => {
@@ -151,6 +159,33 @@ fn backlog(host: &Host, config: &Config) -> Check {
     }
 }
 
+/// SO_SNDBUF and SO_RCVBUF in socket(7): silently lowered to the host's limit.
+fn buffer(
+    check: &'static str,
+    key: &str,
+    asked: u32,
+    sysctl: &str,
+    most: Option<u64>,
+) -> Option<Check> {
+    if asked == 0 {
+        return None;
+    }
+    let found = format!("{key} = {asked}");
+    Some(match most {
+        // In a container older kernels do not show it.
+        None => Check::better(check, format!("{found}: net.core.{sysctl} is not known here"))
+            .advice(format!("ask the host whether it is as much: `sysctl net.core.{sysctl}`")),
+        Some(most) if most < u64::from(asked) => {
+            Check::better(check, format!("{found} is lowered to {most}, and does not grow"))
+                .advice(format!(
+                    "raise the host's limit, or set {key} = 0: the kernel sizes it then"
+                ))
+                .command(format!("sudo sysctl -w net.core.{sysctl}={asked}"))
+        }
+        Some(_) => Check::good(check, format!("{asked} bytes, and does not grow")),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::host::Privileges;
@@ -235,8 +270,10 @@ mod tests {
         assert_eq!(waiting(Some(0), true).verdict, Verdict::CouldBeBetter);
         let check = waiting(Some(50), false);
         assert_eq!(check.verdict, Verdict::CouldBeBetter);
-        let command = "sudo ethtool -C eth0 adaptive-rx off rx-usecs 0";
-        assert_eq!(check.command.as_deref(), Some(command));
+        assert_eq!(check.command.as_deref(), Some("sudo ethtool -C eth0 rx-usecs 0"));
+        let command = |rx_usecs| waiting(rx_usecs, true).command.expect("a command");
+        assert_eq!(command(Some(50)), "sudo ethtool -C eth0 adaptive-rx off rx-usecs 0");
+        assert_eq!(command(None), "sudo ethtool -C eth0 adaptive-rx off");
         let check = with(Err("operation not supported".into()), 0);
         assert_eq!(check.verdict, Verdict::Good);
         assert!(check.found.contains("not readable"), "{}", check.found);
@@ -248,5 +285,31 @@ mod tests {
             coalescing: Ok(Coalescing::default()),
         };
         assert_eq!(coalescing(&card, &polling).verdict, Verdict::Good);
+    }
+
+    #[test]
+    fn buffers_beyond_the_hosts_limit_could_be_better() {
+        let with = |most| Host { wmem_max: most, rmem_max: most, ..Host::default() };
+        let asking = Config::builder()
+            .tcp_send_buffer_bytes(1 << 20)
+            .tcp_receive_buffer_bytes(1 << 20)
+            .build()
+            .expect("valid");
+        let judge = |host: &Host, config: &Config| {
+            let mut checks = checks(host, config);
+            checks.retain(|check| check.check.ends_with("buffer"));
+            checks
+        };
+        assert!(judge(&with(Some(212_992)), &Config::default()).is_empty(), "none is asked for");
+        let lowered = judge(&with(Some(212_992)), &asking);
+        let commands: Vec<_> =
+            lowered.iter().map(|check| check.command.as_deref().expect("a command")).collect();
+        let expected =
+            ["wmem_max", "rmem_max"].map(|name| format!("sudo sysctl -w net.core.{name}=1048576"));
+        assert_eq!(commands, expected);
+        assert!(lowered[0].found.contains("lowered to 212992"), "{}", lowered[0].found);
+        let verdicts = |most| judge(&with(most), &asking).into_iter().map(|check| check.verdict);
+        assert!(verdicts(Some(1 << 20)).all(|verdict| verdict == Verdict::Good));
+        assert!(verdicts(None).all(|verdict| verdict == Verdict::CouldBeBetter));
     }
 }
