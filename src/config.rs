@@ -33,7 +33,7 @@ pub const REACTORS_MAX: u16 = 256;
 pub enum Idle {
     /// Never sleeps: watches the completion queue and the command queue in memory. Lowest latency,
     /// one core at 100 %. Falls back to `Adaptive`, with a warning, when there are more reactors
-    /// than cores the process may run on.
+    /// than cores: those that the process may run on, and those that `cores` names.
     Spin,
     /// Spins for `idle_spin_us` after the last activity, then sleeps.
     #[default]
