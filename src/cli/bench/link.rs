@@ -22,6 +22,8 @@ use super::plan::Plan;
 
 /// Ready events taken at once.
 const EVENTS_MAX: usize = 256;
+/// What ringwire takes over loopback unless it is told otherwise: it does not pace.
+pub(super) const LOOPBACK_CONGESTION: &str = "reno";
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -117,7 +119,8 @@ fn dial(plan: &Plan, address: SocketAddr) -> io::Result<TcpStream> {
 fn tcp_socket(plan: &Plan) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_congestion(plan.config.tcp_congestion().unwrap_or("reno").as_bytes())?;
+    let congestion = plan.config.tcp_congestion().unwrap_or(LOOPBACK_CONGESTION);
+    socket.set_tcp_congestion(congestion.as_bytes())?;
     if plan.config.tcp_send_buffer_bytes() > 0 {
         socket.set_send_buffer_size(plan.config.tcp_send_buffer_bytes() as usize)?;
     }

@@ -13,6 +13,7 @@ use ringwire::time::wall_ns;
 use serde::Serialize;
 
 use super::harness::allowed_cores;
+use super::link::LOOPBACK_CONGESTION;
 use super::plan::{Cores, Suite};
 
 /// The machine line.
@@ -27,7 +28,9 @@ pub(super) struct Machine {
     pinned: Pinned,
     governor: Option<String>,
     clock_source: Option<String>,
-    congestion_control: Option<String>,
+    /// What the connections have.
+    congestion_control: String,
+    congestion_control_system: Option<String>,
     mitigations: Option<String>,
     version: &'static str,
     /// Of the sources this was built from; ends in `+` when they had been changed.
@@ -62,7 +65,8 @@ impl Machine {
             pinned: Pinned { core_server: server, core_client: client },
             governor: read(format!("{cpu}/cpu{client}/cpufreq/scaling_governor")),
             clock_source: read(clock),
-            congestion_control: configured.or_else(|| read(congestion)),
+            congestion_control: configured.unwrap_or_else(|| LOOPBACK_CONGESTION.into()),
+            congestion_control_system: read(congestion),
             mitigations: mitigations(&format!("{cpu}/vulnerabilities")),
             version: env!("CARGO_PKG_VERSION"),
             commit: commit(Path::new(env!("CARGO_MANIFEST_DIR"))),
@@ -88,11 +92,12 @@ impl fmt::Display for Machine {
         writeln!(
             f,
             "{} cores (server on {core_server}, client on {core_client}), governor {}, clock {}, \
-             {}",
+             {} (system: {})",
             self.cores,
             known(&self.governor),
             known(&self.clock_source),
-            known(&self.congestion_control),
+            self.congestion_control,
+            known(&self.congestion_control_system),
         )?;
         writeln!(
             f,

@@ -36,10 +36,9 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// many bytes without frames, 256 KiB at once: what the machine can do for bulk. `ringwire` is the
 /// library, in stream with `send_all`, as an application sends many at once; `ringwire-reliable` is
 /// the library with reliable messages. `clock`, in paced only, is no transport: two threads read
-/// the clock, and how late the later one was is what no answer could have been sooner than. Over
-/// loopback ringwire has reno where the others have the system's congestion control: where that is
-/// bbr, which paces, `sysctl net.ipv4.tcp_congestion_control=reno` makes them alike, but for what
-/// the kernel may hold of long messages, which ringwire bounds there.
+/// the clock, and how late the later one was is what no answer could have been sooner than. All
+/// have the congestion control that ringwire takes over loopback, reno, unless `tcp_congestion`
+/// names another: the system's may pace there, as bbr does.
 ///
 /// paced sends at a fixed rate, whether answers have come or not, and counts from the instant a
 /// request was due: what waits for a slow one is late, too. mixed puts critical round trips beside
