@@ -487,7 +487,7 @@ settings! {
     /// connection of an `express` session: that has 128 KiB.
     tcp_notsent_lowat_bytes: u32 = 0, 0 => 1 << 30;
     /// SO_SNDBUF in bytes (socket(7)). 0 leaves the kernel's autotuning on, but for connections
-    /// over loopback that carry messages of 32 KiB and more: they have 160 KiB, so that what is
+    /// over loopback that carry messages of 32 KiB and more: they have 320 KiB, so that what is
     /// under way stays in the processor's caches. A value turns autotuning off, and the kernel
     /// silently lowers it to net.core.wmem_max.
     tcp_send_buffer_bytes: u32 = 0, 0 => 1 << 30;
