@@ -101,8 +101,8 @@ fn beside_legend(case: &Case<'_>, run: usize) -> Option<String> {
         };
         text += &format!("/floor: {figure} as a multiple of that of ");
         text += if entries().any(is_bulk) {
-            "raw-bulk or raw-bulk-spin, bytes without messages over TCP, whichever waits alike; \
-             over a Unix socket, of the raw one. "
+            "the raw socket that waits alike over the same transport, over TCP of raw-bulk or \
+             raw-bulk-spin, bytes without messages, where that is better. "
         } else {
             "the raw socket that waits alike over the same transport. "
         };
