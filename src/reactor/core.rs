@@ -197,6 +197,8 @@ pub(crate) struct Core {
     pub(crate) mailbox_polled: bool,
     /// A prompt send is in flight and somebody waits for its end.
     pub(crate) backlog: bool,
+    /// A message was refused for want of room, and nothing has left since.
+    pub(crate) room_wanted: bool,
     /// Who waits for a connection to be established.
     pub(crate) watchers: Vec<(ConnectionKey, Sender<Result<ConnectionId, DialError>>)>,
     /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
@@ -325,6 +327,7 @@ impl Core {
             siblings: Vec::new(),
             mailbox_polled: false,
             backlog: false,
+            room_wanted: false,
             watchers: Vec::new(),
             closed: vec![None; homes_max],
             closing: false,
@@ -521,12 +524,16 @@ impl Core {
     }
 
     #[cold]
-    pub(crate) fn count_refusal(&self, error: SendError) {
+    pub(crate) fn count_refusal(&mut self, error: SendError) {
         match error {
-            SendError::Full => self.counters.sends_refused.add(1),
+            SendError::Full => {
+                self.counters.sends_refused.add(1);
+                self.room_wanted = true;
+            }
             SendError::MemoryFull => {
                 self.counters.sends_refused.add(1);
                 self.counters.sends_out_of_memory.add(1);
+                self.room_wanted = true;
             }
             SendError::TooLarge { .. } => self.counters.sends_too_large.add(1),
             SendError::Expired => self.counters.sends_expired.add(1),

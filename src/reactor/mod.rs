@@ -102,8 +102,9 @@ const LOOKS_PER_CLOCK_READING: u32 = 1;
 pub enum Wait {
     /// Not at all: one bounded pass. What handlers queued is submitted before it returns.
     Poll,
-    /// Until this point in time, in the way the configured [`Idle`] says. What handlers queued is
-    /// submitted by the next turn, so keep turning.
+    /// Until this point in time, in the way the configured [`Idle`] says, unless something happens:
+    /// something arrives or has left, or there is room where a message has been refused. What
+    /// handlers queued is submitted by the next turn, so keep turning.
     Until(Nanos),
 }
 
@@ -993,11 +994,17 @@ impl Core {
         if self.is_held_back() {
             self.resume_paused();
         }
+        let sent_before = self.counters.direct_sends.get();
         self.transmit();
         self.refresh_rows();
-        // A send made directly is over at once, and what follows it, the next block or a goodbye,
-        // has no completion to wait for.
+        // A send made directly is over at once: what follows it, the next block or a goodbye, has
+        // no completion to wait for, and nothing else tells who was refused that there is room.
+        let has_made_room = self.room_wanted && self.counters.direct_sends.get() != sent_before;
+        if has_made_room {
+            self.room_wanted = false;
+        }
         if self.dirty.is_empty()
+            && !has_made_room
             && !self.has_work()
             && let Wait::Until(limit) = wait
         {

@@ -314,6 +314,22 @@ fn waiting_for_room_ends_when_there_is_some() {
     });
 }
 
+/// Also where all that waited leaves at once, past the ring: no completion tells of it.
+#[test]
+fn waiting_for_room_ends_when_all_has_left() {
+    let config = settings().idle(Idle::Spin).heartbeat_interval_ms(0).lane_bytes_max(32 << 10);
+    // The socket has room for all of it, and nobody reads.
+    let (mut client, _peer) = client_and_peer(valid(config));
+    let counters = client.reactor().counters();
+    for round in 0..3 {
+        while client.send(Envelope::data(), &[0; 1000]).is_ok() {}
+        let before = counters.spins.get();
+        client.reactor().turn(Wait::Until(Nanos::now() + PATIENCE)).expect("the ring works");
+        assert_eq!(counters.spins.get(), before, "round {round}: it waits, and the lane is empty");
+        client.send(Envelope::data(), &[0; 1000]).expect("there is room");
+    }
+}
+
 /// A connection that the kernel gives up says so, whoever meets the error first.
 #[test]
 fn error_that_a_send_past_the_ring_meets_is_the_reason() {
