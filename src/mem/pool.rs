@@ -99,6 +99,9 @@ pub(crate) struct Pool {
     shared: Arena,
     reserve: Arena,
     short_bytes_max: usize,
+    /// Somebody waits for shared memory: nobody else takes any, and what is kept for later goes
+    /// back.
+    is_wanted: bool,
     inserts: SpareInserts,
 }
 
@@ -115,18 +118,32 @@ impl Pool {
             shared: layout.arena(Part::Shared)?,
             reserve: layout.arena(Part::Reserve)?,
             short_bytes_max: layout.short_bytes_max,
+            is_wanted: false,
             inserts: SpareInserts::default(),
         })
     }
 
-    /// Bytes not lent, small buffers apart.
+    /// Says whether somebody waits for shared memory. Until nobody does, [`Pool::take`] lends none.
     #[inline]
+    pub(crate) fn set_wanted(&mut self, is_wanted: bool) {
+        self.is_wanted = is_wanted;
+    }
+
+    /// Whether half of the shared memory is free, and nobody waits for any: who needs a buffer again
+    /// may keep it.
+    #[inline]
+    pub(crate) fn has_plenty(&self) -> bool {
+        !self.is_wanted && self.shared.free_bytes() >= self.shared.total_bytes() / 2
+    }
+
+    /// Bytes not lent, small buffers apart.
+    #[cfg(test)]
     pub(crate) fn free_bytes(&self) -> usize {
         self.shared.free_bytes() + self.reserve.free_bytes()
     }
 
     /// All bytes, small buffers apart.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn total_bytes(&self) -> usize {
         self.shared.total_bytes() + self.reserve.total_bytes()
     }
@@ -137,15 +154,20 @@ impl Pool {
         self.shared.free_bytes()
     }
 
-    /// Whether [`Pool::take`] would lend a buffer of at least `bytes`.
+    /// Whether [`Pool::take`] would lend a buffer of at least `bytes`, were nobody else waiting.
     pub(crate) fn can_lend(&mut self, bytes: usize) -> bool {
+        self.can_lend_apart(bytes) || self.shared.can_lend(bytes)
+    }
+
+    /// Whether there is a buffer of at least `bytes` beside the shared memory: small, or reserved
+    /// for such.
+    pub(crate) fn can_lend_apart(&mut self, bytes: usize) -> bool {
         (bytes <= self.small_bytes && !self.small.is_empty())
             || (bytes <= self.short_bytes_max && self.reserve.can_lend(bytes))
-            || self.shared.can_lend(bytes)
     }
 
     /// Lends a buffer of at least `bytes`: a small one, one of the reserve if that is for such, or
-    /// a shared one.
+    /// a shared one, unless [somebody waits](Pool::set_wanted) for that.
     #[inline]
     pub(crate) fn take(&mut self, bytes: usize) -> Option<Buffer> {
         if let Some(buffer) = self.take_small(bytes) {
@@ -156,7 +178,7 @@ impl Pool {
         {
             return Some(buffer);
         }
-        self.shared.take(bytes)
+        if self.is_wanted { None } else { self.shared.take(bytes) }
     }
 
     /// Lends a small buffer, if it is one of at least `bytes`.

@@ -117,10 +117,10 @@ impl Window {
             let large = self.base.is_some() && parsed_bytes_max > self.base_len() / 2;
             self.large_frame_bytes = if large { parsed_bytes_max } else { 0 };
         }
-        if pending == 0 && self.base.is_some() && !self.keeps_large(pool) {
+        let needed = frame_bytes.unwrap_or(0).max(pending + 1);
+        if self.base.is_some() && needed <= self.base_len() && !self.keeps_large(pool) {
             self.shrink(pool);
         }
-        let needed = frame_bytes.unwrap_or(0).max(pending + 1);
         if needed > self.capacity() {
             self.grow(needed, pool)?;
         } else if self.head > 0
@@ -206,15 +206,18 @@ impl Window {
 
     /// A larger buffer is kept for the next large frame while memory is not scarce.
     fn keeps_large(&self, pool: &Pool) -> bool {
-        self.large_frame_bytes > 0 && pool.free_bytes() >= pool.total_bytes() / 2
+        self.large_frame_bytes > 0 && pool.has_plenty()
     }
 
+    /// Back to the base buffer, with what is unparsed as far as that holds it.
     fn shrink(&mut self, pool: &mut Pool) {
-        let base = self.base.take().expect("the caller checked");
+        let mut base = self.base.take().expect("the caller checked");
+        let pending = (self.tail - self.head).min(base.len());
+        base.bytes_mut()[..pending].copy_from_slice(&self.unparsed()[..pending]);
         let large = self.active.replace(base).expect("no receive is in flight");
         pool.give(large);
         self.head = 0;
-        self.tail = 0;
+        self.tail = pending;
         self.large_frame_bytes = 0;
     }
 
@@ -305,6 +308,67 @@ mod tests {
         pool.give(a.expect("two were free"));
         pool.give(b.expect("two were free"));
         assert!(window.prepare(Some(1000), 0, &mut pool).is_some());
+    }
+
+    fn take_frame(window: &mut Window, pool: &mut Pool, bytes: usize) -> Option<()> {
+        let span = window.prepare(None, 0, pool).expect("room");
+        fill(window, span, &[1; 64]);
+        let span = window.prepare(Some(bytes), 0, pool)?;
+        fill(window, span, &vec![1; bytes - 64]);
+        window.consume(bytes);
+        Some(())
+    }
+
+    /// What is reserved for short frames does not count: no long one can have it.
+    #[test]
+    fn large_buffers_are_kept_while_half_of_the_shared_memory_is_free() {
+        let layout = PoolLayout::shared(64 << 10, 1 << 10, 8 << 10).with_reserve_for_short();
+        let mut pool = Pool::new(&layout).expect("memory");
+        let mut windows: Vec<Window> = (0..5).map(|_| Window::new(Buffer::new(256))).collect();
+        for window in &mut windows[..4] {
+            take_frame(window, &mut pool, 5000).expect("memory");
+        }
+        assert!(take_frame(&mut windows[4], &mut pool, 5000).is_none(), "all is lent");
+        // Its next receive begins.
+        windows[0].prepare(None, 5000, &mut pool).expect("room");
+        assert!(!windows[0].is_large());
+        windows[4].prepare(Some(5000), 0, &mut pool).expect("memory");
+        // And with memory enough it is kept.
+        windows.truncate(3);
+        while let Some(window) = windows.pop() {
+            window.dissolve(&mut pool);
+        }
+        assert_eq!(pool.shared_free_bytes(), 16 << 10);
+        let mut window = Window::new(Buffer::new(256));
+        take_frame(&mut window, &mut pool, 5000).expect("memory");
+        window.prepare(None, 5000, &mut pool).expect("room");
+        assert!(!window.is_large(), "less than half is free");
+    }
+
+    /// Also where each frame ends behind the beginning of the next.
+    #[test]
+    fn large_buffer_goes_back_with_a_short_frame_begun() {
+        let (mut pool, mut window) = (pool(), Window::new(Buffer::new(256)));
+        take_frame(&mut window, &mut pool, 5000).expect("memory");
+        let span = window.prepare(None, 5000, &mut pool).expect("room");
+        fill(&mut window, span, &[2; 100]);
+        window.consume(64);
+        let span = window.prepare(Some(64), 64, &mut pool).expect("room");
+        assert_eq!((window.is_large(), pool.lent_bytes()), (false, 0));
+        assert_eq!(span, Span { offset: 36, bytes: 220, mode: WindowMode::Any });
+        assert_eq!(window.unparsed(), [2; 36]);
+    }
+
+    #[test]
+    fn memory_that_somebody_waits_for_goes_to_nobody_else() {
+        let (mut pool, mut window) = (pool(), Window::new(Buffer::new(256)));
+        take_frame(&mut window, &mut pool, 5000).expect("memory");
+        pool.set_wanted(true);
+        window.prepare(None, 5000, &mut pool).expect("room");
+        assert!(!window.is_large(), "nothing is kept for later");
+        assert!(take_frame(&mut window, &mut pool, 5000).is_none());
+        pool.set_wanted(false);
+        assert!(window.prepare(Some(5000), 0, &mut pool).is_some());
     }
 
     /// A byte stream cut into random frames and received in random pieces comes out unchanged.

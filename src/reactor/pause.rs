@@ -46,6 +46,10 @@ impl Core {
     pub(crate) fn pause(&mut self, key: ConnectionKey, pause: Pause) {
         let connection = &mut self.connections[key];
         assert!(connection.pause.is_none(), "a paused connection is not read");
+        if matches!(pause, Pause::Memory { .. }) {
+            // First come, first served.
+            self.receive_memory.set_wanted(true);
+        }
         connection.pause = Some(pause);
         // The peer is not to blame for what it takes until the frame is read on.
         connection.frame_begun = Nanos::NEVER;
@@ -74,43 +78,65 @@ impl Core {
     /// Whether anything that was held back can go on now.
     #[cold]
     pub(crate) fn can_resume(&mut self) -> bool {
-        (0..self.paused.len()).any(|index| self.may_go_on(self.paused[index]))
+        let mut is_first = true;
+        (0..self.paused.len()).any(|index| self.may_go_on(self.paused[index], &mut is_first))
     }
 
-    /// Whether a connection that was held back has room now, or is over.
-    fn may_go_on(&mut self, key: ConnectionKey) -> bool {
+    /// Whether a connection that was held back has room now, or is over. Of those that wait for
+    /// memory the first is served first: `is_first` until that one has been asked for.
+    fn may_go_on(&mut self, key: ConnectionKey, is_first: &mut bool) -> bool {
         let Some(connection) = self.connections.get(key) else { return true };
         match connection.pause {
             _ if !connection.is_readable() => true,
             Some(Pause::Inbox { payload_bytes }) => self.inbox.has_room(payload_bytes),
-            Some(Pause::Memory { frame_bytes }) => self.receive_memory.can_lend(frame_bytes),
+            Some(Pause::Memory { frame_bytes, .. }) => match std::mem::replace(is_first, false) {
+                true => self.receive_memory.can_lend(frame_bytes),
+                false => self.receive_memory.can_lend_apart(frame_bytes),
+            },
             None => true,
         }
     }
 
+    /// Gives a connection that waits for memory its buffer, if there is one.
+    fn lend_memory(&mut self, key: ConnectionKey, is_first: bool) -> bool {
+        let connection = &mut self.connections[key];
+        self.receive_memory.set_wanted(!is_first);
+        let frame_bytes = connection.frame_bytes;
+        connection.window.prepare(frame_bytes, 0, &mut self.receive_memory).is_some()
+    }
+
     /// Continues with connections that were held back: those that have waited longest first, and of
     /// those that wait for the inbox one in a turn. It may take all the room there is, and is the
-    /// last in line after that.
+    /// last in line after that. Memory is given here and now, so that nobody comes between; whoever
+    /// has waited for as long as a frame may take keeps nobody else waiting: what it needs may be in
+    /// pieces that nobody gives back.
     #[cold]
     pub(crate) fn resume_paused(&mut self) {
-        let (mut index, mut is_inbox_given) = (0, false);
+        let (mut index, mut is_inbox_given, mut is_memory_wanted) = (0, false, false);
         while index < self.paused.len() {
             let key = self.paused[index];
-            if !self.may_go_on(key) {
+            let pause = self.connections.get(key).filter(|connection| connection.is_readable());
+            let goes_on = match pause.map(|connection| connection.pause) {
+                Some(Some(Pause::Inbox { payload_bytes })) => {
+                    self.inbox.has_room(payload_bytes)
+                        && !std::mem::replace(&mut is_inbox_given, true)
+                }
+                Some(Some(Pause::Memory { since, .. })) => {
+                    let is_lent = self.lend_memory(key, !is_memory_wanted);
+                    let is_patient = self.now < since + self.config.frame_timeout();
+                    is_memory_wanted |= !is_lent && is_patient;
+                    is_lent
+                }
+                // Over, or read again.
+                Some(None) | None => true,
+            };
+            if !goes_on {
                 self.watch_end(key);
                 index += 1;
                 continue;
             }
-            let connection = self.connections.get_mut(key);
-            let waits_for_inbox = connection.as_ref().is_some_and(|connection| {
-                connection.is_readable() && matches!(connection.pause, Some(Pause::Inbox { .. }))
-            });
-            if waits_for_inbox && std::mem::replace(&mut is_inbox_given, true) {
-                index += 1;
-                continue;
-            }
             self.paused.remove(index);
-            let Some(connection) = connection else { continue };
+            let Some(connection) = self.connections.get_mut(key) else { continue };
             match connection.pause.take() {
                 Some(Pause::Inbox { .. }) if connection.is_readable() => self.ready.push(key),
                 Some(Pause::Memory { .. }) if connection.is_readable() => {
@@ -121,6 +147,7 @@ impl Core {
                 _ => {}
             }
         }
+        self.receive_memory.set_wanted(is_memory_wanted);
     }
 
     /// The poll of [`Core::watch_end`] has fired.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ringwire::error::DropReason;
 use ringwire::{
-    Client, CloseReason, Config, ConfigBuilder, Envelope, Idle, Kind, Nanos, Node, Overflow,
-    Priority, Reactor, SendError, Server, Wait,
+    Address, Client, CloseReason, Config, ConfigBuilder, Envelope, Idle, Kind, Nanos, Node,
+    Overflow, Priority, Reactor, SendError, Server, Wait,
 };
 
 use crate::util::{
@@ -747,42 +747,81 @@ fn reactor_sleeps_while_large_frames_wait_for_memory() {
     });
 }
 
-/// How long after another frame a frame is handled for which that was in the way: both are of a
-/// length of which the receive memory holds two, and nobody wakes the reactor between them.
-fn wait_for_memory_given_back() -> Duration {
-    const BYTES: usize = 900_000;
+/// A reactor whose receive memory holds two frames of [`LARGE_BYTES`].
+fn reactor_with_little_memory() -> (Reactor, Address) {
     let config = settings().idle(Idle::Park).heartbeat_interval_ms(0).frame_bytes_max(1 << 20);
     let config = valid(config.receive_memory_bytes(2 << 20));
     let mut reactor = Reactor::new(&config).expect("a ring");
     let address = reactor.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
-    let connect = |reactor: &mut Reactor, count| {
-        let mut peer = Peer::dial(&address);
+    (reactor, address)
+}
+
+const LARGE_BYTES: usize = 900_000;
+
+/// As many peers as are to be, each with a large frame begun whose bytes are its number. All but
+/// two wait for memory. Returns what they have not sent yet.
+fn begin_large_frames(
+    reactor: &mut Reactor,
+    address: &Address,
+    count: u64,
+) -> Vec<(Peer, Vec<u8>)> {
+    let begin = |number: u64| {
+        let mut peer = Peer::dial(address);
         peer.write(&Greeting::default().frame(HELLO).encode());
         wait_until("it is connected", || {
             reactor.turn(Wait::Poll).expect("the ring works");
-            reactor.statistics().connections_active == count
+            reactor.statistics().connections_active == number + 1
         });
         assert_eq!(peer.frame().kind, WELCOME);
-        peer
-    };
-    // Two large frames are begun, which is all the memory there is; the third waits for some.
-    let mut rest = Vec::new();
-    let mut peers = Vec::new();
-    for count in 1..=3 {
-        let mut peer = connect(&mut reactor, count);
-        let frame = peer.stamp(Plain::new(DATA, NORMAL, &vec![1; BYTES])).encode();
-        peer.write(&frame[..BYTES / 2]);
-        rest.push(frame[BYTES / 2..].to_vec());
-        peers.push(peer);
-        let pauses = u64::from(count == 3);
+        let payload = vec![number as u8; LARGE_BYTES];
+        let frame = peer.stamp(Plain::new(DATA, NORMAL, &payload)).encode();
+        peer.write(&frame[..LARGE_BYTES / 2]);
         wait_until("it is read, or waits", || {
             let until = Nanos::now() + Duration::from_millis(50);
             let turn = reactor.turn(Wait::Until(until)).expect("the ring works");
-            turn.completions == 0 && reactor.statistics().receive_pauses == pauses
+            let pauses = reactor.statistics().receive_pauses;
+            turn.completions == 0 && pauses == (number + 1).saturating_sub(2)
         });
+        (peer, frame[LARGE_BYTES / 2..].to_vec())
+    };
+    (0..count).map(begin).collect()
+}
+
+/// Those that wait for memory get it in the order in which they began, and before anybody who
+/// comes later; each waits once.
+#[test]
+fn memory_is_for_those_that_have_waited_longest() {
+    isolated(|| {
+        let (mut reactor, address) = reactor_with_little_memory();
+        let mut peers = begin_large_frames(&mut reactor, &address, 7);
+        for (peer, rest) in peers.iter_mut().rev() {
+            peer.write(rest);
+            // And is not done with that.
+            let frame = peer.stamp(Plain::new(DATA, NORMAL, &[0xff; LARGE_BYTES])).encode();
+            peer.write(&frame[..200_000]);
+        }
+        let mut order = Vec::new();
+        wait_until("each has come", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            let message = reactor.receive();
+            order.extend(message.map(|message| message.payload()[0]));
+            order.len() == peers.len()
+        });
+        // Two at a time have memory.
+        order.chunks_mut(2).for_each(<[u8]>::sort_unstable);
+        assert_eq!(order, [0, 1, 2, 3, 4, 5, 6]);
+    });
+}
+
+/// How long after another frame a frame is handled for which that was in the way: both are of a
+/// length of which the receive memory holds two, and nobody wakes the reactor between them.
+fn wait_for_memory_given_back() -> Duration {
+    let (mut reactor, address) = reactor_with_little_memory();
+    let mut peers = begin_large_frames(&mut reactor, &address, 3);
+    for index in [2, 0] {
+        let (peer, rest) = &mut peers[index];
+        peer.write(rest);
     }
-    peers[2].write(&rest[2]);
-    peers[0].write(&rest[0]);
     let until_next = |reactor: &mut Reactor| {
         let ((), took) = timed(|| {
             while reactor.receive().is_none() {
