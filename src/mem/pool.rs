@@ -129,8 +129,8 @@ impl Pool {
         self.is_wanted = is_wanted;
     }
 
-    /// Whether half of the shared memory is free, and nobody waits for any: who needs a buffer again
-    /// may keep it.
+    /// Whether half of the shared memory is free, and nobody waits for any: who needs a buffer
+    /// again may keep it.
     #[inline]
     pub(crate) fn has_plenty(&self) -> bool {
         !self.is_wanted && self.shared.free_bytes() >= self.shared.total_bytes() / 2

@@ -16,6 +16,7 @@ use crate::error::{AccessError, CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, OutOfMemory, PayloadArena, Pool, PoolLayout};
 use crate::reactor::ClockOffset;
 use crate::reactor::abandoned::Cancellations;
+use crate::reactor::catch_up::{CatchUp, LAG_PAUSE};
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Pause, Phase};
 use crate::reactor::drops::DropNews;
@@ -197,6 +198,11 @@ pub(crate) struct Core {
     pub(crate) mailbox_polled: bool,
     /// A prompt send is in flight and somebody waits for its end.
     pub(crate) backlog: bool,
+    /// How far behind the kernel this reactor is.
+    pub(crate) catch_up: CatchUp,
+    /// The clock has been read since a spinning reactor received something, for the turn that
+    /// follows.
+    pub(crate) now_is_of_receive: bool,
     /// A message was refused for want of room, and nothing has left since.
     pub(crate) room_wanted: bool,
     /// Who waits for a connection to be established.
@@ -328,6 +334,8 @@ impl Core {
             mailbox_polled: false,
             backlog: false,
             room_wanted: false,
+            catch_up: CatchUp::new(),
+            now_is_of_receive: false,
             watchers: Vec::new(),
             closed: vec![None; homes_max],
             closing: false,
@@ -917,6 +925,17 @@ impl Core {
         }
     }
 
+    /// Up to when everything that came has been taken in: `now`, unless this reactor is behind.
+    #[cold]
+    pub(crate) fn caught_up(&mut self) -> Nanos {
+        if self.ring.has_more() {
+            self.catch_up.is_behind(self.now, self.ring.reaped(), self.ring.in_flight());
+        } else {
+            self.catch_up.is_done(self.now);
+        }
+        self.catch_up.at()
+    }
+
     #[cold]
     fn expire_slot(&mut self, slot: u32) {
         if slot as usize > self.places_max {
@@ -924,10 +943,21 @@ impl Core {
             return;
         }
         let key = self.keys[slot as usize];
+        let caught_up = self.caught_up();
         let Some(connection) = self.connections.get(key) else { return };
+        let begun = connection.frame_begun;
+        let frame_deadline = match begun {
+            Nanos::NEVER => Nanos::NEVER,
+            begun => begun + self.config.frame_timeout(),
+        };
+        let deadline = connection.state_deadline.min(frame_deadline);
+        if deadline <= self.now && deadline > caught_up {
+            // What it waits for may be here.
+            self.deadlines.set(slot, self.now + LAG_PAUSE);
+            return;
+        }
         if connection.state_deadline > self.now {
-            let begun = connection.frame_begun;
-            if begun != Nanos::NEVER && begun + self.config.frame_timeout() <= self.now {
+            if frame_deadline <= self.now {
                 self.close(key, CloseReason::FrameTimeout);
             } else {
                 self.set_deadline(key);

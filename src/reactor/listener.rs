@@ -261,7 +261,10 @@ impl Core {
                     self.admit(socket, self.listeners[index].is_tcp);
                 }
             }
-            Err(libc::ECANCELED) => return,
+            // By our own cancel, or by a kernel that found the completion queue full just when the
+            // accept was armed (before 6.15 io_accept() ends with IOU_STOP_MULTISHOT there, whose
+            // value this is): armed again below.
+            Err(libc::ECANCELED) => {}
             Err(errno) => {
                 self.counters.accept_errors.add(1);
                 if let Some(listener) = self.listeners.get_mut(index) {

@@ -23,6 +23,7 @@
 //! for the one or two connections whose sockets it looks into itself (see `transmit`).
 
 pub(crate) mod abandoned;
+mod catch_up;
 pub(crate) mod command;
 pub(crate) mod connection;
 pub(crate) mod core;
@@ -409,7 +410,9 @@ impl Reactor {
             watch::tell_watched(core, &mut self.handlers);
             return Err(error);
         }
-        core.now = Nanos::now();
+        if !std::mem::take(&mut core.now_is_of_receive) {
+            core.now = Nanos::now();
+        }
         core.meter.turn_begins(core.now, &core.counters);
         core.counters.turns.add(1);
 
@@ -438,7 +441,11 @@ impl Reactor {
         }
         core.meter.turn_ends();
         if wait == Wait::Poll {
-            core.submit_sends()?;
+            if let Err(error) = core.submit_sends() {
+                core.ring_failed(&error);
+                watch::tell_watched(core, &mut self.handlers);
+                return Err(error);
+            }
             core.refresh_rows();
         }
         if !core.meter.is_driven() && core.meter.wants_time() {
@@ -1087,7 +1094,8 @@ impl Core {
         }
         self.leave_stalled_to_ring();
         self.arm();
-        if !self.dirty.is_empty() {
+        // Some may not have been armed: for want of room in the submission queue.
+        if !self.dirty.is_empty() || !self.unarmed.is_empty() {
             return self.enter_if_needed();
         }
         self.park(limit, read_at)

@@ -32,6 +32,7 @@ use slotmap::new_key_type;
 
 use crate::config::Config;
 use crate::error::{CloseReason, ProtocolError, SendError};
+use crate::reactor::catch_up::LAG_PAUSE;
 use crate::reactor::command::{Command, Visitor};
 use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase, Route};
 use crate::reactor::core::{Admitted, Core};
@@ -590,10 +591,12 @@ impl Core {
             None => {}
             Some(&mut Home::Here(key)) => {
                 self.pace.set_sessions(self.connections.len());
+                let caught_up = self.caught_up();
                 let connection = &mut self.connections[key];
                 if connection.is_not_listening(self.config.window_bytes() as usize) {
                     connection.session.received_bytes(self.now);
                 }
+                connection.session.lag_behind(caught_up, self.now, self.now + LAG_PAUSE);
                 let expiry = connection.session.expire(self.now, &mut self.pace);
                 if connection.phase != Phase::Live {
                     self.note_misses(home);

@@ -636,10 +636,21 @@ impl Core {
             // Of operations that a worker thread of the ring made and a signal ended
             // (io_uring/net.c); ours are made by polling, so this is only for completeness.
             Some(libc::EINTR) => {}
-            Some(libc::EOPNOTSUPP) if was_zero_copy => connection.zero_copy = false,
+            // EINVAL: Linux 6.1 does not know IORING_SEND_ZC_REPORT_USAGE, of 6.2.
+            Some(libc::EOPNOTSUPP | libc::EINVAL) if was_zero_copy => connection.zero_copy = false,
             // What the peer sent before it went is still to be read.
             Some(libc::EPIPE | libc::ECONNRESET) if connection.pause.is_some() => {
                 self.depart(key);
+                return;
+            }
+            // It is not read any more: its hello was refused, for example.
+            Some(libc::EPIPE | libc::ECONNRESET)
+                if !connection.receiving
+                    && !connection.wants_receive
+                    && !self.ready.contains(&key) =>
+            {
+                let reason = connection.close_when_sent.unwrap_or(CloseReason::PeerClosed);
+                self.close(key, reason);
                 return;
             }
             Some(libc::EPIPE | libc::ECONNRESET) => {
@@ -738,6 +749,10 @@ impl Core {
         };
         connection.wants_receive = false;
         self.direct_receives += 1;
+        if !std::mem::replace(&mut self.now_is_of_receive, true) {
+            // It may have spun for long.
+            self.now = Nanos::now();
+        }
         self.received(key, result, false);
         Direct::Received
     }

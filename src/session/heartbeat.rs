@@ -255,6 +255,17 @@ impl Heartbeat {
         Action::SendHeartbeat(Beat { form: Form::Heartbeat, echo: self.echo, sent_ns: now.0 })
     }
 
+    /// What has come since `caught_up` may not have been taken in yet: a silence that is not fatal
+    /// without that time is judged at `look_again`. To be called before [`poll`](Self::poll).
+    pub(crate) fn lag_behind(&mut self, caught_up: Nanos, now: Nanos, look_again: Nanos) {
+        if self.silence != Silence::Fatal
+            && now >= self.silent_until()
+            && self.received_at + self.dead_after > caught_up
+        {
+            self.silence = Silence::ExcusedUntil(look_again);
+        }
+    }
+
     /// When [`poll`](Self::poll) has something to do, unless bytes come or go before.
     /// [`Nanos::NEVER`] when the peer is dead or neither end wants to hear.
     ///

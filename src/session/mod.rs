@@ -1073,6 +1073,14 @@ impl Session {
         Expiry::GoOn
     }
 
+    /// What has come since `caught_up` may not have been handled yet: the peer's silence since then
+    /// is judged at `look_again`. To be called before [`Session::expire`].
+    pub(crate) fn lag_behind(&mut self, caught_up: Nanos, now: Nanos, look_again: Nanos) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.lag_behind(caught_up, now, look_again);
+        }
+    }
+
     /// Bytes came in. Hot path: once per receive.
     #[inline]
     pub(crate) fn received_bytes(&mut self, now: Nanos) {

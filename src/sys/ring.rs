@@ -167,7 +167,7 @@ struct Batch {
 
 const IORING_ENTER_GETEVENTS: u32 = 1;
 const IORING_RECVSEND_POLL_FIRST: u16 = 1;
-const IORING_SEND_ZC_REPORT_USAGE: u16 = 8;
+pub(crate) const IORING_SEND_ZC_REPORT_USAGE: u16 = 8;
 const IORING_NOTIF_USAGE_ZC_COPIED: u32 = 1 << 31;
 
 /// How long dropping a ring waits for the kernel to let go of the buffers.
@@ -425,6 +425,20 @@ impl Ring {
             || (self.prompt_submitted > 0 && self.is_first_batch_done())
     }
 
+    /// Whether there are completions to reap, or the kernel has some that it did not post yet: for
+    /// want of room, or because they wait for the next entry (IORING_SQ_TASKRUN).
+    pub(crate) fn has_more(&mut self) -> bool {
+        let submission = self.uring.submission();
+        let is_held = submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        is_held || self.has_completion()
+    }
+
+    /// Completions reaped so far, of those that the kernel posts.
+    pub(crate) fn reaped(&self) -> u64 {
+        self.reaped
+    }
+
     /// Takes the next completion.
     ///
     /// Hot path: a slot-map remove.
@@ -446,7 +460,6 @@ impl Ring {
     }
 
     /// Operations the kernel still holds.
-    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.ops.len()
     }

@@ -42,9 +42,9 @@ pub(super) struct Goal {
 }
 
 impl Goal {
-    /// The goals of a case, each about another figure or another subject. Cases of the default suite have some,
-    /// streams however they wait, reliable messages, critical ones beside bulk, and busy
-    /// connections beside silent ones.
+    /// The goals of a case, each about another figure or another subject. Cases of the default
+    /// suite have some, streams however they wait, reliable messages, critical ones beside bulk,
+    /// and busy connections beside silent ones.
     pub(super) fn all_of(case: Case) -> impl Iterator<Item = Self> {
         let Case { scenario, payload_bytes, idle, connections, beside, .. } = case;
         let key = (scenario, payload_bytes, idle, connections, beside);
@@ -60,8 +60,8 @@ impl Goal {
                 &[(Figure::P50, 0, 1.1), (Figure::P99, 0, 1.15)]
             }
             (Scenario::Rtt, 64, Idle::Spin, 1_000, Beside::Fewer(64)) => &[(Figure::Rate, 0, 0.8)],
-            // The framing loop does the same work. Long frames are judged against bulk bytes too, and
-            // against the loop, which may be the faster where it writes more at once.
+            // The framing loop does the same work. Long frames are judged against bulk bytes, too:
+            // which of both is the faster depends on how much they write at once.
             (Scenario::Stream, 64, _, 1, Beside::Floors) => &[(Figure::Rate, 0, 0.75)],
             (Scenario::Stream, 65_536 | 1_048_576, _, 1, Beside::Floors) => {
                 &[(Figure::Rate, 0, 0.9), (Figure::Rate, 1, 0.9)]

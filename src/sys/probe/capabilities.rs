@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use super::refusal::{Facts, RingError};
 use super::setup::{self, SetupFlags, build_ring, errno_of};
+use crate::sys::ring::IORING_SEND_ZC_REPORT_USAGE;
 use crate::time::Nanos;
 
 /// How long one trial may take.
@@ -380,7 +381,10 @@ impl Trial {
                 let memory = self.memory.as_ref().expect("taken only by drop");
                 let bytes = u32::try_from(SEND_BYTES).expect("small");
                 let from = memory.page(SEND_PAGE).as_ptr();
-                opcode::SendZc::new(Fd(stream.as_raw_fd()), from, bytes).build()
+                // As a reactor sends: Linux 6.1 has the operation and not the flag.
+                opcode::SendZc::new(Fd(stream.as_raw_fd()), from, bytes)
+                    .zc_flags(IORING_SEND_ZC_REPORT_USAGE)
+                    .build()
             }
         };
         self.push(&entry)?;
