@@ -479,6 +479,9 @@ settings! {
 
     /// TCP_USER_TIMEOUT, in milliseconds: how long sent data may stay unacknowledged before the
     /// kernel gives the connection up (tcp(7)); 0 leaves the kernel's default of about 15 minutes.
+    /// Only without heartbeats (`heartbeat_interval_ms = 0`). With them it has no effect: they find
+    /// a peer that is gone, and to the kernel one that is there and has stopped reading, as
+    /// backpressure makes it, is late as well.
     tcp_user_timeout_ms: u32 = 10_000, 0 => 3_600_000;
     /// Idle seconds before the kernel probes the peer (TCP_KEEPIDLE, tcp(7)); 0 turns probes off.
     tcp_keepalive_s: u32 = 15, 0 => 32_767;

@@ -164,7 +164,9 @@ fn is_loopback(address: &SockAddr) -> bool {
 /// Applies the configured TCP options; on a listener, accepted sockets inherit them (tcp(7)).
 fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    if config.tcp_user_timeout_ms() > 0 {
+    // Heartbeats find a peer that is gone. The kernel would give up one that is there and does not
+    // read, too: a window that stays closed counts as time without an acknowledgement.
+    if config.tcp_user_timeout_ms() > 0 && config.heartbeat_interval_ms() == 0 {
         let timeout = Duration::from_millis(config.tcp_user_timeout_ms().into());
         socket.set_tcp_user_timeout(Some(timeout))?;
     }
@@ -385,6 +387,34 @@ mod tests {
         // An administrator may forbid it (tcp_allowed_congestion_control).
         let _ = socket.set_tcp_congestion(name);
         options(&socket).1
+    }
+
+    /// Dialled and accepted. Somebody who reads slowly is not given up by the kernel while
+    /// heartbeats tell that he is there.
+    #[test]
+    fn both_ends_watch_for_a_peer_that_is_gone() {
+        for (interval_ms, timeout) in [(1_000, None), (0, Some(Duration::from_millis(700)))] {
+            let config = Config::builder()
+                .heartbeat_interval_ms(interval_ms)
+                .tcp_user_timeout_ms(700)
+                .tcp_keepalive_s(7)
+                .build()
+                .expect("valid");
+            let (dialled, accepted) = connected("127.0.0.1:0", &config);
+            for socket in [dialled, accepted] {
+                assert!(socket.tcp_nodelay().expect("a socket option"));
+                assert!(socket.keepalive().expect("a socket option"));
+                let idle = socket.tcp_keepalive_time().expect("a socket option");
+                let interval = socket.tcp_keepalive_interval().expect("a socket option");
+                assert_eq!((idle.as_secs(), interval.as_secs()), (7, 1));
+                // What is not set reads as no time.
+                let found = socket.tcp_user_timeout().expect("a socket option");
+                assert_eq!(found.filter(|found| !found.is_zero()), timeout);
+                // A child of a process that embeds this holds no link open.
+                let flags = rustix::io::fcntl_getfd(&socket).expect("open");
+                assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+            }
+        }
     }
 
     #[test]
