@@ -997,7 +997,7 @@ impl Core {
     /// it is to leave, so that it does not come back at once. One attempt, without waiting. While
     /// the kernel holds a send there is none: it may have been taken in part, and a goodbye in the
     /// middle of a frame is none.
-    fn say_goodbye_at_once(&self, key: ConnectionKey) {
+    pub(crate) fn say_goodbye_at_once(&self, key: ConnectionKey) {
         let connection = &self.connections[key];
         if connection.session.state() != State::Draining || connection.in_flight.is_some() {
             return;

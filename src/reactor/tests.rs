@@ -539,6 +539,20 @@ fn interrupted_send_is_made_again_and_not_counted() {
     assert_eq!(pair.near.statistics().enobufs, 0);
 }
 
+/// The socket may have taken part of what the kernel holds: a goodbye in the middle of a frame would
+/// be read as a part of it.
+#[test]
+fn goodbye_does_not_come_between_the_parts_of_a_frame() {
+    let mut pair = Pair::new();
+    pair.near.send(pair.id, Envelope::data(), b"whole").expect("room");
+    let buffer = pair.take_send();
+    let key = pair.key();
+    pair.near.core.drain(key, Nanos::now() + PATIENCE);
+    pair.near.core.say_goodbye_at_once(key);
+    pair.fail_send(buffer, libc::EINTR);
+    assert_eq!(pair.receive().payload()[..], *b"whole");
+}
+
 #[test]
 fn send_that_fails_while_closing_frees_everything() {
     let mut pair = Pair::new();

@@ -429,6 +429,35 @@ fn client_that_only_flushes_gets_everything_across_spinning() {
     isolated(|| check_only_flushes(Idle::Spin));
 }
 
+/// A lane that ends the session instead of refusing.
+#[test]
+fn session_ends_with_the_first_message_that_has_no_room() {
+    isolated(|| {
+        let config = narrow().overflow(Priority::Normal, Overflow::Disconnect).reconnect(false);
+        let (mut client, mut peer) = client_and_peer(valid(config));
+        let (mut admitted, refused) = (
+            0,
+            loop {
+                if let Err(error) = client.send(Envelope::data(), &[0; 1000]) {
+                    break error;
+                }
+            },
+        );
+        assert_eq!(refused, SendError::Full);
+        wait_until("the session is over", || {
+            client.poll();
+            client.disconnected_reason().is_some()
+        });
+        assert_eq!(client.disconnected_reason(), Some(CloseReason::SlowPeer));
+        assert_eq!(client.send(Envelope::data(), &[0; 8]), Err(SendError::NotConnected));
+        // The peer reads what was on its way, and the end.
+        while peer.try_frame().is_ok() {
+            admitted += 1;
+        }
+        assert!(admitted > 0);
+    });
+}
+
 #[test]
 fn frames_max_bounds_the_lane_too() {
     isolated(|| {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ringwire::{
-    Client, CloseReason, Config, ConnectionState, Envelope, FlushError, ReceiveError, SendError,
-    Transport,
+    Client, CloseReason, Config, ConnectError, ConnectionState, Envelope, FlushError, Idle, Nanos,
+    ReceiveError, SendError, Transport,
 };
 
 use crate::util::{
@@ -23,6 +23,69 @@ fn flushed_message_leaves_without_another_call() {
             assert_eq!(peer.frame().payload, [number]);
         }
         assert_eq!(client.connection().expect("connected").frames_queued, 0);
+    });
+}
+
+/// A port that answers nothing: the queue of those that wait to be accepted is full, so that the
+/// kernel drops what comes (listen(2)).
+fn black_hole() -> (socket2::Socket, Vec<std::net::TcpStream>, String) {
+    let (socket, endpoint) = deaf_port();
+    socket.listen(0).expect("a port");
+    let address = endpoint.parse().expect("an address");
+    let mut waiting = Vec::new();
+    while let Ok(stream) =
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100))
+    {
+        waiting.push(stream);
+        assert!(waiting.len() < 100, "the queue never fills");
+    }
+    (socket, waiting, endpoint)
+}
+
+#[test]
+fn connecting_takes_no_longer_than_it_may() {
+    isolated(|| {
+        let (_socket, _waiting, endpoint) = black_hole();
+        let timeout = Duration::from_millis(80);
+        for idle in [Idle::Park, Idle::Spin] {
+            let config = settings().connect_timeout_ms(80).idle(idle).heartbeat_interval_ms(0);
+            let config = config.registry(false).build().expect("valid");
+            let mut client = Client::new(config).expect("a ring");
+            let (outcome, took) = timed(|| client.connect(&endpoint));
+            let error = outcome.expect_err("nobody answers");
+            assert!(
+                matches!(&error, ConnectError::Timeout { timeout: it, .. } if *it == timeout),
+                "{error}"
+            );
+            assert!(took >= timeout && took < PATIENCE, "{took:?}");
+        }
+    });
+}
+
+/// Rust ignores SIGPIPE where it has `main`; who embeds this may not. io_uring raises it never, so
+/// this is about sends past the ring.
+#[test]
+fn write_to_a_peer_that_is_gone_raises_no_signal() {
+    isolated(|| {
+        // SAFETY: sets a disposition; no handler runs.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        let config = settings().idle(Idle::Spin).reconnect(false).build().expect("valid");
+        let (mut client, peer) = client_and_peer(config);
+        drop(peer);
+        // The first is answered with a reset, after which the socket says EPIPE (tcp(7)); nothing is
+        // read meanwhile, which would tell of the end.
+        let deadline = Nanos::now() + PATIENCE;
+        let sends = client.statistics().direct_sends;
+        while client.connection().is_some_and(|info| info.frames_queued == 0) {
+            client.send(Envelope::data(), &[0; 1000]).expect("room");
+            client.flush();
+            assert!(Nanos::now() < deadline, "it is never noticed");
+        }
+        assert!(client.statistics().direct_sends > sends, "none went past the ring");
+        while client.disconnected_reason().is_none() {
+            client.poll();
+            assert!(Nanos::now() < deadline, "it is never noticed");
+        }
     });
 }
 

@@ -20,6 +20,39 @@ fn node(reactors: usize) -> Node {
     Node::builder().config(config()).reactors(reactors).start().expect("it starts")
 }
 
+/// Each reactor on the core that is named for it.
+#[test]
+fn reactors_run_where_they_are_told_to() {
+    let allowed = rustix::thread::sched_getaffinity(None).expect("a set");
+    let cores: Vec<usize> = (0..1024).filter(|&core| allowed.is_set(core)).take(2).collect();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let config = settings().cores(cores.clone()).build().expect("valid");
+    let server = Server::builder()
+        .config(config)
+        .listen("127.0.0.1:0")
+        .on(Kind::Command, move |context, _| {
+            let set = rustix::thread::sched_getaffinity(None).expect("a set");
+            let found: Vec<usize> = (0..1024).filter(|&core| set.is_set(core)).collect();
+            let reactor = usize::from(context.reactor());
+            sender.send((reactor, found)).expect("the test waits");
+        })
+        .start()
+        .expect("it starts");
+    // Which reactor accepts is the kernel's choice: all have been seen with enough connections.
+    let mut seen = vec![false; cores.len()];
+    let mut clients = Vec::new();
+    while seen.contains(&false) {
+        assert!(clients.len() < 200, "a reactor accepts nothing: {seen:?}");
+        let mut client = crate::util::client(&endpoint(&server));
+        client.send(Envelope::command(), b"where?").expect("room");
+        client.flush();
+        clients.push(client);
+        let (reactor, found) = receiver.recv_timeout(PATIENCE).expect("it is handled");
+        assert_eq!(found, [cores[reactor]]);
+        seen[reactor] = true;
+    }
+}
+
 #[test]
 fn threads_share_one_handle() {
     isolated(|| {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use ringwire::error::DropReason;
-use ringwire::{CloseReason, Envelope, Kind, Nanos, Priority, RequestError, SendError, Server};
+use ringwire::{
+    CloseReason, Envelope, Kind, Nanos, Priority, RequestError, SendError, Server, Wait,
+};
 
 use crate::bed::{Bed, settings_that_resume, silent, valid};
 use crate::proxy::Fault;
@@ -20,6 +22,27 @@ fn answer(peer: &mut Peer, request: &Plain) {
     assert_eq!(request.flags & REQUEST, REQUEST, "{request:?}");
     let payload = request.payload.clone();
     peer.send(Plain::new(STATUS, NORMAL, &payload).correlated(RESPONSE, request.correlation));
+}
+
+/// With nothing else that would wake it.
+#[test]
+fn sleeping_client_wakes_for_its_timeout() {
+    isolated(|| {
+        let config = settings().idle(ringwire::Idle::Park).heartbeat_interval_ms(0);
+        let config = config.registry(false).build().expect("valid");
+        let (mut client, _peer) = client_and_peer(config);
+        let id = client.start_request(Envelope::command(), b"slow", SHORT).expect("room");
+        let begun = Nanos::now();
+        let outcome = loop {
+            if let Some(outcome) = client.take_response(id) {
+                break outcome;
+            }
+            assert!(Nanos::now() < begun + PATIENCE, "it sleeps on");
+            client.reactor().turn(Wait::Until(Nanos::NEVER)).expect("the ring works");
+        };
+        assert_eq!(outcome.expect_err("no answer"), RequestError::Timeout { timeout: SHORT });
+        assert!(Nanos::now() >= begun + SHORT);
+    });
 }
 
 #[test]

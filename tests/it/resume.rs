@@ -71,6 +71,36 @@ fn half_open_link_is_superseded() {
     });
 }
 
+/// A pulled cable: nobody says anything, and what was sent meanwhile comes when there is a way.
+#[test]
+fn silent_link_is_made_again_and_loses_nothing() {
+    isolated(|| {
+        let settings = || settings_that_resume().heartbeat_interval_ms(30).heartbeat_misses(3);
+        let mut bed = Bed::around(settings(), silent().config(valid(settings())));
+        bed.proxy.hold();
+        bed.client.send(Envelope::command().reliable(), b"in the dark").expect("room");
+        let lost = bed.turn_until_event("the silence is noticed", |kind| {
+            matches!(kind, EventKind::LinkLost { .. })
+        });
+        let EventKind::LinkLost { reason, .. } = lost else { panic!("{lost:?}") };
+        assert_eq!(reason, CloseReason::PeerSilent);
+        bed.proxy.release();
+        bed.turn_until_resumed();
+        let mut message = None;
+        bed.turn_until("it has come", |bed| {
+            message = bed.server.receive(Duration::ZERO).ok();
+            message.is_some()
+        });
+        assert_eq!(message.expect("just seen").payload()[..], *b"in the dark");
+        let events = events_of_server(&bed.server, "Resumed");
+        let EventKind::LinkLost { reason, .. } = events[0].kind else { panic!("{events:?}") };
+        assert!(
+            matches!(reason, CloseReason::PeerSilent | CloseReason::Superseded),
+            "{reason}, whoever was first"
+        );
+    });
+}
+
 /// While the connection that was superseded still ends, its session is there once.
 #[test]
 fn broadcast_behind_a_return_goes_out_once() {
