@@ -102,7 +102,7 @@ pub(crate) fn handle_ready(
     let transmits_early = core.transmits_early(count);
     for index in 0..count {
         let key = core.ready[index];
-        handle_window(core, handlers, awaited, key);
+        handle_window(core, handlers, awaited, key, transmits_early);
         if transmits_early {
             core.transmit_early(key);
         }
@@ -117,6 +117,7 @@ fn handle_window(
     handlers: &mut Handlers,
     awaited: &mut Option<Awaited<'_>>,
     key: ConnectionKey,
+    transmits_early: bool,
 ) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     if !connection.is_readable() || !connection.window.is_idle() {
@@ -129,7 +130,7 @@ fn handle_window(
     let (consumed, outcome) = {
         let mut input = &buffer.bytes()[range];
         let available = input.len();
-        let outcome = handle_frames(core, handlers, awaited, key, &mut input);
+        let outcome = handle_frames(core, handlers, awaited, key, transmits_early, &mut input);
         (available - input.len(), outcome)
     };
     if is_urgent {
@@ -176,13 +177,15 @@ fn handle_window(
     }
 }
 
-/// Cuts frames off `input` and handles them.
+/// Cuts frames off `input` and handles them. The answers to them leave before they are booked, when
+/// they may.
 #[inline]
 fn handle_frames(
     core: &mut Core,
     handlers: &mut Handlers,
     awaited: &mut Option<Awaited<'_>>,
     key: ConnectionKey,
+    mut transmits_early: bool,
     input: &mut &[u8],
 ) -> Result<Stop, ProtocolError> {
     let mut messages = 0;
@@ -197,6 +200,13 @@ fn handle_frames(
         if !connection.is_readable() {
             // The handler before has seen to that, or what the frame before asked for.
             break Ok(Stop::Ended);
+        }
+        if input.is_empty() {
+            if std::mem::take(&mut transmits_early) {
+                core.transmit_early(key);
+                continue;
+            }
+            break Ok(Stop::Starved { frame_bytes: None });
         }
         if messages + others >= FRAMES_PER_TURN {
             break Ok(Stop::Budget);
