@@ -203,6 +203,8 @@ pub(crate) struct Core {
     /// The clock has been read since a spinning reactor received something, for the turn that
     /// follows.
     pub(crate) now_is_of_receive: bool,
+    /// Room in the inbox that nobody takes from the connection that waits for it the longest.
+    pub(crate) inbox_promised_bytes: usize,
     /// A message was refused for want of room, and nothing has left since.
     pub(crate) room_wanted: bool,
     /// Who waits for a connection to be established.
@@ -334,6 +336,7 @@ impl Core {
             mailbox_polled: false,
             backlog: false,
             room_wanted: false,
+            inbox_promised_bytes: 0,
             catch_up: CatchUp::new(),
             now_is_of_receive: false,
             watchers: Vec::new(),

@@ -78,23 +78,29 @@ impl Core {
     /// Whether anything that was held back can go on now.
     #[cold]
     pub(crate) fn can_resume(&mut self) -> bool {
-        let mut is_first = true;
-        (0..self.paused.len()).any(|index| self.may_go_on(self.paused[index], &mut is_first))
-    }
-
-    /// Whether a connection that was held back has room now, or is over. Of those that wait for
-    /// memory the first is served first: `is_first` until that one has been asked for.
-    fn may_go_on(&mut self, key: ConnectionKey, is_first: &mut bool) -> bool {
-        let Some(connection) = self.connections.get(key) else { return true };
-        match connection.pause {
-            _ if !connection.is_readable() => true,
-            Some(Pause::Inbox { payload_bytes }) => self.inbox.has_room(payload_bytes),
-            Some(Pause::Memory { frame_bytes, .. }) => match std::mem::replace(is_first, false) {
-                true => self.receive_memory.can_lend(frame_bytes),
-                false => self.receive_memory.can_lend_apart(frame_bytes),
-            },
-            None => true,
+        // Of those that wait for the same, the first is served first.
+        let (mut is_inbox_asked, mut is_memory_wanted) = (false, false);
+        for key in &self.paused {
+            let Some(connection) = self.connections.get(*key) else { return true };
+            let may_go_on = match connection.pause {
+                _ if !connection.is_readable() => true,
+                Some(Pause::Inbox { payload_bytes }) => {
+                    !std::mem::replace(&mut is_inbox_asked, true)
+                        && self.inbox.has_room(payload_bytes)
+                }
+                Some(Pause::Memory { frame_bytes, .. }) => {
+                    match std::mem::replace(&mut is_memory_wanted, true) {
+                        false => self.receive_memory.can_lend(frame_bytes),
+                        true => self.receive_memory.can_lend_apart(frame_bytes),
+                    }
+                }
+                None => true,
+            };
+            if may_go_on {
+                return true;
+            }
         }
+        false
     }
 
     /// Gives a connection that waits for memory its buffer, if there is one.
@@ -107,19 +113,24 @@ impl Core {
 
     /// Continues with connections that were held back: those that have waited longest first, and of
     /// those that wait for the inbox one in a turn. It may take all the room there is, and is the
-    /// last in line after that. Memory is given here and now, so that nobody comes between; whoever
+    /// last in line after that; while there is too little for it nobody else takes any. Memory is given here and now, so that nobody comes between; whoever
     /// has waited for as long as a frame may take keeps nobody else waiting: what it needs may be
     /// in pieces that nobody gives back.
     #[cold]
     pub(crate) fn resume_paused(&mut self) {
-        let (mut index, mut is_inbox_given, mut is_memory_wanted) = (0, false, false);
+        let (mut index, mut is_inbox_asked, mut is_memory_wanted) = (0, false, false);
+        self.inbox_promised_bytes = 0;
         while index < self.paused.len() {
             let key = self.paused[index];
             let pause = self.connections.get(key).filter(|connection| connection.is_readable());
             let goes_on = match pause.map(|connection| connection.pause) {
                 Some(Some(Pause::Inbox { payload_bytes })) => {
-                    self.inbox.has_room(payload_bytes)
-                        && !std::mem::replace(&mut is_inbox_given, true)
+                    let is_first = !std::mem::replace(&mut is_inbox_asked, true);
+                    let goes_on = is_first && self.inbox.has_room(payload_bytes);
+                    if is_first && !goes_on {
+                        self.inbox_promised_bytes = payload_bytes;
+                    }
+                    goes_on
                 }
                 Some(Some(Pause::Memory { since, .. })) => {
                     let is_lent = self.lend_memory(key, !is_memory_wanted);

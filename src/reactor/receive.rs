@@ -231,7 +231,7 @@ fn handle_frames(
             if route == Route::Inbox && frame.kind().is_application() {
                 let is_awaited = frame.is_response();
                 let payload_bytes = frame.payload().len();
-                if !is_awaited && !core.inbox.has_room(payload_bytes) {
+                if !is_awaited && !core.inbox.has_room(payload_bytes + core.inbox_promised_bytes) {
                     *input = rest;
                     break Ok(Stop::InboxFull { payload_bytes });
                 }

@@ -629,6 +629,45 @@ fn client_that_keeps_up_is_served_large_frames_among_many_that_do_not() {
     isolated(|| check_one_keeps_up(100_000));
 }
 
+/// A long message gets its room in the inbox however many short ones come.
+#[test]
+fn long_message_is_not_overtaken_for_ever() {
+    isolated(|| {
+        let config = settings().idle(Idle::Park).inbox_bytes_max(64 << 10);
+        let mut reactor = Reactor::new(&valid(config.frame_bytes_max(64 << 10))).expect("a ring");
+        let address = reactor.listen(&"127.0.0.1:0".parse().expect("well formed")).expect("free");
+        let mut peers: Vec<Peer> = (0..3).map(|_| Peer::dial(&address)).collect();
+        for peer in &mut peers {
+            peer.write(&Greeting::default().frame(HELLO).encode());
+        }
+        wait_until("all are connected", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            reactor.statistics().connections_active == 3
+        });
+        // Short ones of two peers fill the inbox; more than that stand in the sockets.
+        for peer in &mut peers[1..] {
+            (0..100).for_each(|_| peer.send(Plain::new(DATA, NORMAL, &[1; 1000])));
+        }
+        wait_until("the inbox is full", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            reactor.statistics().receive_pauses > 0
+        });
+        peers[0].send(Plain::new(DATA, NORMAL, &[2; 60_000]));
+        wait_until("the long one waits", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            reactor.statistics().receive_pauses > 2
+        });
+        // One is taken a turn, and as fast comes another.
+        let taken = (0..200).find(|_| {
+            let message = reactor.receive().expect("it is full");
+            reactor.turn(Wait::Poll).expect("the ring works");
+            message.payload().len() == 60_000
+        });
+        let taken = taken.expect("it comes before all short ones have");
+        assert!(taken < 150, "behind {taken} others, of which 64 were there before it");
+    });
+}
+
 /// Receives slowly through a tiny inbox what `send` sends; everything comes, in order.
 fn check_inbox(count: u32, send: impl FnOnce() + Send, mut receive: impl FnMut() -> Vec<u8>) {
     std::thread::scope(|scope| {
