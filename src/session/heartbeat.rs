@@ -252,7 +252,10 @@ impl Heartbeat {
         }
         self.sent(now);
         self.measured(now);
-        Action::SendHeartbeat(Beat { form: Form::Heartbeat, echo: self.echo, sent_ns: now.0 })
+        // A peer refuses a beat that left before what it echoes came, however the caller's clock
+        // went.
+        let sent_ns = self.echo.map_or(now.0, |echo| echo.received_ns.max(now.0));
+        Action::SendHeartbeat(Beat { form: Form::Heartbeat, echo: self.echo, sent_ns })
     }
 
     /// What has come since `caught_up` may not have been taken in yet: a silence that is not fatal

@@ -1360,6 +1360,10 @@ impl Session {
         memory: &mut SendMemory<'_>,
     ) -> Result<Input, ProtocolError> {
         let unexpected = Err(ProtocolError::Unexpected { kind: frame.kind() });
+        let may_have_extension = frame.kind().is_application() || frame.kind() == Kind::Cancel;
+        if frame.flags().contains(Flags::EXTENDED) && !may_have_extension {
+            return Err(ProtocolError::BadFlags { got: frame.flags().0 });
+        }
         match (self.state, self.role, frame.kind()) {
             (State::Greeting, Role::Listener, Kind::Hello)
             | (State::Greeting, Role::Dialer, Kind::Welcome) => Ok(Input::Greeting),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::mem::{Pool, PoolLayout};
+use crate::wire::heartbeat::Echo;
 use crate::wire::{BodyError, Scratch, frame_bytes};
 
 /// One end with its own memory.
@@ -90,13 +91,17 @@ impl End {
     }
 
     fn handle(&mut self, bytes: &[u8]) -> Result<(), ProtocolError> {
+        self.handle_at(bytes, NOW)
+    }
+
+    fn handle_at(&mut self, bytes: &[u8], now: Nanos) -> Result<(), ProtocolError> {
         // As in the window: frames start 16-aligned.
         let mut aligned = Buffer::new(bytes.len());
         aligned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         let mut input = &aligned.bytes()[..bytes.len()];
         while let Some(frame) = self.session.decoder().next(&mut input)? {
             let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
-            match self.session.handle(&frame, NOW, &mut memory)? {
+            match self.session.handle(&frame, now, &mut memory)? {
                 Input::Message => {
                     self.received.push((frame.priority(), frame.payload().to_vec()));
                 }
@@ -104,12 +109,12 @@ impl End {
                     let outcome = match self.session.role() {
                         Role::Dialer => {
                             let identity = &self.identity;
-                            self.session.accept_welcome(&frame, identity, NOW, &mut memory)?.0
+                            self.session.accept_welcome(&frame, identity, now, &mut memory)?.0
                         }
                         Role::Listener => {
                             let buffer = memory.pool.take(1024).expect("memory");
                             let identity = &self.identity;
-                            self.session.answer(&frame, buffer, identity, NOW, 0, &mut memory)?
+                            self.session.answer(&frame, buffer, identity, now, 0, &mut memory)?
                         }
                     };
                     match outcome {
@@ -1199,4 +1204,58 @@ fn nothing_goes_along_that_has_not_its_turn() {
         near.push_in_place(Envelope::data(), 1);
         near.session.drain();
     });
+}
+
+/// A frame of the peer's.
+fn frame_of(kind: Kind, extension: Option<Extension>, payload: &[u8]) -> Vec<u8> {
+    let head = FrameHead {
+        kind,
+        priority: Priority::Critical,
+        codec: Codec::Opaque,
+        type_id: 0,
+        sequence: 0,
+        sent_at_ns: 0,
+        flags: Flags::default(),
+        extension,
+        checksum: Checksum::Always,
+    };
+    let mut bytes = vec![0; frame_bytes(payload.len(), extension.is_some())];
+    head.encode(payload, &mut bytes);
+    bytes
+}
+
+/// What is received is taken in with one reading of the clock, and deadlines are looked at with
+/// one, which may be the earlier.
+#[test]
+fn beat_that_is_due_before_the_last_one_came_is_sound() {
+    let beats = HeartbeatPolicy { interval_us: 1_000, misses: 1_000, ..identity("").heartbeat };
+    let mut near = End::new(Role::Dialer, Identity { heartbeat: beats, ..identity("near") });
+    let mut far = End::new(Role::Listener, identity("server"));
+    near.greet();
+    exchange(&mut near, &mut far);
+    let due = Nanos(NOW.0 + 2_000_000);
+    let came = Nanos(due.0 + 500);
+    let mut answer = [0; HEARTBEAT_FRAME_BYTES];
+    let echo = Some(Echo { origin_ns: 1, received_ns: 1 });
+    let written = write_heartbeat(&Beat { form: Form::Answer, echo, sent_ns: 2 }, &mut answer);
+    far.handle_at(&answer[..written], came).expect("well formed");
+    assert_eq!(far.session.expire(due, &mut any_time()), Expiry::GoOn);
+    let bytes = far.send_block().expect("a heartbeat is due");
+    let frame = Decoder::new(1024).next(&mut &bytes[..]).expect("ours").expect("whole");
+    let beat = read_heartbeat(frame.payload()).expect("the peer takes it");
+    assert_eq!(beat.echo, Some(Echo { origin_ns: 2, received_ns: came.0 }));
+    assert_eq!(beat.sent_ns, came.0);
+}
+
+/// Nothing in an extension is for the session's own frames, a time to live least of all.
+#[test]
+fn frames_of_the_session_have_no_extension() {
+    let extension = Some(Extension { ttl_us: 1.into(), ..Extension::default() });
+    let refused = Err(ProtocolError::BadFlags { got: 0x11 });
+    for kind in [Kind::Heartbeat, Kind::Acknowledgement, Kind::Gap, Kind::Goodbye] {
+        let (mut near, _) = pair();
+        assert_eq!(near.handle(&frame_of(kind, extension, &[])), refused, "{kind:?}");
+    }
+    let mut fresh = End::new(Role::Listener, identity("server"));
+    assert_eq!(fresh.handle(&frame_of(Kind::Hello, extension, &[])), refused);
 }

@@ -37,6 +37,8 @@
 //! | 56 | 4 | destination | node number of the receiver; 0 the peer |
 //! | 60 | 4 | reserved | 0 |
 //!
+//! Messages may have it, and *cancel* must. The session's other frames have none.
+//!
 //! # Conversation
 //!
 //! The side that connected sends *hello* and waits; the other answers *welcome* (and messages may

@@ -14,9 +14,9 @@ use ringwire::{
 };
 
 use crate::util::{
-    CHECKSUM, COMMAND, CRITICAL, DATA, GAP, GOODBYE, Greeting, HELLO, NORMAL, PATIENCE, Peer,
-    Plain, REJECT, STATUS, WELCOME, client, client_with, config, echo, endpoint, isolated, pattern,
-    plain_listener, resident_kib, settings, start, timed, wait_for, wait_until,
+    CHECKSUM, COMMAND, CRITICAL, DATA, EXTENDED, GAP, GOODBYE, Greeting, HEARTBEAT, HELLO, NORMAL,
+    PATIENCE, Peer, Plain, REJECT, STATUS, WELCOME, client, client_with, config, echo, endpoint,
+    isolated, pattern, plain_listener, resident_kib, settings, start, timed, wait_for, wait_until,
 };
 
 #[derive(rkyv::Archive, rkyv::Serialize)]
@@ -595,6 +595,24 @@ fn hostile_peers_all_at_once() {
         let mut peer = Peer::connect(&server);
         peer.send(Plain::new(STATUS, NORMAL, b"at last"));
         assert_eq!(server.receive(PATIENCE).expect("one").kind(), Kind::Status);
+    });
+}
+
+/// Answers that come with a time to live, while a heartbeat is always due.
+#[test]
+fn time_to_live_of_a_heartbeat_ends_its_connection_alone() {
+    isolated(|| {
+        let times = [1_u64, 1, 2];
+        let mut payload = vec![2, 0, 0, 0, 0, 0, 0, 0];
+        times.iter().for_each(|time| payload.extend_from_slice(&time.to_le_bytes()));
+        let mut beat = Plain::new(HEARTBEAT, CRITICAL, &payload).flags(EXTENDED | CHECKSUM);
+        beat.ttl_us = 1;
+        let beats = beat.encode().repeat(8);
+        check("protocol", |server| {
+            let greeting = Greeting { heartbeat_interval_us: 1_000, ..Greeting::default() };
+            let mut peer = Peer::connect_as(&server.addresses()[0], greeting);
+            wait_until("it is refused", || peer.stream.write_all(&beats).is_err());
+        });
     });
 }
 
