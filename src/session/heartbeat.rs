@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use crate::session::clock::{Exchange, PeerNanos};
 use crate::time::Nanos;
-use crate::wire::heartbeat::{Beat, Echo, Form};
+use crate::wire::heartbeat::{Beat, Echo, Form, TIME_NS_END};
 
 /// No shorter interval is kept, whatever a greeting asks for: both ends count with this then.
 pub(crate) const INTERVAL_US_MIN: u32 = 1_000;
@@ -200,9 +200,12 @@ impl Heartbeat {
     }
 
     /// The peer's welcome counts as its first beat: the next of ours echoes it, at once, so that
-    /// the listening side can reckon with our clock before our first message comes.
+    /// the listening side can reckon with our clock before our first message comes. A time that a
+    /// beat can not tell of is not echoed.
     pub(crate) fn welcomed(&mut self, welcome_ns: u64, now: Nanos) {
-        self.echo = Some(Echo { origin_ns: welcome_ns, received_ns: now.0 });
+        if (1..TIME_NS_END).contains(&welcome_ns) {
+            self.echo = Some(Echo { origin_ns: welcome_ns, received_ns: now.0 });
+        }
         self.measure();
     }
 

@@ -1259,3 +1259,39 @@ fn frames_of_the_session_have_no_extension() {
     let mut fresh = End::new(Role::Listener, identity("server"));
     assert_eq!(fresh.handle(&frame_of(Kind::Hello, extension, &[])), refused);
 }
+
+/// The frame of a greeting with something else in it.
+fn forged(frame: &[u8], change: impl FnOnce(&mut Greeting)) -> Vec<u8> {
+    let frame = Decoder::new(1024).next(&mut &frame[..]).expect("ours").expect("whole");
+    let (greeting, name) = read_greeting(frame.payload()).expect("ours");
+    let mut greeting = *greeting;
+    change(&mut greeting);
+    let mut bytes = vec![0; HANDSHAKE_BYTES_MAX];
+    let written = write_greeting(frame.kind(), greeting, name, &mut bytes);
+    bytes.truncate(written);
+    bytes
+}
+
+/// A peer's clock may show what it wants, and what a heartbeat can not tell of.
+#[test]
+fn welcome_of_any_time_is_followed_by_a_sound_beat() {
+    for (monotonic_ns, is_echoed) in
+        [(0, false), (1, true), ((1 << 62) - 1, true), (1 << 62, false), (u64::MAX, false)]
+    {
+        let beats = HeartbeatPolicy { interval_us: 1_000, ..identity("").heartbeat };
+        let mut near = End::new(Role::Dialer, identity("near"));
+        let far = Identity { heartbeat: beats, ..identity("server") };
+        let mut far = End::new(Role::Listener, far);
+        near.greet();
+        far.handle(&near.send_block().expect("the hello")).expect("well formed");
+        let welcome = far.send_block().expect("the welcome");
+        let welcome = forged(&welcome, |greeting| greeting.monotonic_ns = monotonic_ns.into());
+        near.handle(&welcome).expect("well formed");
+        assert_eq!(near.session.expire(NOW, &mut any_time()), Expiry::GoOn);
+        let beat = near.send_block().expect("it measures at once");
+        let frame = Decoder::new(1024).next(&mut &beat[..]).expect("ours").expect("whole");
+        let beat = read_heartbeat(frame.payload()).expect("the peer takes it");
+        let echo = Echo { origin_ns: monotonic_ns, received_ns: NOW.0 };
+        assert_eq!(beat.echo, is_echoed.then_some(echo), "{monotonic_ns}");
+    }
+}

@@ -13,7 +13,7 @@
 //! | 32 | 4 | frame_bytes_max | largest frame the sender accepts |
 //! | 36 | 4 | heartbeat_interval_us | how often the sender wants to hear; 0 never |
 //! | 40 | 32 | last_received | per lane, low to critical: last sequence received; 0 when fresh |
-//! | 72 | 8 | monotonic_ns | sender's monotonic clock |
+//! | 72 | 8 | monotonic_ns | sender's monotonic clock; 0 and from 2^62 on it measures nothing |
 //! | 80 | 8 | wall_ns | sender's wall clock, nanoseconds since 1970 UTC |
 //! | 88 | 4 | node | sender's node number, 0 when it has none |
 //! | 92 | 2 | authentication_bytes | length of the authentication after the name; 0 in version 1 |
@@ -131,7 +131,8 @@ pub struct Greeting {
     pub heartbeat_interval_us: U32,
     /// Last sequence received per lane.
     pub last_received: [U64; Priority::COUNT],
-    /// Sender's monotonic clock.
+    /// Sender's monotonic clock. 0, and from [`TIME_NS_END`](super::heartbeat::TIME_NS_END) on, it
+    /// is echoed by no heartbeat.
     pub monotonic_ns: U64,
     /// Sender's wall clock.
     pub wall_ns: U64,

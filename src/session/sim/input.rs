@@ -83,7 +83,10 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
         raw.extend([0, u8::try_from(piece.len()).expect("short")]);
         raw.extend(piece);
     }
-    vec![established_dialer.concat(), listener.concat(), raw, vec![1, 13], vec![2, 6, 0, 0, 10]]
+    let no_time = vec![2, 6, 0, 16, 0, 13, 10, 10];
+    let late_beat = vec![0, 14, 200, 5, 4, 0x80, 1, 8, 100, 10, 10];
+    let rest = [vec![1, 13], vec![2, 6, 0, 0, 10], no_time, late_beat];
+    [established_dialer.concat(), listener.concat(), raw].into_iter().chain(rest).collect()
 }
 
 /// What the peer's greeting says: `last` was received in every lane, and it names our end or none.
@@ -113,6 +116,8 @@ struct Subject {
     pool: Pool,
     scratch: Scratch,
     now: Nanos,
+    /// What has a time to live is taken in so much later, with a clock that is read anew.
+    late: Duration,
     window: Vec<u8>,
     flight: Option<(Source, Block)>,
     /// Since the lanes were new.
@@ -174,6 +179,7 @@ impl Subject {
             pool,
             scratch: Scratch::new(),
             now: Nanos(1_000_000),
+            late: Duration::ZERO,
             window: Vec::new(),
             flight: None,
             admitted: 0,
@@ -209,7 +215,7 @@ impl Subject {
     }
 
     fn step(&mut self, operands: &mut Operands<'_>, piece: usize) {
-        match operands.byte() % 14 {
+        match operands.byte() % 15 {
             0 | 1 => {
                 let count = usize::from(operands.byte());
                 let bytes = operands.bytes(count).to_vec();
@@ -227,7 +233,8 @@ impl Subject {
             11 => self.lose_link(),
             12 if self.session.state() == State::Open => self.session.drain(),
             12 => {}
-            _ => self.expire(),
+            13 => self.expire(),
+            _ => self.late = Duration::from_micros(operands.byte().into()),
         }
     }
 
@@ -255,10 +262,12 @@ impl Subject {
     }
 
     fn handle(&mut self, frame: &Frame<'_>) -> Outcome {
-        let Self { session, provisional, identity, pool, scratch, now, .. } = self;
+        let Self { session, provisional, identity, pool, scratch, now, late, .. } = self;
         let memory = &mut SendMemory { pool, scratch };
         let speaker = provisional.as_mut().unwrap_or(session);
-        let outcome = speaker.handle(frame, *now, memory)?;
+        let is_late = frame.expires() && frame.kind().is_application();
+        let read_at = if is_late { *now + *late } else { *now };
+        let outcome = speaker.handle(frame, read_at, memory)?;
         if outcome != Input::Greeting {
             return Ok(outcome);
         }
@@ -362,7 +371,12 @@ impl Subject {
     fn beat(&mut self, operands: &mut Operands<'_>, piece: usize) {
         let choice = operands.byte();
         if choice & 4 != 0 {
-            let head = Self::head(operands, Kind::Heartbeat, 0);
+            let mut head = Self::head(operands, Kind::Heartbeat, 0);
+            if head.flags != Flags::default() {
+                // A time to live, on a frame that is no message.
+                let ttl_us = u32::from(operands.byte()).into();
+                head.extension = Some(Extension { ttl_us, ..Extension::default() });
+            }
             let payload = operands.bytes(usize::from(choice >> 3));
             self.frame(FrameHead { flags: Flags::default(), ..head }, payload, piece);
             return;
@@ -410,7 +424,11 @@ impl Subject {
             let messages = if choice & 4 == 0 { received } else { operands.number() };
             greeting.messages_received[index] = messages.into();
         }
-        greeting.monotonic_ns = (self.now.0 - u64::from(choice & 8) * 10).into();
+        greeting.monotonic_ns = match choice & 16 {
+            0 => (self.now.0 - u64::from(choice & 8) * 10).into(),
+            // What no clock shows, too.
+            _ => operands.number().into(),
+        };
         let mut bytes = [0; HANDSHAKE_BYTES_MAX];
         let length = write_greeting(kind, greeting, "peer", &mut bytes);
         self.deliver(&bytes[..length], piece);
@@ -427,6 +445,8 @@ impl Subject {
     // What happens on this side.
 
     fn pass_time(&mut self, amount: u8) {
+        // A later turn begins after the last reading.
+        self.now = self.now + std::mem::take(&mut self.late);
         // From 16 ns to a minute.
         self.now = Nanos(self.now.0 + (u64::from(amount % 16) + 1) * (16 << (2 * (amount / 16))));
         self.expire();
