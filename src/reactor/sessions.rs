@@ -464,7 +464,8 @@ impl Core {
         let here = std::mem::replace(&mut self.homes[home], Home::Here(key));
         let Home::Away(away) = here else { unreachable!("a session is in one place") };
         let connection = &mut self.connections[key];
-        connection.session = away.session;
+        let stand_in = std::mem::replace(&mut connection.session, away.session);
+        connection.session.take_link(&stand_in);
         connection.route = away.route;
         let provisional = connection.home;
         self.set_home(key, home);

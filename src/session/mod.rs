@@ -402,6 +402,13 @@ impl Session {
         Self { part, received, missed, peer_id, returns: true, ..fresh }
     }
 
+    /// The link that `stand_in` has said hello on is this session's from now on: its welcome
+    /// measures the clocks by that hello.
+    pub(crate) fn take_link(&mut self, stand_in: &Self) {
+        assert_eq!(self.state, State::Down, "the session has a link");
+        self.hello_at = stand_in.hello_at;
+    }
+
     /// Says which part it is. To be called before its greeting is written.
     pub(crate) fn set_part(&mut self, part: Part, id: SessionId) {
         assert_eq!(self.state, State::Greeting, "the peer knows already");

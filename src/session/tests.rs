@@ -750,6 +750,7 @@ fn hello_again(near: &mut End, now: Nanos) -> Vec<u8> {
     let (source, block) = stand_in.poll_block(now, &mut memory).expect("the hello");
     let bytes = block.buffer.bytes()[..block.span.filled].to_vec();
     stand_in.block_sent(source, block, &mut memory);
+    near.session.take_link(&stand_in);
     bytes
 }
 
@@ -1294,4 +1295,26 @@ fn welcome_of_any_time_is_followed_by_a_sound_beat() {
         let echo = Echo { origin_ns: monotonic_ns, received_ns: NOW.0 };
         assert_eq!(beat.echo, is_echoed.then_some(echo), "{monotonic_ns}");
     }
+}
+
+/// The clock of a peer that has restarted is measured by the hello that it answered, and not by
+/// that of its predecessor.
+#[test]
+fn clock_of_a_restarted_peer_is_known_from_its_welcome() {
+    let (mut near, _) = pair();
+    near.lose_link();
+    let asked = Nanos(NOW.0 + 3_600_000_000_000);
+    let hello = hello_again(&mut near, asked);
+    let mut other = End::new(Role::Listener, identity("another"));
+    other.handle(&hello).expect("well formed");
+    let welcome = other.send_block().expect("the welcome");
+    let frame = Decoder::new(1024).next(&mut &welcome[..]).expect("ours").expect("whole");
+    let (session, mut memory) = near.memory();
+    let identity = identity("near");
+    let returned = asked + Duration::from_millis(1);
+    let accepted = session.accept_welcome(&frame, &identity, returned, &mut memory);
+    let (_, reunion) = accepted.expect("it is a peer");
+    assert!(matches!(reunion, Reunion::PeerRestarted { .. }), "{reunion:?}");
+    let offset = near.session.clock_offset(returned).expect("it was measured");
+    assert!(offset.error_ns < 1_000_000, "{offset:?}");
 }

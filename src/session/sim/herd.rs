@@ -240,6 +240,7 @@ impl Pair {
             assert_eq!(far.claim(hello), Ok(Claim::Resume), "it names this session");
             answer(far, server, hello, now);
         });
+        near.take_link(&stand_in);
         let now = now + Duration::from_nanos(HANDSHAKE);
         pass(far, server, now, |welcome| {
             let reunion = accept(near, client, welcome, now);

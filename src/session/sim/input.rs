@@ -272,6 +272,9 @@ impl Subject {
             return Ok(outcome);
         }
         if session.role() == Role::Dialer {
+            if let Some(stand_in) = provisional {
+                session.take_link(stand_in);
+            }
             let (outcome, reunion) = session.accept_welcome(frame, identity, *now, memory)?;
             if matches!(reunion, Reunion::PeerRestarted { .. }) {
                 (self.admitted, self.handled) = (0, 0);

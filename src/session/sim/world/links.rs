@@ -528,7 +528,8 @@ impl World {
             self.close(conn, CloseReason::Rejected(RejectReason::Busy));
             return;
         }
-        if self.conns[conn].stand_in.take().is_some() {
+        if let Some(stand_in) = self.conns[conn].stand_in.take() {
+            self.seats[seat].session.take_link(&stand_in);
             self.seats[seat].place = Place::Here(conn);
         }
         let known = self.seats[seat].session.peer().map(|peer| peer.session_id);
