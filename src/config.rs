@@ -453,7 +453,9 @@ settings! {
     /// How often this node wants to hear from its peer, in milliseconds; 0 is never. The peer sends
     /// a heartbeat when it has had nothing else to send for that long. A session that always has
     /// measures the clocks by one each second; the busy sessions of a reactor in turn, a
-    /// millisecond apart, so that 10,000 do it every ten seconds.
+    /// millisecond apart, so that 10,000 do it every ten seconds. For a node that does not want to
+    /// hear they are measured once, when the connection begins: by `clock_drift_ppm` of the time
+    /// since then (0.36 s in an hour) times to live are over sooner there.
     heartbeat_interval_ms: u32 = 1_000, 0 => 3_600_000;
     /// So many intervals of silence mean that the peer is gone, also when the kernel would go on
     /// for minutes (tcp(7), tcp_retries2).

@@ -1609,7 +1609,7 @@ impl Session {
         let peer_interval_us = greeting.heartbeat_interval_us.get();
         let mut policy = identity.heartbeat;
         if peer_interval_us == 0 {
-            // It may not know heartbeats.
+            // It may not know heartbeats, or not want one each second.
             policy.measure_every = Duration::ZERO;
         }
         let mut heartbeat = Heartbeat::new(policy, peer_interval_us, now);
@@ -1623,7 +1623,9 @@ impl Session {
                     returned: now,
                 };
                 let _ = self.clock.sample(&exchange);
-                if peer_interval_us > 0 {
+                // Without a measurement what we send with a time to live is dropped there.
+                let measures = Features(greeting.features.get()).contains(Features::MEASURES);
+                if peer_interval_us > 0 || measures {
                     heartbeat.welcomed(theirs, now);
                 }
             }
@@ -1645,7 +1647,7 @@ impl Session {
         let features = match self.role {
             Role::Dialer if self.returns => identity.dialer_features.with(Features::RETURNS),
             Role::Dialer => identity.dialer_features,
-            Role::Listener => identity.listener_features,
+            Role::Listener => identity.listener_features.with(Features::MEASURES),
         };
         let features = match (self.part, self.role) {
             (Part::Whole, _) | (Part::Express, Role::Listener) => features,

@@ -1318,3 +1318,33 @@ fn clock_of_a_restarted_peer_is_known_from_its_welcome() {
     let offset = near.session.clock_offset(returned).expect("it was measured");
     assert!(offset.error_ns < 1_000_000, "{offset:?}");
 }
+
+/// Who does not want to hear of its peer knows its clock all the same, unless it knows no beats.
+#[test]
+fn time_to_live_needs_no_heartbeats() {
+    let beats = |interval_us| HeartbeatPolicy { interval_us, ..identity("").heartbeat };
+    for (near_us, is_known) in [(0, true), (1_000_000, true), (0, false)] {
+        let near = Identity { heartbeat: beats(near_us), ..identity("near") };
+        let mut near = End::new(Role::Dialer, near);
+        let mut far = End::new(Role::Listener, identity("server"));
+        near.greet();
+        far.handle(&near.send_block().expect("the hello")).expect("well formed");
+        let welcome = far.send_block().expect("the welcome");
+        let welcome = forged(&welcome, |greeting| {
+            if !is_known {
+                greeting.features = Features::RESUME.0.into();
+            }
+        });
+        near.handle(&welcome).expect("well formed");
+        assert_eq!(near.session.deadline() <= NOW, is_known, "a beat is due");
+        assert_eq!(near.session.expire(NOW, &mut any_time()), Expiry::GoOn);
+        near.push_as(Envelope::command().ttl(Duration::from_secs(1)), b"in time");
+        exchange(&mut near, &mut far);
+        let expected = [(Priority::Normal, b"in time".to_vec())];
+        assert_eq!(far.received, if is_known { &expected[..] } else { &[] }, "{near_us}");
+        assert_eq!(far.session.expired(), u64::from(!is_known));
+        // And no more of it.
+        let later = Nanos(NOW.0 + 600_000_000_000);
+        assert!(near.session.deadline() > later || near_us > 0);
+    }
+}

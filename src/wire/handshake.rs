@@ -67,6 +67,9 @@ impl Features {
     /// [`companion`](SessionId::companion) of the one given. A node of several reactors looks for
     /// it in all of them.
     pub const EXPRESS: Self = Self(0x08);
+    /// Of a welcome: its sender takes a heartbeat also where its `heartbeat_interval_us` is 0. The
+    /// side that connected sends one at once, by which the other knows its clock.
+    pub const MEASURES: Self = Self(0x10);
 
     /// These and those.
     #[must_use]
