@@ -7,7 +7,7 @@
 use super::*;
 use crate::config::ConfigBuilder;
 use crate::mem::Buffer;
-use crate::reactor::connection::{InFlight, Phase};
+use crate::reactor::connection::{Connection, InFlight, Phase};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::{Part, Role, Session};
 use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
@@ -23,7 +23,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// Connected; the far end has handled the hello and not armed its next receive.
+    /// Connected; the far end has handled the first heartbeat and not armed its next
+    /// receive.
     fn new() -> Self {
         Self::over("127.0.0.1:0", Idle::Park)
     }
@@ -42,14 +43,20 @@ impl Pair {
         let address = far.listen(&endpoint.parse().expect("well formed")).expect("free");
         let mut near = Reactor::new(&config).expect("a ring");
         let id = near.dial(&address).expect("a socket");
+        // The first heartbeat tells the far end of the near one's clock.
         until(|| {
             poll(&mut near);
             poll(&mut far);
-            !far.connections().is_empty()
+            let now = far.core.now;
+            let mut sessions = far.core.connections.iter().map(|(_, connection)| connection);
+            let is_known = |connection: &Connection| connection.session.clock_offset(now).is_some();
+            sessions.all(is_known) && !far.connections().is_empty()
         });
         until(|| {
             poll(&mut near);
-            near.state_of(id) == ConnectionState::Connected
+            let mut sessions = near.core.connections.iter().map(|(_, connection)| connection);
+            let has_answer = |connection: &Connection| connection.session.round_trip_ns().is_some();
+            sessions.all(has_answer) && near.state_of(id) == ConnectionState::Connected
         });
         let far_key = far.core.key(far.connections()[0].id).expect("connected");
         Self { near, far, id, far_key }
