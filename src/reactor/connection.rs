@@ -20,7 +20,7 @@ use crate::reactor::sessions::SessionKey;
 use crate::record::RecordedSession;
 use crate::session::backoff::Backoff;
 use crate::session::block::{Block, Frames, Span};
-use crate::session::{Session, Source, Undelivered};
+use crate::session::{Returned, Session, Source, Undelivered};
 use crate::sys::ring::OpKey;
 use crate::sys::socket::may_zero_copy;
 use crate::time::Nanos;
@@ -140,6 +140,12 @@ impl InFlight {
     pub(crate) fn into_block(self, buffer: Buffer) -> Block {
         Block { buffer, span: self.span }
     }
+
+    /// The same, where not all of it has left.
+    pub(crate) fn into_returned(self, buffer: Buffer) -> Returned {
+        let (source, sent) = (self.source, self.sent);
+        Returned { source, block: self.into_block(buffer), sent }
+    }
 }
 
 /// See the module.
@@ -173,7 +179,7 @@ pub(crate) struct Connection {
     /// The session has had another connection before.
     pub(crate) is_resumed: bool,
     /// The block whose send the end of the link interrupted: it goes with the session.
-    pub(crate) returned: Option<(Source, Block)>,
+    pub(crate) returned: Option<Returned>,
     /// What the session had not delivered when it ended.
     pub(crate) undelivered: Vec<Undelivered>,
     pub(crate) window: Window,

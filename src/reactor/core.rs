@@ -683,7 +683,7 @@ impl Core {
             if let Some(in_flight) = connection.in_flight
                 && let Some(buffer) = connection.unsent.take()
             {
-                connection.returned = Some((in_flight.source, in_flight.into_block(buffer)));
+                connection.returned = Some(in_flight.into_returned(buffer));
                 connection.in_flight = None;
             }
         } else {
@@ -696,9 +696,8 @@ impl Core {
             self.backlog = true;
             if let Some(buffer) = connection.unsent.take() {
                 dropped += in_flight.frames_dropped(&buffer);
-                let block = in_flight.into_block(buffer);
                 let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
-                session.end_block(in_flight.source, block, undelivered, &mut memory);
+                session.end_block(in_flight.into_returned(buffer), undelivered, &mut memory);
                 connection.in_flight = None;
             }
         }

@@ -207,9 +207,8 @@ impl Core {
             && let Some(buffer) = connection.unsent.take()
         {
             dropped += in_flight.frames_dropped(&buffer);
-            let block = in_flight.into_block(buffer);
             let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
-            session.end_block(in_flight.source, block, undelivered, &mut memory);
+            session.end_block(in_flight.into_returned(buffer), undelivered, &mut memory);
             connection.in_flight = None;
         }
         connection.messages_dropped += dropped;

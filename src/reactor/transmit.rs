@@ -570,7 +570,7 @@ impl Core {
         let is_complete = in_flight.unsent_bytes() == 0;
         if !is_complete && connection.survives {
             connection.in_flight = None;
-            connection.returned = Some((in_flight.source, in_flight.into_block(buffer)));
+            connection.returned = Some(in_flight.into_returned(buffer));
             self.operation_ended(key);
             return;
         }
@@ -587,12 +587,12 @@ impl Core {
                 false => in_flight.frames_dropped(&buffer),
             };
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-            let block = in_flight.into_block(buffer);
             let session = &mut connection.session;
             if matches!(session.state(), State::Ended { .. }) {
-                let undelivered = &mut connection.undelivered;
-                session.end_block(in_flight.source, block, undelivered, &mut memory);
+                let returned = in_flight.into_returned(buffer);
+                session.end_block(returned, &mut connection.undelivered, &mut memory);
             } else {
+                let block = in_flight.into_block(buffer);
                 session.block_sent(in_flight.source, block, &mut memory);
             }
             connection.in_flight = None;

@@ -354,6 +354,11 @@ impl Block {
         Frames::of(&self.buffer, &self.span)
     }
 
+    /// The messages of which a socket that has taken the block up to `sent` has not all.
+    pub(crate) fn unsent(&self, sent: usize) -> impl Iterator<Item = Resting<'_>> {
+        self.frames().filter(move |frame| !frame.is_gap() && frame.at + frame.bytes > sent)
+    }
+
     /// Forgets the frames up to `sequence`: the peer has them.
     pub(crate) fn trim(&mut self, lane: Priority, sequence: u64) {
         let (mut start, mut first) = (self.span.start, self.span.first);

@@ -191,6 +191,8 @@ pub(crate) struct Lane {
     sequence: u64,
     /// Last sequence that has been handed over on the present link, gaps included.
     announced: u64,
+    /// So many of the last of those had been in flight when the link was lost, and not been taken.
+    untaken: u64,
     /// Last sequence that the peer has confirmed.
     acknowledged: u64,
     /// More gathered than a small block holds, last time: begin with a shared one.
@@ -405,9 +407,12 @@ impl Lane {
         }
     }
 
-    /// Takes a block back that the link was lost under. How much of it has arrived is not known.
-    pub(crate) fn put_back(&mut self, mut block: Block) {
+    /// Takes a block back that the link was lost under, and of which the socket had taken what is
+    /// before `sent`. How much of that has arrived is not known.
+    pub(crate) fn put_back(&mut self, mut block: Block, sent: usize) {
         self.taken -= block.span.bytes();
+        let first_unsent = block.unsent(sent).next().map(|frame| frame.sequence);
+        self.untaken = first_unsent.map_or(0, |first| self.announced + 1 - first);
         if Mutation::NoPutBack.is_on() {
             block.span = Span { start: block.span.filled, frames: 0, reliable: 0, ..block.span };
         }
@@ -524,6 +529,7 @@ impl Lane {
         }
         self.tidy(memory, holdings);
         self.announced = received;
+        self.untaken = 0;
         self.acknowledged = received;
         // Best-effort messages whose blocks are long gone, and that the peer does not have.
         // A peer that claims more messages than it can have makes the count too low: its loss.
@@ -541,6 +547,7 @@ impl Lane {
         mut undelivered: impl FnMut(&Resting<'_>, Sent),
     ) -> Drops {
         let (announced, acknowledged) = (self.announced, self.acknowledged);
+        let taken = announced - self.untaken;
         let blocks = self.kept.drain(..).chain(self.waiting.drain(..));
         for block in blocks {
             for frame in block.frames().filter(|frame| !frame.is_gap()) {
@@ -550,7 +557,7 @@ impl Lane {
                 if frame.is_reliable() && !is_confirmed && !is_left_out {
                     undelivered(&frame, sent);
                 }
-                if !is_confirmed && (frame.is_reliable() || sent == Sent::Never) {
+                if !is_confirmed && (frame.is_reliable() || frame.sequence > taken) {
                     self.drops.add(DropReason::SessionEnded, 1);
                 }
                 if frame.is_reliable() {
@@ -605,8 +612,17 @@ impl Lane {
 
     /// Messages that wait and of which the kernel has got nothing.
     pub(crate) fn never_sent(&self) -> u64 {
-        let waiting = self.waiting.iter().filter(|block| block.span.first > self.announced);
-        waiting.map(|block| u64::from(block.span.frames)).sum()
+        let taken = self.announced - self.untaken;
+        let of_block = |block: &Block| match block.span.first > taken {
+            true => u64::from(block.span.frames),
+            false if block.span.last <= taken => 0,
+            // The one that was in flight when the link was lost.
+            false => {
+                let unsent = |frame: &Resting<'_>| !frame.is_gap() && frame.sequence > taken;
+                block.frames().filter(unsent).count() as u64
+            }
+        };
+        self.waiting.iter().map(of_block).sum()
     }
 
     /// Whether something in the block that is sent next has a time to live.

@@ -306,6 +306,15 @@ pub(crate) enum Source {
     Lane(Priority),
 }
 
+/// A block that comes back before all of it has left.
+#[derive(Debug)]
+pub(crate) struct Returned {
+    pub(crate) source: Source,
+    pub(crate) block: Block,
+    /// Up to where in the block the socket has taken it.
+    pub(crate) sent: usize,
+}
+
 /// What the passing of time did to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -624,16 +633,13 @@ impl Session {
 
     /// The link is gone, and the session is to outlive it. `returned` is the block that was in
     /// flight.
-    pub(crate) fn link_lost(
-        &mut self,
-        returned: Option<(Source, Block)>,
-        memory: &mut SendMemory<'_>,
-    ) {
+    pub(crate) fn link_lost(&mut self, returned: Option<Returned>, memory: &mut SendMemory<'_>) {
         self.state = self.state.step(Event::LinkLost);
-        match returned {
-            Some((Source::Lane(priority), block)) => self.lanes[priority.index()].put_back(block),
-            Some((Source::Control, block)) => memory.pool.give(block.buffer),
-            None => {}
+        if let Some(Returned { source, block, sent }) = returned {
+            match source {
+                Source::Lane(priority) => self.lanes[priority.index()].put_back(block, sent),
+                Source::Control => memory.pool.give(block.buffer),
+            }
         }
         if let Some(block) = self.control.take() {
             memory.pool.give(block.buffer);
@@ -1275,16 +1281,17 @@ impl Session {
     }
 
     /// Takes back what was in flight when the session ended. Its reliable messages that the peer
-    /// has not confirmed join the `undelivered` of [`Session::end`], in their order.
+    /// has not confirmed join the `undelivered` of [`Session::end`], in their order; others that
+    /// the socket has not taken are counted.
     #[cold]
     pub(crate) fn end_block(
         &mut self,
-        source: Source,
-        block: Block,
+        returned: Returned,
         undelivered: &mut Vec<Undelivered>,
         memory: &mut SendMemory<'_>,
     ) {
         assert!(matches!(self.state, State::Ended { .. }), "the session goes on");
+        let Returned { source, block, sent } = returned;
         let Source::Lane(priority) = source else {
             memory.pool.give(block.buffer);
             return;
@@ -1298,8 +1305,9 @@ impl Session {
         let owed: Vec<_> =
             owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
         let lost = owed.len() as u64;
+        let unsent = block.unsent(sent).filter(|frame| !frame.is_reliable()).count() as u64;
         let history = self.drop_history.get_or_insert_default();
-        history.past[priority.index()].add(DropReason::SessionEnded, lost);
+        history.past[priority.index()].add(DropReason::SessionEnded, lost + unsent);
         self.holdings.reliable.lost += lost;
         self.holdings.reliable.confirmed += u64::from(block.span.reliable) - lost;
         self.told_of_lanes = UNTOLD;

@@ -988,7 +988,8 @@ fn block_in_flight_is_in_the_list_of_the_undelivered() {
     near.push_as(reliable, b"waits");
     let (session, mut memory) = near.memory();
     let (_, mut undelivered) = session.end(CloseReason::PeerClosed, &mut memory);
-    session.end_block(source, block, &mut undelivered, &mut memory);
+    let sent = block.span.filled;
+    session.end_block(Returned { source, block, sent }, &mut undelivered, &mut memory);
     let told: Vec<_> = undelivered.iter().map(|one| (&one.payload[..], one.sent)).collect();
     let expected: [(&[u8], Sent); 3] =
         [(b"kept", Sent::Maybe), (b"in flight", Sent::Maybe), (b"waits", Sent::Never)];
@@ -1346,5 +1347,38 @@ fn time_to_live_needs_no_heartbeats() {
         // And no more of it.
         let later = Nanos(NOW.0 + 600_000_000_000);
         assert!(near.session.deadline() > later || near_us > 0);
+    }
+}
+
+/// What of best effort the socket has not taken is counted, whether the session ends under it or
+/// after it was put back.
+#[test]
+fn best_effort_in_flight_at_the_end_is_counted() {
+    for is_put_back in [false, true] {
+        let (mut near, _) = pair();
+        let body = [1; 100];
+        for envelope in [Envelope::data(), Envelope::data(), Envelope::data().reliable()] {
+            near.push_as(envelope, &body);
+        }
+        let (session, mut memory) = near.memory();
+        let (source, block) = session.poll_block(NOW, &mut memory).expect("queued");
+        // One and a half.
+        let sent = block.span.start + block.span.bytes() / 2;
+        let returned = Returned { source, block, sent };
+        let mut undelivered;
+        if is_put_back {
+            session.link_lost(Some(returned), &mut memory);
+            let dropped;
+            (dropped, undelivered) = session.end(CloseReason::Local, &mut memory);
+            assert_eq!(dropped, 2, "all but the one that was sent");
+        } else {
+            (_, undelivered) = session.end(CloseReason::PeerClosed, &mut memory);
+            session.end_block(returned, &mut undelivered, &mut memory);
+        }
+        assert_eq!(undelivered.len(), 1);
+        let drops = session.take_drops()[Priority::Normal.index()];
+        assert_eq!(drops.by_reason()[DropReason::SessionEnded.index()], 2, "{is_put_back}");
+        assert_eq!(drops.total(), 2);
+        assert_eq!(near.pool.lent_bytes(), 0);
     }
 }

@@ -23,7 +23,7 @@ use crate::session::heartbeat::{HeartbeatPolicy, Pace};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{
-    Claim, Correlation, Envelope, Expiry, Identity, Input, Reunion, Role, Session, Source,
+    Claim, Correlation, Envelope, Expiry, Identity, Input, Returned, Reunion, Role, Session, Source,
 };
 use crate::time::Nanos;
 use crate::wire::acknowledgement::{ACKNOWLEDGEMENT_BYTES, write_acknowledgement};
@@ -521,7 +521,10 @@ impl Subject {
             // So is what spoke for it.
             self.drop_provisional();
         } else if self.session.state() == State::Open {
-            let flight = self.flight.take();
+            let flight = self.flight.take().map(|(source, block)| {
+                let sent = block.span.start.midpoint(block.span.filled);
+                Returned { source, block, sent }
+            });
             let memory = &mut SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
             self.session.link_lost(flight, memory);
         } else {
@@ -577,7 +580,9 @@ impl Subject {
         let memory = &mut SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
         let (_, mut undelivered) = self.session.end(CloseReason::Local, memory);
         if let Some((source, block)) = self.flight.take() {
-            self.session.end_block(source, block, &mut undelivered, memory);
+            let sent = block.span.start;
+            let returned = Returned { source, block, sent };
+            self.session.end_block(returned, &mut undelivered, memory);
         }
         assert_eq!(self.pool.lent_bytes(), 0, "all memory is back");
         let drops = self.session.take_drops();

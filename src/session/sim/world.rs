@@ -25,8 +25,8 @@ use crate::session::sim::truth::{Message, PAYLOAD_BYTES_MIN, Pairing, Truth, num
 use crate::session::sim::{Options, RECEIVER_CHECKS_TTL, Report};
 use crate::session::state::State;
 use crate::session::{
-    Claim, Correlation, Envelope, Expiry, Identity, Input, Reunion, Role, Session, Source,
-    Undelivered,
+    Claim, Correlation, Envelope, Expiry, Identity, Input, Returned, Reunion, Role, Session,
+    Source, Undelivered,
 };
 use crate::time::Nanos;
 use crate::wire::acknowledgement::read_acknowledgement;
@@ -249,6 +249,12 @@ struct Flight {
     sent: usize,
     /// A bit of a byte of the buffer that changes on its way.
     damage: Option<(usize, u8)>,
+}
+
+impl Flight {
+    fn into_returned(self) -> Returned {
+        Returned { source: self.source, block: self.block, sent: self.sent }
+    }
 }
 
 /// An end of a link.

@@ -657,7 +657,7 @@ impl World {
         let mut memory = self.nodes[*node].memory();
         if let Some(flight) = flight.take_if(|_| !survives) {
             let undelivered = &mut self.conns[conn].undelivered;
-            session.end_block(flight.source, flight.block, undelivered, &mut memory);
+            session.end_block(flight.into_returned(), undelivered, &mut memory);
         } else if let Some(flight) = flight.take_if(|_| is_complete) {
             session.block_sent(flight.source, flight.block, &mut memory);
         }
@@ -668,8 +668,7 @@ impl World {
             self.part_left(seat, Remains { messages_dropped, undelivered });
         } else {
             self.report.half_sent += u64::from(flight.is_some());
-            let returned = flight.map(|flight| (flight.source, flight.block));
-            session.link_lost(returned, &mut memory);
+            session.link_lost(flight.map(Flight::into_returned), &mut memory);
             self.detached(conn);
         }
         self.check_seat(seat);
