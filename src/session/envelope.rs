@@ -177,6 +177,9 @@ impl Envelope {
 
     /// Only the latest message of this key matters: it takes the place of an older one that still
     /// waits in the lane, which is dropped and counted.
+    ///
+    /// A lane remembers the 1024 keys that came last of those with a message waiting; one of a key
+    /// before them stays, and the newer one is queued behind it.
     pub const fn latest(self, key: u32) -> Self {
         let ttl_us = low_half(self.fate) as u64;
         Self { fate: ttl_us | (key as u64) << KEY_SHIFT, ..self }.with(Marks::KEYED)

@@ -69,8 +69,11 @@ use crate::wire::{
 const BULKY_FRACTION: usize = 16;
 /// A sent block filled by no more than this fraction is put behind the one kept before it.
 const KEPT_FRACTION: usize = 4;
-/// Conflation keys with a message waiting that a lane remembers; the oldest makes room.
-const KEYS_MAX: usize = 64;
+/// Conflation keys with a message waiting that a lane remembers; the oldest makes room. Each newer
+/// message looks through them. [`Envelope::latest`](super::Envelope::latest) tells of it.
+const KEYS_MAX: usize = 1024;
+/// Room for so many is made at first.
+const KEYS_MIN: usize = 64;
 
 /// Bounds of a lane.
 #[derive(Debug, Clone, Copy)]
@@ -774,13 +777,32 @@ impl Lane {
         }
     }
 
+    /// Finds the messages of all keys again.
+    fn find_all_keys(&mut self) {
+        let Self { keyed, waiting, .. } = self;
+        let (mut next, mut found) = (0, 0);
+        // Both are in the order of sequences.
+        for frame in waiting.iter().flat_map(Block::frames).filter(|frame| !frame.is_gap()) {
+            while keyed.get(next).is_some_and(|keyed| keyed.sequence < frame.sequence) {
+                next += 1;
+            }
+            let Some(&one) = keyed.get(next) else { break };
+            if one.sequence == frame.sequence {
+                keyed[found] = Keyed { at: frame.at, ..one };
+                found += 1;
+                next += 1;
+            }
+        }
+        keyed.truncate(found);
+    }
+
     /// Notes what is to become of the message that was just written.
     fn note_care(&mut self, care: Care, written: usize) {
         let block = self.waiting.back_mut().expect("the message was written there");
         block.span.expiry = block.span.expiry.min(care.expiry);
         if let Some(key) = care.key {
             if self.keyed.is_empty() {
-                self.keyed.reserve_exact(KEYS_MAX);
+                self.keyed.reserve(KEYS_MIN);
             } else if self.keyed.len() == KEYS_MAX {
                 self.keyed.remove(0);
             }
@@ -1023,8 +1045,10 @@ impl Lane {
         }
         self.frames = self.waiting.iter().map(|block| block.span.frames).sum();
         self.bytes = self.waiting.iter().map(|block| block.span.bytes()).sum();
-        // Their frames have moved. A newer message is then queued behind, once.
-        self.keyed.clear();
+        // Their frames have moved, or are gone.
+        if !self.keyed.is_empty() {
+            self.find_all_keys();
+        }
     }
 
     #[cold]

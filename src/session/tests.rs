@@ -759,6 +759,12 @@ fn reconnect(near: &mut End, far: &mut End) {
     near.lose_link();
     far.lose_link();
     let hello = hello_again(near, NOW);
+    resume_by(near, far, &hello);
+    exchange(near, far);
+}
+
+/// Both ends go on where they were, by a hello of the near one.
+fn resume_by(near: &mut End, far: &mut End, hello: &[u8]) {
     let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
     assert_eq!(far.session.claim(&frame), Ok(Claim::Resume));
     let buffer = far.pool.take(1024).expect("memory");
@@ -771,7 +777,6 @@ fn reconnect(near: &mut End, far: &mut End) {
     let accepted = near.session.accept_welcome(&frame, &near.identity, NOW, &mut memory);
     let (_, reunion) = accepted.expect("they go on");
     assert!(matches!(reunion, Reunion::Resumed), "{reunion:?}");
-    exchange(near, far);
 }
 
 /// A message that took another's place in the queue has no sequence of its own.
@@ -1381,4 +1386,39 @@ fn best_effort_in_flight_at_the_end_is_counted() {
         assert_eq!(drops.total(), 2);
         assert_eq!(near.pool.lent_bytes(), 0);
     }
+}
+
+/// However many keys there are, each has one message waiting, also when the link is another.
+#[test]
+fn every_key_has_one_message_waiting() {
+    const KEYS: u32 = 300;
+    let (mut near, mut far) = pair();
+    near.session.limits.frames_max = 2 * KEYS;
+    far.session.limits.frames_max = 2 * KEYS;
+    let latest = |key: u32| Envelope::data().reliable().latest(key);
+    let push_all = |near: &mut End, value: u32| {
+        for key in 0..KEYS {
+            near.push_as(latest(key), &u32::to_le_bytes(1000 * value + key));
+        }
+        assert_eq!(near.session.frames_queued(), u64::from(KEYS), "the values before are gone");
+    };
+    push_all(&mut near, 1);
+    push_all(&mut near, 2);
+    near.push_as(Envelope::data(), b"lost with the link");
+    near.lose_link();
+    push_all(&mut near, 3);
+    far.lose_link();
+    let hello = hello_again(&mut near, NOW);
+    resume_by(&mut near, &mut far, &hello);
+    push_all(&mut near, 4);
+    exchange(&mut near, &mut far);
+    let value = |(_, body): &(Priority, Vec<u8>)| {
+        u32::from_le_bytes(body[..].try_into().expect("four bytes"))
+    };
+    let mut values: Vec<_> = far.received.iter().map(value).collect();
+    // One that ends a block has no room for a newer one to be written: it goes behind the others.
+    values.sort_unstable();
+    assert!(values.into_iter().eq((0..KEYS).map(|key| 4000 + key)), "the latest of each");
+    let drops = near.session.take_drops()[Priority::Normal.index()];
+    assert_eq!(drops.by_reason()[DropReason::Replaced.index()], 3 * u64::from(KEYS));
 }
