@@ -322,7 +322,12 @@ impl Lane {
             {
                 self.write_around(head, payload, limits, memory, holdings).map_err(Refusal::Send)
             }
-            (_, Some(block)) if block.span.last == self.sequence && block.is_open() => {
+            // What is written behind frames that may have arrived could not be dropped any more.
+            (_, Some(block))
+                if block.span.last == self.sequence
+                    && block.span.first > self.announced
+                    && block.is_open() =>
+            {
                 block.write(head, body, limits.frame_bytes_max, memory.scratch)
             }
             _ => Err(Refusal::Needs { bytes: 0 }),

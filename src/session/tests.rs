@@ -1422,3 +1422,22 @@ fn every_key_has_one_message_waiting() {
     let drops = near.session.take_drops()[Priority::Normal.index()];
     assert_eq!(drops.by_reason()[DropReason::Replaced.index()], 3 * u64::from(KEYS));
 }
+
+/// What is queued behind the block that a link was lost under goes when its time is over.
+#[test]
+fn message_behind_a_block_that_was_put_back_expires() {
+    let (mut near, _) = pair();
+    let reliable = Envelope::data().reliable();
+    near.push_as(reliable, b"in flight");
+    let (session, mut memory) = near.memory();
+    let (source, block) = session.poll_block(NOW, &mut memory).expect("queued");
+    let sent = block.span.start;
+    session.link_lost(Some(Returned { source, block, sent }), &mut memory);
+    near.push_as(reliable.ttl(Duration::from_millis(1)), b"short-lived");
+    assert_eq!(near.session.frames_queued(), 2);
+    let (session, mut memory) = near.memory();
+    session.drop_expired(Nanos(NOW.0 + 2_000_000), &mut memory);
+    let drops = session.take_drops()[Priority::Normal.index()];
+    assert_eq!(drops.by_reason()[DropReason::Expired.index()], 1);
+    assert_eq!(session.frames_queued(), 1);
+}
