@@ -166,6 +166,9 @@ const CONFIRM_AFTER: Duration = Duration::from_millis(2);
 /// So many bytes of reliable messages are confirmed at once.
 const CONFIRM_BYTES: usize = 128 << 10;
 
+/// No gap leads so far: behind it there are more sequences than messages can be sent.
+const SEQUENCES_END: u64 = 1 << 63;
+
 /// Drops that are no lane's any more are to be told.
 const UNTOLD: u64 = u64::MAX;
 
@@ -1559,14 +1562,14 @@ impl Session {
     fn skip(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
         let index = frame.priority().index();
         let count = u64::from(frame.type_id());
-        let mut last = self.received[index] + count;
-        if Mutation::NarrowSequence.is_on() {
-            last = low_half(last).into();
-        }
-        if count == 0 || frame.sequence() != low_half(last) {
+        let last = self.received[index].checked_add(count).map(|last| {
+            if Mutation::NarrowSequence.is_on() { low_half(last).into() } else { last }
+        });
+        let is_next = |last: &u64| *last < SEQUENCES_END && frame.sequence() == low_half(*last);
+        let Some(last) = last.filter(is_next).filter(|_| count > 0) else {
             let expected = low_half(self.received[index] + 1);
             return Err(ProtocolError::BadSequence { expected, got: frame.sequence() });
-        }
+        };
         self.received[index] = last;
         self.missed[index] += if Mutation::NoGapCount.is_on() { 0 } else { count };
         Ok(())

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::Config;
 use crate::mem::{Pool, PoolLayout};
 use crate::wire::heartbeat::Echo;
-use crate::wire::{BodyError, Scratch, frame_bytes};
+use crate::wire::{BodyError, HEADER_BYTES, Scratch, frame_bytes};
 
 /// One end with its own memory.
 struct End {
@@ -1118,7 +1118,7 @@ fn payload_in_place_that_is_dropped_is_a_gap() {
     let late = NOW + Duration::from_millis(1);
     let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
     let (source, block) = near.session.poll_block(late, &mut memory).expect("a gap is told");
-    assert_eq!(block.span.bytes(), crate::wire::HEADER_BYTES);
+    assert_eq!(block.span.bytes(), HEADER_BYTES);
     let gap = block.buffer.pieces(block.span.start..block.span.filled).to_vec();
     near.session.block_sent(source, block, &mut memory);
     assert!(payload.is_unique(), "nobody holds it any more");
@@ -1440,4 +1440,36 @@ fn message_behind_a_block_that_was_put_back_expires() {
     let drops = session.take_drops()[Priority::Normal.index()];
     assert_eq!(drops.by_reason()[DropReason::Expired.index()], 1);
     assert_eq!(session.frames_queued(), 1);
+}
+
+/// Gaps lead to no sequence from which 64 bits do not suffice.
+#[test]
+fn gap_beyond_all_sequences_is_refused() {
+    for (received, count, is_sound) in [
+        (u64::MAX - 5, 10, false),
+        (u64::MAX - 5, 5, false),
+        ((1 << 63) - 11, 10, true),
+        ((1 << 63) - 11, 11, false),
+        (0, u32::MAX, true),
+    ] {
+        let (mut near, _) = pair();
+        near.session.begin_at([received; Priority::COUNT]);
+        let last = low_half(received.wrapping_add(u64::from(count)));
+        let head = FrameHead {
+            kind: Kind::Gap,
+            priority: Priority::Critical,
+            codec: Codec::Opaque,
+            type_id: count,
+            sequence: last,
+            sent_at_ns: 0,
+            flags: Flags::default(),
+            extension: None,
+            checksum: Checksum::Always,
+        };
+        let mut gap = [0; HEADER_BYTES];
+        head.encode(&[], &mut gap);
+        let expected =
+            ProtocolError::BadSequence { expected: low_half(received.wrapping_add(1)), got: last };
+        assert_eq!(near.handle(&gap), if is_sound { Ok(()) } else { Err(expected) });
+    }
 }
