@@ -186,8 +186,13 @@ impl Core {
             session.push(envelope, correlation, body, &self.identity, self.now, &mut memory);
         let lane_bytes = session.lane_bytes(envelope.lane());
         let expires_from = session.expires_from();
+        let has_dropped = session.has_untold_drops();
         let admissions = session.take_admissions();
         self.book(&admissions);
+        if has_dropped {
+            // Now: what is untold when the link is back counts as lost with the one before.
+            self.count_drops(id.key);
+        }
         match pushed {
             Ok(frame_bytes) => {
                 if expires_from != Nanos::NEVER {
@@ -259,6 +264,12 @@ impl Core {
         let Phase::Closing { reason } = connection.phase else {
             unreachable!("a session leaves a connection that is ending")
         };
+        let home = connection.home;
+        if connection.session.has_untold_drops() {
+            // They did not go with the link.
+            self.count_drops(home);
+        }
+        let connection = &mut self.connections[key];
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let role = connection.session.role();
         let empty = Session::new(role, Default::default(), self.limits, &self.identity);
@@ -282,7 +293,6 @@ impl Core {
             attempt: 0,
             stand_in: None,
         };
-        let home = connection.home;
         self.homes[home] = Home::Away(Box::new(away));
         let messages_dropped = self.count_drops(home);
         self.counters.messages_dropped.add(messages_dropped);

@@ -9,7 +9,7 @@ use ringwire::{
     ConfigBuilder, ConnectionState, Envelope, Event, EventKind, Nanos, Overflow, Priority, Server,
 };
 
-use crate::bed::{Bed, settings_that_resume, silent, turn, valid};
+use crate::bed::{Bed, events_of_server, settings_that_resume, silent, turn, valid};
 use crate::proxy::Fault;
 use crate::util::{PATIENCE, Peer, isolated, pattern, settings, start, wait_until};
 
@@ -141,6 +141,34 @@ fn every_reason_is_told() {
         let last = events.last().expect("there are some");
         assert!(matches!(last.kind, EventKind::Disconnected { .. }), "{events:?}");
         assert!(bed.server.receive(Duration::ZERO).is_err(), "nothing arrived");
+    });
+}
+
+/// What a newer value replaces while there is no link is counted at once, and was not lost with the
+/// link before.
+#[test]
+fn values_replaced_while_the_link_is_down_are_not_lost_with_it() {
+    isolated(|| {
+        const VALUES: u64 = 100;
+        let mut bed =
+            Bed::around(settings_that_resume(), silent().config(valid(settings_that_resume())));
+        bed.lose_link(Fault::Cut);
+        events_of_server(&bed.server, "LinkLost");
+        for value in 0..VALUES {
+            let latest = Envelope::data().reliable().latest(7);
+            bed.server.send_to(bed.id, latest, &value.to_le_bytes()).expect("it is kept");
+        }
+        bed.proxy.admit();
+        bed.turn_until_resumed();
+        let events = events_of_server(&bed.server, "Resumed");
+        let resumed = events.iter().find_map(|event| match event.kind {
+            EventKind::Resumed { messages_dropped, .. } => Some(messages_dropped),
+            _ => None,
+        });
+        assert_eq!(resumed, Some(0), "{events:?}");
+        let statistics = bed.server.statistics();
+        assert_eq!(statistics.dropped(DropReason::Replaced), VALUES - 1);
+        assert_eq!(statistics.messages_dropped, 0);
     });
 }
 
