@@ -64,7 +64,8 @@ pub enum Overflow {
     /// Drops the oldest best-effort messages that wait. When only reliable ones wait, it refuses.
     DropOldest,
     /// Every message without a conflation key of its own replaces the one of the same type that
-    /// waits; when there is no room all the same, it refuses.
+    /// waits; when there is no room all the same, it refuses. Requests and answers replace nothing
+    /// and stay.
     LatestValue,
     /// Ends the session: the peer reads too slowly.
     Disconnect,

@@ -178,6 +178,8 @@ impl Envelope {
     /// Only the latest message of this key matters: it takes the place of an older one that still
     /// waits in the lane, which is dropped and counted.
     ///
+    /// A request or an answer that is replaced leaves whoever waits for it to wait in vain.
+    ///
     /// A lane remembers the 1024 keys that came last of those with a message waiting; one of a key
     /// before them stays, and the newer one is queued behind it.
     pub const fn latest(self, key: u32) -> Self {
@@ -283,6 +285,7 @@ impl Envelope {
     /// What is to become of the message besides being sent.
     pub(crate) fn care<B: Body + ?Sized>(
         &self,
+        correlation: Correlation,
         body: &B,
         overflow: Overflow,
         now: Nanos,
@@ -295,8 +298,8 @@ impl Envelope {
         let key = match self.conflation_key() {
             // Keys and type numbers are told apart by the upper half.
             Some(key) => Some(u64::from(key)),
-            // A cancellation is no value: it takes nobody's place, and none before its request's.
-            None if overflow == Overflow::LatestValue && !matches!(self.kind(), Kind::Cancel) => {
+            // Requests, answers and cancellations are no values: somebody waits for each.
+            None if overflow == Overflow::LatestValue && correlation == Correlation::None => {
                 Some(1 << 32 | u64::from(body.type_id()))
             }
             None => None,

@@ -820,7 +820,7 @@ impl Session {
         }
         let index = envelope.lane().index();
         let overflow = self.limits.overflow[index];
-        let care = envelope.care(body, overflow, now)?;
+        let care = envelope.care(correlation, body, overflow, now)?;
         let confirms = self.unconfirmed & 1 << index != 0;
         let mut head = frame_head(envelope, correlation, body, identity, now, confirms);
         if let Some(extension) = &mut head.extension {

@@ -1473,3 +1473,22 @@ fn gap_beyond_all_sequences_is_refused() {
         assert_eq!(near.handle(&gap), if is_sound { Ok(()) } else { Err(expected) });
     }
 }
+
+/// In a lane of latest values somebody waits for each answer and each request all the same.
+#[test]
+fn requests_and_answers_are_no_values() {
+    let (mut near, mut far) = pair();
+    near.session.limits.overflow[Priority::Normal.index()] = Overflow::LatestValue;
+    let patience = Correlation::Request { id: 3, timeout_us: 1_000_000 };
+    let request = Correlation::Request { id: 4, timeout_us: 0 };
+    let correlations =
+        [Correlation::Response(1), Correlation::Response(2), patience, request, Correlation::None];
+    for correlation in correlations.into_iter().chain([Correlation::None]) {
+        let (session, identity) = (&mut near.session, &near.identity);
+        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let status = Envelope::status();
+        session.push(status, correlation, &b"body"[..], identity, NOW, &mut memory).expect("room");
+    }
+    exchange(&mut near, &mut far);
+    assert_eq!(far.received.len(), 5, "one value has replaced another");
+}
