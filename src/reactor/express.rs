@@ -383,7 +383,10 @@ impl Core {
         }
         self.connections[main_key].state_deadline = Nanos::NEVER;
         self.connections[main_key].is_incomplete = false;
-        self.connections[main_key].session.release();
+        let session = &mut self.connections[main_key].session;
+        session.release();
+        session.watchdog.start(self.now);
+        self.set_session_deadline(main);
         self.set_deadline(main_key);
         self.mark_dirty(main_key);
         self.count_active(main_key);

@@ -9,7 +9,7 @@ use crate::config::ConfigBuilder;
 use crate::mem::Buffer;
 use crate::reactor::connection::{Connection, InFlight, Phase};
 use crate::session::lane::{LaneLimits, SendMemory};
-use crate::session::{Part, Role, Session};
+use crate::session::{Correlation, Part, Role, Session};
 use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
 use crate::wire::{BodyError, Scratch};
 
@@ -716,4 +716,41 @@ fn reactor_that_sleeps_often_keeps_a_timer_standing() {
         }
         assert_eq!(patience.is_zero(), is_wanted, "period {period_us} us");
     }
+}
+
+/// A request that was to confirm what had come, and is too old when it should leave, leaves that to
+/// an acknowledgement.
+#[test]
+fn what_a_dropped_request_was_to_confirm_is_confirmed_in_time() {
+    let mut pair = Pair::new();
+    let far_id = pair.far.connections()[0].id;
+    pair.far.send(far_id, Envelope::data().reliable(), b"text").expect("room");
+    until(|| {
+        poll(&mut pair.far);
+        poll(&mut pair.near);
+        pair.near.receive().is_some()
+    });
+    let key = pair.key();
+    let core = &mut pair.near.core;
+    let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+    let request = Correlation::Request { id: 1, timeout_us: 1 };
+    let connection = &mut core.connections[key];
+    let session = &mut connection.session;
+    let long_ago = Nanos(core.now.0 - 1_000_000);
+    // Their block is looked through because of the second.
+    let brief = Envelope::command().ttl(Duration::from_micros(1));
+    for (envelope, correlation) in [(Envelope::command(), request), (brief, Correlation::None)] {
+        let identity = &core.identity;
+        let pushed =
+            session.push(envelope, correlation, &b"late"[..], identity, long_ago, &mut memory);
+        pushed.expect("room");
+    }
+    assert_eq!(session.confirm_at(), Nanos::NEVER, "the request confirms it");
+    // As if it had been looked at since.
+    connection.session_due = Nanos::NEVER;
+    core.mark_dirty(key);
+    core.transmit();
+    let connection = &core.connections[key];
+    assert_ne!(connection.session.confirm_at(), Nanos::NEVER, "the request is gone");
+    assert!(connection.session_due <= connection.session.confirm_at());
 }

@@ -310,15 +310,21 @@ impl Core {
         in_flight
     }
 
-    /// What had a time to live may just have been dropped, and what still waits is looked at again
-    /// when its time is over.
+    /// What had a time to live may just have been dropped: what it was to confirm is confirmed
+    /// later, and what still waits is looked at again when its time is over.
     #[cold]
     fn tell_expired(&mut self, key: ConnectionKey) {
         let connection = &self.connections[key];
-        if connection.session.has_untold_drops() {
-            self.count_drops(connection.home);
+        let (home, session) = (connection.home, &connection.session);
+        let is_due_earlier = session.confirm_at() < connection.session_due;
+        if session.has_untold_drops() {
+            self.count_drops(home);
         }
-        self.arm_expiry(key);
+        if is_due_earlier {
+            self.set_session_deadline(home);
+        } else {
+            self.arm_expiry(key);
+        }
     }
 
     /// Has the session looked at when something that waits for room in the socket is too old.

@@ -651,6 +651,8 @@ impl Session {
             self.lanes[priority.index()].link_lost(priority, memory, &mut self.holdings);
         }
         self.forget_confirmations();
+        // Whoever has told of them may have gone with the link.
+        self.told_expired = 0;
         self.heartbeat = None;
         self.beat = None;
     }
@@ -1600,7 +1602,10 @@ impl Session {
         self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
         self.decoder = Decoder::new(identity.frame_bytes_max as usize);
         self.start_heartbeat(greeting, identity, now);
-        self.watchdog.start(now);
+        if self.part != Part::Main {
+            // The peer may say nothing on main before express stands: its watches start then.
+            self.watchdog.start(now);
+        }
         self.peer_id = SessionId(greeting.session_id);
         self.greeted_at = greeting.monotonic_ns.get();
         self.peer = Some(Box::new(PeerInfo {
@@ -1611,6 +1616,10 @@ impl Session {
             resumes: Features(greeting.features.get()).contains(Features::RESUME),
             clock_offset_ns: greeting.monotonic_ns.get().wrapping_sub(now.0) as i64,
         }));
+        if self.expired > self.told_expired {
+            // The greeting tells of what was received, and not of those that came too late.
+            self.confirm_at = now + CONFIRM_AFTER;
+        }
         let event = if self.state == State::Down { Event::Resumed } else { Event::Established };
         self.state = self.state.step(event);
     }

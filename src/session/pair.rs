@@ -404,7 +404,10 @@ impl Accounts {
         self.bytes_kept += part.kept_bytes() as u64;
         self.messages_missed += part.missed();
         self.messages_expired += part.expired();
-        self.messages_expired_at_peer += part.expired_at_peer();
+        // Whatever the peer says.
+        let expired_at_peer = part.expired_at_peer();
+        self.messages_expired_at_peer =
+            self.messages_expired_at_peer.saturating_add(expired_at_peer);
         self.drops.extend(part.drop_counts());
     }
 }

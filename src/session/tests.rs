@@ -1492,3 +1492,38 @@ fn requests_and_answers_are_no_values() {
     exchange(&mut near, &mut far);
     assert_eq!(far.received.len(), 5, "one value has replaced another");
 }
+
+/// A peer is told of what came too late also on the next link, where the frame that told of it may
+/// have gone with the last.
+#[test]
+fn expired_messages_are_told_on_the_next_link() {
+    for is_lost_on_its_way in [false, true] {
+        let (mut near, mut far) = pair();
+        near.push_as(Envelope::command().ttl(Duration::from_secs(1)), b"of an unknown age");
+        far.handle(&near.send_block().expect("queued")).expect("well formed");
+        assert_eq!(far.session.expired(), 1);
+        if is_lost_on_its_way {
+            far.confirm();
+            assert!(far.send_block().is_some());
+        }
+        reconnect(&mut near, &mut far);
+        assert_eq!(near.session.expired_at_peer(), 0);
+        assert!(far.session.deadline() <= NOW + CONFIRM_AFTER, "it is to be told");
+        far.confirm();
+        exchange(&mut near, &mut far);
+        assert_eq!(near.session.expired_at_peer(), 1);
+    }
+}
+
+/// A peer may say of the messages that came too late what it wants.
+#[test]
+fn sum_of_what_peers_say_does_not_overflow() {
+    let (mut near, _) = pair();
+    let mut bytes = [0; ACKNOWLEDGEMENT_BYTES];
+    write_acknowledgement([0; Priority::COUNT], u64::MAX, 0, &mut bytes);
+    near.handle(&bytes).expect("well formed");
+    let mut books = pair::Accounts::default();
+    books.add(&near.session);
+    books.add(&near.session);
+    assert_eq!(books.messages_expired_at_peer, u64::MAX);
+}

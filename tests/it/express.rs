@@ -1,10 +1,13 @@
 //! Sessions with two connections: high and critical messages have one of their own.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ringwire::{
     Client, CloseReason, ConfigBuilder, ConnectError, ConnectionState, Envelope, EventKind, Idle,
     Kind, Link, Nanos, Priority, ReceiveError, RequestError, SendError, Server, ServerBuilder,
+    WatchKey,
 };
 
 use rustix::io::Errno;
@@ -573,6 +576,31 @@ fn session_without_its_second_connection_times_out() {
             ),
             "{kinds:?}"
         );
+    });
+}
+
+/// A peer may say nothing before its second connection stands, so nothing is missed before.
+#[test]
+fn watches_begin_when_both_connections_stand() {
+    isolated(|| {
+        const PERIOD: Duration = Duration::from_millis(10);
+        let missed = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&missed);
+        let server = start(echo().watch(WatchKey::Kind(Kind::Data), PERIOD).on_deadline_missed(
+            move |_, _| {
+                count.fetch_add(1, Ordering::Relaxed);
+            },
+        ));
+        let address = server.addresses()[0].clone();
+        let greeting = Greeting { features: PAIRED, ..Greeting::default() };
+        let _main = Peer::connect_as(&address, greeting);
+        let begun = Nanos::now();
+        wait_until("some periods are over", || Nanos::now().since(begun) > 5 * PERIOD);
+        assert_eq!(missed.load(Ordering::Relaxed), 0, "it is not connected");
+        let session_id = companion([9; 16]);
+        let second = Greeting { features: EXPRESS, session_id, ..Greeting::default() };
+        let _express = Peer::connect_as(&address, second);
+        wait_until("it is missed", || missed.load(Ordering::Relaxed) == 1);
     });
 }
 
