@@ -59,6 +59,8 @@ pub(super) struct Life {
     /// The latest message of each key by lane.
     latest: BTreeMap<(usize, u64), usize>,
     pub(super) is_over: bool,
+    /// Its session has said what it leaves.
+    is_told: bool,
     /// A link was lost.
     pub(super) had_losses: bool,
 }
@@ -246,6 +248,24 @@ impl Truth {
             }
         }
         self.lives[life].is_over = true;
+        self.lives[life].is_told = true;
+    }
+
+    /// Of lives that are over: what never left and what was listed is counted, and nothing that was
+    /// handled for good.
+    pub(super) fn check_ended(&self) {
+        let lives = self.lives.iter().enumerate().filter(|(_, life)| life.is_told);
+        for (life, lane) in
+            lives.flat_map(|(life, it)| it.lanes.iter().map(move |lane| (life, lane)))
+        {
+            let messages = || lane.messages.iter().map(|&number| &self.messages[number]);
+            let must_be =
+                |message: &&Message| message.listed.is_some() || !(message.handled || message.left);
+            let may_be = |message: &&Message| must_be(message) || !message.handled;
+            let bounds = messages().filter(must_be).count()..=messages().filter(may_be).count();
+            let counted = usize::try_from(lane.drops.total()).expect("few");
+            assert!(bounds.contains(&counted), "life {life}: {counted} of {bounds:?} dropped");
+        }
     }
 
     /// The books of a life agree with what happened so far. `is_settled`: nothing is under way.

@@ -15,7 +15,7 @@ use crate::error::{CloseReason, SendError};
 use crate::mem::{Pool, PoolLayout};
 use crate::session::backoff::{Backoff, BackoffPolicy, Next};
 use crate::session::block::Block;
-use crate::session::heartbeat::HeartbeatPolicy;
+use crate::session::heartbeat::{HeartbeatPolicy, Pace};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::pair::{Half, Remains};
 use crate::session::requests::Requests;
@@ -161,6 +161,8 @@ struct Climate {
     ttl_percent: u64,
     ttl: u64,
     key_percent: u64,
+    /// Conflation keys in use.
+    keys: u64,
     lanes: usize,
     large_percent: u64,
     linger: u64,
@@ -196,6 +198,8 @@ struct Node {
     /// What it waits for, by the session's public seat.
     requests: Requests<usize, usize>,
     requests_max: u32,
+    /// Whose turn it is to measure.
+    pace: Pace,
     /// When they are looked at next.
     requests_at: u64,
     /// Its asks before this one are over.
@@ -336,7 +340,7 @@ fn heartbeat_policy(r: &mut Random) -> HeartbeatPolicy {
     HeartbeatPolicy {
         interval_us: u32::try_from(r.between(40, 200)).expect("small") * 1000,
         misses: u32::try_from(r.between(3, 6)).expect("small"),
-        measure_every: Duration::ZERO,
+        measure_every: Duration::from_millis(r.pick(&[0, 0, 30, 150])),
     }
 }
 
@@ -364,6 +368,7 @@ impl World {
             ttl_percent: r.pick(&[0, 0, 20, 60]),
             ttl: r.scaled(20 * US, 200 * MS),
             key_percent: r.pick(&[0, 0, 30]),
+            keys: r.pick(&[3, 3, 100]),
             lanes: r.size(1, 5),
             large_percent: r.pick(&[0, 2, 20]),
             linger: r.scaled(20 * MS, 20_000 * MS),
@@ -548,7 +553,7 @@ impl Node {
                 // Without: one after the handshake, for the clocks; the simulation ends before
                 // another.
                 heartbeat: heartbeat.unwrap_or(HeartbeatPolicy {
-                    interval_us: u32::MAX,
+                    interval_us: r.pick(&[0, u32::MAX]),
                     misses: 3,
                     measure_every: Duration::ZERO,
                 }),
@@ -562,6 +567,7 @@ impl Node {
             by_peer: BTreeMap::new(),
             requests: Requests::new(requests_max, r.next()),
             requests_max,
+            pace: Pace::new(Duration::from_micros(r.pick(&[0, 1_000]))),
             requests_at: u64::MAX,
             asks_from: 0,
         }

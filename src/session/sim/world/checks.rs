@@ -222,6 +222,7 @@ impl World {
     /// Nothing is left to happen: everything has reached the other side, or is accounted for.
     pub(super) fn check_settled(&mut self) {
         self.check_settled_pairs();
+        self.truth.check_ended();
         for seat in 0..self.seats.len() {
             let Place::Here(conn) = self.seats[seat].place else {
                 assert_eq!(self.seats[seat].place, Place::Over, "seat {seat} waits for nothing");

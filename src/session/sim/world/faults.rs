@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::error::ProtocolError;
-use crate::session::heartbeat::Pace;
 use crate::session::sim::network::Damage;
 use crate::wire::{EXTENSION_BYTES, Flags, HEADER_BYTES, frame_bytes};
 
@@ -305,7 +304,10 @@ impl World {
         }
         let now = self.clock(self.seats[seat].node);
         self.drop_expired(seat);
-        match self.seats[seat].session.expire(now, &mut Pace::new(Duration::ZERO)) {
+        let Seat { session, node, .. } = &mut self.seats[seat];
+        let node = &mut self.nodes[*node];
+        node.pace.set_sessions(node.places_max);
+        match session.expire(now, &mut node.pace) {
             Expiry::GoOn => {
                 self.mark_dirty(conn);
                 self.arm_timer(seat);

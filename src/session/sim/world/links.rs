@@ -3,6 +3,11 @@
 use super::*;
 use crate::session::Part;
 
+/// What a frame with a time to live is handled later than its turn began, at most.
+const LATE_MAX: u64 = 50 * US;
+/// That, and what clocks drift apart in the longest time to live.
+const AGE_ERROR: u64 = MS;
+
 impl World {
     // Dialling.
 
@@ -366,8 +371,13 @@ impl World {
         if self.conns[conn].established_at.is_some() {
             self.note_confirmations(seat, frame);
         }
+        // As the reactor: what may be stale is taken in with a clock that is read anew, while the
+        // session's timers go by that of the turn.
+        let is_late = frame.expires() && frame.kind().is_application();
+        let late = if is_late { self.random.between(0, LATE_MAX) } else { 0 };
         let (session, memory) = self.session(conn);
-        let input = session.handle(frame, now, &mut memory.memory());
+        let read_at = now + Duration::from_nanos(late);
+        let input = session.handle(frame, read_at, &mut memory.memory());
         let input = input.unwrap_or_else(|error| panic!("seat {seat}: {error}"));
         match input {
             Input::Message => {
@@ -383,7 +393,19 @@ impl World {
             // It has come, and is counted; no handler sees it.
             Input::Expired => {
                 let number = self.number_of(conn, frame);
-                self.truth_of(conn, frame);
+                let clock = self.seats[seat].session.clock_offset(now);
+                let (true_now, message) = (self.now, self.truth_of(conn, frame));
+                // A request whose patience is shorter than its time to live says that instead.
+                let patience = message
+                    .expires_at
+                    .zip(message.useful_until)
+                    .map_or(0, |(at, until)| at.0 - until.0);
+                if let (Some(clock), Some(expires)) = (clock, message.expires_true) {
+                    let expires = expires - patience;
+                    // What its age may be reckoned too high by: twice the error of the clocks.
+                    let error = 2 * clock.error_ns + AGE_ERROR;
+                    assert!(expires <= true_now + error, "too early: {clock:?}, {message:?}");
+                }
                 self.request_expired(number);
                 self.report.expired += 1;
             }

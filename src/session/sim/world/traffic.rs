@@ -177,7 +177,7 @@ impl World {
             };
         }
         if r.chance(climate.key_percent) {
-            envelope = envelope.latest(u32::try_from(r.between(0, 3)).expect("few"));
+            envelope = envelope.latest(u32::try_from(r.between(0, climate.keys)).expect("few"));
         }
         (envelope, ttl)
     }
