@@ -313,6 +313,24 @@ pub enum FlushError {
     NotConnected,
 }
 
+/// A watch was not set up. Nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WatchError {
+    /// There is no such session.
+    #[error("no such session")]
+    NoSession,
+    /// As many as there is room for are set up already.
+    #[error("{watches_max} watches are set up already (watches_max)")]
+    Full {
+        /// The limit.
+        watches_max: usize,
+    },
+    /// Nothing can come within no time.
+    #[error("the period of a watch must be above zero")]
+    PeriodZero,
+}
+
 /// No session was established.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -470,6 +488,9 @@ pub enum SetupError {
         /// How many wait.
         waiting: usize,
     },
+    /// What is to be watched in every session can not be.
+    #[error("cannot watch every session: {0}")]
+    Watch(#[from] WatchError),
     /// Another system call failed.
     #[error("{operation} failed: {source}{}", system_remedy(.operation, .source))]
     System {

@@ -32,7 +32,7 @@ use crate::endpoint::{Address, Endpoint};
 use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
-use crate::reactor::command::{Asker, Claim, Command, Mailbox};
+use crate::reactor::command::{Asker, Claim, Command, Mailbox, Waiting};
 use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::{Inbox, SharedInbox};
 use crate::reactor::listener;
@@ -158,7 +158,8 @@ impl NodeBuilder {
 
     /// Watches that every peer sends messages of a type or kind at least every `period`: "no
     /// setpoint for 20 ms: go safe". It begins with each session, outlives its links, and is missed
-    /// when the session ends before it was; see [`Reactor::watch`].
+    /// when the session ends before it was; see [`Reactor::watch`]. Of the same key the last period
+    /// counts; [`start`](Self::start) refuses a period of zero and more keys than `watches_max`.
     #[must_use]
     pub fn watch(mut self, key: WatchKey, period: Duration) -> Self {
         self.watches.keys.push((key, period));
@@ -209,7 +210,8 @@ impl NodeBuilder {
     ///
     /// [`SetupError`] of the first thing that failed; everything started is stopped again, but
     /// memory that `mlockall` has locked stays so. A number of reactors out of bounds, or beyond
-    /// the cores that spinning real-time threads are pinned to, is a [`SetupError::Config`].
+    /// the cores that spinning real-time threads are pinned to, is a [`SetupError::Config`]; a watch
+    /// that can not be set up, a [`SetupError::Watch`].
     pub fn start(self) -> Result<Node, SetupError> {
         let mut config = self.config.unwrap_or_default();
         let count = self.reactors.unwrap_or(config.reactor_count());
@@ -433,7 +435,7 @@ impl ThreadPlan {
             reactor.handlers_mut().on_type(type_id, handler);
         }
         for (key, period) in self.watches.keys {
-            reactor.watch_all(key, period);
+            reactor.watch_all(key, period)?;
         }
         if let Some(handler) = self.watches.missed {
             reactor.on_deadline_missed(move |context, watched| handler(context, watched));
@@ -744,10 +746,11 @@ impl NodeHandle {
         response_to: u64,
     ) -> Result<(), SendError> {
         self.check_may_wait()?;
+        let waiting = Waiting::new(envelope);
         let body = self.own(body, envelope, response_to)?;
         self.ask_for_verdict(usize::from(connection.reactor), |asker| {
             let asker = Some(asker);
-            Command::Send { connection, envelope, body, response_to, asker }
+            Command::Send { connection, waiting, body, response_to, asker }
         })
     }
 
@@ -794,8 +797,9 @@ impl NodeHandle {
         body: &B,
         response_to: u64,
     ) -> Result<(), SendError> {
+        let waiting = Waiting::new(envelope);
         let body = self.own(body, envelope, response_to)?;
-        let command = Command::Send { connection, envelope, body, response_to, asker: None };
+        let command = Command::Send { connection, waiting, body, response_to, asker: None };
         self.post(connection, command)
     }
 
@@ -819,6 +823,7 @@ impl NodeHandle {
     ) -> Result<BroadcastReport, SendError> {
         self.check_running()?;
         self.check_may_wait()?;
+        let waiting = Waiting::new(envelope);
         let body = self.own(body, envelope, 0)?;
         let deadline = Nanos::now() + ANSWER_TIMEOUT;
         let mut failure = None;
@@ -827,7 +832,7 @@ impl NodeHandle {
             let (reply, answer) = bounded(1);
             let claim = Claim::default();
             let asker = Asker { claim: claim.clone(), reply };
-            match mailbox.post(Command::Broadcast { envelope, body: body.clone(), asker }) {
+            match mailbox.post(Command::Broadcast { waiting, body: body.clone(), asker }) {
                 Ok(()) => answers.push((answer, claim)),
                 Err(_) => failure = Some(SendError::Busy),
             }

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
 use super::{ANSWER_TIMEOUT, NodePool};
 use crate::error::{CloseReason, RequestError, SendError};
-use crate::reactor::command::{Claim, Command};
+use crate::reactor::command::{Claim, Command, Waiting};
 use crate::reactor::errand::{Errand, Reply};
 use crate::reactor::pool::command::PoolCommand;
 use crate::reactor::{Choice, Message, PoolId};
@@ -79,6 +79,7 @@ impl NodePool {
         timeout: Duration,
     ) -> Result<PoolRequest, RequestError> {
         self.handle.check_may_wait()?;
+        let waiting = Waiting::new(envelope);
         let body = self.handle.own(body, envelope, 0)?;
         let deadline = Nanos::now() + timeout;
         let mut outcome = Err(SendError::NotConnected.into());
@@ -92,7 +93,7 @@ impl NodePool {
             let errand = Errand {
                 pool,
                 choice,
-                envelope,
+                waiting,
                 body,
                 timeout,
                 deadline,

@@ -13,7 +13,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use super::{ANSWER_TIMEOUT, NodeHandle};
 use crate::config::{Overflow, PoolConfig};
 use crate::error::{ConnectError, SendError};
-use crate::reactor::command::{Asker, Claim, Command, Mailbox};
+use crate::reactor::command::{Asker, Claim, Command, Mailbox, Waiting};
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::PoolPlan;
 use crate::reactor::pool::command::PoolCommand;
@@ -208,10 +208,11 @@ impl NodePool {
         body: &B,
     ) -> Result<(), SendError> {
         self.handle.check_may_wait()?;
+        let waiting = Waiting::new(envelope);
         let body = self.handle.own(body, envelope, 0)?;
         self.offer(choice, envelope, |pool| {
             self.handle.ask_for_verdict(usize::from(pool.reactor), |asker| {
-                Command::Pool(send(pool, choice, envelope, body.clone(), Some(asker)))
+                Command::Pool(send(pool, choice, waiting, body.clone(), Some(asker)))
             })
         })
     }
@@ -228,9 +229,10 @@ impl NodePool {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        let waiting = Waiting::new(envelope);
         let body = self.handle.own(body, envelope, 0)?;
         self.offer(choice, envelope, |pool| {
-            let command = Command::Pool(send(pool, choice, envelope, body.clone(), None));
+            let command = Command::Pool(send(pool, choice, waiting, body.clone(), None));
             self.handle.post_command(usize::from(pool.reactor), command)
         })
     }
@@ -344,9 +346,9 @@ impl NodePool {
 fn send(
     pool: PoolId,
     choice: Choice,
-    envelope: Envelope,
+    waiting: Waiting,
     body: OwnedBody,
     asker: Option<Asker<Result<(), SendError>>>,
 ) -> PoolCommand {
-    PoolCommand::Send { pool, choice, envelope, body, asker }
+    PoolCommand::Send { pool, choice, waiting, body, asker }
 }

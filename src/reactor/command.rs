@@ -7,6 +7,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use crossbeam_queue::ArrayQueue;
@@ -14,10 +15,11 @@ use crossbeam_queue::ArrayQueue;
 use crate::endpoint::Address;
 use crate::error::{CloseReason, SendError};
 use crate::reactor::abandoned::Cancellations;
+use crate::reactor::core::Core;
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::command::PoolCommand;
 use crate::reactor::{ConnectionId, ConnectionInfo};
-use crate::session::Envelope;
+use crate::session::{Correlation, Envelope};
 pub(crate) use crate::sync::claim::Claim;
 use crate::sync::mailbox::{self, Queue, Wake};
 use crate::sys::socket::Waker;
@@ -29,14 +31,14 @@ pub(crate) enum Command {
     /// Send to one connection, as the answer to a request when `response_to` is not 0.
     Send {
         connection: ConnectionId,
-        envelope: Envelope,
+        waiting: Waiting,
         body: OwnedBody,
         response_to: u64,
         asker: Option<Asker<Result<(), SendError>>>,
     },
     /// Send to every established connection.
     Broadcast {
-        envelope: Envelope,
+        waiting: Waiting,
         body: OwnedBody,
         asker: Asker<Vec<(ConnectionId, Result<(), SendError>)>>,
     },
@@ -52,6 +54,42 @@ pub(crate) enum Command {
     Pool(PoolCommand),
     /// Stop listening, flush and end everything by `deadline`, then stop the thread.
     Shutdown { deadline: Nanos },
+}
+
+/// How a message travels, and since when it has waited for its reactor: that is part of its time
+/// to live.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waiting {
+    envelope: Envelope,
+    since: Nanos,
+}
+
+impl Waiting {
+    /// Begins to wait. Reads the clock only for a message that has a time to live.
+    pub(crate) fn new(envelope: Envelope) -> Self {
+        let since = if envelope.expires() { Nanos::now() } else { Nanos(0) };
+        Self { envelope, since }
+    }
+
+    /// The envelope with what `now` is left of its time to live: zero when that is over, with which
+    /// it is refused as expired.
+    fn after(self, now: Nanos) -> Envelope {
+        let ttl = Duration::from_micros(self.envelope.ttl_us_with(Correlation::None).into());
+        self.envelope.ttl(ttl.saturating_sub(now.since(self.since)))
+    }
+}
+
+impl Core {
+    /// The wait is over: how the message travels from here. The turn may have begun long before it
+    /// was asked for, as where a handler holds it up, so that its time does not do.
+    #[inline]
+    pub(crate) fn end_wait(&mut self, waiting: Waiting) -> Envelope {
+        if !waiting.envelope.expires() {
+            return waiting.envelope;
+        }
+        self.now = Nanos::now();
+        waiting.after(self.now)
+    }
 }
 
 /// Who waits for the answer to a command.

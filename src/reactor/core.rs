@@ -370,6 +370,24 @@ impl Core {
         }
     }
 
+    /// As [`Core::refresh_now`]. The clock is read in any case where the message has a time to live:
+    /// that runs from the call, whatever was queued long before it.
+    #[inline]
+    pub(crate) fn refresh_for(&mut self, envelope: Envelope) {
+        if envelope.expires() {
+            self.now_is_fresh = false;
+        }
+        self.refresh_now();
+    }
+
+    /// The same for a call in a handler, where anything else has the time of the turn.
+    #[inline]
+    pub(crate) fn refresh_within_turn(&mut self, envelope: Envelope) {
+        if envelope.expires() {
+            self.now = Nanos::now();
+        }
+    }
+
     /// As [`Core::push_to`], of a bare message behind others that were queued since the last turn
     /// or flush, on the connection that the last of them took. `None` for any other: nothing has
     /// changed. Hot path.

@@ -86,7 +86,7 @@ impl Context<'_> {
         parted.find(|(home, _)| *home == self.home).map(|(_, peer)| peer)
     }
 
-    /// The time of this turn.
+    /// The time of this turn, or of the last message with a time to live that was sent in it.
     #[must_use]
     pub fn now(&self) -> Nanos {
         self.core.now
@@ -128,6 +128,7 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        self.core.refresh_within_turn(envelope);
         let Origin { response_to, priority, is_reliable, .. } = self.origin;
         let (correlation, envelope) = match response_to {
             0 => (Correlation::None, envelope),
@@ -151,12 +152,14 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        self.core.refresh_within_turn(envelope);
         self.core.push_to(connection, envelope, Correlation::None, body).map(drop)
     }
 
     /// Sends to every established session of this reactor, and reports on each; see
     /// [`Reactor::broadcast`](crate::Reactor::broadcast).
     pub fn broadcast<B: Body + ?Sized>(&mut self, envelope: Envelope, body: &B) -> BroadcastReport {
+        self.core.refresh_within_turn(envelope);
         self.core.broadcast(envelope, body)
     }
 

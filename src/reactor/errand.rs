@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use crate::error::{RequestError, SendError};
+use crate::reactor::command::Waiting;
 use crate::reactor::connection::ConnectionId;
 use crate::reactor::core::Core;
 use crate::reactor::message::{Message, OwnedBody};
@@ -35,7 +36,7 @@ pub(crate) enum Reply {
 pub(crate) struct Errand {
     pub(crate) pool: PoolId,
     pub(crate) choice: Choice,
-    pub(crate) envelope: Envelope,
+    pub(crate) waiting: Waiting,
     pub(crate) body: OwnedBody,
     pub(crate) timeout: Duration,
     /// When its asker waits no more.
@@ -79,6 +80,8 @@ impl Core {
         if connection.reactor != self.index {
             return Err(SendError::NotConnected.into());
         }
+        // Read in any case: the timeout runs from the call, whatever was queued long before it.
+        self.now_is_fresh = false;
         self.refresh_now();
         let part = self.for_lane(connection, envelope.lane())?.key;
         let id = self.requests.open(connection.key, part, &envelope, timeout, self.now)?;
@@ -144,12 +147,13 @@ impl Core {
     /// Makes a request for another thread, unless that has withdrawn it.
     #[cold]
     pub(crate) fn begin_errand(&mut self, errand: Errand) {
-        let Errand { pool, choice, envelope, body, timeout, deadline, number, claim, reply } =
+        let Errand { pool, choice, waiting, body, timeout, deadline, number, claim, reply } =
             errand;
         if !claim.is_first() {
             return;
         }
-        self.refresh_now();
+        let envelope = self.end_wait(waiting);
+        self.now = Nanos::now();
         let remaining = deadline.since(self.now);
         let begun = match remaining.is_zero() {
             true => Err(RequestError::Timeout { timeout }),

@@ -554,9 +554,25 @@ impl Reactor {
     }
 
     /// Watches what comes from every peer: as [`Reactor::watch`] for each session that is
-    /// established from now on.
-    pub fn watch_all(&mut self, key: WatchKey, period: Duration) {
-        self.core.watches.push((key, period));
+    /// established from now on. A watch with the same key is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`]: `watches_max` keys are watched already, or a period of zero.
+    pub fn watch_all(&mut self, key: WatchKey, period: Duration) -> Result<(), WatchError> {
+        if period.is_zero() {
+            return Err(WatchError::PeriodZero);
+        }
+        let watches_max = self.core.config.watches_max() as usize;
+        let watches = &mut self.core.watches;
+        if let Some((_, existing)) = watches.iter_mut().find(|(watched, _)| *watched == key) {
+            *existing = period;
+        } else if watches.len() < watches_max {
+            watches.push((key, period));
+        } else {
+            return Err(WatchError::Full { watches_max });
+        }
+        Ok(())
     }
 
     /// Calls `handler` for frames of this kind that no handler by type takes.
@@ -590,7 +606,7 @@ impl Reactor {
     }
 
     /// Queues a message. It leaves with the next turn. Its `sent_at` is the time of the first
-    /// message queued since the last turn or flush.
+    /// message queued since the last turn or flush; of one with a time to live, that of this call.
     ///
     /// Hot path: no allocation, no system call.
     ///
@@ -635,7 +651,7 @@ impl Reactor {
         if connection.reactor != self.core.index {
             return Batch { refused: Some(SendError::NotConnected), ..Batch::default() };
         }
-        self.core.refresh_now();
+        self.core.refresh_for(envelope);
         self.core.push_all(connection, envelope, bodies, stride)
     }
 
@@ -664,7 +680,7 @@ impl Reactor {
         if connection.reactor != self.core.index {
             return Err(SendError::NotConnected);
         }
-        self.core.refresh_now();
+        self.core.refresh_for(envelope);
         self.core.push_to(connection, envelope, Correlation::None, body)
     }
 
@@ -679,7 +695,7 @@ impl Reactor {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        self.core.refresh_now();
+        self.core.refresh_for(envelope);
         if request.mark().is_some_and(|mark| self.core.cancellations.contains(mark)) {
             return Err(SendError::Abandoned);
         }
@@ -693,7 +709,7 @@ impl Reactor {
     /// message is queued and kept as by [`send`](Self::send), and one of best effort is
     /// refused with [`SendError::NotConnected`].
     pub fn broadcast<B: Body + ?Sized>(&mut self, envelope: Envelope, body: &B) -> BroadcastReport {
-        self.core.refresh_now();
+        self.core.refresh_for(envelope);
         self.core.broadcast(envelope, body)
     }
 
@@ -1275,7 +1291,8 @@ impl Core {
             Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
             // A connection that begins now would be nobody's to end. Its caller reads "shut down".
             Command::Dial { asker, .. } if self.closing || !asker.claim.is_first() => {}
-            Command::Send { connection, envelope, body, response_to, asker } => {
+            Command::Send { connection, waiting, body, response_to, asker } => {
+                let envelope = self.end_wait(waiting);
                 let outcome = match response_to {
                     0 => self.push_to(connection, envelope, Correlation::None, &body).map(drop),
                     id => self.push_answer(connection, envelope, id, &body),
@@ -1286,7 +1303,8 @@ impl Core {
                     None => {}
                 }
             }
-            Command::Broadcast { envelope, body, asker } => {
+            Command::Broadcast { waiting, body, asker } => {
+                let envelope = self.end_wait(waiting);
                 let _ = asker.reply.try_send(self.broadcast(envelope, &body).outcomes);
             }
             Command::Connections { reply } => drop(reply.try_send(self.established())),

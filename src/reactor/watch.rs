@@ -15,13 +15,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::CloseReason;
+pub use crate::error::WatchError;
 use crate::reactor::Reactor;
 use crate::reactor::connection::ConnectionId;
 use crate::reactor::core::Core;
 use crate::reactor::dispatch::{Context, Handlers, Origin};
 use crate::reactor::sessions::SessionKey;
+pub use crate::session::watchdog::WatchKey;
 use crate::session::watchdog::{Fed, Miss, Recovered};
-pub use crate::session::watchdog::{WatchError, WatchKey};
 use crate::time::Nanos;
 
 /// Told about a watch.

@@ -27,6 +27,7 @@
 
 use std::time::Duration;
 
+use crate::error::WatchError;
 use crate::time::Nanos;
 use crate::wire::Kind;
 
@@ -37,24 +38,6 @@ pub enum WatchKey {
     Type(u32),
     /// Those of one kind, of whatever type.
     Kind(Kind),
-}
-
-/// A watch was not set up. Nothing changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WatchError {
-    /// There is no such session.
-    #[error("no such session")]
-    NoSession,
-    /// As many as there is room for are set up already.
-    #[error("the session has {watches_max} watches already")]
-    Full {
-        /// The limit.
-        watches_max: usize,
-    },
-    /// Nothing can come within no time.
-    #[error("the period of a watch must be above zero")]
-    PeriodZero,
 }
 
 /// Nothing came for a period.

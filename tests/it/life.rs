@@ -11,8 +11,9 @@ use ringwire::{
 };
 
 use crate::util::{
-    Greeting, PATIENCE, Peer, Plain, Stream, client_and_peer, client_with, config, echo, endpoint,
-    isolated, plain_listener, settings, start, wait_until,
+    DATA, Greeting, NORMAL, PATIENCE, Peer, Plain, REQUEST, STATUS, Stream, client_and_peer,
+    client_with, config, echo, endpoint, isolated, plain_listener, settings, start, wait_for,
+    wait_until,
 };
 
 const HEARTBEAT: u8 = 5;
@@ -70,6 +71,102 @@ fn stale_command_does_not_run_and_both_sides_count_it() {
         poll_until(&mut client, "the peer has told", |client| {
             client.connection().expect("connected").messages_expired_at_peer == 1
         });
+    });
+}
+
+/// A setpoint that waited behind a handler is as old as it is: what other threads hand to a reactor
+/// ages in its queue.
+#[test]
+fn time_in_the_command_queue_counts_as_time_to_live() {
+    isolated(|| {
+        let (entered, is_entered) = crossbeam_channel::unbounded();
+        let (release, is_released) = crossbeam_channel::unbounded::<()>();
+        let server = start(echo().on(Kind::Status, move |_, _| {
+            entered.send(()).expect("the test waits");
+            is_released.recv_timeout(PATIENCE).expect("the test releases");
+        }));
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        peer.send(Plain::new(DATA, NORMAL, b"ask").correlated(REQUEST, 7));
+        let request = server.receive(PATIENCE).expect("a request");
+        peer.send(Plain::new(STATUS, NORMAL, b"hold"));
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        let (short, hold) = (Duration::from_millis(10), Duration::from_millis(100));
+        let stale = Envelope::data().ttl(short);
+        server.post_to(id, stale, b"stale").expect("room");
+        server.post_reply(&request, stale, b"stale").expect("room");
+        server.post_to(id, Envelope::data().ttl(PATIENCE), b"in time").expect("room");
+        let posted = Nanos::now();
+        wait_until("they are stale", || Nanos::now().since(posted) > hold);
+        release.send(()).expect("the handler waits");
+        let frame = peer.frame();
+        assert_eq!(frame.payload, b"in time", "and nothing before it");
+        let left = Duration::from_micros(frame.ttl_us.into());
+        assert!(left < PATIENCE - hold, "{left:?}: what it waited is over");
+        wait_for(&server, "they are counted", |s| s.posts_dropped == 2 && s.sends_expired == 2);
+    });
+}
+
+/// Time to live and timeouts run from the call, not from that of the first message that was queued
+/// since the last turn.
+#[test]
+fn work_between_two_calls_makes_the_second_no_older() {
+    isolated(|| {
+        let server = start(echo());
+        let mut client = client_with(config(), &endpoint(&server));
+        client.request(Envelope::command(), b"ready", PATIENCE).expect("an answer");
+        let (timeout, work) = (Duration::from_millis(400), Duration::from_millis(500));
+        let work_behind = |client: &mut Client, payload: &[u8]| {
+            client.send(Envelope::data(), payload).expect("room");
+            let began = Nanos::now();
+            wait_until("the work is done", || Nanos::now().since(began) > work);
+        };
+        work_behind(&mut client, b"1");
+        client.request(Envelope::command(), b"now", timeout).expect("it has all its time");
+        work_behind(&mut client, b"2");
+        client.send(Envelope::data().ttl(timeout), b"3").expect("room");
+        client.flush();
+        for expected in [b"1", b"2", b"3"] {
+            assert_eq!(server.receive(PATIENCE).expect("it comes").payload()[..], *expected);
+        }
+        assert_eq!(client.statistics().dropped(DropReason::Expired), 0);
+    });
+}
+
+/// A watch that would not be armed is an error of the start, not a line in a log for each session.
+#[test]
+fn builder_refuses_watches_that_would_not_be_armed() {
+    isolated(|| {
+        let (data, status) = (WatchKey::Kind(Kind::Data), WatchKey::Kind(Kind::Status));
+        let second = Duration::from_secs(1);
+        let outcome = |watches_max, watches: &[(WatchKey, Duration)]| {
+            let config = settings().watches_max(watches_max).build().expect("valid");
+            let builder = Server::builder().config(config).listen("127.0.0.1:0");
+            let builder = watches.iter().fold(builder, |it, &(key, period)| it.watch(key, period));
+            builder.start().map(drop).map_err(|error| error.to_string())
+        };
+        let refused = |watches_max, watches: &[_], reason| {
+            let error = outcome(watches_max, watches).expect_err("it is not armed");
+            assert!(error.contains(reason), "{error}");
+        };
+        refused(1, &[(data, second), (status, second)], "watches_max");
+        refused(0, &[(data, second)], "watches_max");
+        refused(8, &[(data, Duration::ZERO)], "period");
+        outcome(1, &[(data, second), (data, 2 * second)]).expect("it is one watch");
+    });
+}
+
+#[test]
+fn last_period_of_a_watched_key_counts() {
+    isolated(|| {
+        let (tell, told) = crossbeam_channel::unbounded();
+        let builder = echo().watch(WatchKey::Kind(Kind::Data), Duration::from_secs(3600));
+        let builder = builder.watch(WatchKey::Kind(Kind::Data), Duration::from_millis(5));
+        let server = start(builder.on_deadline_missed(move |_, watched| {
+            tell.send(watched.ended).expect("the test waits");
+        }));
+        let _silent = Peer::connect(&server);
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(None), "missed long before the session ends");
     });
 }
 

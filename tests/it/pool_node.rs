@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ringwire::{
-    Choice, ConnectError, Envelope, Kind, Node, NodePool, PoolConfigBuilder, PoolStatistics,
+    Choice, ConnectError, Envelope, Kind, Nanos, Node, NodePool, PoolConfigBuilder, PoolStatistics,
     RequestError, SendError,
 };
 
@@ -121,6 +121,32 @@ fn pool_on_all_reactors_takes_turns_and_keeps_keys() {
         assert_eq!(pool.send(UNKEYED, Envelope::data(), b"late"), Err(SendError::ShutDown));
         assert!(matches!(pool.wait_ready(PATIENCE), Err(ConnectError::ShutDown)));
         assert_eq!((pool.statistics(), pool.close(PATIENCE)), (None, Default::default()));
+    });
+}
+
+/// What waits behind a handler for its reactor ages meanwhile.
+#[test]
+fn stale_post_through_a_pool_is_not_sent() {
+    isolated(|| {
+        let (entered, is_entered) = crossbeam_channel::unbounded();
+        let (release, is_released) = crossbeam_channel::unbounded::<()>();
+        let server = start(silent().config(config()));
+        let node = Node::builder().config(config()).reactors(1).on(Kind::Status, move |_, _| {
+            entered.send(()).expect("the test waits");
+            is_released.recv_timeout(PATIENCE).expect("the test releases");
+        });
+        let node = node.start().expect("it starts");
+        let pool = on_all(&node, plan(&endpoint(&server)));
+        server.send_to(server.clients()[0].id, Envelope::status(), b"hold").expect("room");
+        is_entered.recv_timeout(PATIENCE).expect("the handler runs");
+        let short = Duration::from_millis(10);
+        pool.post(UNKEYED, Envelope::data().ttl(short), b"stale").expect("room");
+        pool.post(UNKEYED, Envelope::data(), b"fresh").expect("room");
+        let posted = Nanos::now();
+        wait_until("it is stale", || Nanos::now().since(posted) > 2 * short);
+        release.send(()).expect("the handler waits");
+        assert_eq!(server.receive(PATIENCE).expect("one comes").payload()[..], *b"fresh");
+        assert_eq!(node.statistics().posts_dropped, 1);
     });
 }
 

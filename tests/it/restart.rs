@@ -150,7 +150,7 @@ fn watch_goes_on_when_the_server_is_replaced() {
         let (key, period) = (WatchKey::Kind(Kind::Data), Duration::from_millis(50));
         // Of the session that is there, and of those that will be.
         bed.client.watch(key, period).expect("room");
-        bed.client.reactor().watch_all(key, period);
+        bed.client.reactor().watch_all(key, period).expect("room");
         bed.lose_link(Fault::Cut);
         bed.turn_until("it is missed", |_| !told.borrow().is_empty());
         let second = start(silent().config(valid(settings_that_resume())));

@@ -4,12 +4,11 @@ use crossbeam_channel::Sender;
 
 use crate::error::{ConnectError, SendError};
 use crate::reactor::ShutdownReport;
-use crate::reactor::command::Asker;
+use crate::reactor::command::{Asker, Waiting};
 use crate::reactor::core::Core;
 use crate::reactor::errand::Errand;
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::{Choice, PoolId, PoolPlan, PoolStatistics};
-use crate::session::Envelope;
 use crate::time::Nanos;
 
 /// One thing to do with a pool for another thread.
@@ -21,7 +20,7 @@ pub(crate) enum PoolCommand {
     Send {
         pool: PoolId,
         choice: Choice,
-        envelope: Envelope,
+        waiting: Waiting,
         body: OwnedBody,
         asker: Option<Asker<Result<(), SendError>>>,
     },
@@ -47,7 +46,8 @@ impl Core {
             PoolCommand::Open { plan, asker } => {
                 let _ = asker.reply.try_send(self.open_pool(*plan));
             }
-            PoolCommand::Send { pool, choice, envelope, body, asker } => {
+            PoolCommand::Send { pool, choice, waiting, body, asker } => {
+                let envelope = self.end_wait(waiting);
                 let outcome = self.pool_push(pool, choice, envelope, &body).map(drop);
                 match asker {
                     Some(asker) => drop(asker.reply.try_send(outcome)),

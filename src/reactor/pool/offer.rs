@@ -254,7 +254,7 @@ impl Reactor {
         envelope: Envelope,
         body: &B,
     ) -> Result<ConnectionId, SendError> {
-        self.core.refresh_now();
+        self.core.refresh_for(envelope);
         self.core.pool_push(pool, choice, envelope, body).map(|(member, _)| member)
     }
 
@@ -267,7 +267,7 @@ impl Reactor {
         envelope: Envelope,
         body: &B,
     ) -> Result<(ConnectionId, Admitted), SendError> {
-        self.core.refresh_now();
+        self.core.refresh_for(envelope);
         self.core.pool_push(pool, choice, envelope, body)
     }
 
@@ -329,6 +329,7 @@ impl Context<'_> {
         envelope: Envelope,
         body: &B,
     ) -> Result<ConnectionId, SendError> {
+        self.core.refresh_within_turn(envelope);
         self.core.pool_push(pool, choice, envelope, body).map(|(member, _)| member)
     }
 }
