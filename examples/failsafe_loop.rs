@@ -272,7 +272,7 @@ fn described(kind: &EventKind) -> String {
         EventKind::Resumed { messages_dropped, .. } => {
             format!("resumed: {messages_dropped} messages lost on the way")
         }
-        EventKind::SessionLost { undelivered } => {
+        EventKind::SessionLost { undelivered, .. } => {
             format!("session lost: {} reliable messages undelivered", undelivered.len())
         }
         EventKind::Disconnected { reason, .. } => format!("disconnected: {reason}"),

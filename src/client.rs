@@ -346,16 +346,18 @@ impl Client {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        self.reactor.reply(request, envelope, body)
+        self.reactor.reply_and_flush(request, envelope, body)
     }
 
     /// Waits for the next message that no handler takes, for up to `timeout`; zero only looks.
+    /// What is queued leaves first. While messages wait they are returned without waiting, with a
+    /// turn in between when the last is a millisecond ago: heartbeats, watches and handlers go on.
     ///
     /// # Errors
     ///
     /// [`ReceiveError::Timeout`], or [`ReceiveError::NotConnected`] when none can come.
     pub fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError> {
-        if let Some(message) = self.reactor.receive() {
+        if let Some(message) = self.reactor.receive_waiting() {
             return Ok(message);
         }
         let deadline = Nanos::now() + timeout;

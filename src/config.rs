@@ -410,8 +410,14 @@ settings! {
     inbox_frames_max: u32 = 4096, 1 => 1 << 20;
     /// Commands from other threads that may wait for a reactor.
     commands_max: u32 = 1024, 2 => 1 << 20;
-    /// Connection events that may wait to be fetched; the oldest is dropped and counted.
+    /// Connection events that may wait to be fetched; the oldest is dropped and counted. Sessions
+    /// that were lost with unconfirmed messages (`SessionLost`) make room for nothing else: as many
+    /// again of those may wait.
     events_max: u32 = 1024, 16 => 1 << 20;
+    /// Memory for the messages that waiting events hold (`SessionLost`), in bytes. Beyond it the
+    /// event says only how many more there are, and they are counted (`undelivered_omitted`): fetch
+    /// events, if reliable messages are sent.
+    events_bytes_max: u64 = 16 << 20, 0 => 1_u64 << 36;
 
     /// Entries of the submission queue; rounded up to a power of two. The completion queue has
     /// eight times as many.

@@ -33,6 +33,7 @@ use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
 use crate::reactor::command::{Asker, Claim, Command, Mailbox, Waiting};
+use crate::reactor::connection::{ReactorId, next_node};
 use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::{Inbox, SharedInbox};
 use crate::reactor::listener;
@@ -241,6 +242,7 @@ impl NodeBuilder {
             .map(|_| Mailbox::new(config.commands_max(), config.requests_max()).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|source| SetupError::System { operation: "eventfd", source })?;
+        let number = next_node();
         let registry = registry(&config, count)?;
         let blocks = registry.blocks().to_vec();
         if let Some(address) = addresses.first() {
@@ -249,6 +251,7 @@ impl NodeBuilder {
         let mut node = Node {
             handle: NodeHandle {
                 shared: Arc::new(Shared {
+                    number,
                     mailboxes: mailboxes.clone(),
                     counters: blocks.iter().map(|block| block.counters.clone()).collect(),
                     registry: registry.handle(),
@@ -271,7 +274,7 @@ impl NodeBuilder {
             let (ready, is_ready) = bounded(1);
             let plan = ThreadPlan {
                 config: config.clone(),
-                index: u16::try_from(index).expect("their number is checked"),
+                id: ReactorId::new(number, u16::try_from(index).expect("their number is checked")),
                 core: config.cores().get(index).copied(),
                 mailbox,
                 siblings: mailboxes.clone(),
@@ -362,7 +365,7 @@ fn bind(
 /// Everything a reactor's thread needs.
 struct ThreadPlan {
     config: Config,
-    index: u16,
+    id: ReactorId,
     core: Option<usize>,
     mailbox: Arc<Mailbox>,
     siblings: Vec<Arc<Mailbox>>,
@@ -408,7 +411,7 @@ impl ThreadPlan {
         let mailbox = Some(self.mailbox);
         let mut reactor = Reactor::with_parts(
             self.config,
-            self.index,
+            self.id,
             mailbox,
             self.inbox,
             self.events,
@@ -484,6 +487,8 @@ fn drive(reactor: &mut Reactor) -> ShutdownReport {
 
 #[derive(Debug)]
 struct Shared {
+    /// Of this node, in the ids of its reactors.
+    number: u16,
     mailboxes: Vec<Arc<Mailbox>>,
     counters: Vec<CounterBlock>,
     registry: RegistryHandle,
@@ -748,7 +753,7 @@ impl NodeHandle {
         self.check_may_wait()?;
         let waiting = Waiting::new(envelope);
         let body = self.own(body, envelope, response_to)?;
-        self.ask_for_verdict(usize::from(connection.reactor), |asker| {
+        self.ask_for_verdict(connection.reactor, |asker| {
             let asker = Some(asker);
             Command::Send { connection, waiting, body, response_to, asker }
         })
@@ -757,7 +762,7 @@ impl NodeHandle {
     /// Has a reactor carry out a command that sends, and waits for its verdict.
     fn ask_for_verdict(
         &self,
-        reactor: usize,
+        reactor: ReactorId,
         command: impl FnOnce(Asker<Verdict>) -> Command,
     ) -> Result<(), SendError> {
         // While the thread ends there is none any more.
@@ -896,8 +901,7 @@ impl NodeHandle {
     /// [`wait`](Self::wait) is of no use any more; see [`Reactor::is_abandoned`]. Never blocks.
     #[must_use]
     pub fn is_abandoned(&self, request: &Message) -> bool {
-        let index = usize::from(request.connection().reactor);
-        let mailbox = self.shared.mailboxes.get(index);
+        let mailbox = self.mailbox(request.connection().reactor);
         mailbox.is_some_and(|mailbox| mailbox.cancellations().is_abandoned(request))
     }
 
@@ -905,8 +909,7 @@ impl NodeHandle {
     /// was counted as cancelled.
     fn leaves_out(&self, message: &Message) -> bool {
         let is_abandoned = self.is_abandoned(message);
-        let index = usize::from(message.connection().reactor);
-        let mailbox = self.shared.mailboxes.get(index);
+        let mailbox = self.mailbox(message.connection().reactor);
         let is_cancelled =
             mailbox.is_some_and(|mailbox| mailbox.cancellations().is_cancelled(message));
         if is_abandoned && !is_cancelled {
@@ -1041,12 +1044,18 @@ impl NodeHandle {
     }
 
     fn post(&self, connection: ConnectionId, command: Command) -> Result<(), SendError> {
-        self.post_command(usize::from(connection.reactor), command)
+        self.post_command(connection.reactor, command)
     }
 
-    fn post_command(&self, reactor: usize, command: Command) -> Result<(), SendError> {
+    /// The way to a reactor, if it is one of this node.
+    fn mailbox(&self, reactor: ReactorId) -> Option<&Arc<Mailbox>> {
+        let Shared { number, mailboxes, .. } = &*self.shared;
+        mailboxes.get(usize::from(reactor.index())).filter(|_| reactor.is_of(*number))
+    }
+
+    fn post_command(&self, reactor: ReactorId, command: Command) -> Result<(), SendError> {
         self.check_running()?;
-        let mailbox = self.shared.mailboxes.get(reactor);
+        let mailbox = self.mailbox(reactor);
         let mailbox = mailbox.ok_or(SendError::NotConnected)?;
         if mailbox.is_closed() {
             return Err(SendError::ShutDown);
@@ -1134,6 +1143,7 @@ mod tests {
         let (_, inbox) = Inbox::shared(&config, 0);
         let registry = registry(&config, 1).expect("memory");
         let shared = Shared {
+            number: 0,
             mailboxes: vec![mailbox],
             counters: Vec::new(),
             registry: registry.handle(),
@@ -1178,7 +1188,7 @@ mod tests {
     fn call_is_answered_at_once_when_its_reactor_ends() {
         let node = node_without_a_reactor();
         let mailbox = &node.shared.mailboxes[0];
-        let connection = ConnectionId { reactor: 0, key: Default::default() };
+        let connection = ConnectionId { reactor: ReactorId::new(0, 0), key: Default::default() };
         let check = |call: &dyn Fn() -> Result<(), SendError>| {
             let start = Nanos::now();
             assert_eq!(call(), Err(SendError::ShutDown));
@@ -1203,7 +1213,7 @@ mod tests {
     fn posts_that_a_reactor_leaves_behind_are_counted() {
         let node = node_without_a_reactor();
         let mailbox = &node.shared.mailboxes[0];
-        let connection = ConnectionId { reactor: 0, key: Default::default() };
+        let connection = ConnectionId { reactor: ReactorId::new(0, 0), key: Default::default() };
         let pool = node.node_pool(vec![PoolId::of_nobody(0)]);
         node.post_to(connection, Envelope::data(), b"x").expect("room");
         pool.post(Choice::LeastQueued, Envelope::data(), b"x").expect("room");

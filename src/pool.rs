@@ -226,11 +226,11 @@ impl Pool {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
-        self.reactor.reply(request, envelope, body)
+        self.reactor.reply_and_flush(request, envelope, body)
     }
 
     /// Waits for the next message of any member that no handler takes, for up to `timeout`; zero
-    /// only looks.
+    /// only looks. As [`Client::receive`](crate::Client::receive).
     ///
     /// # Errors
     ///
@@ -239,8 +239,7 @@ impl Pool {
     pub fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError> {
         let deadline = Nanos::now() + timeout;
         loop {
-            if let Some(message) = self.reactor.receive() {
-                self.reactor.flush_replies();
+            if let Some(message) = self.reactor.receive_waiting() {
                 return Ok(message);
             }
             if self.pool.is_none() {

@@ -569,8 +569,8 @@ impl Log {
                 let what = format!("{}link back: the session goes on", which(*link));
                 self.link(event, &what, *messages_dropped)
             }
-            EventKind::SessionLost { undelivered } => {
-                let lost = counted(undelivered.len() as u64, "reliable message");
+            EventKind::SessionLost { undelivered, omitted } => {
+                let lost = counted(undelivered.len() as u64 + omitted, "reliable message");
                 self.link(event, &format!("session lost: {lost} not confirmed"), 0)
             }
             _ => self.left(event),

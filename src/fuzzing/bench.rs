@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::mem::{Deadlines, Pool, PoolLayout};
-use crate::reactor::ConnectionId;
 use crate::reactor::command::{Command, Mailbox};
+use crate::reactor::connection::{ConnectionId, ReactorId};
 use crate::reactor::sessions::SessionKey;
 use crate::session::heartbeat::HeartbeatPolicy;
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, SendMemory};
@@ -292,7 +292,7 @@ fn histogram() -> Box<dyn FnMut() -> u64> {
 /// Another thread's command, and the reactor that takes it. Nobody sleeps.
 fn command() -> Box<dyn FnMut() -> u64> {
     let mailbox = Mailbox::new(64, 64).expect("an eventfd");
-    let connection = ConnectionId { reactor: 0, key: SessionKey::default() };
+    let connection = ConnectionId { reactor: ReactorId::new(0, 0), key: SessionKey::default() };
     let run = move || {
         let command = Command::Disconnect { connection, deadline: black_box(NOW) };
         mailbox.post(command).expect("there is room");

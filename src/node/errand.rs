@@ -102,7 +102,7 @@ impl NodePool {
                 reply,
             };
             let command = Command::Pool(PoolCommand::Request(Box::new(errand)));
-            self.handle.post_command(usize::from(pool.reactor), command)?;
+            self.handle.post_command(pool.reactor, command)?;
             let begun = match answer.recv_timeout(deadline.since(Nanos::now())) {
                 Err(RecvTimeoutError::Timeout) if claim.is_first() => {
                     outcome = Err(RequestError::Timeout { timeout });

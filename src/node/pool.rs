@@ -191,7 +191,7 @@ impl NodePool {
     }
 
     fn mailbox(&self, pool: PoolId) -> &Mailbox {
-        &self.handle.shared.mailboxes[usize::from(pool.reactor)]
+        &self.handle.shared.mailboxes[usize::from(pool.reactor.index())]
     }
 
     /// Queues a message on a member and waits for the verdict of its reactor, as
@@ -211,7 +211,7 @@ impl NodePool {
         let waiting = Waiting::new(envelope);
         let body = self.handle.own(body, envelope, 0)?;
         self.offer(choice, envelope, |pool| {
-            self.handle.ask_for_verdict(usize::from(pool.reactor), |asker| {
+            self.handle.ask_for_verdict(pool.reactor, |asker| {
                 Command::Pool(send(pool, choice, waiting, body.clone(), Some(asker)))
             })
         })
@@ -233,7 +233,7 @@ impl NodePool {
         let body = self.handle.own(body, envelope, 0)?;
         self.offer(choice, envelope, |pool| {
             let command = Command::Pool(send(pool, choice, waiting, body.clone(), None));
-            self.handle.post_command(usize::from(pool.reactor), command)
+            self.handle.post_command(pool.reactor, command)
         })
     }
 
@@ -324,7 +324,7 @@ impl NodePool {
             let command = PoolCommand::Close { pool, deadline: until, asker };
             if !self.insist(pool, command, patience) {
                 if !self.is_shut_down(pool) {
-                    let reactor = pool.reactor;
+                    let reactor = pool.reactor.index();
                     tracing::warn!(reactor, "a pool is not closed: the command queue is full");
                 }
             } else if may_wait {

@@ -9,6 +9,8 @@
 //!
 //! Closing is always: `shutdown(2)`, wait until no operation is in flight, `close`, free the slot.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use slotmap::{Key, new_key_type};
 use socket2::Socket;
 
@@ -38,18 +40,50 @@ impl ConnectionKey {
     }
 }
 
+/// Names a reactor in this process: its node, or itself where it is in none, in the upper half, and
+/// its index there in the lower. One word: it is compared for every message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ReactorId(u32);
+
+impl ReactorId {
+    /// `node` is of [`next_node`], or 0 where only one is looked at.
+    pub(crate) fn new(node: u16, index: u16) -> Self {
+        Self(u32::from(node) << 16 | u32::from(index))
+    }
+
+    /// Which reactor of its node it is, from 0.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    pub(crate) fn index(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Whether it is one of this node.
+    pub(crate) fn is_of(self, node: u16) -> bool {
+        self.0 >> 16 == u32::from(node)
+    }
+}
+
+/// A number for a new node, or a reactor in none: so that an id of one is none of another's. They
+/// come again after 65,536, by when nobody has an id of the first.
+pub(crate) fn next_node() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // ORDERING: Relaxed: only that no two are the same counts.
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Names a session in the whole node, from its first connection to its end: the client id of a
-/// server. It stays the same when the link is lost and made again.
+/// server. It stays the same when the link is lost and made again. To another node, client or
+/// reactor of the process it means nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
-    pub(crate) reactor: u16,
+    pub(crate) reactor: ReactorId,
     pub(crate) key: SessionKey,
 }
 
 impl ConnectionId {
     /// As recordings name it.
     pub(crate) fn recorded(self) -> RecordedSession {
-        RecordedSession { reactor: self.reactor, number: self.key.data().as_ffi() }
+        RecordedSession { reactor: self.reactor.index(), number: self.key.data().as_ffi() }
     }
 }
 
@@ -57,7 +91,7 @@ impl std::fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let number = self.key.data().as_ffi();
         // Reactor, slot, and how often the slot has been used before.
-        write!(f, "{}.{}.{}", self.reactor, number & u64::from(u32::MAX), number >> 33)
+        write!(f, "{}.{}.{}", self.reactor.index(), number & u64::from(u32::MAX), number >> 33)
     }
 }
 

@@ -18,7 +18,9 @@ use crate::reactor::ClockOffset;
 use crate::reactor::abandoned::Cancellations;
 use crate::reactor::catch_up::{CatchUp, LAG_PAUSE};
 use crate::reactor::command::{DialError, DialFailure, Mailbox};
-use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Pause, Phase};
+use crate::reactor::connection::{
+    Connection, ConnectionId, ConnectionKey, Pause, Phase, ReactorId,
+};
 use crate::reactor::drops::DropNews;
 use crate::reactor::errand::Errands;
 use crate::reactor::events::EventQueue;
@@ -108,12 +110,14 @@ pub(crate) struct Batch {
 
 /// See the module.
 pub(crate) struct Core {
-    pub(crate) index: u16,
+    pub(crate) reactor: ReactorId,
     pub(crate) config: Config,
     pub(crate) identity: Identity,
     pub(crate) limits: LaneLimits,
     pub(crate) idle: Idle,
     pub(crate) now: Nanos,
+    /// When the last turn began.
+    pub(crate) turned_at: Nanos,
     /// `now` was read since the last turn or flush.
     pub(crate) now_is_fresh: bool,
     pub(crate) connections: SlotMap<ConnectionKey, Connection>,
@@ -236,7 +240,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(
         config: Config,
-        index: u16,
+        reactor: ReactorId,
         mailbox: Option<Arc<Mailbox>>,
         inbox: Inbox,
         events: EventQueue,
@@ -260,7 +264,7 @@ impl Core {
         let homes_max = homes_max(&config);
 
         Ok(Self {
-            index,
+            reactor,
             identity: Identity {
                 dialer_features: features(config.reconnect() && config.session_linger_ms() > 0),
                 listener_features: features(config.session_linger_ms() > 0),
@@ -281,6 +285,7 @@ impl Core {
             limits,
             idle: config.idle(),
             now: Nanos::now(),
+            turned_at: Nanos(0),
             now_is_fresh: false,
             connections: SlotMap::with_capacity_and_key(places_max),
             homes: SlotMap::with_capacity_and_key(homes_max),
@@ -404,7 +409,7 @@ impl Core {
         }
         let connection = self.connections.get_mut(self.last_target)?;
         // A session that has moved on has left another behind, which is not open.
-        if connection.home != id.key || id.reactor != self.index || !connection.is_dirty {
+        if connection.home != id.key || id.reactor != self.reactor || !connection.is_dirty {
             return None;
         }
         let session = &mut connection.session;
@@ -595,7 +600,7 @@ impl Core {
         let ids: Vec<_> = here
             .chain(away.map(|(home, _)| home))
             .filter(|&home| carries(home))
-            .map(|home| ConnectionId { reactor: self.index, key: self.pairs.public(home) })
+            .map(|home| ConnectionId { reactor: self.reactor, key: self.pairs.public(home) })
             .collect();
         let outcomes = ids
             .into_iter()
@@ -1044,16 +1049,16 @@ impl Core {
         self.meter.touch_now(event.connection.key, self.now);
         let Event { connection, address, node_name, kind } = &event;
         match kind {
-            EventKind::SessionLost { undelivered } => {
-                let messages = undelivered.len();
+            EventKind::SessionLost { undelivered, omitted } => {
+                let messages = undelivered.len() as u64 + omitted;
                 tracing::warn!(%connection, address, node_name, messages, "session lost");
             }
             kind => tracing::info!(%connection, address, node_name, %kind, "connection event"),
         }
         let pool = self.observe(&event);
-        if self.events.push(event) {
-            self.counters.events_dropped.add(1);
-        }
+        let displaced = self.events.push(event);
+        self.counters.events_dropped.add(u64::from(displaced.is_event));
+        self.counters.undelivered_omitted.add(displaced.messages);
         // Whom that lets go on finds the event.
         if let Some(pool) = pool {
             self.settle_pool(pool);
@@ -1105,7 +1110,7 @@ impl Core {
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Core")
-            .field("index", &self.index)
+            .field("index", &self.reactor.index())
             .field("connections", &self.connections.len())
             .field("ring", &self.ring)
             .finish_non_exhaustive()

@@ -69,7 +69,7 @@ impl Context<'_> {
     /// Who sent the frame.
     #[must_use]
     pub fn connection(&self) -> ConnectionId {
-        ConnectionId { reactor: self.core.index, key: self.home }
+        ConnectionId { reactor: self.core.reactor, key: self.home }
     }
 
     /// What the sender said of itself in the handshake.
@@ -113,7 +113,7 @@ impl Context<'_> {
     /// Which reactor of its node this is, from 0.
     #[must_use]
     pub fn reactor(&self) -> u16 {
-        self.core.index
+        self.core.reactor.index()
     }
 
     /// Answers the frame: as the response when it was a request, in the lane of the request unless

@@ -77,7 +77,7 @@ impl Core {
         body: &B,
         timeout: Duration,
     ) -> Result<RequestId, RequestError> {
-        if connection.reactor != self.index {
+        if connection.reactor != self.reactor {
             return Err(SendError::NotConnected.into());
         }
         // Read in any case: the timeout runs from the call, whatever was queued long before it.
@@ -107,7 +107,7 @@ impl Core {
     /// Gives a request up, and tells the peer so.
     pub(crate) fn cancel_request(&mut self, request: RequestId) {
         if let Some((key, envelope)) = self.requests.cancel(request) {
-            let connection = ConnectionId { reactor: self.index, key };
+            let connection = ConnectionId { reactor: self.reactor, key };
             let correlation = Correlation::Cancel(request.correlation());
             self.refresh_now();
             if !self.withdraw_request(connection, envelope.lane(), request.correlation()) {

@@ -1,22 +1,26 @@
 //! Connection events on their way to whoever fetches them, and as people read them.
 //!
-//! Bounded: when the queue is full, the oldest event makes room. Shared by the reactors of a node;
-//! its doorbell lets a thread wait for events and messages at the same time.
+//! Bounded: when the queue is full, the oldest event makes room. One that names undelivered messages
+//! is their only copy, so it does not make room for others: it moves to a queue of its own, whose
+//! events are older than any that have not. What such messages take is bounded, too. Shared by the
+//! reactors of a node; its doorbell lets a thread wait for events and messages at the same time.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use crossbeam_queue::ArrayQueue;
 
 use crate::config::Config;
 use crate::reactor::{Event, EventKind, Link};
+use crate::session::Undelivered;
 use crate::sync::doorbell::{self, Bell, Events};
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct EventQueue {
-    events: Arc<ArrayQueue<Event>>,
+    events: Arc<Kept>,
     /// See [`doorbell`].
     ring: Sender<()>,
     doorbell: Receiver<()>,
@@ -27,12 +31,17 @@ impl EventQueue {
     pub(crate) fn new(config: &Config, reactors: usize) -> Self {
         let events_max = config.events_max() as usize * reactors.max(1);
         let (ring, doorbell) = bounded(1);
-        Self { events: Arc::new(ArrayQueue::new(events_max)), ring, doorbell }
+        let bytes_max = config.events_bytes_max().saturating_mul(reactors.max(1) as u64);
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        Self { events: Arc::new(Kept::new(events_max, bytes_max)), ring, doorbell }
     }
 
-    /// Keeps an event. Returns whether the oldest made room for it.
-    pub(crate) fn push(&self, event: Event) -> bool {
-        doorbell::push(&*self.events, &self.ring, event)
+    /// Keeps an event, with as many of its messages as there is memory for.
+    pub(crate) fn push(&self, mut event: Event) -> Displaced {
+        let omitted = self.events.admit(&mut event.kind);
+        let is_event = doorbell::push(&*self.events, &self.ring, event);
+        // ORDERING: Relaxed: a mere count, of what any reactor has displaced.
+        Displaced { is_event, messages: omitted + self.events.displaced.swap(0, Ordering::Relaxed) }
     }
 
     /// The oldest event. Never blocks.
@@ -46,19 +55,107 @@ impl EventQueue {
     }
 }
 
-impl Events for ArrayQueue<Event> {
+/// What an event has cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Displaced {
+    /// The oldest made room.
+    pub(crate) is_event: bool,
+    /// Undelivered messages that no event names any more.
+    pub(crate) messages: u64,
+}
+
+/// The events that wait.
+#[derive(Debug)]
+struct Kept {
+    recent: ArrayQueue<Event>,
+    /// Lost sessions that had to leave `recent`.
+    lost: ArrayQueue<Event>,
+    /// What the messages of all of them take.
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    /// Messages of events that were dropped, until somebody counts them.
+    displaced: AtomicU64,
+}
+
+impl Kept {
+    fn new(events_max: usize, bytes_max: usize) -> Self {
+        Self {
+            recent: ArrayQueue::new(events_max),
+            lost: ArrayQueue::new(events_max),
+            bytes: AtomicUsize::new(0),
+            bytes_max,
+            displaced: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes the memory for an event's messages, and drops those that it does not suffice for: the
+    /// least urgent, which stand first. Returns how many.
+    fn admit(&self, kind: &mut EventKind) -> u64 {
+        let EventKind::SessionLost { undelivered, omitted } = kind else { return 0 };
+        // ORDERING: Relaxed: a bound that orders no other memory.
+        let mut held = self.bytes.load(Ordering::Relaxed);
+        loop {
+            let room = self.bytes_max.saturating_sub(held);
+            let mut bytes = 0;
+            let fits = |message: &&Undelivered| {
+                bytes += bytes_of(message);
+                bytes <= room
+            };
+            let first = undelivered.len() - undelivered.iter().rev().take_while(fits).count();
+            let taken = undelivered[first..].iter().map(bytes_of).sum::<usize>();
+            // ORDERING: as above.
+            let (relaxed, sum) = (Ordering::Relaxed, held + taken);
+            match self.bytes.compare_exchange_weak(held, sum, relaxed, relaxed) {
+                Ok(_) => {
+                    undelivered.drain(..first);
+                    undelivered.shrink_to_fit();
+                    *omitted += first as u64;
+                    return first as u64;
+                }
+                Err(others) => held = others,
+            }
+        }
+    }
+
+    /// An event leaves: what its messages take is free again.
+    fn release(&self, event: &Event) {
+        if let EventKind::SessionLost { undelivered, .. } = &event.kind {
+            let bytes = undelivered.iter().map(bytes_of).sum();
+            // ORDERING: Relaxed, as in `admit`.
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a message takes in an event.
+fn bytes_of(message: &Undelivered) -> usize {
+    size_of::<Undelivered>() + message.payload.len()
+}
+
+impl Events for Kept {
     type Item = Event;
 
     fn push(&self, event: Event) -> bool {
-        self.force_push(event).is_some()
+        let Some(oldest) = self.recent.force_push(event) else { return false };
+        let is_lost = matches!(oldest.kind, EventKind::SessionLost { .. });
+        let dropped = if is_lost { self.lost.force_push(oldest) } else { Some(oldest) };
+        let Some(dropped) = dropped else { return false };
+        self.release(&dropped);
+        if let EventKind::SessionLost { undelivered, .. } = &dropped.kind {
+            // ORDERING: Relaxed: a mere count. Those it had omitted are counted already.
+            self.displaced.fetch_add(undelivered.len() as u64, Ordering::Relaxed);
+        }
+        true
     }
 
     fn pop(&self) -> Option<Event> {
-        self.pop()
+        let event = self.lost.pop().or_else(|| self.recent.pop())?;
+        self.release(&event);
+        Some(event)
     }
 
     fn is_empty(&self) -> bool {
-        self.is_empty()
+        self.lost.is_empty() && self.recent.is_empty()
     }
 }
 
@@ -95,8 +192,9 @@ impl fmt::Display for EventKind {
                 write!(f, "resumed on a new {}link", link(which))?;
                 dropped(f, *messages_dropped)
             }
-            Self::SessionLost { undelivered } => {
-                write!(f, "session lost: {} messages are not confirmed", undelivered.len())
+            Self::SessionLost { undelivered, omitted } => {
+                let lost = undelivered.len() as u64 + omitted;
+                write!(f, "session lost: {lost} messages are not confirmed")
             }
             Self::Dropped { priority, reason, count } => {
                 write!(f, "dropped in lane {priority:?}: {count} ({})", reason.name())
@@ -112,8 +210,91 @@ impl fmt::Display for EventKind {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::error::CloseReason;
+    use crate::reactor::connection::{ConnectionId, ReactorId};
+    use crate::session::lane::Sent;
+    use crate::wire::{Codec, Kind, Priority};
+
+    fn queue(events_max: u32, events_bytes_max: u64) -> EventQueue {
+        let config = Config::builder().events_max(events_max).events_bytes_max(events_bytes_max);
+        EventQueue::new(&config.build().expect("valid"), 1)
+    }
+
+    fn event(kind: EventKind) -> Event {
+        let connection = ConnectionId { reactor: ReactorId::new(0, 0), key: Default::default() };
+        Event { connection, address: String::new(), node_name: String::new(), kind }
+    }
+
+    /// A session is lost with `messages` of `payload_bytes` each, in two lanes.
+    fn lost(messages: usize, payload_bytes: usize) -> Event {
+        let undelivered = (0..messages).map(|number| Undelivered {
+            priority: if number < messages / 2 { Priority::Low } else { Priority::Critical },
+            kind: Kind::Data,
+            codec: Codec::Opaque,
+            type_id: 0,
+            payload: Bytes::from(vec![0; payload_bytes]),
+            sent: Sent::Never,
+        });
+        event(EventKind::SessionLost { undelivered: undelivered.collect(), omitted: 0 })
+    }
+
+    fn messages_of(event: &Event) -> (usize, u64) {
+        match &event.kind {
+            EventKind::SessionLost { undelivered, omitted } => (undelivered.len(), *omitted),
+            kind => panic!("{kind}"),
+        }
+    }
+
+    /// Sessions that expire where nobody fetches events hold so much and no more.
+    #[test]
+    fn messages_of_waiting_events_are_bounded() {
+        let payload = 64 << 10;
+        let each = size_of::<Undelivered>() + payload;
+        let queue = queue(1024, 50 * each as u64);
+        let mut omitted = 0;
+        for _ in 0..100 {
+            let displaced = queue.push(lost(16, payload));
+            assert!(!displaced.is_event);
+            omitted += displaced.messages;
+        }
+        assert_eq!(omitted, 100 * 16 - 50);
+        let events: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        let known = events.iter().map(messages_of);
+        let (named, unnamed) = known.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        assert_eq!((events.len(), named, unnamed), (100, 50, omitted));
+        // Of the one that had room for two of them, the urgent ones.
+        let EventKind::SessionLost { undelivered, .. } = &events[3].kind else { unreachable!() };
+        assert_eq!(undelivered.len(), 2);
+        assert!(undelivered.iter().all(|message| message.priority == Priority::Critical));
+        // Who fetches them makes room.
+        assert_eq!(queue.push(lost(16, payload)).messages, 0);
+    }
+
+    /// The only copy of what was not delivered stays when others make room, in its order.
+    #[test]
+    fn lost_session_does_not_make_room_for_other_events() {
+        let queue = queue(16, 1 << 20);
+        let is_displaced = |event| queue.push(event).is_event;
+        assert!(!is_displaced(lost(1, 8)));
+        for _ in 0..15 {
+            assert!(!is_displaced(event(EventKind::Connecting)));
+        }
+        assert!(!is_displaced(lost(2, 8)), "the first has a place of its own");
+        for _ in 0..40 {
+            queue.push(event(EventKind::Connected));
+        }
+        let kinds: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(kinds.len(), 18);
+        assert_eq!((messages_of(&kinds[0]), messages_of(&kinds[1])), ((1, 0), (2, 0)));
+        for _ in 0..33 {
+            queue.push(lost(1, 8));
+        }
+        let displaced = Displaced { is_event: true, messages: 1 };
+        assert_eq!(queue.push(lost(1, 8)), displaced, "with nothing else there, the oldest");
+    }
 
     /// A reason in the system's words with its number, and nothing as it stands in the code.
     #[test]

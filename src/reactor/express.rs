@@ -209,7 +209,7 @@ impl Core {
         id: ConnectionId,
         lane: Priority,
     ) -> Result<ConnectionId, SendError> {
-        if id.reactor != self.index {
+        if id.reactor != self.reactor {
             return Err(SendError::NotConnected);
         }
         let key = self.pairs.carrier(id.key, lane).ok_or(SendError::NotConnected)?;
@@ -505,7 +505,7 @@ impl Core {
         self.tell_drops_of(&event);
         let undelivered = of_the_application(undelivered);
         if !undelivered.is_empty() {
-            let kind = EventKind::SessionLost { undelivered };
+            let kind = EventKind::SessionLost { undelivered, omitted: 0 };
             self.publish(Event { kind, ..event.clone() });
         }
         self.publish(event);
@@ -525,7 +525,7 @@ impl Core {
 
     /// Where one part of a session stands.
     fn state_of(&self, home: SessionKey) -> ConnectionState {
-        let id = ConnectionId { reactor: self.index, key: home };
+        let id = ConnectionId { reactor: self.reactor, key: home };
         if self.is_away(id) {
             return ConnectionState::Reconnecting;
         }

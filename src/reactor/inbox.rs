@@ -182,7 +182,7 @@ impl SharedInbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reactor::ConnectionId;
+    use crate::reactor::connection::{ConnectionId, ReactorId};
     use crate::wire::decode::Decoder;
     use crate::wire::{Checksum, Codec, Flags, FrameHead, Kind, Priority};
 
@@ -201,7 +201,7 @@ mod tests {
         let mut bytes = [0; 64];
         let length = head.encode(b"x", &mut bytes);
         let frame = Decoder::new(length).next(&mut &bytes[..length]).expect("valid");
-        let id = ConnectionId { reactor: 0, key: Default::default() };
+        let id = ConnectionId { reactor: ReactorId::new(0, 0), key: Default::default() };
         Message::new(id, &frame.expect("whole"), crate::time::Nanos::NEVER, None, "x".into())
     }
 

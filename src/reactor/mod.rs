@@ -59,7 +59,7 @@ use slotmap::{Key, KeyData};
 pub use self::abandoned::Cancelled;
 use self::command::{Command, DialError, DialFailure, Mailbox};
 pub use self::connection::ConnectionId;
-use self::connection::ConnectionKey;
+use self::connection::{ConnectionKey, ReactorId, next_node};
 use self::core::{AUTO_FLUSH_BYTES, Admitted, Batch, Core};
 pub use self::dispatch::Context;
 use self::dispatch::Handlers;
@@ -92,6 +92,8 @@ const PAUSES_PER_SPIN: usize = 3;
 const COMPLETIONS_PER_TURN: u32 = 64;
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
+/// How long calls that take what waits go without a turn.
+const TURN_AT_LATEST: Duration = Duration::from_millis(1);
 /// How often a spinning reactor looks at the clock, in iterations: of 60 ns where it watches
 /// memory, of 300 ns where it looks into sockets. Until then a deadline is missed; a reading is
 /// 23 ns.
@@ -178,6 +180,9 @@ pub enum EventKind {
     SessionLost {
         /// In order, lane by lane from low to critical.
         undelivered: Vec<Undelivered>,
+        /// How many more there were before these, of which nothing is known but their number: for
+        /// want of `events_bytes_max`.
+        omitted: u64,
     },
     /// Messages of one lane were dropped on this side, for one reason; with
     /// [`drop_events`](crate::ConfigBuilder::drop_events) only. Those of one session are summed for
@@ -369,20 +374,21 @@ impl Reactor {
         let registry = registry(config, 1)?;
         let block = &registry.blocks()[0];
         let inbox = Inbox::local(config);
-        let mut reactor = Self::with_parts(config.clone(), 0, None, inbox, events, block)?;
+        let id = ReactorId::new(next_node(), 0);
+        let mut reactor = Self::with_parts(config.clone(), id, None, inbox, events, block)?;
         reactor.core.registry = Some(registry);
         Ok(reactor)
     }
 
     pub(crate) fn with_parts(
         config: Config,
-        index: u16,
+        id: ReactorId,
         mailbox: Option<Arc<Mailbox>>,
         inbox: Inbox,
         events: EventQueue,
         block: &Block,
     ) -> Result<Self, SetupError> {
-        let core = Core::new(config, index, mailbox, inbox, events, block)?;
+        let core = Core::new(config, id, mailbox, inbox, events, block)?;
         let handlers = Handlers::default();
         Ok(Self { core, handlers, is_server: false, not_send: PhantomData })
     }
@@ -413,6 +419,7 @@ impl Reactor {
         if !std::mem::take(&mut core.now_is_of_receive) {
             core.now = Nanos::now();
         }
+        core.turned_at = core.now;
         core.meter.turn_begins(core.now, &core.counters);
         core.counters.turns.add(1);
 
@@ -648,7 +655,7 @@ impl Reactor {
         bodies: &mut impl Iterator<Item = &'b B>,
         stride: usize,
     ) -> Batch {
-        if connection.reactor != self.core.index {
+        if connection.reactor != self.core.reactor {
             return Batch { refused: Some(SendError::NotConnected), ..Batch::default() };
         }
         self.core.refresh_for(envelope);
@@ -677,7 +684,7 @@ impl Reactor {
         envelope: Envelope,
         body: &B,
     ) -> Result<Admitted, SendError> {
-        if connection.reactor != self.core.index {
+        if connection.reactor != self.core.reactor {
             return Err(SendError::NotConnected);
         }
         self.core.refresh_for(envelope);
@@ -695,12 +702,36 @@ impl Reactor {
         envelope: Envelope,
         body: &B,
     ) -> Result<(), SendError> {
+        self.reply_counting(request, envelope, body).map(drop)
+    }
+
+    /// As [`Reactor::reply`] of a client or a pool, which submits by itself what fills a lane.
+    pub(crate) fn reply_and_flush<B: Body + ?Sized>(
+        &mut self,
+        request: &Message,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let admitted = self.reply_counting(request, envelope, body)?;
+        if admitted.is_due() {
+            let lane = request.answer_envelope(envelope).lane();
+            self.flush_full_lane(request.connection(), lane, admitted.is_crowded);
+        }
+        Ok(())
+    }
+
+    fn reply_counting<B: Body + ?Sized>(
+        &mut self,
+        request: &Message,
+        envelope: Envelope,
+        body: &B,
+    ) -> Result<Admitted, SendError> {
         self.core.refresh_for(envelope);
         if request.mark().is_some_and(|mark| self.core.cancellations.contains(mark)) {
             return Err(SendError::Abandoned);
         }
         let (to, envelope) = (request.connection(), request.answer_envelope(envelope));
-        self.core.push_to(to, envelope, response_to(request), body).map(drop)
+        self.core.push_to(to, envelope, response_to(request), body)
     }
 
     /// Queues a message for every established session, and reports on each. Allocates its report.
@@ -813,6 +844,20 @@ impl Reactor {
         }
     }
 
+    /// A message that waits, for a call that returns it without a turn of its own. What is queued
+    /// is submitted, and behind many such calls there is a turn all the same: otherwise whoever
+    /// works through a full inbox would be silent to its peer meanwhile.
+    pub(crate) fn receive_waiting(&mut self) -> Option<Message> {
+        let message = self.receive()?;
+        if Nanos::now().since(self.core.turned_at) < TURN_AT_LATEST {
+            self.flush_replies();
+        } else {
+            // A failing ring is met again, and reported, in the next turn.
+            let _ = self.turn(Wait::Poll);
+        }
+        Some(message)
+    }
+
     /// The oldest connection event not fetched yet.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.core.events.pop()
@@ -826,7 +871,7 @@ impl Reactor {
     /// What is known of a connection; `None` when it is gone.
     #[must_use]
     pub fn connection(&self, connection: ConnectionId) -> Option<ConnectionInfo> {
-        if connection.reactor != self.core.index {
+        if connection.reactor != self.core.reactor {
             return None;
         }
         self.core.info(self.core.key(connection).ok()?)
@@ -836,7 +881,7 @@ impl Reactor {
     /// place (of which there are `connections_max`).
     #[must_use]
     pub fn disconnected_reason(&self, connection: ConnectionId) -> Option<CloseReason> {
-        if connection.reactor != self.core.index {
+        if connection.reactor != self.core.reactor {
             return None;
         }
         self.core.closed_reason(connection)
@@ -914,7 +959,7 @@ impl Reactor {
 
     /// Where a session stands.
     pub(crate) fn state_of(&self, connection: ConnectionId) -> ConnectionState {
-        if connection.reactor != self.core.index {
+        if connection.reactor != self.core.reactor {
             return ConnectionState::Disconnected;
         }
         self.core.state_of_both(connection.key)
@@ -1332,7 +1377,7 @@ impl Core {
         request: u64,
         body: &B,
     ) -> Result<(), SendError> {
-        let is_ours = connection.reactor == self.index;
+        let is_ours = connection.reactor == self.reactor;
         let mark = if is_ours { self.mark(connection.key, request) } else { None };
         if mark.is_some_and(|mark| self.cancellations.contains(mark)) {
             return Err(SendError::Abandoned);

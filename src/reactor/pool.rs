@@ -18,7 +18,7 @@ use slotmap::{SlotMap, new_key_type};
 use crate::config::PoolConfig;
 use crate::endpoint::Address;
 use crate::error::{CloseReason, ConnectError};
-use crate::reactor::connection::ConnectionId;
+use crate::reactor::connection::{ConnectionId, ReactorId};
 use crate::reactor::core::Core;
 use crate::reactor::sessions::{backoff_policy, random};
 use crate::reactor::{ConnectionInfo, Event, EventKind, Link, Reactor, ShutdownReport, Wait};
@@ -47,15 +47,15 @@ new_key_type! {
 /// end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PoolId {
-    pub(crate) reactor: u16,
+    pub(crate) reactor: ReactorId,
     key: PoolKey,
 }
 
 #[cfg(test)]
 impl PoolId {
     /// One that no reactor has given out.
-    pub(crate) fn of_nobody(reactor: u16) -> Self {
-        Self { reactor, key: PoolKey::default() }
+    pub(crate) fn of_nobody(index: u16) -> Self {
+        Self { reactor: ReactorId::new(0, index), key: PoolKey::default() }
     }
 }
 
@@ -109,14 +109,14 @@ impl Pools {
         self.due
     }
 
-    /// The pool with this id, if it is of reactor `index`. None once its end was told: whoever
+    /// The pool with this id, if it is of `reactor`. None once its end was told: whoever
     /// knows of the end finds it gone, whether it was forgotten by then or not.
-    fn find(&self, index: u16, pool: PoolId) -> Option<&Pool> {
-        self.table.get(pool.key).filter(|found| pool.reactor == index && !found.is_told())
+    fn find(&self, reactor: ReactorId, pool: PoolId) -> Option<&Pool> {
+        self.table.get(pool.key).filter(|found| pool.reactor == reactor && !found.is_told())
     }
 
-    fn find_mut(&mut self, index: u16, pool: PoolId) -> Option<&mut Pool> {
-        self.table.get_mut(pool.key).filter(|found| pool.reactor == index && !found.is_told())
+    fn find_mut(&mut self, reactor: ReactorId, pool: PoolId) -> Option<&mut Pool> {
+        self.table.get_mut(pool.key).filter(|found| pool.reactor == reactor && !found.is_told())
     }
 
     /// Forgets the pools whose end was told.
@@ -229,9 +229,10 @@ impl Pool {
                 }
                 Happened::Resumed
             }
-            EventKind::SessionLost { ref undelivered } => {
-                self.lost[slot] += undelivered.len() as u64;
-                self.counts.messages_undelivered += undelivered.len() as u64;
+            EventKind::SessionLost { ref undelivered, omitted } => {
+                let lost = undelivered.len() as u64 + omitted;
+                self.lost[slot] += lost;
+                self.counts.messages_undelivered += lost;
                 return;
             }
             EventKind::Disconnected { reason, messages_dropped, .. } => {
@@ -319,11 +320,11 @@ impl Core {
         self.now = Nanos::now();
         // A pool goes on for as long as it is wanted.
         let backoff = BackoffPolicy { attempts_max: None, ..backoff_policy(&self.config) };
-        let key = self.pools.table.insert(Pool::new(plan, self.index, backoff, self.now));
+        let key = self.pools.table.insert(Pool::new(plan, self.reactor.index(), backoff, self.now));
         self.pools.keys.push(key);
         self.pools.due = self.now;
         self.tend_pools();
-        Ok(PoolId { reactor: self.index, key })
+        Ok(PoolId { reactor: self.reactor, key })
     }
 
     /// Does what the pools want done. Once per turn.
@@ -446,8 +447,8 @@ impl Core {
         is_asked: bool,
         asker: Option<Sender<ShutdownReport>>,
     ) -> bool {
-        let index = self.index;
-        let Some(found) = self.pools.find_mut(index, pool) else { return false };
+        let reactor = self.reactor;
+        let Some(found) = self.pools.find_mut(reactor, pool) else { return false };
         if let Some(closing) = &mut found.closing {
             // The same report for all who wait, as many as there are threads.
             closing.is_asked |= is_asked;
@@ -475,7 +476,7 @@ impl Core {
 
     /// The report of a pool that is over, which is then forgotten.
     pub(crate) fn take_pool_report(&mut self, pool: PoolId) -> Option<ShutdownReport> {
-        let found = self.pools.find(self.index, pool)?;
+        let found = self.pools.find(self.reactor, pool)?;
         // The events of a reactor that has shut down may not have come by.
         let is_over = found.members.is_over() || (self.closing && self.connections.is_empty());
         let report = found.closing.as_ref().filter(|_| is_over)?.report;
@@ -487,8 +488,8 @@ impl Core {
     /// Tells `watcher`, who waits until `until`, when the pool is ready. Returns whether there is
     /// such a pool, which is not being closed.
     pub(crate) fn watch_pool(&mut self, pool: PoolId, reply: Sender<()>, until: Nanos) -> bool {
-        let (index, now) = (self.index, self.now);
-        let found = self.pools.find_mut(index, pool).filter(|found| found.closing.is_none());
+        let (reactor, now) = (self.reactor, self.now);
+        let found = self.pools.find_mut(reactor, pool).filter(|found| found.closing.is_none());
         let Some(found) = found else { return false };
         // As many as there are threads that wait: each blocks one.
         found.watchers.retain(|watcher| watcher.until >= now);
@@ -524,7 +525,7 @@ impl Reactor {
     pub fn pool_wait_ready(&mut self, pool: PoolId, timeout: Duration) -> Result<(), ConnectError> {
         let deadline = Nanos::now() + timeout;
         loop {
-            let found = self.core.pools.find(self.core.index, pool);
+            let found = self.core.pools.find(self.core.reactor, pool);
             let found = found.filter(|found| !found.members.is_closing());
             let Some(found) = found else { return Err(ConnectError::PoolClosed) };
             if found.members.is_ready() {
@@ -543,7 +544,7 @@ impl Reactor {
     /// Whether `members_min` members are connected now.
     #[must_use]
     pub fn pool_is_ready(&self, pool: PoolId) -> bool {
-        let found = self.core.pools.find(self.core.index, pool);
+        let found = self.core.pools.find(self.core.reactor, pool);
         found.is_some_and(|found| found.members.is_ready())
     }
 
@@ -551,7 +552,7 @@ impl Reactor {
     /// is disconnected is replaced. Allocates what it returns.
     #[must_use]
     pub fn pool_members(&self, pool: PoolId) -> Vec<ConnectionInfo> {
-        let Some(found) = self.core.pools.find(self.core.index, pool) else { return Vec::new() };
+        let Some(found) = self.core.pools.find(self.core.reactor, pool) else { return Vec::new() };
         let up = found.sessions.iter().enumerate().filter_map(|(slot, &session)| {
             session.filter(|_| found.members.stand(slot) == Stand::Up)
         });
@@ -560,13 +561,13 @@ impl Reactor {
 
     /// Whether everything sent through a pool has left, and what is reliable was confirmed.
     pub(crate) fn is_pool_flushed(&self, pool: PoolId) -> bool {
-        let Some(found) = self.core.pools.find(self.core.index, pool) else { return true };
+        let Some(found) = self.core.pools.find(self.core.reactor, pool) else { return true };
         found.sessions.iter().flatten().all(|&id| self.is_flushed(id))
     }
 
     /// Reliable messages that the pool could not deliver so far.
     pub(crate) fn pool_undelivered(&self, pool: PoolId) -> u64 {
-        let found = self.core.pools.find(self.core.index, pool);
+        let found = self.core.pools.find(self.core.reactor, pool);
         found.map_or(0, |found| found.counts.messages_undelivered)
     }
 
@@ -604,7 +605,7 @@ mod tests {
         let config = PoolConfig::builder("127.0.0.1:1").build().expect("valid");
         let plan = PoolPlan::new(&config).expect("an address");
         let mut pool = Pool::new(plan, 0, BackoffPolicy::default(), Nanos(1));
-        let id = ConnectionId { reactor: 0, key: Default::default() };
+        let id = ConnectionId { reactor: ReactorId::new(0, 0), key: Default::default() };
         assert!(pool.members.poll(Nanos(1)).is_some(), "it is to be dialled");
         pool.sessions[0] = Some(id);
         pool.observe(0, &EventKind::Connected, Nanos(1));
@@ -620,6 +621,7 @@ mod tests {
                 };
                 count
             ],
+            omitted: 0,
         };
         pool.observe(0, &lost(3), Nanos(2));
         pool.goes_on(0);
@@ -717,7 +719,8 @@ mod tests {
             assert!(reactor.core.watch_pool(pool, watcher, Nanos(1)));
         }
         assert_eq!(ready.try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
-        let waiting = reactor.core.pools.find(0, pool).expect("it is open").watchers.len();
+        let waiting =
+            reactor.core.pools.find(reactor.core.reactor, pool).expect("it is open").watchers.len();
         assert_eq!(waiting, 2, "those whose time is over are dropped when another comes");
     }
 
@@ -732,7 +735,8 @@ mod tests {
         let (watcher, ready) = crossbeam_channel::bounded(1);
         let later = Nanos::now() + Duration::from_secs(60);
         assert!(reactor.core.watch_pool(pool, watcher, later));
-        let member = reactor.core.pools.find(0, pool).expect("it is open").sessions[0];
+        let member =
+            reactor.core.pools.find(reactor.core.reactor, pool).expect("it is open").sessions[0];
         let event = Event {
             connection: member.expect("it is dialled"),
             address: String::new(),

@@ -103,13 +103,13 @@ impl Core {
     /// Names the session of a connection.
     #[inline]
     pub(crate) fn id(&self, key: ConnectionKey) -> ConnectionId {
-        ConnectionId { reactor: self.index, key: self.connections[key].public }
+        ConnectionId { reactor: self.reactor, key: self.connections[key].public }
     }
 
     /// The connection of a session, if it is of this reactor and has one.
     #[inline]
     pub(crate) fn key(&self, id: ConnectionId) -> Result<ConnectionKey, SendError> {
-        if id.reactor != self.index {
+        if id.reactor != self.reactor {
             return Err(SendError::NotConnected);
         }
         match self.homes.get(id.key) {
@@ -120,7 +120,7 @@ impl Core {
 
     /// The session of a connection or without one.
     pub(crate) fn session(&self, id: ConnectionId) -> Option<&Session> {
-        if id.reactor != self.index {
+        if id.reactor != self.reactor {
             return None;
         }
         match self.homes.get(id.key)? {
@@ -176,7 +176,7 @@ impl Core {
         correlation: Correlation,
         body: &B,
     ) -> Result<Admitted, SendError> {
-        let is_ours = id.reactor == self.index;
+        let is_ours = id.reactor == self.reactor;
         let Some(Home::Away(away)) = self.homes.get_mut(id.key).filter(|_| is_ours) else {
             return Err(SendError::NotConnected);
         };
@@ -210,7 +210,7 @@ impl Core {
 
     /// Ends a session once what is queued has left, or at `deadline`.
     pub(crate) fn disconnect(&mut self, id: ConnectionId, deadline: Nanos) {
-        if id.reactor != self.index {
+        if id.reactor != self.reactor {
             return;
         }
         let (main, express) = self.views(id.key);
@@ -420,7 +420,7 @@ impl Core {
         let base = window.dissolve(&mut self.receive_memory);
         self.windows.give(base);
         let visitor = Visitor { socket, address, bytes: bytes.into(), strange_to: strange_to + 1 };
-        let next = (usize::from(self.index) + 1) % self.siblings.len();
+        let next = (usize::from(self.reactor.index()) + 1) % self.siblings.len();
         if let Err(Command::Adopt(visitor)) =
             self.siblings[next].post(Command::Adopt(Box::new(visitor)))
         {
@@ -519,9 +519,9 @@ impl Core {
                 self.begin_anew(home);
                 self.drop_foreign_express(home);
                 let undelivered = of_the_application(undelivered);
-                self.emit_for(home, EventKind::SessionLost { undelivered });
+                self.emit_for(home, EventKind::SessionLost { undelivered, omitted: 0 });
                 self.note_goes_on(ConnectionId {
-                    reactor: self.index,
+                    reactor: self.reactor,
                     key: self.pairs.public(home),
                 });
             }
@@ -798,7 +798,7 @@ impl Core {
             Some(Home::Away(away)) => (away.address.clone(), away.session.peer()),
         };
         let node_name = peer.map_or_else(String::new, |peer| peer.node_name.clone());
-        let connection = ConnectionId { reactor: self.index, key: self.pairs.public(home) };
+        let connection = ConnectionId { reactor: self.reactor, key: self.pairs.public(home) };
         Event { connection, address, node_name, kind }
     }
 

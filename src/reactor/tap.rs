@@ -34,6 +34,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::config::REACTORS_MAX;
 use crate::error::{ReceiveError, SetupError};
 use crate::mem::Pieces;
+use crate::reactor::connection::ReactorId;
 use crate::reactor::sessions::SessionKey;
 use crate::reactor::{ConnectionId, Reactor};
 use crate::record::Direction;
@@ -145,7 +146,7 @@ impl Tap {
     /// The writing end for one reactor. `None` when nobody reads any more.
     fn writer(
         &self,
-        reactor: u16,
+        reactor: ReactorId,
         counters: &CounterBlock,
     ) -> Result<Option<Box<TapWriter>>, SetupError> {
         let bytes = self.filter.memory_bytes;
@@ -173,7 +174,7 @@ impl Reactor {
     /// [`SetupError::Memory`], and [`SetupError::TapFull`] when the receiver has not looked for as
     /// many reactors as a tap takes at once; the tap that was there before stays.
     pub fn set_tap(&mut self, tap: &Tap) -> Result<(), SetupError> {
-        self.core.tap = tap.writer(self.core.index, &self.core.counters)?;
+        self.core.tap = tap.writer(self.core.reactor, &self.core.counters)?;
         Ok(())
     }
 }
@@ -181,13 +182,13 @@ impl Reactor {
 /// The ring of one reactor.
 #[derive(Debug)]
 struct Line {
-    reactor: u16,
+    reactor: ReactorId,
     ring: Ring,
 }
 
 impl Line {
     /// `None` when there is no memory.
-    fn new(reactor: u16, words: usize) -> Option<Self> {
+    fn new(reactor: ReactorId, words: usize) -> Option<Self> {
         // Fresh from the kernel and zero: resident as used.
         let words = <[AtomicU64]>::new_box_zeroed_with_elems(words).ok()?;
         Some(Self { reactor, ring: Ring::over(words) })

@@ -112,7 +112,7 @@ impl Core {
     ) -> Result<(), WatchError> {
         self.now = Nanos::now();
         let now = self.now;
-        if id.reactor != self.index {
+        if id.reactor != self.reactor {
             return Err(WatchError::NoSession);
         }
         let session = self.session_mut(id.key).ok_or(WatchError::NoSession)?;
@@ -184,7 +184,7 @@ impl Reactor {
 
     /// Ends a watch. Does nothing when there is none.
     pub fn unwatch(&mut self, connection: ConnectionId, key: WatchKey) {
-        if connection.reactor == self.core.index
+        if connection.reactor == self.core.reactor
             && let Some(session) = self.core.session_mut(connection.key)
         {
             session.watchdog.unwatch(key);

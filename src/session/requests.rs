@@ -104,7 +104,7 @@ impl<S: Copy + PartialEq, M> Requests<S, M> {
 
     /// Forgets a request: it was not sent, or its owner no longer cares.
     pub(crate) fn close(&mut self, id: RequestId) {
-        if self.slots.remove(id.key).is_some() {
+        if self.is_ours(id) && self.slots.remove(id.key).is_some() {
             self.deadlines.set(slot(id.key), Nanos::NEVER);
         }
     }
@@ -112,7 +112,7 @@ impl<S: Copy + PartialEq, M> Requests<S, M> {
     /// Gives a request up. Says whose it was, and how the cancellation travels, when it was
     /// waiting.
     pub(crate) fn cancel(&mut self, id: RequestId) -> Option<(S, Envelope)> {
-        let request = self.slots.get(id.key)?;
+        let request = self.slots.get(id.key).filter(|_| self.is_ours(id))?;
         let envelope = Envelope::cancel().priority(request.lane);
         let envelope = if request.reliable { envelope.reliable() } else { envelope };
         let is_told = request.outcome.is_none() && !Mutation::RequestNoCancel.is_on();
@@ -144,7 +144,7 @@ impl<S: Copy + PartialEq, M> Requests<S, M> {
 
     /// The outcome of a request, once there is one.
     pub(crate) fn take(&mut self, id: RequestId) -> Option<Result<M, RequestError>> {
-        self.slots.get(id.key)?.outcome.as_ref()?;
+        self.slots.get(id.key).filter(|_| self.is_ours(id))?.outcome.as_ref()?;
         self.slots.remove(id.key)?.outcome
     }
 
@@ -202,6 +202,12 @@ impl<S: Copy + PartialEq, M> Requests<S, M> {
                 *has_news = true;
             }
         }
+    }
+
+    /// Whether an id is of this table: the keys of another are the same.
+    #[inline]
+    fn is_ours(&self, id: RequestId) -> bool {
+        self.key_of(id.correlation) == id.key
     }
 
     #[inline]

@@ -195,6 +195,8 @@ counters! {
     responses_late: Counter,
     /// Connection events dropped because nobody fetched them.
     events_dropped: Counter,
+    /// Reliable messages of lost sessions that no event names: too many waited to be fetched.
+    undelivered_omitted: Counter,
     /// Commands of other threads carried out.
     commands: Counter,
     /// Messages posted by other threads without waiting for the verdict, and refused.

@@ -206,6 +206,8 @@ statistics! {
     responses_late,
     /// Connection events dropped because nobody fetched them.
     events_dropped,
+    /// Reliable messages of lost sessions that no event names: too many waited to be fetched.
+    undelivered_omitted,
     /// Commands of other threads carried out.
     commands,
     /// Messages posted by other threads without waiting for the verdict, and refused.
@@ -336,6 +338,7 @@ impl fmt::Display for Statistics {
             (self.accept_errors, "not accepted"),
             (self.handler_panics, "handler panics"),
             (self.events_dropped, "events dropped"),
+            (self.undelivered_omitted, "undelivered messages omitted"),
         ];
         for (count, what) in failures.into_iter().filter(|&(count, _)| count > 0) {
             write!(f, ", {count} {what}")?;

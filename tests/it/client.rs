@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use ringwire::{
     Client, CloseReason, Config, ConnectError, ConnectionState, Envelope, FlushError, Idle, Nanos,
-    ReceiveError, SendError, Transport,
+    ReceiveError, SendError, Server, Transport,
 };
 
 use crate::util::{
-    DATA, NORMAL, PATIENCE, Peer, Plain, client, client_and_peer, config, deaf_port, echo,
-    endpoint, isolated, pattern, plain_listener, settings, start, timed,
+    DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS, client, client_and_peer,
+    config, deaf_port, echo, endpoint, isolated, pattern, plain_listener, settings, start, timed,
+    wait_until,
 };
 
 #[test]
@@ -135,6 +136,98 @@ fn flush_waits_for_a_slow_reader_and_no_longer_than_told() {
         assert_eq!(client.flush_within(PATIENCE), Ok(()));
         assert_eq!(client.connection().expect("connected").frames_queued, 0);
         drop(reading.join().expect("all arrives, in order"));
+    });
+}
+
+/// Whoever works through a full inbox with `receive` alone is neither silent nor full meanwhile.
+#[test]
+fn answers_leave_while_messages_wait_to_be_received() {
+    isolated(|| {
+        let count = 1000;
+        let settings = settings().lane_bytes_max(64 << 10);
+        let (mut client, mut peer) = client_and_peer(settings.build().expect("valid"));
+        for number in 0..count {
+            peer.send(Plain::new(DATA, NORMAL, b"?").correlated(REQUEST, number + 1));
+        }
+        wait_until("all wait in the inbox", || {
+            client.poll();
+            client.statistics().messages_received == count
+        });
+        let reading = std::thread::spawn(move || {
+            for number in 0..count {
+                assert_eq!(peer.frame().correlation, number + 1);
+            }
+            peer
+        });
+        for _ in 0..count {
+            let request = client.receive(Duration::ZERO).expect("it waits");
+            assert_eq!(client.reply(&request, Envelope::status(), &[7; 1024]), Ok(()));
+        }
+        client.flush_within(PATIENCE).expect("connected");
+        drop(reading.join().expect("all arrive"));
+    });
+}
+
+#[test]
+fn receive_turns_now_and_then_while_messages_wait() {
+    isolated(|| {
+        let (mut client, mut peer) = client_and_peer(config());
+        for _ in 0..3 {
+            peer.send(Plain::new(DATA, NORMAL, b"one of many"));
+        }
+        wait_until("all wait in the inbox", || {
+            client.poll();
+            client.statistics().messages_received == 3
+        });
+        let turns = |client: &Client| client.statistics().turns;
+        let before = turns(&client);
+        let polled = Nanos::now();
+        wait_until("the first is handled", || {
+            Nanos::now().since(polled) > Duration::from_millis(2)
+        });
+        client.receive(PATIENCE).expect("it waits");
+        assert_eq!(turns(&client), before + 1);
+    });
+}
+
+/// An id means nobody to another client, however alike the two are.
+#[test]
+fn ids_of_one_client_are_unknown_to_another() {
+    isolated(|| {
+        let (mut one, mut peer_of_one) = client_and_peer(config());
+        let (mut other, mut peer_of_other) = client_and_peer(config());
+        let id = |client: &Client| client.connection().expect("connected").id;
+        let (id_of_one, id_of_other) = (id(&one), id(&other));
+        assert_ne!(id_of_one, id_of_other);
+        let refused = other.reactor().send(id_of_one, Envelope::data(), b"astray");
+        assert_eq!(refused, Err(SendError::NotConnected));
+        assert!(other.reactor().connection(id_of_one).is_none());
+
+        peer_of_one.send(Plain::new(DATA, NORMAL, b"ask").correlated(REQUEST, 7));
+        let request = one.receive(PATIENCE).expect("a request");
+        let refused = other.reply(&request, Envelope::status(), b"astray");
+        assert_eq!(refused, Err(SendError::NotConnected));
+
+        let ask = |client: &mut Client| {
+            let begun = client.start_request(Envelope::command(), b"ask", PATIENCE);
+            client.flush();
+            begun.expect("room")
+        };
+        let (of_one, of_other) = (ask(&mut one), ask(&mut other));
+        assert_ne!(of_one, of_other);
+        other.cancel_request(of_one);
+        let asked = peer_of_other.frame();
+        peer_of_other
+            .send(Plain::new(STATUS, NORMAL, b"!").correlated(RESPONSE, asked.correlation));
+        wait_until("it is answered", || {
+            other.poll();
+            assert!(other.take_response(of_one).is_none(), "it is not its own");
+            other.take_response(of_other).is_some_and(|outcome| outcome.is_ok())
+        });
+        let (node, id) = (Server::builder().config(config()).listen("127.0.0.1:0"), id_of_one);
+        let node = start(node);
+        let posted = node.post_to(id, Envelope::data(), b"astray");
+        assert_eq!(posted, Err(SendError::NotConnected));
     });
 }
 

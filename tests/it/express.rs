@@ -317,7 +317,7 @@ fn restarted_server_is_a_new_session_of_two_links() {
         bed.turn_until("it is connected again", |bed| {
             while let Some(event) = bed.client.poll_event() {
                 match event.kind {
-                    EventKind::SessionLost { undelivered } => lost.extend(undelivered),
+                    EventKind::SessionLost { undelivered, .. } => lost.extend(undelivered),
                     EventKind::Connected => connected += 1,
                     EventKind::Disconnected { .. } => panic!("{event:?}"),
                     _ => {}
@@ -378,7 +378,7 @@ fn end_tells_what_both_links_have_not_delivered() {
         let lost: Vec<_> = events
             .iter()
             .filter_map(|event| match &event.kind {
-                EventKind::SessionLost { undelivered } => Some(undelivered),
+                EventKind::SessionLost { undelivered, .. } => Some(undelivered),
                 _ => None,
             })
             .collect();

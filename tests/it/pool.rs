@@ -445,7 +445,7 @@ fn disconnect_keeps_its_deadline_and_names_what_was_not_delivered() {
         assert_eq!((report.connections, report.flushed), (3, 0));
         let mut named = Vec::new();
         while let Some(event) = pool.poll_event() {
-            if let EventKind::SessionLost { undelivered } = event.kind {
+            if let EventKind::SessionLost { undelivered, .. } = event.kind {
                 named.extend(undelivered.iter().map(|lost| lost.payload[0]));
             }
         }

@@ -392,7 +392,7 @@ fn server_killed_and_started_again_is_found_and_losses_are_told() {
             let mut told = Vec::new();
             turn_until(&mut pool, "all losses are told", |pool| {
                 while let Some(event) = pool.poll_event() {
-                    if let EventKind::SessionLost { undelivered } = event.kind {
+                    if let EventKind::SessionLost { undelivered, .. } = event.kind {
                         let number = |payload: &[u8]| {
                             u64::from_le_bytes(payload[..8].try_into().expect("eight"))
                         };

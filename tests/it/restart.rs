@@ -70,7 +70,9 @@ fn replaced_server_means_the_exact_list_and_a_new_session() {
         let kind = bed.turn_until_event("the session is lost", |kind| {
             matches!(kind, EventKind::SessionLost { .. })
         });
-        let EventKind::SessionLost { undelivered } = kind else { unreachable!("just asked for") };
+        let EventKind::SessionLost { undelivered, .. } = kind else {
+            unreachable!("just asked for")
+        };
         let told: Vec<_> =
             undelivered.iter().map(|lost| (number_in(&lost.payload), lost.sent)).collect();
         let (maybe, never) = (Sent::Maybe, Sent::Never);
@@ -115,7 +117,7 @@ fn flush_says_that_a_replaced_server_took_messages_along() {
         assert_eq!(bed.client.flush_within(PATIENCE), Err(FlushError::NotConnected));
         let mut events = std::iter::from_fn(|| bed.client.poll_event());
         let kind = events.find_map(|event| match event.kind {
-            EventKind::SessionLost { undelivered } => Some(undelivered.len()),
+            EventKind::SessionLost { undelivered, .. } => Some(undelivered.len()),
             _ => None,
         });
         assert_eq!(kind, Some(1));
@@ -205,7 +207,7 @@ fn cancellations_are_no_undelivered_messages() {
         let _ = bed.client.disconnect(Duration::from_millis(1));
         let mut lost = Vec::new();
         while let Some(event) = bed.client.poll_event() {
-            if let EventKind::SessionLost { undelivered } = event.kind {
+            if let EventKind::SessionLost { undelivered, .. } = event.kind {
                 lost.extend(undelivered.into_iter().map(|message| message.kind));
             }
         }
@@ -350,7 +352,7 @@ fn wait_for_loss(
         assert!(Nanos::now() < deadline, "{:?}", client.statistics());
         turn(client);
         while let Some(event) = client.poll_event() {
-            if let EventKind::SessionLost { undelivered } = event.kind {
+            if let EventKind::SessionLost { undelivered, .. } = event.kind {
                 lost = Some(undelivered);
             }
         }
@@ -399,7 +401,8 @@ fn client_killed_mid_traffic_and_started_again() {
             let names: Vec<_> = events.iter().map(|event| name(&event.kind)).collect();
             assert_eq!(names.first().map(String::as_str), Some("LinkLost"), "{names:?}");
             // What it had not confirmed is told: the tail of what was sent.
-            if let Some(Event { kind: EventKind::SessionLost { undelivered }, .. }) = events.get(1)
+            if let Some(Event { kind: EventKind::SessionLost { undelivered, .. }, .. }) =
+                events.get(1)
             {
                 let told: Vec<u64> = undelivered.iter().map(|u| number_in(&u.payload)).collect();
                 let tail: Vec<u64> = (sent + 1 - told.len() as u64..=sent).collect();

@@ -325,7 +325,9 @@ fn server_forgets_a_client_that_does_not_come_back() {
         let events = events_of_server(&server, "Disconnected");
         let names: Vec<_> = events.iter().map(|event| name(&event.kind)).collect();
         assert_eq!(names, ["LinkLost", "SessionLost", "Disconnected"]);
-        let EventKind::SessionLost { undelivered } = &events[1].kind else { panic!("{events:?}") };
+        let EventKind::SessionLost { undelivered, .. } = &events[1].kind else {
+            panic!("{events:?}")
+        };
         assert_eq!(undelivered.len(), 1);
         assert_eq!(undelivered[0].payload[..], *b"unread");
         let ended = EventKind::Disconnected {

@@ -258,7 +258,7 @@ fn check_broken_rule(frame: Plain, expected: impl Fn(&ProtocolError) -> bool) {
     assert_eq!(peer.frame().payload, b"unconfirmed");
     peer.write(&frame.encode());
     let events = events_of_server(&server, "Disconnected");
-    let EventKind::SessionLost { undelivered } = &events[0].kind else { panic!("{events:?}") };
+    let EventKind::SessionLost { undelivered, .. } = &events[0].kind else { panic!("{events:?}") };
     assert_eq!(undelivered.len(), 1, "{events:?}");
     let Some(Event { kind: EventKind::Disconnected { reason, established, .. }, .. }) =
         events.last()

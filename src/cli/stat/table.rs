@@ -322,6 +322,7 @@ fn work(out: &mut String, snapshot: &Snapshot, statistics: &Statistics, change: 
         (statistics.enobufs, "ENOBUFS"),
         (statistics.accept_errors, "not accepted"),
         (statistics.events_dropped, "events dropped"),
+        (statistics.undelivered_omitted, "undelivered omitted"),
         (statistics.tap_frames_lost, "frames lost to taps"),
     ];
     let troubles: Vec<_> = troubles

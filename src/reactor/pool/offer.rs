@@ -123,8 +123,8 @@ impl Core {
     /// The next member to offer a message to. Hot path.
     #[inline]
     fn offer(&mut self, offer: &mut Offer) -> Result<ConnectionId, SendError> {
-        let Self { pools: Pools { table, .. }, pairs, homes, connections, index, .. } = self;
-        let found = table.get_mut(offer.pool.key).filter(|_| offer.pool.reactor == *index);
+        let Self { pools: Pools { table, .. }, pairs, homes, connections, reactor, .. } = self;
+        let found = table.get_mut(offer.pool.key).filter(|_| offer.pool.reactor == *reactor);
         let Some(pool) = found else { return Err(SendError::NotConnected) };
         let (sessions, lane) = (&pool.sessions, offer.lane);
         let look = |slot: usize| match sessions[slot] {

@@ -163,7 +163,7 @@ impl PoolStatistics {
 
 impl crate::reactor::core::Core {
     pub(crate) fn pool_statistics(&self, pool: PoolId) -> Option<PoolStatistics> {
-        let found = self.pools.find(self.index, pool)?;
+        let found = self.pools.find(self.reactor, pool)?;
         let policy = found.members.policy();
         let (standing, tally, counts) =
             (found.members.standing(), found.members.tally(), &found.counts);

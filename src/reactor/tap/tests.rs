@@ -37,7 +37,7 @@ fn counters() -> CounterBlock {
 }
 
 fn writer(tap: &Tap, reactor: u16) -> Box<TapWriter> {
-    tap.writer(reactor, &counters()).expect("memory").expect("somebody reads")
+    tap.writer(ReactorId::new(0, reactor), &counters()).expect("memory").expect("somebody reads")
 }
 
 /// Reactors that nobody has met yet are bounded; one too many is told, and taps nothing.
@@ -45,7 +45,7 @@ fn writer(tap: &Tap, reactor: u16) -> Box<TapWriter> {
 fn crowd_of_new_reactors_is_refused() {
     let (tap, mut receiver) = Tap::new(TapFilter::received().memory_bytes(0));
     let counters = counters();
-    let new = || tap.writer(0, &counters);
+    let new = || tap.writer(ReactorId::new(0, 0), &counters);
     let writers: Vec<_> = (0..RINGS_MAX).map(|_| new().expect("room").expect("read")).collect();
     let error = new().expect_err("one too many");
     assert!(matches!(error, SetupError::TapFull { waiting: RINGS_MAX }), "{error}");
@@ -61,7 +61,8 @@ fn crowd_of_new_reactors_is_refused() {
 fn losses_are_in_the_statistics() {
     let (tap, mut receiver) = Tap::new(TapFilter::received().memory_bytes(0));
     let counters = counters();
-    let mut writer = tap.writer(0, &counters).expect("memory").expect("somebody reads");
+    let mut writer =
+        tap.writer(ReactorId::new(0, 0), &counters).expect("memory").expect("somebody reads");
     for number in 0..100 {
         put(&mut writer, number.into(), number, &[7; 1 << 10]);
     }
@@ -97,7 +98,7 @@ fn frames_pass_unchanged_around_the_ring() {
         let frame = receiver.receive(Duration::ZERO).expect("it was put in");
         assert_eq!(frame.bytes, bytes);
         assert_eq!(frame.direction, Direction::Received);
-        assert_eq!(frame.connection.reactor, 3);
+        assert_eq!(frame.connection.reactor.index(), 3);
         assert_eq!(frame.at, Nanos(number.into()));
     }
     assert_eq!(receiver.frames_lost(), 0);
@@ -171,7 +172,10 @@ fn reader_that_went_away_costs_nothing() {
     }
     assert!(writer.is_off);
     assert_eq!(writer.lost, 0);
-    assert!(tap.writer(1, &counters()).expect("memory").is_none(), "and none begins");
+    assert!(
+        tap.writer(ReactorId::new(0, 1), &counters()).expect("memory").is_none(),
+        "and none begins"
+    );
 }
 
 /// What is tapped behind an end is neither read nor missed, and costs its writer nothing more.
