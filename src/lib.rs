@@ -122,7 +122,7 @@ pub use error::{
     ProtocolError, ReceiveError, RequestError, RingError, SendError, SetupError,
 };
 
-pub use node::{Incoming, Node, NodeBuilder, NodeHandle, NodePool, PoolRequest};
+pub use node::{Incoming, Node, NodeBuilder, NodeHandle, NodePool, PendingRequest};
 pub use pool::Pool;
 pub use reactor::{
     BatchReport, BroadcastReport, Cancelled, Choice, ClockOffset, ConnectionId, ConnectionInfo,

@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 mod errand;
 mod pool;
 
-pub use self::errand::PoolRequest;
+pub use self::errand::PendingRequest;
 pub use self::pool::NodePool;
 #[cfg(doc)]
 use crate::config::REACTORS_MAX;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::Config;
 use crate::endpoint::Address;
-use crate::error::{ReceiveError, SendError, SetupError};
-use crate::node::{Incoming, Node, NodeBuilder, NodeHandle};
+use crate::error::{ReceiveError, RequestError, SendError, SetupError};
+use crate::node::{Incoming, Node, NodeBuilder, NodeHandle, PendingRequest};
 use crate::reactor::message::Message;
 use crate::reactor::watch::{WatchKey, Watched};
 use crate::reactor::{
@@ -263,6 +263,39 @@ impl Server {
         body: &B,
     ) -> Result<BroadcastReport, SendError> {
         self.node.broadcast(envelope, body)
+    }
+
+    /// Sends a request to one client and waits for its answer; see [`NodeHandle::request`].
+    ///
+    /// Blocks for up to `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeHandle::request`].
+    pub fn request<B: Body + ?Sized>(
+        &self,
+        client: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<Message, RequestError> {
+        self.node.request(client, envelope, body, timeout)
+    }
+
+    /// Sends a request to one client without waiting for its answer; see
+    /// [`NodeHandle::start_request`].
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeHandle::start_request`].
+    pub fn start_request<B: Body + ?Sized>(
+        &self,
+        client: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<PendingRequest, RequestError> {
+        self.node.start_request(client, envelope, body, timeout)
     }
 
     /// Whether the answer to a request is of no use any more; see

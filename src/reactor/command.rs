@@ -16,6 +16,7 @@ use crate::endpoint::Address;
 use crate::error::{CloseReason, SendError};
 use crate::reactor::abandoned::Cancellations;
 use crate::reactor::core::Core;
+use crate::reactor::errand::Errand;
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::command::PoolCommand;
 use crate::reactor::{ConnectionId, ConnectionInfo};
@@ -50,6 +51,10 @@ pub(crate) enum Command {
     Disconnect { connection: ConnectionId, deadline: Nanos },
     /// Look after a peer that may have a session here: it said hello to another reactor.
     Adopt(Box<Visitor>),
+    /// Make a request.
+    Request(Box<Errand>),
+    /// Give one up.
+    CancelRequest { number: u64 },
     /// Something about the pools.
     Pool(PoolCommand),
     /// Stop listening, flush and end everything by `deadline`, then stop the thread.

@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 
 use crate::error::{RequestError, SendError};
 use crate::reactor::command::Waiting;
-use crate::reactor::connection::ConnectionId;
+use crate::reactor::connection::{ConnectionId, ReactorId};
 use crate::reactor::core::Core;
 use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::pool::{Choice, PoolId};
@@ -31,11 +31,28 @@ pub(crate) enum Reply {
     Over(Result<Message, RequestError>),
 }
 
+/// Whom a request goes to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Recipient {
+    Connection(ConnectionId),
+    /// A member of a pool.
+    Member(PoolId, Choice),
+}
+
+impl Recipient {
+    /// Whose errand it is.
+    pub(crate) fn reactor(&self) -> ReactorId {
+        match self {
+            Self::Connection(connection) => connection.reactor,
+            Self::Member(pool, _) => pool.reactor,
+        }
+    }
+}
+
 /// A request to be made for another thread.
 #[derive(Debug)]
 pub(crate) struct Errand {
-    pub(crate) pool: PoolId,
-    pub(crate) choice: Choice,
+    pub(crate) to: Recipient,
     pub(crate) waiting: Waiting,
     pub(crate) body: OwnedBody,
     pub(crate) timeout: Duration,
@@ -147,17 +164,23 @@ impl Core {
     /// Makes a request for another thread, unless that has withdrawn it.
     #[cold]
     pub(crate) fn begin_errand(&mut self, errand: Errand) {
-        let Errand { pool, choice, waiting, body, timeout, deadline, number, claim, reply } =
-            errand;
+        let Errand { to, waiting, body, timeout, deadline, number, claim, reply } = errand;
         if !claim.is_first() {
             return;
         }
         let envelope = self.end_wait(waiting);
         self.now = Nanos::now();
         let remaining = deadline.since(self.now);
-        let begun = match remaining.is_zero() {
-            true => Err(RequestError::Timeout { timeout }),
-            false => self.pool_start_request(pool, choice, envelope, &body, remaining),
+        let begun = match to {
+            _ if remaining.is_zero() => Err(RequestError::Timeout { timeout }),
+            // One that begins now would fail as soon as it has.
+            _ if self.closing => Err(SendError::ShutDown.into()),
+            Recipient::Connection(connection) => {
+                self.start_request(connection, envelope, &body, remaining)
+            }
+            Recipient::Member(pool, choice) => {
+                self.pool_start_request(pool, choice, envelope, &body, remaining)
+            }
         };
         match begun {
             Ok(request) => {

@@ -1364,6 +1364,8 @@ impl Core {
                 self.disconnect(connection, deadline);
             }
             Command::Adopt(visitor) => self.adopt(*visitor),
+            Command::Request(errand) => self.begin_errand(*errand),
+            Command::CancelRequest { number } => self.cancel_errand(number),
             Command::Pool(command) => self.run_pool_command(command),
             Command::Shutdown { deadline } => self.begin_shutdown(deadline),
         }

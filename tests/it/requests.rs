@@ -471,3 +471,138 @@ fn senseless_cancellations_hurt_nobody() {
         });
     });
 }
+
+/// What a server asks of its clients, and how that ends: each request has one outcome.
+#[test]
+fn server_asks_a_client() {
+    isolated(|| {
+        let server = start(silent().config(config()).reactors(2));
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        let ask = |timeout| server.request(id, Envelope::command().critical(), b"how?", timeout);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| ask(PATIENCE));
+            let request = peer.frame();
+            assert_eq!((request.kind, request.priority), (COMMAND, CRITICAL));
+            assert_eq!(request.flags & TIMEOUT, TIMEOUT, "it says how long it is waited for");
+            answer(&mut peer, &request);
+            let message = asking.join().expect("no panic").expect("an answer");
+            assert_eq!((&message.payload()[..], message.connection()), (&b"how?"[..], id));
+        });
+        let (outcome, took) = timed(|| ask(SHORT));
+        assert_eq!(outcome.expect_err("no answer"), RequestError::Timeout { timeout: SHORT });
+        assert!(took >= SHORT, "{took:?}");
+        let late = peer.frame();
+        answer(&mut peer, &late);
+        wait_for(&server, "the late answer is counted", |s| s.responses_late == 1);
+
+        let waiting = server.start_request(id, Envelope::command(), b"1", PATIENCE).expect("room");
+        peer.frame();
+        drop(peer);
+        let lost = RequestError::ConnectionLost { reason: CloseReason::PeerClosed };
+        assert_eq!(waiting.wait().expect_err("lost"), lost);
+        wait_for(&server, "it is gone", |s| s.connections_active == 0);
+        let unknown = RequestError::Send(SendError::NotConnected);
+        assert_eq!(ask(PATIENCE).expect_err("nobody"), unknown);
+    });
+}
+
+#[test]
+fn shutdown_ends_the_requests_of_a_server() {
+    isolated(|| {
+        let server = start(silent().config(config()));
+        let mut peer = Peer::connect(&server);
+        let (id, handle) = (server.clients()[0].id, server.handle());
+        let mut waiting =
+            handle.start_request(id, Envelope::command(), b"1", PATIENCE).expect("room");
+        peer.frame();
+        assert!(waiting.take_response().is_none(), "it is under way");
+        let _ = server.shutdown(Duration::ZERO);
+        let mut outcome = None;
+        wait_until("it is told", || {
+            outcome = waiting.take_response();
+            outcome.is_some()
+        });
+        let outcome = outcome.expect("just found").expect_err("nobody answers");
+        assert!(matches!(outcome, RequestError::ConnectionLost { .. }), "{outcome}");
+        assert!(waiting.take_response().is_none(), "told once");
+        let refused = handle.request(id, Envelope::command(), b"2", PATIENCE);
+        assert_eq!(refused.expect_err("over"), RequestError::Send(SendError::ShutDown));
+    });
+}
+
+#[test]
+fn requests_of_a_server_have_a_limit_and_a_dropped_one_is_cancelled() {
+    isolated(|| {
+        let server = start(silent().config(valid(settings().requests_max(1))));
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        let ask = || server.start_request(id, Envelope::command(), b"?", PATIENCE);
+        let waiting = ask().expect("room");
+        let too_many = RequestError::TooMany { requests_max: 1 };
+        assert_eq!(ask().expect_err("there is one"), too_many);
+        let request = peer.frame();
+        drop(waiting);
+        let cancellation = peer.frame();
+        assert_eq!((cancellation.kind, cancellation.correlation), (CANCEL, request.correlation));
+        let next = ask().expect("its place is free");
+        let request = peer.frame();
+        answer(&mut peer, &request);
+        assert_eq!(next.wait().expect("an answer").payload()[..], *b"?");
+        peer.send(Plain::new(STATUS, NORMAL, b"behind"));
+        server.receive(PATIENCE).expect("the link lives");
+        assert_eq!(server.statistics().responses_late, 0);
+    });
+}
+
+#[test]
+fn handler_is_refused_to_ask_through_its_own_node() {
+    isolated(|| {
+        let handle = std::sync::Arc::new(std::sync::OnceLock::<ringwire::NodeHandle>::new());
+        let (tell, told) = crossbeam_channel::unbounded();
+        let of_handler = std::sync::Arc::clone(&handle);
+        let server = start(silent().config(config()).on(Kind::Status, move |context, _| {
+            let node = of_handler.get().expect("it is set before anything is sent");
+            let id = context.connection();
+            let outcome = timed(|| node.request(id, Envelope::command(), b"?", PATIENCE));
+            tell.send(outcome).expect("the test waits");
+        }));
+        handle.set(server.handle()).expect("once");
+        let mut peer = Peer::connect(&server);
+        peer.send(Plain::new(STATUS, NORMAL, b"go"));
+        let (outcome, took) = told.recv_timeout(PATIENCE).expect("the handler runs");
+        let refused = RequestError::Send(SendError::InHandler);
+        assert_eq!(outcome.expect_err("it would wait for itself"), refused);
+        assert!(took < PATIENCE / 2, "{took:?}");
+    });
+}
+
+/// The other end of a server's request: a client that receives it, and learns that it is given up.
+#[test]
+fn client_answers_and_is_told_when_nobody_waits() {
+    isolated(|| {
+        let server = start(silent().config(config()));
+        let mut client = client(&endpoint(&server));
+        let told = std::rc::Rc::new(std::cell::Cell::new(0));
+        let of_handler = std::rc::Rc::clone(&told);
+        client.on_cancelled(move |_, cancelled| of_handler.set(cancelled.correlation));
+        let id = server.clients()[0].id;
+        let ask = || server.start_request(id, Envelope::command(), b"?", PATIENCE).expect("room");
+        let asked = ask();
+        let request = client.receive(PATIENCE).expect("it comes");
+        client.reply(&request, Envelope::status(), b"!").expect("room");
+        client.flush();
+        assert_eq!(asked.wait().expect("an answer").payload()[..], *b"!");
+        let asked = ask();
+        let request = client.receive(PATIENCE).expect("it comes");
+        assert!(!client.is_abandoned(&request));
+        asked.cancel();
+        wait_until("the client knows", || {
+            client.poll();
+            told.get() == request.correlation()
+        });
+        assert!(client.is_abandoned(&request));
+        let refused = client.reply(&request, Envelope::status(), b"in vain");
+        assert_eq!(refused, Err(SendError::Abandoned));
+    });
+}

@@ -6,7 +6,6 @@ use crate::error::{ConnectError, SendError};
 use crate::reactor::ShutdownReport;
 use crate::reactor::command::{Asker, Waiting};
 use crate::reactor::core::Core;
-use crate::reactor::errand::Errand;
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::{Choice, PoolId, PoolPlan, PoolStatistics};
 use crate::time::Nanos;
@@ -24,10 +23,6 @@ pub(crate) enum PoolCommand {
         body: OwnedBody,
         asker: Option<Asker<Result<(), SendError>>>,
     },
-    /// Make a request through one.
-    Request(Box<Errand>),
-    /// Give one up.
-    CancelRequest { number: u64 },
     /// Tell who waits until `until` when it is ready.
     Watch { pool: PoolId, watcher: Sender<()>, until: Nanos },
     /// What has happened in it.
@@ -55,8 +50,6 @@ impl Core {
                     None => {}
                 }
             }
-            PoolCommand::Request(errand) => self.begin_errand(*errand),
-            PoolCommand::CancelRequest { number } => self.cancel_errand(number),
             PoolCommand::Watch { pool, watcher, until } => {
                 // Without a pool the watcher is dropped, which tells.
                 self.watch_pool(pool, watcher, until);
