@@ -226,6 +226,10 @@ fn controller(endpoint: &str, cycles: u64) -> Result<(), Box<dyn Error>> {
             // A session begins: this drive has never heard of us. A session that is resumed goes
             // on by itself, and an order to enable that was on its way arrives.
             if event.kind == EventKind::Connected {
+                // The one before went with its session: without its id nobody takes its outcome.
+                if let Some(request) = enabling.take() {
+                    client.cancel_request(request);
+                }
                 let enable = Enable { speed_mm_s_max: 60.0 };
                 enabling = Some(client.start_request(enable_envelope, &enable, ENABLE_TIMEOUT)?);
             }

@@ -312,7 +312,8 @@ impl Client {
         self.reactor.start_request(connection, envelope, body, timeout)
     }
 
-    /// The outcome of a request, once there is one; it is then forgotten.
+    /// The outcome of a request, once there is one; it is then forgotten. `None` also for a request
+    /// whose outcome was taken, or that was cancelled: nothing is known of it any more.
     pub fn take_response(&mut self, request: RequestId) -> Option<Result<Message, RequestError>> {
         self.reactor.take_response(request)
     }

@@ -356,8 +356,8 @@ settings! {
     schema_hash: u64 = 0, 0 => u64::MAX;
 
     /// How many reactors a `Node` or `Server` starts, each a thread with a ring; 0 is one for each
-    /// of `cores`, and one when that is empty. Reactors beyond `cores` are not pinned. A `Client`
-    /// and a `Reactor` of its own ignore it.
+    /// of `cores`, and one when that is empty. Reactors beyond `cores` are not pinned. A `Client`, a
+    /// `Pool` and a `Reactor` of its own ignore it, with a warning.
     reactors: u32 = 0, 0 => REACTORS_MAX as u32;
 
     /// Largest frame accepted and sent: header, extension, payload and padding, in bytes. The
@@ -366,7 +366,8 @@ settings! {
     /// Connections a reactor holds at once. Each reserves `window_bytes` of address space, of
     /// which only what is used becomes resident.
     connections_max: u32 = 1024, 1 => 65_536;
-    /// Requests that may wait for an answer at once.
+    /// Requests of a reactor that may be under way at once: from their start until their outcome has
+    /// been taken, or they were cancelled. Who loses the id of one cancels it first.
     requests_max: u32 = 1024, 1 => 65_536;
     /// Frames that may wait in one lane (one priority of one connection).
     lane_frames_max: u32 = 65_536, 1 => 1 << 24;
@@ -408,7 +409,8 @@ settings! {
     /// connections with such messages are not read until there is room: nothing is dropped.
     /// Reactors of a node may pass it by one message each.
     inbox_frames_max: u32 = 4096, 1 => 1 << 20;
-    /// Commands from other threads that may wait for a reactor.
+    /// Commands from other threads that may wait for a reactor of a `Node`: sends and posts among
+    /// them. Elsewhere there are none.
     commands_max: u32 = 1024, 2 => 1 << 20;
     /// Connection events that may wait to be fetched; the oldest is dropped and counted. Sessions
     /// that were lost with unconfirmed messages (`SessionLost`) make room for nothing else: as many
@@ -522,7 +524,7 @@ settings! {
     /// for real network devices: loopback has no NAPI.
     napi_busy_poll_us: u32 = 0, 0 => 10_000;
     /// SCHED_FIFO priority of the reactor threads of a `Node` (sched(7)); 0 leaves the default
-    /// policy. Refused together with `idle = "spin"` unless `cores` pins the threads. Before Linux
+    /// policy. A `Client`, a `Pool` and a `Reactor` of its own ignore it, with a warning. Refused together with `idle = "spin"` unless `cores` pins the threads. Before Linux
     /// 6.12 a reactor that does not sleep is stopped for 50 ms of each second, unless
     /// kernel.sched_rt_runtime_us is -1: `ringwire doctor` tells.
     scheduler_fifo_priority: u8 = 0, 0 => 99;
@@ -642,6 +644,19 @@ impl Config {
     #[must_use]
     pub fn reactor_count(&self) -> usize {
         reactor_count(self.reactors, &self.cores)
+    }
+
+    /// Which settings have been made that only a `Node` obeys: its threads are its own, those of
+    /// others are the application's.
+    pub(crate) fn only_for_nodes(&self) -> Vec<&'static str> {
+        let settings = [
+            (self.reactors > 0, "reactors"),
+            (!self.cores.is_empty(), "cores"),
+            (self.mlockall, "mlockall"),
+            (self.scheduler_fifo_priority > 0, "scheduler_fifo_priority"),
+            (self.metrics_address.is_some(), "metrics_address"),
+        ];
+        settings.into_iter().filter(|(is_made, _)| *is_made).map(|(_, key)| key).collect()
     }
 
     /// Whether so many reactors may wait as this says: each that spins in real time has its core.
@@ -939,6 +954,17 @@ fn check_pinned(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a client or reactor of its own does not obey is named, and nothing else.
+    #[test]
+    fn settings_that_only_nodes_obey_are_known() {
+        let keys = |builder: ConfigBuilder| builder.build().expect("valid").only_for_nodes();
+        assert!(keys(Config::builder()).is_empty());
+        let made = Config::builder().reactors(2).cores([0, 1]).mlockall(true);
+        let made = made.scheduler_fifo_priority(10).metrics_address("127.0.0.1:0");
+        let all = ["reactors", "cores", "mlockall", "scheduler_fifo_priority", "metrics_address"];
+        assert_eq!(keys(made), all);
+    }
 
     #[test]
     fn defaults_are_valid() {

@@ -174,10 +174,11 @@ pub enum AccessError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The lane is full: the peer reads slower than we write.
+    /// The lane is full: the peer reads slower than we write, or, of a reliable message, has not
+    /// confirmed as many as are kept, as while the link is down.
     #[error(
-        "the lane is full (lane_bytes_max, lane_frames_max): the peer reads slower than this side \
-         writes; retry after a turn"
+        "the lane is full (lane_bytes_max, lane_frames_max; of reliable messages kept_bytes_max): \
+         the peer reads, or confirms, slower than this side writes; retry after a turn"
     )]
     Full,
     /// The reactor's send memory has no room for the message, though its lane has: other peers
@@ -212,7 +213,7 @@ pub enum SendError {
     #[error("the payload could not be serialised")]
     Unserializable,
     /// The command queue into the reactor is full.
-    #[error("the reactor's command queue is full; retry later")]
+    #[error("the reactor's command queue is full (commands_max); retry later")]
     Busy,
     /// The reactor did not get to it in time. It will not be sent: the call has withdrawn it.
     #[error(
@@ -269,8 +270,11 @@ pub enum RequestError {
         /// Why.
         reason: CloseReason,
     },
-    /// As many requests as allowed are waiting already.
-    #[error("{requests_max} requests are waiting already (requests_max)")]
+    /// As many requests as allowed are waiting already, for their answer or to have it taken.
+    #[error(
+        "{requests_max} requests are waiting already, for their answer or to have it taken \
+         (requests_max)"
+    )]
     TooMany {
         /// The limit.
         requests_max: u32,
@@ -293,6 +297,9 @@ pub enum ReceiveError {
     /// The node has shut down: none is waiting and none will come. Stays so.
     #[error("the node has shut down")]
     ShutDown,
+    /// A handler would have waited for what comes to its own node, and held its reactor up.
+    #[error("a handler can not wait for messages of its own node: look with a timeout of zero")]
+    InHandler,
 }
 
 /// Not everything that was queued has been handed to the kernel, or not everything reliable has
@@ -418,8 +425,8 @@ pub enum ConnectError {
     /// A handler asked its own node to connect, and would wait for itself.
     #[error("a handler can not wait for its own node to connect: do it on another thread")]
     InHandler,
-    /// The node has shut down.
-    #[error("the node has shut down")]
+    /// The node has shut down, or the reactor has ended before it.
+    #[error("the node has shut down, or its ring has failed (see the log)")]
     ShutDown,
 }
 
@@ -758,6 +765,22 @@ mod tests {
             let text = SetupError::System { operation: "mlockall", source }.to_string();
             assert!(text.contains("RLIMIT_MEMLOCK") && text.contains("CAP_IPC_LOCK"), "{text}");
         }
+    }
+
+    /// Whoever is refused learns which limit it was, reliable messages' own included.
+    #[test]
+    fn refusals_name_their_limits() {
+        let says = |error: SendError, key: &str| {
+            let text = error.to_string();
+            assert!(text.contains(key), "{key} is not in {text:?}");
+        };
+        for key in ["lane_bytes_max", "lane_frames_max", "kept_bytes_max", "confirms"] {
+            says(SendError::Full, key);
+        }
+        says(SendError::Busy, "commands_max");
+        says(SendError::MemoryFull, "send_memory_bytes");
+        let text = RequestError::TooMany { requests_max: 3 }.to_string();
+        assert!(text.contains("requests_max") && text.contains("taken"), "{text}");
     }
 
     #[test]

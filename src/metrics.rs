@@ -44,26 +44,35 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Binds `address` and begins to serve.
+    /// Begins to serve.
     ///
     /// # Errors
     ///
-    /// The kernel's: the port is in use, not permitted, or there is no such address here.
-    pub(crate) fn start(address: SocketAddr, registry: RegistryHandle) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+    /// The kernel's: no ring, no thread, or no descriptor for them.
+    pub(crate) fn start(listener: TcpListener, registry: RegistryHandle) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = crossbeam_channel::bounded(1);
         let thread =
             std::thread::Builder::new().name("ringwire-metrics".into()).spawn(move || {
-                // The runtime panics when it gets no ring; the node goes on without metrics.
+                // A runtime is its thread's own; who starts it hears here whether there is one.
+                let runtime = match tokio_uring::Runtime::new(&tokio_uring::builder()) {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                let _ = ready.send(Ok(()));
                 let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    tokio_uring::start(serve(listener, registry, stopped));
+                    runtime.block_on(serve(listener, registry, stopped));
                 }));
                 if served.is_err() {
                     tracing::error!("the metrics endpoint has failed; the node goes on without it");
                 }
             })?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        let metrics = Self { address, stop: Some(stop), thread: Some(thread) };
+        match is_ready.recv() {
+            Ok(outcome) => outcome.map(|()| metrics),
+            Err(_) => Err(io::Error::other("the thread ended during its setup")),
+        }
     }
 
     /// Where it listens, with the port the kernel chose for port 0.
@@ -213,4 +222,38 @@ fn message(status: &str, content_type: &str, body: &str) -> Vec<u8> {
          Connection: close\r\n\r\n{body}"
     )
     .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::stats::Registry;
+
+    /// That there is no ring for the metrics is said by the start, not by a panic on their thread.
+    #[test]
+    fn refused_ring_is_an_error_of_the_start() {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let registry = Registry::new(&config, 1, 1).expect("memory");
+        let handle = registry.handle();
+        let listen = || TcpListener::bind("127.0.0.1:0").expect("loopback");
+        // On a thread of its own: a filter stays, and holds for those that it starts.
+        let refused = std::thread::scope(|scope| {
+            let starting = scope.spawn(|| {
+                let rules =
+                    std::collections::BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
+                let refused = seccompiler::SeccompAction::Errno(libc::EPERM.try_into().expect("1"));
+                let arch = std::env::consts::ARCH.try_into().expect("one with seccomp");
+                let allow = seccompiler::SeccompAction::Allow;
+                let filter = seccompiler::SeccompFilter::new(rules, allow, refused, arch);
+                let program: seccompiler::BpfProgram =
+                    filter.expect("a filter").try_into().expect("a program");
+                seccompiler::apply_filter(&program).expect("allowed");
+                Metrics::start(listen(), handle.clone()).map(drop)
+            });
+            starting.join().expect("no panic")
+        });
+        assert_eq!(refused.expect_err("no ring").raw_os_error(), Some(libc::EPERM));
+        drop(Metrics::start(listen(), handle.clone()).expect("a ring"));
+    }
 }

@@ -5,7 +5,9 @@
 //!
 //! The handle's methods that wait for a reactor are refused in a handler of the same node: the
 //! handler's reactor would wait for itself, or two for each other. Handlers use their [`Context`],
-//! and `post_to` of the handle for a connection of another reactor.
+//! and `post_to` of the handle for a connection of another reactor. Two nodes of a process do not
+//! know of each other: handlers that call the waiting methods of each other's handles may stand
+//! still for 5 s. They use the posting ones, too.
 //!
 //! Sending to one connection and receiving allocate nothing in steady state, as far as payloads
 //! are at most 16 KiB: a thread that sends keeps a quarter of a MiB to serialise into. Broadcasts,
@@ -29,10 +31,10 @@ pub use self::pool::NodePool;
 use crate::config::REACTORS_MAX;
 use crate::config::{Config, Idle, check_reactors};
 use crate::endpoint::{Address, Endpoint};
-use crate::error::{ConnectError, ReceiveError, SendError, SetupError};
+use crate::error::{CloseReason, ConnectError, ReceiveError, SendError, SetupError};
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
-use crate::reactor::command::{Asker, Claim, Command, Mailbox, Waiting};
+use crate::reactor::command::{Asker, Claim, Command, DialError, DialFailure, Mailbox, Waiting};
 use crate::reactor::connection::{ReactorId, next_node};
 use crate::reactor::events::EventQueue;
 use crate::reactor::inbox::{Inbox, SharedInbox};
@@ -124,8 +126,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Listens at every address of this machine, on the default port.
+    pub(crate) fn listen_anywhere(self) -> Self {
+        self.listen(anywhere())
+    }
+
     /// Calls `handler` for frames of this kind that no handler by type takes, on the thread of
-    /// the reactor they came to.
+    /// the reactor they came to, in place of one that was given for it before.
     ///
     /// # Panics
     ///
@@ -141,7 +148,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Calls `handler` for frames with `T`'s `type_id`, with the validated value in place.
+    /// Calls `handler` for frames with `T`'s `type_id`, with the validated value in place, and in
+    /// place of a handler that was given for it before.
     ///
     /// A payload that claims to be a `T` and is not closes its connection.
     #[must_use]
@@ -333,6 +341,15 @@ impl Drop for SocketFiles {
     }
 }
 
+/// Every address of this machine: also those of IPv4, but for a host that was booted without IPv6.
+fn anywhere() -> &'static str {
+    let probe = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None);
+    match probe {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => "0.0.0.0",
+        _ => "[::]",
+    }
+}
+
 /// One listening socket per reactor and address.
 fn bind(
     endpoints: &[String],
@@ -405,8 +422,9 @@ impl ThreadPlan {
             affinity::pin_to_core(core).map_err(system("pinning a reactor to its core"))?;
         }
         if self.config.scheduler_fifo_priority() > 0 {
-            affinity::set_fifo_priority(self.config.scheduler_fifo_priority())
-                .map_err(system("sched_setscheduler(SCHED_FIFO), which needs CAP_SYS_NICE"))?;
+            affinity::set_fifo_priority(self.config.scheduler_fifo_priority()).map_err(system(
+                "sched_setscheduler(SCHED_FIFO), which needs CAP_SYS_NICE or RLIMIT_RTPRIO",
+            ))?;
         }
         let mailbox = Some(self.mailbox);
         let mut reactor = Reactor::with_parts(
@@ -559,9 +577,12 @@ impl Node {
     #[cfg(feature = "metrics")]
     fn serve_metrics(&mut self) -> Result<(), SetupError> {
         let Some(text) = self.shared.config.metrics_address() else { return Ok(()) };
-        let address = text.parse().expect("a configuration that exists is valid");
-        let metrics = Metrics::start(address, self.shared.registry.clone())
+        let address: std::net::SocketAddr =
+            text.parse().expect("a configuration that exists is valid");
+        let listener = std::net::TcpListener::bind(address)
             .map_err(|source| SetupError::Listen { address: text.into(), source })?;
+        let metrics = Metrics::start(listener, self.shared.registry.clone())
+            .map_err(|source| SetupError::System { operation: "serving the metrics", source })?;
         self.metrics = Some(metrics);
         Ok(())
     }
@@ -595,8 +616,11 @@ impl Node {
         }
         for thread in self.threads.drain(..) {
             // A reactor does not panic: handlers' panics are caught. If it did, its connections
-            // ended with it.
-            let part = thread.join().unwrap_or_default();
+            // ended with it, and nothing is known of them.
+            let part = thread.join().unwrap_or_else(|_| {
+                tracing::error!("a reactor panicked: the report does not know of its connections");
+                ShutdownReport::default()
+            });
             report.connections += part.connections;
             report.flushed += part.flushed;
             report.messages_dropped += part.messages_dropped;
@@ -655,18 +679,25 @@ impl NodeHandle {
                 continue;
             }
             let patience = config.connect_timeout() + config.handshake_timeout() + ANSWER_TIMEOUT;
-            match answer.recv_timeout(patience) {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => failure = dial_error(error, config),
-                Err(RecvTimeoutError::Disconnected) => return Err(ConnectError::ShutDown),
-                Err(RecvTimeoutError::Timeout) => {
-                    // What it has begun with already ends at its own timeouts, or without a caller.
-                    let is_withdrawn = claim.is_first();
-                    if !is_withdrawn && let Ok(Ok(connection)) = answer.try_recv() {
-                        return Ok(connection);
-                    }
+            let answered = match answer.recv_timeout(patience) {
+                // The reactor has not begun, or has not come to an end: that will be nobody's.
+                Err(RecvTimeoutError::Timeout) if claim.is_first() => {
                     return Err(ConnectError::Unresponsive { timeout: patience });
                 }
+                // It was first: it is about to tell.
+                Err(RecvTimeoutError::Timeout) => answer.recv().ok(),
+                answered => answered.ok(),
+            };
+            match answered {
+                Some(Ok(connection)) => return Ok(connection),
+                // The node shuts down, which ends what it has begun.
+                Some(Err(DialError {
+                    reason: DialFailure::Closed(CloseReason::Local), ..
+                })) if self.check_running().is_err() => {
+                    return Err(ConnectError::ShutDown);
+                }
+                Some(Err(error)) => failure = dial_error(error, config),
+                None => return Err(ConnectError::ShutDown),
             }
         }
         Err(failure)
@@ -817,9 +848,9 @@ impl NodeHandle {
     ///
     /// # Errors
     ///
-    /// [`SendError::Busy`], [`SendError::Unresponsive`] or [`SendError::ShutDown`] when a reactor
-    /// could not be asked: none of its connections gets the message, those of other reactors may
-    /// have it. [`SendError::InHandler`] at once in a handler of this node, or what is wrong with
+    /// [`SendError::Busy`], [`SendError::Unresponsive`] or [`SendError::ShutDown`] when no reactor
+    /// could be asked; where some could, the report names the others
+    /// ([`failures`](BroadcastReport::failures)). [`SendError::InHandler`] at once in a handler of this node, or what is wrong with
     /// the message itself: then nobody gets it.
     pub fn broadcast<B: Body + ?Sized>(
         &self,
@@ -831,25 +862,35 @@ impl NodeHandle {
         let waiting = Waiting::new(envelope);
         let body = self.own(body, envelope, 0)?;
         let deadline = Nanos::now() + ANSWER_TIMEOUT;
-        let mut failure = None;
+        let mut report = BroadcastReport::default();
         let mut answers = Vec::new();
-        for mailbox in &self.shared.mailboxes {
+        for (index, mailbox) in (0..).zip(&self.shared.mailboxes) {
+            if mailbox.is_closed() {
+                continue;
+            }
             let (reply, answer) = bounded(1);
             let claim = Claim::default();
             let asker = Asker { claim: claim.clone(), reply };
             match mailbox.post(Command::Broadcast { waiting, body: body.clone(), asker }) {
-                Ok(()) => answers.push((answer, claim)),
-                Err(_) => failure = Some(SendError::Busy),
+                Ok(()) => answers.push((index, answer, claim)),
+                Err(_) => report.failures.push((index, SendError::Busy)),
             }
         }
-        let mut outcomes = Vec::new();
-        for (answer, claim) in answers {
+        let mut have_answered = 0;
+        for (index, answer, claim) in answers {
             match wait_for(&answer, &claim, deadline) {
-                Ok(part) => outcomes.extend(part),
-                Err(error) => failure = Some(error),
+                Ok(part) => {
+                    have_answered += 1;
+                    report.outcomes.extend(part);
+                }
+                Err(error) => report.failures.push((index, error)),
             }
         }
-        failure.map_or(Ok(BroadcastReport { outcomes }), Err)
+        match report.failures.first() {
+            Some(&(_, error)) if have_answered == 0 => Err(error),
+            None if have_answered == 0 => Err(SendError::ShutDown),
+            _ => Ok(report),
+        }
     }
 
     /// The established connections of all reactors. A reactor that does not answer within 5 s, or
@@ -880,8 +921,10 @@ impl NodeHandle {
     /// # Errors
     ///
     /// [`ReceiveError::Timeout`]; [`ReceiveError::ShutDown`] at once, and from then on, when the
-    /// node has shut down and what it left behind has been taken.
+    /// node has shut down and what it left behind has been taken. [`ReceiveError::InHandler`] at
+    /// once in a handler of this node, unless `timeout` is zero.
     pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
+        self.check_may_wait_for(timeout)?;
         let deadline = Nanos::now() + timeout;
         let mut left = timeout;
         loop {
@@ -931,8 +974,10 @@ impl NodeHandle {
     /// # Errors
     ///
     /// [`ReceiveError::Timeout`]; [`ReceiveError::ShutDown`] at once, and from then on, when the
-    /// node has shut down and what it left behind has been taken.
+    /// node has shut down and what it left behind has been taken. [`ReceiveError::InHandler`] at
+    /// once in a handler of this node, unless `timeout` is zero.
     pub fn wait(&self, timeout: Duration) -> Result<Incoming, ReceiveError> {
+        self.check_may_wait_for(timeout)?;
         let Shared { inbox, events, .. } = &*self.shared;
         let deadline = Nanos::now() + timeout;
         loop {
@@ -1002,6 +1047,20 @@ impl NodeHandle {
         statistics
     }
 
+    /// The limits and tuning of the node, as they are in force.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// How many of the reactors run: fewer than there are ([`counters`](Self::counters)) once one
+    /// has ended before the node, because its ring has failed, which is logged. Its connections
+    /// are gone then; those of the others go on.
+    #[must_use]
+    pub fn reactors_running(&self) -> usize {
+        self.shared.mailboxes.iter().filter(|mailbox| !mailbox.is_closed()).count()
+    }
+
     /// The counters of each reactor, to be read from any thread. Without what the handles refuse
     /// by themselves, see [`statistics`](Self::statistics).
     #[must_use]
@@ -1069,6 +1128,12 @@ impl NodeHandle {
         if self.is_in_handler() { Err(SendError::InHandler) } else { Ok(()) }
     }
 
+    /// The same for what comes of itself: it may be looked at in a handler.
+    fn check_may_wait_for(&self, timeout: Duration) -> Result<(), ReceiveError> {
+        let may_wait = timeout.is_zero() || !self.is_in_handler();
+        if may_wait { Ok(()) } else { Err(ReceiveError::InHandler) }
+    }
+
     /// Whether this is the thread of one of the reactors, which calls nothing but handlers.
     fn is_in_handler(&self) -> bool {
         self.shared.mailboxes.iter().any(is_of_this_thread)
@@ -1115,11 +1180,11 @@ fn wait_for<T>(answer: &Receiver<T>, claim: &Claim, deadline: Nanos) -> Result<T
         Err(RecvTimeoutError::Timeout) if claim.is_first() => {
             return Err(SendError::Unresponsive { timeout: ANSWER_TIMEOUT });
         }
-        // The reactor was first, and is about to answer.
-        Err(RecvTimeoutError::Timeout) => answer.recv_timeout(ANSWER_TIMEOUT),
-        answered => answered,
+        // The reactor was first: it is at it.
+        Err(RecvTimeoutError::Timeout) => answer.recv().ok(),
+        answered => answered.ok(),
     };
-    answered.map_err(|_| SendError::ShutDown)
+    answered.ok_or(SendError::ShutDown)
 }
 
 #[cfg(test)]
@@ -1132,19 +1197,22 @@ mod tests {
 
     /// A node whose only reactor does nothing.
     pub(super) fn node_without_a_reactor() -> Node {
-        without_a_reactor(Config::builder())
+        without_reactors(1, Config::builder())
     }
 
-    fn without_a_reactor(config: ConfigBuilder) -> Node {
+    /// A node of so many reactors that do nothing.
+    fn without_reactors(count: usize, config: ConfigBuilder) -> Node {
         let config = config.commands_max(2).build().expect("valid");
-        let mailbox = Arc::new(
-            Mailbox::new(config.commands_max(), config.requests_max()).expect("a descriptor"),
-        );
+        let mailbox = || {
+            let mailbox = Mailbox::new(config.commands_max(), config.requests_max());
+            Arc::new(mailbox.expect("a descriptor"))
+        };
+        let mailboxes = (0..count).map(|_| mailbox()).collect();
         let (_, inbox) = Inbox::shared(&config, 0);
         let registry = registry(&config, 1).expect("memory");
         let shared = Shared {
             number: 0,
-            mailboxes: vec![mailbox],
+            mailboxes,
             counters: Vec::new(),
             registry: registry.handle(),
             inbox,
@@ -1173,6 +1241,86 @@ mod tests {
         });
         let report = is_done.recv_timeout(Duration::from_secs(10)).expect("it ends");
         assert_eq!(report, ShutdownReport::default());
+    }
+
+    /// Answers a broadcast as a reactor without sessions.
+    fn answer_broadcast(mailbox: &Mailbox) {
+        let deadline = Nanos::now() + Duration::from_secs(5);
+        loop {
+            assert!(Nanos::now() < deadline, "nothing is asked");
+            match mailbox.take() {
+                Some(Command::Broadcast { asker, .. }) => {
+                    assert!(asker.claim.is_first());
+                    return asker.reply.send(Vec::new()).expect("somebody waits");
+                }
+                _ => std::thread::yield_now(),
+            }
+        }
+    }
+
+    #[test]
+    fn reactor_that_has_ended_hinders_no_other() {
+        let node = without_reactors(2, Config::builder());
+        assert_eq!(node.reactors_running(), 2);
+        let [ended, running] = &node.shared.mailboxes[..] else { panic!("two") };
+        ended.close();
+        assert_eq!(node.reactors_running(), 1);
+        let pool = node.node_pool(vec![PoolId::of_nobody(0), PoolId::of_nobody(1)]);
+        let post = |choice| pool.post(choice, Envelope::data(), b"x");
+        // In turns: each would come to the ended one first, or next.
+        assert_eq!([(); 2].map(|()| post(Choice::LeastQueued)), [Ok(()); 2]);
+        assert!(running.take().is_some());
+        assert!(running.take().is_some());
+        // A key has its place; that it is away is no end of the node.
+        let outcomes: Vec<_> = (0..8).map(|key| post(Choice::Key(key))).collect();
+        assert!(outcomes.contains(&Err(SendError::NotConnected)), "{outcomes:?}");
+        assert!(!outcomes.contains(&Err(SendError::ShutDown)), "{outcomes:?}");
+        while running.take().is_some() {}
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer_broadcast(running));
+            let report = node.broadcast(Envelope::data(), b"x").expect("one was asked");
+            assert_eq!((report.outcomes, report.failures), (Vec::new(), Vec::new()));
+        });
+    }
+
+    #[test]
+    fn broadcast_names_the_reactors_that_were_not_asked() {
+        let node = without_reactors(2, Config::builder());
+        let [full, other] = &node.shared.mailboxes[..] else { panic!("two") };
+        while full.post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer_broadcast(other));
+            let report = node.broadcast(Envelope::data(), b"x").expect("one was asked");
+            assert_eq!(report.failures, [(0, SendError::Busy)]);
+        });
+        while other.post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
+        let refused = node.broadcast(Envelope::data(), b"x").map(drop);
+        assert_eq!(refused, Err(SendError::Busy), "nobody was");
+    }
+
+    #[test]
+    fn host_without_ipv6_is_listened_on_all_the_same() {
+        use seccompiler::{
+            SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+            SeccompRule,
+        };
+        assert_eq!(anywhere(), "[::]");
+        // On a thread of its own: a filter stays.
+        let found = std::thread::spawn(|| {
+            let family = libc::AF_INET6.try_into().expect("positive");
+            let is_ipv6 =
+                SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family);
+            let rule = SeccompRule::new(vec![is_ipv6.expect("a condition")]).expect("a rule");
+            let rules = std::collections::BTreeMap::from([(libc::SYS_socket, vec![rule])]);
+            let refused = SeccompAction::Errno(libc::EAFNOSUPPORT.try_into().expect("positive"));
+            let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
+            let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch);
+            let program: seccompiler::BpfProgram =
+                filter.expect("a filter").try_into().expect("a program");
+            seccompiler::apply_filter(&program).expect("allowed");
+            anywhere()
+        });
+        assert_eq!(found.join().expect("no panic"), "0.0.0.0");
     }
 
     #[test]
@@ -1267,7 +1415,7 @@ mod tests {
     fn full_member_is_one_only_where_it_loses_its_session() {
         let attempts = |overflow| {
             let config = Config::builder().overflow(Priority::Normal, overflow);
-            let node = without_a_reactor(config);
+            let node = without_reactors(1, config);
             let pool = node.node_pool(vec![PoolId::of_nobody(0); 3]);
             let mut attempts = 0;
             let outcome = pool.offer(Choice::LeastQueued, Envelope::data(), |_| {

@@ -113,8 +113,14 @@ impl Recorder {
     ///
     /// # Errors
     ///
-    /// The system's, when not even the header can be written, or there is no thread to be had.
+    /// The system's, when not even the header can be written, or there is no thread to be had;
+    /// [`io::ErrorKind::InvalidInput`] for a file that is not empty, which stays as it is.
     pub fn start(frames: TapReceiver, file: File, mut origin: RecordOrigin) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        if metadata.is_file() && metadata.len() != 0 {
+            let reason = "a recording begins in an empty file: this one holds something already";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
         if origin.monotonic == Nanos(0) {
             origin.monotonic = Nanos::now();
             origin.wall_ns = crate::time::wall_ns();

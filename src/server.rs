@@ -39,7 +39,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on `endpoint`; may be called several times. Default: `[::]` with the default port.
+    /// Listens on `endpoint`; may be called several times. Default: `[::]` with the
+    /// default port, `0.0.0.0` on a host without IPv6.
     ///
     /// A host name is listened on at all its addresses that this machine has, on the same port; see
     /// [`NodeBuilder::listen`].
@@ -132,7 +133,7 @@ impl ServerBuilder {
     /// [`SetupError`] of the first thing that failed; everything started is stopped again.
     pub fn start(mut self) -> Result<Server, SetupError> {
         if !self.listens {
-            self.node = self.node.listen("[::]");
+            self.node = self.node.listen_anywhere();
         }
         Ok(Server { node: self.node.start()? })
     }

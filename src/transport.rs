@@ -3,10 +3,12 @@
 //! For code that should not care which end it is on, and for tests that put a substitute there.
 //! The trait is object-safe: `Box<dyn Transport>` works.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::client::Client;
 use crate::error::{ConnectError, FlushError, ReceiveError, SendError, SetupError};
+use crate::node::NodeHandle;
 use crate::reactor::message::Message;
 use crate::reactor::{ConnectionState, ShutdownReport};
 use crate::server::{Server, ServerBuilder};
@@ -48,7 +50,8 @@ pub trait Transport {
     ///
     /// # Errors
     ///
-    /// [`SendError`]. A server reports the first client's refusal; the others have the message.
+    /// [`SendError`]. A server reports the first refusal; other clients may have refused it, too,
+    /// and those that have not have the message. `Server::broadcast` tells of each.
     fn send(&mut self, envelope: Envelope, body: &dyn Body) -> Result<(), SendError>;
 
     /// Sees to it that what was sent leaves without another call: a client waits until the kernel
@@ -61,7 +64,8 @@ pub trait Transport {
     /// [`FlushError`]. After a timeout what is left stays queued, in order.
     fn flush(&mut self, timeout: Duration) -> Result<(), FlushError>;
 
-    /// Waits for the next message that no handler takes, for up to `timeout`.
+    /// Waits for the next message that no handler takes, for up to `timeout`. What had come before a
+    /// `disconnect` is still to be had after it.
     ///
     /// # Errors
     ///
@@ -123,6 +127,8 @@ pub struct ServerTransport {
     /// Makes the server anew for each `connect`.
     plan: Box<dyn FnMut() -> ServerBuilder>,
     server: Option<Server>,
+    /// Servers that have ended, until what they had received has been taken.
+    ended: VecDeque<NodeHandle>,
     /// What the servers before this one had counted when they ended.
     past: Statistics,
 }
@@ -131,7 +137,7 @@ impl ServerTransport {
     /// A server that `plan` describes, apart from where it listens.
     pub fn new(plan: impl FnMut() -> ServerBuilder + 'static) -> Self {
         let past = Statistics { is_server: true, ..Statistics::default() };
-        Self { plan: Box::new(plan), server: None, past }
+        Self { plan: Box::new(plan), server: None, ended: VecDeque::new(), past }
     }
 
     /// The server, while it listens.
@@ -169,13 +175,16 @@ impl Transport for ServerTransport {
         let handle = server.handle();
         let report = server.shutdown(deadline);
         self.past = self.since_the_first(handle.statistics());
+        self.ended.push_back(handle);
         report
     }
 
     fn send(&mut self, envelope: Envelope, body: &dyn Body) -> Result<(), SendError> {
         let server = self.server.as_ref().ok_or(SendError::NotConnected)?;
         let report = server.broadcast(envelope, body)?;
-        report.refused().next().map_or(Ok(()), |(_, error)| Err(error))
+        let refused = report.refused().map(|(_, error)| error);
+        let unasked = report.failures.iter().map(|&(_, error)| error);
+        refused.chain(unasked).next().map_or(Ok(()), Err)
     }
 
     fn flush(&mut self, _: Duration) -> Result<(), FlushError> {
@@ -183,6 +192,12 @@ impl Transport for ServerTransport {
     }
 
     fn receive(&mut self, timeout: Duration) -> Result<Message, ReceiveError> {
+        while let Some(ended) = self.ended.front() {
+            match ended.receive(Duration::ZERO) {
+                Ok(message) => return Ok(message),
+                Err(_) => drop(self.ended.pop_front()),
+            }
+        }
         let server = self.server.as_ref().ok_or(ReceiveError::NotConnected)?;
         server.receive(timeout)
     }

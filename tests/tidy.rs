@@ -52,7 +52,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "server",
         &["config", "endpoint", "error", "node", "reactor", "session", "stats", "time", "wire"],
     ),
-    ("transport", &["client", "config", "error", "reactor", "server", "session", "stats", "wire"]),
+    (
+        "transport",
+        &["client", "config", "error", "node", "reactor", "server", "session", "stats", "wire"],
+    ),
     // The command, and the entry functions of the fuzz targets, stand on top.
     (
         "cli",

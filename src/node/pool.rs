@@ -107,9 +107,9 @@ impl NodeHandle {
             Err(RecvTimeoutError::Timeout) if claim.is_first() => {
                 return Err(ConnectError::Unresponsive { timeout: ANSWER_TIMEOUT });
             }
-            // The reactor was first, and is about to answer.
-            Err(RecvTimeoutError::Timeout) => answer.recv_timeout(ANSWER_TIMEOUT),
-            answered => answered,
+            // The reactor was first: it is at it.
+            Err(RecvTimeoutError::Timeout) => answer.recv().ok(),
+            answered => answered.ok(),
         };
         answered.unwrap_or(Err(ConnectError::ShutDown))
     }
@@ -244,6 +244,13 @@ impl NodePool {
         envelope: Envelope,
         mut attempt: impl FnMut(PoolId) -> Result<(), SendError>,
     ) -> Result<(), SendError> {
+        let mut attempt = |pool| match attempt(pool) {
+            // A reactor has ended before its node, and its members with it.
+            Err(SendError::ShutDown) if self.handle.check_running().is_ok() => {
+                Err(SendError::NotConnected)
+            }
+            verdict => verdict,
+        };
         if let Choice::Key(key) = choice {
             // Another hash than the one that chooses among the members of that reactor.
             return attempt(self.pools[rendezvous(!key, self.pools.len())]);

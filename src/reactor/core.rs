@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use slotmap::SlotMap;
 
 use crate::config::{Config, Idle, Overflow};
@@ -17,7 +16,7 @@ use crate::mem::{Buffer, Deadlines, OutOfMemory, PayloadArena, Pool, PoolLayout}
 use crate::reactor::ClockOffset;
 use crate::reactor::abandoned::Cancellations;
 use crate::reactor::catch_up::{CatchUp, LAG_PAUSE};
-use crate::reactor::command::{DialError, DialFailure, Mailbox};
+use crate::reactor::command::{Asker, DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{
     Connection, ConnectionId, ConnectionKey, Pause, Phase, ReactorId,
 };
@@ -212,7 +211,7 @@ pub(crate) struct Core {
     /// A message was refused for want of room, and nothing has left since.
     pub(crate) room_wanted: bool,
     /// Who waits for a connection to be established.
-    pub(crate) watchers: Vec<(ConnectionKey, Sender<Result<ConnectionId, DialError>>)>,
+    pub(crate) watchers: Vec<(ConnectionKey, Asker<Result<ConnectionId, DialError>>)>,
     /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
     pub(crate) closed: Vec<Option<(SessionKey, CloseReason)>>,
     /// The reactor is shutting down and admits nobody.
@@ -609,7 +608,7 @@ impl Core {
                 (id, outcome.map(drop))
             })
             .collect();
-        BroadcastReport { outcomes }
+        BroadcastReport { outcomes, failures: Vec::new() }
     }
 
     /// Copies a frame to memory that outlives the handler.
@@ -833,14 +832,15 @@ impl Core {
         let Some(at) = self.watchers.iter().position(|(watched, _)| *watched == key) else {
             return;
         };
-        let (_, reply) = self.watchers.swap_remove(at);
+        let (_, asker) = self.watchers.swap_remove(at);
         let address = self.connections.get(key).map_or_else(String::new, |c| c.address.clone());
         let outcome = outcome
             .map(|()| self.id(key))
             .map_err(|reason| DialError { address, reason: DialFailure::Closed(reason) });
-        if let Err(untold) = reply.try_send(outcome)
-            && let Ok(id) = untold.into_inner()
-        {
+        if asker.claim.is_first() {
+            // It waits until it is told.
+            let _ = asker.reply.try_send(outcome);
+        } else if let Ok(id) = outcome {
             // Whoever wanted it waits no more, and was told that it failed.
             self.disconnect(id, self.now + self.config.handshake_timeout());
         }

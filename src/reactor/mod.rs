@@ -288,10 +288,14 @@ pub struct BatchReport {
 /// What became of a broadcast, for each connection.
 #[derive(Debug, Clone, Default)]
 #[must_use]
+#[non_exhaustive]
 pub struct BroadcastReport {
     /// Each established session, and whether the message was queued for it. Of one whose link is
     /// lost, [`SendError::NotConnected`] when the message is not reliable.
     pub outcomes: Vec<(ConnectionId, Result<(), SendError>)>,
+    /// The reactors of a node that could not be asked, and why: none of their sessions has the
+    /// message. Those that have ended have none, and are left out.
+    pub failures: Vec<(u16, SendError)>,
 }
 
 impl BroadcastReport {
@@ -311,7 +315,8 @@ impl BroadcastReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[must_use]
 pub struct ShutdownReport {
-    /// Sessions that were established when the shutdown began.
+    /// Sessions that had their link when the shutdown began. One whose link was lost is over at once,
+    /// and told by its events.
     pub connections: u64,
     /// Of those, how many were flushed and ended in order.
     pub flushed: u64,
@@ -366,10 +371,21 @@ impl Tokens {
 impl Reactor {
     /// Sets up a reactor on this thread: its ring, and all the memory `config` asks for.
     ///
+    /// The thread stays the application's: `cores`, `scheduler_fifo_priority`, `mlockall`,
+    /// `metrics_address` and `reactors` are for nodes, and ignored here with a warning.
+    ///
     /// # Errors
     ///
     /// [`SetupError`], which says what the kernel refused and what to do.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
+        let ignored = config.only_for_nodes();
+        if !ignored.is_empty() {
+            tracing::warn!(
+                settings = ignored.join(", "),
+                "only a node or server obeys these settings: on a thread of the application's they \
+                 are its own to make"
+            );
+        }
         let events = EventQueue::new(config, 1);
         let registry = registry(config, 1)?;
         let block = &registry.blocks()[0];
@@ -582,7 +598,8 @@ impl Reactor {
         Ok(())
     }
 
-    /// Calls `handler` for frames of this kind that no handler by type takes.
+    /// Calls `handler` for frames of this kind that no handler by type takes, in place of one that was
+    /// there for it before.
     ///
     /// Handlers run in [`Reactor::turn`], on this thread; see [`Context`].
     ///
@@ -593,7 +610,8 @@ impl Reactor {
         self.handlers.on_kind(kind, Box::new(handler));
     }
 
-    /// Calls `handler` for frames with `T`'s `type_id`, with the validated value in place.
+    /// Calls `handler` for frames with `T`'s `type_id`, with the validated value in place, and in
+    /// place of a handler that was there for it before.
     ///
     /// A payload that claims to be a `T` and is not closes its connection.
     pub fn on_type<T: Payload>(
@@ -811,7 +829,9 @@ impl Reactor {
         self.core.start_request(connection, envelope, body, timeout)
     }
 
-    /// The outcome of a request, once there is one; it is then forgotten.
+    /// The outcome of a request, once there is one; it is then forgotten. `None` also for a request
+    /// whose outcome was taken, or that was cancelled: nothing is known of it any more. Until then
+    /// it counts against `requests_max`.
     pub fn take_response(&mut self, request: RequestId) -> Option<Result<Message, RequestError>> {
         self.core.requests.take(request)
     }
@@ -1354,7 +1374,12 @@ impl Core {
             }
             Command::Connections { reply } => drop(reply.try_send(self.established())),
             Command::Dial { address, asker } => match self.dial(&address) {
-                Ok(key) => self.watchers.push((key, asker.reply)),
+                Ok(key) => {
+                    // To be claimed once more when there is an outcome: whoever has given up by
+                    // then gets none, and the connection is nobody's.
+                    asker.claim.renew();
+                    self.watchers.push((key, asker));
+                }
                 Err(reason) => {
                     let error = DialError { address: address.to_string(), reason };
                     let _ = asker.reply.try_send(Err(error));

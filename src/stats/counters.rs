@@ -183,11 +183,11 @@ counters! {
     zero_copy_copies: Counter,
     /// Times a connection was not read because the inbox or the receive memory was full.
     receive_pauses: Counter,
-    /// Sessions established: one with two connections when both stand.
+    /// Times a session had its link: established, or made again. Of two links, when both stand.
     connections_established: Counter,
-    /// Established sessions that ended, for any reason.
+    /// Times an established session lost its link, or ended with it.
     connections_lost: Counter,
-    /// Sessions established now.
+    /// Sessions that have their link now.
     connections_active: Gauge,
     /// Panics caught in handlers.
     handler_panics: Counter,

@@ -158,11 +158,12 @@ statistics! {
     sends_too_large,
     /// Admitted messages that a lost connection took with it.
     messages_dropped,
-    /// Sessions established: one with two connections when both stand.
+    /// Times a session had its link: established, or made again. Of two links, when both stand.
     connections_established,
-    /// Established sessions that ended, for any reason.
+    /// Times an established session lost its link, or ended with it. What was established and not
+    /// lost is active.
     connections_lost,
-    /// Sessions established now: the active clients of a server.
+    /// Sessions that have their link now: the active clients of a server.
     connections_active,
     /// Messages refused because their time to live had passed.
     sends_expired,

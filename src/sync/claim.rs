@@ -21,9 +21,12 @@ impl Claim {
         !self.0.swap(true, Ordering::Relaxed)
     }
 
-    /// Makes it as new. Only when the answer has come: then the reactor has made its claim.
+    /// Makes it as new, for another decision. The caller does when the answer has come: then the
+    /// reactor has made its claim. The reactor does when it has begun with what takes long: a
+    /// caller that was second just before then waits for the end.
     pub(crate) fn renew(&self) {
-        // ORDERING: Relaxed: the queue orders it before the reactor's next claim.
+        // ORDERING: Relaxed: the queue orders it before the reactor's next claim; a swap of the
+        // caller comes before it or after it.
         self.0.store(false, Ordering::Relaxed);
     }
 }

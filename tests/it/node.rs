@@ -10,7 +10,7 @@ use ringwire::{
 
 use crate::util::{
     COMMAND, DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS, config, deaf_port,
-    echo, endpoint, isolated, settings, start, timed, wait_for, wait_until,
+    echo, endpoint, isolated, plain_listener, settings, start, timed, wait_for, wait_until,
 };
 
 /// Sooner than a call gives a reactor up that does not answer (5 s): it has not waited for it.
@@ -256,6 +256,50 @@ fn handler_is_refused_to_wait_for_its_node() {
             assert!(took < AT_ONCE, "{took:?}");
         }
         assert_eq!(peer.frame().payload, b"posted", "and nothing else");
+    });
+}
+
+/// Waiting for a message in a handler holds up the reactor that would bring it.
+#[test]
+fn handler_may_look_for_messages_and_not_wait_for_them() {
+    isolated(|| {
+        let handle = Arc::new(OnceLock::<NodeHandle>::new());
+        let (tell, is_told) = crossbeam_channel::unbounded();
+        let of_handler = Arc::clone(&handle);
+        let server = start(echo().on(Kind::Status, move |_, _| {
+            let node = of_handler.get().expect("it is set before anything is sent");
+            while node.poll_event().is_some() {}
+            let outcomes = timed(|| {
+                let ask = |timeout| (node.receive(timeout).map(drop), node.wait(timeout).map(drop));
+                [ask(PATIENCE), ask(Duration::ZERO)]
+            });
+            tell.send(outcomes).expect("the test waits");
+        }));
+        handle.set(server.handle()).expect("once");
+        let mut peer = Peer::connect(&server);
+        peer.send(Plain::new(STATUS, NORMAL, b"go"));
+        let (outcomes, took) = is_told.recv_timeout(2 * PATIENCE).expect("the handler runs");
+        assert!(took < AT_ONCE, "{took:?}");
+        let (refused, none) =
+            (ReceiveError::InHandler, ReceiveError::Timeout { timeout: Duration::ZERO });
+        assert_eq!(outcomes, [refused, none].map(|error| (Err(error), Err(error))));
+    });
+}
+
+#[test]
+fn connect_that_the_shutdown_overtakes_says_so() {
+    isolated(|| {
+        let (listener, endpoint) = plain_listener();
+        let node = node(1);
+        let handle = node.handle();
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| handle.connect(&endpoint, 0));
+            // It has connected, and waits for the handshake.
+            let _silent = listener.accept().expect("it dials");
+            let _ = node.shutdown(Duration::from_millis(10));
+            let outcome = connecting.join().expect("no panic");
+            assert!(matches!(outcome, Err(ConnectError::ShutDown)), "{outcome:?}");
+        });
     });
 }
 

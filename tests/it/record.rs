@@ -42,6 +42,22 @@ fn read(path: &Path) -> (Vec<Sent>, u64, Ending) {
     (frames, missing, reader.ending().expect("read to its end"))
 }
 
+/// What is in a file already is nobody's to destroy, not even when the disk is full later.
+#[test]
+fn file_that_is_not_empty_is_refused_and_stays() {
+    isolated(|| {
+        let directory = Directory::new();
+        let path = directory.path("notes");
+        std::fs::write(&path, "precious").expect("a fresh directory");
+        let (_tap, frames) = Tap::new(TapFilter::received());
+        let file = File::options().append(true).open(&path).expect("it is there");
+        let error = Recorder::start(frames, file, RecordOrigin::default()).expect_err("not empty");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("empty"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"precious");
+    });
+}
+
 #[test]
 fn recording_of_a_server_holds_what_its_client_sent() {
     isolated(|| {

@@ -14,7 +14,7 @@ use crate::bed::{
 use crate::proxy::Fault;
 use crate::util::{
     Greeting, HELLO, PATIENCE, Peer, Stream, WELCOME, client_with, endpoint, isolated,
-    plain_listener, timed, wait_until,
+    plain_listener, timed, wait_for, wait_until,
 };
 
 fn check_broken_link(fault: Fault) {
@@ -568,5 +568,21 @@ fn shutdown_of_a_server_ends_sessions_that_are_away() {
             EventKind::SessionLost { .. }
         ));
         drop(proxy);
+    });
+}
+
+/// What is counted of connections is counted of links: a session that flaps counts each time.
+#[test]
+fn flap_of_a_link_is_counted_as_one_more_and_one_lost() {
+    isolated(|| {
+        let mut bed = Bed::new();
+        bed.lose_link(Fault::Cut);
+        bed.proxy.admit();
+        bed.turn_until_resumed();
+        let counted = |s: &ringwire::Statistics| {
+            (s.connections_established, s.connections_lost, s.connections_active)
+        };
+        assert_eq!(counted(&bed.client.statistics()), (2, 1, 1));
+        wait_for(&bed.server, "it knows, too", |s| counted(s) == (2, 1, 1));
     });
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ringwire::{Client, ConnectionState, Envelope, Node, ReceiveError, SendError};
+use ringwire::{
+    Client, ConnectionState, Envelope, Node, ReceiveError, SendError, Server, Transport,
+};
 
 use crate::util::{
     CHECKSUM, CRITICAL, DATA, GOODBYE, NORMAL, PATIENCE, Peer, Plain, client, client_and_peer,
@@ -225,7 +227,30 @@ fn port_is_free_again_after_shutdown() {
         assert_eq!(lost, ReceiveError::NotConnected);
         assert_eq!(client.statistics().closed("goodbye"), 1);
         assert_eq!(ending.join().expect("no panic").flushed, 1);
-        let again = ringwire::Server::builder().config(config()).listen(taken).start();
+        let again = Server::builder().config(config()).listen(taken).start();
         drop(again.expect("the port is free"));
+    });
+}
+
+/// Confirmed, so that its sender will not send it again: whoever disconnects can still take it.
+#[test]
+fn message_that_nobody_took_outlives_the_disconnect() {
+    isolated(|| {
+        let plan = || Server::builder().config(config()).reactors(1);
+        let mut transport = ringwire::transport::ServerTransport::new(plan);
+        for round in [b"1", b"2"] {
+            transport.connect("127.0.0.1:0").expect("a free port");
+            let mut client = client(&endpoint(transport.server().expect("it listens")));
+            client.send(Envelope::data().reliable(), round).expect("room");
+            client.flush_within(PATIENCE).expect("confirmed");
+            drop(client);
+            let _ = transport.disconnect(Duration::from_millis(10));
+        }
+        for round in [b"1", b"2"] {
+            let message = transport.receive(Duration::ZERO).expect("it had come");
+            assert_eq!(message.payload()[..], *round);
+        }
+        let error = transport.receive(PATIENCE).expect_err("nothing more can come");
+        assert_eq!(error, ReceiveError::NotConnected);
     });
 }
