@@ -476,6 +476,20 @@ impl Client {
         }
     }
 
+    /// Names the session, from the first connection to its end; `None` before, and after
+    /// [`disconnect`](Self::disconnect). For what the [`reactor`](Self::reactor) offers.
+    #[must_use]
+    pub fn id(&self) -> Option<ConnectionId> {
+        self.connection
+    }
+
+    /// The limits and tuning, as they are in force: the reactor underneath has places for a few
+    /// connections only, whatever `connections_max` says.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.reactor.config()
+    }
+
     /// What is known of the connection.
     #[must_use]
     pub fn connection(&self) -> Option<ConnectionInfo> {

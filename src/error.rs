@@ -318,6 +318,12 @@ pub enum FlushError {
     /// is lost and counted.
     #[error("not connected")]
     NotConnected,
+    /// The command queue into the reactor of a node is full, or as many wait there already.
+    #[error("the reactor's command queue is full (commands_max); retry later")]
+    Busy,
+    /// A handler would have waited for its own node, and held its reactor up.
+    #[error("a handler can not wait for its own node to flush: do it on another thread")]
+    InHandler,
 }
 
 /// A watch was not set up. Nothing changed.

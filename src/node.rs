@@ -31,12 +31,13 @@ pub use self::pool::NodePool;
 use crate::config::REACTORS_MAX;
 use crate::config::{Config, Idle, check_reactors};
 use crate::endpoint::{Address, Endpoint};
-use crate::error::{CloseReason, ConnectError, ReceiveError, SendError, SetupError};
+use crate::error::{CloseReason, ConnectError, FlushError, ReceiveError, SendError, SetupError};
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
 use crate::reactor::command::{Asker, Claim, Command, DialError, DialFailure, Mailbox, Waiting};
 use crate::reactor::connection::{ReactorId, next_node};
 use crate::reactor::events::EventQueue;
+use crate::reactor::flush::Flush;
 use crate::reactor::inbox::{Inbox, SharedInbox};
 use crate::reactor::listener;
 use crate::reactor::message::{Message, OwnedBody};
@@ -914,6 +915,50 @@ impl NodeHandle {
             .collect();
         let within = |answer: &Receiver<_>| answer.recv_timeout(deadline.since(Nanos::now())).ok();
         answers.iter().filter_map(within).flatten().collect()
+    }
+
+    /// What is known of one connection, established or not; `None` when it is gone or between two
+    /// links, when its reactor does not answer within 5 s or its command queue is full, and in a
+    /// handler of this node.
+    #[must_use]
+    pub fn connection(&self, connection: ConnectionId) -> Option<ConnectionInfo> {
+        self.check_may_wait().ok()?;
+        let (reply, answer) = bounded(1);
+        self.post(connection, Command::Connection { connection, reply }).ok()?;
+        answer.recv_timeout(ANSWER_TIMEOUT).ok().flatten()
+    }
+
+    /// Waits until the kernel has taken what was sent on a connection and the peer has confirmed what
+    /// is reliable, for up to `timeout`; what this thread has posted before included. Messages that
+    /// are sent meanwhile are waited for, too.
+    ///
+    /// A confirmed message has arrived; that it was handled, only an answer tells. Of best effort,
+    /// what the kernel has taken may still be lost with the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`]; [`FlushError::NotConnected`] also when the node has shut down, and
+    /// [`FlushError::InHandler`] at once in a handler of this node. What is left stays queued.
+    pub fn flush_within(
+        &self,
+        connection: ConnectionId,
+        timeout: Duration,
+    ) -> Result<(), FlushError> {
+        if self.is_in_handler() {
+            return Err(FlushError::InHandler);
+        }
+        let (reply, answer) = bounded(1);
+        let until = Nanos::now() + timeout;
+        match self.post(connection, Command::Flush(Flush { connection, until, reply })) {
+            Ok(()) => {}
+            Err(SendError::Busy) => return Err(FlushError::Busy),
+            Err(_) => return Err(FlushError::NotConnected),
+        }
+        match answer.recv_timeout(timeout) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => Err(FlushError::Timeout { timeout }),
+            Err(RecvTimeoutError::Disconnected) => Err(FlushError::NotConnected),
+        }
     }
 
     /// Waits for the next message that no handler takes, of any connection, for up to `timeout`.

@@ -30,7 +30,7 @@ use signal_hook::flag;
 
 use crate::cli::options::{idle_parser, kind_name, parse_seconds, priority_name};
 use crate::cli::record::{Recording, RecordingPlan};
-use crate::cli::show::{Excerpt, Marked, Metric, TimeOfDay, counted, terminal_columns};
+use crate::cli::show::{Excerpt, Metric, TimeOfDay, counted, terminal_columns};
 use crate::cli::{CommandError, Settings};
 
 /// How late a signal, a connection's line or the statistics may be while nothing is received.
@@ -265,8 +265,7 @@ fn start(
 
 /// Hot path: once per message that is sent back and not printed.
 fn reply_in_place(context: &mut Context<'_>, frame: Frame<'_>) -> Result<(), ringwire::SendError> {
-    let (codec, type_id, payload) = (frame.codec(), frame.type_id(), frame.payload());
-    context.reply(answer_to(frame.kind(), frame.priority()), &Marked { codec, type_id, payload })
+    context.reply(answer_to(frame.kind(), frame.priority()), &frame)
 }
 
 /// How an answer travels: what a command leads to is a status, anything else comes back as it was.
@@ -418,10 +417,8 @@ impl Run {
             self.log.message(message)?;
         }
         if self.conduct.answers(message.kind(), message.is_request()) {
-            let (codec, type_id) = (message.codec(), message.type_id());
-            let body = Marked { codec, type_id, payload: message.payload() };
             let envelope = answer_to(message.kind(), message.priority());
-            if self.server.reply(message, envelope, &body).is_err() {
+            if self.server.reply(message, envelope, message).is_err() {
                 // ORDERING: Relaxed, paired with the load in `end`: a mere count.
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }

@@ -12,7 +12,7 @@ use serde::Serialize;
 /// Columns of a terminal that does not say.
 const COLUMNS_DEFAULT: usize = 80;
 
-/// Bytes with the marks of a message: what is echoed, and what `send` makes of text and files.
+/// Bytes with the marks of a message: what `send` makes of text and files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Marked<'a> {
     pub(super) codec: Codec,

@@ -17,7 +17,7 @@ use crate::reactor::command::{Asker, Claim, Command, Mailbox, Waiting};
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::PoolPlan;
 use crate::reactor::pool::command::PoolCommand;
-use crate::reactor::{Choice, PoolId, PoolStatistics, ShutdownReport};
+use crate::reactor::{Choice, ConnectionInfo, PoolId, PoolStatistics, ShutdownReport};
 use crate::session::Envelope;
 use crate::session::pool::rendezvous;
 use crate::time::Nanos;
@@ -275,6 +275,34 @@ impl NodePool {
             }
         }
         Err(refusal)
+    }
+
+    /// Whether `members_min` members are connected on each of its reactors. `false` also when one
+    /// does not answer within 5 s, and in a handler of this node.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let is_full = |part: &PoolStatistics| part.connected >= part.members_min;
+        self.handle.check_may_wait().is_ok() && self.pools.iter().all(|&pool| {
+            let (reply, answer) = bounded(1);
+            self.tell(pool, PoolCommand::Statistics { pool, reply }).is_ok()
+                && matches!(answer.recv_timeout(ANSWER_TIMEOUT), Ok(Some(part)) if is_full(&part))
+        })
+    }
+
+    /// The members that are connected, on all of its reactors. Their ids may be used as those of
+    /// other sessions; one that is disconnected is replaced. A reactor that does not answer within
+    /// 5 s is left out; in a handler of this node there are none. Allocates what it returns.
+    #[must_use]
+    pub fn members(&self) -> Vec<ConnectionInfo> {
+        if self.handle.is_in_handler() {
+            return Vec::new();
+        }
+        let of_one = |&pool: &PoolId| {
+            let (reply, answer) = bounded(1);
+            self.tell(pool, PoolCommand::Members { pool, reply }).ok()?;
+            answer.recv_timeout(ANSWER_TIMEOUT).ok()
+        };
+        self.pools.iter().filter_map(of_one).flatten().collect()
     }
 
     /// What has happened so far, and how the pool stands, its reactors together; `None` when it is

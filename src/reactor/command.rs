@@ -17,6 +17,7 @@ use crate::error::{CloseReason, SendError};
 use crate::reactor::abandoned::Cancellations;
 use crate::reactor::core::Core;
 use crate::reactor::errand::Errand;
+use crate::reactor::flush::Flush;
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::command::PoolCommand;
 use crate::reactor::{ConnectionId, ConnectionInfo};
@@ -43,6 +44,10 @@ pub(crate) enum Command {
         body: OwnedBody,
         asker: Asker<Vec<(ConnectionId, Result<(), SendError>)>>,
     },
+    /// Describe one connection.
+    Connection { connection: ConnectionId, reply: Sender<Option<ConnectionInfo>> },
+    /// Tell when a session is flushed.
+    Flush(Flush),
     /// List the established connections.
     Connections { reply: Sender<Vec<ConnectionInfo>> },
     /// Connect, and tell when the session is established or not.

@@ -235,6 +235,8 @@ mod tests {
             kind: Kind::Data,
             codec: Codec::Opaque,
             type_id: 0,
+            is_request: false,
+            is_response: false,
             payload: Bytes::from(vec![0; payload_bytes]),
             sent: Sent::Never,
         });

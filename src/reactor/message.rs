@@ -168,6 +168,26 @@ impl Message {
     }
 }
 
+/// Its payload, as it came: to answer with it, or to send it on. It is not copied for another
+/// thread.
+impl Body for Message {
+    fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    fn type_id(&self) -> u32 {
+        self.type_id
+    }
+
+    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
+        self.payload.encode(out, scratch)
+    }
+
+    fn shared(&self) -> Option<&Bytes> {
+        Some(&self.payload)
+    }
+}
+
 /// A payload serialised on one thread, to be sent by another.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnedBody {

@@ -32,6 +32,7 @@ mod drops;
 pub(crate) mod errand;
 pub(crate) mod events;
 mod express;
+pub(crate) mod flush;
 pub(crate) mod inbox;
 mod limited;
 pub(crate) mod listener;
@@ -77,7 +78,7 @@ use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, DropReason, RequestError, SendError, SetupError};
 pub use crate::session::requests::RequestId;
-use crate::session::{Correlation, Envelope, PeerInfo, Session, Undelivered};
+use crate::session::{Correlation, Envelope, PeerInfo, Undelivered};
 pub use crate::stats::ConnectionState;
 use crate::stats::{Block, CounterBlock, DropCount, Registry, Snapshot, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
@@ -453,6 +454,7 @@ impl Reactor {
         }
         core.tend_pools();
         core.report_errands();
+        core.report_flushes();
         // Sessions that have ended since.
         watch::tell_watched(core, &mut self.handlers);
         if core.dirty.is_empty() {
@@ -1033,11 +1035,7 @@ impl Reactor {
 
     /// Whether everything sent on a connection has left, and what is reliable was confirmed.
     pub(crate) fn is_flushed(&self, connection: ConnectionId) -> bool {
-        let express = self.core.pairs.express_of(connection.key);
-        let parts = [Some(connection.key), express].into_iter().flatten();
-        parts
-            .map(|key| ConnectionId { key, ..connection })
-            .all(|part| self.core.session(part).is_none_or(Session::is_flushed))
+        self.core.is_flushed(connection)
     }
 
     /// Sessions whose end the peer had lost, so far.
@@ -1372,6 +1370,11 @@ impl Core {
                 let envelope = self.end_wait(waiting);
                 let _ = asker.reply.try_send(self.broadcast(envelope, &body).outcomes);
             }
+            Command::Connection { connection, reply } => {
+                let info = self.key(connection).ok().and_then(|key| self.info(key));
+                let _ = reply.try_send(info);
+            }
+            Command::Flush(flush) => self.begin_flush(flush),
             Command::Connections { reply } => drop(reply.try_send(self.established())),
             Command::Dial { address, asker } => match self.dial(&address) {
                 Ok(key) => {

@@ -303,6 +303,15 @@ fn bit(link: Link) -> u8 {
 }
 
 impl Core {
+    /// The members of a pool that are connected.
+    pub(crate) fn pool_members(&self, pool: PoolId) -> Vec<ConnectionInfo> {
+        let Some(found) = self.pools.find(self.reactor, pool) else { return Vec::new() };
+        let up = found.sessions.iter().enumerate().filter_map(|(slot, &session)| {
+            session.filter(|_| found.members.stand(slot) == Stand::Up)
+        });
+        up.filter_map(|id| self.info(self.key(id).ok()?)).collect()
+    }
+
     /// Begins a pool. Its first members are dialled at once.
     #[cold]
     pub(crate) fn open_pool(&mut self, plan: PoolPlan) -> Result<PoolId, ConnectError> {
@@ -552,17 +561,13 @@ impl Reactor {
     /// is disconnected is replaced. Allocates what it returns.
     #[must_use]
     pub fn pool_members(&self, pool: PoolId) -> Vec<ConnectionInfo> {
-        let Some(found) = self.core.pools.find(self.core.reactor, pool) else { return Vec::new() };
-        let up = found.sessions.iter().enumerate().filter_map(|(slot, &session)| {
-            session.filter(|_| found.members.stand(slot) == Stand::Up)
-        });
-        up.filter_map(|id| self.connection(id)).collect()
+        self.core.pool_members(pool)
     }
 
     /// Whether everything sent through a pool has left, and what is reliable was confirmed.
     pub(crate) fn is_pool_flushed(&self, pool: PoolId) -> bool {
         let Some(found) = self.core.pools.find(self.core.reactor, pool) else { return true };
-        found.sessions.iter().flatten().all(|&id| self.is_flushed(id))
+        found.sessions.iter().flatten().all(|&id| self.core.is_flushed(id))
     }
 
     /// Reliable messages that the pool could not deliver so far.
@@ -616,6 +621,8 @@ mod tests {
                     kind: Kind::Data,
                     codec: Codec::Opaque,
                     type_id: 0,
+                    is_request: false,
+                    is_response: false,
                     payload: Default::default(),
                     sent: Sent::Never,
                 };

@@ -221,6 +221,11 @@ impl<'a> Resting<'a> {
         Flags(self.header.flags).contains(Flags::REQUEST)
     }
 
+    /// Whether it answers a request.
+    pub(crate) fn is_response(&self) -> bool {
+        Flags(self.header.flags).contains(Flags::RESPONSE)
+    }
+
     /// When it is too old to be sent; [`Nanos::NEVER`] without a time to live.
     pub(crate) fn expiry(&self) -> Nanos {
         match self.extension.map_or(0, |extension| extension.ttl_us.get()) {

@@ -73,8 +73,8 @@ use crate::wire::handshake::{
 };
 use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
 use crate::wire::{
-    Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Lifetime, Priority,
-    Scratch, VERSION, low_half,
+    Body, BodyError, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Lifetime,
+    Priority, Scratch, VERSION, low_half,
 };
 
 /// Which end of the connection this is.
@@ -188,6 +188,10 @@ pub struct Undelivered {
     pub codec: Codec,
     /// The number of its payload type, 0 for none.
     pub type_id: u32,
+    /// Whether it was a request. It has failed: nobody waits for the answer any more.
+    pub is_request: bool,
+    /// Whether it was the answer to a request.
+    pub is_response: bool,
     /// Its payload.
     pub payload: Bytes,
     /// Whether the peer may have handled it all the same.
@@ -201,9 +205,38 @@ impl Undelivered {
             kind: frame.kind(),
             codec: frame.codec(),
             type_id: frame.type_id(),
+            is_request: frame.is_request(),
+            is_response: frame.is_response(),
             payload: frame.owned_payload(),
             sent,
         }
+    }
+}
+
+impl Undelivered {
+    /// How to send it again: of its kind, in its lane, reliably. A time to live, conflation key or
+    /// destination that it had is not known any more.
+    pub fn envelope(&self) -> Envelope {
+        Envelope::of(self.kind).priority(self.priority).reliable()
+    }
+}
+
+/// Its payload with its codec and type number: to send it again.
+impl Body for Undelivered {
+    fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    fn type_id(&self) -> u32 {
+        self.type_id
+    }
+
+    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
+        self.payload.encode(out, scratch)
+    }
+
+    fn shared(&self) -> Option<&Bytes> {
+        Some(&self.payload)
     }
 }
 

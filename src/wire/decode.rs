@@ -14,7 +14,7 @@ use crate::wire::header::{
     Codec, EXTENSION_BYTES, Extension, FRAME_ALIGN, Flags, HEADER_BYTES, Header, Kind, MAGIC,
     Priority, VERSION,
 };
-use crate::wire::payload::{self, Payload};
+use crate::wire::payload::{self, Body, BodyError, Payload, Scratch};
 
 /// Cuts frames off the front of a byte stream.
 #[derive(Debug, Clone, Copy)]
@@ -357,6 +357,21 @@ impl<'a> Frame<'a> {
     #[inline]
     fn unpadded_bytes(&self) -> usize {
         self.head_bytes() + self.header().payload_bytes.get() as usize
+    }
+}
+
+/// Its payload, as it came: to answer with it, or to send it on.
+impl Body for Frame<'_> {
+    fn codec(&self) -> Codec {
+        Frame::codec(self)
+    }
+
+    fn type_id(&self) -> u32 {
+        Frame::type_id(self)
+    }
+
+    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
+        self.payload().encode(out, scratch)
     }
 }
 

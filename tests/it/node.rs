@@ -4,13 +4,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ringwire::{
-    ConnectError, ConnectionId, Envelope, Idle, Kind, Node, NodeHandle, ReceiveError, SendError,
-    Server,
+    ConnectError, ConnectionId, Envelope, FlushError, Idle, Kind, Node, NodeHandle, ReceiveError,
+    SendError, Server,
 };
 
 use crate::util::{
-    COMMAND, DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS, config, deaf_port,
-    echo, endpoint, isolated, plain_listener, settings, start, timed, wait_for, wait_until,
+    COMMAND, DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS, client, config,
+    deaf_port, echo, endpoint, isolated, plain_listener, settings, start, timed, wait_for,
+    wait_until,
 };
 
 /// Sooner than a call gives a reactor up that does not answer (5 s): it has not waited for it.
@@ -300,6 +301,65 @@ fn connect_that_the_shutdown_overtakes_says_so() {
             let outcome = connecting.join().expect("no panic");
             assert!(matches!(outcome, Err(ConnectError::ShutDown)), "{outcome:?}");
         });
+    });
+}
+
+/// A node's thread learns that what it has sent has arrived, or that it has not, or never will.
+#[test]
+fn flush_of_a_node_waits_for_the_confirmation() {
+    isolated(|| {
+        let server = start(Server::builder().config(config()).listen("127.0.0.1:0"));
+        let mut client = client(&endpoint(&server));
+        let (node, id) = (server.handle(), server.clients()[0].id);
+        assert_eq!(node.connection(id).expect("it is connected").id, id);
+        assert_eq!(node.flush_within(id, PATIENCE), Ok(()), "nothing is queued");
+        server.post_to(id, Envelope::data().reliable(), b"posted").expect("room");
+        let timeout = Duration::from_millis(30);
+        let (outcome, took) = timed(|| node.flush_within(id, timeout));
+        assert_eq!(outcome, Err(FlushError::Timeout { timeout }), "nobody confirms");
+        assert!(took >= timeout, "{took:?}");
+        std::thread::scope(|scope| {
+            let flushing = scope.spawn(|| node.flush_within(id, PATIENCE));
+            wait_until("it is confirmed", || {
+                client.poll();
+                flushing.is_finished()
+            });
+            assert_eq!(flushing.join().expect("no panic"), Ok(()));
+        });
+        assert_eq!(client.receive(PATIENCE).expect("it has come").payload()[..], *b"posted");
+        server.post_to(id, Envelope::data().reliable(), b"in vain").expect("room");
+        std::thread::scope(|scope| {
+            let flushing = scope.spawn(|| node.flush_within(id, PATIENCE));
+            drop(client);
+            assert_eq!(flushing.join().expect("no panic"), Err(FlushError::NotConnected));
+        });
+        assert!(node.connection(id).is_none());
+        assert_eq!(node.flush_within(id, PATIENCE), Err(FlushError::NotConnected));
+    });
+}
+
+/// What was received is sent on as it came: bytes, codec and type number.
+#[test]
+fn message_is_a_body() {
+    isolated(|| {
+        let relay = |context: &mut ringwire::Context<'_>, frame: ringwire::wire::Frame<'_>| {
+            context.reply(Envelope::status(), &frame).expect("room");
+        };
+        let server = Server::builder().config(config()).listen("127.0.0.1:0");
+        let server = start(server.on(Kind::Command, relay));
+        let mut peer = Peer::connect(&server);
+        let id = server.clients()[0].id;
+        for kind in [COMMAND, DATA] {
+            let sent = Plain { codec: 2, type_id: 77, ..Plain::new(kind, NORMAL, b"{\"a\":1}") };
+            peer.send(sent.clone());
+            if kind == DATA {
+                let message = server.receive(PATIENCE).expect("no handler takes it");
+                server.send_to(id, Envelope::status(), &message).expect("room");
+            }
+            let back = peer.frame();
+            assert_eq!((back.kind, back.codec, back.type_id), (STATUS, 2, 77));
+            assert_eq!(back.payload, sent.payload);
+        }
     });
 }
 

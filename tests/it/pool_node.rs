@@ -42,6 +42,8 @@ fn pool_on_one_reactor_serves_other_threads() {
         let pool = node.pool(&plan, 3).expect("there is room");
         pool.wait_ready(PATIENCE).expect("the server listens");
         pool.wait_ready(PATIENCE).expect("it is ready");
+        assert!(pool.is_ready());
+        assert_eq!(pool.members().len(), 3);
         assert_eq!(node.counters()[0].connections_active.get(), 0);
         assert_eq!(node.counters()[1].connections_active.get(), 3);
         std::thread::scope(|scope| {
@@ -73,6 +75,7 @@ fn pool_on_one_reactor_serves_other_threads() {
         let report = pool.close(PATIENCE);
         assert_eq!((report.connections, report.flushed, report.messages_dropped), (3, 3, 0));
         assert_eq!(pool.statistics(), None);
+        assert!(!pool.is_ready() && pool.members().is_empty(), "it is closed");
         let refused = pool.send(UNKEYED, Envelope::data(), b"late");
         assert_eq!(refused, Err(SendError::NotConnected));
         assert!(matches!(pool.wait_ready(PATIENCE), Err(ConnectError::PoolClosed)));

@@ -31,7 +31,7 @@ use ringwire::{
 use self::select::{Item, Selected, Selection};
 use crate::cli::options::idle_parser;
 use crate::cli::send::{SendFailure, TIMEOUT_DEFAULT, TIMEOUT_MS_MAX, WAKE_SLACK, check_delivery};
-use crate::cli::show::{Marked, Metric, Short, counted};
+use crate::cli::show::{Metric, Short, counted};
 use crate::cli::{CommandError, FAILURE, Settings};
 
 /// Requests that wait for their answer at once; fewer than `requests_max` has by default.
@@ -236,14 +236,12 @@ impl<'a> Replay<'a> {
             let nanos = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
             self.tally.lateness.saturating_record(nanos);
         }
-        let (codec, type_id, payload) = (frame.codec(), frame.type_id(), frame.payload());
-        let body = Marked { codec, type_id, payload };
         let envelope = envelope_of(frame);
         let deadline = Nanos::now() + self.timeout;
         loop {
             let outcome = match frame.is_request() {
-                true => self.ask(envelope, &body),
-                false => self.client.send(envelope, &body).map_err(RequestError::Send),
+                true => self.ask(envelope, frame),
+                false => self.client.send(envelope, frame).map_err(RequestError::Send),
             };
             let stalled = match outcome {
                 Ok(()) => break,
@@ -289,7 +287,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn ask(&mut self, envelope: Envelope, body: &Marked<'_>) -> Result<(), RequestError> {
+    fn ask(&mut self, envelope: Envelope, body: &Frame<'_>) -> Result<(), RequestError> {
         self.take_answers();
         if self.asked.len() >= ASKED_MAX as usize {
             return Err(RequestError::TooMany { requests_max: ASKED_MAX });

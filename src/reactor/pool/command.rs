@@ -3,11 +3,11 @@
 use crossbeam_channel::Sender;
 
 use crate::error::{ConnectError, SendError};
-use crate::reactor::ShutdownReport;
 use crate::reactor::command::{Asker, Waiting};
 use crate::reactor::core::Core;
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::{Choice, PoolId, PoolPlan, PoolStatistics};
+use crate::reactor::{ConnectionInfo, ShutdownReport};
 use crate::time::Nanos;
 
 /// One thing to do with a pool for another thread.
@@ -25,6 +25,8 @@ pub(crate) enum PoolCommand {
     },
     /// Tell who waits until `until` when it is ready.
     Watch { pool: PoolId, watcher: Sender<()>, until: Nanos },
+    /// Its members that are connected.
+    Members { pool: PoolId, reply: Sender<Vec<ConnectionInfo>> },
     /// What has happened in it.
     Statistics { pool: PoolId, reply: Sender<Option<PoolStatistics>> },
     /// Part with all members, and tell who waits for that how it went.
@@ -53,6 +55,9 @@ impl Core {
             PoolCommand::Watch { pool, watcher, until } => {
                 // Without a pool the watcher is dropped, which tells.
                 self.watch_pool(pool, watcher, until);
+            }
+            PoolCommand::Members { pool, reply } => {
+                let _ = reply.try_send(self.pool_members(pool));
             }
             PoolCommand::Statistics { pool, reply } => {
                 let _ = reply.try_send(self.pool_statistics(pool));
