@@ -3,8 +3,17 @@
 //! There is no hidden thread: everything happens inside the client's calls, and only then. A
 //! control loop calls [`Client::poll`] once per cycle; it is one bounded pass that never sleeps.
 //! How often to poll: what arrives waits in the socket until the next call, and a server that
-//! talks without pause fills the kernel's buffer (some MiB) and then waits. For messages that must
-//! be handled while the application is busy elsewhere, use a `Node`.
+//! talks without pause fills the kernel's buffer (some MiB) and then waits. Heartbeats are answered
+//! by the calls, too: a client that makes none for `heartbeat_interval_ms` times `heartbeat_misses`
+//! of its *server* (3 s) is given up by it, and comes back on a new link with its next calls, for as
+//! long as the server keeps its session (`session_linger_ms`). For messages that must be handled
+//! while the application is busy elsewhere, use a `Node`.
+//!
+//! Dropping a client ends it at once: nothing is flushed, and no goodbye is said, so that the server
+//! keeps the session for a client that does not come back. [`Client::disconnect`] parts in order.
+//!
+//! After fork(2) without exec(3) the child has neither the ring nor its memory: only the parent may
+//! use a client, a reactor or a node that was made before.
 
 use std::time::Duration;
 
@@ -68,7 +77,8 @@ impl Client {
     /// Connects to `endpoint` (see [`Endpoint`] for its forms) and completes the handshake.
     ///
     /// Blocks on the resolver when the host is a name, then for up to `connect_timeout_ms` and
-    /// `handshake_timeout_ms` for each address it has.
+    /// `handshake_timeout_ms` for each address it has; with `express` for as long again, for the
+    /// second link.
     ///
     /// # Errors
     ///
@@ -297,7 +307,8 @@ impl Client {
     }
 
     /// Sends a request without waiting for its answer: for control loops. The request leaves with
-    /// the next poll; [`take_response`](Self::take_response) tells its outcome.
+    /// the next poll; [`take_response`](Self::take_response) tells its outcome. The server is told
+    /// of 71 minutes of a longer timeout.
     ///
     /// # Errors
     ///
@@ -381,8 +392,9 @@ impl Client {
         }
     }
 
-    /// One bounded pass: submits what is queued, handles what has come (at most 64 completions),
-    /// and never sleeps. Call it once per control cycle.
+    /// One bounded pass: submits what is queued, handles what has come, and never sleeps. Call it
+    /// once per control cycle. At most 64 completions are taken, and of what they bring at most
+    /// 1,024 messages of a connection are handled: the rest has its turn with the next call.
     ///
     /// A failing ring shows as a lost connection.
     pub fn poll(&mut self) -> Turn {
@@ -509,7 +521,9 @@ impl Client {
         statistics
     }
 
-    /// The reactor underneath, for what a client does not offer.
+    /// The reactor underneath, for what a client does not offer. It has places for four connections,
+    /// with `express` for eight, whatever `connections_max` says: the session's, and those that are
+    /// still closing.
     pub fn reactor(&mut self) -> &mut Reactor {
         &mut self.reactor
     }

@@ -4,7 +4,8 @@
 //! with idle members and everything else happens inside the calls, and only then. A control loop
 //! calls [`Pool::poll`] once per cycle; it is one bounded pass that never sleeps. An application
 //! that does not want to poll has its pools on a node:
-//! [`NodeHandle::pool`](crate::NodeHandle::pool).
+//! [`NodeHandle::pool`](crate::NodeHandle::pool). What is said of a client that does not poll for
+//! some seconds, or is dropped, is as true of a pool: see [`client`](crate::client).
 
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ impl Pool {
 
     /// Begins to connect `members_min` members, and returns at once:
     /// [`wait_ready`](Self::wait_ready) waits for them. Blocks on the resolver when a host is a
-    /// name.
+    /// name. Names are resolved here and not again: when their addresses change, disconnect and
+    /// connect anew.
     ///
     /// # Errors
     ///
@@ -261,8 +263,9 @@ impl Pool {
         }
     }
 
-    /// One bounded pass: submits what is queued, handles what has come (at most 64 completions),
-    /// dials who is missing, and never sleeps. Call it once per control cycle.
+    /// One bounded pass: submits what is queued, handles what has come, dials who is missing, and
+    /// never sleeps. Call it once per control cycle. Bounded as
+    /// [`Client::poll`](crate::Client::poll).
     ///
     /// A failing ring shows as lost connections.
     pub fn poll(&mut self) -> Turn {

@@ -338,7 +338,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`SendError::Busy`] or [`SendError::ShutDown`].
+    /// [`SendError::Busy`] or [`SendError::ShutDown`]; no error for a client that is gone.
     pub fn disconnect(&self, client: ConnectionId, deadline: Duration) -> Result<(), SendError> {
         self.node.disconnect(client, deadline)
     }
@@ -356,7 +356,9 @@ impl Server {
     }
 
     /// Stops listening, flushes and ends every connection, stops the threads, and says what was
-    /// not delivered. Returns within `deadline` plus the time of handlers that are running.
+    /// not delivered. Returns within `deadline` plus the time of handlers that are running. What was
+    /// received and not taken, and the events of the end, a [`handle`](Self::handle) that was kept
+    /// still hands out.
     pub fn shutdown(self, deadline: Duration) -> ShutdownReport {
         self.node.shutdown(deadline)
     }

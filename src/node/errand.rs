@@ -74,7 +74,7 @@ impl NodeHandle {
 
     /// Sends a request on a connection, and waits until its reactor has queued it or said why not,
     /// for up to `timeout`; not for its answer. Up to `requests_max` may be under way on each
-    /// reactor, pools included.
+    /// reactor, pools included. The peer is told of 71 minutes of a longer timeout.
     ///
     /// # Errors
     ///

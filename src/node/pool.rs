@@ -43,7 +43,8 @@ impl NodeHandle {
     /// [`receive`](Self::receive), its events to [`poll_event`](Self::poll_event).
     ///
     /// Blocks on the resolver when a host is a name, and until the reactor has begun; not until
-    /// anybody is connected ([`NodePool::wait_ready`] does).
+    /// anybody is connected ([`NodePool::wait_ready`] does). Names are resolved here and not again:
+    /// when their addresses change, begin another pool.
     ///
     /// # Errors
     ///
@@ -306,7 +307,7 @@ impl NodePool {
     }
 
     /// What has happened so far, and how the pool stands, its reactors together; `None` when it is
-    /// closed, or a reactor does not answer within 5 s.
+    /// closed, a reactor does not answer within 5 s, and in a handler of this node.
     ///
     /// With several reactors a message that one refused and the next took counts as refused by the
     /// first.

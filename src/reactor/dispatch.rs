@@ -102,9 +102,10 @@ impl Context<'_> {
         (deadline != Nanos::NEVER).then_some(deadline)
     }
 
-    /// How much of that time is left. What is passed on can carry it:
-    /// [`Envelope::ttl`] of a message, or the timeout of a request that has to be made for this
-    /// one.
+    /// How much of that time is left. What is passed on can carry it: [`Envelope::ttl`] of a
+    /// message that this handler sends, or the timeout of a request. A handler makes none, as it
+    /// would have to wait: it hands the message ([`to_message`](Self::to_message)) to another
+    /// thread, which does.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         Some(self.deadline()?.since(Nanos::now()))

@@ -483,8 +483,8 @@ impl Reactor {
 
     /// Listens on `endpoint`; returns the address, with the port the kernel chose for port 0.
     ///
-    /// A host name is listened on at all its addresses, on the same port: the first is returned,
-    /// [`Reactor::addresses`] names all. Those that this machine does not have are left out, with a
+    /// A reactor listens on 32 addresses at most. A host name is listened on at all its addresses, on
+    /// the same port: the first is returned, [`Reactor::addresses`] names all. Those that this machine does not have are left out, with a
     /// warning, while one remains. Blocks on the resolver when the host is a name, and for up to
     /// 250 ms while the port is in use, as it is for some milliseconds after its owner was killed.
     ///
@@ -516,8 +516,8 @@ impl Reactor {
 
     /// Connects to `address` and completes the handshake. Drives the reactor meanwhile.
     ///
-    /// Blocks for up to `connect_timeout_ms` and `handshake_timeout_ms`. To connect without
-    /// blocking, use [`Reactor::dial`] and watch the events.
+    /// Blocks for up to `connect_timeout_ms` and `handshake_timeout_ms`, with `express` for as long
+    /// again. To connect without blocking, use [`Reactor::dial`] and watch the events.
     ///
     /// # Errors
     ///
@@ -816,7 +816,7 @@ impl Reactor {
     }
 
     /// Queues a request without waiting. [`Reactor::take_response`] tells the outcome, after
-    /// turns.
+    /// turns. The peer is told of 71 minutes of a longer timeout.
     ///
     /// # Errors
     ///

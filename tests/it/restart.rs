@@ -84,7 +84,8 @@ fn replaced_server_means_the_exact_list_and_a_new_session() {
         // A fresh session under the old name; the application sends what it still wants to.
         assert_eq!(bed.client.connection().expect("connected").id, id);
         for lost in &undelivered {
-            bed.client.send(reliable, &lost.payload[..]).expect("queued");
+            assert!(!lost.is_request && !lost.is_response);
+            bed.client.send(lost.envelope(), lost).expect("queued");
         }
         for number in 5..=8 {
             let mut message = None;
