@@ -44,7 +44,7 @@ fn reactors_run_where_they_are_told_to() {
     let mut clients = Vec::new();
     while seen.contains(&false) {
         assert!(clients.len() < 200, "a reactor accepts nothing: {seen:?}");
-        let mut client = crate::util::client(&endpoint(&server));
+        let mut client = client(&endpoint(&server));
         client.send(Envelope::command(), b"where?").expect("room");
         client.flush();
         clients.push(client);
