@@ -1,7 +1,7 @@
 //! The whole suite with every subject of this build, for an instant each: both ends start, every
 //! answer is right, every record is written. Says nothing about figures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ fn every_subject_does_every_case_it_can() {
     assert!(output.status.success(), "{said}");
     let lines = lines_of(&path);
     assert_eq!(lines[0]["scenario"], "machine");
-    let mut scenarios = BTreeSet::new();
+    let (mut scenarios, mut of_servers) = (BTreeSet::new(), BTreeMap::new());
     // Goals are judged after all cases, each on a line of its own.
     let first = lines.iter().position(|line| line["scenario"] == "verdict").expect("verdicts");
     let (rows, verdicts) = lines.split_at(first);
@@ -49,8 +49,9 @@ fn every_subject_does_every_case_it_can() {
     };
     let of = |other, of| verdicts.iter().filter(|verdict| is_of(verdict, other, of)).count();
     assert_eq!(of("raw-spin", "rtt"), 2, "p50 and p99 of 64 B");
-    let bulk = of("raw-bulk", "stream") + of("raw-bulk-spin", "stream");
-    assert_eq!(bulk, 2, "64 KiB and 1 MiB");
+    // Beside the fastest floor, whichever that is.
+    let is_bulk = |verdict: &&Value| verdict["of"] == "stream" && verdict["bound"] == 0.9;
+    assert_eq!(verdicts.iter().filter(is_bulk).count(), 2, "64 KiB and 1 MiB");
     assert_eq!(of("without bulk", "paced"), 1, "10 kHz");
     for line in &rows[1..] {
         let name = format!("{} {}", line["scenario"], line["subject"]);
@@ -65,7 +66,10 @@ fn every_subject_does_every_case_it_can() {
         assert_eq!(line["errors"], 0, "{name}");
         assert!(line["samples"].as_u64() > Some(0), "{name}");
         assert!(line["cpu_client_ns_per_frame"].as_f64() > Some(0.0), "{name}");
-        assert!(line["cpu_server_ns_per_frame"].as_f64() > Some(0.0), "{name}");
+        // The kernel adds what runs to another process's clock only when its tick comes, which may
+        // be late for one round: but not all of a subject's cases can be without.
+        let server_ns = line["cpu_server_ns_per_frame"].as_f64().expect("a number");
+        *of_servers.entry(line["subject"].to_string()).or_insert(0.0) += server_ns;
         let timed = line["scenario"] != "stream";
         assert_eq!(line["p50_ns"].is_u64(), timed, "{name}");
         assert_eq!(line["histogram_v2"].is_string(), timed, "{name}");
@@ -73,6 +77,7 @@ fn every_subject_does_every_case_it_can() {
         assert!(line["to_best_peer"].as_f64() > Some(0.0), "{name}");
     }
     assert_eq!(scenarios.len(), 4, "{scenarios:?}");
+    assert!(of_servers.values().all(|&ns: &f64| ns > 0.0), "{of_servers:?}");
 }
 
 #[test]
