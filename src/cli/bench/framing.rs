@@ -2,12 +2,16 @@
 //!
 //! The same frames as ringwire's, each with its own sequence, encoded into a buffer that is
 //! written when it is full; cut and checked in a window at the other end. No session, no ring, no
-//! lanes, no checksum: what is left is the cost of frames over a socket.
+//! lanes, no checksum: what is left is the cost of frames over a socket. Payloads that ringwire
+//! sends from where they are stand in the buffer from the beginning: of those only the head is
+//! written for each frame.
 
 use std::io::{self, ErrorKind};
 
 use ringwire::time::Nanos;
-use ringwire::wire::{Checksum, Codec, Decoder, Flags, FrameHead, Kind, Priority};
+use ringwire::wire::{
+    Checksum, Codec, Decoder, Flags, FrameHead, HEADER_BYTES, Kind, Priority, frame_bytes,
+};
 
 use super::harness::{Subject, SubjectError};
 use super::plan::Plan;
@@ -15,7 +19,7 @@ use super::round::Round;
 use super::socket::payload;
 use super::stream::{self, Answer, Last, Sink, Source};
 
-/// Bytes written and read at once; a longer frame gets a buffer of its own length.
+/// Bytes written and read at once; a long frame gets a buffer of its own length.
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Frames over plain sockets.
@@ -25,8 +29,18 @@ pub(super) struct Framing;
 /// Encodes frames.
 struct FrameSource {
     payload: Vec<u8>,
+    placed: Placed,
     buffer: Vec<u8>,
     sequence: u32,
+}
+
+/// When payloads are put into the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Placed {
+    /// Copied for each frame.
+    Each,
+    /// Once, before the first.
+    Ahead,
 }
 
 /// Cuts and checks frames.
@@ -43,25 +57,38 @@ struct FrameSink {
 impl Subject for Framing {
     fn round(&self, plan: &Plan) -> Result<Round, SubjectError> {
         let case = plan.case;
-        let buffer_bytes = BUFFER_BYTES.max(case.frame_bytes());
+        let frame_bytes = case.frame_bytes();
+        let is_long = case.payload_bytes >= plan.config.in_place_bytes_min() as usize;
+        let (placed, buffer_bytes) = match is_long {
+            // One frame at a time: no part of another is moved at the other end.
+            true => (Placed::Ahead, frame_bytes),
+            false => (Placed::Each, BUFFER_BYTES.max(frame_bytes)),
+        };
         stream::round(
             plan,
-            || FrameSource::new(case.payload_bytes, buffer_bytes),
-            || FrameSink::new(case.payload_bytes, case.frame_bytes(), buffer_bytes),
+            || FrameSource::new(case.payload_bytes, placed, buffer_bytes),
+            || FrameSink::new(case.payload_bytes, frame_bytes, buffer_bytes),
         )
     }
 }
 
 impl FrameSource {
-    fn new(payload_bytes: usize, buffer_bytes: usize) -> Self {
-        Self { payload: payload(payload_bytes), buffer: vec![0; buffer_bytes], sequence: 0 }
+    fn new(payload_bytes: usize, placed: Placed, buffer_bytes: usize) -> Self {
+        let payload = payload(payload_bytes);
+        let mut buffer = vec![0; buffer_bytes];
+        if placed == Placed::Ahead {
+            for frame in buffer.chunks_exact_mut(frame_bytes(payload_bytes, false)) {
+                frame[HEADER_BYTES..][..payload_bytes].copy_from_slice(&payload);
+            }
+        }
+        Self { payload, placed, buffer, sequence: 0 }
     }
 }
 
 impl Source for FrameSource {
     /// Hot path: what is measured. No allocation, no syscall, one clock reading a buffer.
     fn fill(&mut self, last: Last) -> &[u8] {
-        let frame_bytes = ringwire::wire::frame_bytes(self.payload.len(), false);
+        let frame_bytes = frame_bytes(self.payload.len(), false);
         let frames = self.buffer.len() / frame_bytes;
         let sent_at_ns = Nanos::now().0;
         let mut at = 0;
@@ -79,7 +106,11 @@ impl Source for FrameSource {
                 extension: None,
                 checksum: Checksum::Never,
             };
-            at += head.encode(&self.payload, &mut self.buffer[at..]);
+            let out = &mut self.buffer[at..];
+            at += match self.placed {
+                Placed::Each => head.encode(&self.payload, out),
+                Placed::Ahead => head.finish(out, self.payload.len()),
+            };
         }
         &self.buffer[..at]
     }
@@ -133,28 +164,52 @@ impl Sink for FrameSink {
 mod tests {
     use super::*;
 
-    #[test]
-    fn frames_arrive_however_they_are_cut() {
-        let mut source = FrameSource::new(64, 4096);
-        let mut sink = FrameSink::new(64, 96, 128);
+    /// Two buffers of frames of 64 bytes.
+    fn stream(placed: Placed) -> Vec<u8> {
+        let mut source = FrameSource::new(64, placed, 4096);
         let mut stream = source.fill(Last::More).to_vec();
         stream.extend_from_slice(source.fill(Last::Last));
-        // As many frames as fit, and 37 shares no factor with 96.
+        // As many frames as fit.
         assert_eq!(stream.len(), 2 * (4096 / 96) * 96);
-        let mut answers = Vec::new();
-        let mut rest = &stream[..];
-        while !rest.is_empty() {
-            let bytes = rest.len().min(37).min(sink.room().len());
-            sink.room()[..bytes].copy_from_slice(&rest[..bytes]);
-            answers.extend(sink.take(bytes).expect("valid frames"));
-            rest = &rest[bytes..];
+        stream
+    }
+
+    #[test]
+    fn frames_arrive_however_they_are_cut() {
+        for placed in [Placed::Each, Placed::Ahead] {
+            let mut sink = FrameSink::new(64, 96, 128);
+            let mut answers = Vec::new();
+            let stream = stream(placed);
+            let mut rest = &stream[..];
+            while !rest.is_empty() {
+                // 37 shares no factor with 96.
+                let bytes = rest.len().min(37).min(sink.room().len());
+                sink.room()[..bytes].copy_from_slice(&rest[..bytes]);
+                answers.extend(sink.take(bytes).expect("valid frames"));
+                rest = &rest[bytes..];
+            }
+            assert_eq!(answers, [Answer { bytes: stream.len() as u64, errors: 0 }]);
         }
-        assert_eq!(answers, [Answer { bytes: stream.len() as u64, errors: 0 }]);
+    }
+
+    #[test]
+    fn payloads_that_are_placed_ahead_are_not_copied_again() {
+        let payloads = |stream: &[u8]| -> Vec<Vec<u8>> {
+            stream.chunks(96).map(|frame| frame[HEADER_BYTES..].to_vec()).collect()
+        };
+        let expected = payloads(&stream(Placed::Each));
+        assert!(expected.iter().all(|bytes| *bytes == payload(64)));
+        assert_eq!(payloads(&stream(Placed::Ahead)), expected);
+        for (placed, first) in [(Placed::Each, 0), (Placed::Ahead, 0xaa)] {
+            let mut source = FrameSource::new(64, placed, 96);
+            source.buffer[HEADER_BYTES] = 0xaa;
+            assert_eq!(source.fill(Last::More)[HEADER_BYTES], first, "{placed:?}");
+        }
     }
 
     #[test]
     fn lost_frame_is_seen() {
-        let mut source = FrameSource::new(64, 96);
+        let mut source = FrameSource::new(64, Placed::Each, 96);
         let mut sink = FrameSink::new(64, 96, 96);
         source.fill(Last::More);
         let bytes = source.fill(Last::Last).to_vec();
