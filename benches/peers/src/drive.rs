@@ -248,7 +248,7 @@ async fn stream<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> 
     stopwatch.stop(measured.1.frames, wrong(warm_up) + wrong(measured))
 }
 
-/// Requests at a fixed rate, and bulk messages at theirs.
+/// Requests at a fixed rate, one in flight, and bulk messages at theirs.
 async fn paced<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
     let latency = Latency::default();
     let mut trips = Trips::new(job.case.payload_bytes, &latency);
@@ -296,7 +296,7 @@ async fn pace<C: Client>(
     bulk: &mut Option<Bulk>,
     duration_ns: u64,
 ) -> Result<(), Failure> {
-    let period_ns = 1_000_000_000 / u64::from(job.case.rate_hz);
+    let period_ns = job.case.period_ns().ok_or("only paced cases have a rate")?;
     let mut due = Nanos(Nanos::now().0 + period_ns);
     let until = Nanos(due.0 + duration_ns);
     while due < until {

@@ -127,6 +127,11 @@ impl Case {
         self.connections + usize::from(self.bulk)
     }
 
+    /// From when one request of `paced` is due until the next is.
+    pub fn period_ns(&self) -> Option<u64> {
+        (self.scenario == Scenario::Paced).then(|| 1_000_000_000 / u64::from(self.rate_hz))
+    }
+
     /// The longest message.
     pub fn payload_bytes_max(&self) -> usize {
         if self.bulk { self.payload_bytes.max(BULK_BYTES) } else { self.payload_bytes }

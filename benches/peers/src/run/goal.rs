@@ -1,8 +1,10 @@
 //! What Ringwire is held to beside others (DESIGN, "What it must cost"), and whether a run shows
 //! it.
 //!
-//! Every goal is a ratio to something measured in the same rounds. Goals whose subjects did not run
-//! are left out, and those whose figure takes more samples than there were are not judged.
+//! Every goal is a ratio to something measured in the same rounds, but for the one of requests beside
+//! bulk: its other side, the case without bulk, was measured before it. Goals whose subjects did not
+//! run are left out. Not judged are those whose figure takes more samples than there were, and paced
+//! ones of which either side could not keep up with the rate.
 
 use serde::Serialize;
 
@@ -44,7 +46,7 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// Whether the rounds of either side differ too much in this figure.
     pub noisy: bool,
-    /// What there is too little of, where it is not judged.
+    /// What there is too little of, or who could not keep up, where it is not judged.
     pub lacks: Option<String>,
 }
 
@@ -147,9 +149,11 @@ fn judge(
     // As it is shown, with two decimals.
     let ratio = Some((ratio * 100.0).round() / 100.0).filter(|ratio| ratio.is_finite())?;
     let lacking = [subject, other].into_iter().find_map(|record| {
-        let needed = figure.lacks(record)?;
-        let (had, needed) = (grouped(record.samples), grouped(needed));
-        Some(format!("{had} samples, {} needs {needed}", figure.name()))
+        let few = figure.lacks(record).map(|needed| {
+            let (had, needed) = (grouped(record.samples), grouped(needed));
+            format!("{had} samples, {} needs {needed}", figure.name())
+        });
+        few.or_else(|| is_behind(&one.case, record))
     });
     let relation = if figure == Figure::Rate { Relation::AtLeast } else { Relation::AtMost };
     let outcome = match (&lacking, relation) {
@@ -179,6 +183,16 @@ fn judge(
     })
 }
 
+/// Who can not keep up with the rate of a paced case, if so: with one request in flight, half of the
+/// round trips take longer than it leaves them. What is measured then is how far behind it was.
+fn is_behind(case: &Case, record: &Record) -> Option<String> {
+    let period_ns = case.period_ns()?;
+    let p50_ns = record.p50_ns.filter(|&p50_ns| p50_ns > period_ns)?;
+    let us = |ns: u64| ns as f64 / 1e3;
+    let (name, p50, period) = (&record.subject, us(p50_ns), us(period_ns));
+    Some(format!("{name} could not keep up: p50 of {p50:.0} us, a request every {period:.0} us"))
+}
+
 /// What people read: the goals under their cases.
 pub fn render(verdicts: &[Verdict]) -> String {
     let mut text = String::new();
@@ -188,7 +202,11 @@ pub fn render(verdicts: &[Verdict]) -> String {
             text += &format!("   {verdict}\n");
         }
     }
-    let is_open = |verdict: &&Verdict| verdict.outcome == Outcome::NotJudged;
+    // Who could not keep up would not by more samples.
+    let is_open = |verdict: &&Verdict| {
+        let lacks = verdict.lacks.as_ref().filter(|lacks| lacks.contains(" samples, "));
+        verdict.outcome == Outcome::NotJudged && lacks.is_some()
+    };
     if verdicts.iter().filter(is_open).any(|verdict| verdict.of == Scenario::Paced.name()) {
         text += " Enough samples of every paced case takes: scripts/bench.sh long paced\n";
     }
@@ -340,6 +358,27 @@ mod tests {
         ] {
             assert!(text.contains(said), "{said}: {text}");
         }
+    }
+
+    /// With one request in flight, whose latency counts from when it was due.
+    #[test]
+    fn who_can_not_keep_up_is_not_judged() {
+        let paced = |ns| {
+            let case = Case { rate_hz: 10_000, ..case(Scenario::Paced) };
+            let peer = ("tokio", Role::Peer, ns, 1.0);
+            done(case, &[("ringwire-spin", Role::Ringwire, 10_000, 1.0), peer])
+        };
+        let outcomes =
+            |one: Done| verdicts(&[one]).iter().map(|verdict| verdict.outcome).collect::<Vec<_>>();
+        assert_eq!(outcomes(paced(100_000)), [Outcome::Met; 2]);
+        let late = verdicts(&[paced(250_000)]);
+        assert_eq!(late.len(), 2);
+        assert!(late.iter().all(|verdict| verdict.ratio.is_none()), "{late:?}");
+        let text = render(&late);
+        let said = "not judged: tokio could not keep up: p50 of 250 us, a request every 100 us\n";
+        assert_eq!(text.matches(said).count(), 2, "{text}");
+        assert!(!text.contains("samples"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 140), "{text}");
     }
 
     /// Of either side, and in the figure that is judged.

@@ -55,6 +55,13 @@ fn legend(case: &Case, figure: Figure, records: &[Record]) -> String {
     if let Some(best) = best_peer(figure, records) {
         text += &format!(" /peer: of the best peer's, {}.", best.subject);
     }
+    if case.scenario == Scenario::Paced {
+        text +=
+            " One request in flight, timed from when it was due: one behind a late answer is late.";
+        if case.bulk {
+            text += " The case without bulk was measured before this one, not in turn.";
+        }
+    }
     if case.scenario == Scenario::FanIn {
         text += " KiB/conn: resident, what a connection adds to the server.";
     }
