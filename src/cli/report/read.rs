@@ -169,7 +169,7 @@ pub(super) struct Series {
 }
 
 /// Keys of the machine line and what people call them.
-const FACTS: [(&str, &str); 16] = [
+const FACTS: [(&str, &str); 17] = [
     ("date", "Date"),
     ("command", "Command"),
     ("version", "Ringwire"),
@@ -185,6 +185,8 @@ const FACTS: [(&str, &str); 16] = [
     ("governor", "Governor"),
     ("clock_source", "Clock source"),
     ("congestion_control", "TCP congestion control"),
+    // Of the suite beside other transports: what peers have.
+    ("congestion_control_system", "TCP congestion control, system's"),
     ("mitigations", "Mitigations"),
 ];
 
@@ -421,6 +423,17 @@ mod tests {
             runs[1].rows[0],
             Row { scenario: "rtt".into(), subject: "ringwire".into(), ..Row::default() }
         );
+    }
+
+    #[test]
+    fn congestion_control_of_peers_is_told_beside_ours() {
+        let line = "{\"scenario\":\"machine\",\"congestion_control\":\"reno\",\
+                    \"congestion_control_system\":\"bbr\"}\n\
+                    {\"scenario\":\"x\",\"subject\":\"y\"}";
+        let runs = parse("a.jsonl", line.as_bytes()).expect("a run");
+        let machine = runs[0].machine.as_ref().expect("told");
+        assert_eq!(machine.fact("TCP congestion control"), Some("reno"));
+        assert_eq!(machine.fact("TCP congestion control, system's"), Some("bbr"));
     }
 
     #[test]

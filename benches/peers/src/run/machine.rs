@@ -10,8 +10,9 @@ use std::process::Command;
 
 use serde::Serialize;
 
-use super::Cores;
+use super::cores::{Cores, siblings_of};
 use super::record::Who;
+use crate::subjects::LOOPBACK_CONGESTION;
 
 /// The machine line.
 #[derive(Debug, Serialize)]
@@ -25,7 +26,10 @@ pub struct Machine {
     core_client: usize,
     governor: Option<String>,
     clock_source: Option<String>,
-    congestion_control: Option<String>,
+    /// What Ringwire and the floors have over loopback.
+    congestion_control: &'static str,
+    /// What peers have.
+    congestion_control_system: Option<String>,
     mitigations: Option<String>,
     version: Option<&'static str>,
     /// Of the sources this was built from; ends in `+` when they had been changed.
@@ -37,6 +41,9 @@ pub struct Machine {
     /// All cores of the server and the client, where they have several.
     cores_server: Vec<usize>,
     cores_client: Vec<usize>,
+    /// The hyper-threads of the first of each; empty where that is not known.
+    siblings_server: Vec<usize>,
+    siblings_client: Vec<usize>,
     /// By subject.
     versions: BTreeMap<String, String>,
 }
@@ -61,7 +68,8 @@ impl Machine {
             core_client: client,
             governor: read(format!("{cpu}/cpu{client}/cpufreq/scaling_governor")),
             clock_source: read(clock),
-            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            congestion_control: LOOPBACK_CONGESTION,
+            congestion_control_system: read("/proc/sys/net/ipv4/tcp_congestion_control"),
             mitigations: mitigations(&format!("{cpu}/vulnerabilities")),
             version: crate::subjects::version_of("ringwire"),
             commit: commit(&root),
@@ -71,6 +79,8 @@ impl Machine {
             date: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
             cores_server: cores.server.clone(),
             cores_client: cores.client.clone(),
+            siblings_server: siblings_of(cores.server[0]),
+            siblings_client: siblings_of(client),
             versions,
         }
     }
@@ -80,7 +90,8 @@ impl Machine {
         let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".into());
         format!(
             "ringwire {} ({}) and peers on {}, Linux {}\n\
-             {} cores (server on {:?}, client on {:?}), governor {}, clock {}, {}; {}\n\
+             {} cores (server on {:?}, client on {:?}), governor {}, clock {}; {}\n\
+             TCP has {} where it is Ringwire's or a floor's, {} (the system's) where it is a peer's\n\
              {}\n",
             self.version.unwrap_or("?"),
             known(&self.commit),
@@ -91,8 +102,9 @@ impl Machine {
             self.cores_client,
             known(&self.governor),
             known(&self.clock_source),
-            known(&self.congestion_control),
             known(&self.date),
+            self.congestion_control,
+            known(&self.congestion_control_system),
             self.command,
         )
     }
@@ -169,6 +181,20 @@ mod tests {
         let shown = command_line(line.split(' ').map(str::to_owned));
         let expected = "peers run benches/x --text=day.txt --json day.jsonl --rate=1/2";
         assert_eq!(shown, expected);
+    }
+
+    /// Peers have another than Ringwire and the floors.
+    #[test]
+    fn congestion_control_of_either_side_is_told() {
+        let cores = Cores { server: vec![0], client: vec![0], allowed: 1 };
+        let system = Some("bbr".to_owned());
+        let machine = Machine { congestion_control_system: system, ..Machine::look(&cores, &[]) };
+        let line = serde_json::to_string(&machine).expect("serialises");
+        let keys = "\"congestion_control\":\"reno\",\"congestion_control_system\":\"bbr\"";
+        assert!(line.contains(keys), "{line}");
+        let text = machine.text();
+        let said = "TCP has reno where it is Ringwire's or a floor's, bbr (the system's) where";
+        assert!(text.contains(said), "{text}");
     }
 
     /// A repository with one commit of `src/lib.rs`.

@@ -6,6 +6,7 @@
 //! others go on. Only answers that were wrong make the run fail, and Ringwire itself when it has no
 //! figures.
 
+mod cores;
 mod figure;
 mod goal;
 mod machine;
@@ -20,13 +21,13 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use ringwire::time::Nanos;
-use rustix::thread::{CpuSet, sched_getaffinity};
 use serde::Serialize;
 
 use crate::drive::Failure;
 use crate::job::{Case, Job, Round};
 use crate::process;
 use crate::subjects::{self, OPTIONAL, Subject};
+use cores::Cores;
 use goal::Done;
 use machine::Machine;
 use plan::{Load, span};
@@ -44,14 +45,6 @@ const NOT_BUILT: &str = "not built";
 /// Descriptors an end needs besides its connections.
 const DESCRIPTORS_SPARE: usize = 64;
 
-/// The cores of the two ends.
-#[derive(Debug)]
-pub struct Cores {
-    server: Vec<usize>,
-    client: Vec<usize>,
-    allowed: usize,
-}
-
 /// Where results go.
 struct Report {
     json: Option<Box<dyn Write>>,
@@ -68,7 +61,7 @@ struct Entry {
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let allowed = allowed_cores()?;
+    let allowed = cores::allowed()?;
     let cases = options.check(&allowed)?;
     process::raise_descriptor_limit()?;
     let expected = foretell(options, &cases);
@@ -249,29 +242,6 @@ fn progress(text: &str) {
     if out.is_terminal() {
         let _ = write!(out, "\r\x1b[K{text}");
         let _ = out.flush();
-    }
-}
-
-/// The cores this process may run on.
-fn allowed_cores() -> Result<Vec<usize>, Failure> {
-    let set = sched_getaffinity(None)?;
-    Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
-}
-
-impl Cores {
-    fn choose(options: &Options, allowed: &[usize]) -> Result<Self, Failure> {
-        let first = *allowed.first().ok_or("no core to run on")?;
-        let second = allowed.get(1).copied().unwrap_or(first);
-        let or = |given: &[usize], core| if given.is_empty() { vec![core] } else { given.to_vec() };
-        let cores = Self {
-            server: or(&options.server_cores, first),
-            client: or(&options.client_cores, second),
-            allowed: allowed.len(),
-        };
-        if cores.server.iter().any(|core| cores.client.contains(core)) {
-            eprintln!("warning: the two ends share a core: spinning subjects take turns on it");
-        }
-        Ok(cores)
     }
 }
 

@@ -40,6 +40,9 @@ mod zeromq;
 #[cfg(feature = "zmq")]
 mod zmq;
 
+/// What the floors have over loopback, and Ringwire by itself.
+pub const LOOPBACK_CONGESTION: &str = "reno";
+
 /// One way of carrying messages, with two ends.
 pub trait Subject: Sync {
     fn facts(&self) -> Facts;

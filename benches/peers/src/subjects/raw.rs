@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, accept, recv, send};
 use socket2::{Domain, Socket, Type};
 
-use super::{Facts, Ready, Role, Subject, fan_in, lacks_fan_in};
+use super::{Facts, LOOPBACK_CONGESTION, Ready, Role, Subject, fan_in, lacks_fan_in};
 use crate::drive::{Client, Failure, drive, now_or_never};
 use crate::frame::{BUFFER_BYTES, Cutter, Seat, Write};
 use crate::job::{Case, Job, Round, Scenario};
@@ -392,7 +392,7 @@ pub fn connect(address: &str) -> Result<OwnedFd, Failure> {
 fn tcp_socket() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_congestion(b"reno")?;
+    socket.set_tcp_congestion(LOOPBACK_CONGESTION.as_bytes())?;
     Ok(socket)
 }
 
