@@ -14,7 +14,9 @@
 # Builds ringwire and benches/peers first, the first time for a quarter of an hour, and says how long
 # the run with peers takes before it starts. A subject that does not build here is left out and named
 # in the report with the reason. Results go to benches/record/MACHINE/DATE-peers.jsonl and .txt, those
-# without peers to DATE-mixed.jsonl and so on, each with a page beside it (.html).
+# without peers to DATE-mixed.jsonl and so on, each with a page beside it (.html). What fails, by a
+# wrong answer or without figures of ringwire, leaves what it has measured and does not stop the rest;
+# the script then fails at its end.
 #
 # Variables:
 #   MACHINE    name of the machine's folder; made of the processor's name and the number of cores
@@ -99,6 +101,9 @@ if [ "$out" != - ]; then
     arguments+=(--json "$out-peers.jsonl" --text "$out-peers.txt")
 fi
 
+# Of all parts; 1 when one of them has failed.
+status=0
+
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 log="$scratch/build"
@@ -131,13 +136,22 @@ run_beside() {
     fi
     # Word splitting is wanted: a command and its arguments.
     # shellcheck disable=SC2086
-    ${RUN_WITH:-} "${CARGO_TARGET_DIR:-benches/peers/target}/release/peers" run "${arguments[@]}"
+    ${RUN_WITH:-} "${CARGO_TARGET_DIR:-benches/peers/target}/release/peers" run "${arguments[@]}" ||
+        failed peers "$?"
     write_page peers
 }
 
-# A page of the results of a part.
+# Notes that a part has failed: what has been measured is kept, and the others go on.
+failed() {
+    echo "$1 failed with status $2" >&2
+    status=1
+}
+
+# A page of the results of a part, of which there may be none when it has failed.
 write_page() {
-    [ "$out" = - ] || "$ringwire" report "$out-$1.jsonl" --output "$out-$1.html"
+    if [ "$out" != - ] && [ -s "$out-$1.jsonl" ]; then
+        "$ringwire" report "$out-$1.jsonl" --output "$out-$1.html" || failed "the page of $1" "$?"
+    fi
 }
 
 # Runs a scenario of ringwire's own.
@@ -147,19 +161,19 @@ run_alone() {
     if [ "$form" = quick ]; then
         case "$scenario" in
         # So many requests at 1 kHz, and so many cuts, that there is a p99.
-        mixed) lengths=(--rounds 3 --duration 0.4) ;;
+        mixed) lengths=(--rounds 7 --duration 0.4) ;;
         cores) lengths=(--rounds 3 --duration 0.2) ;;
         idle) lengths=(--rounds 3) ;;
         failover) lengths=(--rounds 5) ;;
         esac
     fi
-    # Nothing is left of what fails.
     json="$scratch/$scenario.jsonl"
     text="$scratch/$scenario.txt"
     # Word splitting is wanted: a command and its arguments.
     # shellcheck disable=SC2086
-    ${RUN_WITH:-} "$ringwire" bench "$scenario" "${lengths[@]}" --json "$json" | tee "$text"
-    if [ "$out" != - ]; then
+    ${RUN_WITH:-} "$ringwire" bench "$scenario" "${lengths[@]}" --json "$json" | tee "$text" ||
+        failed "$scenario" "$?"
+    if [ "$out" != - ] && [ -s "$json" ]; then
         cat "$json" >>"$out-$scenario.jsonl"
         cat "$text" >>"$out-$scenario.txt"
     fi
@@ -175,3 +189,4 @@ fi
 for scenario in "${alone[@]}"; do
     run_alone "$scenario"
 done
+exit "$status"

@@ -1,4 +1,4 @@
-//! `scripts/ab.sh`, `scripts/instructions.sh` and `scripts/pgo.sh` in a repository of their own,
+//! `scripts/ab.sh`, `bench.sh`, `ci.sh`, `instructions.sh` and `pgo.sh` in a repository of their own,
 //! with a cargo that makes its programs out of a file: what they build, in which order they run it,
 //! what they say.
 //! Needs `bash`, `awk` and `git`, as the scripts do.
@@ -28,6 +28,30 @@ echo "{\"scenario\":\"machine\",$machine}" >"$2"
 echo "{\"scenario\":\"rtt\",$row,\"p50_ns\":$((speed * turn)),\"p99_ns\":null}" >>"$2"
 END
 chmod +x "$CARGO_TARGET_DIR/release/ringwire"
+"#;
+
+/// "Builds" a suite whose run ends with a wrong answer, and a ringwire whose `mixed` fails; both have
+/// figures all the same.
+const CARGO_FOR_BENCH: &str = r#"#!/bin/bash
+[ "$1" = metadata ] && { echo "{\"target_directory\":\"$CARGO_TARGET_DIR\"}"; exit; }
+mkdir -p "$CARGO_TARGET_DIR/release"
+cat >"$CARGO_TARGET_DIR/release/peers" <<'END'
+#!/bin/bash
+while [ "$1" != --json ]; do shift; done
+echo row >>"$2"
+exit 1
+END
+cat >"$CARGO_TARGET_DIR/release/ringwire" <<'END'
+#!/bin/bash
+echo "$1 ${2##*/}" >>"$NOTES/runs"
+[ "$1" = report ] && { cp "$2" "$4"; exit; }
+scenario="$2"
+while [ "$1" != --json ]; do shift; done
+echo "$scenario"
+[ "$scenario" = idle ] || echo row >>"$2"
+[ "$scenario" = cores ] || [ "$scenario" = failover ]
+END
+chmod +x "$CARGO_TARGET_DIR/release/"*
 "#;
 
 /// Names a program that has the cases `a` and `b`.
@@ -77,7 +101,7 @@ impl Repository {
         let root = std::env::temp_dir().join(format!("ringwire-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         let repository = Self { root };
-        for script in ["ab.sh", "instructions.sh", "pgo.sh"] {
+        for script in ["ab.sh", "bench.sh", "ci.sh", "instructions.sh", "pgo.sh"] {
             let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
             let text = fs::read_to_string(text).expect("a script of this repository");
             repository.program(&format!("tree/scripts/{script}"), &text);
@@ -118,6 +142,9 @@ impl Repository {
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env_remove("GIT_DIR")
             .env_remove("TURNS")
+            .env_remove("APPEND")
+            .env_remove("FEATURES")
+            .env_remove("MACHINE")
             .env_remove("RECORD")
             .env_remove("RUN_WITH")
             .env_remove("RUSTFLAGS")
@@ -268,6 +295,41 @@ fn instructions_that_can_not_be_judged_are_an_error_where_that_is_wanted() {
     let shown = text(&repository.script("instructions.sh", &[]));
     assert!(shown.contains("shown, not judged"), "{shown}");
     assert_eq!(required(), Some(1));
+
+    // CI goes on, and says it where it is read.
+    let green = text(&repository.script("ci.sh", &["instructions"]));
+    let last = green.lines().rev().take(2).collect::<Vec<_>>();
+    assert!(last[0].starts_with("==> all green in "), "{green}");
+    assert!(last[1].starts_with("==> instruction counts were NOT judged: the baseline"), "{green}");
+    repository.write("tree/benches/instructions.baseline", &baseline);
+    let green = text(&repository.script("ci.sh", &["instructions"]));
+    assert!(!green.contains("NOT judged"), "{green}");
+}
+
+#[test]
+fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
+    let repository = Repository::new("bench");
+    repository.program("bin/cargo", CARGO_FOR_BENCH);
+    let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+    command.env("OUT", repository.root.join("out/day"));
+    let run = command.output().expect("bash is there");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    for part in ["peers", "mixed", "cores", "failover"] {
+        for ending in ["jsonl", "html"] {
+            assert_eq!(repository.read(&format!("out/day-{part}.{ending}")), "row\n", "{part}");
+        }
+    }
+    // Nothing is left of what has no figures.
+    for ending in ["jsonl", "txt", "html"] {
+        assert!(!repository.root.join(format!("out/day-idle.{ending}")).exists(), "{ending}");
+    }
+    let failed = |part: &str| said.lines().any(|l| l == format!("{part} failed with status 1"));
+    let all = ["peers", "mixed", "cores", "idle", "failover"];
+    assert_eq!(all.map(|part| failed(part)), [true, true, false, true, false], "{said}");
+    let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+    command.args(["quick", "cores"]).env("OUT", "-");
+    text(&command.output().expect("bash is there"));
 }
 
 #[test]

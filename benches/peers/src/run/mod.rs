@@ -220,13 +220,31 @@ fn measure(
         }
     }
     progress("");
-    let sums = entries.iter().map(|entry| match &entry.failure {
-        Some(failure) => Ok(Record::skipped(&entry.who, case, format!("{FAILED}{failure}"))),
-        None => Record::sum_up(&entry.who, case, &entry.rounds),
-    });
-    let mut all = sums.collect::<Result<Vec<_>, _>>()?;
+    let mut all = Vec::new();
+    for entry in &entries {
+        all.append(&mut entry.sum_up(case)?);
+    }
     all.append(&mut records);
     Ok(all)
+}
+
+impl Entry {
+    /// What the rounds say, as far as there are any, and why there are no more.
+    fn sum_up(&self, case: &Case) -> Result<Vec<Record>, Failure> {
+        let mut records = Vec::new();
+        if !self.rounds.is_empty() {
+            records.push(Record::sum_up(&self.who, case, &self.rounds)?);
+        }
+        if let Some(failure) = &self.failure {
+            let before = match self.rounds.len() {
+                0 => String::new(),
+                count => format!("; its figures are of the {count} before"),
+            };
+            let reason = format!("{FAILED}{failure}{before}");
+            records.push(Record::skipped(&self.who, case, reason));
+        }
+        Ok(records)
+    }
 }
 
 /// Each process has one descriptor for each connection.
@@ -306,6 +324,31 @@ mod tests {
         assert_eq!(of(vec![absent]), None);
         let wrong = Record { errors: 3, ..record("tokio", "park", Role::Peer, 1, 1.0) };
         assert_eq!(of(vec![wrong]).expect("wrong"), "rtt 64 B: 3 wrong answers of tokio");
+    }
+
+    #[test]
+    fn round_that_fails_leaves_those_before_it() {
+        let subject = subjects::find("raw-spin").expect("always there");
+        let who = Who::of(&*subject);
+        let round = Round {
+            counts: Some(vec![(1_000, 10)]),
+            frames: 20,
+            elapsed_ns: 10_000,
+            ..Round::default()
+        };
+        let mut entry = Entry { subject, who, rounds: vec![round; 2], failure: None };
+        let told = |entry: &Entry| {
+            let records = entry.sum_up(&CASE).expect("sums up");
+            let told = |record: Record| (record.rounds, record.samples, record.skipped);
+            records.into_iter().map(told).collect::<Vec<_>>()
+        };
+        let figures = (2, 20, None);
+        assert_eq!(told(&entry), [figures.clone()]);
+        entry.failure = Some("round 3: killed".into());
+        let reason = "failed: round 3: killed; its figures are of the 2 before";
+        assert_eq!(told(&entry), [figures, (0, 0, Some(reason.into()))]);
+        entry.rounds.clear();
+        assert_eq!(told(&entry), [(0, 0, Some("failed: round 3: killed".into()))]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn render(case: &Case, load: Load, records: &[Record]) -> String {
     let seconds = load.duration_ns as f64 / 1e9;
     let mut text = format!("{case}, {} rounds of {seconds} s\n{}", load.rounds, align(&rows));
     text += &wrapped(&legend(case, figure, records));
-    let noisy = records.iter().filter(|r| is_noisy(case, r)).map(|r| &*r.subject);
+    let noisy = records.iter().filter(|r| is_noisy(figure, r)).map(|r| &*r.subject);
     let noisy: Vec<&str> = noisy.collect();
     if !noisy.is_empty() {
         text += &wrapped(&format!("Noisy, rounds differ by more than 2x: {}.", noisy.join(", ")));
@@ -85,13 +85,9 @@ fn skipped(records: &[Record]) -> String {
     reasons.iter().map(line).collect()
 }
 
-/// Whether the rounds' medians, or rates, were disturbed.
-fn is_noisy(case: &Case, record: &Record) -> bool {
-    match case.scenario {
-        Scenario::Rtt | Scenario::Paced => Figure::P50.is_noisy(record),
-        Scenario::Stream => Figure::Rate.is_noisy(record),
-        Scenario::FanIn => Figure::P50.is_noisy(record) || Figure::Rate.is_noisy(record),
-    }
+/// Whether the rounds differ too much in what is compared, or in the medians beside it.
+fn is_noisy(figure: Figure, record: &Record) -> bool {
+    figure.is_noisy(record) || Figure::P50.is_noisy(record)
 }
 
 fn columns(scenario: Scenario) -> Vec<(&'static str, Text)> {
@@ -348,6 +344,12 @@ mod tests {
         let mut records = sample();
         (records[0].p50_ns_low, records[0].p50_ns_high) = (Some(1000), Some(2000));
         assert!(!of(&CASE, records.clone()).contains("Noisy"));
+        // Of paced load what is compared is rarer.
+        let paced = Case { scenario: Scenario::Paced, rate_hz: 10_000, ..CASE };
+        let mut tail = records.clone();
+        (tail[2].p99_9_ns_low, tail[2].p99_9_ns_high) = (Some(1000), Some(2001));
+        assert!(of(&paced, tail.clone()).contains(": slow."));
+        assert!(!of(&CASE, tail).contains("Noisy"));
         records[0].p50_ns_high = Some(2001);
         assert!(of(&CASE, records.clone()).contains("more than 2x: raw-spin.\n"));
         let crowd = Case { scenario: Scenario::FanIn, connections: 9, ..CASE };
