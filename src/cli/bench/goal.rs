@@ -75,6 +75,19 @@ impl Goal {
         goals.iter().map(|&(figure, floor, bound)| Self { figure, floor, bound })
     }
 
+    /// Whether another goal is the same, maybe against another subject.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        (self.figure, self.bound) == (other.figure, other.bound)
+    }
+
+    /// Whether a ratio is further from the goal than another.
+    pub(super) fn is_worse(&self, ratio: f64, than: f64) -> bool {
+        match self.figure {
+            Figure::P50 | Figure::P99 => ratio > than,
+            Figure::Rate => ratio < than,
+        }
+    }
+
     /// Judges the ratio as it is shown, with two decimals.
     pub(super) fn is_met(&self, ratio: f64) -> bool {
         let shown = (ratio * 100.0).round() / 100.0;

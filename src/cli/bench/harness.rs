@@ -30,6 +30,9 @@ use super::summary::{Measured, Record};
 
 /// Longest wait for the peer: a subject that is silent for so long has failed.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
+/// What each connection may add to a round: it is made, answers once and is closed. A hundred times
+/// what that takes where nobody else is.
+const CONNECT_TIME_MAX: Duration = Duration::from_millis(20);
 /// Longest round of failover, which should take a little more than a second.
 const FAILOVER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Descriptors the process needs besides two for each connection.
@@ -253,12 +256,14 @@ fn run_round(subject: &'static dyn Subject, plan: &Arc<Plan>) -> Result<Round, S
     result
 }
 
-/// Three times what a round should take and time for several single waits to fail first.
+/// Three times what a round should take, time for its connections, and for several single waits to
+/// fail first.
 fn round_time_max(plan: &Plan) -> Duration {
     if plan.case.scenario == Scenario::Failover {
         return FAILOVER_TIME_MAX;
     }
-    (plan.duration + plan.warm_up()) * 3 + WAIT_MAX * 3
+    let connections = u32::try_from(plan.case.connections).unwrap_or(u32::MAX);
+    (plan.duration + plan.warm_up()) * 3 + WAIT_MAX * 3 + CONNECT_TIME_MAX * connections
 }
 
 /// Pins the calling thread to a core. Failure costs precision, not correctness: it is logged.
@@ -414,6 +419,13 @@ mod tests {
         check(&[5], 5, 5);
         check(&[0, 1, 2, 3, 4, 5], 1, 2);
         check(&[2, 7], 2, 7);
+    }
+
+    #[test]
+    fn rounds_of_many_connections_may_take_longer() {
+        let time_max =
+            |count| round_time_max(&sample(Scenario::Rtt, Idle::Park, 64, count)).as_secs();
+        assert_eq!([1, 1_000, 10_000].map(time_max), [30, 50, 230]);
     }
 
     #[test]
