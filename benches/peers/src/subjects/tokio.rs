@@ -3,7 +3,7 @@
 //! One current-thread runtime an end, which Tokio's documentation has for work that one core does:
 //! no task moves between threads, and as a `LocalRuntime` none needs to be able to. TCP_NODELAY is
 //! on. Requests leave with `send`; a stream is `feed` with a backpressure boundary of 64 KiB
-//! instead of 8 KiB. Long messages are shared memory, not copies. In fan-in each connection has a
+//! instead of 8 KiB, and as much is received at once. Long messages are shared memory, not copies. In fan-in each connection has a
 //! task at both ends. Bulk goes from a task of its own over a connection of its own.
 
 use std::net::Ipv4Addr;
@@ -22,7 +22,7 @@ use crate::message::{Desk, Message, Reply, Seen, Tag};
 use crate::shared::Shared;
 use crate::tasks::{self, Task, Tasks};
 
-/// Bytes gathered before they are written.
+/// Bytes gathered before they are written, and read at once.
 const GATHER_BYTES: usize = 64 << 10;
 
 pub struct Tokio;
@@ -93,10 +93,9 @@ async fn connect(job: &Job) -> Result<TokioClient, Failure> {
 
 fn framed(stream: TcpStream) -> Result<Link, Failure> {
     stream.set_nodelay(true)?;
-    let mut link = LengthDelimitedCodec::builder()
-        .little_endian()
-        .max_frame_length(16 << 20)
-        .new_framed(stream);
+    let codec =
+        LengthDelimitedCodec::builder().little_endian().max_frame_length(16 << 20).new_codec();
+    let mut link = Framed::with_capacity(stream, codec, GATHER_BYTES);
     link.set_backpressure_boundary(GATHER_BYTES);
     Ok(link)
 }
@@ -154,5 +153,21 @@ impl Client for TokioClient {
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {
         self.ask_for(Tag::AskBulk).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_is_received_at_once_as_is_sent() {
+        let link = runtime().expect("a runtime").block_on(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            framed(TcpStream::connect(listener.local_addr()?).await?)
+        });
+        let link = link.expect("a connection over loopback");
+        assert!(link.read_buffer().capacity() >= GATHER_BYTES);
+        assert_eq!(link.backpressure_boundary(), GATHER_BYTES);
     }
 }
