@@ -61,7 +61,8 @@ pub(super) struct Record {
     /// Payload bytes of the stream beside what is measured, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bulk_bytes_per_s: Option<f64>,
-    /// Both ends together, where memory is asked for.
+    /// Both ends together, where memory is asked for. Of the first round: those after it find memory
+    /// that the ones before have given back to the process, and not to the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) resident_bytes_per_connection: Option<f64>,
     /// CPU time of both ends as a share of one core, where nothing else is measured.
@@ -138,9 +139,9 @@ impl Record {
                 let bytes = round.extra.bulk_bytes.filter(|_| case.bulk != Bulk::Nothing)?;
                 Some(bytes as f64 * 1e9 / round.elapsed_ns as f64)
             }),
-            resident_bytes_per_connection: median_of(rounds, |round| {
+            resident_bytes_per_connection: rounds.first().and_then(|round| {
                 let bytes = round.extra.resident_bytes?;
-                ratio(bytes as f64, case.connections as f64)
+                Some(tidy(ratio(bytes as f64, case.connections as f64)?))
             }),
             cpu_share: median_of(rounds, |round| {
                 let is_asked = case.scenario == Scenario::Idle;
@@ -369,6 +370,18 @@ mod tests {
         assert_eq!(record.resident_bytes_per_connection, Some(1024.0));
         assert_eq!((record.cpu_share, record.reactors), (None, None));
         assert_eq!(record.series.expect("paced").outliers, [(0.0, 7)]);
+    }
+
+    /// What it has given back is used again later, and becomes resident no more.
+    #[test]
+    fn memory_is_that_of_the_first_round() {
+        let plan = sample(Scenario::FanIn, Idle::Park, 64, 4);
+        let rounds = [4096, 8, 8].map(|bytes| {
+            let extra = Extra { resident_bytes: Some(bytes), ..Extra::default() };
+            Round { extra, ..round(1000, None) }
+        });
+        let record = Record::sum_up(&plan, "ringwire", &rounds).record;
+        assert_eq!(record.resident_bytes_per_connection, Some(1024.0));
     }
 
     #[test]

@@ -57,6 +57,9 @@ const LINES: [Line; 14] = [
     line("direct/frame", |m| m.record.direct_per_frame.filter(|&calls| calls > 0.0), count),
 ];
 
+/// Of the memory of connections.
+const MEMORY: &str = "memory/conn: resident, both ends; of the first round, whose is used again.";
+
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─'));
 
 /// The table of one case, with its title above, notes and an empty line below.
@@ -126,8 +129,11 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
                 notes.push("clock: by how much two threads that only read it were late.".into());
             }
         }
-        Scenario::Idle => notes.push("CPU: both ends, of one core.".into()),
-        Scenario::FanIn => notes.push("memory/conn: resident, both ends together.".into()),
+        Scenario::Idle => {
+            notes.push("CPU: both ends, of one core.".into());
+            notes.push(MEMORY.into());
+        }
+        Scenario::FanIn => notes.push(MEMORY.into()),
         Scenario::Cores => {
             notes.push("As many clients as reactors; with too few cores they share them.".into());
         }

@@ -41,7 +41,10 @@ pub(super) fn note(case: &Case<'_>) -> Option<&'static str> {
         "mixed" => {
             Some("Critical round trips beside a stream of 1 MiB messages; bulk/s is what that had.")
         }
-        "fan-in" => Some("memory/conn: resident, both ends together."),
+        "fan-in" => Some(
+            "memory/conn: resident, both ends together; of the first round, as later ones use its \
+             memory again. In older files it is the median.",
+        ),
         "cores" => Some("As many clients as reactors; with too few cores they share them."),
         "idle" => Some("CPU: of both ends, as a share of one core; heartbeats included."),
         _ => None,
