@@ -74,7 +74,7 @@ fn page_is_made_where_it_is_asked_for() {
     let folder = folder("output");
     let file = recorded("2026-11-22.jsonl");
     let said = succeeds(&folder, &["report", &file]);
-    assert_eq!(said, "report.html: 1 run, 5 cases, 4 of 7 goals met\n");
+    assert_eq!(said, "report.html: 1 run, 5 cases, 5 of 8 goals met\n");
     let page = fs::read_to_string(folder.join("report.html")).expect("the page");
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
     assert!(page.contains("AMD EPYC") && page.contains("rtt 64 B park"));
@@ -88,7 +88,7 @@ fn two_runs_are_compared() {
     let folder = folder("compare");
     let files = [recorded("2026-11-22-before.jsonl"), recorded("2026-11-22.jsonl")];
     let said = succeeds(&folder, &["report", &files[0], &files[1]]);
-    assert_eq!(said, "report.html: 2 runs, 5 cases, goals met: A 6 of 7, B 4 of 7\n");
+    assert_eq!(said, "report.html: 2 runs, 5 cases, goals met: A 7 of 8, B 5 of 8\n");
     let page = fs::read_to_string(folder.join("report.html")).expect("the page");
     // A machine that drifts by 30 % within its own spread is called that.
     assert!(page.contains("B against A") && page.contains(">noise<"));

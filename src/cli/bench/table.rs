@@ -9,7 +9,7 @@
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 use super::clock;
-use super::goal::{Figure, Goal, NOISY, P99_SAMPLES_MIN, failover_verdict};
+use super::goal::{Figure, Goal, NOISY, failover_verdict, p99_samples_min};
 use super::options::Scenario;
 use super::plan::{Beside, Case, Plan};
 use super::ring;
@@ -113,7 +113,7 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
         for one in measured {
             let Some(p99_ns) = one.record.p99_ns else { continue };
             let samples = one.record.samples;
-            notes.push(match samples < P99_SAMPLES_MIN {
+            notes.push(match samples < p99_samples_min(one.record.rounds) {
                 true => format!("{samples} cuts are too few to judge a p99."),
                 false => format!("Goal on loopback: {}.", failover_verdict(p99_ns)),
             });
@@ -238,6 +238,7 @@ fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
     let shown = |ringwire: &Measured, floor: &Measured| {
         to_floor(ringwire, floor).map_or("-".into(), |ratio| format!("{ratio:.2}x"))
     };
+    let rounds = measured.last().map_or(0, |ringwire| ringwire.record.rounds);
     // Of goals that are alike, the one that is met least.
     let goal = |goals: &[Goal], ringwire: &Measured, floors: &[&Measured]| {
         let goals = goals.iter().filter(|goal| line.judged == Some(goal.figure));
@@ -247,7 +248,7 @@ fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
             Some((goal, to_floor(ringwire, floor)?, samples))
         });
         let worst = judged.reduce(|a, b| if a.0.is_worse(b.1, a.1) { b } else { a });
-        worst.map_or(String::new(), |(goal, ratio, samples)| goal.verdict(ratio, samples))
+        worst.map_or(String::new(), |(goal, ratio, samples)| goal.verdict(ratio, samples, rounds))
     };
     let cells = row(case, measured, subject, shown, goal);
     std::iter::once(Cell::new(line.title)).chain(cells).collect()

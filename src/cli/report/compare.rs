@@ -9,7 +9,7 @@
 use super::charts::forest::{Ratio, State};
 use super::figure::{Better, FIGURES, Figure, P50, RATE, ratio};
 use super::goals;
-use super::model::{Book, Case, Entry};
+use super::model::{Book, Case, Entry, RINGWIRE};
 use super::text;
 use crate::cli::bench::clock;
 
@@ -235,8 +235,13 @@ pub(super) fn ratios(book: &Book<'_>, before: usize, after: usize) -> Vec<Ratio>
 pub(super) fn moved_floors(book: &Book<'_>, before: usize, after: usize) -> Vec<String> {
     let mut moved = Vec::new();
     for case in &book.cases {
-        let Some((ours, _)) = case.sides(after) else { continue };
-        let unjudged = [text::name(&ours.label), text::name(clock::NAME)];
+        if case.sides(after).is_none() {
+            continue;
+        }
+        // Ringwire waiting in another way, or beside itself, is what has changed, not the machine.
+        let is_ours = |entry: &&Entry<'_>| entry.row.subject.starts_with(RINGWIRE);
+        let ours = case.entries.iter().filter(is_ours).map(|entry| text::name(&entry.label));
+        let unjudged: Vec<String> = ours.chain([text::name(clock::NAME)]).collect();
         for change in changes(case, before, after) {
             let counts = matches!(change.judgement, Judgement::Better | Judgement::Worse);
             if counts && !change.is_ratio && !unjudged.contains(&change.subject) {
@@ -334,6 +339,18 @@ mod tests {
         assert_eq!(moved_floors(&book, 0, 1), ["rtt, socket: p50 +50 %"]);
         let drawn: Vec<State> = ratios(&book, 0, 1).iter().map(|ratio| ratio.state).collect();
         assert_eq!(drawn, [State::Plain, State::Bad], "the ratio, and ringwire");
+    }
+
+    #[test]
+    fn none_of_ours_is_a_floor() {
+        let run = |p50_ns: u32| {
+            let row = |subject| row(subject, &p50(p50_ns, p50_ns - 1, p50_ns + 1));
+            row("ringwire-unloaded") + &row("ringwire-park") + &row("ringwire")
+        };
+        let runs = runs(&run(1_000), &run(1_500));
+        let book = Book::new(&runs);
+        assert!(changes(&book.cases[0], 0, 1).iter().any(|c| c.judgement == Judgement::Worse));
+        assert_eq!(moved_floors(&book, 0, 1), [""; 0]);
     }
 
     #[test]

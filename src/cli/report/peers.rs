@@ -76,8 +76,9 @@ pub(super) mod tests {
     /// A case of four subjects as the suite writes it, and what it judged.
     pub(in crate::cli::report) fn sample() -> Vec<Run> {
         let row = |subject: &str, role: &str, p50: u32, rest: &str| {
+            let idle = if role == "peer" { "park" } else { "spin" };
             format!(
-                "{{\"scenario\":\"rtt\",\"subject\":\"{subject}\",\"idle\":\"spin\",\
+                "{{\"scenario\":\"rtt\",\"subject\":\"{subject}\",\"idle\":\"{idle}\",\
                  \"payload_bytes\":64,\"connections\":1,\"rounds\":7,\"samples\":20000,\
                  \"role\":\"{role}\",\"p50_ns\":{p50},\"bulk\":false{rest}}}\n"
             )

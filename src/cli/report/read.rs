@@ -1,7 +1,7 @@
 //! JSON lines in, runs out: what `ringwire bench --json` wrote, now, earlier or later.
 //!
 //! A machine line opens a run; every other line is a row of it, or a goal that the run has judged
-//! itself. Keys not known here are ignored and every key but `scenario` and `subject` may be
+//! itself. Runs of one machine and build that have no case in common are one, done in pieces. Keys not known here are ignored and every key but `scenario` and `subject` may be
 //! missing or null, so that files of other versions can be read. What is there must be what it
 //! says: an error names the file, the line and the key. Everything is bounded, as the file may be
 //! anybody's.
@@ -51,6 +51,9 @@ pub(super) struct Row {
     #[serde(deserialize_with = "present")]
     pub(super) subject: String,
     pub(super) idle: Option<String>,
+    /// The same where it is the subject's, not the case's: beside other transports.
+    #[serde(skip)]
+    pub(super) waits: Option<String>,
     pub(super) payload_bytes: Option<u64>,
     pub(super) connections: Option<u64>,
     pub(super) rounds: Option<u64>,
@@ -248,7 +251,47 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Run>, ReportError> {
     }
     // A bench that was ended before its first result leaves a machine and nothing to show.
     runs.retain(|run| !run.rows.is_empty());
+    let runs = joined(runs);
     if runs.is_empty() { Err(ReportError::Empty { file: file.into() }) } else { Ok(runs) }
+}
+
+/// Joins neighbours that are one run done in pieces.
+fn joined(runs: Vec<Run>) -> Vec<Run> {
+    let mut joined: Vec<Run> = Vec::new();
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if last.is_continued_by(&run) => last.append(run),
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
+impl Run {
+    /// Whether `next` is of the same machine and build, and measured something else.
+    fn is_continued_by(&self, next: &Self) -> bool {
+        let (Some(machine), Some(other)) = (&self.machine, &next.machine) else { return false };
+        let is_of_one = |&&(title, _): &&(&str, String)| !["Date", "Command"].contains(&title);
+        let lasting = |machine: &'_ Machine| -> Vec<_> {
+            machine.facts.iter().filter(is_of_one).cloned().collect()
+        };
+        let has = |row: &Row| self.rows.iter().any(|own| own.is_of_case_of(row));
+        let lasting = (lasting(machine), lasting(other));
+        !lasting.0.is_empty() && lasting.0 == lasting.1 && !next.rows.iter().any(has)
+    }
+
+    /// Takes the rows of the next piece, and how it was called.
+    fn append(&mut self, mut next: Self) {
+        self.rows.append(&mut next.rows);
+        self.told.append(&mut next.told);
+        let command = next.machine.as_ref().and_then(|machine| machine.fact("Command"));
+        let own = self.machine.iter_mut().flat_map(|machine| &mut machine.facts);
+        let own = own.into_iter().find(|(title, _)| *title == "Command");
+        if let (Some((_, own)), Some(command)) = (own, command) {
+            *own += "; ";
+            *own += command;
+        }
+    }
 }
 
 enum Entry {
@@ -278,7 +321,7 @@ fn entry(line: &str) -> Result<Entry, String> {
     row.requests_per_s = row.requests_per_s.or(row.rate_hz);
     if row.role.is_some() {
         // Of the subject, not of the case: all subjects of the case stand side by side.
-        row.idle = None;
+        row.waits = row.idle.take();
     }
     if let Some(text) = row.encoded.take() {
         let histogram = histogram::decode(&text).map_err(|what| format!("histogram_v2: {what}"))?;
@@ -326,6 +369,14 @@ impl Machine {
 }
 
 impl Row {
+    /// Whether both say of their work the same.
+    fn is_of_case_of(&self, other: &Self) -> bool {
+        let key = |row: &Self| (row.payload_bytes, row.connections, row.busy_connections, row.bulk);
+        (&self.scenario, &self.idle) == (&other.scenario, &other.idle)
+            && key(self) == key(other)
+            && self.requests_per_s == other.requests_per_s
+    }
+
     /// Checks that every figure can be one.
     fn check(&self) -> Result<(), String> {
         let figures = [
@@ -423,6 +474,27 @@ mod tests {
             runs[1].rows[0],
             Row { scenario: "rtt".into(), subject: "ringwire".into(), ..Row::default() }
         );
+    }
+
+    #[test]
+    fn pieces_of_a_run_are_one() {
+        let machine = |rest: &str| format!("{{\"scenario\":\"machine\",\"cpu\":\"A\",{rest}}}\n");
+        let row = |scenario: &str| format!("{{\"scenario\":\"{scenario}\",\"subject\":\"a\"}}\n");
+        let first = machine("\"date\":\"1\",\"command\":\"run rtt\"") + &row("rtt");
+        let read = |next: &str| {
+            let runs = parse("a.jsonl", (first.clone() + next).as_bytes()).expect("valid");
+            let rows: Vec<usize> = runs.iter().map(|run| run.rows.len()).collect();
+            let machine = runs[0].machine.clone().expect("known");
+            (rows, machine.fact("Command").map(str::to_owned))
+        };
+        let later = "\"date\":\"2\",\"command\":\"run stream\"";
+        let whole = (vec![2], Some("run rtt; run stream".into()));
+        assert_eq!(read(&(machine(later) + &row("stream"))), whole);
+        // The same case again, or another build, is another run.
+        let apart = (vec![1, 1], Some("run rtt".into()));
+        assert_eq!(read(&(machine(later) + &row("rtt"))), apart);
+        let built = format!("{later},\"commit\":\"b\"");
+        assert_eq!(read(&(machine(&built) + &row("stream"))), apart);
     }
 
     #[test]

@@ -50,6 +50,13 @@ pub(super) fn figures(book: &Book<'_>, case: &Case<'_>, run: usize) -> Fitted {
         rows.push(row);
     }
     if case.is_of_peers() {
+        if entries.iter().any(|entry| entry.row.waits.is_some()) {
+            let waits = entries.iter().map(|entry| match &entry.row.waits {
+                Some(waits) => Cell::text(&name(waits)),
+                None => Cell::nothing(),
+            });
+            rows.insert(0, std::iter::once(Cell::text("idle")).chain(waits).collect());
+        }
         let beside: Vec<_> = entries.iter().map(|entry| peers::beside(case, entry)).collect();
         let row = |title: &str, ratios: Vec<Option<f64>>| {
             let cells = ratios.into_iter().map(|ratio| ratio.map_or_else(Cell::nothing, times));
@@ -101,8 +108,9 @@ fn beside_legend(case: &Case<'_>, run: usize) -> Option<String> {
         };
         text += &format!("/floor: {figure} as a multiple of that of ");
         text += if entries().any(is_bulk) {
-            "the raw socket that waits alike over the same transport, over TCP of raw-bulk or \
-             raw-bulk-spin, bytes without messages, where that is better. "
+            "the raw socket that waits alike over the same transport, or over TCP of raw-bulk or \
+             raw-bulk-spin, bytes without messages: in newer files where those are better, in \
+             older ones always. "
         } else {
             "the raw socket that waits alike over the same transport. "
         };
@@ -112,7 +120,14 @@ fn beside_legend(case: &Case<'_>, run: usize) -> Option<String> {
     }
     if let Some(best) = best {
         let best = name(&best.label);
-        text += &format!("/peer: {figure} as a multiple of that of the best peer, {best}.");
+        text += &format!("/peer: {figure} as a multiple of that of the best peer, {best}. ");
+    }
+    let peers = || entries().filter(|entry| entry.row.role.as_deref() == Some("peer"));
+    let sleeps = |entry: &Entry<'_>| entry.row.waits.as_deref() == Some("park");
+    if entries().any(|entry| entry.row.waits.is_some()) {
+        text += "idle: how a subject waits. Who spins takes all of a core at each end; park sleeps";
+        let all_sleep = peers().next().is_some() && peers().all(sleeps);
+        text += if all_sleep { ", as all peers do." } else { "." };
     }
     (!text.is_empty()).then(|| text.trim_end().into())
 }
@@ -509,13 +524,15 @@ mod tests {
         let heads = texts(&document, "th");
         let subjects = ["raw-spin", "ringwire-spin", "fast", "slow"];
         assert_eq!(heads[1..5], subjects);
-        assert_eq!(heads[5..], ["p50", "/floor", "/peer", "samples"]);
+        assert_eq!(heads[5..], ["idle", "p50", "/floor", "/peer", "samples"]);
         let cells = texts(&document, "td");
-        assert_eq!(cells[4..8], ["1.00x", "1.20x", "4.00x", "9.00x"]);
-        assert_eq!(cells[8..12], ["0.25x", "0.30x", "1.00x", "2.25x"]);
+        assert_eq!(cells[..4], ["spin", "spin", "park", "park"]);
+        assert_eq!(cells[8..12], ["1.00x", "1.20x", "4.00x", "9.00x"]);
+        assert_eq!(cells[12..16], ["0.25x", "0.30x", "1.00x", "2.25x"]);
         let legend = texts(&document, "p").concat();
         assert!(legend.contains("of the raw socket that waits alike"), "{legend}");
-        assert!(legend.ends_with("of the best peer, fast."), "{legend}");
+        assert!(legend.contains("of the best peer, fast. idle: how a subject waits."), "{legend}");
+        assert!(legend.ends_with("park sleeps, as all peers do."), "{legend}");
     }
 
     #[test]
