@@ -132,6 +132,8 @@ run() {
         {
             row = of("scenario") " " of("payload_bytes") " B " of("idle")
             if (of("connections") > 1) row = row " " of("connections") " connections"
+            if (of("busy_connections") != "") row = row " " of("busy_connections") " busy"
+            if (of("reactors") != "") row = row " " of("reactors") " reactors"
             if (of("requests_per_s") != "") row = row " " of("requests_per_s") "/s"
             row = row " " of("subject")
             n = split("p50_ns p99_ns frames_per_s cpu_ns_per_frame enters_per_frame", keys, " ")

@@ -21,11 +21,17 @@ END
 cat >>"$CARGO_TARGET_DIR/release/ringwire" <<'END'
 echo "$speed ${EXTRA:-}" >>"$NOTES/runs"
 turn=$(($(grep -c "^$speed" "$NOTES/runs")))
+scenario="$2"
 while [ "$1" != --json ]; do shift; done
 machine='"kernel":"K","cpu":"P","cores":2,"congestion_control":"C","date":"D"'
 row='"subject":"ringwire","idle":"spin","payload_bytes":64,"connections":1'
 echo "{\"scenario\":\"machine\",$machine}" >"$2"
 echo "{\"scenario\":\"rtt\",$row,\"p50_ns\":$((speed * turn)),\"p99_ns\":null}" >>"$2"
+[ "$scenario" = cores ] || exit 0
+for count in 1 2; do
+    row='"subject":"ringwire","idle":"adaptive","payload_bytes":64,"connections":64'
+    echo "{\"scenario\":\"cores\",$row,\"p50_ns\":$count,\"reactors\":$count}" >>"$2"
+done
 END
 chmod +x "$CARGO_TARGET_DIR/release/ringwire"
 "#;
@@ -222,6 +228,17 @@ fn two_builds_take_turns_and_are_compared_turn_by_turn() {
         assert_eq!(rounds.matches("\"scenario\":\"machine\"").count(), 3, "{rounds}");
     }
     assert_eq!(repository.read("notes/builds").lines().count(), 2);
+}
+
+#[test]
+fn rows_are_told_apart_by_what_varies() {
+    let repository = Repository::new("ab-cores");
+    repository.program("bin/cargo", CARGO_FOR_AB);
+    let printed = text(&repository.script("ab.sh", &["same", "HEAD", "HEAD", "--", "cores"]));
+    for count in ["1", "2"] {
+        let begin = format!("cores 64 B adaptive 64 connections {count} reactors ringwire");
+        assert_eq!(words(&printed, &begin)[9..12], ["p50_ns", count, count], "{printed}");
+    }
 }
 
 #[test]

@@ -247,10 +247,16 @@ async def drive_one(job, client):
         sequence, frames, errors = await client.pump(0, 0)
         if frames != sequence or errors:
             raise RuntimeError(f"of the first {sequence} messages {frames} arrived")
-        sequence, _, _ = await client.pump(sequence, time.monotonic_ns() + warm_up)
+
+        def wrong(sent, frames, errors):
+            return errors + abs(sent - frames - errors)
+
+        first = sequence
+        sequence, frames, errors = await client.pump(first, time.monotonic_ns() + warm_up)
+        warming = wrong(sequence - first, frames, errors)
         first, stopwatch = sequence, Stopwatch(job)
         sequence, frames, errors = await client.pump(first, time.monotonic_ns() + duration)
-        return stopwatch.stop(frames, errors + abs(sequence - first - frames - errors))
+        return stopwatch.stop(frames, warming + wrong(sequence - first, frames, errors))
     if case["scenario"] == "paced":
         return await drive_paced(job, client)
     await client.run(time.monotonic_ns() + warm_up)

@@ -224,6 +224,30 @@ fn results_that_are_there_stop_the_script_before_it_builds() {
     }
 }
 
+/// What arrived wrong while it was warming up counts, as in src/drive.rs.
+#[test]
+fn asyncio_peer_counts_what_was_wrong_in_its_warm_up() {
+    const SCRIPT: &str = "
+import asyncio, os, sys
+sys.path.insert(0, sys.argv[1])
+from asyncio_peer import drive_one
+class Client:
+    seen = [(4, 4, 0), (9, 3, 1), (14, 5, 0)]
+    async def pump(self, first, until):
+        return self.seen.pop(0)
+case = {'scenario': 'stream'}
+job = {'case': case, 'warm_up_ns': 0, 'duration_ns': 0, 'server_pid': os.getpid()}
+print(asyncio.run(drive_one(job, Client()))['errors'])
+";
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
+    let Ok(output) = Command::new("python3").args(["-B", "-c", SCRIPT, folder]).output() else {
+        return eprintln!("skipped: there is no python3");
+    };
+    // Of five one was wrong and one did not come.
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "2", "{said}");
+}
+
 #[test]
 fn end_of_a_subject_ends_with_its_input() {
     // Standard input is empty: there is no job.

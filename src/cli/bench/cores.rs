@@ -65,7 +65,7 @@ pub(super) fn round(plan: &Plan) -> Result<Round, SubjectError> {
                 Ok(start)
             })
             .collect::<Result<_, SubjectError>>()?;
-        measure(plan, &server, &starts, &said)
+        measure(plan, || calls_of(&server.statistics()), &starts, &said)
     })?;
     let _ = server.shutdown(GOODBYE_TIME);
     Ok(round)
@@ -93,10 +93,11 @@ fn exchange(
     Ok(())
 }
 
-/// Starts all clients at once when all are ready, and adds up what they say.
+/// Starts all clients at once when all are ready, and adds up what they say. `calls_of_server` are
+/// those of its reactors so far: what they made for the warm-up counts no more than the clients'.
 fn measure(
     plan: &Plan,
-    server: &Server,
+    calls_of_server: impl Fn() -> Calls,
     starts: &[Sender<Nanos>],
     said: &Receiver<Outcome>,
 ) -> Result<Round, SubjectError> {
@@ -104,12 +105,13 @@ fn measure(
         let heard = said.recv_timeout(plan.duration + 2 * WAIT_MAX);
         heard.map_err(|_| silent("clients"))?
     };
-    let mut before = calls_of(&server.statistics());
+    let mut before = Calls::default();
     for _ in starts {
         if let Said::Ready(statistics) = hear()? {
             before = before.with(calls_of(&statistics));
         }
     }
+    before = before.with(calls_of_server());
     let stopwatch = Stopwatch::start();
     let until = Nanos::now() + plan.duration;
     for start in starts {
@@ -125,7 +127,7 @@ fn measure(
         }
     }
     let (elapsed_ns, cpu_ns) = stopwatch.stop();
-    after = after.with(calls_of(&server.statistics()));
+    after = after.with(calls_of_server());
     Ok(Round {
         frames: 2.0 * latency.len() as f64,
         latency: Some(latency),
@@ -135,4 +137,36 @@ fn measure(
         errors,
         extra: Extra::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ringwire::config::Idle;
+
+    use super::super::options::Scenario;
+    use super::super::plan::sample;
+    use super::*;
+
+    #[test]
+    fn calls_of_the_warm_up_do_not_count() {
+        let plan = sample(Scenario::Cores, Idle::Park, 64, 1);
+        let (start, started) = bounded(1);
+        let (say, said) = bounded(2);
+        let statistics = |enters| {
+            let mut statistics = Statistics::default();
+            statistics.enters = enters;
+            statistics
+        };
+        say.send(Ok(Said::Ready(statistics(50)))).expect("room");
+        let (latency, statistics) = (latency_histogram(), statistics(57));
+        say.send(Ok(Said::Done { latency, errors: 0, statistics })).expect("room");
+        // A hundred until the client has said that it is warm, ten more until it has ended.
+        let calls_of_server = || {
+            let enters = [110, 100, 0][said.len()];
+            Calls { enters, direct: 0 }
+        };
+        let round = measure(&plan, calls_of_server, &[start], &said).expect("both are there");
+        assert!(started.try_recv().is_ok(), "the client was told to start");
+        assert_eq!(round.calls, Some(Calls { enters: 17, direct: 0 }));
+    }
 }

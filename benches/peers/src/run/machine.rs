@@ -32,7 +32,8 @@ pub struct Machine {
     congestion_control_system: Option<String>,
     mitigations: Option<String>,
     version: Option<&'static str>,
-    /// Of the sources this was built from; ends in `+` when they had been changed.
+    /// Of the working tree this was built in, as it is when it runs; ends in `+` when its sources
+    /// have been changed.
     commit: Option<String>,
     rustc: Option<&'static str>,
     profile: Option<&'static str>,
