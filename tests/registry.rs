@@ -29,7 +29,8 @@ impl Scratch {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         // ORDERING: Relaxed: only to be different each time.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ringwire-attach-{}-{number}", std::process::id());
+        // What a run of the same number that was killed has left is another's.
+        let name = format!("ringwire-attach-{}-{number}-{}", std::process::id(), Nanos::now().0);
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).expect("a directory for temporary files");
         Self(path)

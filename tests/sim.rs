@@ -138,8 +138,15 @@ fn every_mutation_is_caught() {
     quiet();
     let check = |mutation: Mutation| {
         let options = Options { mutation: Some(mutation), ..Options::default() };
-        let caught = (0..SEEDS_PER_MUTATION)
-            .find_map(|seed| attempt(seed, options).err().map(|why| (seed, why)));
+        // By a promise, which the simulation looks after: what else panics tells of nothing that
+        // whoever uses a session would see. But a lane with a hole does not live to break one.
+        let is_promise = |why: &String| match mutation {
+            Mutation::ShortGap => why.contains("a lane has no holes"),
+            _ => why.contains("src/session/sim/"),
+        };
+        let caught = (0..SEEDS_PER_MUTATION).find_map(|seed| {
+            attempt(seed, options).err().filter(is_promise).map(|why| (seed, why))
+        });
         match caught {
             Some((seed, why)) => println!("{mutation:?}: seed {seed}: {why}"),
             None => panic!("{mutation:?} is not caught within {SEEDS_PER_MUTATION} seeds"),

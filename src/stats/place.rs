@@ -77,7 +77,8 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Self {
-            let name = format!("ringwire-place-{name}-{}", std::process::id());
+            let now = crate::time::Nanos::now().0;
+            let name = format!("ringwire-place-{name}-{}-{now}", std::process::id());
             let path = std::env::temp_dir().join(name);
             std::fs::create_dir(&path).expect("a directory for temporary files");
             Self(path)

@@ -336,7 +336,8 @@ mod tests {
 
     #[test]
     fn directory_without_room_is_passed_over() {
-        let base = std::env::temp_dir().join(format!("ringwire-room-{}", std::process::id()));
+        let name = format!("ringwire-room-{}-{}", std::process::id(), Nanos::now().0);
+        let base = std::env::temp_dir().join(name);
         std::fs::create_dir(&base).expect("a directory for temporary files");
         let directories = [base.join("full"), base.join("empty")];
         let config = Config::builder().node_name("cell").build().expect("valid");

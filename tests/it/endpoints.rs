@@ -1,5 +1,6 @@
 //! Where a server listens and a client connects.
 
+use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -46,14 +47,27 @@ fn tcp_v4() {
     isolated(|| check("127.0.0.1:0", endpoint));
 }
 
+/// A machine without IPv6 has no such listeners.
+fn has_v6() -> bool {
+    std::net::TcpListener::bind("[::1]:0").is_ok()
+}
+
 #[test]
 fn tcp_v6() {
-    isolated(|| check("[::1]:0", endpoint));
+    isolated(|| {
+        if has_v6() {
+            check("[::1]:0", endpoint);
+        }
+    });
 }
 
 #[test]
 fn v6_wildcard_takes_v4_clients() {
-    isolated(|| check("[::]:0", |server| format!("127.0.0.1:{}", port(server))));
+    isolated(|| {
+        if has_v6() {
+            check("[::]:0", |server| format!("127.0.0.1:{}", port(server)));
+        }
+    });
 }
 
 #[test]
@@ -76,7 +90,8 @@ fn several_addresses_at_once() {
     isolated(|| {
         let directory = Directory::new();
         let unix = format!("unix:{}", directory.path("socket").display());
-        let server = start(echo().listen("[::1]:0").listen(unix));
+        let other = if has_v6() { "[::1]:0" } else { "127.0.0.1:0" };
+        let server = start(echo().listen(other).listen(unix));
         assert_eq!(server.addresses().len(), 3);
         for address in server.addresses() {
             assert_eq!(Peer::connect_to(address).ask(b"here"), b"here");
@@ -209,8 +224,11 @@ fn malformed_endpoint_says_which_part() {
             let error = client.connect(text).expect_err("malformed").to_string();
             assert!(error.contains(part), "{error}");
         }
-        let error = client.connect("no-such-host.invalid:1").expect_err("no such host");
-        assert!(matches!(error, ConnectError::Resolve { .. }), "{error}");
+        // Some name servers know every name there is not.
+        if ("no-such-host.invalid", 1).to_socket_addrs().is_err() {
+            let error = client.connect("no-such-host.invalid:1").expect_err("no such host");
+            assert!(matches!(error, ConnectError::Resolve { .. }), "{error}");
+        }
     });
 }
 

@@ -206,8 +206,10 @@ fn first_long_message_holds_nothing_up() {
             assert!(answer, "an answer");
             took
         };
-        let quickest = (0..5).map(took).min().expect("five times");
-        assert!(quickest < Duration::from_millis(35), "{quickest:?}");
+        // Whatever else the machine does, one of many is undisturbed; of none that waits for the
+        // acknowledgement.
+        let mut all = (0..60).map(took);
+        assert!(all.any(|took| took < Duration::from_millis(35)), "each waited for 40 ms");
     });
 }
 

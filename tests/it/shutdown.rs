@@ -106,10 +106,10 @@ fn check_never_reads(bytes: usize, count: usize, zero_copy: bool) {
     }
     let reading = std::thread::spawn(move || read_to_goodbye(well, 2));
     // The one that reads has this long to close in its turn.
-    let deadline = Duration::from_secs(2);
+    let deadline = Duration::from_secs(4);
     let (report, took) = timed(|| server.shutdown(deadline));
     assert!(took >= deadline, "it tried: {took:?}");
-    assert!(took < PATIENCE / 2, "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
     assert_eq!((report.connections, report.flushed), (2, 1));
     assert!(report.messages_dropped > 0, "{report:?}");
     assert!(report.messages_dropped <= count as u64, "{report:?}");

@@ -49,7 +49,7 @@ mod world;
 use crate::error::DropReason;
 use crate::session::mutation::{Mutation, mutate};
 
-/// Whether messages that arrive too late are kept from their handlers. They are not yet.
+/// Whether messages that arrive too late are kept from their handlers.
 const RECEIVER_CHECKS_TTL: bool = true;
 
 /// How to run.
