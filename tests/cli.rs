@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -15,7 +15,12 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::thread::sched_getaffinity;
 use serde_json::Value;
 
-mod support;
+use guard::Guard;
+
+#[path = "support/guard.rs"]
+mod guard;
+#[path = "support/output.rs"]
+mod output;
 
 /// Registries are made here: a process that is killed leaves nothing in the machine's memory.
 const RUNTIME: &str = env!("CARGO_TARGET_TMPDIR");
@@ -49,7 +54,7 @@ const KEYS: [&str; 23] = [
 fn ringwire(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
     command.args(arguments).stdin(Stdio::null());
-    support::output(command.env_remove("RUST_LOG").env("XDG_RUNTIME_DIR", RUNTIME))
+    output::output(command.env_remove("RUST_LOG").env("XDG_RUNTIME_DIR", RUNTIME))
 }
 
 /// Runs a bench when no other runs: each wants two cores, and has deadlines.
@@ -258,8 +263,8 @@ fn settings_stand_beside_each_other() {
     }
 }
 
-/// Requests that are due every millisecond: as many as the time holds, each with its time. Long enough
-/// for bulk to arrive on a machine that does much else.
+/// Requests that are due every millisecond: as many as the time holds, each with its time. Long
+/// enough for bulk to arrive on a machine that does much else.
 #[test]
 fn paced_load_has_a_course() {
     for idle in ["spin", "park"] {
@@ -414,16 +419,6 @@ fn senseless_options_are_usage_errors() {
     check(&[], "Usage");
 }
 
-/// A process that does not outlive its test.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Ctrl-C ends a bench at once, but leaves no half of its bar in front of the shell's prompt.
 #[test]
 fn interrupted_bench_clears_its_bar() {
@@ -433,17 +428,18 @@ fn interrupted_bench_clears_its_bar() {
     let name = ptsname(&terminal, Vec::new()).expect("it has a name");
     let name = name.into_string().expect("a plain path");
     let screen = File::options().read(true).write(true).open(name).expect("unlocked");
-    let child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command
         .args(["bench", "rtt", "--duration", "5", "--rounds", "3"])
         .env_remove("RUST_LOG")
         .env("XDG_RUNTIME_DIR", RUNTIME)
         .env("TERM", "xterm")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(screen)
-        .spawn()
-        .expect("the binary was built with this test");
-    let mut child = Guard(child);
+        .stderr(screen);
+    let mut child = Guard::spawn(&mut command);
+    // It holds the screen, which is to be closed when its process ends.
+    drop(command);
     let (tell, told) = channel();
     std::thread::spawn(move || {
         let mut terminal = File::from(terminal);

@@ -17,6 +17,13 @@ use ringwire::{Codec, Kind, Nanos, Priority};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+#[path = "support/bound.rs"]
+mod bound;
+#[path = "support/guard.rs"]
+mod guard;
+#[path = "support/output.rs"]
+mod output;
+
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Registries are made here: a process that is killed leaves nothing in the machine's memory.
@@ -105,7 +112,7 @@ impl Drop for Process {
 }
 
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    let mut command = bound::command(env!("CARGO_BIN_EXE_ringwire"));
     command
         .args(arguments)
         .env_remove("RUST_LOG")
@@ -115,14 +122,14 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 fn ringwire(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("the binary was built with this test")
+    output::output(&mut command(arguments))
 }
 
 /// Runs what a shell makes of a script.
 fn command_line(script: &str) -> Output {
     let mut shell = Command::new("sh");
     shell.args(["-c", script]).env_remove("RUST_LOG").env("XDG_RUNTIME_DIR", RUNTIME);
-    shell.stdin(Stdio::null()).output().expect("a shell")
+    output::output(shell.stdin(Stdio::null()))
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -7,6 +7,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+#[path = "support/guard.rs"]
+mod guard;
+#[path = "support/output.rs"]
+mod output;
+
 /// Registries are made here: a process that is killed leaves nothing in the machine's memory.
 const RUNTIME: &str = env!("CARGO_TARGET_TMPDIR");
 
@@ -19,14 +24,9 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn ringwire(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ringwire"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .env_remove("RUST_LOG")
-        .env("XDG_RUNTIME_DIR", RUNTIME)
-        .output()
-        .expect("the binary was built with this test")
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    output::output(command.env_remove("RUST_LOG").env("XDG_RUNTIME_DIR", RUNTIME))
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -17,6 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
+#[path = "support/bound.rs"]
+mod bound;
+
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Registries are made here: a process that is killed leaves nothing in the machine's memory.
@@ -30,7 +33,7 @@ struct Process {
 }
 
 fn ringwire(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    let mut command = bound::command(env!("CARGO_BIN_EXE_ringwire"));
     command
         .args(arguments)
         .env_remove("RUST_LOG")

@@ -2,7 +2,7 @@
 //! processes, each test with a directory of its own.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +18,18 @@ use rustix::termios::{Action, Winsize, tcflow, tcgetattr, tcsetwinsize};
 
 use ringwire::stats::{RegistryError, WriterState, files, is_abandoned};
 use ringwire::{Client, Config, Envelope, Nanos, Snapshot};
+
+#[path = "support/bound.rs"]
+mod bound;
+#[path = "support/guard.rs"]
+mod guard;
+#[path = "support/lines.rs"]
+mod lines;
+#[path = "support/output.rs"]
+mod output;
+
+use guard::Guard;
+use lines::Lines;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -58,26 +70,22 @@ impl Scratch {
         let config = self.0.join(format!("{name}.toml"));
         let text = format!("registry_directory = {:?}\nnode_name = {name:?}\n{more}", self.stats());
         std::fs::write(&config, text).expect("room");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+        let mut command = bound::command(env!("CARGO_BIN_EXE_ringwire"));
         command.arg("--config").arg(config).args(["serve", "127.0.0.1:0", "--quiet"]);
         command.env_remove("RUST_LOG").stdout(Stdio::piped()).stdin(Stdio::null());
         adjust(&mut command);
         let mut child = command.spawn().expect("the command runs");
-        let mut line = String::new();
-        let stdout = child.stdout.as_mut().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
-        let address = line.trim().strip_prefix("listening on ").expect("it listens").to_owned();
-        Node { child, address }
+        let stdout = child.stdout.take().expect("piped");
+        let mut node = Node { child, address: String::new() };
+        let line = Lines::of(stdout).next().expect("it says where it listens");
+        node.address = line.strip_prefix("listening on ").expect("it listens").to_owned();
+        node
     }
 
     fn stat(&self, arguments: &[&str]) -> Output {
-        let command = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-            .arg("stat")
-            .arg("--dir")
-            .arg(self.stats())
-            .args(arguments)
-            .output();
-        command.expect("the command runs")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+        command.arg("stat").arg("--dir").arg(self.stats()).args(arguments);
+        output::output(&mut command)
     }
 
     fn stat_text(&self, arguments: &[&str]) -> String {
@@ -236,7 +244,7 @@ fn file_size_limit_costs_the_registry_and_not_the_node() {
     assert_eq!(left, 0, "an empty file stays");
     let stderr = node.child.stderr.take().expect("piped");
     node.kill();
-    let log = std::io::read_to_string(stderr).expect("readable");
+    let log = Lines::of(stderr).text();
     assert!(log.contains("no registry file"), "{log}");
 }
 
@@ -516,12 +524,8 @@ fn stat_looks_where_the_configuration_says() {
     let file = scratch.stats().with_extension("toml");
     let text = format!("registry_directory = {:?}\n", scratch.stats());
     std::fs::write(&file, text).expect("room");
-    let output = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-        .arg("--config")
-        .arg(&file)
-        .args(["stat", "--json"])
-        .output()
-        .expect("the command runs");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    let output = output::output(command.arg("--config").arg(&file).args(["stat", "--json"]));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("\"cell\""), "{output:?}");
 }
@@ -530,22 +534,17 @@ fn stat_looks_where_the_configuration_says() {
 fn watch_prints_rates_again_and_again() {
     let scratch = Scratch::new();
     let _node = scratch.serve("cell");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-        .args(["stat", "--json", "--watch=0.05", "--dir"])
-        .arg(scratch.stats())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the command runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(["stat", "--json", "--watch=0.05", "--dir"]).arg(scratch.stats());
+    let mut child = Guard::spawn(command.stdout(Stdio::piped()));
+    let mut lines = Lines::of(child.0.stdout.take().expect("piped"));
     let mut next = || -> serde_json::Value {
-        let line = lines.next().expect("another line").expect("readable");
+        let line = lines.next().expect("another line");
         serde_json::from_str(&line).expect("JSON")
     };
     assert!(next()["rates"].is_null());
     let second = next();
     assert!(second["rates"]["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{second}");
-    child.kill().expect("our own child");
-    child.wait().expect("our own child");
 }
 
 /// The seconds behind a space, and nobody there yet.
@@ -554,16 +553,11 @@ fn watch_waits_for_who_is_named() {
     for arguments in [&["cell", "--watch", "0.05"][..], &["--watch", "cell"]] {
         let scratch = Scratch::new();
         let _other = scratch.serve("press");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-            .arg("stat")
-            .args(arguments)
-            .arg("--dir")
-            .arg(scratch.stats())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the command runs");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut next = || lines.next().expect("another line").expect("readable");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+        command.arg("stat").args(arguments).arg("--dir").arg(scratch.stats());
+        let mut child = Guard::spawn(command.stdout(Stdio::piped()));
+        let mut lines = Lines::of(child.0.stdout.take().expect("piped"));
+        let mut next = || lines.next().expect("another line");
         assert_eq!(next(), "waiting for cell", "{arguments:?}");
         let node = scratch.serve("cell");
         let heading = format!("cell: pid {} (ringwire), running", node.child.id());
@@ -576,8 +570,6 @@ fn watch_waits_for_who_is_named() {
             assert_eq!(line, "waiting for cell", "{arguments:?}");
             assert!(Nanos::now() < deadline, "it does not see the node");
         }
-        child.kill().expect("our own child");
-        child.wait().expect("our own child");
     }
 }
 
@@ -592,7 +584,7 @@ fn log_tells_of_state_changes() {
     exercise(&node.address, 3);
     let pid = Pid::from_child(&node.child);
     kill_process(pid, Signal::TERM).expect("our own child");
-    let log = std::io::read_to_string(stderr).expect("readable");
+    let log = Lines::of(stderr).text();
     for expected in
         ["connection event", "kind=connected", "kind=disconnected: the peer said goodbye"]
     {
@@ -605,21 +597,9 @@ fn log_tells_of_state_changes() {
 
 /// Runs a command that ends by itself, in time; what it says on both outputs.
 fn finished(command: &mut Command) -> (bool, String, String) {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the command runs");
-    let (mut stdout, mut stderr) =
-        (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-    let errors = std::thread::spawn(move || std::io::read_to_string(&mut stderr));
-    let (done, text) = std::sync::mpsc::channel();
-    std::thread::spawn(move || done.send(std::io::read_to_string(&mut stdout)));
-    let text = text.recv_timeout(PATIENCE).map_err(|_| child.kill());
-    let status = child.wait().expect("our own child");
-    let text = text.expect("it ends by itself").expect("UTF-8");
-    (status.success(), text, errors.join().expect("no panic").expect("UTF-8"))
+    let Output { status, stdout, stderr } = output::output(command.stdin(Stdio::null()));
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.success(), text(stdout), text(stderr))
 }
 
 /// A log that goes on has an end where the node has one.
@@ -630,20 +610,11 @@ fn histogram_log_ends_with_its_node() {
     exercise(&node.address, 20);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
     command.args(["stat", "cell", "--hlog", "--watch=0.02", "--dir"]).arg(scratch.stats());
-    let mut watching = command.stdout(Stdio::piped()).spawn().expect("the command runs");
-    let mut lines = BufReader::new(watching.stdout.take().expect("piped")).lines();
-    let deadline = Nanos::now() + PATIENCE;
-    let mut next = || lines.next().map(|line| line.expect("readable"));
-    while !next().expect("it goes on").contains("Tag=turn") {
-        assert!(Nanos::now() < deadline, "no interval");
-    }
+    let mut watching = Guard::spawn(command.stdout(Stdio::piped()));
+    let mut lines = Lines::of(watching.0.stdout.take().expect("piped"));
+    until_an_interval(&mut lines);
     node.kill();
-    let (done, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || done.send(lines.count()));
-    let in_time = ended.recv_timeout(PATIENCE);
-    let _ = in_time.map_err(|_| watching.kill());
-    assert!(watching.wait().expect("our own child").success());
-    assert!(in_time.is_ok(), "it goes on for ever");
+    rest_of(watching, lines);
 
     // And of one that is dead already: all that it did, in the time it had, whoever asks when.
     let (is_done, text, errors) = finished(&mut command);
@@ -657,23 +628,30 @@ fn histogram_log_ends_with_its_node() {
 }
 
 /// `stat --hlog --watch` of the one node there is, which it has looked at twice.
-fn histogram_log(scratch: &Scratch) -> (Child, impl Iterator<Item = String> + Send + 'static) {
+fn histogram_log(scratch: &Scratch) -> (Guard, Lines) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
     command.args(["stat", "--hlog", "--watch=0.02", "--dir"]).arg(scratch.stats());
-    let mut log = command.stdout(Stdio::piped()).spawn().expect("the command runs");
-    let mut lines = BufReader::new(log.stdout.take().expect("piped")).lines();
-    let mut next = move || lines.next().map(|line| line.expect("readable"));
-    while !next().expect("it goes on").contains("Tag=turn") {}
-    (log, std::iter::from_fn(next))
+    let mut log = Guard::spawn(command.stdout(Stdio::piped()));
+    let mut lines = Lines::of(log.0.stdout.take().expect("piped"));
+    until_an_interval(&mut lines);
+    (log, lines)
+}
+
+/// Reads a log until it tells of turns.
+fn until_an_interval(lines: &mut Lines) {
+    let deadline = Nanos::now() + PATIENCE;
+    while !lines.next().expect("it goes on").contains("Tag=turn") {
+        assert!(Nanos::now() < deadline, "no interval");
+    }
 }
 
 /// The rest of a log that ends by itself, in order and in time.
-fn rest_of(mut log: Child, lines: impl Iterator<Item = String> + Send + 'static) -> Vec<String> {
-    let (done, rest) = std::sync::mpsc::channel();
-    std::thread::spawn(move || done.send(lines.collect()));
-    let rest = rest.recv_timeout(PATIENCE).map_err(|_| log.kill());
-    assert!(log.wait().expect("our own child").success());
-    rest.expect("it ends by itself")
+fn rest_of(mut log: Guard, lines: Lines) -> Vec<String> {
+    let deadline = Nanos::now() + PATIENCE;
+    let goes_on = |_: &String| assert!(Nanos::now() < deadline, "it goes on for ever");
+    let rest = lines.inspect(goes_on).collect();
+    assert!(log.0.wait().expect("our own child").success());
+    rest
 }
 
 /// A log is of the node that was meant when it began.
@@ -683,7 +661,7 @@ fn histogram_log_has_the_last_of_its_node_whoever_else_begins() {
     let mut node = scratch.serve("cell");
     let (log, lines) = histogram_log(&scratch);
     // It looks away meanwhile.
-    let pid = Pid::from_child(&log);
+    let pid = Pid::from_child(&log.0);
     kill_process(pid, Signal::STOP).expect("our own child");
     let stopped = rustix::process::WaitOptions::UNTRACED;
     rustix::process::waitpid(Some(pid), stopped).expect("our own child").expect("it stops");
@@ -714,22 +692,17 @@ fn histogram_log_ends_with_a_node_that_ends_in_order() {
 #[test]
 fn watch_for_json_says_what_it_waits_for() {
     let scratch = Scratch::new();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-        .args(["stat", "cell", "--json", "--watch=0.02", "--dir"])
-        .arg(scratch.stats())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the command runs");
-    let mut errors = BufReader::new(child.stderr.take().expect("piped")).lines();
-    assert_eq!(errors.next().expect("a line").expect("readable"), "waiting for cell");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    command.args(["stat", "cell", "--json", "--watch=0.02", "--dir"]).arg(scratch.stats());
+    let mut child = Guard::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut errors = Lines::of(child.0.stderr.take().expect("piped"));
+    assert_eq!(errors.next().expect("a line"), "waiting for cell");
     let node = scratch.serve("cell");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let line = lines.next().expect("a line").expect("readable");
+    let mut lines = Lines::of(child.0.stdout.take().expect("piped"));
+    let line = lines.next().expect("a line");
     let seen: serde_json::Value = serde_json::from_str(&line).expect("JSON alone");
     assert_eq!(seen["pid"], node.child.id());
-    child.kill().expect("our own child");
-    child.wait().expect("our own child");
+    drop(child);
     assert_eq!(errors.count(), 0, "it says so once");
 }
 
@@ -765,7 +738,7 @@ fn log_tells_of_drops_once_a_second() {
     };
     node.kill();
     let seconds = Nanos::now().since(began).as_secs() + 1;
-    let log = std::io::read_to_string(stderr).expect("readable");
+    let log = Lines::of(stderr).text();
     let lines = log.lines().filter(|line| line.contains("messages dropped")).count() as u64;
     assert!((1..=seconds + 1).contains(&lines), "{lines} lines of {dropped} drops:\n{log}");
     assert!(log.contains("reason=\"overflow\"") && log.contains("WARN"), "{log}");
@@ -796,18 +769,15 @@ fn log_tells_of_trouble_with_the_kernel() {
     }
     node.kill();
     drop(crowd);
-    let log = std::io::read_to_string(stderr).expect("readable");
+    let log = Lines::of(stderr).text();
     assert_eq!(log.matches("cannot accept").count(), 1, "{log}");
     assert!(log.contains("RLIMIT_NOFILE"), "what to do: {log}");
 }
 
 #[test]
 fn top_needs_a_terminal() {
-    let output = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-        .arg("top")
-        .stdin(Stdio::null())
-        .output()
-        .expect("the command runs");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwire"));
+    let output = output::output(command.arg("top").stdin(Stdio::null()));
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("stat --watch"));
 }
@@ -1148,7 +1118,7 @@ fn log_tells_of_completions_that_overflowed() {
     assert!(overflows > 0, "64 places are enough for 300 peers: {}", look());
     node.kill();
     let seconds = Nanos::now().since(began).as_secs() + 2;
-    let log = std::io::read_to_string(stderr).expect("readable");
+    let log = Lines::of(stderr).text();
     let lines = log.lines().filter(|line| line.contains("completion queue overflowed")).count();
     assert!((1..=seconds).contains(&(lines as u64)), "{lines} lines of {overflows}:\n{log}");
     assert!(log.contains("ring_entries"), "what to do: {log}");

@@ -1,7 +1,6 @@
-//! `scripts/ab.sh`, `bench.sh`, `ci.sh`, `instructions.sh` and `pgo.sh` in a repository of their own,
-//! with a cargo that makes its programs out of a file: what they build, in which order they run it,
-//! what they say.
-//! Needs `bash`, `awk` and `git`, as the scripts do.
+//! `scripts/ab.sh`, `bench.sh`, `ci.sh`, `instructions.sh` and `pgo.sh` in a repository of their
+//! own, with a cargo that makes its programs out of a file: what they build, in which order they
+//! run it, what they say. Needs `bash`, `awk` and `git`, as the scripts do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -36,8 +35,8 @@ END
 chmod +x "$CARGO_TARGET_DIR/release/ringwire"
 "#;
 
-/// "Builds" a suite whose run ends with a wrong answer, and a ringwire whose `mixed` fails; both have
-/// figures all the same.
+/// "Builds" a suite whose run ends with a wrong answer, and a ringwire whose `mixed` fails; both
+/// have figures all the same.
 const CARGO_FOR_BENCH: &str = r#"#!/bin/bash
 [ "$1" = metadata ] && { echo "{\"target_directory\":\"$CARGO_TARGET_DIR\"}"; exit; }
 mkdir -p "$CARGO_TARGET_DIR/release"

@@ -907,7 +907,8 @@ fn wait_for_memory_given_back() -> Duration {
 #[test]
 fn memory_given_back_before_sleeping_is_used() {
     isolated(|| {
-        // Otherwise it sleeps until the registry is due, 45 ms. The machine may be slow now and then.
+        // Otherwise it sleeps until the registry is due, 45 ms. The machine may be slow now and
+        // then.
         let is_soon = || wait_for_memory_given_back() < Duration::from_millis(20);
         assert!((0..30).any(|_| is_soon()), "it slept although there was memory");
     });

@@ -15,8 +15,8 @@ use super::plan::{Beside, Case};
 /// Rounds whose lowest and highest figure differ by more than this were disturbed.
 pub(in crate::cli) const NOISY: f64 = 2.0;
 
-/// Fewer samples of so many rounds have no p99: ten have to lie beyond it, and one of each round. The
-/// pages of `report` and the suite beside other transports have the same rule.
+/// Fewer samples of so many rounds have no p99: ten have to lie beyond it, and one of each round.
+/// The pages of `report` and the suite beside other transports have the same rule.
 pub(super) fn p99_samples_min(rounds: usize) -> u64 {
     100 * rounds.max(10) as u64
 }

@@ -48,9 +48,9 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// critical messages only; `bulk_bytes_per_s` says what the stream had beside them.
 ///
 /// fan-in is rtt over more and more connections with the memory each has resident, both ends
-/// together, in the first round: later ones use its memory again. cores is rtt over 64 connections to a server of more and more reactors. idle is a node
-/// without and with 1000 sessions that have nothing to say, parked: the share of one core that both
-/// ends take, heartbeats included.
+/// together, in the first round: later ones use its memory again. cores is rtt over 64 connections
+/// to a server of more and more reactors. idle is a node without and with 1000 sessions that have
+/// nothing to say, parked: the share of one core that both ends take, heartbeats included.
 ///
 /// failover runs ringwire alone: sockets have no sessions that could come back. Each of its
 /// sessions has held for a second, so that it dials again at once, when its link is cut at the

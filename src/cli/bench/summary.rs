@@ -61,8 +61,8 @@ pub(super) struct Record {
     /// Payload bytes of the stream beside what is measured, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bulk_bytes_per_s: Option<f64>,
-    /// Both ends together, where memory is asked for. Of the first round: those after it find memory
-    /// that the ones before have given back to the process, and not to the system.
+    /// Both ends together, where memory is asked for. Of the first round: those after it find
+    /// memory that the ones before have given back to the process, and not to the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) resident_bytes_per_connection: Option<f64>,
     /// CPU time of both ends as a share of one core, where nothing else is measured.

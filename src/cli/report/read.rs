@@ -1,10 +1,10 @@
 //! JSON lines in, runs out: what `ringwire bench --json` wrote, now, earlier or later.
 //!
 //! A machine line opens a run; every other line is a row of it, or a goal that the run has judged
-//! itself. Runs of one machine and build that have no case in common are one, done in pieces. Keys not known here are ignored and every key but `scenario` and `subject` may be
-//! missing or null, so that files of other versions can be read. What is there must be what it
-//! says: an error names the file, the line and the key. Everything is bounded, as the file may be
-//! anybody's.
+//! itself. Runs of one machine and build that have no case in common are one, done in pieces. Keys
+//! not known here are ignored and every key but `scenario` and `subject` may be missing or null, so
+//! that files of other versions can be read. What is there must be what it says: an error names the
+//! file, the line and the key. Everything is bounded, as the file may be anybody's.
 //!
 //! Percentiles beyond p99 and the maximum are those of the histogram of all rounds where a row has
 //! one: older files have the median of the rounds' maxima under the same keys.

@@ -1,10 +1,10 @@
 //! What Ringwire is held to beside others (DESIGN, "What it must cost"), and whether a run shows
 //! it.
 //!
-//! Every goal is a ratio to something measured in the same rounds, but for the one of requests beside
-//! bulk: its other side, the case without bulk, was measured before it. Goals whose subjects did not
-//! run are left out. Not judged are those whose figure takes more samples than there were, and paced
-//! ones of which either side could not keep up with the rate.
+//! Every goal is a ratio to something measured in the same rounds, but for the one of requests
+//! beside bulk: its other side, the case without bulk, was measured before it. Goals whose subjects
+//! did not run are left out. Not judged are those whose figure takes more samples than there were,
+//! and paced ones of which either side could not keep up with the rate.
 
 use serde::Serialize;
 
@@ -183,8 +183,8 @@ fn judge(
     })
 }
 
-/// Who can not keep up with the rate of a paced case, if so: with one request in flight, half of the
-/// round trips take longer than it leaves them. What is measured then is how far behind it was.
+/// Who can not keep up with the rate of a paced case, if so: with one request in flight, half of
+/// the round trips take longer than it leaves them. What is measured then is how far behind it was.
 fn is_behind(case: &Case, record: &Record) -> Option<String> {
     let period_ns = case.period_ns()?;
     let p50_ns = record.p50_ns.filter(|&p50_ns| p50_ns > period_ns)?;

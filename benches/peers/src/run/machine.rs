@@ -92,7 +92,7 @@ impl Machine {
         format!(
             "ringwire {} ({}) and peers on {}, Linux {}\n\
              {} cores (server on {:?}, client on {:?}), governor {}, clock {}; {}\n\
-             TCP has {} where it is Ringwire's or a floor's, {} (the system's) where it is a peer's\n\
+             TCP has {} where it is Ringwire's or a floor's, {} (the system's) where a peer's\n\
              {}\n",
             self.version.unwrap_or("?"),
             known(&self.commit),

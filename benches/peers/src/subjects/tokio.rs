@@ -3,8 +3,9 @@
 //! One current-thread runtime an end, which Tokio's documentation has for work that one core does:
 //! no task moves between threads, and as a `LocalRuntime` none needs to be able to. TCP_NODELAY is
 //! on. Requests leave with `send`; a stream is `feed` with a backpressure boundary of 64 KiB
-//! instead of 8 KiB, and as much is received at once. Long messages are shared memory, not copies. In fan-in each connection has a
-//! task at both ends. Bulk goes from a task of its own over a connection of its own.
+//! instead of 8 KiB, and as much is received at once. Long messages are shared memory, not copies.
+//! In fan-in each connection has a task at both ends. Bulk goes from a task of its own over a
+//! connection of its own.
 
 use std::net::Ipv4Addr;
 

@@ -1,31 +1,21 @@
-//! What tests of the built command share: a process that has ended in time, or is killed and its test
-//! fails.
+//! Commands that end by themselves: in time, or they are killed and the test fails.
 
 use std::io::Read;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use ringwire::Nanos;
 
+use crate::guard::Guard;
+
 /// Far longer than any command here takes that ends by itself, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A process that does not outlive its test.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Runs a command to its end, as [`Command::output`] does, and not for ever.
 #[track_caller]
 pub(crate) fn output(command: &mut Command) -> Output {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = Guard(child.unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    let mut child = Guard::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let deadline = Nanos::now() + PATIENCE;
     let stdout = read(child.0.stdout.take().expect("piped"));
     let stderr = read(child.0.stderr.take().expect("piped"));
