@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Defines green. Needs the Rust toolchain and nothing else: no C compiler, no root, no network once
-# the dependencies are fetched.
+# Defines green. Needs the Rust toolchain, git, bash and awk, and a kernel that lets us have io_uring:
+# no C compiler, no root, no network once the dependencies are fetched.
 #
 #   scripts/ci.sh          every step, in order; stops at the first that fails
 #   scripts/ci.sh STEP...  only these, e.g. `scripts/ci.sh fmt clippy`
 #
 # FUZZ_SECONDS (default 3) is the time per fuzz target. RUST_TEST_THREADS is how many tests run at
 # once, and RINGWIRE_SOAK_SECONDS (default 60) how long links break at random in test_release.
+# STEP_SECONDS (default 1800) is how long a step may take: one that hangs is ended, and has failed.
 # CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=full goes on from what a plain `cargo test` has built,
 # for who runs single steps while changing the code; a first run takes a fifth longer.
 set -euo pipefail
@@ -21,6 +22,7 @@ export CARGO_PROFILE_DEV_DEBUG="${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}"
 # One place for the packages beside this one too: what they depend on is largely the same.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 fuzz_seconds="${FUZZ_SECONDS:-3}"
+step_seconds_max="${STEP_SECONDS:-1800}"
 # Far longer than any example takes.
 example_seconds_max=30
 
@@ -53,9 +55,41 @@ ensure_component() {
     rustup component add "$component"
 }
 
+# Whether the kernel makes a ring for us. Containers often forbid it (Docker's default seccomp does),
+# and then hundreds of tests would say so one by one.
+has_io_uring() {
+    local folder told=0
+    folder="$(mktemp -d)"
+    # io_uring_setup(2) of one entry; its number is the same on every architecture.
+    cat >"$folder/probe.rs" <<'END'
+unsafe extern "C" {
+    fn syscall(number: std::ffi::c_long, ...) -> std::ffi::c_long;
+}
+fn main() {
+    let mut parameters = [0_u64; 15];
+    if unsafe { syscall(425, 1_u32, parameters.as_mut_ptr()) } < 0 {
+        eprintln!("io_uring_setup: {}", std::io::Error::last_os_error());
+        std::process::exit(1);
+    }
+}
+END
+    rustc --edition 2024 -o "$folder/probe" "$folder/probe.rs" && "$folder/probe" || told="$?"
+    rm -r "$folder"
+    return "$told"
+}
+
 step_tools() {
     cargo --version
     rustc --version
+    local tool
+    for tool in git awk; do
+        command -v "$tool" >/dev/null || { echo "$tool is missing: install it" >&2; return 1; }
+    done
+    if ! has_io_uring; then
+        echo "io_uring can not be had here, without which nothing can be tested: see" \
+            "/proc/sys/kernel/io_uring_disabled; in a container, --security-opt seccomp=unconfined" >&2
+        return 1
+    fi
     ensure_component cargo-fmt rustfmt
     ensure_component cargo-clippy clippy
     raise_descriptor_limit
@@ -234,8 +268,17 @@ has_c_compiler() {
 # The bench suite beside other transports: a package of its own. Its test runs every subject without
 # a feature for an instant, and looks at no figure. The peers that are features are compiled only:
 # two minutes on two cores, half of them for zenoh. libzmq and nng would be another 40 s, a C++
-# compiler and cmake; scripts/bench.sh builds them.
+# compiler and cmake; scripts/bench.sh builds them. What others need decides on the compiler here,
+# which may be newer than the oldest that we promise.
 step_peers() {
+    local oldest ours
+    oldest="$(sed -n 's/^rust-version = "\(.*\)"/\1/p' benches/peers/Cargo.toml)"
+    ours="$(rustc --version | cut -d' ' -f2)"
+    if [ "$(printf '%s\n' "$oldest" "${ours%%-*}" | sort -V | head -n 1)" != "$oldest" ]; then
+        echo "skipped: the suite of other transports needs Rust $oldest, this is $ours"
+        echo "benches/peers was NOT tested: it needs Rust $oldest, this is $ours" >>"$notes"
+        return
+    fi
     raise_descriptor_limit
     local manifest=(--locked --manifest-path benches/peers/Cargo.toml)
     cargo fmt --check --manifest-path benches/peers/Cargo.toml
@@ -289,12 +332,50 @@ finish() {
 }
 trap finish EXIT
 
+# Runs a step in a subshell, so that its limits and variables end with it; in a process group of its
+# own, which is ended when it takes too long, or when we are.
+run_step() {
+    local status=0
+    set -m
+    # Not in a condition: that would switch `set -e` off inside.
+    ("$1") </dev/null &
+    step="$!"
+    (
+        sleep "$step_seconds_max"
+        echo "longer than $step_seconds_max s: ended" >&2
+        kill -TERM -- "-$step"
+        sleep 10
+        kill -KILL -- "-$step"
+    ) </dev/null >/dev/null &
+    dog="$!"
+    set +m
+    wait "$step" || status="$?"
+    step=""
+    end_group "$dog"
+    wait "$dog" 2>/dev/null || true
+    # What it had begun to start just then.
+    end_group "$dog"
+    dog=""
+    return "$status"
+}
+
+end_group() {
+    [ -z "$1" ] || kill -TERM -- "-$1" 2>/dev/null || true
+}
+
+step=""
+dog=""
+interrupted() {
+    end_group "$dog"
+    end_group "$step"
+    exit 130
+}
+trap interrupted INT TERM
+
 for current in "${steps[@]}"; do
     begin="$SECONDS"
     printf '\n==> %s\n' "$current"
-    # In a subshell, so that limits and variables of a step end with it. Not in a condition: that
-    # would switch `set -e` off inside.
-    ("step_$current")
+    run_step "step_$current"
     printf '<== %s: %d s\n' "$current" "$((SECONDS - begin))"
 done
 echo

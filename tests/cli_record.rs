@@ -132,6 +132,12 @@ fn command_line(script: &str) -> Output {
     output::output(shell.stdin(Stdio::null()))
 }
 
+/// Of this process, with no registry outside the build's folder.
+fn quiet_server() -> ringwire::ServerBuilder {
+    let config = ringwire::Config::builder().registry(false).build().expect("valid");
+    ringwire::Server::builder().config(config)
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("the command writes UTF-8")
 }
@@ -458,7 +464,7 @@ fn recording_goes_on_when_its_reader_goes() {
 fn recording_goes_on_when_nothing_can_be_said() {
     let directory = Directory::new("mute");
     let file = directory.path("mute.rwrec");
-    let server = ringwire::Server::builder().listen("127.0.0.1:0").start().expect("it starts");
+    let server = quiet_server().listen("127.0.0.1:0").start().expect("it starts");
     let address = server.addresses()[0].to_string();
     let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
     let child = command(&["record", "--connect", &address, &file])
@@ -543,7 +549,7 @@ fn messages_too_long_for_the_memory_are_named() {
 fn client_records_what_a_server_sends_until_it_ends() {
     let directory = Directory::new("connect");
     let file = directory.path("client.rwrec");
-    let server = ringwire::Server::builder().listen("127.0.0.1:0").start().expect("it starts");
+    let server = quiet_server().listen("127.0.0.1:0").start().expect("it starts");
     let address = server.addresses()[0].to_string();
     let arguments = ["record", "--connect", &address, &file, "--kind", "status"];
     let child = command(&arguments)

@@ -431,7 +431,8 @@ fn pool_allocates_nothing() {
     });
     assert_eq!(refused, 0, "a refusal");
 
-    let node = Node::builder().start().expect("it starts");
+    let quiet = Config::builder().registry(false).build().expect("valid");
+    let node = Node::builder().config(quiet).start().expect("it starts");
     let plan = PoolConfig::builder(server.addresses()[0].to_string()).members_min(2);
     let handles = node.pool_on_all(&plan.build().expect("valid")).expect("room");
     handles.wait_ready(PATIENCE).expect("the server listens");

@@ -147,6 +147,7 @@ impl Repository {
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env_remove("GIT_DIR")
             .env_remove("TURNS")
+            .env_remove("STEP_SECONDS")
             .env_remove("APPEND")
             .env_remove("FEATURES")
             .env_remove("MACHINE")
@@ -320,6 +321,21 @@ fn instructions_that_can_not_be_judged_are_an_error_where_that_is_wanted() {
     repository.write("tree/benches/instructions.baseline", &baseline);
     let green = text(&repository.script("ci.sh", &["instructions"]));
     assert!(!green.contains("NOT judged"), "{green}");
+}
+
+#[test]
+fn step_that_hangs_is_ended_and_has_failed() {
+    const CARGO: &str = "#!/bin/bash\necho $$ >\"$NOTES/cargo\"\nexec sleep 600\n";
+    let repository = Repository::new("ci");
+    repository.program("bin/cargo", CARGO);
+    let mut command = repository.command(repository.root.join("tree/scripts/ci.sh"));
+    let run = command.arg("fmt").env("STEP_SECONDS", "1").output().expect("bash is there");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success(), "{said}");
+    assert!(said.contains("longer than 1 s: ended"), "{said}");
+    assert!(said.contains("FAILED in step fmt"), "{said}");
+    let hung = repository.read("notes/cargo");
+    assert!(!Path::new("/proc").join(hung.trim()).join("exe").exists(), "it is still there");
 }
 
 #[test]

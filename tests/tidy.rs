@@ -597,6 +597,14 @@ fn check_registries(path: &str, source: &str) -> Findings {
     if !has_place && source.contains("CARGO_BIN_EXE_ringwire") {
         findings.push(format!("{path}: the command's registries are in the usual place"));
     }
+    for at in [starts("Server::builder()"), starts("Node::builder()")].concat() {
+        let statement = &source[at..];
+        let statement = &statement[..statement.find(";\n").unwrap_or(statement.len())];
+        if statement.contains(".start()") && !statement.contains(".config(") {
+            let line = source[..at].lines().count();
+            findings.push(format!("{path}:{line}: its registry is in the usual place"));
+        }
+    }
     for at in [starts("Config::builder()"), starts("Config::default()")].concat() {
         let statement = &source[at..];
         let end = statement.find("\n}").unwrap_or(statement.len());
@@ -618,6 +626,8 @@ fn tests_leave_no_registries_behind() {
         }
     }
     fails(check_registries, "tests/a.rs", "fn f() {\n    let c = Config::builder().build();\n}\n");
+    fails(check_registries, "tests/a.rs", "let n = Node::builder().start().unwrap();\n");
+    passes(check_registries, "tests/a.rs", "let n = Node::builder().config(c).start();\n");
     fails(check_registries, "tests/a.rs", "Command::new(env!(\"CARGO_BIN_EXE_ringwire\"));");
     passes(check_registries, "tests/a.rs", "let c = Config::builder().registry(false).build();\n");
 }

@@ -604,7 +604,8 @@ fn receive_refused_or_interrupted_is_made_again() {
 fn connect_that_succeeds_while_it_is_cancelled_is_closed() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = Address::Tcp(listener.local_addr().expect("bound"));
-    let mut reactor = Reactor::new(&Config::default()).expect("a ring");
+    let config = Config::builder().registry(false).build().expect("valid");
+    let mut reactor = Reactor::new(&config).expect("a ring");
     for _ in 0..20 {
         let id = reactor.dial(&address).expect("a socket");
         until(|| {
@@ -632,7 +633,8 @@ fn connect_that_is_cancelled_is_closed() {
     let target = listener.local_addr().expect("bound").as_socket().expect("IPv4");
     // Whoever comes after this one waits for it to be accepted.
     let _only = std::net::TcpStream::connect(target).expect("the one place");
-    let mut reactor = Reactor::new(&Config::default()).expect("a ring");
+    let config = Config::builder().registry(false).build().expect("valid");
+    let mut reactor = Reactor::new(&config).expect("a ring");
     for _ in 0..20 {
         let id = reactor.dial(&Address::Tcp(target)).expect("a socket");
         reactor.core.ring.enter(0, None, None).expect("the ring works");

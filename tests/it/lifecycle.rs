@@ -632,7 +632,8 @@ fn check_localhost(reactors: usize) {
         crate::util::client_with(valid(settings()), &format!("localhost:{}", first.port()));
     client.request(Envelope::command(), b"x", PATIENCE).expect("an answer");
     // As long as it is listened on, no address of it can be had by another.
-    let again = Server::builder().listen(format!("localhost:{}", first.port())).start();
+    let again = Server::builder().config(valid(settings()));
+    let again = again.listen(format!("localhost:{}", first.port())).start();
     let text = again.expect_err("taken").to_string();
     assert!(text.contains("localhost:") && text.contains("another process"), "{text}");
 }
