@@ -358,7 +358,7 @@ fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
     }
     let failed = |part: &str| said.lines().any(|l| l == format!("{part} failed with status 1"));
     let all = ["peers", "mixed", "cores", "idle", "failover"];
-    assert_eq!(all.map(|part| failed(part)), [true, true, false, true, false], "{said}");
+    assert_eq!(all.map(failed), [true, true, false, true, false], "{said}");
     let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
     command.args(["quick", "cores"]).env("OUT", "-");
     text(&command.output().expect("bash is there"));
