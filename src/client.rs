@@ -2,15 +2,16 @@
 //!
 //! There is no hidden thread: everything happens inside the client's calls, and only then. A
 //! control loop calls [`Client::poll`] once per cycle; it is one bounded pass that never sleeps.
-//! How often to poll: what arrives waits in the socket until the next call, and a server that
-//! talks without pause fills the kernel's buffer (some MiB) and then waits. Heartbeats are answered
-//! by the calls, too: a client that makes none for `heartbeat_interval_ms` times `heartbeat_misses`
-//! of its *server* (3 s) is given up by it, and comes back on a new link with its next calls, for as
+//! How often to poll: what arrives waits in the socket until the next call, and a server that talks
+//! without pause fills the kernel's buffer (some MiB) and then waits. Heartbeats are answered by
+//! the calls, too: a client that makes none for `heartbeat_interval_ms` times `heartbeat_misses` of
+//! its *server* (3 s) is given up by it, and comes back on a new link with its next calls, for as
 //! long as the server keeps its session (`session_linger_ms`). For messages that must be handled
 //! while the application is busy elsewhere, use a `Node`.
 //!
-//! Dropping a client ends it at once: nothing is flushed, and no goodbye is said, so that the server
-//! keeps the session for a client that does not come back. [`Client::disconnect`] parts in order.
+//! Dropping a client ends it at once: nothing is flushed, and no goodbye is said, so that the
+//! server keeps the session for a client that does not come back. [`Client::disconnect`] parts in
+//! order.
 //!
 //! After fork(2) without exec(3) the child has neither the ring nor its memory: only the parent may
 //! use a client, a reactor or a node that was made before.
@@ -521,9 +522,9 @@ impl Client {
         statistics
     }
 
-    /// The reactor underneath, for what a client does not offer. It has places for four connections,
-    /// with `express` for eight, whatever `connections_max` says: the session's, and those that are
-    /// still closing.
+    /// The reactor underneath, for what a client does not offer. It has places for four
+    /// connections, with `express` for eight, whatever `connections_max` says: the session's, and
+    /// those that are still closing.
     pub fn reactor(&mut self) -> &mut Reactor {
         &mut self.reactor
     }

@@ -356,8 +356,8 @@ settings! {
     schema_hash: u64 = 0, 0 => u64::MAX;
 
     /// How many reactors a `Node` or `Server` starts, each a thread with a ring; 0 is one for each
-    /// of `cores`, and one when that is empty. Reactors beyond `cores` are not pinned. A `Client`, a
-    /// `Pool` and a `Reactor` of its own ignore it, with a warning.
+    /// of `cores`, and one when that is empty. Reactors beyond `cores` are not pinned. A `Client`,
+    /// a `Pool` and a `Reactor` of its own ignore it, with a warning.
     reactors: u32 = 0, 0 => REACTORS_MAX as u32;
 
     /// Largest frame accepted and sent: header, extension, payload and padding, in bytes. The
@@ -366,8 +366,8 @@ settings! {
     /// Connections a reactor holds at once. Each reserves `window_bytes` of address space, of
     /// which only what is used becomes resident.
     connections_max: u32 = 1024, 1 => 65_536;
-    /// Requests of a reactor that may be under way at once: from their start until their outcome has
-    /// been taken, or they were cancelled. Who loses the id of one cancels it first.
+    /// Requests of a reactor that may be under way at once: from their start until their outcome
+    /// has been taken, or they were cancelled. Who loses the id of one cancels it first.
     requests_max: u32 = 1024, 1 => 65_536;
     /// Frames that may wait in one lane (one priority of one connection).
     lane_frames_max: u32 = 65_536, 1 => 1 << 24;
@@ -524,9 +524,10 @@ settings! {
     /// for real network devices: loopback has no NAPI.
     napi_busy_poll_us: u32 = 0, 0 => 10_000;
     /// SCHED_FIFO priority of the reactor threads of a `Node` (sched(7)); 0 leaves the default
-    /// policy. A `Client`, a `Pool` and a `Reactor` of its own ignore it, with a warning. Refused together with `idle = "spin"` unless `cores` pins the threads. Before Linux
-    /// 6.12 a reactor that does not sleep is stopped for 50 ms of each second, unless
-    /// kernel.sched_rt_runtime_us is -1: `ringwire doctor` tells.
+    /// policy. A `Client`, a `Pool` and a `Reactor` of its own ignore it, with a warning. Refused
+    /// together with `idle = "spin"` unless `cores` pins the threads. Before Linux 6.12 a reactor
+    /// that does not sleep is stopped for 50 ms of each second, unless kernel.sched_rt_runtime_us
+    /// is -1: `ringwire doctor` tells.
     scheduler_fifo_priority: u8 = 0, 0 => 99;
 }
 

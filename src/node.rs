@@ -115,7 +115,8 @@ impl NodeBuilder {
     }
 
     /// Listens on `endpoint` (see [`Endpoint`]); may be called several times, for 32 addresses in
-    /// all. With several reactors, the kernel spreads TCP connections over them (SO_REUSEPORT, socket(7)).
+    /// all. With several reactors, the kernel spreads TCP connections over them (SO_REUSEPORT,
+    /// socket(7)).
     ///
     /// A host name is listened on at all its addresses, on the same port, also when that is chosen
     /// by the kernel (port 0). Those that this machine does not have are left out, with a warning,
@@ -220,8 +221,8 @@ impl NodeBuilder {
     ///
     /// [`SetupError`] of the first thing that failed; everything started is stopped again, but
     /// memory that `mlockall` has locked stays so. A number of reactors out of bounds, or beyond
-    /// the cores that spinning real-time threads are pinned to, is a [`SetupError::Config`]; a watch
-    /// that can not be set up, a [`SetupError::Watch`].
+    /// the cores that spinning real-time threads are pinned to, is a [`SetupError::Config`]; a
+    /// watch that can not be set up, a [`SetupError::Watch`].
     pub fn start(self) -> Result<Node, SetupError> {
         let mut config = self.config.unwrap_or_default();
         let count = self.reactors.unwrap_or(config.reactor_count());
@@ -854,8 +855,8 @@ impl NodeHandle {
     ///
     /// [`SendError::Busy`], [`SendError::Unresponsive`] or [`SendError::ShutDown`] when no reactor
     /// could be asked; where some could, the report names the others
-    /// ([`failures`](BroadcastReport::failures)). [`SendError::InHandler`] at once in a handler of this node, or what is wrong with
-    /// the message itself: then nobody gets it.
+    /// ([`failures`](BroadcastReport::failures)). [`SendError::InHandler`] at once in a handler of
+    /// this node, or what is wrong with the message itself: then nobody gets it.
     pub fn broadcast<B: Body + ?Sized>(
         &self,
         envelope: Envelope,
@@ -931,9 +932,9 @@ impl NodeHandle {
         answer.recv_timeout(ANSWER_TIMEOUT).ok().flatten()
     }
 
-    /// Waits until the kernel has taken what was sent on a connection and the peer has confirmed what
-    /// is reliable, for up to `timeout`; what this thread has posted before included. Messages that
-    /// are sent meanwhile are waited for, too.
+    /// Waits until the kernel has taken what was sent on a connection and the peer has confirmed
+    /// what is reliable, for up to `timeout`; what this thread has posted before included. Messages
+    /// that are sent meanwhile are waited for, too.
     ///
     /// A confirmed message has arrived; that it was handled, only an answer tells. Of best effort,
     /// what the kernel has taken may still be lost with the connection.

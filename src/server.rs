@@ -355,8 +355,8 @@ impl Server {
         self.node.handle()
     }
 
-    /// Stops listening, flushes and ends every connection, stops the threads, and says what was
-    /// not delivered. Returns within `deadline` plus the time of handlers that are running. What was
+    /// Stops listening, flushes and ends every connection, stops the threads, and says what was not
+    /// delivered. Returns within `deadline` plus the time of handlers that are running. What was
     /// received and not taken, and the events of the end, a [`handle`](Self::handle) that was kept
     /// still hands out.
     pub fn shutdown(self, deadline: Duration) -> ShutdownReport {

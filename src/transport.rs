@@ -64,7 +64,8 @@ pub trait Transport {
     /// [`FlushError`]. After a timeout what is left stays queued, in order.
     fn flush(&mut self, timeout: Duration) -> Result<(), FlushError>;
 
-    /// Waits for the next message that no handler takes, for up to `timeout`. What had come before a
+    /// Waits for the next message that no handler takes, for up to `timeout`. What had come before
+    /// a
     /// `disconnect` is still to be had after it.
     ///
     /// # Errors

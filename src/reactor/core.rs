@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::TrySendError;
 use slotmap::SlotMap;
 
 use crate::config::{Config, Idle, Overflow};
@@ -378,8 +379,8 @@ impl Core {
         }
     }
 
-    /// As [`Core::refresh_now`]. The clock is read in any case where the message has a time to live:
-    /// that runs from the call, whatever was queued long before it.
+    /// As [`Core::refresh_now`]. The clock is read in any case where the message has a time to
+    /// live: that runs from the call, whatever was queued long before it.
     #[inline]
     pub(crate) fn refresh_for(&mut self, envelope: Envelope) {
         if envelope.expires() {
@@ -841,10 +842,12 @@ impl Core {
         let outcome = outcome
             .map(|()| self.id(key))
             .map_err(|reason| DialError { address, reason: DialFailure::Closed(reason) });
-        if asker.claim.is_first() {
-            // It waits until it is told.
-            let _ = asker.reply.try_send(outcome);
-        } else if let Ok(id) = outcome {
+        // Who has not given up by now waits until it is told, unless its thread is gone.
+        let untold = match asker.claim.is_first() {
+            true => asker.reply.try_send(outcome).err().map(TrySendError::into_inner),
+            false => Some(outcome),
+        };
+        if let Some(Ok(id)) = untold {
             // Whoever wanted it waits no more, and was told that it failed.
             self.disconnect(id, self.now + self.config.handshake_timeout());
         }

@@ -1,9 +1,10 @@
 //! Connection events on their way to whoever fetches them, and as people read them.
 //!
-//! Bounded: when the queue is full, the oldest event makes room. One that names undelivered messages
-//! is their only copy, so it does not make room for others: it moves to a queue of its own, whose
-//! events are older than any that have not. What such messages take is bounded, too. Shared by the
-//! reactors of a node; its doorbell lets a thread wait for events and messages at the same time.
+//! Bounded: when the queue is full, the oldest event makes room. One that names undelivered
+//! messages is their only copy, so it does not make room for others: it moves to a queue of its
+//! own, whose events are older than any that have not. What such messages take is bounded, too.
+//! Shared by the reactors of a node; its doorbell lets a thread wait for events and messages at the
+//! same time.
 
 use std::fmt;
 use std::sync::Arc;

@@ -316,8 +316,8 @@ impl BroadcastReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[must_use]
 pub struct ShutdownReport {
-    /// Sessions that had their link when the shutdown began. One whose link was lost is over at once,
-    /// and told by its events.
+    /// Sessions that had their link when the shutdown began. One whose link was lost is over at
+    /// once, and told by its events.
     pub connections: u64,
     /// Of those, how many were flushed and ended in order.
     pub flushed: u64,
@@ -483,10 +483,11 @@ impl Reactor {
 
     /// Listens on `endpoint`; returns the address, with the port the kernel chose for port 0.
     ///
-    /// A reactor listens on 32 addresses at most. A host name is listened on at all its addresses, on
-    /// the same port: the first is returned, [`Reactor::addresses`] names all. Those that this machine does not have are left out, with a
-    /// warning, while one remains. Blocks on the resolver when the host is a name, and for up to
-    /// 250 ms while the port is in use, as it is for some milliseconds after its owner was killed.
+    /// A reactor listens on 32 addresses at most. A host name is listened on at all its addresses,
+    /// on the same port: the first is returned, [`Reactor::addresses`] names all. Those that this
+    /// machine does not have are left out, with a warning, while one remains. Blocks on the
+    /// resolver when the host is a name, and for up to 250 ms while the port is in use, as it is
+    /// for some milliseconds after its owner was killed.
     ///
     /// # Errors
     ///
@@ -600,8 +601,8 @@ impl Reactor {
         Ok(())
     }
 
-    /// Calls `handler` for frames of this kind that no handler by type takes, in place of one that was
-    /// there for it before.
+    /// Calls `handler` for frames of this kind that no handler by type takes, in place of one that
+    /// was there for it before.
     ///
     /// Handlers run in [`Reactor::turn`], on this thread; see [`Context`].
     ///

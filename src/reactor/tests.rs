@@ -263,11 +263,26 @@ fn connection_that_is_closing_is_in_nobodys_way() {
 
 #[test]
 fn session_whose_caller_has_given_up_is_ended() {
+    // Before the session stands: it has withdrawn, or is gone altogether.
+    for withdraws in [true, false] {
+        check_abandoned_dial(withdraws);
+    }
+}
+
+fn check_abandoned_dial(withdraws: bool) {
     let Pair { mut near, mut far, .. } = Pair::new();
     let address = far.addresses()[0].clone();
-    let (reply, _) = crossbeam_channel::bounded(1);
-    let asker = command::Asker { claim: Default::default(), reply };
+    let (reply, answer) = crossbeam_channel::bounded(1);
+    let claim = command::Claim::default();
+    let asker = command::Asker { claim: claim.clone(), reply };
     near.core.run_command(Command::Dial { address, asker });
+    let answer = if withdraws {
+        assert!(claim.is_first(), "the reactor has begun, and is not at its end");
+        Some(answer)
+    } else {
+        drop(answer);
+        None
+    };
     let mut ended = None;
     until(|| {
         poll(&mut near);
@@ -282,6 +297,7 @@ fn session_whose_caller_has_given_up_is_ended() {
     let expected = EventKind::Disconnected { reason, established: true, messages_dropped: 0 };
     assert_eq!(ended, Some(expected));
     assert_eq!(near.connections().len(), 1, "the other one");
+    assert!(answer.is_none_or(|answer| answer.is_empty()), "nobody is told");
 }
 
 /// As a kernel without zero copy for the socket's family answers, or a Unix socket.
