@@ -773,7 +773,9 @@ impl ConfigBuilder {
     }
 
     /// The cores to pin the reactors of a `Node` to, in order: numbers from 0 to 1023, each once,
-    /// at most [`REACTORS_MAX`]. Default: none are pinned.
+    /// at most [`REACTORS_MAX`]. Default: none are pinned. A `Client`, a `Pool` and a `Reactor` of
+    /// its own run on the application's thread, which is its own to pin: they ignore it, with a
+    /// warning.
     #[must_use]
     pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
         self.cores = cores.into();
@@ -789,8 +791,9 @@ impl ConfigBuilder {
         self
     }
 
-    /// Whether a `Node` locks the process's memory (mlockall(2)) before its reactors start.
-    /// Needs RLIMIT_MEMLOCK above everything the limits reserve. Default: no.
+    /// Whether a `Node` locks the process's memory (mlockall(2)) before its reactors start. Needs
+    /// RLIMIT_MEMLOCK above everything the limits reserve. Default: no. A `Client`, a `Pool` and a
+    /// `Reactor` of its own ignore it, with a warning.
     #[must_use]
     pub fn mlockall(mut self, enabled: bool) -> Self {
         self.mlockall = enabled;
@@ -818,7 +821,8 @@ impl ConfigBuilder {
 
     /// Serves the statistics of a `Node` or `Server` for Prometheus, by HTTP at this address and
     /// port (`127.0.0.1:9464`, `[::1]:9464`), from a thread of its own. Whoever reaches it can read
-    /// them. Needs the feature `metrics`. Default: not.
+    /// them. Needs the feature `metrics`. Default: not. A `Client`, a `Pool` and a `Reactor` of its
+    /// own ignore it, with a warning.
     #[must_use]
     pub fn metrics_address(mut self, address: impl Into<String>) -> Self {
         self.metrics_address = Some(address.into());
