@@ -4,11 +4,11 @@
 //! in a turn with a single message in and out (the dearest way: everything that is paid once a turn
 //! falls on it), and in a turn of 64? The goal is 20 ns a message. Everything is in cache.
 //!
-//! A turn with messages takes one reading of the clock for them besides, after its sends. `handlers`
-//! and `answers` are without it: these are the figures that README.md and ARCHITECTURE.md quote.
-//! `handlers-read` and `answers-read` are with it, what a turn of a reactor that spins pays: it reads
-//! the clock again at its next look. One that parks has the reading for its waits, too. `clock` is
-//! a reading alone.
+//! A turn with messages takes one reading of the clock for them besides, after its sends.
+//! `handlers` and `answers` are without it: these are the figures that README.md and
+//! ARCHITECTURE.md quote. `handlers-read` and `answers-read` are with it, what a turn of a reactor
+//! that spins pays: it reads the clock again at its next look. One that parks has the reading for
+//! its waits, too. `clock` is a reading alone.
 //!
 //! `turn/handlers` is a server's, `turn/answers` that of a client that asks. Both do what `Core`
 //! does, by the same functions; what they are called with is made up.

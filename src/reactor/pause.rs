@@ -113,9 +113,11 @@ impl Core {
 
     /// Continues with connections that were held back: those that have waited longest first, and of
     /// those that wait for the inbox one in a turn. It may take all the room there is, and is the
-    /// last in line after that; while there is too little for it nobody else takes any. Memory is given here and now, so that nobody comes between; whoever
-    /// has waited for as long as a frame may take keeps nobody else waiting: what it needs may be
-    /// in pieces that nobody gives back.
+    /// last in line after that; while there is too little for it nobody else takes any.
+    ///
+    /// Memory is given here and now, so that nobody comes between; whoever has waited for as long
+    /// as a frame may take keeps nobody else waiting: what it needs may be in pieces that nobody
+    /// gives back.
     #[cold]
     pub(crate) fn resume_paused(&mut self) {
         let (mut index, mut is_inbox_asked, mut is_memory_wanted) = (0, false, false);

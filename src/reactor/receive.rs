@@ -237,8 +237,9 @@ fn handle_frames(
                 }
             }
             let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
-            // The handler before may have taken its time: what is stale by now does not run. Not for
-            // the session's own frames: its timers go by the turn's clock, which would run back.
+            // The handler before may have taken its time: what is stale by now does not run. Not
+            // for the session's own frames: its timers go by the turn's clock, which would run
+            // back.
             let is_late = frame.expires() && frame.kind().is_application();
             let now = if is_late { Nanos::now() } else { core.now };
             connection.session.handle(&frame, now, &mut memory)

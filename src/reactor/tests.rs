@@ -562,8 +562,8 @@ fn interrupted_send_is_made_again_and_not_counted() {
     assert_eq!(pair.near.statistics().enobufs, 0);
 }
 
-/// The socket may have taken part of what the kernel holds: a goodbye in the middle of a frame would
-/// be read as a part of it.
+/// The socket may have taken part of what the kernel holds: a goodbye in the middle of a frame
+/// would be read as a part of it.
 #[test]
 fn goodbye_does_not_come_between_the_parts_of_a_frame() {
     let mut pair = Pair::new();

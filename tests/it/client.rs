@@ -73,8 +73,8 @@ fn write_to_a_peer_that_is_gone_raises_no_signal() {
         let config = settings().idle(Idle::Spin).reconnect(false).build().expect("valid");
         let (mut client, peer) = client_and_peer(config);
         drop(peer);
-        // The first is answered with a reset, after which the socket says EPIPE (tcp(7)); nothing is
-        // read meanwhile, which would tell of the end.
+        // The first is answered with a reset, after which the socket says EPIPE (tcp(7)); nothing
+        // is read meanwhile, which would tell of the end.
         let deadline = Nanos::now() + PATIENCE;
         let sends = client.statistics().direct_sends;
         while client.connection().is_some_and(|info| info.frames_queued == 0) {
