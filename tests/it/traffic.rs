@@ -162,6 +162,10 @@ impl Traffic {
             );
             self.take(bed);
         }
+        bed.turn_until("nothing is kept that makes a lane full", |bed| {
+            let both = [bed.client.statistics(), bed.server.statistics()];
+            both.iter().all(|statistics| statistics.reliable_unconfirmed == 0)
+        });
         // What is behind the last reliable message is best effort; a last link loses none of it.
         self.take_rest(bed);
         let (client, server) = (bed.client.statistics(), bed.server.statistics());
