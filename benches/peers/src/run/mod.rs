@@ -343,7 +343,7 @@ mod tests {
             records.into_iter().map(told).collect::<Vec<_>>()
         };
         let figures = (2, 20, None);
-        assert_eq!(told(&entry), [figures.clone()]);
+        assert_eq!(told(&entry), vec![figures.clone()]);
         entry.failure = Some("round 3: killed".into());
         let reason = "failed: round 3: killed; its figures are of the 2 before";
         assert_eq!(told(&entry), [figures, (0, 0, Some(reason.into()))]);
