@@ -340,7 +340,8 @@ fn heartbeat_policy(r: &mut Random) -> HeartbeatPolicy {
     HeartbeatPolicy {
         interval_us: u32::try_from(r.between(40, 200)).expect("small") * 1000,
         misses: u32::try_from(r.between(3, 6)).expect("small"),
-        measure_every: Duration::from_millis(r.pick(&[0, 0, 30, 150])),
+        // About as rarely as beats of idle ones: while a session lingers there is nothing else.
+        measure_every: Duration::from_millis(r.pick(&[0, 0, 200, 500])),
     }
 }
 
