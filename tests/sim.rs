@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use ringwire::Nanos;
@@ -60,7 +60,6 @@ fn fail(seed: u64, why: &str) -> ! {
 fn run_all(first: u64, goes_on: impl Fn(u64) -> bool + Sync) -> (Report, u64) {
     quiet();
     let next = AtomicU64::new(first);
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     let work = || {
         let mut total = Report::default();
         let mut count = 0;
@@ -82,7 +81,7 @@ fn run_all(first: u64, goes_on: impl Fn(u64) -> bool + Sync) -> (Report, u64) {
     };
     let outcomes: Vec<_> = thread::scope(|scope| {
         let spawn = |_| thread::Builder::new().name("sim".into()).spawn_scoped(scope, work);
-        let workers: Vec<_> = (0..cores).map(|n| spawn(n).expect("a thread")).collect();
+        let workers: Vec<_> = (0..cores()).map(|n| spawn(n).expect("a thread")).collect();
         workers.into_iter().map(|worker| worker.join().expect("panics are caught")).collect()
     });
     let mut total = Report::default();
@@ -147,20 +146,27 @@ fn every_mutation_is_caught() {
         let caught = (0..SEEDS_PER_MUTATION).find_map(|seed| {
             attempt(seed, options).err().filter(is_promise).map(|why| (seed, why))
         });
-        match caught {
+        match &caught {
             Some((seed, why)) => println!("{mutation:?}: seed {seed}: {why}"),
-            None => panic!("{mutation:?} is not caught within {SEEDS_PER_MUTATION} seeds"),
+            None => println!("{mutation:?}: not within {SEEDS_PER_MUTATION} seeds"),
         }
+        caught.is_some()
     };
-    thread::scope(|scope| {
-        for mutation in Mutation::ALL {
-            let worker = thread::Builder::new().name("sim".into());
-            let worker = worker.spawn_scoped(scope, move || check(mutation)).expect("a thread");
-            if worker.join().is_err() {
-                panic!("{mutation:?} is not caught within {SEEDS_PER_MUTATION} seeds");
-            }
-        }
+    let next = AtomicUsize::new(0);
+    let next_one = || Mutation::ALL.get(next.fetch_add(1, Ordering::Relaxed)).copied();
+    let work = || -> Vec<Mutation> {
+        std::iter::from_fn(next_one).filter(|&mutation| !check(mutation)).collect()
+    };
+    let missed: Vec<Mutation> = thread::scope(|scope| {
+        let spawn = |_| thread::Builder::new().name("sim".into()).spawn_scoped(scope, work);
+        let workers: Vec<_> = (0..cores()).map(|n| spawn(n).expect("a thread")).collect();
+        workers.into_iter().flat_map(|it| it.join().expect("panics are caught")).collect()
     });
+    assert_eq!(missed, [], "not caught");
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 #[test]
