@@ -19,6 +19,7 @@ use crate::error::CloseReason;
 use crate::mem::{Buffer, Window};
 use crate::reactor::meter::ArrivalClock;
 use crate::reactor::sessions::SessionKey;
+use crate::reactor::transmit::GATHERED_MESSAGE_BYTES_MIN;
 use crate::record::RecordedSession;
 use crate::session::backoff::Backoff;
 use crate::session::block::{Block, Frames, Span};
@@ -229,8 +230,8 @@ pub(crate) struct Connection {
     pub(crate) attempts: u16,
     /// Zero-copy sends are worth trying.
     pub(crate) zero_copy: bool,
-    /// It has sent a long message: what the kernel may hold of it was looked at.
-    pub(crate) sends_long: bool,
+    /// From this length on a message is longer than what the socket has been prepared for.
+    pub(crate) longer_bytes: usize,
     /// In the reactor's list of connections with something to send, or of those that are stalled.
     pub(crate) is_dirty: bool,
     /// In the reactor's list of connections whose receive must be armed.
@@ -290,7 +291,7 @@ impl Connection {
             unsent: None,
             congested: false,
             attempts: 0,
-            sends_long: false,
+            longer_bytes: GATHERED_MESSAGE_BYTES_MIN,
             is_dirty: false,
             wants_receive: false,
             expects_data: true,

@@ -16,7 +16,7 @@ use crate::session::state::State;
 use crate::session::{Part, Source};
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, ReceiveOptions, SendMode, SendOptions};
-use crate::sys::socket::{Gather, bound_loopback, send};
+use crate::sys::socket::{Gather, Loopback, prepare_loopback, send};
 use crate::time::Nanos;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -56,7 +56,10 @@ pub(crate) const GATHERED_BYTES: usize = 256 << 10;
 const GATHERED_BYTES_MAX: usize = GATHERED_BYTES + GATHERED_BYTES / 16;
 /// Messages from this length on are gathered: those that have their blocks to themselves by
 /// default, up to half of what is gathered.
-const GATHERED_MESSAGE_BYTES_MIN: usize = 32 << 10;
+pub(crate) const GATHERED_MESSAGE_BYTES_MIN: usize = 32 << 10;
+/// Over loopback messages from this length on have all the room that the kernel gives: in a bounded
+/// buffer they left in a dozen pieces.
+const LONGEST_MESSAGE_BYTES_MIN: usize = 512 << 10;
 /// A control loop of 100 Hz keeps it going.
 const URGENCY_LASTS: Duration = Duration::from_millis(10);
 
@@ -213,10 +216,9 @@ impl Core {
             self.tell_expired(key);
         }
         let connection = &mut self.connections[key];
-        if in_flight.span.payload_bytes_max >= GATHERED_MESSAGE_BYTES_MIN && !connection.sends_long
-        {
-            connection.sends_long = true;
-            bound_loopback(&connection.socket, &self.config);
+        let payload_bytes = in_flight.span.payload_bytes_max;
+        if payload_bytes >= connection.longer_bytes {
+            expect_long(connection, payload_bytes, &self.config);
         }
         let mode = if sends_zero_copy(connection, &self.config, &in_flight.span) {
             SendMode::ZeroCopy
@@ -824,6 +826,23 @@ impl Core {
             }
         }
     }
+}
+
+/// A message is longer than any before: the socket is prepared for such. Urgent messages have their
+/// own connection where bulk is bounded otherwise.
+#[cold]
+fn expect_long(connection: &mut Connection, payload_bytes: usize, config: &Config) {
+    let is_longest =
+        payload_bytes >= LONGEST_MESSAGE_BYTES_MIN && connection.session.part() == Part::Whole;
+    let (messages, longer_bytes) = match is_longest {
+        true => (Loopback::Longest, usize::MAX),
+        false if connection.session.part() == Part::Whole => {
+            (Loopback::Long, LONGEST_MESSAGE_BYTES_MIN)
+        }
+        false => (Loopback::Long, usize::MAX),
+    };
+    connection.longer_bytes = longer_bytes;
+    prepare_loopback(&connection.socket, messages, config);
 }
 
 /// Sends the pieces of a block, and of those behind it as many as may go along.
