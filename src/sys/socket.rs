@@ -176,8 +176,9 @@ fn unlock_send_buffer(socket: &Socket) -> io::Result<()> {
     // asm-generic/socket.h, and SOCK_SNDBUF_LOCK of net/sock.h; the C library's crate has neither.
     const SO_BUF_LOCK: libc::c_int = 72;
     const SOCK_SNDBUF_LOCK: libc::c_int = 1;
-    let mut locks: libc::c_int = 0;
-    let mut bytes = size_of_val(&locks) as libc::socklen_t;
+    const BYTES: libc::socklen_t = 4;
+    const _: () = assert!(size_of::<libc::c_int>() == BYTES as usize);
+    let (mut locks, mut bytes): (libc::c_int, _) = (0, BYTES);
     let place = (&raw mut locks).cast();
     // SAFETY: `place` is a c_int that lives here, and `bytes` is its size; the kernel writes no
     // more than that (getsockopt(2)).
@@ -191,7 +192,7 @@ fn unlock_send_buffer(socket: &Socket) -> io::Result<()> {
     let place = (&raw const locks).cast();
     // SAFETY: as above; the kernel reads it.
     let set = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_BUF_LOCK, place, bytes)
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_BUF_LOCK, place, BYTES)
     };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
