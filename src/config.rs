@@ -492,7 +492,8 @@ settings! {
     /// kernel gives the connection up (tcp(7)); 0 leaves the kernel's default of about 15 minutes.
     /// Only without heartbeats (`heartbeat_interval_ms = 0`). With them it has no effect: they find
     /// a peer that is gone, and to the kernel one that is there and has stopped reading, as
-    /// backpressure makes it, is late as well.
+    /// backpressure makes it, is late as well. One that goes without a word while this end does not
+    /// read it, for want of room, is found when it is read again.
     tcp_user_timeout_ms: u32 = 10_000, 0 => 3_600_000;
     /// Idle seconds before the kernel probes the peer (TCP_KEEPIDLE, tcp(7)); 0 turns probes off.
     tcp_keepalive_s: u32 = 15, 0 => 32_767;

@@ -5,10 +5,10 @@
 //! then. So nobody is given up as silent or late before everything has been taken in that was there
 //! when its time was over.
 //!
-//! Completions are taken in the order in which they came, and there are no more of them than
-//! operations in flight. So once as many have been taken in as were in flight at some instant,
-//! everything has been that was there at that instant. A listener's accept and the poll of the
-//! mailbox may have several: they are not what a peer is judged by.
+//! Completions are taken in the order in which they came, and no more operations can have had their
+//! last one than were in flight. So once as many last ones have been taken in as operations were in
+//! flight at some instant, everything has been that was there at that instant. Operations that end
+//! without one (prompt sends) only put that off, while there is anything to take in.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) const LAG_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct CatchUp {
     /// Everything that came before has been taken in.
     at: Nanos,
-    /// With so many completions reaped, everything has that came before that instant.
+    /// With so many operations finished, everything has that came before that instant.
     mark: Option<(u64, Nanos)>,
 }
 
@@ -36,15 +36,15 @@ impl CatchUp {
         (self.at, self.mark) = (now, None);
     }
 
-    /// Something waits; `reaped` completions have been taken in so far, and `in_flight` operations
-    /// are to have one.
-    pub(crate) fn is_behind(&mut self, now: Nanos, reaped: u64, in_flight: usize) {
+    /// Something waits; the last completion of `finished` operations has been taken in so far, and
+    /// `in_flight` are to have one.
+    pub(crate) fn is_behind(&mut self, now: Nanos, finished: u64, in_flight: usize) {
         match self.mark {
-            Some((target, _)) if reaped < target => return,
+            Some((target, _)) if finished < target => return,
             Some((_, at)) => self.at = at,
             None => {}
         }
-        self.mark = Some((reaped + in_flight as u64, now));
+        self.mark = Some((finished + in_flight as u64, now));
     }
 
     /// Everything that came before this instant has been taken in.

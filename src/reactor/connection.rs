@@ -128,7 +128,7 @@ pub(crate) enum Pause {
     /// The inbox has no room for the next message.
     Inbox { payload_bytes: usize },
     /// The receive memory has no buffer for the frame begun.
-    Memory { frame_bytes: usize, since: Nanos },
+    Memory { frame_bytes: usize },
 }
 
 /// A block whose buffer the ring owns for a send.

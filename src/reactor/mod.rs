@@ -1083,6 +1083,8 @@ impl Core {
         }
         let sent_before = self.counters.direct_sends.get();
         self.transmit();
+        // Somebody waits until all has left, and a prompt send tells of that with the next entry.
+        self.backlog |= self.sends_unsubmitted > 0 && !self.flushes.is_empty();
         self.refresh_rows();
         // A send made directly is over at once: what follows it, the next block or a goodbye, has
         // no completion to wait for, and nothing else tells who was refused that there is room.
@@ -1112,7 +1114,7 @@ impl Core {
     }
 
     #[inline]
-    fn enter_if_needed(&mut self) -> io::Result<()> {
+    pub(crate) fn enter_if_needed(&mut self) -> io::Result<()> {
         if self.ring.needs_enter() { self.enter(0, None) } else { Ok(()) }
     }
 
@@ -1150,6 +1152,7 @@ impl Core {
             .min(self.requests.earliest())
             .min(self.drop_news.due_at())
             .min(self.pools.due())
+            .min(self.memory_patience_ends())
             .min(self.meter.rows_due());
         // A prompt send tells that it is done only after the next enter, and somebody waits for
         // that: more to send, or a connection to end.

@@ -25,6 +25,8 @@
 //! stays bounded and nothing of theirs is lost. A shutdown gives them until its deadline where
 //! other threads receive, and no time where nobody can.
 
+use std::time::Duration;
+
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::reactor::Tokens;
@@ -35,6 +37,11 @@ use crate::session::state::State;
 use crate::sys::ring::Completion;
 use crate::time::Nanos;
 
+/// For so long those that wait for receive memory keep others from it, who came later. Then these
+/// have what there is again, until nobody waits: peers that take memory and do not go on could hold
+/// up everybody else.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(3);
+
 /// How many connections that are over take no place of `connections_max`.
 pub(crate) fn departed_max(config: &Config) -> usize {
     config.connections_max().min(64) as usize
@@ -44,12 +51,16 @@ impl Core {
     /// Stops reading a connection until there is room.
     #[cold]
     pub(crate) fn pause(&mut self, key: ConnectionKey, pause: Pause) {
-        let connection = &mut self.connections[key];
-        assert!(connection.pause.is_none(), "a paused connection is not read");
         if matches!(pause, Pause::Memory { .. }) {
             // First come, first served.
-            self.receive_memory.set_wanted(true);
+            if self.memory_wanted_since == Nanos::NEVER {
+                self.memory_wanted_since = self.now;
+            }
+            let is_wanted = self.memory_patience_ends() != Nanos::NEVER;
+            self.receive_memory.set_wanted(is_wanted);
         }
+        let connection = &mut self.connections[key];
+        assert!(connection.pause.is_none(), "a paused connection is not read");
         connection.pause = Some(pause);
         // The peer is not to blame for what it takes until the frame is read on.
         connection.frame_begun = Nanos::NEVER;
@@ -80,6 +91,7 @@ impl Core {
     pub(crate) fn can_resume(&mut self) -> bool {
         // Of those that wait for the same, the first is served first.
         let (mut is_inbox_asked, mut is_memory_wanted) = (false, false);
+        let is_patient = Nanos::now() < self.memory_wanted_since + MEMORY_PATIENCE;
         for key in &self.paused {
             let Some(connection) = self.connections.get(*key) else { return true };
             let may_go_on = match connection.pause {
@@ -88,8 +100,8 @@ impl Core {
                     !std::mem::replace(&mut is_inbox_asked, true)
                         && self.inbox.has_room(payload_bytes)
                 }
-                Some(Pause::Memory { frame_bytes, .. }) => {
-                    match std::mem::replace(&mut is_memory_wanted, true) {
+                Some(Pause::Memory { frame_bytes }) => {
+                    match std::mem::replace(&mut is_memory_wanted, is_patient) {
                         false => self.receive_memory.can_lend(frame_bytes),
                         true => self.receive_memory.can_lend_apart(frame_bytes),
                     }
@@ -101,6 +113,15 @@ impl Core {
             }
         }
         false
+    }
+
+    /// When those that wait for memory keep others waiting no longer, if they do.
+    pub(crate) fn memory_patience_ends(&self) -> Nanos {
+        match self.memory_wanted_since {
+            Nanos::NEVER => Nanos::NEVER,
+            since if since + MEMORY_PATIENCE <= self.now => Nanos::NEVER,
+            since => since + MEMORY_PATIENCE,
+        }
     }
 
     /// Gives a connection that waits for memory its buffer, if there is one.
@@ -115,12 +136,13 @@ impl Core {
     /// those that wait for the inbox one in a turn. It may take all the room there is, and is the
     /// last in line after that; while there is too little for it nobody else takes any.
     ///
-    /// Memory is given here and now, so that nobody comes between; whoever has waited for as long
-    /// as a frame may take keeps nobody else waiting: what it needs may be in pieces that nobody
-    /// gives back.
+    /// Memory is given here and now, so that nobody comes between, for [`MEMORY_PATIENCE`]: what
+    /// the first needs may be in pieces that nobody gives back.
     #[cold]
     pub(crate) fn resume_paused(&mut self) {
         let (mut index, mut is_inbox_asked, mut is_memory_wanted) = (0, false, false);
+        let mut waits_for_memory = false;
+        let is_patient = self.memory_patience_ends() != Nanos::NEVER;
         self.inbox_promised_bytes = 0;
         while index < self.paused.len() {
             let key = self.paused[index];
@@ -134,10 +156,10 @@ impl Core {
                     }
                     goes_on
                 }
-                Some(Some(Pause::Memory { since, .. })) => {
+                Some(Some(Pause::Memory { .. })) => {
                     let is_lent = self.lend_memory(key, !is_memory_wanted);
-                    let is_patient = self.now < since + self.config.frame_timeout();
-                    is_memory_wanted |= !is_lent && is_patient;
+                    waits_for_memory |= !is_lent;
+                    is_memory_wanted = waits_for_memory && is_patient;
                     is_lent
                 }
                 // Over, or read again.
@@ -159,6 +181,9 @@ impl Core {
                 }
                 _ => {}
             }
+        }
+        if !waits_for_memory {
+            self.memory_wanted_since = Nanos::NEVER;
         }
         self.receive_memory.set_wanted(is_memory_wanted);
     }

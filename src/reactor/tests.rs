@@ -395,7 +395,7 @@ fn silence_of_a_paused_peer_is_not_its_death() {
         let mut pair = Pair::with_heartbeats("127.0.0.1:0", Idle::Park, 1_000);
         until(|| {
             poll(&mut pair.far);
-            !pair.far.core.ring.has_more()
+            !pair.far.core.ring.has_completion() && !pair.far.core.ring.needs_enter()
         });
         let core = &mut pair.far.core;
         core.connections[pair.far_key].pause = pause;

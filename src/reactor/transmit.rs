@@ -769,7 +769,7 @@ impl Core {
         let connection = &mut self.connections[key];
         connection.wants_receive = false;
         let frame_bytes = connection.frame_bytes.unwrap_or(0);
-        self.pause(key, Pause::Memory { frame_bytes, since: self.now });
+        self.pause(key, Pause::Memory { frame_bytes });
         Direct::Unwanted
     }
 

@@ -146,6 +146,8 @@ pub(crate) struct Heartbeat {
     /// The peer's last beat, for the next of ours.
     echo: Option<Echo>,
     silence: Silence,
+    /// Silence is not judged before.
+    judged_from: Nanos,
 }
 
 impl Heartbeat {
@@ -171,6 +173,7 @@ impl Heartbeat {
             answered_at: None,
             echo: None,
             silence: Silence::Counts,
+            judged_from: Nanos(0),
         }
     }
 
@@ -237,7 +240,7 @@ impl Heartbeat {
     /// whenever convenient.
     pub(crate) fn poll(&mut self, now: Nanos, pace: &mut Pace) -> Action {
         let silent_until = self.silent_until();
-        if now >= silent_until {
+        if now >= silent_until && now >= self.judged_from {
             let interval = self.hear_every.expect("without one, silence is never fatal");
             match self.silence {
                 Silence::Counts if now > silent_until + interval => {
@@ -264,11 +267,9 @@ impl Heartbeat {
     /// What has come since `caught_up` may not have been taken in yet: a silence that is not fatal
     /// without that time is judged at `look_again`. To be called before [`poll`](Self::poll).
     pub(crate) fn lag_behind(&mut self, caught_up: Nanos, now: Nanos, look_again: Nanos) {
-        if self.silence != Silence::Fatal
-            && now >= self.silent_until()
-            && self.received_at + self.dead_after > caught_up
-        {
-            self.silence = Silence::ExcusedUntil(look_again);
+        let silent_until = self.silent_until();
+        if self.silence != Silence::Fatal && now >= silent_until && silent_until > caught_up {
+            self.judged_from = look_again;
         }
     }
 
@@ -280,7 +281,7 @@ impl Heartbeat {
     pub(crate) fn deadline(&self) -> Nanos {
         match self.silence {
             Silence::Fatal => Nanos::NEVER,
-            _ => self.silent_until().min(self.send_at()),
+            _ => self.silent_until().max(self.judged_from).min(self.send_at()),
         }
     }
 

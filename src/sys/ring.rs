@@ -141,6 +141,8 @@ pub(crate) struct Ring {
     prompt_submitted: usize,
     /// Completions taken off the queue so far.
     reaped: u64,
+    /// Of these, those behind which their operation has none.
+    finished: u64,
     ops_max: usize,
     registered: bool,
     /// Used before and to be used again.
@@ -188,6 +190,7 @@ impl Ring {
             batches: std::collections::VecDeque::with_capacity(ops_max),
             prompt_submitted: 0,
             reaped: 0,
+            finished: 0,
             ops_max,
             registered: false,
             vectors: Vec::new(),
@@ -425,18 +428,9 @@ impl Ring {
             || (self.prompt_submitted > 0 && self.is_first_batch_done())
     }
 
-    /// Whether there are completions to reap, or the kernel has some that it did not post yet: for
-    /// want of room, or because they wait for the next entry (IORING_SQ_TASKRUN).
-    pub(crate) fn has_more(&mut self) -> bool {
-        let submission = self.uring.submission();
-        let is_held = submission.taskrun() || submission.cq_overflow();
-        drop(submission);
-        is_held || self.has_completion()
-    }
-
-    /// Completions reaped so far, of those that the kernel posts.
-    pub(crate) fn reaped(&self) -> u64 {
-        self.reaped
+    /// Operations whose last completion has been reaped, of those that the kernel posts.
+    pub(crate) fn finished(&self) -> u64 {
+        self.finished
     }
 
     /// Takes the next completion.
@@ -453,6 +447,7 @@ impl Ring {
             }
             let entry = self.uring.completion().next()?;
             self.reaped += 1;
+            self.finished += u64::from(!cqueue::more(entry.flags()));
             if let Some(completion) = self.complete(&entry) {
                 return Some(completion);
             }

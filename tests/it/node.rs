@@ -54,6 +54,22 @@ fn reactors_run_where_they_are_told_to() {
     }
 }
 
+/// With nothing else that would wake its reactor.
+#[test]
+fn flush_of_a_sleeping_node_ends_when_all_has_left() {
+    isolated(|| {
+        let server = start(echo());
+        let config = settings().idle(Idle::Park).heartbeat_interval_ms(0).registry(false);
+        let node = Node::builder().config(config.build().expect("valid")).reactors(1);
+        let node = node.start().expect("it starts");
+        let id = node.connect(&endpoint(&server), 0).expect("it listens");
+        for _ in 0..20 {
+            node.post_to(id, Envelope::data(), b"once").expect("room");
+            node.handle().flush_within(id, PATIENCE).expect("it has left");
+        }
+    });
+}
+
 #[test]
 fn threads_share_one_handle() {
     isolated(|| {

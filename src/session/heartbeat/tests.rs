@@ -61,6 +61,27 @@ fn any_received_byte_counts_and_silence_is_fatal_at_the_deadline() {
     assert_eq!(heartbeat.poll(at(61), &mut any_time()), Action::PeerDead);
 }
 
+/// Whoever stood still longer than silence may last first takes in what has come, and then gives
+/// the peer, which may have stood still as well, its interval.
+#[test]
+fn lag_puts_the_verdict_off_and_takes_no_grace_away() {
+    let mut heartbeat = idle(POLICY, 0);
+    heartbeat.lag_behind(START, at(35), at(36));
+    assert_eq!(heartbeat.poll(at(35), &mut any_time()), Action::Nothing);
+    assert_eq!(heartbeat.deadline(), at(36));
+    // All of it has been taken in: silence within an interval is fatal.
+    heartbeat.lag_behind(at(36), at(36), at(37));
+    assert_eq!(heartbeat.poll(at(36), &mut any_time()), Action::PeerDead);
+
+    let mut heartbeat = idle(POLICY, 0);
+    heartbeat.lag_behind(START, at(100), at(101));
+    assert_eq!(heartbeat.poll(at(100), &mut any_time()), Action::Nothing);
+    heartbeat.lag_behind(at(101), at(101), at(102));
+    assert_eq!(heartbeat.poll(at(101), &mut any_time()), Action::Nothing);
+    assert_eq!(heartbeat.deadline(), at(111), "one more interval");
+    assert_eq!(heartbeat.poll(at(111), &mut any_time()), Action::PeerDead);
+}
+
 #[test]
 fn intervals_are_what_each_end_asked_for() {
     // Neither wants to hear: no timer at all.
