@@ -31,8 +31,8 @@ fn sleeping_client_wakes_for_its_timeout() {
         let config = settings().idle(ringwire::Idle::Park).heartbeat_interval_ms(0);
         let config = config.registry(false).build().expect("valid");
         let (mut client, _peer) = client_and_peer(config);
-        let id = client.start_request(Envelope::command(), b"slow", SHORT).expect("room");
         let begun = Nanos::now();
+        let id = client.start_request(Envelope::command(), b"slow", SHORT).expect("room");
         let outcome = loop {
             if let Some(outcome) = client.take_response(id) {
                 break outcome;
@@ -245,7 +245,6 @@ fn cancelled_request_is_not_handed_out() {
     });
 }
 
-/// What the application works on already.
 /// Cancelled before it has left, with the link or without: nobody handles it, and nothing is said
 /// of it. What was queued around it arrives.
 #[test]
