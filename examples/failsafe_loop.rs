@@ -14,22 +14,22 @@
 //! - It *watches* the setpoints: none for 20 ms, and it goes safe, whoever is to blame; at once
 //!   when the session with its controller ends, be it in good order.
 //! - Setpoints have a *time to live*: one that comes late is dropped before the handler sees it.
-//! - It follows one controller, the last that enabled it. One that was restarted must say so again.
+//! - It follows one session, the last that enabled it. A controller that was restarted must say so
+//!   again, and so must one that was away for so long that its session is over.
 //!   Enabling is *reliable*; setpoints are *best effort*, the latest value is all that counts.
 //!
 //! The times are those of a machine that does other things too; see `ringwire doctor`.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use ringwire::{
-    Client, Config, ConfigError, ConnectionState, Envelope, EventKind, Incoming, Nanos, Payload,
-    RequestError, SendError, Server, WatchKey,
+    Client, Config, ConfigError, ConnectionId, ConnectionState, Envelope, EventKind, Incoming,
+    Nanos, Payload, RequestError, SendError, Server, Wait, WatchKey,
 };
 use rkyv::{Archive, Serialize};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
@@ -64,7 +64,7 @@ const SILENCE_MAX: Duration = Duration::from_millis(20);
 /// A setpoint older than this is never run.
 const SETPOINT_TTL: Duration = Duration::from_millis(10);
 /// One axis, one key: a newer setpoint takes the place of one that still waits to be sent.
-const AXIS: u32 = 1;
+const AXIS_KEY: u32 = 1;
 /// Enabling may take a lost link and a new one.
 const ENABLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,13 +78,22 @@ const CALM: Duration = Duration::from_millis(200);
 const HANG: Duration = Duration::from_millis(100);
 /// How many cycles the controller runs that leaves in good order.
 const LEAVES_AFTER: &str = "300";
+/// How many it runs that does not leave by itself.
+const STAYS: &str = "18446744073709551615";
+/// For how many milliseconds both ends keep a session without a link.
+const LINGER_MS: &str = "10000";
+/// The same for a controller that is to see the end of its session.
+const LINGER_SHORT_MS: &str = "200";
+/// How long the controller waits before it tries once more to make a session.
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["drive", endpoint] => drive(endpoint),
-        ["controller", endpoint] => controller(endpoint, u64::MAX),
-        ["controller", endpoint, cycles] => controller(endpoint, cycles.parse()?),
+        ["controller", endpoint, cycles, linger_ms] => {
+            controller(endpoint, cycles.parse()?, config("controller", linger_ms.parse()?)?)
+        }
         _ => demo(),
     }
 }
@@ -94,12 +103,10 @@ fn say(text: &str) {
     println!("{} {text}", Nanos::now().0);
 }
 
-/// Both ends keep a session for as long as the other may take to be restarted.
-fn config(name: &str) -> Result<Config, ConfigError> {
+fn config(name: &str, linger_ms: u32) -> Result<Config, ConfigError> {
     Config::builder()
         .node_name(name)
-        // Tells one start of a controller from the next.
-        .node_number(std::process::id())
+        .session_linger_ms(linger_ms)
         .heartbeat_interval_ms(100)
         .reconnect_delay_max_ms(20)
         .build()
@@ -112,27 +119,31 @@ const ENABLED: u8 = 1;
 const OPERATIONAL: u8 = 2;
 const STATES: [&str; 3] = ["safe", "enabled", "operational"];
 
-/// What the handlers share. There is one reactor, so one of them runs at a time.
-#[derive(Debug, Default)]
+/// What the handlers share.
 struct Axis {
-    state: AtomicU8,
-    /// Who is followed: the number of the last node that enabled the drive, 0 for none.
-    follows: AtomicU32,
+    state: Cell<u8>,
+    /// Who is followed: the session that enabled the drive last. Its id stays the same when its
+    /// link is lost and made again, and no later session has it.
+    follows: Cell<Option<ConnectionId>>,
+}
+
+thread_local! {
+    /// There is one reactor, and all handlers run on its thread: nothing is shared with another.
+    static AXIS: Axis = const { Axis { state: Cell::new(SAFE), follows: Cell::new(None) } };
 }
 
 impl Axis {
     fn is(&self, state: u8) -> bool {
-        self.state.load(Ordering::Relaxed) == state
+        self.state.get() == state
     }
 
-    fn follows(&self, peer: Option<&ringwire::PeerInfo>) -> bool {
-        let number = self.follows.load(Ordering::Relaxed);
-        peer.is_some_and(|peer| number != 0 && peer.node_number == number)
+    fn follows(&self, session: ConnectionId) -> bool {
+        self.follows.get() == Some(session)
     }
 
     /// Printing is for the demo's sake: a handler should not wait for a terminal.
     fn enter(&self, state: u8, why: &str) {
-        if self.state.swap(state, Ordering::Relaxed) != state {
+        if self.state.replace(state) != state {
             say(&format!("{}: {why}", STATES[usize::from(state)]));
         }
     }
@@ -140,47 +151,49 @@ impl Axis {
 
 fn drive(endpoint: &str) -> Result<(), Box<dyn Error>> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    let axis = Arc::new(Axis::default());
-    let [on_enable, on_setpoint, on_missed, on_recovered] = [(); 4].map(|()| Arc::clone(&axis));
     let server = Server::builder()
-        .config(config("drive")?)
+        .config(config("drive", LINGER_MS.parse()?)?)
         .reactors(1)
         .listen(endpoint)
         .watch(WatchKey::Type(Setpoint::TYPE_ID), SILENCE_MAX)
-        .on_type::<Enable>(move |context, _frame, _enable| {
-            let Some(number) = context.peer().map(|peer| peer.node_number) else { return };
-            on_enable.follows.store(number, Ordering::Relaxed);
+        .on_type::<Enable>(|context, _frame, _enable| {
+            AXIS.with(|axis| axis.follows.set(Some(context.connection())));
             // Operational with the first setpoint: from then on silence is noticed.
-            on_enable.enter(ENABLED, "waits for setpoints");
-            let status = Status { state: on_enable.state.load(Ordering::Relaxed) };
+            AXIS.with(|axis| axis.enter(ENABLED, "waits for setpoints"));
             // Reliable as the request is. Refused only when the link's lane is full.
-            let _ = context.reply(Envelope::status(), &status);
+            let _ = context.reply(Envelope::status(), &Status { state: ENABLED });
         })
-        .on_type::<Setpoint>(move |context, _frame, setpoint| {
-            if !on_setpoint.follows(context.peer()) || on_setpoint.is(SAFE) {
-                return;
-            }
-            on_setpoint.enter(OPERATIONAL, "follows the controller");
-            // Here a drive would write to its hardware.
-            std::hint::black_box(setpoint.position_mm.to_native());
+        .on_type::<Setpoint>(|context, _frame, setpoint| {
+            AXIS.with(|axis| {
+                if !axis.follows(context.connection()) || axis.is(SAFE) {
+                    return;
+                }
+                axis.enter(OPERATIONAL, "follows the controller");
+                // Here a drive would write to its hardware.
+                std::hint::black_box(setpoint.position_mm.to_native());
+            });
         })
         // On the reactor's thread, in the turn that the deadline falls into: brakes on, now.
-        .on_deadline_missed(move |context, watched| {
-            if on_missed.follows(context.peer()) {
-                let silent_ms = millis(watched.silent_for);
-                let why = match watched.ended {
-                    Some(reason) => format!("no setpoint any more: {reason}"),
-                    None => format!("no setpoint for {silent_ms:.1} ms"),
-                };
-                on_missed.enter(SAFE, &why);
-            }
+        .on_deadline_missed(|context, watched| {
+            AXIS.with(|axis| {
+                if axis.follows(context.connection()) {
+                    let silent_ms = millis(watched.silent_for);
+                    let why = match watched.ended {
+                        Some(reason) => format!("no setpoint any more: {reason}"),
+                        None => format!("no setpoint for {silent_ms:.1} ms"),
+                    };
+                    axis.enter(SAFE, &why);
+                }
+            });
         })
-        // The same session goes on: its controller hung, or its link was away.
-        .on_deadline_recovered(move |context, watched| {
-            if on_recovered.follows(context.peer()) {
-                let silent_ms = millis(watched.silent_for);
-                on_recovered.enter(OPERATIONAL, &format!("setpoints after {silent_ms:.1} ms"));
-            }
+        // The session that was enabled goes on: its controller hung, or its link was away.
+        .on_deadline_recovered(|context, watched| {
+            AXIS.with(|axis| {
+                if axis.follows(context.connection()) {
+                    let silent_ms = millis(watched.silent_for);
+                    axis.enter(OPERATIONAL, &format!("setpoints after {silent_ms:.1} ms"));
+                }
+            });
         })
         .start()?;
     say(&format!("listens on {}", server.addresses()[0]));
@@ -205,18 +218,21 @@ fn drive(endpoint: &str) -> Result<(), Box<dyn Error>> {
 // The controller.
 
 /// Leaves in good order after so many cycles.
-fn controller(endpoint: &str, cycles: u64) -> Result<(), Box<dyn Error>> {
+fn controller(endpoint: &str, cycles: u64, config: Config) -> Result<(), Box<dyn Error>> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    let mut client = Client::new(config("controller")?)?;
+    let mut client = Client::new(config)?;
     client.connect(endpoint)?;
-    let setpoint_envelope = Envelope::data().ttl(SETPOINT_TTL).latest(AXIS);
+    let setpoint_envelope = Envelope::data().ttl(SETPOINT_TTL).latest(AXIS_KEY);
     let enable_envelope = Envelope::command().critical().reliable();
     let mut enabling = None;
     let mut cycle = 0_u64;
     let mut due = Nanos::now() + CYCLE;
     while cycle < cycles {
-        // Serves the link until the next cycle. While it is away, dials.
-        client.run_for(due.since(Nanos::now()))?;
+        // Serves the link until the next cycle. While it is away, dials, until the session is over:
+        // a new one is for us to make.
+        if client.run_for(due.since(Nanos::now())).is_err() {
+            connect_again(&mut client, endpoint)?;
+        }
         client.poll();
         while let Some(event) = client.poll_event() {
             // The first attempt is news, the others are not.
@@ -231,15 +247,22 @@ fn controller(endpoint: &str, cycles: u64) -> Result<(), Box<dyn Error>> {
                     client.cancel_request(request);
                 }
                 let enable = Enable { speed_mm_s_max: 60.0 };
-                enabling = Some(client.start_request(enable_envelope, &enable, ENABLE_TIMEOUT)?);
+                enabling = match client.start_request(enable_envelope, &enable, ENABLE_TIMEOUT) {
+                    Ok(request) => Some(request),
+                    // Over again already. The next session begins with enabling.
+                    Err(RequestError::Send(SendError::NotConnected)) => None,
+                    Err(error) => return Err(error.into()),
+                };
             }
         }
         if let Some(outcome) = enabling.and_then(|request| client.take_response(request)) {
             enabling = None;
             match outcome {
                 Ok(answer) => {
-                    let state = answer.access::<Status>()?.state;
-                    say(&format!("the drive answers: {}", STATES[usize::from(state)]));
+                    // A byte of the peer's: nothing to index with unchecked.
+                    let state = usize::from(answer.access::<Status>()?.state);
+                    let name = STATES.get(state).ok_or("the drive answers with no known state")?;
+                    say(&format!("the drive answers: {name}"));
                 }
                 // That session is over. The next one begins with enabling.
                 Err(RequestError::ConnectionLost { .. }) => {}
@@ -264,6 +287,17 @@ fn controller(endpoint: &str, cycles: u64) -> Result<(), Box<dyn Error>> {
     say("leaves");
     // What was sent arrives, and then the drive knows that nothing more will come.
     let _ = client.disconnect(CALM);
+    Ok(())
+}
+
+/// The session is over, because the drive was away for longer than `session_linger_ms`, or had
+/// ended it. Makes a new one, for as long as that takes.
+fn connect_again(client: &mut Client, endpoint: &str) -> Result<(), Box<dyn Error>> {
+    say("session over: connects for a new one");
+    while client.connect(endpoint).is_err() {
+        // At most so long: whatever happens in the reactor ends the wait.
+        client.reactor().turn(Wait::Until(Nanos::now() + CONNECT_PAUSE))?;
+    }
     Ok(())
 }
 
@@ -293,7 +327,7 @@ fn demo() -> Result<(), Box<dyn Error>> {
     let drive = demo.start("drive", &["127.0.0.1:0"])?;
     let (_, said) = demo.until("drive", "listens on ", started)?;
     let endpoint = said.trim_start_matches("listens on ").to_owned();
-    let controller = demo.start("controller", &[&endpoint])?;
+    let controller = demo.start("controller", &[&endpoint, STAYS, LINGER_MS])?;
     demo.until("drive", "operational", started)?;
     demo.run_for(CALM);
 
@@ -319,13 +353,13 @@ fn demo() -> Result<(), Box<dyn Error>> {
     demo.expect_safe(killed)?;
     demo.run_for(HANG);
     let started = demo.note("starts the controller again");
-    let _left = demo.start("controller", &[&endpoint, LEAVES_AFTER])?;
+    let _left = demo.start("controller", &[&endpoint, LEAVES_AFTER, LINGER_MS])?;
     demo.until("drive", "operational", started)?;
     let (left, _) = demo.until("controller", "leaves", started)?;
     demo.expect_safe(left)?;
     demo.run_for(HANG);
     let started = demo.note("starts the controller again");
-    let _controller = demo.start("controller", &[&endpoint])?;
+    let controller = demo.start("controller", &[&endpoint, STAYS, LINGER_MS])?;
     demo.until("drive", "operational", started)?;
     demo.run_for(CALM);
 
@@ -334,8 +368,21 @@ fn demo() -> Result<(), Box<dyn Error>> {
     demo.until("controller", "link lost", killed)?;
     demo.run_for(HANG);
     let started = demo.note("starts the drive again");
-    let _drive = demo.start("drive", &[&endpoint])?;
+    let drive = demo.start("drive", &[&endpoint])?;
     demo.until("controller", "session lost", started)?;
+    demo.until("controller", "connected", started)?;
+    demo.until("drive", "operational", started)?;
+    demo.run_for(CALM);
+
+    controller.kill()?;
+    let started = demo.note("starts a controller that keeps its session for 200 ms");
+    let _controller = demo.start("controller", &[&endpoint, STAYS, LINGER_SHORT_MS])?;
+    demo.until("drive", "operational", started)?;
+    let killed = demo.note("kills the drive, for longer than that");
+    drive.kill()?;
+    demo.until("controller", "session over", killed)?;
+    let started = demo.note("starts the drive again");
+    let _drive = demo.start("drive", &[&endpoint])?;
     demo.until("controller", "connected", started)?;
     demo.until("drive", "operational", started)?;
     demo.run_for(CALM);
