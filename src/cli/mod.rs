@@ -19,6 +19,7 @@ mod send;
 mod serve;
 mod show;
 mod stat;
+mod stop;
 mod top;
 
 use std::io::{self, IsTerminal};

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -27,14 +27,11 @@ use signal_hook::flag;
 
 use crate::cli::options::{idle_parser, kind_parser, parse_seconds};
 use crate::cli::send::SendFailure;
-use crate::cli::serve::{self, Log, ServeOptions, stop_on_signals};
+use crate::cli::serve::{self, Log, ServeOptions};
 use crate::cli::show::{Metric, counted};
+use crate::cli::stop::{END_DEADLINE, Stop, TICK};
 use crate::cli::{CommandError, FAILURE, Settings};
 
-/// How late a signal or a line about the connection may be.
-const TICK: Duration = Duration::from_millis(20);
-/// How long the end of a client may take.
-const DISCONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Where frames wait for the disk, per reactor, in MiB.
 const MEMORY_MIB_DEFAULT: u16 = 16;
 
@@ -207,7 +204,7 @@ fn listen_to(
         builder = builder.idle(idle);
     }
     let config = settings.build(builder)?;
-    let stop = stop_on_signals()?;
+    let stop = Stop::on_signals()?;
     let mut client = Client::new(config.clone())?;
     for kind in Kind::APPLICATION {
         // Taken, so that the inbox stays empty: the tap has seen them.
@@ -229,15 +226,14 @@ fn listen_to(
             let _ = log.say(&event);
         }
         recording.look();
-        // ORDERING: Relaxed, paired with the store in the signal handler: it carries nothing else.
-        if is_lost || stop.load(Ordering::Relaxed) || Nanos::now() >= end {
+        if is_lost || stop.is_set() || Nanos::now() >= end {
             break;
         }
         is_lost = client.run_for(TICK.min(end.since(Nanos::now()))).is_err();
     }
     let reason = client.disconnected_reason().unwrap_or(CloseReason::PeerClosed);
     if !is_lost {
-        let _ = client.disconnect(DISCONNECT_DEADLINE);
+        let _ = client.disconnect(END_DEADLINE);
     }
     // With the tap: what it holds is written, and then the recording ends by itself.
     drop(client);

@@ -5,8 +5,7 @@
 //! output is slow the inbox fills, and the senders feel it through TCP: nothing is dropped. Who
 //! comes and who leaves is printed in order with the messages of that connection.
 //!
-//! Ctrl-C and SIGTERM set a flag and nothing else; this thread sees it within [`TICK`] and ends
-//! the server in order. A second signal ends the process at once.
+//! Ctrl-C and SIGTERM end the server in order, see [`Stop`]: this thread looks every [`TICK`].
 //!
 //! Not a broker: nothing is routed from one client to another.
 
@@ -14,7 +13,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -25,20 +24,13 @@ use ringwire::{
     Priority, Server, SetupError, ShutdownReport, Statistics, Tap,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::signal::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use crate::cli::options::{idle_parser, kind_name, parse_seconds, priority_name};
 use crate::cli::record::{Recording, RecordingPlan};
 use crate::cli::show::{Excerpt, Metric, TimeOfDay, counted, terminal_columns};
+use crate::cli::stop::{END_DEADLINE, Stop, TICK};
 use crate::cli::{CommandError, Settings};
 
-/// How late a signal, a connection's line or the statistics may be while nothing is received.
-const TICK: Duration = Duration::from_millis(20);
-/// How long the end may take: what is queued is sent, and the clients close.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
-/// Exit code of a process that a second signal ended, as a shell reports SIGINT.
-const INTERRUPTED: i32 = 130;
 /// Width of a payload on a line that goes to no terminal.
 const EXCERPT_COLUMNS: usize = 1024;
 /// Descriptors beside the connections': rings, listeners, standard streams.
@@ -186,7 +178,7 @@ struct Meter {
 /// Runs `ringwire serve`.
 pub(super) fn run(options: &ServeOptions, settings: Settings) -> Result<ExitCode, CommandError> {
     let config = configure(options, &settings)?;
-    let stop = stop_on_signals()?;
+    let stop = Stop::on_signals()?;
     let mut run = Run::start(options, &config, None)?;
     let served = run.serve(options, &stop);
     // In order, also when nobody reads any more what is printed.
@@ -202,7 +194,7 @@ pub(super) fn run_recording(
     plan: &RecordingPlan<'_>,
 ) -> Result<ExitCode, CommandError> {
     let config = configure(options, &settings)?;
-    let stop = stop_on_signals()?;
+    let stop = Stop::on_signals()?;
     let (tap, frames) = plan.tap();
     let mut run = Run::start(options, &config, Some(tap.clone()))?;
     let endpoint = run.server.addresses().iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -274,18 +266,6 @@ fn answer_to(kind: Kind, priority: Priority) -> Envelope {
     Envelope::of(kind).priority(priority)
 }
 
-/// A flag that the first signal sets; the second ends the process at once.
-pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>, SetupError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: what is registered first runs first, and must not see its own signal.
-        flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))
-            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
-            .map_err(|source| SetupError::System { operation: "sigaction", source })?;
-    }
-    Ok(stop)
-}
-
 /// Makes room for as many connections as the configuration allows, and warns where the process may
 /// not have it: accepting fails later then, is counted and tried again.
 fn raise_descriptor_limit(config: &Config) {
@@ -349,7 +329,7 @@ impl Run {
     }
 
     /// Until a signal, or the time given.
-    fn serve(&mut self, options: &ServeOptions, stop: &AtomicBool) -> io::Result<()> {
+    fn serve(&mut self, options: &ServeOptions, stop: &Stop) -> io::Result<()> {
         let end = options.run_for.map_or(Nanos::NEVER, |time| Nanos::now() + time);
         let mut meter = options.statistics.map(|every| Meter {
             every,
@@ -364,8 +344,7 @@ impl Run {
         if is_watched {
             eprintln!("Ctrl-C ends in order, twice at once");
         }
-        // ORDERING: Relaxed, paired with the store in the signal handler: it carries nothing else.
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.is_set() {
             let now = Nanos::now();
             if now >= end {
                 break;
@@ -445,7 +424,7 @@ impl Run {
     fn end(self) -> (Option<Recording>, io::Result<()>) {
         let Self { server, conduct, refused, mut log, recording, .. } = self;
         let handle = server.handle();
-        let report = server.shutdown(SHUTDOWN_DEADLINE);
+        let report = server.shutdown(END_DEADLINE);
         // Also of who came while this thread had to wait for its reader.
         while let Some(event) = handle.poll_event() {
             if let Some(recording) = &recording {
@@ -685,7 +664,6 @@ impl Meter {
     }
 }
 
-/// Names a link where that tells more than "the link".
 /// How many messages were dropped, and a line for each lane and reason.
 fn all_drops(drops: impl Iterator<Item = (Priority, &'static str, u64)>) -> (u64, String) {
     let (mut sum, mut lines) = (0_u64, String::new());
@@ -696,6 +674,7 @@ fn all_drops(drops: impl Iterator<Item = (Priority, &'static str, u64)>) -> (u64
     (sum, lines)
 }
 
+/// Names a link where that tells more than "the link".
 fn which(link: Link) -> &'static str {
     match link {
         Link::Main => "",
