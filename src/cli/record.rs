@@ -215,14 +215,13 @@ fn listen_to(
     client.connect(address)?;
     let mut recording = Recording::start(plan, &config, frames, address.into())?;
     let mut log = Log::new(!options.quiet);
-    log.set_optional();
     let end = options.run_for.map_or(Nanos::NEVER, |time| Nanos::now() + time);
     let mut is_lost = false;
     loop {
         // Also when the end comes at once: who is connected is noted before anything ends.
         while let Some(event) = client.poll_event() {
             recording.note(&event);
-            // Optional: it has warned of what it can not say.
+            // It has warned of what it can not say.
             let _ = log.say(&event);
         }
         recording.look();

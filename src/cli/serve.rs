@@ -7,6 +7,8 @@
 //!
 //! Ctrl-C and SIGTERM end the server in order, see [`Stop`]: this thread looks every [`TICK`].
 //!
+//! When the reader of standard output goes, or its disk is full, the server goes on without it.
+//!
 //! Not a broker: nothing is routed from one client to another.
 
 use std::collections::VecDeque;
@@ -36,11 +38,12 @@ const EXCERPT_COLUMNS: usize = 1024;
 /// Descriptors beside the connections': rings, listeners, standard streams.
 const DESCRIPTORS_SPARE: u64 = 128;
 
-/// Listen, send back what is asked, and print the rest.
+/// Listen; echo commands and requests; print everything else.
 ///
 /// Commands and requests get their own payload back as the answer; every other message is printed,
 /// one line each: time (UTC), client, kind, priority, type, payload. Lines of connections start
-/// with + and -. The first line says where it listens. Ctrl-C or SIGTERM ends it in order.
+/// with + and -. The first line says where it listens. Ctrl-C or SIGTERM ends it in order; that who
+/// reads its output goes away does not.
 #[derive(Debug, Args)]
 pub(crate) struct ServeOptions {
     /// Where to listen: host:port, [v6]:port, a bare host (port 7411) or unix:/path.
@@ -123,26 +126,21 @@ pub(super) struct Log {
     pending: VecDeque<(Event, u64)>,
 }
 
-/// Who reads standard output. It may go, as `head` does, or its disk may be full.
+/// Who reads standard output. It may go, as `head` does, or its disk may be full. There is more to
+/// do than to print: clients are served, and recorded, all the same.
 struct Reader {
     out: StdoutLock<'static>,
-    /// There is more to do than to print: what can not be printed is no error.
-    is_optional: bool,
     is_gone: bool,
 }
 
 impl Reader {
-    /// What an error comes to; where printing is optional, the last one.
-    fn give_up(&mut self, error: io::Error) -> io::Result<()> {
-        if !self.is_optional {
-            return Err(error);
-        }
+    /// Nothing is written any more.
+    fn give_up(&mut self, error: &io::Error) {
         self.is_gone = true;
         // A reader that went is nothing to warn of.
         if error.kind() != io::ErrorKind::BrokenPipe {
             eprintln!("warning: cannot write standard output: {error}; going on without it");
         }
-        Ok(())
     }
 }
 
@@ -153,18 +151,21 @@ impl Write for Reader {
         }
         match self.out.write(bytes) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                self.give_up(error).map(|()| bytes.len())
+                self.give_up(&error);
+                Ok(bytes.len())
             }
             outcome => outcome,
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self.out.flush() {
-            Err(error) if !self.is_gone => self.give_up(error),
-            // Nobody reads what is left in its buffer.
-            _ => Ok(()),
+        // Where it is gone, nobody reads what is left in its buffer.
+        if let Err(error) = self.out.flush()
+            && !self.is_gone
+        {
+            self.give_up(&error);
         }
+        Ok(())
     }
 }
 
@@ -199,8 +200,6 @@ pub(super) fn run_recording(
     let mut run = Run::start(options, &config, Some(tap.clone()))?;
     let endpoint = run.server.addresses().iter().map(ToString::to_string).collect::<Vec<_>>();
     run.recording = Some(Recording::start(plan, &config, frames, endpoint.join(" "))?);
-    // Whoever reads standard output may go: recording goes on.
-    run.log.set_optional();
     let served = run.serve(options, &stop);
     let (recording, ended) = run.end();
     // Not before: without a tap the recording ends, and takes no more names of who came.
@@ -447,20 +446,11 @@ impl Log {
     /// Takes standard output for the rest of the run.
     pub(super) fn new(says_who: bool) -> Self {
         Self {
-            out: BufWriter::new(Reader {
-                out: io::stdout().lock(),
-                is_optional: false,
-                is_gone: false,
-            }),
+            out: BufWriter::new(Reader { out: io::stdout().lock(), is_gone: false }),
             columns: terminal_columns(),
             says_who,
             pending: VecDeque::new(),
         }
-    }
-
-    /// Goes on when standard output can not be written any more.
-    pub(super) fn set_optional(&mut self) {
-        self.out.get_mut().is_optional = true;
     }
 
     /// Says one thing that happened, at once.
