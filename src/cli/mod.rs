@@ -3,8 +3,9 @@
 //! Exit codes: 0 everything asked for was done, 1 it failed, 2 the command line or the
 //! configuration makes no sense. Results go to standard output, everything else to standard error;
 //! the results of `send` are the answers. `serve` and `record` end in order on Ctrl-C and SIGTERM,
-//! `top` on these and SIGQUIT, so that its terminal is as it was; `bench` is ended at once by
-//! Ctrl-C, behind its progress bar; every other subcommand catches no signal.
+//! and so do `send` and `replay`, with exit code 130: not all was done. `top` ends on these and
+//! SIGQUIT, so that its terminal is as it was; `bench` is ended at once by Ctrl-C, behind its
+//! progress bar; every other subcommand catches no signal.
 //!
 //! Not here: what a subcommand does. Each has a module of its own.
 
@@ -36,6 +37,9 @@ use tracing_subscriber::EnvFilter;
 const FAILURE: u8 = 1;
 /// Exit code of a command line or configuration that makes no sense; clap uses the same.
 const USAGE: u8 = 2;
+
+/// What [`CommandError::Output`] calls standard output.
+const STANDARD_OUTPUT: &str = "standard output";
 
 /// Message transport for low-latency control nodes.
 #[derive(Debug, Parser)]
@@ -93,6 +97,12 @@ enum CommandError {
     /// A recording could not be read.
     #[error("{}: {source}", .path.display())]
     Recording { path: PathBuf, source: RecordError },
+    /// A recording has no frame that is meant.
+    #[error(
+        "nothing was selected: the recording has {received} received and {sent} sent frames; see \
+         --list, --frames, --session"
+    )]
+    NothingSelected { received: u64, sent: u64 },
     /// There is no node to look at.
     #[error(transparent)]
     Stat(#[from] stat::StatFailure),
@@ -134,10 +144,7 @@ pub(crate) fn run() -> ExitCode {
     }
     match execute(command) {
         Ok(code) => code,
-        // Who reads it went away, as `head` does, and has what it wanted.
-        Err(CommandError::Stdout(source)) if source.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
+        Err(error) if error.is_reader_gone() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
@@ -186,6 +193,18 @@ fn start_logging(level: tracing::Level) {
 }
 
 impl CommandError {
+    /// Whether it is that who reads standard output went away, as `head` does, and has what it
+    /// wanted.
+    fn is_reader_gone(&self) -> bool {
+        match self {
+            Self::Stdout(source) => source.kind() == io::ErrorKind::BrokenPipe,
+            Self::Output { what, source } => {
+                what == STANDARD_OUTPUT && source.kind() == io::ErrorKind::BrokenPipe
+            }
+            _ => false,
+        }
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::File { .. } | Self::Usage(_) => USAGE,
@@ -197,6 +216,7 @@ impl CommandError {
             | Self::Connect(_)
             | Self::Send(_)
             | Self::Recording { .. }
+            | Self::NothingSelected { .. }
             | Self::Stat(_)
             | Self::Stdout(_)
             | Self::Output { .. } => FAILURE,

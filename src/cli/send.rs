@@ -2,7 +2,8 @@
 //!
 //! A request is sent when the one before it has been answered, so one is in flight. Messages
 //! without an answer stream: a full lane is waited for, so a slow server slows the reading of
-//! standard input. Every wait ends with `--timeout`.
+//! standard input. Every wait ends with `--timeout`. Ctrl-C and SIGTERM end it in order once it is
+//! connected: what was sent leaves, the server is told, and the summary is of what there was.
 //!
 //! With `--rate`, a message has an intended instant, and its round trip counts from there: a
 //! request that was late because the one before it hung is as late as its caller would find it.
@@ -35,6 +36,7 @@ use crate::cli::options::{
     idle_parser, kind_name, kind_parser, parse_rate, parse_type_id, priority_parser,
 };
 use crate::cli::show::{Excerpt, Marked, Short, counted, terminal_columns};
+use crate::cli::stop::{END_DEADLINE, INTERRUPTED, Stop, TICK};
 use crate::cli::{CommandError, Settings};
 
 /// How often the session is looked after while the next line is long in coming: several times in
@@ -56,7 +58,10 @@ const EXCERPT_LINES: usize = 4;
 /// On a terminal a long answer is cut, and one that is not text is shown in hexadecimal; elsewhere
 /// its bytes are written as they are, with a line break behind them unless they answer a --file.
 ///
-/// Exit code 0 when everything was sent and answered, 1 when not, 2 for a senseless command line.
+/// Ctrl-C ends it in order, with its summary; twice at once.
+///
+/// Exit code 0 when everything was sent and answered, 1 when not, 2 for a senseless command line,
+/// 130 when Ctrl-C or SIGTERM ended it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -78,8 +83,8 @@ pub(crate) struct SendOptions {
     kind: Kind,
 
     /// Which lane they take: low, normal, high or critical.
-    #[arg(long, default_value = "normal", hide_possible_values = true,
-          value_parser = priority_parser())]
+    #[arg(long, visible_alias = "lane", value_name = "LANE", default_value = "normal",
+          hide_possible_values = true, value_parser = priority_parser())]
     priority: Priority,
 
     /// The number of their payload type; 0x101 is understood.
@@ -112,7 +117,8 @@ pub(crate) struct SendOptions {
     #[arg(long, value_name = "HZ", allow_negative_numbers = true, value_parser = parse_rate)]
     rate: Option<Duration>,
 
-    /// How long to wait for the connection, an answer, or room to send [default: 5000].
+    /// Milliseconds to wait for the connection, an answer, or room to send [default: 5000; the
+    /// handshake has 2000].
     #[arg(long, value_name = "MS", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=TIMEOUT_MS_MAX))]
     timeout: Option<u32>,
@@ -170,6 +176,7 @@ struct Talk<'a> {
     prints: bool,
     pace: Option<Pace>,
     tally: Tally,
+    stop: Stop,
     /// Messages that the server sent of itself.
     unasked: Rc<Cell<u64>>,
 }
@@ -222,6 +229,9 @@ fn read_source(options: &SendOptions, config: &Config) -> Result<Source, Command
         check_json(options, &payload, || path.display().to_string())?;
         return Ok(Source::Given(vec![payload]));
     }
+    if options.messages.len() > 1 && options.messages.iter().any(|message| message == "-") {
+        return Err(CommandError::Usage("`-` stands alone: it is standard input".into()));
+    }
     if options.messages.is_empty() || options.messages == ["-"] {
         if options.count > 1 {
             let text = "--count repeats what is given on the command line, not standard input";
@@ -272,6 +282,8 @@ impl<'a> Talk<'a> {
             client.on(kind, move |_, _| unasked.set(unasked.get() + 1));
         }
         client.connect(&options.address)?;
+        // Not before: until there is a session, there is nothing to end in order.
+        let stop = Stop::on_signals()?;
         let started = Nanos::now();
         let timeout = options
             .timeout
@@ -285,6 +297,7 @@ impl<'a> Talk<'a> {
             prints: options.count == 1,
             pace: options.rate.map(|every| Pace { next: started, every }),
             tally: Tally::new(started),
+            stop,
             unasked,
         })
     }
@@ -292,6 +305,9 @@ impl<'a> Talk<'a> {
     fn send_all(&mut self, messages: &[Vec<u8>]) -> Result<(), CommandError> {
         for _ in 0..self.options.count {
             for message in messages {
+                if self.stop.is_set() {
+                    return Ok(());
+                }
                 self.send(message)?;
             }
         }
@@ -307,10 +323,14 @@ impl<'a> Talk<'a> {
         }
         let mut line = Vec::new();
         for number in 1_u64.. {
+            if self.stop.is_set() {
+                break;
+            }
             line.clear();
             let what = || format!("line {number} of standard input");
             match self.read_line(&mut input, bytes_max + 2, &mut line) {
-                Ok(()) if line.is_empty() => break,
+                // A line that was not read to its end is no message.
+                Ok(()) if line.is_empty() || self.stop.is_set() => break,
                 Ok(()) => {}
                 Err(source) => return Err(SendFailure::Input { what: what(), source }.into()),
             }
@@ -325,7 +345,8 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Reads on to the end of a line, to `bytes_max` bytes of it, or to the end of standard input.
+    /// Reads on to the end of a line, to `bytes_max` bytes of it, to the end of standard input, or
+    /// until a signal.
     /// What comes may be long in coming: meanwhile the session is kept.
     fn read_line(
         &mut self,
@@ -340,6 +361,7 @@ impl<'a> Talk<'a> {
                 loop {
                     self.client.poll();
                     match poll(&mut watched, Some(&KEEP_EVERY)) {
+                        Ok(0) | Err(Errno::INTR) if self.stop.is_set() => return Ok(()),
                         Ok(0) | Err(Errno::INTR) => {}
                         outcome => {
                             outcome?;
@@ -366,11 +388,15 @@ impl<'a> Talk<'a> {
         let codec = if self.options.json { Codec::Json } else { Codec::Opaque };
         let body = Marked { codec, type_id: self.options.type_id, payload };
         let from = self.await_instant();
+        if self.stop.is_set() {
+            return Ok(());
+        }
         self.tally.sent += 1;
         if self.asks { self.ask(&body, from) } else { Ok(self.stream(&body)?) }
     }
 
-    /// Waits until the next message is due; returns since when its round trip counts.
+    /// Waits until the next message is due, or a signal comes; returns since when its round trip
+    /// counts.
     fn await_instant(&mut self) -> Nanos {
         let Some(pace) = &mut self.pace else { return Nanos::now() };
         let due = pace.next;
@@ -380,12 +406,12 @@ impl<'a> Talk<'a> {
         }
         loop {
             let left = due.since(Nanos::now());
-            if left.is_zero() {
+            if left.is_zero() || self.stop.is_set() {
                 return due;
             }
             if left <= WAKE_SLACK {
                 self.client.poll();
-            } else if self.client.run_for(left - WAKE_SLACK).is_err() {
+            } else if self.client.run_for(TICK.min(left - WAKE_SLACK)).is_err() {
                 // The link is lost: the next message, which is due for nobody, tells why.
                 return due;
             }
@@ -396,8 +422,9 @@ impl<'a> Talk<'a> {
     fn ask(&mut self, body: &Marked<'_>, from: Nanos) -> Result<(), CommandError> {
         // What the server says besides would fill the inbox.
         while self.client.reactor().receive().is_some() {}
-        let answer = match self.client.request(self.envelope, body, self.timeout) {
-            Ok(answer) => answer,
+        let answer = match self.await_answer(body) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Ok(()),
             Err(error @ RequestError::Timeout { .. }) => {
                 self.tally.timed_out += 1;
                 if self.prints {
@@ -418,6 +445,22 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
+    /// Sends a request and waits for its answer; `None` when a signal came before it.
+    fn await_answer(&mut self, body: &Marked<'_>) -> Result<Option<Message>, RequestError> {
+        let request = self.client.start_request(self.envelope, body, self.timeout)?;
+        loop {
+            if let Some(outcome) = self.client.take_response(request) {
+                return outcome.map(Some);
+            }
+            if self.stop.is_set() {
+                self.client.cancel_request(request);
+                return Ok(None);
+            }
+            // A failing ring shows as a lost connection in the next attempt.
+            let _ = self.client.reactor().turn(Wait::Until(Nanos::now() + TICK));
+        }
+    }
+
     fn print_answer(&self, answer: &Message, round_trip: Duration) -> io::Result<()> {
         let mut out = io::stdout().lock();
         let payload = answer.payload();
@@ -434,15 +477,20 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Queues a message; waits for room as long as the server goes on reading.
+    /// Queues a message; waits for room as long as the server goes on reading, or until a signal.
     fn stream(&mut self, body: &Marked<'_>) -> Result<(), SendFailure> {
         let deadline = Nanos::now() + self.timeout;
         loop {
             match self.client.send(self.envelope, body) {
                 Ok(()) => return Ok(()),
+                Err(SendError::Full | SendError::MemoryFull) if self.stop.is_set() => {
+                    self.tally.sent -= 1;
+                    return Ok(());
+                }
                 Err(SendError::Full | SendError::MemoryFull) if Nanos::now() < deadline => {
                     // A failing ring shows as a lost connection in the next attempt.
-                    let _ = self.client.reactor().turn(Wait::Until(deadline));
+                    let wait = Wait::Until(deadline.min(Nanos::now() + TICK));
+                    let _ = self.client.reactor().turn(wait);
                 }
                 Err(SendError::Full | SendError::MemoryFull) => {
                     return Err(SendFailure::Stalled { timeout: self.timeout });
@@ -471,19 +519,30 @@ impl<'a> Talk<'a> {
         if !self.asks && self.client.connection_state() == ConnectionState::Disconnected {
             return Err(self.explain(SendError::NotConnected.into()).into());
         }
-        let report = self.client.disconnect(self.timeout);
+        let is_stopped = self.stop.is_set();
+        if is_stopped && io::stderr().is_terminal() {
+            // The terminal has written ^C without a line break.
+            eprintln!();
+        }
+        let deadline = if is_stopped { END_DEADLINE.min(self.timeout) } else { self.timeout };
+        let report = self.client.disconnect(deadline);
         let ended = Nanos::now();
         // The line below a single answer has said it all.
-        if self.tally.sent != 1 || !self.asks || !self.prints {
+        if self.tally.sent != 1 || !self.asks || !self.prints || is_stopped {
             eprint!("{}", self.summary(ended));
         }
         if self.unasked.get() > 0 {
             let unasked = counted(self.unasked.get(), "message");
             eprintln!("{unasked} came that answered no request: not shown");
         }
-        if !self.asks {
-            check_delivery(&self.client, &report)?;
+        let delivered = if self.asks { Ok(()) } else { check_delivery(&self.client, &report) };
+        if is_stopped {
+            if let Err(error) = delivered {
+                eprintln!("error: {error}");
+            }
+            return Ok(ExitCode::from(INTERRUPTED));
         }
+        delivered?;
         let failed = self.tally.timed_out + self.tally.errors;
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

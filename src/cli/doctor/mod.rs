@@ -24,12 +24,11 @@ mod selftest;
 mod tuning;
 
 use std::io::{self, IsTerminal};
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use ringwire::config::Config;
+use ringwire::config::{Config, REACTORS_MAX};
 use ringwire::sys::probe::{Capabilities, RingError};
 
 use host::Host;
@@ -39,7 +38,7 @@ use selftest::SelfTest;
 
 /// Look at this host, measure it, and say what to do to make it fast.
 ///
-/// Ends with the settings it would recommend. Lay --config over it to have a configuration judged.
+/// Ends with the settings it would recommend. With --config FILE, that configuration is judged.
 /// Exit code 0 when everything works, be it slowly, and 1 when something will not work.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
@@ -50,8 +49,9 @@ pub(crate) struct DoctorArgs {
     #[arg(long)]
     no_self_test: bool,
     /// How many reactors are to run [default: what the configuration says, or 1]
-    #[arg(long, value_name = "N")]
-    reactors: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u16).range(1..=REACTORS_MAX.into()))]
+    reactors: Option<u16>,
 }
 
 /// Examines this host for `config` and prints what was found to standard output.
@@ -60,7 +60,7 @@ pub(crate) struct DoctorArgs {
 ///
 /// When standard output can not be written.
 pub(crate) fn run(args: &DoctorArgs, config: &Config) -> io::Result<ExitCode> {
-    let reactors = args.reactors.map_or(config.reactor_count(), NonZeroUsize::get);
+    let reactors = args.reactors.map_or(config.reactor_count(), usize::from);
     let mut host = Host::gather(Path::new("/"));
     for card in &mut host.tuning.cards {
         card.coalescing = ethtool::coalescing(&card.name).map_err(|error| error.to_string());

@@ -1,6 +1,7 @@
 //! `ringwire replay --list`: what is in a recording, as a table or JSON lines.
 
 use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
 
 use ringwire::record::{Direction, Record, RecordOrigin, RecordedFrame};
 use ringwire::{Frame, Kind, Nanos};
@@ -41,14 +42,15 @@ pub(super) fn print(mut selected: Selected<'_>, as_json: bool) -> Result<bool, C
             (Item::Frame(recorded, frame), false) => line_of(recorded, frame, &origin, columns),
             (Item::Other(record), true) => match other_json(record, &origin) {
                 Some(line) => json_line(&line),
-                None => return Ok(()),
+                None => return Ok(ControlFlow::Continue(())),
             },
             (Item::Other(record), false) => match other_line(record, &origin) {
                 Some(line) => line,
-                None => return Ok(()),
+                None => return Ok(ControlFlow::Continue(())),
             },
         };
-        writeln!(out, "{line}").map_err(CommandError::Stdout)
+        writeln!(out, "{line}").map_err(CommandError::Stdout)?;
+        Ok(ControlFlow::Continue(()))
     })?;
     if !as_json {
         let lasted = Short(latest.since(origin.monotonic));

@@ -6,7 +6,7 @@
 //!
 //! Kind, lane, type, codec, reliability and time to live are those of the recording. Requests wait
 //! for their answers, many at a time; answers of the recording answer nobody here and are left
-//! out.
+//! out. Ctrl-C and SIGTERM end it in order once it is connected, with the summary so far.
 //!
 //! Not here: the file ([`ringwire::record`]), and which frames are meant ([`select`]).
 
@@ -14,7 +14,8 @@ mod list;
 mod select;
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use self::select::{Item, Selected, Selection};
 use crate::cli::options::idle_parser;
 use crate::cli::send::{SendFailure, TIMEOUT_DEFAULT, TIMEOUT_MS_MAX, WAKE_SLACK, check_delivery};
 use crate::cli::show::{Metric, Short, counted};
+use crate::cli::stop::{END_DEADLINE, INTERRUPTED, Stop, TICK};
 use crate::cli::{CommandError, FAILURE, Settings};
 
 /// Requests that wait for their answer at once; fewer than `requests_max` has by default.
@@ -42,8 +44,11 @@ const ASKED_MAX: u32 = 512;
 /// Sends what the recorder received; --frames sent sends the other side's part. The summary says
 /// how late frames were, and what was left out or refused.
 ///
-/// Exit code 0 when everything was sent and answered, 1 when not. With --list 1 when the file is
-/// cut off or damaged: what could be read of it is shown all the same.
+/// Ctrl-C ends it in order, with the summary so far; twice at once.
+///
+/// Exit code 0 when everything was sent and answered, 1 when not, or when nothing was selected, 130
+/// when Ctrl-C or SIGTERM ended it. With --list 1 when the file is cut off or damaged: what could
+/// be read of it is shown all the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -77,7 +82,8 @@ pub(crate) struct ReplayOptions {
     #[arg(long, requires = "list")]
     json: bool,
 
-    /// How long to wait for the connection, an answer, or room to send [default: 5000].
+    /// Milliseconds to wait for the connection, an answer, or room to send [default: 5000; the
+    /// handshake has 2000].
     #[arg(long, value_name = "MS", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=TIMEOUT_MS_MAX))]
     timeout: Option<u32>,
@@ -143,6 +149,7 @@ struct Replay<'a> {
     /// Requests without an answer so far, in order.
     asked: VecDeque<RequestId>,
     tally: Tally,
+    stop: Stop,
 }
 
 /// Runs `ringwire replay`.
@@ -155,10 +162,18 @@ pub(super) fn run(options: &ReplayOptions, settings: Settings) -> Result<ExitCod
     let config = configure(options, &settings)?;
     let mut selected = options.selection.open(&options.file, Some(Direction::Received))?;
     let mut replay = Replay::connect(options, config, address)?;
-    selected.each(|item| match item {
-        Item::Frame(recorded, frame) => replay.send(recorded.at, &frame),
-        Item::Other(_) => Ok(()),
+    let mut is_empty = true;
+    selected.each(|item| {
+        if let Item::Frame(recorded, frame) = item {
+            is_empty = false;
+            replay.send(recorded.at, &frame)?;
+        }
+        Ok(if replay.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
+    if is_empty && !replay.stop.is_set() {
+        let _ = replay.client.disconnect(replay.timeout);
+        return Err(selected.nothing());
+    }
     replay.finish(&selected)
 }
 
@@ -211,6 +226,8 @@ impl<'a> Replay<'a> {
             client.on(kind, |_, _| {});
         }
         client.connect(address)?;
+        // Not before: until there is a session, there is nothing to end in order.
+        let stop = Stop::on_signals()?;
         let timeout = options
             .timeout
             .map_or(TIMEOUT_DEFAULT, |timeout_ms| Duration::from_millis(timeout_ms.into()));
@@ -221,10 +238,11 @@ impl<'a> Replay<'a> {
             schedule: Schedule { speed: options.speed, begun: None },
             asked: VecDeque::with_capacity(ASKED_MAX as usize),
             tally: Tally::new(),
+            stop,
         })
     }
 
-    /// Sends a frame at its instant.
+    /// Sends a frame at its instant. Nothing is sent any more after a signal.
     fn send(&mut self, at: Nanos, frame: &Frame<'_>) -> Result<(), CommandError> {
         if frame.is_response() {
             self.tally.answers += 1;
@@ -232,6 +250,9 @@ impl<'a> Replay<'a> {
         }
         if let Some(due) = self.schedule.due(at, Nanos::now()) {
             self.await_instant(due);
+            if self.stop.is_set() {
+                return Ok(());
+            }
             let late = Nanos::now().since(due);
             let nanos = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
             self.tally.lateness.saturating_record(nanos);
@@ -256,6 +277,9 @@ impl<'a> Replay<'a> {
                 }
                 Err(error) => return Err(SendFailure::NotAnswered(error).into()),
             };
+            if self.stop.is_set() {
+                return Ok(());
+            }
             if stalled && Nanos::now() >= deadline {
                 return Err(SendFailure::Stalled { timeout: self.timeout }.into());
             }
@@ -266,7 +290,8 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Waits for a frame's instant. What is queued leaves before, and answers are taken.
+    /// Waits for a frame's instant, or a signal. What is queued leaves before, and answers are
+    /// taken.
     fn await_instant(&mut self, due: Nanos) {
         if due <= Nanos::now() {
             return;
@@ -275,12 +300,12 @@ impl<'a> Replay<'a> {
         loop {
             self.take_answers();
             let left = due.since(Nanos::now());
-            if left.is_zero() {
+            if left.is_zero() || self.stop.is_set() {
                 return;
             }
             if left <= WAKE_SLACK {
                 self.client.poll();
-            } else if self.client.run_for(left - WAKE_SLACK).is_err() {
+            } else if self.client.run_for(TICK.min(left - WAKE_SLACK)).is_err() {
                 // The link is lost: the next message tells why.
                 return;
             }
@@ -312,7 +337,7 @@ impl<'a> Replay<'a> {
     /// One turn, in which the server may read and answer.
     fn wait_for_room(&mut self, deadline: Nanos) {
         // A failing ring shows as a lost connection in the next attempt.
-        let _ = self.client.reactor().turn(Wait::Until(deadline));
+        let _ = self.client.reactor().turn(Wait::Until(deadline.min(Nanos::now() + TICK)));
         self.take_answers();
     }
 
@@ -329,16 +354,29 @@ impl<'a> Replay<'a> {
     fn finish(mut self, selected: &Selected<'_>) -> Result<ExitCode, CommandError> {
         self.client.flush();
         let deadline = Nanos::now() + self.timeout + self.timeout;
-        while !self.asked.is_empty() && Nanos::now() < deadline {
+        while !self.asked.is_empty() && Nanos::now() < deadline && !self.stop.is_set() {
             self.wait_for_room(deadline);
         }
         let ended = Nanos::now();
-        let report = self.client.disconnect(self.timeout);
+        let is_stopped = self.stop.is_set();
+        if is_stopped && io::stderr().is_terminal() {
+            // The terminal has written ^C without a line break.
+            eprintln!();
+        }
+        let deadline = if is_stopped { END_DEADLINE.min(self.timeout) } else { self.timeout };
+        let report = self.client.disconnect(deadline);
         let mut lines = self.tally.summary(ended, self.options.speed);
         lines.extend(selected.remarks());
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         io::stdout().lock().write_all(text.as_bytes()).map_err(CommandError::Stdout)?;
-        check_delivery(&self.client, &report)?;
+        let delivered = check_delivery(&self.client, &report);
+        if is_stopped {
+            if let Err(error) = delivered {
+                eprintln!("error: {error}");
+            }
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        delivered?;
         let is_whole = self.tally.unanswered == 0 && self.tally.refused.is_empty();
         Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
     }

@@ -1,5 +1,6 @@
 //! Which frames of a recording are meant: by time, lane, kind, session and direction.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub(super) struct Selection {
     to: Option<Duration>,
 
     /// Only frames of this lane: low, normal, high or critical.
-    #[arg(long, value_name = "LANE", hide_possible_values = true,
+    #[arg(long, visible_alias = "priority", value_name = "LANE", hide_possible_values = true,
           value_parser = priority_parser())]
     lane: Option<Priority>,
 
@@ -41,7 +42,7 @@ pub(super) struct Selection {
     kind: Vec<Kind>,
 
     /// Only frames of this session, as --list shows it: 0.1.0.
-    #[arg(long, value_name = "SESSION")]
+    #[arg(long, value_name = "SESSION", value_parser = parse_session)]
     session: Option<String>,
 
     /// Only frames that the recorder received, or only those it sent.
@@ -91,6 +92,20 @@ fn parse_offset(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A session as it is shown: reactor, slot, and how often the slot had been used before.
+fn parse_session(text: &str) -> Result<String, String> {
+    // No sign and no leading zero: what is shown is compared with it.
+    let is_number = |part: &str| {
+        part.bytes().all(|byte| byte.is_ascii_digit())
+            && part.parse::<u32>().is_ok_and(|number| number.to_string() == part)
+    };
+    let parts: Vec<_> = text.split('.').collect();
+    match parts.len() == 3 && parts.into_iter().all(is_number) {
+        true => Ok(text.into()),
+        false => Err("a session as --list shows it is expected: 0.1.0".into()),
+    }
+}
+
 impl Selection {
     /// Opens a recording where the selection begins. Frames of `preferred` are meant when no
     /// direction is named.
@@ -129,10 +144,11 @@ impl Selection {
 }
 
 impl Selected<'_> {
-    /// Hands what is meant to `take`, one after the other, until that is wrong or nothing is left.
+    /// Hands what is meant to `take`, one after the other, until that is wrong or has enough, or
+    /// nothing is left.
     pub(super) fn each(
         &mut self,
-        mut take: impl FnMut(Item<'_>) -> Result<(), CommandError>,
+        mut take: impl FnMut(Item<'_>) -> Result<ControlFlow<()>, CommandError>,
     ) -> Result<(), CommandError> {
         let (from, to) = (self.from, self.to);
         let is_meant = |at| (from..=to).contains(&at);
@@ -142,26 +158,56 @@ impl Selected<'_> {
                 source: source.into(),
             })?;
             let Some(record) = record else { return Ok(()) };
-            match record {
+            let taken = match record {
                 Record::Frame(recorded)
-                    if self.direction.is_some_and(|direction| recorded.direction != direction) => {}
+                    if self.direction.is_some_and(|direction| recorded.direction != direction) =>
+                {
+                    continue;
+                }
                 Record::Frame(recorded) if is_meant(recorded.at) => match whole(recorded.bytes) {
                     Some(frame) if self.selection.takes(&recorded, &frame) => {
-                        take(Item::Frame(recorded, frame))?;
+                        take(Item::Frame(recorded, frame))?
                     }
-                    Some(_) => {}
-                    None => self.found.unreadable += 1,
+                    Some(_) => continue,
+                    None => {
+                        self.found.unreadable += 1;
+                        continue;
+                    }
                 },
                 Record::Lost { at, frames, .. } if is_meant(at) => {
                     self.found.lost = self.found.lost.saturating_add(frames);
-                    take(Item::Other(record))?;
+                    take(Item::Other(record))?
                 }
                 Record::Frame(RecordedFrame { at, .. }) if at > to + DISORDER_MAX => {
                     return Ok(());
                 }
                 Record::Peer { .. } => take(Item::Other(record))?,
-                _ => {}
+                _ => continue,
+            };
+            if taken.is_break() {
+                return Ok(());
             }
+        }
+    }
+
+    /// What to say when nothing was selected, though it was read to its end.
+    pub(super) fn nothing(&self) -> CommandError {
+        let failed = |source| CommandError::Recording { path: self.path.clone(), source };
+        let (mut received, mut sent) = (0_u64, 0_u64);
+        let counted = RecordReader::open(&self.path).and_then(|mut reader| {
+            while let Some(record) = reader.next()? {
+                if let Record::Frame(recorded) = record {
+                    match recorded.direction {
+                        Direction::Received => received += 1,
+                        Direction::Sent => sent += 1,
+                    }
+                }
+            }
+            Ok(())
+        });
+        match counted {
+            Ok(()) => CommandError::NothingSelected { received, sent },
+            Err(source) => failed(source),
         }
     }
 

@@ -21,7 +21,7 @@ struct Node<'a> {
     created_wall_ns: u64,
     taken_ns: u64,
     torn: bool,
-    statistics: Statistics,
+    statistics: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     rates: Option<Rates>,
     reactors: Vec<Reactor>,
@@ -117,13 +117,23 @@ pub(super) fn line(snapshot: &Snapshot, change: Option<&Change>) -> String {
         created_wall_ns: snapshot.created_wall_ns,
         taken_ns: snapshot.taken.0,
         torn: snapshot.is_torn(),
-        statistics: snapshot.statistics(),
+        statistics: statistics(&snapshot.statistics()),
         rates: change.map(Rates::of),
         reactors: reactors.collect(),
         histograms: histograms.collect(),
         sessions: snapshot.sessions().map(Session::of).collect(),
     };
     json_line(&node) + "\n"
+}
+
+/// The sums, with lanes by name as everywhere else here: the library numbers them.
+fn statistics(statistics: &Statistics) -> Value {
+    let mut value = serde_json::to_value(statistics).expect("names and numbers");
+    for (drop, shown) in statistics.drops.iter().zip(value["drops"].as_array_mut().expect("a list"))
+    {
+        shown["lane"] = LANE_NAMES[drop.lane].into();
+    }
+    value
 }
 
 impl Rates {
