@@ -484,6 +484,7 @@ impl<'a> Talk<'a> {
             match self.client.send(self.envelope, body) {
                 Ok(()) => return Ok(()),
                 Err(SendError::Full | SendError::MemoryFull) if self.stop.is_set() => {
+                    // Counted before its turn came, and never queued.
                     self.tally.sent -= 1;
                     return Ok(());
                 }
