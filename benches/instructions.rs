@@ -1,8 +1,9 @@
 //! How many instructions each layer takes per message: what repeats on a noisy machine.
 //!
 //! Counts nothing itself. `scripts/instructions.sh` runs it under callgrind, each case with two
-//! numbers of calls: the difference is that of the calls alone. Run by `cargo bench`, it does every
-//! case once, so that it cannot rot.
+//! numbers of calls: the difference is that of the calls alone. It builds it as a program of the
+//! package `fuzz/`, which compiles less. Run by `cargo bench`, it does every case once, so that it
+//! cannot rot where there is no valgrind.
 //!
 //! ```text
 //! instructions --list            a line for each case: its name, and how often a call does it

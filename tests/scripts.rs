@@ -59,14 +59,17 @@ END
 chmod +x "$CARGO_TARGET_DIR/release/"*
 "#;
 
-/// Names a program that has the cases `a` and `b`.
+/// Names a program that has the cases `a` and `b/64`.
 const CARGO_FOR_INSTRUCTIONS: &str = r#"#!/bin/bash
 cat >"$NOTES/program" <<'END'
 #!/bin/bash
-printf 'a 1\nb 10\n'
+printf 'a 1\nb/64 10\n'
 END
 chmod +x "$NOTES/program"
-echo "  Executable benches/instructions.rs ($NOTES/program)" >&2
+echo "$CARGO_INCREMENTAL $*" >"$NOTES/build"
+echo '{"reason":"compiler-artifact","target":{"name":"ringwire"},"executable":null}'
+echo "{\"reason\":\"compiler-artifact\",\"executable\":\"$NOTES/program\",\"fresh\":true}"
+echo '{"reason":"build-finished","success":true}'
 "#;
 
 /// "Builds" a ringwire that notes how it is run, and what was built with.
@@ -90,10 +93,12 @@ const PROFDATA: &str = r#"#!/bin/bash
 cat "${@:4}" >"$3"
 "#;
 
-/// Counts 1,000 instructions to begin with, and for a call of a case what its file says.
+/// Counts 1,000 instructions to begin with, and for a call of a case what its file says. Fails
+/// where there is no file.
 const VALGRIND: &str = r#"#!/bin/bash
 while [ "$1" != --case ]; do shift; done
-echo "==1== Collected : $((1000 + $3 * $(cat "$NOTES/case-$2")))" >&2
+each=$(cat "$NOTES/case-${2%/*}") || exit
+echo "==1== Collected : $((1000 + $3 * each))" >&2
 "#;
 
 /// A repository with the scripts, and a folder that comes first in PATH; removed when dropped.
@@ -272,9 +277,12 @@ fn instructions_that_have_grown_are_an_error_until_they_are_accepted() {
     fs::create_dir_all(repository.root.join("tree/benches")).expect("a writable directory");
     count(500, 2000);
     let accepted = text(&repository.script("instructions.sh", &["accept"]));
-    assert_eq!(words(&accepted, "a "), ["a", "500.0"]);
-    // Ten elements a call.
-    assert_eq!(words(&accepted, "b "), ["b", "200.0"]);
+    // Ten elements a call of the second. In this order, whichever was counted first.
+    let cases: Vec<_> = accepted.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(cases, ["a 500.0", "b/64 200.0"]);
+    let build = repository.read("notes/build");
+    assert!(build.starts_with("0 build "), "not in pieces: {build}");
+    assert!(build.contains(" --profile instructions "), "{build}");
 
     count(510, 2000);
     let drifted = text(&repository.script("instructions.sh", &[]));
@@ -283,9 +291,22 @@ fn instructions_that_have_grown_are_an_error_until_they_are_accepted() {
     let grown = repository.script("instructions.sh", &[]);
     assert_eq!(grown.status.code(), Some(1));
     let said = String::from_utf8_lossy(&grown.stdout);
-    assert_eq!(words(&said, "b ")[4..], ["%", "more", "than", "3", "%", "more"]);
+    assert_eq!(words(&said, "b/64 ")[4..], ["%", "more", "than", "3", "%", "more"]);
     text(&repository.script("instructions.sh", &["accept"]));
     text(&repository.script("instructions.sh", &[]));
+
+    // A case that can not be counted is no case of none.
+    let baseline = repository.read("tree/benches/instructions.baseline");
+    fs::remove_file(repository.root.join("notes/case-b")).expect("it is there");
+    for arguments in [&[][..], &["accept"]] {
+        assert!(!repository.script("instructions.sh", arguments).status.success());
+    }
+    repository.program("bin/valgrind", "#!/bin/bash\n");
+    let silent = repository.script("instructions.sh", &[]);
+    assert!(!silent.status.success());
+    let said = String::from_utf8_lossy(&silent.stderr);
+    assert!(said.contains("valgrind counted nothing of "), "{said}");
+    assert_eq!(repository.read("tree/benches/instructions.baseline"), baseline);
 }
 
 #[test]

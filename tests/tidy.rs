@@ -473,6 +473,37 @@ fn check_ci_profile(profile: &str, cargo_toml: &str, cargo_lock: &str) -> Findin
     findings
 }
 
+/// What is counted is built as the library ships: the profile `instructions` of `fuzz/Cargo.toml`
+/// says all that `release` says here, and takes back what fuzzing wants of its own.
+fn check_counted_profile(cargo_toml: &str, fuzz_toml: &str) -> Findings {
+    let section = |text: &str, name: &str| -> BTreeSet<String> {
+        let body = text.split_once(&format!("\n[profile.{name}]\n")).map_or("", |(_, body)| body);
+        let lines = body.lines().take_while(|line| !line.starts_with('['));
+        lines.filter(|line| line.contains(" = ")).map(str::to_owned).collect()
+    };
+    let shipped = section(cargo_toml, "release");
+    let counted = section(fuzz_toml, "instructions");
+    let mut expected = shipped.clone();
+    expected.insert("inherits = \"release\"".into());
+    for line in section(fuzz_toml, "release") {
+        let name = line.split(" = ").next().expect("the first part");
+        if !shipped.iter().any(|line| line.starts_with(&format!("{name} = "))) {
+            // Nothing is said of it where it ships: what cargo does by default.
+            let default = match name {
+                "debug-assertions" | "overflow-checks" => "false",
+                _ => return vec![format!("fuzz/Cargo.toml: the default of `{name}`?")],
+            };
+            expected.insert(format!("{name} = {default}"));
+        }
+    }
+    let found = |line: &String| format!("fuzz/Cargo.toml, [profile.instructions]: `{line}`");
+    let mut findings: Findings = expected.symmetric_difference(&counted).map(found).collect();
+    if shipped.is_empty() {
+        findings.push("Cargo.toml: no [profile.release]".into());
+    }
+    findings
+}
+
 /// The value of `key = "…"` in the package section.
 fn package_value<'a>(cargo_toml: &'a str, key: &str) -> Option<&'a str> {
     cargo_toml.lines().find_map(|line| {
@@ -654,6 +685,11 @@ fn ci_optimises_the_whole_library() {
 }
 
 #[test]
+fn instructions_are_counted_of_what_ships() {
+    report(&check_counted_profile(&read("Cargo.toml"), &read("fuzz/Cargo.toml")));
+}
+
+#[test]
 fn ci_runs_the_readme_test_command() {
     let script = read("scripts/ci.sh");
     assert!(script.lines().any(|line| line.trim() == "cargo test"), "word for word");
@@ -770,6 +806,24 @@ fn library_that_ci_does_not_optimise_is_found() {
         check_ci_profile(&profile, cargo, locked).len()
     };
     assert_eq!(["a", "b", "c", "d", "e"].map(check), [1, 1, 0, 0, 1]);
+}
+
+#[test]
+fn profile_that_does_not_ship_is_found() {
+    let cargo = "[package]\n\n[profile.release]\nlto = \"thin\"\n\n[lints.rust]\na = 1\n";
+    let check = |release: &str, counted: &str| {
+        let fuzz = format!(
+            "[package]\n\n[profile.release]\n{release}\n[profile.instructions]\n\
+             inherits = \"release\"\n{counted}"
+        );
+        check_counted_profile(cargo, &fuzz).len()
+    };
+    let both = "lto = \"thin\"\ndebug-assertions = false\n";
+    assert_eq!(check("debug-assertions = true\n", both), 0);
+    assert_eq!(check("debug-assertions = true\n", "lto = \"thin\"\n"), 1);
+    assert_eq!(check("", "opt-level = 1\nlto = \"thin\"\n"), 1);
+    assert_eq!(check("", ""), 1);
+    assert_eq!(check("panic = \"abort\"\n", both), 1);
 }
 
 #[test]
