@@ -504,6 +504,66 @@ fn check_counted_profile(cargo_toml: &str, fuzz_toml: &str) -> Findings {
     findings
 }
 
+/// The packages of a lock file that `root` is made of: names, each with its versions there. Only
+/// what `wanted` names of the root's own dependencies.
+fn locked_below(
+    cargo_lock: &str,
+    root: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> BTreeMap<String, BTreeSet<String>> {
+    let value = |package: &str, key: &str| {
+        let mut lines = package.lines();
+        let quoted = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(" = \""));
+        quoted.map(|rest| rest.trim_end_matches('"').to_owned()).unwrap_or_default()
+    };
+    let packages: Vec<(String, String, &str)> = cargo_lock
+        .split("[[package]]")
+        .skip(1)
+        .map(|package| (value(package, "name"), value(package, "version"), package))
+        .collect();
+    let mut found = BTreeMap::<String, BTreeSet<String>>::new();
+    let mut todo = vec![(root.to_owned(), None)];
+    while let Some((name, version)) = todo.pop() {
+        // A version is said where there are several.
+        let is_it = |it: &&(String, String, &str)| {
+            it.0 == name && version.as_ref().is_none_or(|version| it.1 == *version)
+        };
+        let Some((_, version, package)) = packages.iter().find(is_it) else { continue };
+        if name != root && !found.entry(name.clone()).or_default().insert(version.clone()) {
+            continue;
+        }
+        for line in package.lines().filter_map(|line| line.strip_prefix(" \"")) {
+            let mut words = line.trim_end_matches([',', '"']).split(' ');
+            let of = words.next().expect("a name");
+            if name != root || wanted(of) {
+                todo.push((of.to_owned(), words.next().map(str::to_owned)));
+            }
+        }
+    }
+    found
+}
+
+/// What the library is made of is the same wherever it is measured, fuzzed or tested.
+fn check_same_versions(cargo_toml: &str, cargo_lock: &str, path: &str, other: &str) -> Findings {
+    let direct = cargo_toml.split_once("[dependencies]\n").map_or("", |(_, rest)| rest);
+    let direct = direct.lines().take_while(|line| !line.starts_with('['));
+    let direct = direct.filter(|line| !line.starts_with('#') && !line.contains("optional = true"));
+    let direct: BTreeSet<&str> = direct.filter_map(|line| Some(line.split_once(" =")?.0)).collect();
+    let ours = locked_below(cargo_lock, "ringwire", |name| direct.contains(name));
+    let theirs = locked_below(other, "ringwire", |name| direct.contains(name));
+    let mut findings = Findings::new();
+    for name in direct.iter().filter(|&&name| !theirs.contains_key(name)) {
+        findings.push(format!("{path}: no `{name}`, which the library needs"));
+    }
+    for (name, versions) in ours {
+        if theirs.get(&name).is_some_and(|other| *other != versions) {
+            let other = &theirs[&name];
+            findings.push(format!("{path}: `{name}` {other:?}, in Cargo.lock {versions:?}"));
+        }
+    }
+    findings
+}
+
 /// The value of `key = "…"` in the package section.
 fn package_value<'a>(cargo_toml: &'a str, key: &str) -> Option<&'a str> {
     cargo_toml.lines().find_map(|line| {
@@ -685,6 +745,14 @@ fn ci_optimises_the_whole_library() {
 }
 
 #[test]
+fn library_is_the_same_in_every_lock_file() {
+    let (cargo_toml, cargo_lock) = (read("Cargo.toml"), read("Cargo.lock"));
+    for path in ["benches/peers/Cargo.lock", "fuzz/Cargo.lock"] {
+        report(&check_same_versions(&cargo_toml, &cargo_lock, path, &read(path)));
+    }
+}
+
+#[test]
 fn instructions_are_counted_of_what_ships() {
     report(&check_counted_profile(&read("Cargo.toml"), &read("fuzz/Cargo.toml")));
 }
@@ -806,6 +874,32 @@ fn library_that_ci_does_not_optimise_is_found() {
         check_ci_profile(&profile, cargo, locked).len()
     };
     assert_eq!(["a", "b", "c", "d", "e"].map(check), [1, 1, 0, 0, 1]);
+}
+
+#[test]
+fn versions_that_differ_are_found() {
+    let cargo = "[dependencies]\n# Why.\na = \"1\"\nc = { optional = true }\n[lib]\n";
+    let package = |name: &str, version: &str, wanted: &[&str]| {
+        let wanted: String = wanted.iter().map(|it| format!(" \"{it}\",\n")).collect();
+        format!(
+            "[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n\
+             dependencies = [\n{wanted}]\n\n"
+        )
+    };
+    let lock = |b: &str, c: &str, wanted: &[&str]| {
+        package("a", "1.0.0", &[&format!("b {b}")])
+            + &package("b", "2.0.0", &[])
+            + &package("b", "2.0.1", &[])
+            + &package("c", c, &[])
+            + &package("ringwire", "0.1.0", wanted)
+    };
+    let ours = lock("2.0.0", "1.0.0", &["a", "c"]);
+    let check = |other: &str| check_same_versions(cargo, &ours, "other.lock", other).len();
+    assert_eq!(check(&ours), 0);
+    // What is optional, or of others there, may differ.
+    assert_eq!(check(&lock("2.0.0", "1.0.1", &["a", "c"])), 0);
+    assert_eq!(check(&lock("2.0.1", "1.0.0", &["a"])), 1);
+    assert_eq!(check(&lock("2.0.0", "1.0.0", &[])), 1);
 }
 
 #[test]
