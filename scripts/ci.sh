@@ -133,8 +133,8 @@ quick_release() {
 # The library with the metrics endpoint, and the command as others run it. What tests the command
 # from inside, the scripts or the text of the repository says nothing else when it is optimised.
 #
-# Real links break at random for a minute, beside all other tests, which take as long; among these
-# are the same two for some seconds.
+# Real links break at random for a minute, beside all other tests, which take as long. Those two are
+# not among them: from the same seed they would do the same again.
 step_test_release() {
     raise_descriptor_limit
     more_tests_at_once
@@ -155,7 +155,7 @@ step_test_release() {
     RINGWIRE_SOAK_SECONDS="${RINGWIRE_SOAK_SECONDS:-60}" \
         "${cargo_test[@]}" --test it random_faults >"$said" 2>&1 &
     soak="$!"
-    "${cargo_test[@]}" "${targets[@]}" || tests="$?"
+    "${cargo_test[@]}" "${targets[@]}" -- --skip random_faults || tests="$?"
     # Neither ends without the other: what is left running would be in the way of the next step.
     local soaked=0
     wait "$soak" || soaked="$?"
