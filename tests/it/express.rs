@@ -59,8 +59,9 @@ fn ask(client: &mut Client, lane: Priority, timeout: Duration) -> Result<Vec<u8>
 #[test]
 fn goodbye_does_not_overtake_what_is_not_read_yet() {
     isolated(|| {
-        const COUNT: u8 = 10;
-        const BOUND: Duration = Duration::from_millis(100);
+        // Together the pauses last twice the bound, which is also that of the client's handshake.
+        const COUNT: u8 = 6;
+        const BOUND: Duration = Duration::from_millis(500);
         let bound = u32::try_from(BOUND.as_millis()).expect("short");
         let settings = settings_that_resume().inbox_frames_max(1).handshake_timeout_ms(bound);
         let server = start(silent().config(valid(settings)));

@@ -65,17 +65,22 @@ fn flush_of_a_sleeping_node_ends_when_all_has_left() {
         let node = node.start().expect("it starts");
         let id = node.connect(&endpoint, 0).expect("it listens");
         let _peer = accepting.join().expect("the handshake completes");
-        // They take milliseconds; where it sleeps on until something else wakes it, seconds.
-        let ((), took) = timed(|| {
-            for round in 0..200 {
-                // So that the reactor comes to all of it at once.
-                (0..round % 10).for_each(|_| {
-                    node.post_to(id, Envelope::data(), b"once").expect("room");
-                });
-                node.handle().flush_within(id, PATIENCE).expect("it has left");
-            }
-        });
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        // Where it sleeps on until something else wakes it, an eighth of them or more take a tenth
+        // of a second; on a busy machine some are late, whatever we do.
+        let mut took: Vec<_> = (0..200)
+            .map(|round| {
+                let flush = || {
+                    // So that the reactor comes to all of it at once.
+                    (0..round % 10).for_each(|_| {
+                        node.post_to(id, Envelope::data(), b"once").expect("room");
+                    });
+                    node.handle().flush_within(id, PATIENCE).expect("it has left");
+                };
+                timed(flush).1
+            })
+            .collect();
+        took.sort_unstable();
+        assert!(took[took.len() * 9 / 10] < Duration::from_millis(50), "{took:?}");
     });
 }
 
