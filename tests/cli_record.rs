@@ -5,9 +5,9 @@
 //! fails.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ mod bound;
 mod guard;
 #[path = "support/output.rs"]
 mod output;
+
+use guard::Guard;
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,22 +55,22 @@ impl Drop for Directory {
 
 /// A server process, which has said where it listens.
 struct Process {
-    child: Child,
+    child: Guard,
     lines: Receiver<String>,
     address: String,
 }
 
 impl Process {
     fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .env_remove("RUST_LOG")
-            .env("XDG_RUNTIME_DIR", RUNTIME)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary was built with this test");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut child = Guard::spawn(
+            command
+                .env_remove("RUST_LOG")
+                .env("XDG_RUNTIME_DIR", RUNTIME)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+        );
+        let output = BufReader::new(child.0.stdout.take().expect("piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
@@ -84,30 +86,20 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs, and is ours");
+        kill_process(Pid::from_child(&self.child.0), signal).expect("it runs, and is ours");
     }
 
     /// Ends it in order: its lines, what it said on standard error, its exit code.
-    fn end(mut self) -> (Vec<String>, String, Option<i32>) {
+    fn end(self) -> (Vec<String>, String, Option<i32>) {
         self.signal(Signal::TERM);
         let deadline = Nanos::now() + PATIENCE;
         let mut lines = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(deadline.since(Nanos::now())) {
             lines.push(line);
         }
-        let mut errors = String::new();
-        let mut stderr = self.child.stderr.take().expect("piped");
-        stderr.read_to_string(&mut errors).expect("UTF-8");
         assert!(Nanos::now() < deadline, "no end in time; it wrote {lines:?}");
-        (lines, errors, self.child.wait().expect("it is our child").code())
-    }
-}
-
-impl Drop for Process {
-    /// Also when a test fails: nothing stays behind.
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let output = output::end_of(self.child);
+        (lines, text(&output.stderr), output.status.code())
     }
 }
 
@@ -439,23 +431,26 @@ fn full_disk_is_told_and_stops_nothing() {
 fn recording_goes_on_when_its_reader_goes() {
     let directory = Directory::new("reader");
     let file = directory.path("reader.rwrec");
-    let mut recorder = command(&["record", "--listen", "127.0.0.1:0", &file, "--reactors", "1"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary was built with this test");
-    let mut said = BufReader::new(recorder.stdout.take().expect("piped"));
-    let mut first = String::new();
-    said.read_line(&mut first).expect("it says where it listens");
-    drop(said);
+    let mut recorder = Guard::spawn(
+        command(&["record", "--listen", "127.0.0.1:0", &file, "--reactors", "1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    let mut said = BufReader::new(recorder.0.stdout.take().expect("piped"));
+    let (sender, line) = channel();
+    std::thread::spawn(move || {
+        let mut first = String::new();
+        let _ = said.read_line(&mut first);
+        drop(said);
+        let _ = sender.send(first);
+    });
+    let first = line.recv_timeout(PATIENCE).expect("it says where it listens");
     let address = first.trim().strip_prefix("listening on ").expect("where it listens");
     for body in ["one", "two"] {
         done(&["send", address, "--kind", "data", body]);
     }
-    let id = i32::try_from(recorder.id()).expect("a process id");
-    let pid = Pid::from_raw(id).expect("positive");
-    kill_process(pid, Signal::TERM).expect("it runs");
-    let output = recorder.wait_with_output().expect("it is our child");
+    kill_process(Pid::from_child(&recorder.0), Signal::TERM).expect("it runs");
+    let output = output::end_of(recorder);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(frames(&file).len(), 2);
 }
@@ -467,11 +462,8 @@ fn recording_goes_on_when_nothing_can_be_said() {
     let server = quiet_server().listen("127.0.0.1:0").start().expect("it starts");
     let address = server.addresses()[0].to_string();
     let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
-    let child = command(&["record", "--connect", &address, &file])
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary was built with this test");
+    let mut record = command(&["record", "--connect", &address, &file]);
+    let child = Guard::spawn(record.stdout(full).stderr(Stdio::piped()));
     let connected = server.wait(PATIENCE).expect("it connects");
     assert!(matches!(connected, ringwire::Incoming::Event(_)), "{connected:?}");
     for number in 0..20_u8 {
@@ -479,7 +471,7 @@ fn recording_goes_on_when_nothing_can_be_said() {
         assert_eq!(report.queued(), 1);
     }
     let _ = server.shutdown(PATIENCE);
-    let output = child.wait_with_output().expect("it is our child");
+    let output = output::end_of(child);
     let errors = text(&output.stderr);
     assert!(errors.contains("warning: cannot write standard output"), "{errors}");
     // The last words were not heard, which is a failure.
@@ -552,11 +544,8 @@ fn client_records_what_a_server_sends_until_it_ends() {
     let server = quiet_server().listen("127.0.0.1:0").start().expect("it starts");
     let address = server.addresses()[0].to_string();
     let arguments = ["record", "--connect", &address, &file, "--kind", "status"];
-    let child = command(&arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary was built with this test");
+    let mut record = command(&arguments);
+    let child = Guard::spawn(record.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let connected = server.wait(PATIENCE).expect("it connects");
     assert!(matches!(connected, ringwire::Incoming::Event(_)), "{connected:?}");
     for number in 0..50_u8 {
@@ -566,7 +555,7 @@ fn client_records_what_a_server_sends_until_it_ends() {
         assert_eq!(report.queued(), 1);
     }
     let _ = server.shutdown(PATIENCE);
-    let output = child.wait_with_output().expect("it is our child");
+    let output = output::end_of(child);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
     assert!(said.contains("recorded 25 frames"), "{said}");

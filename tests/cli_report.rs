@@ -12,6 +12,8 @@ mod guard;
 #[path = "support/output.rs"]
 mod output;
 
+use guard::Guard;
+
 /// Registries are made here: a process that is killed leaves nothing in the machine's memory.
 const RUNTIME: &str = env!("CARGO_TARGET_TMPDIR");
 
@@ -190,14 +192,14 @@ fn full_disk_leaves_the_old_page() {
     // A limit for files stands in for the disk's (`ulimit -f`, in blocks of at most 1 KiB).
     let limited = |arguments: &str| {
         let script = format!("trap '' XFSZ; ulimit -f 8; exec \"$0\" {arguments}");
-        Command::new("sh")
-            .args(["-c", &script, env!("CARGO_BIN_EXE_ringwire")])
-            .arg(recorded("2026-11-22.jsonl"))
-            .current_dir(&folder)
-            .env("XDG_RUNTIME_DIR", RUNTIME)
-            .stdin(Stdio::null())
-            .output()
-            .expect("a shell")
+        output::output(
+            Command::new("sh")
+                .args(["-c", &script, env!("CARGO_BIN_EXE_ringwire")])
+                .arg(recorded("2026-11-22.jsonl"))
+                .current_dir(&folder)
+                .env("XDG_RUNTIME_DIR", RUNTIME)
+                .stdin(Stdio::null()),
+        )
     };
     for arguments in ["report \"$1\" --output page.html", "report \"$1\" --dir ."] {
         let output = limited(arguments);
@@ -215,18 +217,19 @@ fn full_disk_leaves_the_old_page() {
 #[test]
 fn lines_may_come_from_a_pipe() {
     let folder = folder("pipe");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringwire"))
-        .args(["report", "/dev/stdin", "--dir", "out"])
-        .current_dir(&folder)
-        .env("XDG_RUNTIME_DIR", RUNTIME)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary was built with this test");
-    let mut pipe = child.stdin.take().expect("it was asked for");
+    let mut child = Guard::spawn(
+        Command::new(env!("CARGO_BIN_EXE_ringwire"))
+            .args(["report", "/dev/stdin", "--dir", "out"])
+            .current_dir(&folder)
+            .env("XDG_RUNTIME_DIR", RUNTIME)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped()),
+    );
+    let mut pipe = child.0.stdin.take().expect("it was asked for");
     pipe.write_all(ROW.as_bytes()).expect("it reads");
     drop(pipe);
-    let output = child.wait_with_output().expect("it ends when the pipe does");
+    // It ends when the pipe does.
+    let output = output::end_of(child);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(fs::read_to_string(folder.join("out/stdin.jsonl")).expect("the lines"), ROW);
 }

@@ -19,6 +19,10 @@ use socket2::{Domain, Socket, Type};
 
 #[path = "support/bound.rs"]
 mod bound;
+#[path = "support/guard.rs"]
+mod guard;
+#[path = "support/output.rs"]
+mod output;
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -242,6 +246,7 @@ fn who_came_unseen_is_printed_before_the_end() {
     let silent = std::net::TcpStream::connect(address).expect("it listens");
     let silent_address = silent.local_addr().expect("connected").to_string();
     silent.shutdown(std::net::Shutdown::Write).expect("connected");
+    silent.set_read_timeout(Some(PATIENCE)).expect("above 0");
     let closed = Read::read(&mut &silent, &mut [0]).expect("it closes");
     assert_eq!(closed, 0);
 
@@ -388,8 +393,8 @@ fn file_that_is_sent_back_is_the_same_file() {
     let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     std::fs::write(&path, &bytes).expect("a writable folder");
     let name = path.to_str().expect("a plain path");
-    let output = ringwire(&["send", &address, "--file", name]).output();
-    let Output { status, stdout, stderr } = output.expect("the binary was built with this test");
+    let output = output::output(&mut ringwire(&["send", &address, "--file", name]));
+    let Output { status, stdout, stderr } = output;
     assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
     assert!(stdout == bytes, "{} bytes came back", stdout.len());
     terminate(server);
@@ -465,7 +470,11 @@ fn silent_server_is_a_failure_in_time() {
     // Accepts, as the kernel does for it, and never says welcome.
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = socket.local_addr().expect("bound").to_string();
-    let (_, errors, code) = send(&[&address, "--timeout", "50", "ping"]);
+    // Without what stands on the command line it would take ten minutes.
+    let path = temporary("patient.toml");
+    std::fs::write(&path, "handshake_timeout_ms = 600000\n").expect("a writable folder");
+    let config = path.to_str().expect("a plain path");
+    let (_, errors, code) = send(&["--config", config, &address, "--timeout", "50", "ping"]);
     assert_eq!(code, Some(1), "{errors}");
     assert!(errors.contains("handshake_timeout_ms"), "{errors}");
 }
@@ -588,8 +597,7 @@ fn number_of_reactors_comes_from_the_file() {
 
 #[test]
 fn doctor_reports_json_and_its_verdict() {
-    let Output { status, stdout, stderr } =
-        ringwire(&["doctor", "--json"]).output().expect("the binary was built with this test");
+    let Output { status, stdout, stderr } = output::output(&mut ringwire(&["doctor", "--json"]));
     let report: Value = serde_json::from_slice(&stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&stderr)));
     let verdict = report["verdict"].as_str().expect("a verdict");
@@ -606,9 +614,8 @@ fn doctor_reports_json_and_its_verdict() {
 
 #[test]
 fn doctor_without_self_test_is_quick_and_recommends_all_the_same() {
-    let output = ringwire(&["doctor", "--json", "--no-self-test", "--reactors", "1"])
-        .output()
-        .expect("the binary was built with this test");
+    let mut doctor = ringwire(&["doctor", "--json", "--no-self-test", "--reactors", "1"]);
+    let output = output::output(&mut doctor);
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(report["self_test"].is_null(), "{report}");
     let sections = report["sections"].as_array().expect("a list");
@@ -622,7 +629,7 @@ fn doctor_without_self_test_is_quick_and_recommends_all_the_same() {
 /// Who asks for metrics learns what it takes, before and after.
 #[test]
 fn metrics_say_what_they_need() {
-    let help = ringwire(&["serve", "--help"]).output().expect("the binary was built");
+    let help = output::output(&mut ringwire(&["serve", "--help"]));
     let help = String::from_utf8(help.stdout).expect("UTF-8");
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("cargo build --release --features metrics"), "{help}");

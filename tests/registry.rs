@@ -218,7 +218,7 @@ fn node_that_ends_in_order_leaves_nothing() {
     let mut node = scratch.serve("cell");
     let pid = Pid::from_child(&node.child);
     kill_process(pid, Signal::TERM).expect("our own child");
-    assert!(node.child.wait().expect("our own child").success());
+    assert!(output::status_of(&mut node.child).success());
     assert_eq!(scratch.files(), Vec::<PathBuf>::new());
     let output = scratch.stat(&[]);
     assert_eq!(output.status.code(), Some(1));
@@ -650,7 +650,7 @@ fn rest_of(mut log: Guard, lines: Lines) -> Vec<String> {
     let deadline = Nanos::now() + PATIENCE;
     let goes_on = |_: &String| assert!(Nanos::now() < deadline, "it goes on for ever");
     let rest = lines.inspect(goes_on).collect();
-    assert!(log.0.wait().expect("our own child").success());
+    assert!(output::status_of(&mut log.0).success());
     rest
 }
 
@@ -949,7 +949,7 @@ impl OnTerminal {
         };
         let disconnected = std::sync::mpsc::RecvTimeoutError::Disconnected;
         assert_eq!(ended, disconnected, "it goes on after {why}");
-        let status = self.top.child.wait().expect("our own child");
+        let status = output::status_of(&mut self.top.child);
         assert!(status.success(), "{why}: {status}");
         let all = &self.screen.all;
         let after = all.rfind("\u{1b}[?1049l").expect("the screen before comes back");
@@ -1032,7 +1032,7 @@ fn top_that_can_not_begin_leaves_its_terminal() {
     let stopped = terminal.open(OFlags::NONBLOCK);
     tcflow(&stopped, Action::OOff).expect("a terminal");
     command.stdout(stopped).stderr(Stdio::piped());
-    let output = command.spawn().and_then(Child::wait_with_output).expect("it ends");
+    let output = output::end_of(Guard::spawn(&mut command));
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{complaint}");
     assert!(complaint.contains("the terminal"), "{complaint}");

@@ -7,6 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+#[path = "support/guard.rs"]
+mod guard;
+#[path = "support/output.rs"]
+mod output;
+
 /// "Builds" a ringwire that is as fast as the file `speed` of the tree says. Each run takes a turn
 /// longer than the one before, both kinds alike, and is noted in `runs`.
 const CARGO_FOR_AB: &str = r#"#!/bin/bash
@@ -169,12 +174,12 @@ impl Repository {
     fn git(&self, arguments: &[&str]) -> String {
         let mut command = self.command("git");
         command.args(["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]);
-        text(&command.args(arguments).output().expect("git is there"))
+        text(&output::output(command.args(arguments)))
     }
 
     fn script(&self, name: &str, arguments: &[&str]) -> Output {
         let mut command = self.command(self.root.join("tree/scripts").join(name));
-        command.args(arguments).env("TURNS", "3").output().expect("bash is there")
+        output::output(command.args(arguments).env("TURNS", "3"))
     }
 }
 
@@ -226,7 +231,7 @@ fn two_builds_take_turns_and_are_compared_turn_by_turn() {
     // What has been built is not built again, and a record holds every round.
     let mut again = repository.command(repository.root.join("tree/scripts/ab.sh"));
     again.args(["again", "HEAD", "HEAD+faster.patch"]).env("TURNS", "3").env("RECORD", "record");
-    let printed = text(&again.output().expect("bash is there"));
+    let printed = text(&output::output(&mut again));
     assert_eq!(repository.read("tree/record/again.txt"), printed);
     for letter in ["A", "B"] {
         let rounds = repository.read(&format!("tree/record/again-{letter}.jsonl"));
@@ -320,7 +325,7 @@ fn instructions_that_can_not_be_judged_are_an_error_where_that_is_wanted() {
     text(&repository.script("instructions.sh", &["accept"]));
     let required = || {
         let mut command = repository.command(repository.root.join("tree/scripts/instructions.sh"));
-        let outcome = command.env("REQUIRE_INSTRUCTIONS", "1").output().expect("bash is there");
+        let outcome = output::output(command.env("REQUIRE_INSTRUCTIONS", "1"));
         outcome.status.code()
     };
     assert_eq!(required(), Some(0));
@@ -350,7 +355,7 @@ fn step_that_hangs_is_ended_and_has_failed() {
     let repository = Repository::new("ci");
     repository.program("bin/cargo", CARGO);
     let mut command = repository.command(repository.root.join("tree/scripts/ci.sh"));
-    let run = command.arg("fmt").env("STEP_SECONDS", "1").output().expect("bash is there");
+    let run = output::output(command.arg("fmt").env("STEP_SECONDS", "1"));
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(!run.status.success(), "{said}");
     assert!(said.contains("longer than 1 s: ended"), "{said}");
@@ -365,7 +370,7 @@ fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
     repository.program("bin/cargo", CARGO_FOR_BENCH);
     let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
     command.env("OUT", repository.root.join("out/day"));
-    let run = command.output().expect("bash is there");
+    let run = output::output(&mut command);
     let said = String::from_utf8_lossy(&run.stderr);
     assert_eq!(run.status.code(), Some(1), "{said}");
     for part in ["peers", "mixed", "cores", "failover"] {
@@ -382,7 +387,7 @@ fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
     assert_eq!(all.map(failed), [true, true, false, true, false], "{said}");
     let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
     command.args(["quick", "cores"]).env("OUT", "-");
-    text(&command.output().expect("bash is there"));
+    text(&output::output(&mut command));
 }
 
 #[test]
@@ -392,7 +397,7 @@ fn profile_is_of_what_the_bench_runs() {
     repository.program("bin/profdata", PROFDATA);
     let mut command = repository.command(repository.root.join("tree/scripts/pgo.sh"));
     command.env("LLVM_PROFDATA", "profdata");
-    let printed = text(&command.output().expect("bash is there"));
+    let printed = text(&output::output(&mut command));
     let flag = printed.trim().strip_prefix("RUSTFLAGS=-Cprofile-use=").expect("a flag");
     let merged = fs::read_to_string(flag).expect("the file that is named");
     assert_eq!(merged, "counts\n".repeat(4), "what each run has counted");
@@ -406,6 +411,6 @@ fn profile_is_of_what_the_bench_runs() {
 
     // A tool that fails is an error, not an empty profile.
     command.env("LLVM_PROFDATA", "false");
-    assert!(!command.output().expect("bash is there").status.success());
+    assert!(!output::output(&mut command).status.success());
     assert_eq!(repository.script("pgo.sh", &["rtt"]).status.code(), Some(2));
 }

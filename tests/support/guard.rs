@@ -3,6 +3,7 @@
 use std::process::{Child, Command};
 
 /// Killed when it is dropped, also by a test that fails.
+#[derive(Debug)]
 pub(crate) struct Guard(pub(crate) Child);
 
 impl Guard {

@@ -10,9 +10,15 @@ use std::process::{Command, Output, Stdio};
 use ringwire::time::Nanos;
 use serde_json::Value;
 
+#[path = "../../../tests/support/guard.rs"]
+mod guard;
+#[path = "../../../tests/support/output.rs"]
+mod output;
+
+use guard::Guard;
+
 fn peers(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_peers")).args(arguments).output();
-    output.expect("the binary of this package")
+    output::output(Command::new(env!("CARGO_BIN_EXE_peers")).args(arguments))
 }
 
 fn file(name: &str) -> PathBuf {
@@ -98,12 +104,12 @@ fn lines_go_to_standard_output_and_tables_beside_them() {
 fn subject_that_fails_does_not_stop_the_others() {
     let path = file("fails.jsonl");
     let json = path.to_str().expect("UTF-8");
-    let output = Command::new(env!("CARGO_BIN_EXE_peers"))
-        .args(["run", "rtt", "--payload", "64", "--rounds", "1", "--duration", "0.01"])
-        .args(["--subjects", "raw-blocking,python-asyncio", "--json", json])
-        .env("PYTHON", "/nonexistent/python3")
-        .output()
-        .expect("the binary of this package");
+    let output = output::output(
+        Command::new(env!("CARGO_BIN_EXE_peers"))
+            .args(["run", "rtt", "--payload", "64", "--rounds", "1", "--duration", "0.01"])
+            .args(["--subjects", "raw-blocking,python-asyncio", "--json", json])
+            .env("PYTHON", "/nonexistent/python3"),
+    );
     assert!(output.status.success(), "a peer that fails is no failure of the run");
     let lines = lines_of(&path);
     let of = |name: &str| lines.iter().find(|line| line["subject"] == name).expect("a line");
@@ -116,15 +122,16 @@ fn subject_that_fails_does_not_stop_the_others() {
 fn run_without_ringwire_fails() {
     let path = file("killed.jsonl");
     let json = path.to_str().expect("UTF-8");
-    let run = Command::new(env!("CARGO_BIN_EXE_peers"))
-        .args(["run", "rtt", "--payload", "64", "--rounds", "1", "--duration", "20"])
-        .args(["--subjects", "ringwire-park", "--json", json])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary of this package");
-    kill_server_of(run.id());
-    let output = run.wait_with_output().expect("it ends with its subject");
+    let run = Guard::spawn(
+        Command::new(env!("CARGO_BIN_EXE_peers"))
+            .args(["run", "rtt", "--payload", "64", "--rounds", "1", "--duration", "20"])
+            .args(["--subjects", "ringwire-park", "--json", json])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    kill_server_of(run.0.id());
+    // It ends with its subject.
+    let output = output::end_of(run);
     assert!(!output.status.success(), "there are no figures of ringwire");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("rtt 64 B: ringwire-park failed: round 1: "), "{said}");
@@ -195,13 +202,13 @@ fn results_that_are_there_stop_the_script_before_it_builds() {
     let path = std::env::var("PATH").expect("there is one");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/bench.sh");
     let run = |out: &str, arguments: &[&str]| {
-        let output = Command::new("bash")
-            .arg(script)
-            .args(arguments)
-            .env("PATH", format!("{}:{path}", folder.display()))
-            .env("OUT", file(out))
-            .output()
-            .expect("bash");
+        let output = output::output(
+            Command::new("bash")
+                .arg(script)
+                .args(arguments)
+                .env("PATH", format!("{}:{path}", folder.display()))
+                .env("OUT", file(out)),
+        );
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     for part in ["peers", "mixed"] {
