@@ -131,7 +131,7 @@ fn handler_sees_nothing_that_comes_too_early_or_out_of_order() {
 #[test]
 fn wrong_header_fields() {
     isolated(|| {
-        let unknown_flag = with(4, 0x20);
+        let unknown_flags = [0x40, 0x80].map(|flag| with(4, flag));
         let needs_extension = with(4, 4);
         let reserved = with(7, 1);
         let checksum_unannounced = with(12, 1);
@@ -142,9 +142,11 @@ fn wrong_header_fields() {
                 with(1, b'X'),
                 with(2, 2),
                 with(3, 0),
-                with(3, 8),
+                with(3, 10),
+                with(3, 0x7f),
                 with(3, 0x84),
-                unknown_flag,
+                unknown_flags[0].clone(),
+                unknown_flags[1].clone(),
                 needs_extension,
                 with(5, 0),
                 with(5, 5),

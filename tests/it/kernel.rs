@@ -98,44 +98,50 @@ fn too_few_descriptors_to_start_is_an_error_and_leaves_nothing() {
 /// who waits for an answer is told.
 #[test]
 fn ring_that_fails_ends_every_session() {
-    for idle in [Idle::Park, Idle::Adaptive, Idle::Spin] {
-        isolated(|| {
-            let server = start(silent());
-            let settings = settings().idle(idle).express(true);
-            let mut client = client_with(settings.build().expect("valid"), &endpoint(&server));
-            let missed = Rc::new(Cell::new(false));
-            let seen = Rc::clone(&missed);
-            client.on_deadline_missed(move |_, watched| seen.set(watched.ended.is_some()));
-            client.watch(WatchKey::Kind(Kind::Data), 60 * PATIENCE).expect("there is room");
-            let id = client.start_request(Envelope::command(), b"?", PATIENCE).expect("room");
-            client.flush();
-            // The kernel's answer to every call on it from here on: there is no ring.
-            let null = std::fs::File::open("/dev/null").expect("a descriptor");
-            let rings = descriptors_that(|target| target.contains("io_uring"));
-            assert!(rings.len() >= 2, "the server's and the client's: {rings:?}");
-            let own = *rings.last().expect("just counted");
-            // SAFETY: the descriptor stays open, and its owner is still who closes it.
-            let mut ring = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(own) });
-            rustix::io::dup2(&null, &mut ring).expect("it is replaced");
-            client.send(Envelope::command(), b"into the void").expect("room");
-            wait_until("it is known", || {
-                client.poll();
-                client.connection_state() == ConnectionState::Disconnected
-            });
-            let reason = client.disconnected_reason();
-            assert!(matches!(reason, Some(CloseReason::Socket { .. })), "{reason:?}");
-            let outcome = client.take_response(id).expect("it is told");
-            assert!(matches!(outcome, Err(RequestError::ConnectionLost { .. })), "{outcome:?}");
-            assert!(missed.get(), "its watch is told that it is over");
-            let told = || client.poll_event().map(|event| event.kind);
-            let kinds: Vec<_> = std::iter::from_fn(told).collect();
-            let is_end = |kind: &EventKind| matches!(kind, EventKind::Disconnected { .. });
-            assert_eq!(kinds.iter().filter(|kind| is_end(kind)).count(), 1, "{kinds:?}");
-            assert!(client.run_for(PATIENCE).is_err());
-            let refused = client.connect(&endpoint(&server));
-            assert!(refused.is_err(), "it is of no further use");
-        });
-    }
+    isolated(|| {
+        for idle in [Idle::Park, Idle::Adaptive, Idle::Spin] {
+            let before = open_descriptors();
+            check_ring_that_fails(idle);
+            wait_until("every descriptor is closed again", || open_descriptors() == before);
+        }
+    });
+}
+
+fn check_ring_that_fails(idle: Idle) {
+    let server = start(silent());
+    let settings = settings().idle(idle).express(true);
+    let mut client = client_with(settings.build().expect("valid"), &endpoint(&server));
+    let missed = Rc::new(Cell::new(false));
+    let seen = Rc::clone(&missed);
+    client.on_deadline_missed(move |_, watched| seen.set(watched.ended.is_some()));
+    client.watch(WatchKey::Kind(Kind::Data), 60 * PATIENCE).expect("there is room");
+    let id = client.start_request(Envelope::command(), b"?", PATIENCE).expect("room");
+    client.flush();
+    // The kernel's answer to every call on it from here on: there is no ring.
+    let null = std::fs::File::open("/dev/null").expect("a descriptor");
+    let rings = descriptors_that(|target| target.contains("io_uring"));
+    assert!(rings.len() >= 2, "the server's and the client's: {rings:?}");
+    let own = *rings.last().expect("just counted");
+    // SAFETY: the descriptor stays open, and its owner is still who closes it.
+    let mut ring = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(own) });
+    rustix::io::dup2(&null, &mut ring).expect("it is replaced");
+    client.send(Envelope::command(), b"into the void").expect("room");
+    wait_until("it is known", || {
+        client.poll();
+        client.connection_state() == ConnectionState::Disconnected
+    });
+    let reason = client.disconnected_reason();
+    assert!(matches!(reason, Some(CloseReason::Socket { .. })), "{reason:?}");
+    let outcome = client.take_response(id).expect("it is told");
+    assert!(matches!(outcome, Err(RequestError::ConnectionLost { .. })), "{outcome:?}");
+    assert!(missed.get(), "its watch is told that it is over");
+    let told = || client.poll_event().map(|event| event.kind);
+    let kinds: Vec<_> = std::iter::from_fn(told).collect();
+    let is_end = |kind: &EventKind| matches!(kind, EventKind::Disconnected { .. });
+    assert_eq!(kinds.iter().filter(|kind| is_end(kind)).count(), 1, "{kinds:?}");
+    assert!(client.run_for(PATIENCE).is_err());
+    let refused = client.connect(&endpoint(&server));
+    assert!(refused.is_err(), "it is of no further use");
 }
 
 fn tiny_ring(idle: Idle) -> Config {

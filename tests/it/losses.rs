@@ -103,6 +103,7 @@ fn told_settings() -> ConfigBuilder {
 }
 
 /// Each way to lose a message is told with its reason and its lane, over both links of a session.
+/// For room is what [`check_overflow`] is about.
 #[test]
 fn every_reason_is_told() {
     isolated(|| {
@@ -111,11 +112,14 @@ fn every_reason_is_told() {
         let send = |bed: &mut Bed, envelope: Envelope| {
             bed.client.send(envelope, b"a message").expect("it is queued");
         };
-        // What the link takes with it is told, too, as far as it had not left.
+        // What the link takes with it is told, too, as far as it had not left: more than sockets
+        // hold of which nobody reads.
         bed.proxy.hold();
         bed.proxy.refuse();
-        send(&mut bed, Envelope::data());
         send(&mut bed, Envelope::data().critical());
+        while bed.client.send(Envelope::data(), &[0; 60_000]).is_ok() {
+            bed.client.poll();
+        }
         bed.proxy.breaks(Fault::Cut);
         bed.turn_until("both links are lost", |bed| {
             bed.client.connection_state() == ConnectionState::Reconnecting
@@ -124,6 +128,9 @@ fn every_reason_is_told() {
         send(&mut bed, kept.latest(7));
         send(&mut bed, kept.latest(7));
         send(&mut bed, kept.critical().ttl(Duration::from_millis(1)));
+        let command = Envelope::command().reliable();
+        let asked = bed.client.start_request(command, b"a question", PATIENCE).expect("it is kept");
+        bed.client.cancel_request(asked);
         let mut events = Vec::new();
         bed.turn_until("the session is over", |bed| {
             events.extend(std::iter::from_fn(|| bed.client.poll_event()));
@@ -135,7 +142,9 @@ fn every_reason_is_told() {
         let mut counted = counted(&statistics.drops);
         counted.sort_by_key(|&(priority, reason, _)| (reason.index(), priority));
         assert_eq!(told, counted);
-        for reason in [DropReason::Replaced, DropReason::SessionEnded] {
+        let (replaced, expired) = (DropReason::Replaced, DropReason::Expired);
+        let (cancelled, ended) = (DropReason::Cancelled, DropReason::SessionEnded);
+        for reason in [DropReason::LinkLost, replaced, expired, cancelled, ended] {
             assert!(statistics.dropped(reason) > 0, "{reason:?}: {counted:?}");
         }
         let last = events.last().expect("there are some");

@@ -246,8 +246,8 @@ fn flushed_express_that_is_lost_does_not_end_a_disconnect() {
 #[test]
 fn what_came_before_an_abrupt_end_is_handed_over_from_both_connections() {
     const MESSAGES: u8 = 12;
-    for (lane, is_main_first) in [(NORMAL, false), (CRITICAL, true)] {
-        isolated(|| {
+    isolated(|| {
+        for (lane, is_main_first) in [(NORMAL, false), (CRITICAL, true)] {
             let config = valid(settings().express(true).inbox_frames_max(4));
             let server = start(silent().config(config).reactors(1));
             let (mut main, mut express) = plain_pair(&server, 0);
@@ -263,8 +263,8 @@ fn what_came_before_an_abrupt_end_is_handed_over_from_both_connections() {
                 assert_eq!(message.payload()[..], [number]);
             }
             let _ = events_of_server(&server, "Disconnected");
-        });
-    }
+        }
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Peers that are replaced: the session's other end is gone for good.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -265,12 +266,18 @@ impl Drop for Actor {
 }
 
 /// A server's part: tells the number of each message that it has handled, reliably. Says where it
-/// listens by writing it to the file named.
+/// listens by writing it to the file named, and what it handles in a log beside that.
 pub(crate) fn play_server(file: &str) {
-    let server =
-        start(echo().config(valid(settings_that_resume())).on(Kind::Data, |context, frame| {
+    let log = std::fs::File::create(log_of(file)).expect("a writable directory");
+    let server = start(echo().config(valid(settings_that_resume())).on(
+        Kind::Data,
+        move |context, frame| {
+            // One write(2) for each: what has been written outlives the process.
+            let written = (&log).write(&frame.payload()[..8]).expect("a writable file");
+            assert_eq!(written, 8, "in one piece");
             let _ = context.reply(Envelope::status().reliable(), frame.payload());
-        }));
+        },
+    ));
     let draft = format!("{file}.draft");
     std::fs::write(&draft, endpoint(&server)).expect("a writable directory");
     std::fs::rename(&draft, file).expect("a writable directory");
@@ -281,6 +288,20 @@ pub(crate) fn play_server(file: &str) {
     }
 }
 
+fn log_of(file: &str) -> String {
+    format!("{file}.log")
+}
+
+/// What a server that has been killed had handled, each number once.
+fn logged(file: &str) -> BTreeSet<u64> {
+    let bytes = std::fs::read(log_of(file)).expect("it has begun");
+    let (numbers, rest) = bytes.as_chunks::<8>();
+    assert!(rest.is_empty(), "{} bytes", bytes.len());
+    let set: BTreeSet<_> = numbers.iter().map(|&number| u64::from_le_bytes(number)).collect();
+    assert_eq!(set.len(), numbers.len(), "one was handled twice in one life");
+    set
+}
+
 #[test]
 fn server_killed_mid_traffic_and_started_again() {
     if let Ok(file) = std::env::var(PART) {
@@ -288,11 +309,14 @@ fn server_killed_mid_traffic_and_started_again() {
     }
     isolated(|| {
         let directory = crate::util::Directory::new();
-        let start_server = |life: u32| {
+        let file_of = |life: u32| {
             let file = directory.path(&format!("address-{life}"));
-            let path = file.to_str().expect("UTF-8");
-            let actor = Actor::start("restart::server_killed_mid_traffic_and_started_again", path);
-            wait_until("it listens", || file.exists());
+            file.to_str().expect("UTF-8").to_owned()
+        };
+        let start_server = |life: u32| {
+            let file = file_of(life);
+            let actor = Actor::start("restart::server_killed_mid_traffic_and_started_again", &file);
+            wait_until("it listens", || std::path::Path::new(&file).exists());
             (actor, std::fs::read_to_string(&file).expect("it is whole"))
         };
         let (mut actor, address) = start_server(0);
@@ -334,11 +358,13 @@ fn server_killed_mid_traffic_and_started_again() {
             let told: Vec<u64> = undelivered.iter().map(|lost| number_in(&lost.payload)).collect();
             let tail: Vec<u64> = sent.iter().rev().take(told.len()).rev().copied().collect();
             assert_eq!(told, tail, "life {life}");
-            for number in &sent {
-                let is_known = handled.contains(number) || told.contains(number);
-                // Confirmed means received; its answer may have died with the server.
-                assert!(is_known || *number < told.first().copied().unwrap_or(next), "{number}");
-            }
+            // What is not told was confirmed, and so handled; its answer may have died with the
+            // server.
+            let logged = logged(&file_of(life - 1));
+            let confirmed = sent.range(..told.first().copied().unwrap_or(next));
+            let missing: Vec<_> = confirmed.filter(|number| !logged.contains(number)).collect();
+            assert!(missing.is_empty(), "life {life}: confirmed and not handled: {missing:?}");
+            assert!(handled.is_subset(&logged), "life {life}: answers to what was not handled");
             for lost in &undelivered {
                 let number = number_in(&lost.payload);
                 let can_be = lost.sent == Sent::Maybe || !handled.contains(&number);
@@ -416,6 +442,7 @@ fn client_killed_mid_traffic_and_started_again() {
             // Room comes back only with what it confirms, so that there may be none.
             let last = server.send_to(id, Envelope::data().reliable(), &numbered(sent + 1));
             let sent = sent + u64::from(last.is_ok());
+            let unconfirmed = unconfirmed_at_last(&server);
             actor.kill();
             let events = events_of_server(&server, "Disconnected");
             let names: Vec<_> = events.iter().map(|event| name(&event.kind)).collect();
@@ -429,11 +456,28 @@ fn client_killed_mid_traffic_and_started_again() {
             let told: Vec<u64> = lost.iter().map(|u| number_in(&u.payload)).collect();
             let tail: Vec<u64> = (sent + 1 - told.len() as u64..=sent).collect();
             assert_eq!(told, tail);
+            assert_eq!(told.len() as u64, unconfirmed, "all of it, and nothing else");
+            assert!(unconfirmed > 0, "nothing was in doubt");
             while server.receive(Duration::ZERO).is_ok() {}
         }
         let statistics = server.statistics();
         assert_eq!((statistics.connections_active, statistics.sessions_resumed), (0, 0));
     });
+}
+
+/// What a peer that stands still has not confirmed, when all that it had confirmed has come.
+fn unconfirmed_at_last(server: &Server) -> u64 {
+    const QUIET: Duration = Duration::from_millis(100);
+    let now = || server.statistics().reliable_unconfirmed;
+    let (mut seen, mut since) = (now(), Nanos::now());
+    wait_until("it stands still", || {
+        let before = std::mem::replace(&mut seen, now());
+        if seen != before {
+            since = Nanos::now();
+        }
+        Nanos::now().since(since) > QUIET
+    });
+    seen
 }
 
 /// Receives `count` messages of the client that comes, in order, and sends it as many. Returns its
