@@ -284,7 +284,7 @@ fn load_grows_the_pool_and_idleness_shrinks_it() {
         assert_eq!((statistics.grown, statistics.reaped, statistics.lost), (2, 2, 0));
         assert_eq!(server.statistics().closed("goodbye"), 2, "they left in order");
         // The base stays, however idle.
-        let until = Nanos::now() + 2 * idle_after;
+        let until = Nanos::now() + idle_after * 5 / 4;
         while Nanos::now() < until {
             turn(&mut pool);
         }
@@ -314,7 +314,7 @@ fn member_that_owes_an_answer_is_not_reaped() {
             pool.start_request(Choice::LeastQueued, Envelope::command(), b"?", PATIENCE)
         };
         let requests = [ask(&mut pool), ask(&mut pool)].map(|request| request.expect("room"));
-        let until = Nanos::now() + 2 * idle_after;
+        let until = Nanos::now() + idle_after * 5 / 4;
         while Nanos::now() < until {
             turn(&mut pool);
         }
@@ -359,7 +359,7 @@ fn member_with_messages_that_are_not_taken_is_not_reaped() {
             pool.reactor().statistics().receive_pauses >= 2
         });
         // Longer than it may be idle, and than its end may take.
-        let until = Nanos::now() + 3 * idle_after;
+        let until = Nanos::now() + idle_after * 3 / 2;
         while Nanos::now() < until {
             turn(&mut pool);
         }

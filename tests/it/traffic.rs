@@ -323,28 +323,35 @@ fn zero_copy_sends_survive_cuts_at_any_byte() {
     });
 }
 
-/// Payloads that are sent from where they are, by each way there is.
+// Payloads that are sent from where they are, by each way there is.
+
+fn in_place() -> ConfigBuilder {
+    settings_that_resume().in_place_bytes_min(64).zero_copy_bytes_min(0)
+}
+
 #[test]
 fn payloads_in_place_survive_cuts_at_any_byte() {
-    fn in_place() -> ConfigBuilder {
-        settings_that_resume().in_place_bytes_min(64).zero_copy_bytes_min(0)
-    }
-    fn spinning() -> ConfigBuilder {
-        in_place().idle(Idle::Spin)
-    }
-    fn zero_copy() -> ConfigBuilder {
-        in_place().zero_copy_bytes_min(64)
-    }
-    fn checked() -> ConfigBuilder {
-        in_place().checksum(Checksum::Always)
-    }
-    isolated(|| {
-        check_traffic_with(in_place, false, 700..703, 30);
-        check_traffic_with(in_place, true, 703..705, 30);
-        check_traffic_with(spinning, false, 705..707, 20);
-        check_traffic_with(zero_copy, false, 707..709, 30);
-        check_traffic_with(checked, false, 709..711, 30);
-    });
+    isolated(|| check_traffic_with(in_place, false, 700..703, 30));
+}
+
+#[test]
+fn loose_payloads_in_place_survive_cuts_at_any_byte() {
+    isolated(|| check_traffic_with(in_place, true, 703..705, 30));
+}
+
+#[test]
+fn payloads_in_place_of_spinning_ends_survive_cuts_at_any_byte() {
+    isolated(|| check_traffic_with(|| in_place().idle(Idle::Spin), false, 705..707, 20));
+}
+
+#[test]
+fn payloads_in_place_sent_without_a_copy_survive_cuts_at_any_byte() {
+    isolated(|| check_traffic_with(|| in_place().zero_copy_bytes_min(64), false, 707..709, 30));
+}
+
+#[test]
+fn payloads_in_place_with_checksums_survive_cuts_at_any_byte() {
+    isolated(|| check_traffic_with(|| in_place().checksum(Checksum::Always), false, 709..711, 30));
 }
 
 /// Small windows and blocks: frames that move, and lanes that take many blocks.
