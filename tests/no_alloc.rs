@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ringwire::{
-    Choice, Client, Config, ConnectionId, Endpoint, Envelope, Idle, Incoming, Kind, Message, Nanos,
-    Node, NodeHandle, Pool, PoolConfig, Reactor, SendError, Server, Tap, TapFilter, Wait,
+    Checksum, Choice, Client, Config, ConfigBuilder, ConnectionId, Endpoint, Envelope, Idle,
+    Incoming, Kind, Message, Nanos, Node, NodeHandle, Pool, PoolConfig, Reactor, SendError, Server,
+    Tap, TapFilter, Wait,
 };
 use rustix::thread::{Pid, gettid};
 
@@ -61,12 +62,38 @@ struct Sample {
 }
 ringwire::payload!(Sample = 1);
 
+fn settings() -> ConfigBuilder {
+    Config::builder().registry(false)
+}
+
 #[test]
 fn steady_state_allocates_nothing() {
+    check_steady_state(settings().idle(Idle::Park), 2_000, 5_000);
+}
+
+/// Sends and receives by system calls of its own. Fewer of them: two threads that spin beside other
+/// tests wait for each other's cores.
+#[test]
+fn steady_state_of_spinning_reactors_allocates_nothing() {
+    check_steady_state(settings().idle(Idle::Spin), 40, 100);
+}
+
+#[test]
+fn steady_state_of_two_connections_allocates_nothing() {
+    check_steady_state(settings().idle(Idle::Park).express(true), 500, 1_000);
+}
+
+#[test]
+fn steady_state_with_checksums_allocates_nothing() {
+    check_steady_state(settings().idle(Idle::Park).checksum(Checksum::Always), 500, 1_000);
+}
+
+/// After so many rounds to warm up, in so many.
+fn check_steady_state(settings: ConfigBuilder, warm_up: u32, rounds: u32) {
     assert_eq!(allocations(|| drop(Vec::<u8>::with_capacity(10))), 1, "the allocator counts");
 
     // The server is a reactor on a thread of its own that counts its own allocations.
-    let config = Config::builder().registry(false).idle(Idle::Park).build().expect("valid");
+    let config = settings.build().expect("valid");
     let (tell, told) = std::sync::mpsc::channel();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let server_config = config.clone();
@@ -109,16 +136,17 @@ fn steady_state_allocates_nothing() {
             exercise(&mut client, &sample);
         }
     };
-    round(2_000);
+    round(warm_up);
     stop.send(()).expect("the server runs");
     round(10);
-    let of_client = allocations(|| round(5_000));
+    let of_client = allocations(|| round(rounds));
     stop.send(()).expect("the server runs");
 
     let (of_server, received) = server.join().expect("no panic");
     assert_eq!(of_client, 0, "client: send, request, receive");
     assert_eq!(of_server, 0, "server: receive, handler, reply");
-    assert!(received > 15_000, "the messages really went: {received}");
+    // Four messages a round.
+    assert_eq!(received, 4 * u64::from(warm_up + 10 + rounds), "the messages really went");
 }
 
 /// A reactor with a tap: while there is room in it, and when there is none any more.

@@ -47,6 +47,28 @@ fn tcp_v4() {
     isolated(|| check("127.0.0.1:0", endpoint));
 }
 
+/// As many as there may be, and one more.
+#[test]
+fn addresses_of_a_server_are_bounded() {
+    const ADDRESSES_MAX: usize = 32;
+    let listening = |count: usize| {
+        let builder = echo();
+        // One is the echo's own.
+        (1..count).fold(builder, |builder, _| builder.listen("127.0.0.1:0")).reactors(2).start()
+    };
+    isolated(|| {
+        let server = listening(ADDRESSES_MAX).expect("as many as there may be");
+        assert_eq!(server.addresses().len(), ADDRESSES_MAX);
+        for address in server.addresses() {
+            assert_eq!(Peer::connect_to(address).ask(b"x"), b"x");
+        }
+        drop(server);
+        let error = listening(ADDRESSES_MAX + 1).map(drop).expect_err("one too many");
+        assert!(matches!(error, SetupError::Listen { .. }), "{error:?}");
+        assert!(error.to_string().contains("32 addresses at most"), "{error}");
+    });
+}
+
 /// A machine without IPv6 has no such listeners.
 fn has_v6() -> bool {
     std::net::TcpListener::bind("[::1]:0").is_ok()

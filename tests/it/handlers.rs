@@ -98,6 +98,43 @@ fn handler_by_type_goes_before_handler_by_kind() {
 }
 
 #[test]
+fn handler_replaces_the_one_that_was_given_before() {
+    isolated(|| {
+        // The number is that of the handler.
+        let by_kind = |builder: ServerBuilder, number: u8| {
+            builder.on(Kind::Data, move |context, _| {
+                context.reply(Envelope::status(), &[number]).expect("room");
+            })
+        };
+        let by_type = |builder: ServerBuilder, number: u8| {
+            builder.on_type::<Setpoint>(move |context, _, _| {
+                context.reply(Envelope::status(), &[number]).expect("room");
+            })
+        };
+        let builder = by_type(by_type(by_kind(by_kind(server(), 1), 2), 3), 4);
+        let server = start(builder);
+        let mut client = client(&endpoint(&server));
+        let called = Rc::new(RefCell::new(Vec::new()));
+        let sent_to = |client: &mut ringwire::Client, number: u8| {
+            let called = Rc::clone(&called);
+            client.on(Kind::Status, move |_, frame| {
+                called.borrow_mut().push((number, frame.payload()[0]));
+            });
+            client.send(Envelope::data(), b"plain").expect("room");
+            client.send(Envelope::data(), &Setpoint { axis: 1, unit: "m".into() }).expect("room");
+        };
+        for (number, count) in [(10, 2), (11, 4)] {
+            sent_to(&mut client, number);
+            crate::util::wait_until("both are answered", || {
+                client.poll();
+                called.borrow().len() >= count
+            });
+        }
+        assert_eq!(*called.borrow(), [(10, 2), (10, 4), (11, 2), (11, 4)]);
+    });
+}
+
+#[test]
 fn reply_carries_the_correlation_of_its_request_only() {
     isolated(|| {
         let server = start(crate::util::echo());

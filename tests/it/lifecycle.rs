@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use ringwire::{
     Client, Config, ConfigBuilder, ConnectionState, Envelope, EventKind, Kind, ReceiveError,
     SendError, Server,
@@ -13,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::util::{
     CHECKSUM, DATA, Directory, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, client_and_peer,
     echo, endpoint, isolated, open_descriptors, settings, start, timed, wait_for, wait_until,
+    warnings,
 };
 
 /// An inbox of four messages.
@@ -443,40 +443,10 @@ fn each_way_to_break_the_protocol_has_its_counter() {
     });
 }
 
-/// What the library has logged as a warning.
-struct Warnings(Sender<String>);
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::WARN
-    }
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                self.0 += &format!("{field}={value:?} ");
-            }
-        }
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        self.0.send(text.0).expect("the test keeps the other end");
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[test]
 fn outage_of_accepting_is_said_once_when_it_begins_and_ends() {
     isolated(|| {
-        let (said, warnings) = crossbeam_channel::unbounded();
-        tracing::subscriber::set_global_default(Warnings(said)).expect("the first");
+        let warnings = warnings();
         // An accept keeps the limit of when it was armed, so the limit comes first.
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let limit = |to| {

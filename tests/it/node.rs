@@ -54,6 +54,24 @@ fn reactors_run_where_they_are_told_to() {
     }
 }
 
+/// Two that spin on one core would stand in each other's way.
+#[test]
+fn reactors_that_outnumber_the_cores_do_not_spin() {
+    isolated(|| {
+        let allowed = rustix::thread::sched_getaffinity(None).expect("a set");
+        let core = (0..1024).find(|&core| allowed.is_set(core)).expect("we run on one");
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(core);
+        rustix::thread::sched_setaffinity(None, &one).expect("one that is allowed");
+        let config = settings().idle(Idle::Spin).build().expect("valid");
+        for (reactors, idle) in [(1, Idle::Spin), (2, Idle::Adaptive)] {
+            let node = Node::builder().config(config.clone()).reactors(reactors).start();
+            let node = node.expect("it starts");
+            assert_eq!(node.config().idle(), idle, "{reactors} reactors");
+        }
+    });
+}
+
 /// With nothing else that would wake its reactor.
 #[test]
 fn flush_of_a_sleeping_node_ends_when_all_has_left() {

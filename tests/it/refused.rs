@@ -10,11 +10,15 @@ use ringwire::sys::probe::{Capabilities, RingError, Scope};
 use ringwire::{Client, Config, Node, SetupError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter};
+use seccompiler::SeccompCmpOp::Eq as EQUAL;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter,
+};
 
 use crate::util::{
     Directory, Peer, config, echo, isolated, open_descriptors, resident_kib, settings, start,
-    wait_until,
+    wait_until, warnings,
 };
 
 /// Probes where it is refused, and looks for `words` in the message.
@@ -56,6 +60,18 @@ fn give_up_lock_capability() {
     let mut sets = capabilities(None).expect("own capabilities");
     sets.effective.remove(CapabilitySet::IPC_LOCK);
     set_capabilities(None, sets).expect("giving one up is allowed");
+}
+
+/// Whoever has it may lock and register as much memory as there is.
+fn has_lock_capability() -> bool {
+    capabilities(None).expect("own capabilities").effective.contains(CapabilitySet::IPC_LOCK)
+}
+
+/// What the kernel has pinned of this process for rings (proc_pid_status(5), VmPin), in KiB.
+fn pinned_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has /proc");
+    let line = status.lines().find(|line| line.starts_with("VmPin:")).expect("a size");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
 /// Sets up everything that has a ring, under `errno`, on a thread of its own.
@@ -174,6 +190,96 @@ fn probing_leaves_no_descriptor_open() {
             Capabilities::probe().expect("the test host has io_uring");
         }
         assert_eq!(open(), before);
+    });
+}
+
+/// A node that is not started leaves nothing, and says what was refused, and why.
+fn check_not_started(settings: ringwire::ConfigBuilder, operation: &str, errno: i32) {
+    let before = open_descriptors();
+    let config = settings.build().expect("valid");
+    let error = Node::builder().config(config).start().map(drop).expect_err("refused");
+    let SetupError::System { operation: refused, source } = &error else { panic!("{error:?}") };
+    assert!(refused.contains(operation), "{error}");
+    assert_eq!(source.raw_os_error(), Some(errno), "{error}");
+    contains(&error.to_string(), &[operation]);
+    wait_until("every descriptor is closed again", || open_descriptors() == before);
+}
+
+/// mlockall(2): EPERM where nothing may be locked, ENOMEM where less may be than there is.
+#[test]
+fn memory_that_may_not_be_locked_is_a_clear_error() {
+    isolated(|| {
+        give_up_lock_capability();
+        for (limit, errno) in [(64 << 10, libc::ENOMEM), (0, libc::EPERM)] {
+            lower(Resource::Memlock, limit);
+            check_not_started(settings().mlockall(true), "mlockall", errno);
+        }
+    });
+}
+
+#[test]
+fn real_time_priority_that_is_refused_names_what_it_needs() {
+    isolated(|| {
+        lower(Resource::Rtprio, 0);
+        let mut sets = capabilities(None).expect("own capabilities");
+        sets.effective.remove(CapabilitySet::SYS_NICE);
+        set_capabilities(None, sets).expect("giving one up is allowed");
+        for needed in ["SCHED_FIFO", "CAP_SYS_NICE", "RLIMIT_RTPRIO"] {
+            check_not_started(settings().scheduler_fifo_priority(10), needed, libc::EPERM);
+        }
+    });
+}
+
+/// A kernel without it (IORING_REGISTER_NAPI, Linux 6.9): that is said, once for each ring, and
+/// everything goes on.
+#[test]
+fn busy_polling_that_is_refused_is_a_warning() {
+    const REGISTER_NAPI: u64 = 27;
+    isolated(|| {
+        let warnings = warnings();
+        let register = |opcode| SeccompCondition::new(1, SeccompCmpArgLen::Dword, EQUAL, opcode);
+        let rule = SeccompRule::new(vec![register(REGISTER_NAPI).expect("the second argument")]);
+        refuse(libc::SYS_io_uring_register, vec![rule.expect("a rule")], libc::EINVAL);
+        let config = settings().napi_busy_poll_us(50).build().expect("valid");
+        let server = start(echo().config(config));
+        assert_eq!(Peer::connect(&server).ask(b"x"), b"x");
+        let napi: Vec<_> = warnings.try_iter().filter(|said| said.contains("NAPI")).collect();
+        assert_eq!(napi.len(), 1, "{napi:?}");
+        contains(&napi[0], &["Linux 6.9", "Invalid argument"]);
+        // Nobody asks the kernel for what is not wanted.
+        drop(start(echo()));
+        assert!(!warnings.try_iter().any(|said| said.contains("NAPI")));
+    });
+}
+
+/// Send memory is registered with the kernel, which pins it, where it is wanted for sends without a
+/// copy, and where the limit has room for it.
+#[test]
+fn registered_send_memory_is_pinned_as_long_as_its_ring_lives() {
+    isolated(|| {
+        if !has_lock_capability() {
+            eprintln!("skipped: rings of other processes use up the limit, too");
+            return;
+        }
+        let pinned_by = |config: &Config| {
+            let before = pinned_kib();
+            let client = Client::new(config.clone()).expect("a ring");
+            let pinned = pinned_kib() - before;
+            drop(client);
+            wait_until("it is given back", || pinned_kib() == before);
+            pinned << 10
+        };
+        let copying = settings().zero_copy_bytes_min(0).build().expect("valid");
+        let ring = pinned_by(&copying);
+        let zero_copy = settings().zero_copy_bytes_min(16 << 10).build().expect("valid");
+        let (pinned, bytes_max) = (pinned_by(&zero_copy), zero_copy.registered_bytes());
+        assert!(pinned > ring + bytes_max / 2, "{pinned} bytes, {ring} without");
+        // Whole pages, also where a buffer begins or ends within one.
+        assert!(pinned <= ring + bytes_max * 17 / 16, "{pinned} bytes, {ring} without");
+        // Room for the ring, and for no more.
+        lower(Resource::Memlock, 600 << 10);
+        give_up_lock_capability();
+        assert_eq!(pinned_by(&zero_copy), ring, "it runs unregistered");
     });
 }
 

@@ -179,6 +179,41 @@ pub(crate) fn client_with(config: Config, endpoint: &str) -> Client {
     client
 }
 
+/// What the library logs as a warning in this process, from here on.
+pub(crate) fn warnings() -> crossbeam_channel::Receiver<String> {
+    let (said, warnings) = crossbeam_channel::unbounded();
+    tracing::subscriber::set_global_default(Warnings(said)).expect("the first");
+    warnings
+}
+
+struct Warnings(crossbeam_channel::Sender<String>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{field}={value:?} ");
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.send(text.0).expect("the test keeps the other end");
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 /// A directory that goes when it is dropped.
 pub(crate) struct Directory(std::path::PathBuf);
 
