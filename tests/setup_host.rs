@@ -5,6 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "support/guard.rs"]
+mod guard;
+#[path = "support/output.rs"]
+mod output;
+
 const CONGESTION: &str = "proc/sys/net/ipv4/tcp_congestion_control";
 const SLOW_START: &str = "proc/sys/net/ipv4/tcp_slow_start_after_idle";
 const GOVERNOR: &str = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
@@ -72,13 +77,9 @@ impl SlowHost {
     /// Runs the script and returns what it said.
     fn run(&self, options: &[&str]) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/setup_host.sh");
-        let output = Command::new("bash")
-            .arg(script)
-            .arg("--root")
-            .arg(&self.root)
-            .args(options)
-            .output()
-            .expect("bash runs");
+        let mut command = Command::new("bash");
+        let output =
+            output::output(command.arg(script).arg("--root").arg(&self.root).args(options));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let complained = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}\n{complained}");
