@@ -296,11 +296,15 @@ impl Envelope {
             (true, micros) => now + Duration::from_micros(micros.into()),
         };
         let key = match self.conflation_key() {
-            // Keys and type numbers are told apart by the upper half.
             Some(key) => Some(u64::from(key)),
-            // Requests, answers and cancellations are no values: somebody waits for each.
-            None if overflow == Overflow::LatestValue && correlation == Correlation::None => {
-                Some(1 << 32 | u64::from(body.type_id()))
+            // Requests, answers and cancellations are no values: somebody waits for each. Reliable
+            // messages are refused where there is no room for them, and never dropped.
+            None if overflow == Overflow::LatestValue
+                && correlation == Correlation::None
+                && !self.is_reliable() =>
+            {
+                // The kind, which is not 0, tells it from the keys of the application.
+                Some(u64::from(byte(self.what)) << 32 | u64::from(body.type_id()))
             }
             None => None,
         };

@@ -1493,6 +1493,71 @@ fn requests_and_answers_are_no_values() {
     assert_eq!(far.received.len(), 5, "one value has replaced another");
 }
 
+/// In a lane of latest values a reliable message stays, whatever comes behind it and whether or not
+/// the lane is full: it is refused when there is no room, and never dropped.
+#[test]
+fn reliable_messages_are_no_values() {
+    let (mut near, mut far) = pair();
+    near.session.limits.overflow[Priority::Normal.index()] = Overflow::LatestValue;
+    let (loose, reliable) = (Envelope::status(), Envelope::status().reliable());
+    for (envelope, body) in
+        [(reliable, b"r1"), (loose, b"b2"), (reliable, b"r3"), (loose, b"b4"), (reliable, b"r5")]
+    {
+        near.push_as(envelope, body);
+    }
+    // One that was asked for is another matter.
+    near.push_as(reliable.latest(1), b"k6");
+    near.push_as(reliable.latest(1), b"k7");
+    near.session.limits.frames_max = 5;
+    let (session, mut memory) = near.memory();
+    let (identity, none) = (identity("near"), Correlation::None);
+    let full = session.push(reliable, none, &b"r8"[..], &identity, NOW, &mut memory);
+    assert_eq!(full, Err(SendError::Full));
+    near.push_as(loose, b"b9");
+    exchange(&mut near, &mut far);
+    let bodies: Vec<_> = far.received.iter().map(|(_, body)| &body[..]).collect();
+    assert_eq!(bodies, [b"r1", b"b9", b"r3", b"r5", b"k7"]);
+}
+
+/// In a lane of latest values a message replaces one of its own kind, whatever its type number.
+#[test]
+fn value_replaces_one_of_its_own_kind_and_type() {
+    struct Typed(u32);
+    impl Body for Typed {
+        fn type_id(&self) -> u32 {
+            self.0
+        }
+
+        fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
+            [self.0.to_le_bytes()[0]].encode(out, scratch)
+        }
+    }
+    let (mut near, mut far) = pair();
+    near.session.limits.overflow[Priority::Normal.index()] = Overflow::LatestValue;
+    let (session, identity) = (&mut near.session, &near.identity);
+    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    for _ in 0..2 {
+        for kind in Kind::APPLICATION {
+            for type_id in 0..3 {
+                let (envelope, none, body) =
+                    (Envelope::of(kind), Correlation::None, Typed(type_id));
+                session.push(envelope, none, &body, identity, NOW, &mut memory).expect("room");
+            }
+        }
+        // No key of the application's is one of those.
+        for key in 0..3 {
+            let (envelope, body) = (Envelope::data().latest(key), Typed(key));
+            let none = Correlation::None;
+            session.push(envelope, none, &body, identity, NOW, &mut memory).expect("room");
+        }
+    }
+    let drops = session.take_drops()[Priority::Normal.index()];
+    assert_eq!(drops.by_reason()[DropReason::Replaced.index()], 18);
+    exchange(&mut near, &mut far);
+    let bodies: Vec<_> = far.received.iter().map(|(_, body)| body[0]).collect();
+    assert_eq!(bodies, [0, 1, 2].repeat(6));
+}
+
 /// A peer is told of what came too late also on the next link, where the frame that told of it may
 /// have gone with the last.
 #[test]

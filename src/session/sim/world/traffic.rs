@@ -77,8 +77,11 @@ impl World {
         let policy = self.nodes[node].limits.overflow[lane.index()];
         let key = match envelope.conflation_key() {
             Some(key) => Some(u64::from(key)),
-            None if policy == Overflow::LatestValue && correlation == Correlation::None => {
-                Some(1 << 32 | u64::from(body.type_id))
+            None if policy == Overflow::LatestValue
+                && correlation == Correlation::None
+                && !envelope.is_reliable() =>
+            {
+                Some(u64::from(envelope.kind() as u8) << 32 | u64::from(body.type_id))
             }
             None => None,
         };
