@@ -347,11 +347,17 @@ fn every_violation_is_named() {
     refuse(|bytes| bytes[0] = b'G', E::BadMagic { got: 0x5747 });
     refuse(|bytes| bytes[1] = b'X', E::BadMagic { got: 0x5852 });
     refuse(|bytes| bytes[2] = 2, E::BadVersion { got: 2 });
-    refuse(|bytes| bytes[3] = 0, E::BadKind { got: 0 });
-    refuse(|bytes| bytes[3] = 0x84, E::BadKind { got: 0x84 });
-    refuse(|bytes| bytes[4] = 0x20, E::BadFlags { got: 0x20 });
-    refuse(|bytes| bytes[4] = Flags::REQUEST.0, E::BadFlags { got: 4 });
-    refuse(|bytes| bytes[4] = Flags::RESPONSE.0, E::BadFlags { got: 8 });
+    // The first numbers that mean nothing yet, on both sides of those that do.
+    for got in [0, 10, 0x7f, 0x84] {
+        refuse(|bytes| bytes[3] = got, E::BadKind { got });
+    }
+    for got in [0x40, 0x80, 0x41, 0x81] {
+        refuse(|bytes| bytes[4] = got, E::BadFlags { got });
+    }
+    // These mean something in the extension only, which is not there.
+    for flags in [Flags::REQUEST, Flags::RESPONSE, Flags::TIMEOUT] {
+        refuse(|bytes| bytes[4] = flags.0, E::BadFlags { got: flags.0 });
+    }
     refuse(|bytes| bytes[5] = 0, E::BadPriority { got: 0 });
     refuse(|bytes| bytes[5] = 5, E::BadPriority { got: 5 });
     refuse(|bytes| bytes[6] = 3, E::BadCodec { got: 3 });
