@@ -27,14 +27,17 @@ use crate::wire::header::Codec;
 pub const PAYLOAD_ALIGN: usize = crate::wire::header::FRAME_ALIGN;
 
 /// Why a body could not be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BodyError {
     /// The output was too short; nothing useful was written. This many bytes are needed.
+    #[error("the body needs {bytes} bytes")]
     Overflow {
         /// Length of the whole body.
         bytes: usize,
     },
     /// The type's own `Serialize` refused.
+    #[error("the type's own Serialize refused")]
     Unserializable,
 }
 

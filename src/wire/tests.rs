@@ -673,6 +673,17 @@ fn refusing_type_is_unserializable() {
     assert_eq!(result, Err(BodyError::Unserializable));
 }
 
+/// Whoever implements a body passes it on with `?`, or shows it.
+#[test]
+fn body_error_is_an_error_like_any_other() {
+    fn shown(error: BodyError) -> String {
+        let error: Box<dyn std::error::Error + Send + Sync> = error.into();
+        error.to_string()
+    }
+    assert_eq!(shown(BodyError::Overflow { bytes: 48 }), "the body needs 48 bytes");
+    assert_eq!(shown(BodyError::Unserializable), "the type's own Serialize refused");
+}
+
 // ---- handshake ----------------------------------------------------------------------------------
 
 fn greeting() -> Greeting {
