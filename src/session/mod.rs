@@ -125,7 +125,7 @@ impl Identity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerInfo {
-    /// Its end of the session: new for every start of its node.
+    /// Its end of the session: 128 random bits, new for every session, kept over lost links.
     pub session_id: SessionId,
     /// Its name, may be empty.
     pub node_name: String,
