@@ -168,24 +168,10 @@ impl Message {
     }
 }
 
-/// Its payload, as it came: to answer with it, or to send it on. It is not copied for another
-/// thread.
-impl Body for Message {
-    fn codec(&self) -> Codec {
-        self.codec
-    }
-
-    fn type_id(&self) -> u32 {
-        self.type_id
-    }
-
-    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
-        self.payload.encode(out, scratch)
-    }
-
-    fn shared(&self) -> Option<&Bytes> {
-        Some(&self.payload)
-    }
+payload::body_of_payload! {
+    /// Its payload, as it came: to answer with it, or to send it on. It is not copied for another
+    /// thread.
+    Message
 }
 
 /// A payload serialised on one thread, to be sent by another.
@@ -195,6 +181,8 @@ pub(crate) struct OwnedBody {
     type_id: u32,
     payload: Bytes,
 }
+
+payload::body_of_payload!(OwnedBody);
 
 /// What a thread needs to serialise for others, kept from call to call: a quarter of a MiB,
 /// resident as used.
@@ -260,23 +248,5 @@ impl Workshop {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-impl Body for OwnedBody {
-    fn codec(&self) -> Codec {
-        self.codec
-    }
-
-    fn type_id(&self) -> u32 {
-        self.type_id
-    }
-
-    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
-        self.payload.encode(out, scratch)
-    }
-
-    fn shared(&self) -> Option<&Bytes> {
-        Some(&self.payload)
     }
 }

@@ -72,9 +72,10 @@ use crate::wire::handshake::{
     read_greeting, version_in_common, write_farewell, write_greeting,
 };
 use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
+use crate::wire::payload::body_of_payload;
 use crate::wire::{
-    Body, BodyError, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Lifetime,
-    Priority, Scratch, VERSION, low_half,
+    Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Lifetime, Priority,
+    Scratch, VERSION, low_half,
 };
 
 /// Which end of the connection this is.
@@ -221,23 +222,9 @@ impl Undelivered {
     }
 }
 
-/// Its payload with its codec and type number: to send it again.
-impl Body for Undelivered {
-    fn codec(&self) -> Codec {
-        self.codec
-    }
-
-    fn type_id(&self) -> u32 {
-        self.type_id
-    }
-
-    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
-        self.payload.encode(out, scratch)
-    }
-
-    fn shared(&self) -> Option<&Bytes> {
-        Some(&self.payload)
-    }
+body_of_payload! {
+    /// Its payload with its codec and type number: to send it again.
+    Undelivered
 }
 
 /// See the module.

@@ -122,6 +122,36 @@ macro_rules! body_as_bytes {
 }
 body_as_bytes!([] Vec<u8>, [] str, [] String, [const N: usize] [u8; N]);
 
+/// Implements [`Body`] for types that hold a payload ([`Bytes`]) with its `codec` and `type_id`, in
+/// fields of these names.
+macro_rules! body_of_payload {
+    ($(#[$doc:meta])* $type:ty) => {
+        $(#[$doc])*
+        impl $crate::wire::Body for $type {
+            fn codec(&self) -> $crate::wire::Codec {
+                self.codec
+            }
+
+            fn type_id(&self) -> u32 {
+                self.type_id
+            }
+
+            fn encode(
+                &self,
+                out: &mut [u8],
+                scratch: &mut $crate::wire::Scratch,
+            ) -> Result<usize, $crate::wire::BodyError> {
+                self.payload.encode(out, scratch)
+            }
+
+            fn shared(&self) -> Option<&bytes::Bytes> {
+                Some(&self.payload)
+            }
+        }
+    };
+}
+pub(crate) use body_of_payload;
+
 impl Body for Bytes {
     #[inline]
     fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {

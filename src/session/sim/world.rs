@@ -33,7 +33,8 @@ use crate::wire::acknowledgement::read_acknowledgement;
 use crate::wire::handshake::{
     Features, GoodbyeReason, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_greeting,
 };
-use crate::wire::{Body, BodyError, Checksum, Frame, Kind, Priority, Scratch};
+use crate::wire::payload::body_of_payload;
+use crate::wire::{Checksum, Codec, Frame, Kind, Priority, Scratch};
 
 /// One microsecond of virtual time.
 const US: u64 = 1_000;
@@ -317,23 +318,12 @@ macro_rules! trace {
 
 /// A message's payload with a type number.
 struct Numbered {
-    payload: Bytes,
+    codec: Codec,
     type_id: u32,
+    payload: Bytes,
 }
 
-impl Body for Numbered {
-    fn type_id(&self) -> u32 {
-        self.type_id
-    }
-
-    fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
-        self.payload.encode(out, scratch)
-    }
-
-    fn shared(&self) -> Option<&Bytes> {
-        Some(&self.payload)
-    }
-}
+body_of_payload!(Numbered);
 
 /// Intervals longer than any way, so that a beat is never late for it.
 fn heartbeat_policy(r: &mut Random) -> HeartbeatPolicy {

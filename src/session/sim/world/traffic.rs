@@ -194,6 +194,7 @@ impl World {
             r.size(PAYLOAD_BYTES_MIN, 100)
         };
         let type_id = u32::try_from(r.between(0, 3)).expect("few");
-        Numbered { payload: payload(self.truth.messages.len(), bytes).into(), type_id }
+        let payload = payload(self.truth.messages.len(), bytes).into();
+        Numbered { codec: Codec::Opaque, type_id, payload }
     }
 }
