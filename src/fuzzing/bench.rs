@@ -211,7 +211,7 @@ fn limits() -> LaneLimits {
 
 /// Queues frames, takes them as the reactor does, and has them confirmed.
 fn lane(care: Care) -> Box<dyn FnMut() -> u64> {
-    let (mut lane, mut memory, limits) = (Lane::default(), Memory::new(), limits());
+    let (mut lane, mut memory, limits) = (Lane::new(Priority::Normal), Memory::new(), limits());
     let mut holdings = Holdings::default();
     let flags = if care.reliable { Flags::RELIABLE } else { Flags::default() };
     let head = FrameHead { flags, ..head(Checksum::Never) };
@@ -224,9 +224,9 @@ fn lane(care: Care) -> Box<dyn FnMut() -> u64> {
             assert_eq!(written, Ok(96), "there is room");
         }
         let mut bytes = 0;
-        while let Some(block) = lane.take(Priority::Normal, NOW, &mut memory, &mut holdings) {
+        while let Some(block) = lane.take(NOW, &mut memory, &mut holdings) {
             bytes += block.span.bytes() as u64;
-            lane.settle(Priority::Normal, block, &mut memory, &mut holdings);
+            lane.settle(block, &mut memory, &mut holdings);
         }
         sequence += FRAMES as u64;
         lane.acknowledge(sequence, &mut memory, &mut holdings).expect("so many were sent");

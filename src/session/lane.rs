@@ -180,8 +180,9 @@ struct Keyed {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lane {
+    priority: Priority,
     waiting: VecDeque<Block>,
     kept: VecDeque<Block>,
     /// Memory of the blocks in `kept`.
@@ -210,6 +211,28 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    /// An empty lane, which holds no memory.
+    pub(crate) fn new(priority: Priority) -> Self {
+        Self {
+            priority,
+            waiting: VecDeque::new(),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            frames: 0,
+            bytes: 0,
+            taken: 0,
+            sequence: 0,
+            announced: 0,
+            untaken: 0,
+            acknowledged: 0,
+            is_bulky: false,
+            keyed: Vec::new(),
+            drops: Drops::default(),
+            taken_over: 0,
+            has_lost_confirmation: false,
+        }
+    }
+
     /// As [`Lane::push`], without care, behind others in a block with room for it. `None` where
     /// there is more to it: nothing has changed.
     #[inline(always)]
@@ -288,7 +311,7 @@ impl Lane {
         // Unless it has gone to make room.
         if let Some(keyed) = self.keyed_by(care.key) {
             self.keyed.retain(|other| other.sequence != keyed.sequence);
-            self.remove(head.priority, keyed.sequence, holdings);
+            self.remove(keyed.sequence, holdings);
         }
         self.note_care(care, written);
         Ok(written)
@@ -305,6 +328,7 @@ impl Lane {
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
+        debug_assert_eq!(head.priority, self.priority, "each message is pushed to its own lane");
         if care.reliable {
             let is_full = self.kept_bytes + self.bytes >= limits.kept_bytes_max;
             if is_full && !Mutation::NoKeptBound.is_on() {
@@ -312,7 +336,7 @@ impl Lane {
             }
         }
         if self.frames >= limits.frames_max || self.waiting_bytes() >= limits.bytes_max {
-            self.make_room(head.priority, limits, memory, holdings)?;
+            self.make_room(limits, memory, holdings)?;
         }
         let sequence = self.sequence + 1;
         head.sequence = low_half(sequence);
@@ -359,7 +383,6 @@ impl Lane {
     #[inline]
     pub(crate) fn take(
         &mut self,
-        lane: Priority,
         now: Nanos,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
@@ -367,10 +390,10 @@ impl Lane {
         let front = self.waiting.front()?;
         let (first, expiry) = (front.span.first, front.span.expiry);
         if first != self.announced + 1 {
-            return self.take_gap(lane, first - 1, memory, holdings);
+            return self.take_gap(first - 1, memory, holdings);
         }
         if expiry <= now && !Mutation::NoTtl.is_on() {
-            self.expire_front(lane, now, holdings);
+            self.expire_front(now, holdings);
         }
         let block = self.waiting.pop_front()?;
         self.taken += block.span.bytes();
@@ -399,7 +422,6 @@ impl Lane {
     #[inline]
     pub(crate) fn settle(
         &mut self,
-        lane: Priority,
         block: Block,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
@@ -408,7 +430,7 @@ impl Lane {
         self.bytes -= block.span.bytes();
         self.taken -= block.span.bytes();
         if block.span.reliable > 0 && block.span.last_reliable > self.acknowledged {
-            self.keep(lane, block, memory, holdings);
+            self.keep(block, memory, holdings);
         } else {
             holdings.reliable.confirmed += u64::from(block.span.reliable);
             holdings.release(block, memory.pool);
@@ -464,16 +486,11 @@ impl Lane {
 
     /// The link is gone: best-effort messages that wait go with it. What was in flight must have
     /// been [put back](Lane::put_back) before.
-    pub(crate) fn link_lost(
-        &mut self,
-        lane: Priority,
-        memory: &mut SendMemory<'_>,
-        holdings: &mut Holdings,
-    ) {
+    pub(crate) fn link_lost(&mut self, memory: &mut SendMemory<'_>, holdings: &mut Holdings) {
         assert_eq!(self.taken, 0, "what was in flight has been put back");
         let announced = self.announced;
         for block in self.waiting.iter_mut().filter(|block| block.span.first > announced) {
-            block.drop_frames(lane, &mut self.drops, |frame| {
+            block.drop_frames(self.priority, &mut self.drops, |frame| {
                 (!frame.is_reliable()).then_some(DropReason::LinkLost)
             });
         }
@@ -502,7 +519,6 @@ impl Lane {
     /// dropped and counted. To be [checked](Lane::check_received) before.
     pub(crate) fn resume(
         &mut self,
-        lane: Priority,
         received: u64,
         messages: u64,
         now: Nanos,
@@ -522,11 +538,11 @@ impl Lane {
         for block in &mut self.waiting {
             let reliable = block.span.reliable;
             if !Mutation::NoTrim.is_on() {
-                block.trim(lane, received);
+                block.trim(self.priority, received);
             }
             holdings.reliable.confirmed += u64::from(reliable - block.span.reliable);
             let before = block.span;
-            block.drop_frames(lane, &mut self.drops, |frame| {
+            block.drop_frames(self.priority, &mut self.drops, |frame| {
                 if !frame.is_reliable() {
                     Some(DropReason::LinkLost)
                 } else {
@@ -586,7 +602,7 @@ impl Lane {
             keyed: std::mem::take(&mut self.keyed),
             // For the block in flight, which comes back later.
             acknowledged: self.acknowledged,
-            ..Self::default()
+            ..Self::new(self.priority)
         };
         drops
     }
@@ -756,7 +772,8 @@ impl Lane {
     }
 
     /// Removes a waiting message that a newer one replaces.
-    fn remove(&mut self, lane: Priority, sequence: u64, holdings: &mut Holdings) {
+    fn remove(&mut self, sequence: u64, holdings: &mut Holdings) {
+        let lane = self.priority;
         let mut drops = std::mem::take(&mut self.drops);
         let block = self.block_of(sequence);
         let before = block.span;
@@ -821,13 +838,12 @@ impl Lane {
     #[inline(never)]
     fn make_room(
         &mut self,
-        lane: Priority,
         limits: &LaneLimits,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<(), SendError> {
         while self.frames >= limits.frames_max || self.waiting_bytes() >= limits.bytes_max {
-            let may_drop = limits.overflow[lane.index()] == Overflow::DropOldest;
+            let may_drop = limits.overflow[self.priority.index()] == Overflow::DropOldest;
             if !may_drop || !self.drop_oldest(memory, holdings) {
                 return Err(SendError::Full);
             }
@@ -864,7 +880,6 @@ impl Lane {
     #[cold]
     fn take_gap(
         &mut self,
-        lane: Priority,
         last: u64,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
@@ -874,7 +889,7 @@ impl Lane {
         let mut block = Block::new(memory.pool.take(HEADER_BYTES)?, self.announced + 1);
         holdings.add(&block);
         let count = last - self.announced - u64::from(Mutation::ShortGap.is_on());
-        block.write_gap(Gap { lane, count, last });
+        block.write_gap(Gap { lane: self.priority, count, last });
         self.announced = last;
         self.bytes += block.span.bytes();
         self.taken += block.span.bytes();
@@ -883,11 +898,11 @@ impl Lane {
 
     /// Drops what has expired in the block that is sent next.
     #[cold]
-    fn expire_front(&mut self, lane: Priority, now: Nanos, holdings: &mut Holdings) {
+    fn expire_front(&mut self, now: Nanos, holdings: &mut Holdings) {
         let block = self.waiting.front_mut().expect("the caller looked");
         let before = block.span;
         let has_lost_confirmation = &mut self.has_lost_confirmation;
-        block.drop_frames(lane, &mut self.drops, |frame| {
+        block.drop_frames(self.priority, &mut self.drops, |frame| {
             (frame.expiry() <= now).then(|| {
                 *has_lost_confirmation |= frame.is_request();
                 DropReason::Expired
@@ -903,7 +918,6 @@ impl Lane {
     #[cold]
     pub(crate) fn withdraw(
         &mut self,
-        lane: Priority,
         correlation: u64,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
@@ -925,7 +939,7 @@ impl Lane {
             return frames.any(|frame| frame.is_request_of(correlation));
         }
         let Some(index) = index else { return false };
-        self.drop_waiting(index, lane, memory, holdings, |frame| {
+        self.drop_waiting(index, memory, holdings, |frame| {
             frame.is_request_of(correlation).then_some(DropReason::Cancelled)
         });
         true
@@ -936,7 +950,6 @@ impl Lane {
     #[cold]
     pub(crate) fn expire(
         &mut self,
-        lane: Priority,
         now: Nanos,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
@@ -948,7 +961,7 @@ impl Lane {
                 continue;
             }
             let mut has_request = false;
-            let remains = self.drop_waiting(index, lane, memory, holdings, |frame| {
+            let remains = self.drop_waiting(index, memory, holdings, |frame| {
                 (frame.expiry() <= now).then(|| {
                     has_request |= frame.is_request();
                     DropReason::Expired
@@ -970,7 +983,6 @@ impl Lane {
     fn drop_waiting(
         &mut self,
         index: usize,
-        lane: Priority,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
         refuse: impl FnMut(&Resting<'_>) -> Option<DropReason>,
@@ -978,7 +990,7 @@ impl Lane {
         let block = &mut self.waiting[index];
         let before = block.span;
         let (first, last) = (before.first, before.last);
-        block.drop_frames(lane, &mut self.drops, refuse);
+        block.drop_frames(self.priority, &mut self.drops, refuse);
         holdings.reliable.lose(&before, &block.span);
         self.bytes -= before.bytes() - block.span.bytes();
         self.frames -= before.frames - block.span.frames;
@@ -1014,13 +1026,7 @@ impl Lane {
     /// Keeps a block until the peer confirms it. Short ones are put together, so that a slow stream
     /// of commands does not take a block each.
     #[cold]
-    fn keep(
-        &mut self,
-        lane: Priority,
-        block: Block,
-        memory: &mut SendMemory<'_>,
-        holdings: &mut Holdings,
-    ) {
+    fn keep(&mut self, block: Block, memory: &mut SendMemory<'_>, holdings: &mut Holdings) {
         if Mutation::NoKeeping.is_on() {
             holdings.release(block, memory.pool);
             return;
@@ -1028,7 +1034,7 @@ impl Lane {
         let is_short = block.span.bytes() <= block.buffer.len() / KEPT_FRACTION;
         if is_short
             && let Some(last) = self.kept.back_mut()
-            && block.append_to(last, lane)
+            && block.append_to(last, self.priority)
         {
             holdings.release(block, memory.pool);
             return;
@@ -1070,8 +1076,8 @@ impl Lane {
         // Twice at most: the first attempt tells the length when it was not known.
         for _ in 0..2 {
             self.is_bulky |= !self.waiting.is_empty();
-            let (lane, block_bytes) = (head.priority, limits.block_bytes);
-            let buffer = self.make_buffer(bytes, block_bytes, lane, limits, memory, holdings)?;
+            let block_bytes = limits.block_bytes;
+            let buffer = self.make_buffer(bytes, block_bytes, limits, memory, holdings)?;
             self.waiting.push_back(Block::new(buffer, self.sequence + 1));
             let mut loan = Loan { waiting: &mut self.waiting, pool: memory.pool, is_kept: false };
             let frame_bytes_max = limits.frame_bytes_max;
@@ -1104,8 +1110,7 @@ impl Lane {
             return Err(too_large(total, limits.frame_bytes_max));
         }
         let own_bytes = head.head_bytes() + FRAME_ALIGN;
-        let buffer =
-            self.make_buffer(own_bytes, own_bytes, head.priority, limits, memory, holdings)?;
+        let buffer = self.make_buffer(own_bytes, own_bytes, limits, memory, holdings)?;
         let mut block = Block::new(buffer, self.sequence + 1);
         let written = block.write_around(head, payload.clone(), memory.pool);
         holdings.add(&block);
@@ -1119,12 +1124,11 @@ impl Lane {
         &mut self,
         bytes: usize,
         block_bytes: usize,
-        lane: Priority,
         limits: &LaneLimits,
         memory: &mut SendMemory<'_>,
         holdings: &mut Holdings,
     ) -> Result<Buffer, SendError> {
-        let may_drop = limits.overflow[lane.index()] == Overflow::DropOldest;
+        let may_drop = limits.overflow[self.priority.index()] == Overflow::DropOldest;
         loop {
             match self.take_buffer(bytes, block_bytes, memory.pool, holdings) {
                 Some(buffer) => return Ok(buffer),

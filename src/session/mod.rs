@@ -379,7 +379,7 @@ impl Session {
             state: State::Greeting,
             decoder: Decoder::new(HANDSHAKE_BYTES_MAX),
             limits,
-            lanes: Default::default(),
+            lanes: Priority::ALL.map(Lane::new),
             is_held: false,
             passed_over: [0; Priority::COUNT],
             control: None,
@@ -667,8 +667,8 @@ impl Session {
         if let Some(block) = self.control.take() {
             memory.pool.give(block.buffer);
         }
-        for priority in Priority::ALL {
-            self.lanes[priority.index()].link_lost(priority, memory, &mut self.holdings);
+        for lane in &mut self.lanes {
+            lane.link_lost(memory, &mut self.holdings);
         }
         self.forget_confirmations();
         // Whoever has told of them may have gone with the link.
@@ -693,12 +693,10 @@ impl Session {
         memory: &mut SendMemory<'_>,
     ) -> Result<(), ProtocolError> {
         self.check_received(greeting)?;
-        for priority in Priority::ALL {
-            let index = priority.index();
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
             let received = greeting.last_received[index].get();
             let messages = greeting.messages_received[index].get();
-            let lane = &mut self.lanes[index];
-            lane.resume(priority, received, messages, now, memory, &mut self.holdings);
+            lane.resume(received, messages, now, memory, &mut self.holdings);
         }
         // What was in flight may wait again.
         self.expires_from = self.earliest_expiry();
@@ -928,7 +926,7 @@ impl Session {
             if lane.is_empty() {
                 continue;
             }
-            if let Some(block) = lane.take(priority, now, memory, &mut self.holdings) {
+            if let Some(block) = lane.take(now, memory, &mut self.holdings) {
                 if lane.take_lost_confirmation() {
                     self.confirm_again(priority, now);
                 }
@@ -1000,7 +998,7 @@ impl Session {
     ) -> Option<Block> {
         let Source::Lane(priority) = source else { return None };
         let lane = &mut self.lanes[priority.index()];
-        let block = lane.take(priority, now, memory, &mut self.holdings)?;
+        let block = lane.take(now, memory, &mut self.holdings)?;
         self.count_resent(priority, &block);
         Some(block)
     }
@@ -1030,7 +1028,7 @@ impl Session {
         }
         for priority in Priority::ALL {
             let lane = &mut self.lanes[priority.index()];
-            lane.expire(priority, now, memory, &mut self.holdings);
+            lane.expire(now, memory, &mut self.holdings);
             if lane.take_lost_confirmation() {
                 self.confirm_again(priority, now);
             }
@@ -1049,8 +1047,7 @@ impl Session {
         memory: &mut SendMemory<'_>,
     ) -> bool {
         let index = lane.index();
-        let is_withdrawn =
-            self.lanes[index].withdraw(lane, correlation, memory, &mut self.holdings);
+        let is_withdrawn = self.lanes[index].withdraw(correlation, memory, &mut self.holdings);
         if is_withdrawn {
             self.confirm_again(lane, now);
         }
@@ -1087,7 +1084,7 @@ impl Session {
             Source::Control => memory.pool.give(block.buffer),
             Source::Lane(priority) => {
                 let lane = &mut self.lanes[priority.index()];
-                lane.settle(priority, block, memory, &mut self.holdings);
+                lane.settle(block, memory, &mut self.holdings);
             }
         }
     }

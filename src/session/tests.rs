@@ -707,7 +707,7 @@ fn gap_that_the_peer_has_half_of_is_told_anew() {
     near.session.link_lost(None, &mut memory);
     let Session { lanes, holdings, .. } = &mut near.session;
     let lane = &mut lanes[Priority::Normal.index()];
-    lane.resume(Priority::Normal, 2, 2, NOW, &mut memory, holdings);
+    lane.resume(2, 2, NOW, &mut memory, holdings);
     assert_eq!(lane.drops().total(), 1, "the third");
     near.session.state = near.session.state.step(Event::Resumed);
     while let Some(block) = near.send_block() {
