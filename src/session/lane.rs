@@ -55,7 +55,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::config::Overflow;
+use crate::config::{Config, Overflow};
 use crate::error::{DropReason, ProtocolError, SendError};
 use crate::mem::{Buffer, Pool};
 use crate::session::block::{Block, Drops, Gap, Refusal, Resting, Span, too_large};
@@ -90,6 +90,21 @@ pub(crate) struct LaneLimits {
     pub(crate) in_place_bytes_min: usize,
     /// What a full lane does, by [`Priority::index`].
     pub(crate) overflow: [Overflow; Priority::COUNT],
+}
+
+impl LaneLimits {
+    /// Those that follow from the configuration alone.
+    pub(crate) fn from_config(config: &Config) -> Self {
+        Self {
+            frames_max: config.lane_frames_max(),
+            bytes_max: config.lane_bytes_max() as usize,
+            frame_bytes_max: config.frame_bytes_max() as usize,
+            block_bytes: config.block_bytes() as usize,
+            kept_bytes_max: config.kept_bytes_max() as usize,
+            in_place_bytes_min: config.in_place_bytes_min() as usize,
+            overflow: config.overflow(),
+        }
+    }
 }
 
 /// Where the memory comes from, and how much of it the session holds.

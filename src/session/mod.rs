@@ -31,6 +31,7 @@ pub(crate) mod backoff;
 pub(crate) mod block;
 pub(crate) mod clock;
 pub(crate) mod envelope;
+mod greeting;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod mutation;
@@ -42,25 +43,28 @@ pub(crate) mod sim;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
+mod undelivered;
 pub(crate) mod watchdog;
 
 use std::time::Duration;
-
-use bytes::Bytes;
 
 use crate::config::Overflow;
 use crate::error::{CloseReason, DropReason, ProtocolError, SendError};
 use crate::mem::Buffer;
 use crate::session::block::{Block, Drops, Resting};
-use crate::session::clock::{ClockEstimate, Exchange, Offset, PeerNanos};
+use crate::session::clock::{ClockEstimate, Offset, PeerNanos};
 pub(crate) use crate::session::envelope::Correlation;
 pub use crate::session::envelope::Envelope;
+use crate::session::envelope::{frame_head, plain_head};
+pub use crate::session::greeting::PeerInfo;
+pub(crate) use crate::session::greeting::{Claim, Reunion};
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Pace};
 use crate::session::lane::{
     Care, Holdings, Lane, LaneLimits, LaneStatus, Reliable, SendMemory, Sent,
 };
 use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
+pub use crate::session::undelivered::Undelivered;
 use crate::session::watchdog::Watchdog;
 use crate::stats::{DropCount, drop_counts};
 use crate::time::Nanos;
@@ -68,14 +72,12 @@ use crate::wire::acknowledgement::{
     ACKNOWLEDGEMENT_BYTES, read_acknowledgement, write_acknowledgement,
 };
 use crate::wire::handshake::{
-    Features, GoodbyeReason, Greeting, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
-    read_greeting, version_in_common, write_farewell, write_greeting,
+    Features, GoodbyeReason, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
+    write_farewell,
 };
 use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
-use crate::wire::payload::body_of_payload;
 use crate::wire::{
-    Body, Checksum, Codec, Decoder, Extension, Flags, Frame, FrameHead, Kind, Lifetime, Priority,
-    Scratch, VERSION, low_half,
+    Body, Checksum, Decoder, Extension, Flags, Frame, Kind, Lifetime, Priority, Scratch, low_half,
 };
 
 /// Which end of the connection this is.
@@ -122,25 +124,6 @@ impl Identity {
     }
 }
 
-/// Who is at the other end, as it said in its greeting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PeerInfo {
-    /// Its end of the session: 128 random bits, new for every session, kept over lost links.
-    pub session_id: SessionId,
-    /// Its name, may be empty.
-    pub node_name: String,
-    /// Its number, 0 when it has none.
-    pub node_number: u32,
-    /// The largest frame it accepts.
-    pub frame_bytes_max: u32,
-    /// Its monotonic clock minus ours when its greeting arrived, in nanoseconds: an estimate that
-    /// includes the greeting's way here.
-    pub clock_offset_ns: i64,
-    /// It keeps its end of the session for a while when the link is lost.
-    pub resumes: bool,
-}
-
 /// What a received frame means. Does not carry the frame: moving it through here cost 5 ns a frame
 /// in store-forwarding stalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,56 +159,6 @@ const UNTOLD: u64 = u64::MAX;
 /// So many blocks of higher lanes go before one of a lane that waits. A lane that is always full
 /// gets at least one block in `PASSED_OVER_MAX + 1` for each lower one, which is about 3 %.
 const PASSED_OVER_MAX: u8 = 32;
-
-/// A reliable message that the peer has not confirmed, when the peer has lost its session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Undelivered {
-    /// The lane it was in.
-    pub priority: Priority,
-    /// Its kind.
-    pub kind: Kind,
-    /// How its payload is to be read.
-    pub codec: Codec,
-    /// The number of its payload type, 0 for none.
-    pub type_id: u32,
-    /// Whether it was a request. It has failed: nobody waits for the answer any more.
-    pub is_request: bool,
-    /// Whether it was the answer to a request.
-    pub is_response: bool,
-    /// Its payload.
-    pub payload: Bytes,
-    /// Whether the peer may have handled it all the same.
-    pub sent: Sent,
-}
-
-impl Undelivered {
-    fn new(priority: Priority, frame: &Resting<'_>, sent: Sent) -> Self {
-        Self {
-            priority,
-            kind: frame.kind(),
-            codec: frame.codec(),
-            type_id: frame.type_id(),
-            is_request: frame.is_request(),
-            is_response: frame.is_response(),
-            payload: frame.owned_payload(),
-            sent,
-        }
-    }
-}
-
-impl Undelivered {
-    /// How to send it again: of its kind, in its lane, reliably. A time to live, conflation key or
-    /// destination that it had is not known any more.
-    pub fn envelope(&self) -> Envelope {
-        Envelope::of(self.kind).priority(self.priority).reliable()
-    }
-}
-
-body_of_payload! {
-    /// Its payload with its codec and type number: to send it again.
-    Undelivered
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -348,28 +281,6 @@ pub(crate) enum Expiry {
     PeerSilent,
 }
 
-/// What a hello asks of the session that its sender has had here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claim {
-    /// To go on.
-    Resume,
-    /// Nothing: its sender knows another end, or none. This one is lost to it.
-    Anew,
-    /// Nothing any more: a later hello of its sender has been answered.
-    Stale,
-}
-
-/// What became of a session that was taken up on a new link.
-#[derive(Debug)]
-pub(crate) enum Reunion {
-    /// There was none before.
-    First,
-    /// Both ends go on where they were.
-    Resumed,
-    /// The peer has lost its end: these it may never have seen.
-    PeerRestarted { undelivered: Vec<Undelivered> },
-}
-
 impl Session {
     pub(crate) fn new(role: Role, id: SessionId, limits: LaneLimits, identity: &Identity) -> Self {
         Self {
@@ -425,22 +336,6 @@ impl Session {
         self.received = sequences;
     }
 
-    /// What says hello on a new link for a session that is down, until the peer has answered.
-    pub(crate) fn stand_in(&self, limits: LaneLimits, identity: &Identity) -> Self {
-        assert_eq!(self.state, State::Down, "the session has a link");
-        assert_eq!(self.role, Role::Dialer, "the listening side waits");
-        let Self { part, received, missed, peer_id, .. } = *self;
-        let fresh = Self::new(Role::Dialer, self.id, limits, identity);
-        Self { part, received, missed, peer_id, returns: true, ..fresh }
-    }
-
-    /// The link that `stand_in` has said hello on is this session's from now on: its welcome
-    /// measures the clocks by that hello.
-    pub(crate) fn take_link(&mut self, stand_in: &Self) {
-        assert_eq!(self.state, State::Down, "the session has a link");
-        self.hello_at = stand_in.hello_at;
-    }
-
     /// Says which part it is. To be called before its greeting is written.
     pub(crate) fn set_part(&mut self, part: Part, id: SessionId) {
         assert_eq!(self.state, State::Greeting, "the peer knows already");
@@ -466,13 +361,6 @@ impl Session {
     /// Names this end.
     pub(crate) fn id(&self) -> SessionId {
         self.id
-    }
-
-    /// Queues the hello of the connecting side.
-    pub(crate) fn greet(&mut self, buffer: Buffer, identity: &Identity, now: Nanos, wall_ns: u64) {
-        assert_eq!(self.role, Role::Dialer, "the listening side answers");
-        self.hello_at = now;
-        self.push_greeting(Kind::Hello, buffer, identity, now, wall_ns);
     }
 
     /// What a received frame means, and what it does to the session.
@@ -517,143 +405,6 @@ impl Session {
         self.check_sequence(frame)
     }
 
-    /// Whose hello this is: the id of the peer's end.
-    ///
-    /// # Errors
-    ///
-    /// [`ProtocolError::BadHandshake`].
-    pub(crate) fn peer_id(frame: &Frame<'_>) -> Result<SessionId, ProtocolError> {
-        let (greeting, _) = read_greeting(frame.payload())?;
-        Ok(SessionId(greeting.session_id))
-    }
-
-    /// What a hello of the peer's asks of this session.
-    ///
-    /// # Errors
-    ///
-    /// [`ProtocolError::BadHandshake`], or [`ProtocolError::BadAcknowledgement`]: the peer can not
-    /// have received what it says.
-    pub(crate) fn claim(&self, frame: &Frame<'_>) -> Result<Claim, ProtocolError> {
-        let (greeting, _) = read_greeting(frame.payload())?;
-        let is_older = greeting.monotonic_ns.get() < self.greeted_at;
-        let names_us = greeting.peer_session_id == self.id.0;
-        Ok(if is_older && !Mutation::NoStaleCheck.is_on() {
-            Claim::Stale
-        } else if names_us || Mutation::NoClaimCheck.is_on() {
-            self.check_received(greeting)?;
-            Claim::Resume
-        } else {
-            Claim::Anew
-        })
-    }
-
-    /// Whether a hello is of a session that has had a link before.
-    ///
-    /// # Errors
-    ///
-    /// [`ProtocolError::BadHandshake`].
-    pub(crate) fn returns(frame: &Frame<'_>) -> Result<bool, ProtocolError> {
-        let (greeting, _) = read_greeting(frame.payload())?;
-        Ok(Features(greeting.features.get()).contains(Features::RETURNS))
-    }
-
-    /// Of the hello of a second connection: the peer's end of the first.
-    ///
-    /// # Errors
-    ///
-    /// [`ProtocolError::BadHandshake`].
-    pub(crate) fn express_of(frame: &Frame<'_>) -> Result<Option<SessionId>, ProtocolError> {
-        let (greeting, _) = read_greeting(frame.payload())?;
-        let is_express = Features(greeting.features.get()).contains(Features::EXPRESS);
-        Ok(is_express.then(|| SessionId(greeting.session_id).companion()))
-    }
-
-    /// Answers a hello in `buffer`: a welcome, or a reject and [`Input::End`]. A session that is
-    /// down goes on where it was.
-    pub(crate) fn answer(
-        &mut self,
-        frame: &Frame<'_>,
-        buffer: Buffer,
-        identity: &Identity,
-        now: Nanos,
-        wall_ns: u64,
-        memory: &mut SendMemory<'_>,
-    ) -> Result<Input, ProtocolError> {
-        let (greeting, name) = match read_greeting(frame.payload()) {
-            Ok(read) => read,
-            Err(error) => {
-                memory.pool.give(buffer);
-                return Err(error);
-            }
-        };
-        if let Some(reason) = refusal(greeting, identity) {
-            self.refuse(buffer, reason, now);
-            return Ok(Input::End(CloseReason::Refused(reason)));
-        }
-        if self.state == State::Down
-            && let Err(error) = self.resume(greeting, now, memory)
-        {
-            memory.pool.give(buffer);
-            return Err(error);
-        }
-        self.peer_id = SessionId(greeting.session_id);
-        // How many connections a session has is said once.
-        let is_new = self.state == State::Greeting;
-        let wants_pair = Features(greeting.features.get()).contains(Features::PAIRED);
-        if self.part == Part::Whole && is_new && wants_pair {
-            self.part = Part::Main;
-        }
-        self.push_greeting(Kind::Welcome, buffer, identity, now, wall_ns);
-        self.establish(greeting, name, identity, now);
-        Ok(Input::Established)
-    }
-
-    /// Queues a reject. The caller ends the connection when it has left.
-    pub(crate) fn refuse(&mut self, buffer: Buffer, reason: RejectReason, now: Nanos) {
-        let detail = u32::from(VERSION);
-        self.push_farewell(Kind::Reject, buffer, reason.code(), detail, now);
-    }
-
-    /// Completes the handshake of the connecting side with the peer's welcome. A session that is
-    /// down goes on where it was, when the peer still has its end.
-    pub(crate) fn accept_welcome(
-        &mut self,
-        frame: &Frame<'_>,
-        identity: &Identity,
-        now: Nanos,
-        memory: &mut SendMemory<'_>,
-    ) -> Result<(Input, Reunion), ProtocolError> {
-        let (greeting, name) = read_greeting(frame.payload())?;
-        if let Some(reason) = refusal(greeting, identity) {
-            return Ok((Input::End(CloseReason::Refused(reason)), Reunion::First));
-        }
-        let mut reunion = Reunion::First;
-        let is_paired = Features(greeting.features.get()).contains(Features::PAIRED);
-        if self.part == Part::Main && self.state == State::Greeting && !is_paired {
-            // It knows nothing of second connections: all lanes share this one.
-            self.part = Part::Whole;
-        }
-        if self.part == Part::Main && self.state == State::Down && !is_paired {
-            // It knew once. What is queued for two connections can not be put into one.
-            let reason = CloseReason::Refused(RejectReason::Version);
-            return Ok((Input::End(reason), Reunion::First));
-        }
-        if self.state == State::Down {
-            let is_same = self
-                .peer
-                .as_ref()
-                .is_some_and(|peer| peer.session_id == SessionId(greeting.session_id));
-            if is_same {
-                self.resume(greeting, now, memory)?;
-                reunion = Reunion::Resumed;
-            } else {
-                reunion = Reunion::PeerRestarted { undelivered: self.restart(memory) };
-            }
-        }
-        self.establish(greeting, name, identity, now);
-        Ok((Input::Established, reunion))
-    }
-
     /// The link is gone, and the session is to outlive it. `returned` is the block that was in
     /// flight.
     pub(crate) fn link_lost(&mut self, returned: Option<Returned>, memory: &mut SendMemory<'_>) {
@@ -675,45 +426,6 @@ impl Session {
         self.told_expired = 0;
         self.heartbeat = None;
         self.beat = None;
-    }
-
-    fn check_received(&self, greeting: &Greeting) -> Result<(), ProtocolError> {
-        for (index, lane) in self.lanes.iter().enumerate() {
-            let received = greeting.last_received[index].get();
-            lane.check_received(received, greeting.messages_received[index].get())?;
-        }
-        Ok(())
-    }
-
-    /// Both ends go on where they were.
-    fn resume(
-        &mut self,
-        greeting: &Greeting,
-        now: Nanos,
-        memory: &mut SendMemory<'_>,
-    ) -> Result<(), ProtocolError> {
-        self.check_received(greeting)?;
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let received = greeting.last_received[index].get();
-            let messages = greeting.messages_received[index].get();
-            lane.resume(received, messages, now, memory, &mut self.holdings);
-        }
-        // What was in flight may wait again.
-        self.expires_from = self.earliest_expiry();
-        Ok(())
-    }
-
-    /// The peer has lost its end: both begin anew.
-    fn restart(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
-        let undelivered = self.abandon(memory);
-        self.lanes.iter_mut().for_each(Lane::begin_anew);
-        self.received = [0; Priority::COUNT];
-        self.missed = [0; Priority::COUNT];
-        self.expired = 0;
-        self.told_expired = 0;
-        self.expired_at_peer = 0;
-        self.clock.reset();
-        undelivered
     }
 
     /// Gives up everything that is queued or kept.
@@ -1614,105 +1326,6 @@ impl Session {
         std::array::from_fn(|index| self.received[index] - self.missed[index])
     }
 
-    fn establish(&mut self, greeting: &Greeting, name: &str, identity: &Identity, now: Nanos) {
-        let theirs = greeting.frame_bytes_max.get();
-        self.limits.frame_bytes_max = identity.frame_bytes_max.min(theirs) as usize;
-        self.decoder = Decoder::new(identity.frame_bytes_max as usize);
-        self.start_heartbeat(greeting, identity, now);
-        if self.part != Part::Main {
-            // The peer may say nothing on main before express stands: its watches start then.
-            self.watchdog.start(now);
-        }
-        self.peer_id = SessionId(greeting.session_id);
-        self.greeted_at = greeting.monotonic_ns.get();
-        self.peer = Some(Box::new(PeerInfo {
-            session_id: SessionId(greeting.session_id),
-            node_name: name.into(),
-            node_number: greeting.node.get(),
-            frame_bytes_max: theirs,
-            resumes: Features(greeting.features.get()).contains(Features::RESUME),
-            clock_offset_ns: greeting.monotonic_ns.get().wrapping_sub(now.0) as i64,
-        }));
-        if self.expired > self.told_expired {
-            // The greeting tells of what was received, and not of those that came too late.
-            self.confirm_at = now + CONFIRM_AFTER;
-        }
-        let event = if self.state == State::Down { Event::Resumed } else { Event::Established };
-        self.state = self.state.step(event);
-    }
-
-    /// The life signs of a new link. Its greetings are the first measurement of the clocks.
-    fn start_heartbeat(&mut self, greeting: &Greeting, identity: &Identity, now: Nanos) {
-        let peer_interval_us = greeting.heartbeat_interval_us.get();
-        let mut policy = identity.heartbeat;
-        if peer_interval_us == 0 {
-            // It may not know heartbeats, or not want one each second.
-            policy.measure_every = Duration::ZERO;
-        }
-        let mut heartbeat = Heartbeat::new(policy, peer_interval_us, now);
-        let theirs = greeting.monotonic_ns.get();
-        match self.role {
-            Role::Dialer => {
-                let exchange = Exchange {
-                    asked: self.hello_at,
-                    peer_received: PeerNanos(theirs),
-                    peer_sent: PeerNanos(theirs),
-                    returned: now,
-                };
-                let _ = self.clock.sample(&exchange);
-                // Without a measurement what we send with a time to live is dropped there.
-                let measures = Features(greeting.features.get()).contains(Features::MEASURES);
-                if peer_interval_us > 0 || measures {
-                    heartbeat.welcomed(theirs, now);
-                }
-            }
-            Role::Listener => {
-                let _ = self.clock.sample_one_way(PeerNanos(theirs), now);
-            }
-        }
-        self.heartbeat = Some(heartbeat);
-    }
-
-    fn push_greeting(
-        &mut self,
-        kind: Kind,
-        mut buffer: Buffer,
-        identity: &Identity,
-        now: Nanos,
-        wall_ns: u64,
-    ) {
-        let features = match self.role {
-            Role::Dialer if self.returns => identity.dialer_features.with(Features::RETURNS),
-            Role::Dialer => identity.dialer_features,
-            Role::Listener => identity.listener_features.with(Features::MEASURES),
-        };
-        let features = match (self.part, self.role) {
-            (Part::Whole, _) | (Part::Express, Role::Listener) => features,
-            (Part::Main, _) => features.with(Features::PAIRED),
-            (Part::Express, Role::Dialer) => features.with(Features::EXPRESS),
-        };
-        let greeting = Greeting {
-            protocol_min: VERSION,
-            protocol_max: VERSION,
-            name_bytes: 0.into(),
-            features: features.0.into(),
-            session_id: self.id.0,
-            schema_hash: identity.schema_hash.into(),
-            frame_bytes_max: identity.frame_bytes_max.into(),
-            heartbeat_interval_us: identity.heartbeat.interval_us.into(),
-            last_received: self.received.map(Into::into),
-            monotonic_ns: now.0.into(),
-            wall_ns: wall_ns.into(),
-            node: identity.node_number.into(),
-            authentication_bytes: 0.into(),
-            reserved: 0.into(),
-            messages_received: self.messages_received().map(Into::into),
-            peer_session_id: self.peer_id.0,
-        };
-        let filled = write_greeting(kind, greeting, &identity.node_name, buffer.bytes_mut());
-        self.push_control(buffer, filled);
-    }
-
     fn push_farewell(
         &mut self,
         kind: Kind,
@@ -1730,96 +1343,5 @@ impl Session {
         let mut block = Block::new(buffer, 1);
         block.span.filled = filled;
         self.control = Some(block);
-    }
-}
-
-fn refusal(greeting: &Greeting, identity: &Identity) -> Option<RejectReason> {
-    let theirs = greeting.schema_hash.get();
-    if !version_in_common(greeting.protocol_min, greeting.protocol_max) {
-        Some(RejectReason::Version)
-    } else if greeting.authentication_bytes.get() != 0 {
-        Some(RejectReason::Authentication)
-    } else if theirs != 0 && identity.schema_hash != 0 && theirs != identity.schema_hash {
-        Some(RejectReason::Schema)
-    } else {
-        None
-    }
-}
-
-/// The head of telemetry: that it has no extension and no checksum is known while compiling, which
-/// halves its cost.
-#[inline(always)]
-fn plain_head<B: Body + ?Sized>(
-    envelope: Envelope,
-    body: &B,
-    flags: Flags,
-    now: Nanos,
-) -> FrameHead {
-    FrameHead {
-        kind: envelope.kind(),
-        priority: envelope.lane(),
-        codec: envelope.codec(body),
-        type_id: body.type_id(),
-        sequence: 0,
-        sent_at_ns: now.0,
-        flags,
-        extension: None,
-        checksum: Checksum::Never,
-    }
-}
-
-#[inline]
-fn frame_head<B: Body + ?Sized>(
-    envelope: Envelope,
-    correlation: Correlation,
-    body: &B,
-    identity: &Identity,
-    now: Nanos,
-    confirms: bool,
-) -> FrameHead {
-    let (flags, correlation) = match correlation {
-        Correlation::None => (Flags::default(), 0),
-        Correlation::Request { id, timeout_us } if timeout_us > 0 && !envelope.expires() => {
-            (Flags::REQUEST.with(Flags::TIMEOUT), id)
-        }
-        Correlation::Request { id, .. } => (Flags::REQUEST, id),
-        Correlation::Response(id) => (Flags::RESPONSE, id),
-        Correlation::Cancel(id) => (Flags::default(), id),
-    };
-    let is_reliable = envelope.is_reliable();
-    let is_correlated = correlation != 0 || flags != Flags::default();
-    // Reliable telemetry has the extension only when it has something to confirm.
-    let extended = is_correlated || !envelope.is_plain() || (is_reliable && confirms);
-    let flags = if is_reliable { flags.with(Flags::RELIABLE) } else { flags };
-    FrameHead {
-        kind: envelope.kind(),
-        priority: envelope.lane(),
-        codec: envelope.codec(body),
-        type_id: body.type_id(),
-        sequence: 0,
-        sent_at_ns: now.0,
-        flags,
-        extension: extended.then(|| Extension {
-            correlation: correlation.into(),
-            source: identity.node_number.into(),
-            destination: envelope.destination_number().into(),
-            ..Extension::default()
-        }),
-        checksum: identity.checksum,
-    }
-}
-
-/// The limits of a session that follow from the configuration alone.
-impl LaneLimits {
-    pub(crate) fn from_config(config: &crate::config::Config) -> Self {
-        Self {
-            frames_max: config.lane_frames_max(),
-            bytes_max: config.lane_bytes_max() as usize,
-            frame_bytes_max: config.frame_bytes_max() as usize,
-            block_bytes: config.block_bytes() as usize,
-            kept_bytes_max: config.kept_bytes_max() as usize,
-            in_place_bytes_min: config.in_place_bytes_min() as usize,
-            overflow: config.overflow(),
-        }
     }
 }

@@ -1,10 +1,13 @@
 //! Two sessions talking through memory: no socket, no ring, no clock.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::config::Config;
 use crate::mem::{Pool, PoolLayout};
+use crate::wire::handshake::{Greeting, read_greeting, write_greeting};
 use crate::wire::heartbeat::Echo;
-use crate::wire::{BodyError, HEADER_BYTES, Scratch, frame_bytes};
+use crate::wire::{BodyError, Codec, FrameHead, HEADER_BYTES, frame_bytes};
 
 /// One end with its own memory.
 struct End {
