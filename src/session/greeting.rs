@@ -9,16 +9,17 @@ use std::time::Duration;
 use crate::error::{CloseReason, ProtocolError};
 use crate::mem::Buffer;
 use crate::session::clock::{Exchange, PeerNanos};
+use crate::session::confirmations::Confirmations;
 use crate::session::heartbeat::Heartbeat;
 use crate::session::lane::{Lane, LaneLimits, SendMemory};
 use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
-use crate::session::{CONFIRM_AFTER, Identity, Input, Part, Role, Session, Undelivered};
+use crate::session::{Identity, Input, Part, Role, Session, Undelivered};
 use crate::time::Nanos;
 use crate::wire::handshake::{
     Features, Greeting, RejectReason, SessionId, read_greeting, version_in_common, write_greeting,
 };
-use crate::wire::{Decoder, Frame, Kind, Priority, VERSION};
+use crate::wire::{Decoder, Frame, Kind, VERSION};
 
 /// Who is at the other end, as it said in its greeting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +74,10 @@ impl Session {
     pub(crate) fn stand_in(&self, limits: LaneLimits, identity: &Identity) -> Self {
         assert_eq!(self.state, State::Down, "the session has a link");
         assert_eq!(self.role, Role::Dialer, "the listening side waits");
-        let Self { part, received, missed, peer_id, .. } = *self;
+        let Self { part, peer_id, .. } = *self;
+        let confirmations = self.confirmations.on_another_link();
         let fresh = Self::new(Role::Dialer, self.id, limits, identity);
-        Self { part, received, missed, peer_id, returns: true, ..fresh }
+        Self { part, confirmations, peer_id, returns: true, ..fresh }
     }
 
     /// The link that `stand_in` has said hello on is this session's from now on: its welcome
@@ -252,10 +254,7 @@ impl Session {
     fn restart(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
         let undelivered = self.abandon(memory);
         self.lanes.iter_mut().for_each(Lane::begin_anew);
-        self.received = [0; Priority::COUNT];
-        self.missed = [0; Priority::COUNT];
-        self.expired = 0;
-        self.told_expired = 0;
+        self.confirmations = Confirmations::new();
         self.expired_at_peer = 0;
         self.clock.reset();
         undelivered
@@ -280,10 +279,7 @@ impl Session {
             resumes: Features(greeting.features.get()).contains(Features::RESUME),
             clock_offset_ns: greeting.monotonic_ns.get().wrapping_sub(now.0) as i64,
         }));
-        if self.expired > self.told_expired {
-            // The greeting tells of what was received, and not of those that came too late.
-            self.confirm_at = now + CONFIRM_AFTER;
-        }
+        self.confirmations.greeted(now);
         let event = if self.state == State::Down { Event::Resumed } else { Event::Established };
         self.state = self.state.step(event);
     }
@@ -347,13 +343,13 @@ impl Session {
             schema_hash: identity.schema_hash.into(),
             frame_bytes_max: identity.frame_bytes_max.into(),
             heartbeat_interval_us: identity.heartbeat.interval_us.into(),
-            last_received: self.received.map(Into::into),
+            last_received: self.confirmations.received.map(Into::into),
             monotonic_ns: now.0.into(),
             wall_ns: wall_ns.into(),
             node: identity.node_number.into(),
             authentication_bytes: 0.into(),
             reserved: 0.into(),
-            messages_received: self.messages_received().map(Into::into),
+            messages_received: self.confirmations.messages_received().map(Into::into),
             peer_session_id: self.peer_id.0,
         };
         let filled = write_greeting(kind, greeting, &identity.node_name, buffer.bytes_mut());

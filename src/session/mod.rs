@@ -22,14 +22,14 @@
 //!
 //! # Confirmation
 //!
-//! Every frame with the extension confirms what was received in its lane. When none leaves for
-//! [`CONFIRM_AFTER`], or [`CONFIRM_BYTES`] of reliable messages have come, an acknowledgement frame
-//! does it for all lanes. So a confirmation costs no round trip, and a conversation of requests and
-//! answers no frame.
+//! Every frame with the extension confirms what was received in its lane. When none leaves for a
+//! while, or much has come, an acknowledgement frame does it for all lanes (see `confirmations`).
+//! So a confirmation costs no round trip, and a conversation of requests and answers no frame.
 
 pub(crate) mod backoff;
 pub(crate) mod block;
 pub(crate) mod clock;
+mod confirmations;
 pub(crate) mod envelope;
 mod greeting;
 pub(crate) mod heartbeat;
@@ -53,6 +53,7 @@ use crate::error::{CloseReason, DropReason, ProtocolError, SendError};
 use crate::mem::Buffer;
 use crate::session::block::{Block, Drops, Resting};
 use crate::session::clock::{ClockEstimate, Offset, PeerNanos};
+use crate::session::confirmations::Confirmations;
 pub(crate) use crate::session::envelope::Correlation;
 pub use crate::session::envelope::Envelope;
 use crate::session::envelope::{frame_head, plain_head};
@@ -68,16 +69,14 @@ pub use crate::session::undelivered::Undelivered;
 use crate::session::watchdog::Watchdog;
 use crate::stats::{DropCount, drop_counts};
 use crate::time::Nanos;
-use crate::wire::acknowledgement::{
-    ACKNOWLEDGEMENT_BYTES, read_acknowledgement, write_acknowledgement,
-};
+use crate::wire::acknowledgement::{ACKNOWLEDGEMENT_BYTES, read_acknowledgement};
 use crate::wire::handshake::{
     Features, GoodbyeReason, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
     write_farewell,
 };
 use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
 use crate::wire::{
-    Body, Checksum, Decoder, Extension, Flags, Frame, Kind, Lifetime, Priority, Scratch, low_half,
+    Body, Checksum, Decoder, Extension, Flags, Frame, Kind, Lifetime, Priority, Scratch,
 };
 
 /// Which end of the connection this is.
@@ -145,14 +144,6 @@ pub(crate) enum Input {
     End(CloseReason),
 }
 
-/// How long a reliable message waits for a frame that confirms it on its way.
-const CONFIRM_AFTER: Duration = Duration::from_millis(2);
-/// So many bytes of reliable messages are confirmed at once.
-const CONFIRM_BYTES: usize = 128 << 10;
-
-/// No gap leads so far: behind it there are more sequences than messages can be sent.
-const SEQUENCES_END: u64 = 1 << 63;
-
 /// Drops that are no lane's any more are to be told.
 const UNTOLD: u64 = u64::MAX;
 
@@ -177,22 +168,7 @@ pub(crate) struct Session {
     passed_over: [u8; Priority::COUNT],
     /// The session's own frames: at most a greeting or a reject, and a goodbye.
     control: Option<Block>,
-    /// Last sequence received per lane.
-    received: [u64; Priority::COUNT],
-    /// Of those, the messages that did not come: what the gaps stood for.
-    missed: [u64; Priority::COUNT],
-    /// Lanes with reliable messages that no frame has confirmed yet, a bit each.
-    unconfirmed: u8,
-    /// Bytes of those messages.
-    unconfirmed_bytes: usize,
-    /// When they must be confirmed.
-    confirm_at: Nanos,
-    /// An acknowledgement frame is due.
-    confirms_now: bool,
-    /// Messages received too late to be handled.
-    expired: u64,
-    /// Of those, the ones the peer has been told of.
-    told_expired: u64,
+    confirmations: Confirmations,
     /// Messages of ours that came too late for the peer to handle, as far as it has said.
     expired_at_peer: u64,
     /// Life signs of the present link.
@@ -294,14 +270,7 @@ impl Session {
             is_held: false,
             passed_over: [0; Priority::COUNT],
             control: None,
-            received: [0; Priority::COUNT],
-            missed: [0; Priority::COUNT],
-            unconfirmed: 0,
-            unconfirmed_bytes: 0,
-            confirm_at: Nanos::NEVER,
-            confirms_now: false,
-            expired: 0,
-            told_expired: 0,
+            confirmations: Confirmations::new(),
             expired_at_peer: 0,
             heartbeat: None,
             beat: None,
@@ -333,7 +302,7 @@ impl Session {
         for (lane, sequence) in self.lanes.iter_mut().zip(sequences) {
             lane.begin_at(sequence);
         }
-        self.received = sequences;
+        self.confirmations.received = sequences;
     }
 
     /// Says which part it is. To be called before its greeting is written.
@@ -383,12 +352,12 @@ impl Session {
         if matches!(self.state, State::Greeting) || !frame.kind().is_application() {
             return self.handle_own(frame, now, memory);
         }
-        self.check_sequence(frame)?;
+        self.confirmations.check_sequence(frame)?;
         if let Some(extension) = frame.extension() {
             return self.handle_extension(frame, extension, now, memory);
         }
         if frame.flags().contains(Flags::RELIABLE) {
-            self.confirm_later(frame.priority(), frame.frame_bytes(), now);
+            self.confirmations.confirm_later(frame.priority(), frame.frame_bytes(), now);
         }
         Ok(Input::Message)
     }
@@ -402,7 +371,7 @@ impl Session {
         if matches!(self.state, State::Greeting) {
             return Err(ProtocolError::Unexpected { kind: frame.kind() });
         }
-        self.check_sequence(frame)
+        self.confirmations.check_sequence(frame)
     }
 
     /// The link is gone, and the session is to outlive it. `returned` is the block that was in
@@ -421,9 +390,7 @@ impl Session {
         for lane in &mut self.lanes {
             lane.link_lost(memory, &mut self.holdings);
         }
-        self.forget_confirmations();
-        // Whoever has told of them may have gone with the link.
-        self.told_expired = 0;
+        self.confirmations.link_lost();
         self.heartbeat = None;
         self.beat = None;
     }
@@ -523,7 +490,7 @@ impl Session {
         memory: &mut SendMemory<'_>,
     ) -> Result<usize, SendError> {
         let index = envelope.lane().index();
-        if self.unconfirmed & 1 << index != 0 {
+        if self.confirmations.owes(index) {
             return self.push_special(envelope, Correlation::None, body, identity, now, memory);
         }
         let head = plain_head(envelope, body, Flags::RELIABLE, now);
@@ -553,11 +520,11 @@ impl Session {
         let index = envelope.lane().index();
         let overflow = self.limits.overflow[index];
         let care = envelope.care(correlation, body, overflow, now)?;
-        let confirms = self.unconfirmed & 1 << index != 0;
+        let confirms = self.confirmations.owes(index);
         let mut head = frame_head(envelope, correlation, body, identity, now, confirms);
         if let Some(extension) = &mut head.extension {
             extension.ttl_us = envelope.ttl_us_with(correlation).into();
-            extension.acknowledged = self.received[index].into();
+            extension.acknowledged = self.confirmations.received[index].into();
         }
         // What may be dropped before it leaves confirms nothing for certain.
         let may_be_dropped = care.expiry != Nanos::NEVER
@@ -568,7 +535,7 @@ impl Session {
         let written = self.lanes[index].push(head, care, body, limits, memory, holdings)?;
         self.expires_from = self.expires_from.min(care.expiry);
         if confirms {
-            self.confirmed(envelope.lane());
+            self.confirmations.confirmed(envelope.lane());
         }
         Ok(written)
     }
@@ -770,8 +737,8 @@ impl Session {
     /// now: without a link the next greeting does.
     #[cold]
     fn confirm_again(&mut self, lane: Priority, now: Nanos) {
-        if self.received[lane.index()] > 0 && self.state != State::Down {
-            self.confirm_later(lane, 0, now);
+        if self.confirmations.received[lane.index()] > 0 && self.state != State::Down {
+            self.confirmations.confirm_later(lane, 0, now);
         }
     }
 
@@ -804,10 +771,7 @@ impl Session {
     /// Books that time has passed. To be called at [`Session::deadline`]. `pace` is that of all
     /// sessions of a core.
     pub(crate) fn expire(&mut self, now: Nanos, pace: &mut Pace) -> Expiry {
-        if self.confirm_at <= now {
-            self.confirm_at = Nanos::NEVER;
-            self.confirms_now = !Mutation::NoAcknowledgements.is_on();
-        }
+        self.confirmations.expire(now);
         if let Some(heartbeat) = &mut self.heartbeat {
             match heartbeat.poll(now, pace) {
                 Action::Nothing => {}
@@ -839,7 +803,7 @@ impl Session {
     /// When the messages that nothing has confirmed must be.
     #[inline]
     pub(crate) fn confirm_at(&self) -> Nanos {
-        self.confirm_at
+        self.confirmations.due_at()
     }
 
     /// The peer's clock minus ours and how far off that may be; `None` before it was measured.
@@ -871,13 +835,13 @@ impl Session {
     #[inline]
     pub(crate) fn deadline(&self) -> Nanos {
         let heartbeat = self.heartbeat.as_ref().map_or(Nanos::NEVER, Heartbeat::deadline);
-        self.confirm_at.min(heartbeat).min(self.watchdog.deadline()).min(self.expires_from())
+        self.confirm_at().min(heartbeat).min(self.watchdog.deadline()).min(self.expires_from())
     }
 
     /// Whether an acknowledgement or a heartbeat is due.
     #[inline]
     pub(crate) fn has_own_block(&self) -> bool {
-        self.confirms_now || self.beat.is_some()
+        self.confirmations.is_due || self.beat.is_some()
     }
 
     /// Whether [`Session::take_drops`] may have something to tell. Once per block.
@@ -959,12 +923,12 @@ impl Session {
 
     /// Messages that came too late to be handled.
     pub(crate) fn expired(&self) -> u64 {
-        self.expired
+        self.confirmations.expired()
     }
 
     /// Messages of the peer's that will not come: it dropped them.
     pub(crate) fn missed(&self) -> u64 {
-        self.missed.iter().sum()
+        self.confirmations.missed.iter().sum()
     }
 
     /// Memory kept until the peer confirms what is in it.
@@ -980,11 +944,7 @@ impl Session {
     /// Has the peer confirmed what was received and nothing has confirmed yet: behind the goodbye
     /// nobody would. Returns whether there is something to send before it.
     pub(crate) fn confirms_before_goodbye(&mut self) -> bool {
-        if self.confirm_at != Nanos::NEVER && !Mutation::NoAcknowledgements.is_on() {
-            self.confirm_at = Nanos::NEVER;
-            self.confirms_now = true;
-        }
-        self.confirms_now
+        self.confirmations.confirm_now()
     }
 
     /// Queues the goodbye. To be called while draining, once nothing waits and nothing is in
@@ -1010,7 +970,7 @@ impl Session {
         }
         let dropped = self.lanes.iter().map(Lane::never_sent).sum();
         let undelivered = self.abandon(memory);
-        self.forget_confirmations();
+        self.confirmations.forget();
         (dropped, undelivered)
     }
 
@@ -1136,7 +1096,7 @@ impl Session {
                 Ok(Input::Nothing)
             }
             (_, _, Kind::Cancel) => {
-                self.check_sequence(frame)?;
+                self.confirmations.check_sequence(frame)?;
                 let Some(extension) = frame.extension() else { return unexpected };
                 Ok(match self.handle_extension(frame, extension, now, memory)? {
                     Input::Message => Input::Cancelled,
@@ -1144,7 +1104,7 @@ impl Session {
                 })
             }
             (_, _, Kind::Gap) => {
-                self.skip(frame)?;
+                self.confirmations.skip(frame)?;
                 Ok(Input::Nothing)
             }
             (_, _, Kind::Heartbeat) => {
@@ -1195,12 +1155,10 @@ impl Session {
             self.acknowledge(priority, acknowledged, memory)?;
         }
         if frame.flags().contains(Flags::RELIABLE) {
-            self.confirm_later(priority, frame.frame_bytes(), now);
+            self.confirmations.confirm_later(priority, frame.frame_bytes(), now);
         }
         if extension.ttl_us.get() > 0 && self.is_stale(&frame.lifetime(), now) {
-            self.expired += 1;
-            // The sender is to know.
-            self.confirm_later(priority, frame.frame_bytes(), now);
+            self.confirmations.count_expired(priority, frame.frame_bytes(), now);
             return Ok(Input::Expired);
         }
         Ok(Input::Message)
@@ -1235,34 +1193,6 @@ impl Session {
         }
     }
 
-    /// Notes that a reliable message is to be confirmed. Hot path: once per reliable frame.
-    #[inline]
-    fn confirm_later(&mut self, priority: Priority, bytes: usize, now: Nanos) {
-        if self.confirm_at == Nanos::NEVER {
-            self.confirm_at = now + CONFIRM_AFTER;
-        }
-        self.unconfirmed |= 1 << priority.index();
-        self.unconfirmed_bytes += bytes;
-        self.confirms_now |= self.unconfirmed_bytes >= CONFIRM_BYTES;
-    }
-
-    /// A frame of this lane carries the confirmation.
-    #[inline]
-    fn confirmed(&mut self, priority: Priority) {
-        self.unconfirmed &= !(1 << priority.index());
-        // Only an acknowledgement frame tells of messages that were too old.
-        if self.unconfirmed == 0 && self.expired == self.told_expired {
-            self.forget_confirmations();
-        }
-    }
-
-    fn forget_confirmations(&mut self) {
-        self.unconfirmed = 0;
-        self.unconfirmed_bytes = 0;
-        self.confirm_at = Nanos::NEVER;
-        self.confirms_now = false;
-    }
-
     /// A heartbeat or an acknowledgement that is due.
     #[cold]
     fn poll_own(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
@@ -1280,50 +1210,8 @@ impl Session {
     fn confirm(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
         let buffer = memory.pool.take(ACKNOWLEDGEMENT_BYTES)?;
         let mut block = Block::new(buffer, 1);
-        let out = block.buffer.bytes_mut();
-        let eager = u64::from(Mutation::EagerAcknowledgement.is_on());
-        let received = self.received.map(|received| received + eager);
-        block.span.filled = write_acknowledgement(received, self.expired, now.0, out);
-        self.told_expired = self.expired;
-        self.forget_confirmations();
+        block.span.filled = self.confirmations.write(now, block.buffer.bytes_mut());
         Some(block)
-    }
-
-    /// Messages that will not come.
-    fn skip(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
-        let index = frame.priority().index();
-        let count = u64::from(frame.type_id());
-        let last = self.received[index].checked_add(count).map(|last| {
-            if Mutation::NarrowSequence.is_on() { low_half(last).into() } else { last }
-        });
-        let is_next = |last: &u64| *last < SEQUENCES_END && frame.sequence() == low_half(*last);
-        let Some(last) = last.filter(is_next).filter(|_| count > 0) else {
-            let expected = low_half(self.received[index] + 1);
-            return Err(ProtocolError::BadSequence { expected, got: frame.sequence() });
-        };
-        self.received[index] = last;
-        self.missed[index] += if Mutation::NoGapCount.is_on() { 0 } else { count };
-        Ok(())
-    }
-
-    /// Widens the frame's 32 bits and checks that the lane moved forward by one.
-    #[inline]
-    fn check_sequence(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
-        let received = &mut self.received[frame.priority().index()];
-        let expected = *received + 1;
-        if frame.sequence() != low_half(expected) {
-            return Err(ProtocolError::BadSequence {
-                expected: low_half(expected),
-                got: frame.sequence(),
-            });
-        }
-        *received = expected;
-        Ok(())
-    }
-
-    /// Messages received per lane: without those that will not come.
-    fn messages_received(&self) -> [u64; Priority::COUNT] {
-        std::array::from_fn(|index| self.received[index] - self.missed[index])
     }
 
     fn push_farewell(

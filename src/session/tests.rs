@@ -5,9 +5,11 @@ use bytes::Bytes;
 use super::*;
 use crate::config::Config;
 use crate::mem::{Pool, PoolLayout};
+use crate::session::confirmations::CONFIRM_AFTER;
+use crate::wire::acknowledgement::write_acknowledgement;
 use crate::wire::handshake::{Greeting, read_greeting, write_greeting};
 use crate::wire::heartbeat::Echo;
-use crate::wire::{BodyError, Codec, FrameHead, HEADER_BYTES, frame_bytes};
+use crate::wire::{BodyError, Codec, FrameHead, HEADER_BYTES, frame_bytes, low_half};
 
 /// One end with its own memory.
 struct End {
@@ -1035,7 +1037,7 @@ fn impossible_hello_leaves_the_memory_where_it_was() {
     let (mut near, mut far) = pair();
     near.lose_link();
     far.lose_link();
-    near.session.received[0] = 5;
+    near.session.confirmations.received[0] = 5;
     let hello = hello_again(&mut near, NOW);
     let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
     let buffer = far.pool.take(1024).expect("memory");
@@ -1198,17 +1200,17 @@ fn nothing_goes_along_that_has_not_its_turn() {
     });
     check("an acknowledgement goes first", 0, |near| {
         near.push_in_place(Envelope::data(), 1);
-        near.session.confirms_now = true;
+        near.session.confirmations.is_due = true;
         let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
         let (source, block) = near.session.poll_block(NOW, &mut memory).expect("its own");
         assert_eq!(source, Source::Control);
         near.session.block_sent(source, block, &mut memory);
         // The one that is looked at now is the message, and another acknowledgement is due.
         let (source, block) = near.session.poll_block(NOW, &mut memory).expect("queued");
-        near.session.confirms_now = true;
+        near.session.confirmations.is_due = true;
         assert_eq!(near.session.blocks_behind(source).count(), 0);
         near.session.block_sent(source, block, &mut memory);
-        near.session.confirms_now = false;
+        near.session.confirmations.is_due = false;
     });
     check("nor after the goodbye was asked for", 0, |near| {
         near.push_in_place(Envelope::data(), 1);

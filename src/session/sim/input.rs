@@ -328,7 +328,7 @@ impl Subject {
         let kinds = [Kind::Data, Kind::Command, Kind::Status, Kind::Error, Kind::Configuration];
         let mut head = Self::head(operands, Kind::Data, 0);
         let choice = operands.byte();
-        let next = self.session.received[head.priority.index()].wrapping_add(1);
+        let next = self.session.confirmations.received[head.priority.index()].wrapping_add(1);
         head.kind = kinds[usize::from(choice) % kinds.len()];
         // Mostly the one that is due.
         head.sequence = crate::wire::low_half(next.wrapping_add(u64::from(choice >> 6 == 3)));
@@ -351,7 +351,7 @@ impl Subject {
         let mut head = Self::head(operands, Kind::Gap, 0);
         let count = operands.number();
         head.type_id = crate::wire::low_half(count);
-        let last = self.session.received[head.priority.index()].wrapping_add(count);
+        let last = self.session.confirmations.received[head.priority.index()].wrapping_add(count);
         head.sequence = crate::wire::low_half(last);
         head.flags = Flags::default();
         self.frame(head, &[], piece);
@@ -566,7 +566,7 @@ impl Subject {
             assert!(lane.acknowledged() <= lane.sequence(), "more is confirmed than was sent");
         }
         assert_eq!(session.messages_admitted(), self.admitted, "messages admitted");
-        let received: u64 = session.received.iter().sum();
+        let received: u64 = session.confirmations.received.iter().sum();
         // A message that breaks the protocol is received, and not handled.
         let broken = u64::from(matches!(self.outcomes.last(), Some(Err(_))));
         let handled = received - session.missed();

@@ -239,8 +239,8 @@ impl World {
             let other = self.links[link].ends[1 - side].expect("established");
             let other = &self.seats[self.conns[other].seat];
             for (index, lane) in self.truth.lives[*life].lanes.iter().enumerate() {
-                let received = other.session.received[index];
-                let missed = other.session.missed[index];
+                let received = other.session.confirmations.received[index];
+                let missed = other.session.confirmations.missed[index];
                 let handled = self.climate.sequences[index] + lane.handled;
                 assert_eq!(received - missed, handled, "both ends count the same messages");
                 // What was dropped behind the last message that left is not announced.
