@@ -9,7 +9,7 @@
 //!
 //! Higher lanes overtake lower ones at frame boundaries: a block holds frames of one lane only and
 //! the highest lane with something to send goes first, except that a lane that waits is passed over
-//! [`PASSED_OVER_MAX`] times at most: none starves. The session's own frames (hello, welcome,
+//! a number of times at most (see `turns`): none starves. The session's own frames (hello, welcome,
 //! reject, goodbye) go before all lanes, the goodbye only once they are empty.
 //!
 //! # Links
@@ -43,6 +43,7 @@ pub(crate) mod sim;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod undelivered;
 pub(crate) mod watchdog;
 
@@ -65,6 +66,7 @@ use crate::session::lane::{
 };
 use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
+use crate::session::turns::Turns;
 pub use crate::session::undelivered::Undelivered;
 use crate::session::watchdog::Watchdog;
 use crate::stats::{DropCount, drop_counts};
@@ -147,10 +149,6 @@ pub(crate) enum Input {
 /// Drops that are no lane's any more are to be told.
 const UNTOLD: u64 = u64::MAX;
 
-/// So many blocks of higher lanes go before one of a lane that waits. A lane that is always full
-/// gets at least one block in `PASSED_OVER_MAX + 1` for each lower one, which is about 3 %.
-const PASSED_OVER_MAX: u8 = 32;
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -164,8 +162,7 @@ pub(crate) struct Session {
     lanes: [Lane; Priority::COUNT],
     /// What is in the lanes waits: see [`Session::hold`].
     is_held: bool,
-    /// Blocks of higher lanes that each lane has waited for, since its last turn.
-    passed_over: [u8; Priority::COUNT],
+    turns: Turns,
     /// The session's own frames: at most a greeting or a reject, and a goodbye.
     control: Option<Block>,
     confirmations: Confirmations,
@@ -268,7 +265,7 @@ impl Session {
             limits,
             lanes: Priority::ALL.map(Lane::new),
             is_held: false,
-            passed_over: [0; Priority::COUNT],
+            turns: Turns::default(),
             control: None,
             confirmations: Confirmations::new(),
             expired_at_peer: 0,
@@ -568,7 +565,7 @@ impl Session {
     /// to be dropped or told. It can be sent from where it waits and be taken after that.
     #[inline]
     pub(crate) fn plain_front(&self) -> Option<&Block> {
-        if !self.is_turn_of_lanes() || self.overdue().is_some() {
+        if !self.is_turn_of_lanes() || self.turns.overdue().is_some() {
             return None;
         }
         self.lanes.iter().rev().find(|lane| !lane.is_empty())?.blocks_behind().next()
@@ -599,8 +596,7 @@ impl Session {
         if self.is_held {
             return None;
         }
-        let by_urgency = Priority::ALL.into_iter().rev();
-        for priority in self.overdue().into_iter().chain(by_urgency) {
+        for priority in self.turns.order() {
             let lane = &mut self.lanes[priority.index()];
             if lane.is_empty() {
                 continue;
@@ -609,7 +605,8 @@ impl Session {
                 if lane.take_lost_confirmation() {
                     self.confirm_again(priority, now);
                 }
-                self.has_its_turn(priority);
+                let lanes = &self.lanes;
+                self.turns.taken_by(priority, |other| !lanes[other.index()].is_empty());
                 self.count_resent(priority, &block);
                 return Some((Source::Lane(priority), block));
             }
@@ -626,25 +623,6 @@ impl Session {
             self.resent += block.frames().filter(again).count() as u64;
         }
         *handed_over = block.span.last.max(*handed_over);
-    }
-
-    /// The lowest lane that has waited for its turn long enough.
-    #[inline]
-    fn overdue(&self) -> Option<Priority> {
-        let is_overdue = |lane: &Priority| self.passed_over[lane.index()] >= PASSED_OVER_MAX;
-        Priority::ALL.into_iter().find(is_overdue)
-    }
-
-    /// Books whose turn it is: the lanes below that have something to send are passed over.
-    #[inline]
-    fn has_its_turn(&mut self, priority: Priority) {
-        for (lane, passed_over) in
-            self.lanes.iter().zip(&mut self.passed_over).take(priority.index())
-        {
-            let has_waited = !lane.is_empty();
-            *passed_over = if has_waited { passed_over.saturating_add(1) } else { 0 };
-        }
-        self.passed_over[priority.index()] = 0;
     }
 
     /// The blocks that follow one from `source`, oldest first: as long as nothing else has its turn

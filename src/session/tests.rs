@@ -6,6 +6,7 @@ use super::*;
 use crate::config::Config;
 use crate::mem::{Pool, PoolLayout};
 use crate::session::confirmations::CONFIRM_AFTER;
+use crate::session::turns::PASSED_OVER_MAX;
 use crate::wire::acknowledgement::write_acknowledgement;
 use crate::wire::handshake::{Greeting, read_greeting, write_greeting};
 use crate::wire::heartbeat::Echo;
