@@ -34,6 +34,7 @@ pub(crate) mod envelope;
 mod greeting;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
+mod ledger;
 pub(crate) mod mutation;
 pub(crate) mod pair;
 pub(crate) mod pool;
@@ -50,9 +51,9 @@ pub(crate) mod watchdog;
 use std::time::Duration;
 
 use crate::config::Overflow;
-use crate::error::{CloseReason, DropReason, ProtocolError, SendError};
+use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::mem::Buffer;
-use crate::session::block::{Block, Drops, Resting};
+use crate::session::block::Block;
 use crate::session::clock::{ClockEstimate, Offset, PeerNanos};
 use crate::session::confirmations::Confirmations;
 pub(crate) use crate::session::envelope::Correlation;
@@ -61,15 +62,14 @@ use crate::session::envelope::{frame_head, plain_head};
 pub use crate::session::greeting::PeerInfo;
 pub(crate) use crate::session::greeting::{Claim, Reunion};
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Pace};
-use crate::session::lane::{
-    Care, Holdings, Lane, LaneLimits, LaneStatus, Reliable, SendMemory, Sent,
-};
+use crate::session::lane::{Care, Holdings, Lane, LaneLimits, LaneStatus, SendMemory, Sent};
+pub(crate) use crate::session::ledger::Admissions;
+use crate::session::ledger::Ledger;
 use crate::session::mutation::Mutation;
 use crate::session::state::{Event, State};
 use crate::session::turns::Turns;
 pub use crate::session::undelivered::Undelivered;
 use crate::session::watchdog::Watchdog;
-use crate::stats::{DropCount, drop_counts};
 use crate::time::Nanos;
 use crate::wire::acknowledgement::{ACKNOWLEDGEMENT_BYTES, read_acknowledgement};
 use crate::wire::handshake::{
@@ -146,9 +146,6 @@ pub(crate) enum Input {
     End(CloseReason),
 }
 
-/// Drops that are no lane's any more are to be told.
-const UNTOLD: u64 = u64::MAX;
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -190,42 +187,7 @@ pub(crate) struct Session {
     greeted_at: u64,
     /// The session that this one says hello for has had a link before.
     returns: bool,
-    /// Made with the first drop: most sessions never have one.
-    drop_history: Option<Box<DropHistory>>,
-    /// What the drops of the lanes add up to while nothing is untold; or [`UNTOLD`].
-    told_of_lanes: u64,
-    /// Admitted in earlier lives of the lanes.
-    past_admitted: u64,
-    /// Last sequence of each lane that was ever handed over.
-    handed_over: [u64; Priority::COUNT],
-    /// What is handed over once more since [`Session::take_admissions`] was last called.
-    resent: u64,
-    /// What [`Session::take_admissions`] has told.
-    told_admitted: u64,
-    told_queued: u64,
-    told_reliable: Reliable,
-}
-
-/// What is known of a session's drops beside what its lanes count.
-#[derive(Debug, Default)]
-struct DropHistory {
-    /// Dropped in earlier lives of the lanes: before the peer lost its session.
-    past: [Drops; Priority::COUNT],
-    /// What [`Session::take_drops`] has told.
-    told: [Drops; Priority::COUNT],
-}
-
-/// What a session has admitted and sent again since it was last asked, and what waits in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Admissions {
-    pub(crate) admitted: u64,
-    pub(crate) resent: u64,
-    /// Queued and in flight.
-    pub(crate) queued: u64,
-    /// As many as that were when it was last asked.
-    pub(crate) queued_before: u64,
-    /// What became of reliable messages.
-    pub(crate) reliable: Reliable,
+    ledger: Ledger,
 }
 
 /// Which queue a block came from.
@@ -282,14 +244,7 @@ impl Session {
             peer_id: SessionId::default(),
             greeted_at: 0,
             returns: false,
-            drop_history: None,
-            told_of_lanes: 0,
-            past_admitted: 0,
-            handed_over: [0; Priority::COUNT],
-            resent: 0,
-            told_admitted: 0,
-            told_queued: 0,
-            told_reliable: Reliable::default(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -397,17 +352,12 @@ impl Session {
         let mut undelivered = Vec::new();
         for priority in Priority::ALL {
             let lane = &mut self.lanes[priority.index()];
-            self.past_admitted += lane.admitted();
-            self.handed_over[priority.index()] = 0;
+            let admitted = lane.admitted();
             let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
                 undelivered.push(Undelivered::new(priority, frame, sent));
             });
-            if drops.total() > 0 {
-                let history = self.drop_history.get_or_insert_default();
-                history.past[priority.index()].add_all(&drops);
-            }
+            self.ledger.give_up(priority, admitted, &drops);
         }
-        self.told_of_lanes = UNTOLD;
         undelivered
     }
 
@@ -607,22 +557,11 @@ impl Session {
                 }
                 let lanes = &self.lanes;
                 self.turns.taken_by(priority, |other| !lanes[other.index()].is_empty());
-                self.count_resent(priority, &block);
+                self.ledger.hand_over(priority, &block);
                 return Some((Source::Lane(priority), block));
             }
         }
         None
-    }
-
-    /// Counts what has been handed over before. Once per block.
-    #[inline]
-    fn count_resent(&mut self, priority: Priority, block: &Block) {
-        let handed_over = &mut self.handed_over[priority.index()];
-        if block.span.first <= *handed_over {
-            let again = |frame: &Resting<'_>| !frame.is_gap() && frame.sequence <= *handed_over;
-            self.resent += block.frames().filter(again).count() as u64;
-        }
-        *handed_over = block.span.last.max(*handed_over);
     }
 
     /// The blocks that follow one from `source`, oldest first: as long as nothing else has its turn
@@ -656,7 +595,7 @@ impl Session {
         let Source::Lane(priority) = source else { return None };
         let lane = &mut self.lanes[priority.index()];
         let block = lane.take(now, memory, &mut self.holdings)?;
-        self.count_resent(priority, &block);
+        self.ledger.hand_over(priority, &block);
         Some(block)
     }
 
@@ -822,76 +761,11 @@ impl Session {
         self.confirmations.is_due || self.beat.is_some()
     }
 
-    /// Whether [`Session::take_drops`] may have something to tell. Once per block.
-    #[inline]
-    pub(crate) fn has_untold_drops(&self) -> bool {
-        self.dropped_by_lanes() != self.told_of_lanes
-    }
-
     /// Whether a lane that drops its oldest messages when it is full may have done so since the
     /// last of its blocks left.
     #[inline]
     pub(crate) fn has_made_room(&self, lane: Priority) -> bool {
         self.limits.overflow[lane.index()] == Overflow::DropOldest && self.has_untold_drops()
-    }
-
-    /// What has been admitted and sent again since the last call, and what waits. Once per block.
-    #[inline]
-    pub(crate) fn take_admissions(&mut self) -> Admissions {
-        let admitted = self.past_admitted + self.messages_admitted();
-        let queued = self.frames_queued();
-        let news = Admissions {
-            admitted: admitted - self.told_admitted,
-            resent: std::mem::take(&mut self.resent),
-            queued,
-            queued_before: self.told_queued,
-            reliable: self.holdings.reliable.since(self.told_reliable),
-        };
-        self.told_admitted = admitted;
-        self.told_queued = queued;
-        self.told_reliable = self.holdings.reliable;
-        news
-    }
-
-    /// Whether the peer has confirmed reliable messages since [`Session::take_admissions`] was last
-    /// called. Once per receive.
-    #[inline]
-    pub(crate) fn has_untold_confirmations(&self) -> bool {
-        self.holdings.reliable.confirmed != self.told_reliable.confirmed
-    }
-
-    /// Messages dropped since the last call, by lane.
-    pub(crate) fn take_drops(&mut self) -> [Drops; Priority::COUNT] {
-        let mut news = [Drops::default(); Priority::COUNT];
-        self.told_of_lanes = self.dropped_by_lanes();
-        if self.told_of_lanes == 0 && self.drop_history.is_none() {
-            return news;
-        }
-        let history = self.drop_history.get_or_insert_default();
-        for (index, news) in news.iter_mut().enumerate() {
-            let mut total = history.past[index];
-            total.add_all(self.lanes[index].drops());
-            *news = total.since(&history.told[index]);
-            history.told[index] = total;
-        }
-        news
-    }
-
-    #[inline]
-    fn dropped_by_lanes(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.drops().total()).sum()
-    }
-
-    /// Messages dropped so far, by lane and reason; what never occurred is left out.
-    pub(crate) fn drop_counts(&self) -> Vec<DropCount> {
-        let counts = std::array::from_fn(|index| {
-            let mut total = *self.lanes[index].drops();
-            if let Some(history) = &self.drop_history {
-                total.add_all(&history.past[index]);
-            }
-            *total.by_reason()
-        });
-        drop_counts(counts)
     }
 
     /// Whether everything has left, and the peer has confirmed every reliable message.
@@ -978,11 +852,9 @@ impl Session {
             owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
         let lost = owed.len() as u64;
         let unsent = block.unsent(sent).filter(|frame| !frame.is_reliable()).count() as u64;
-        let history = self.drop_history.get_or_insert_default();
-        history.past[priority.index()].add(DropReason::SessionEnded, lost + unsent);
+        self.ledger.drop_at_end(priority, lost + unsent);
         self.holdings.reliable.lost += lost;
         self.holdings.reliable.confirmed += u64::from(block.span.reliable) - lost;
-        self.told_of_lanes = UNTOLD;
         undelivered.splice(at..at, owed);
         self.holdings.release(block, memory.pool);
     }

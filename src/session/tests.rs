@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::Config;
+use crate::error::DropReason;
 use crate::mem::{Pool, PoolLayout};
 use crate::session::confirmations::CONFIRM_AFTER;
 use crate::session::turns::PASSED_OVER_MAX;
