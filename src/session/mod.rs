@@ -30,6 +30,7 @@ pub(crate) mod backoff;
 pub(crate) mod block;
 pub(crate) mod clock;
 mod confirmations;
+mod ending;
 pub(crate) mod envelope;
 mod greeting;
 pub(crate) mod heartbeat;
@@ -38,6 +39,7 @@ mod ledger;
 pub(crate) mod mutation;
 pub(crate) mod pair;
 pub(crate) mod pool;
+mod receiving;
 pub(crate) mod requests;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod sim;
@@ -48,38 +50,33 @@ mod turns;
 mod undelivered;
 pub(crate) mod watchdog;
 
-use std::time::Duration;
-
 use crate::config::Overflow;
-use crate::error::{CloseReason, ProtocolError, SendError};
+use crate::error::SendError;
 use crate::mem::Buffer;
 use crate::session::block::Block;
-use crate::session::clock::{ClockEstimate, Offset, PeerNanos};
+use crate::session::clock::{ClockEstimate, Offset};
 use crate::session::confirmations::Confirmations;
+pub(crate) use crate::session::ending::Returned;
 pub(crate) use crate::session::envelope::Correlation;
 pub use crate::session::envelope::Envelope;
 use crate::session::envelope::{frame_head, plain_head};
 pub use crate::session::greeting::PeerInfo;
 pub(crate) use crate::session::greeting::{Claim, Reunion};
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Pace};
-use crate::session::lane::{Care, Holdings, Lane, LaneLimits, LaneStatus, SendMemory, Sent};
+use crate::session::lane::{Care, Holdings, Lane, LaneLimits, LaneStatus, SendMemory};
 pub(crate) use crate::session::ledger::Admissions;
 use crate::session::ledger::Ledger;
 use crate::session::mutation::Mutation;
+pub(crate) use crate::session::receiving::Input;
 use crate::session::state::{Event, State};
 use crate::session::turns::Turns;
 pub use crate::session::undelivered::Undelivered;
 use crate::session::watchdog::Watchdog;
 use crate::time::Nanos;
-use crate::wire::acknowledgement::{ACKNOWLEDGEMENT_BYTES, read_acknowledgement};
-use crate::wire::handshake::{
-    Features, GoodbyeReason, HANDSHAKE_BYTES_MAX, RejectReason, SessionId, read_farewell,
-    write_farewell,
-};
-use crate::wire::heartbeat::{Beat, Form, HEARTBEAT_FRAME_BYTES, read_heartbeat, write_heartbeat};
-use crate::wire::{
-    Body, Checksum, Decoder, Extension, Flags, Frame, Kind, Lifetime, Priority, Scratch,
-};
+use crate::wire::acknowledgement::ACKNOWLEDGEMENT_BYTES;
+use crate::wire::handshake::{Features, HANDSHAKE_BYTES_MAX, SessionId, write_farewell};
+use crate::wire::heartbeat::{Beat, HEARTBEAT_FRAME_BYTES, write_heartbeat};
+use crate::wire::{Body, Checksum, Decoder, Flags, Kind, Priority, Scratch};
 
 /// Which end of the connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,27 +120,6 @@ impl Identity {
     fn checksums_all(&self) -> bool {
         self.checksum == Checksum::Always
     }
-}
-
-/// What a received frame means. Does not carry the frame: moving it through here cost 5 ns a frame
-/// in store-forwarding stalls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
-    /// A message for the application.
-    Message,
-    /// The peer's half of the handshake: hand it to [`Session::answer`] or
-    /// [`Session::accept_welcome`].
-    Greeting,
-    /// The handshake is complete.
-    Established,
-    /// The session has taken care of it.
-    Nothing,
-    /// A message that came too late to be handled.
-    Expired,
-    /// The request of the frame's correlation is given up.
-    Cancelled,
-    /// The session is over; what is queued (a reject) should still leave.
-    End(CloseReason),
 }
 
 /// See the module.
@@ -195,15 +171,6 @@ pub(crate) struct Session {
 pub(crate) enum Source {
     Control,
     Lane(Priority),
-}
-
-/// A block that comes back before all of it has left.
-#[derive(Debug)]
-pub(crate) struct Returned {
-    pub(crate) source: Source,
-    pub(crate) block: Block,
-    /// Up to where in the block the socket has taken it.
-    pub(crate) sent: usize,
 }
 
 /// What the passing of time did to a session.
@@ -284,48 +251,6 @@ impl Session {
         self.id
     }
 
-    /// What a received frame means, and what it does to the session.
-    ///
-    /// Hot path: once per frame. The rare frames are handled out of line.
-    ///
-    /// # Errors
-    ///
-    /// [`ProtocolError`]: the connection must be closed.
-    #[inline]
-    pub(crate) fn handle(
-        &mut self,
-        frame: &Frame<'_>,
-        now: Nanos,
-        memory: &mut SendMemory<'_>,
-    ) -> Result<Input, ProtocolError> {
-        if frame.is_bare() {
-            return self.handle_bare(frame).map(|()| Input::Message);
-        }
-        if matches!(self.state, State::Greeting) || !frame.kind().is_application() {
-            return self.handle_own(frame, now, memory);
-        }
-        self.confirmations.check_sequence(frame)?;
-        if let Some(extension) = frame.extension() {
-            return self.handle_extension(frame, extension, now, memory);
-        }
-        if frame.flags().contains(Flags::RELIABLE) {
-            self.confirmations.confirm_later(frame.priority(), frame.frame_bytes(), now);
-        }
-        Ok(Input::Message)
-    }
-
-    /// As [`Session::handle`], of a frame that [is bare](Frame::is_bare): it is a message. Nothing
-    /// in it is for the session, but that it comes behind the one before.
-    ///
-    /// Hot path: once per message of a stream.
-    #[inline]
-    pub(crate) fn handle_bare(&mut self, frame: &Frame<'_>) -> Result<(), ProtocolError> {
-        if matches!(self.state, State::Greeting) {
-            return Err(ProtocolError::Unexpected { kind: frame.kind() });
-        }
-        self.confirmations.check_sequence(frame)
-    }
-
     /// The link is gone, and the session is to outlive it. `returned` is the block that was in
     /// flight.
     pub(crate) fn link_lost(&mut self, returned: Option<Returned>, memory: &mut SendMemory<'_>) {
@@ -345,20 +270,6 @@ impl Session {
         self.confirmations.link_lost();
         self.heartbeat = None;
         self.beat = None;
-    }
-
-    /// Gives up everything that is queued or kept.
-    fn abandon(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
-        let mut undelivered = Vec::new();
-        for priority in Priority::ALL {
-            let lane = &mut self.lanes[priority.index()];
-            let admitted = lane.admitted();
-            let drops = lane.abandon(memory, &mut self.holdings, |frame, sent| {
-                undelivered.push(Undelivered::new(priority, frame, sent));
-            });
-            self.ledger.give_up(priority, admitted, &drops);
-        }
-        undelivered
     }
 
     /// As [`Session::push`], of a bare message behind others in a block with room, as nearly all of
@@ -709,14 +620,6 @@ impl Session {
         }
     }
 
-    /// Bytes came in. Hot path: once per receive.
-    #[inline]
-    pub(crate) fn received_bytes(&mut self, now: Nanos) {
-        if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.received(now);
-        }
-    }
-
     /// When the messages that nothing has confirmed must be.
     #[inline]
     pub(crate) fn confirm_at(&self) -> Nanos {
@@ -788,77 +691,6 @@ impl Session {
         self.lanes.iter().map(Lane::kept_bytes).sum()
     }
 
-    /// Stops admitting messages; what is queued still leaves.
-    pub(crate) fn drain(&mut self) {
-        self.state = self.state.step(Event::Drain);
-    }
-
-    /// Has the peer confirmed what was received and nothing has confirmed yet: behind the goodbye
-    /// nobody would. Returns whether there is something to send before it.
-    pub(crate) fn confirms_before_goodbye(&mut self) -> bool {
-        self.confirmations.confirm_now()
-    }
-
-    /// Queues the goodbye. To be called while draining, once nothing waits and nothing is in
-    /// flight; the session is then *finishing*.
-    pub(crate) fn finish(&mut self, buffer: Buffer, reason: GoodbyeReason, now: Nanos) {
-        assert!(!self.has_block(), "the goodbye comes last");
-        self.push_farewell(Kind::Goodbye, buffer, reason.code(), 0, now);
-        self.state = self.state.step(Event::Flushed);
-    }
-
-    /// Ends the session. Returns how many admitted messages had not been handed to the kernel,
-    /// and the reliable ones that the peer has not confirmed.
-    ///
-    /// What is in flight comes back through [`Session::end_block`] later.
-    pub(crate) fn end(
-        &mut self,
-        reason: CloseReason,
-        memory: &mut SendMemory<'_>,
-    ) -> (u64, Vec<Undelivered>) {
-        self.state = self.state.step(Event::End(reason));
-        if let Some(block) = self.control.take() {
-            memory.pool.give(block.buffer);
-        }
-        let dropped = self.lanes.iter().map(Lane::never_sent).sum();
-        let undelivered = self.abandon(memory);
-        self.confirmations.forget();
-        (dropped, undelivered)
-    }
-
-    /// Takes back what was in flight when the session ended. Its reliable messages that the peer
-    /// has not confirmed join the `undelivered` of [`Session::end`], in their order; others that
-    /// the socket has not taken are counted.
-    #[cold]
-    pub(crate) fn end_block(
-        &mut self,
-        returned: Returned,
-        undelivered: &mut Vec<Undelivered>,
-        memory: &mut SendMemory<'_>,
-    ) {
-        assert!(matches!(self.state, State::Ended { .. }), "the session goes on");
-        let Returned { source, block, sent } = returned;
-        let Source::Lane(priority) = source else {
-            memory.pool.give(block.buffer);
-            return;
-        };
-        let confirmed = self.lanes[priority.index()].acknowledged();
-        // Behind what was sent before it, before what waits.
-        let at = undelivered.partition_point(|other| {
-            other.priority < priority || (other.priority == priority && other.sent == Sent::Maybe)
-        });
-        let owed = block.frames().filter(|frame| frame.is_reliable() && frame.sequence > confirmed);
-        let owed: Vec<_> =
-            owed.map(|frame| Undelivered::new(priority, &frame, Sent::Maybe)).collect();
-        let lost = owed.len() as u64;
-        let unsent = block.unsent(sent).filter(|frame| !frame.is_reliable()).count() as u64;
-        self.ledger.drop_at_end(priority, lost + unsent);
-        self.holdings.reliable.lost += lost;
-        self.holdings.reliable.confirmed += u64::from(block.span.reliable) - lost;
-        undelivered.splice(at..at, owed);
-        self.holdings.release(block, memory.pool);
-    }
-
     #[inline]
     pub(crate) fn state(&self) -> State {
         self.state
@@ -909,138 +741,6 @@ impl Session {
     /// Bytes queued and in flight, all lanes.
     pub(crate) fn bytes_queued(&self) -> usize {
         self.lanes.iter().map(Lane::bytes).sum()
-    }
-
-    #[cold]
-    fn handle_own(
-        &mut self,
-        frame: &Frame<'_>,
-        now: Nanos,
-        memory: &mut SendMemory<'_>,
-    ) -> Result<Input, ProtocolError> {
-        let unexpected = Err(ProtocolError::Unexpected { kind: frame.kind() });
-        let may_have_extension = frame.kind().is_application() || frame.kind() == Kind::Cancel;
-        if frame.flags().contains(Flags::EXTENDED) && !may_have_extension {
-            return Err(ProtocolError::BadFlags { got: frame.flags().0 });
-        }
-        match (self.state, self.role, frame.kind()) {
-            (State::Greeting, Role::Listener, Kind::Hello)
-            | (State::Greeting, Role::Dialer, Kind::Welcome) => Ok(Input::Greeting),
-            (State::Greeting, Role::Dialer, Kind::Reject) => {
-                let (code, _) = read_farewell(frame.payload())?;
-                Ok(Input::End(CloseReason::Rejected(RejectReason::from_code(code))))
-            }
-            (State::Greeting, ..) => unexpected,
-            (_, _, Kind::Goodbye) => {
-                let (code, _) = read_farewell(frame.payload())?;
-                let _ = GoodbyeReason::from_code(code);
-                Ok(Input::End(CloseReason::Goodbye))
-            }
-            (_, _, Kind::Acknowledgement) => {
-                let acknowledgement = read_acknowledgement(frame.payload())?;
-                for (priority, received) in Priority::ALL.into_iter().zip(acknowledgement.received)
-                {
-                    self.acknowledge(priority, received.get(), memory)?;
-                }
-                self.expired_at_peer = self.expired_at_peer.max(acknowledgement.expired.get());
-                Ok(Input::Nothing)
-            }
-            (_, _, Kind::Cancel) => {
-                self.confirmations.check_sequence(frame)?;
-                let Some(extension) = frame.extension() else { return unexpected };
-                Ok(match self.handle_extension(frame, extension, now, memory)? {
-                    Input::Message => Input::Cancelled,
-                    other => other,
-                })
-            }
-            (_, _, Kind::Gap) => {
-                self.confirmations.skip(frame)?;
-                Ok(Input::Nothing)
-            }
-            (_, _, Kind::Heartbeat) => {
-                let beat = read_heartbeat(frame.payload())?;
-                if let Some(heartbeat) = &mut self.heartbeat {
-                    let heard = heartbeat.heard(&beat, now);
-                    if let Some(exchange) = heard.exchange {
-                        // A contradiction restarts the estimate, a nonsense changes nothing.
-                        let _ = self.clock.sample(&exchange);
-                        if beat.form == Form::Answer {
-                            self.round_trip_ns = Some(exchange.round_trip_ns());
-                            self.round_trip_news = self.round_trip_ns;
-                        }
-                    }
-                    self.beat = heard.answer.or(self.beat);
-                }
-                Ok(Input::Nothing)
-            }
-            _ => unexpected,
-        }
-    }
-
-    /// The peer has confirmed all messages of a lane up to this one.
-    fn acknowledge(
-        &mut self,
-        priority: Priority,
-        sequence: u64,
-        memory: &mut SendMemory<'_>,
-    ) -> Result<(), ProtocolError> {
-        if matches!(self.state, State::Ended { .. }) {
-            // What the peer sent before it went is still read, and what it confirms given up.
-            return Ok(());
-        }
-        self.lanes[priority.index()].acknowledge(sequence, memory, &mut self.holdings)
-    }
-
-    /// What the extension of a message asks for.
-    fn handle_extension(
-        &mut self,
-        frame: &Frame<'_>,
-        extension: &Extension,
-        now: Nanos,
-        memory: &mut SendMemory<'_>,
-    ) -> Result<Input, ProtocolError> {
-        let priority = frame.priority();
-        let acknowledged = extension.acknowledged.get();
-        if acknowledged > 0 {
-            self.acknowledge(priority, acknowledged, memory)?;
-        }
-        if frame.flags().contains(Flags::RELIABLE) {
-            self.confirmations.confirm_later(priority, frame.frame_bytes(), now);
-        }
-        if extension.ttl_us.get() > 0 && self.is_stale(&frame.lifetime(), now) {
-            self.confirmations.count_expired(priority, frame.frame_bytes(), now);
-            return Ok(Input::Expired);
-        }
-        Ok(Input::Message)
-    }
-
-    /// Whether a message came too late.
-    fn is_stale(&self, lifetime: &Lifetime, now: Nanos) -> bool {
-        let Lifetime { sent_at_ns, ttl_us, is_timeout } = *lifetime;
-        let its_end = PeerNanos(sent_at_ns.saturating_add(u64::from(ttl_us) * 1000));
-        if is_timeout && self.clock.may_be_from(its_end, now) {
-            return false;
-        }
-        self.deadline_of(lifetime, now) < now
-    }
-
-    /// Until when a message is worth something, by this side's clock.
-    ///
-    /// Its age is reckoned at the far end of what the clock estimate allows. Without an estimate
-    /// nothing is known of its age, and a command that may be stale does not run: 0. A timeout is
-    /// taken the other way: a request that may be waited for is handled.
-    pub(crate) fn deadline_of(&self, lifetime: &Lifetime, now: Nanos) -> Nanos {
-        let Lifetime { sent_at_ns, ttl_us, is_timeout } = *lifetime;
-        if ttl_us == 0 {
-            return Nanos::NEVER;
-        }
-        let ttl = Duration::from_micros(ttl_us.into());
-        match (self.clock.to_local(PeerNanos(sent_at_ns), now), is_timeout) {
-            (Some(sent_at), false) => sent_at.earliest() + ttl,
-            (Some(sent_at), true) => sent_at.latest() + ttl,
-            (None, false) => Nanos(0),
-            (None, true) => Nanos::NEVER,
-        }
     }
 
     /// A heartbeat or an acknowledgement that is due.

@@ -1,17 +1,22 @@
 //! Two sessions talking through memory: no socket, no ring, no clock.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::*;
 use crate::config::Config;
-use crate::error::DropReason;
+use crate::error::{CloseReason, DropReason, ProtocolError};
 use crate::mem::{Pool, PoolLayout};
 use crate::session::confirmations::CONFIRM_AFTER;
+use crate::session::lane::Sent;
 use crate::session::turns::PASSED_OVER_MAX;
 use crate::wire::acknowledgement::write_acknowledgement;
-use crate::wire::handshake::{Greeting, read_greeting, write_greeting};
-use crate::wire::heartbeat::Echo;
-use crate::wire::{BodyError, Codec, FrameHead, HEADER_BYTES, frame_bytes, low_half};
+use crate::wire::handshake::{
+    GoodbyeReason, Greeting, RejectReason, read_greeting, write_greeting,
+};
+use crate::wire::heartbeat::{Echo, Form, read_heartbeat};
+use crate::wire::{BodyError, Codec, Extension, FrameHead, HEADER_BYTES, frame_bytes, low_half};
 
 /// One end with its own memory.
 struct End {
