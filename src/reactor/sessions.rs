@@ -43,7 +43,7 @@ use crate::session::lane::SendMemory;
 use crate::session::pair::{Parting, Remains, parting};
 use crate::session::state::State;
 use crate::session::{
-    Claim, Correlation, Envelope, Expiry, Input, Part, Reunion, Role, Session, Undelivered,
+    Correlation, Envelope, Expiry, HelloClaim, Input, Part, Reunion, Role, Session, Undelivered,
 };
 use crate::time::{Nanos, wall_ns};
 use crate::wire::handshake::RejectReason;
@@ -345,9 +345,9 @@ impl Core {
                 return Err(error);
             }
         };
-        let known = known.filter(|_| claim != Some(Claim::Anew));
+        let known = known.filter(|_| claim != Some(HelloClaim::Anew));
         let is_refused = match (known, peer_main) {
-            (Some(home), _) => claim == Some(Claim::Stale) || !self.welcome_back(key, home),
+            (Some(home), _) => claim == Some(HelloClaim::Stale) || !self.welcome_back(key, home),
             // Main comes first, and may not be back yet.
             (None, Some(peer_main)) => {
                 !self.main_for(peer_main).is_some_and(|main| self.join(key, main))
@@ -385,10 +385,10 @@ impl Core {
     }
 
     /// What a hello asks of a session. One that its peer has lost is over.
-    fn claim(&mut self, home: SessionKey, frame: &Frame<'_>) -> Result<Claim, ProtocolError> {
+    fn claim(&mut self, home: SessionKey, frame: &Frame<'_>) -> Result<HelloClaim, ProtocolError> {
         let session = self.session_mut(home).expect("a peer that is known has a session here");
         let claim = session.claim(frame)?;
-        if claim == Claim::Anew {
+        if claim == HelloClaim::Anew {
             match self.homes[home] {
                 Home::Here(old) if self.connections[old].survives => self.give_up(old),
                 Home::Here(old) => self.close(old, CloseReason::SessionExpired),

@@ -42,7 +42,7 @@ pub struct PeerInfo {
 
 /// What a hello asks of the session that its sender has had here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub(crate) enum HelloClaim {
     /// To go on.
     Resume,
     /// Nothing: its sender knows another end, or none. This one is lost to it.
@@ -124,17 +124,17 @@ impl Session {
     ///
     /// [`ProtocolError::BadHandshake`], or [`ProtocolError::BadAcknowledgement`]: the peer can not
     /// have received what it says.
-    pub(crate) fn claim(&self, frame: &Frame<'_>) -> Result<Claim, ProtocolError> {
+    pub(crate) fn claim(&self, frame: &Frame<'_>) -> Result<HelloClaim, ProtocolError> {
         let (greeting, _) = read_greeting(frame.payload())?;
         let is_older = greeting.monotonic_ns.get() < self.greeted_at;
         let names_us = greeting.peer_session_id == self.id.0;
         Ok(if is_older && !Mutation::NoStaleCheck.is_on() {
-            Claim::Stale
+            HelloClaim::Stale
         } else if names_us || Mutation::NoClaimCheck.is_on() {
             self.check_received(greeting)?;
-            Claim::Resume
+            HelloClaim::Resume
         } else {
-            Claim::Anew
+            HelloClaim::Anew
         })
     }
 

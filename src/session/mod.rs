@@ -61,7 +61,7 @@ pub(crate) use crate::session::envelope::Correlation;
 pub use crate::session::envelope::Envelope;
 use crate::session::envelope::{frame_head, plain_head};
 pub use crate::session::greeting::PeerInfo;
-pub(crate) use crate::session::greeting::{Claim, Reunion};
+pub(crate) use crate::session::greeting::{HelloClaim, Reunion};
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Pace};
 use crate::session::lane::{Care, Holdings, Lane, LaneLimits, LaneStatus, SendMemory};
 pub(crate) use crate::session::ledger::Admissions;

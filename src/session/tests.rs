@@ -778,7 +778,7 @@ fn reconnect(near: &mut End, far: &mut End) {
 /// Both ends go on where they were, by a hello of the near one.
 fn resume_by(near: &mut End, far: &mut End, hello: &[u8]) {
     let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
-    assert_eq!(far.session.claim(&frame), Ok(Claim::Resume));
+    assert_eq!(far.session.claim(&frame), Ok(HelloClaim::Resume));
     let buffer = far.pool.take(1024).expect("memory");
     let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
     let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, &mut memory);
@@ -1024,7 +1024,7 @@ fn hello_for_another_end_does_not_resume() {
     let hello = hello_again(&mut near, NOW);
     far.session.id = id("another");
     let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
-    assert_eq!(far.session.claim(&frame), Ok(Claim::Anew));
+    assert_eq!(far.session.claim(&frame), Ok(HelloClaim::Anew));
 }
 
 /// A connection that was given up may deliver its hello after its successor's.
@@ -1035,7 +1035,7 @@ fn late_hello_of_an_earlier_attempt_is_stale() {
     far.lose_link();
     let earlier = hello_again(&mut near, Nanos(NOW.0 - 1));
     let frame = Decoder::new(1024).next(&mut &earlier[..]).expect("ours").expect("whole");
-    assert_eq!(far.session.claim(&frame), Ok(Claim::Stale));
+    assert_eq!(far.session.claim(&frame), Ok(HelloClaim::Stale));
 }
 
 /// A hello that claims what was never sent costs no memory.

@@ -18,7 +18,7 @@ use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::mutation::{Mutation, mutate};
 use crate::session::sim::random::Random;
 use crate::session::state::State;
-use crate::session::{Claim, Correlation, Envelope, Identity, Input, Reunion, Role, Session};
+use crate::session::{Correlation, Envelope, HelloClaim, Identity, Input, Reunion, Role, Session};
 use crate::time::Nanos;
 use crate::wire::handshake::{Features, HANDSHAKE_BYTES_MAX, SessionId};
 use crate::wire::{Checksum, Frame, Priority, Scratch};
@@ -237,7 +237,7 @@ impl Pair {
         stand_in.greet(buffer, &client.identity, now, 0);
         pass(&mut stand_in, client, now, |hello| {
             assert!(Session::returns(hello).expect("well formed"), "it has had a link before");
-            assert_eq!(far.claim(hello), Ok(Claim::Resume), "it names this session");
+            assert_eq!(far.claim(hello), Ok(HelloClaim::Resume), "it names this session");
             answer(far, server, hello, now);
         });
         near.take_link(&stand_in);

@@ -23,7 +23,8 @@ use crate::session::heartbeat::{HeartbeatPolicy, Pace};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::state::State;
 use crate::session::{
-    Claim, Correlation, Envelope, Expiry, Identity, Input, Returned, Reunion, Role, Session, Source,
+    Correlation, Envelope, Expiry, HelloClaim, Identity, Input, Returned, Reunion, Role, Session,
+    Source,
 };
 use crate::time::Nanos;
 use crate::wire::acknowledgement::{ACKNOWLEDGEMENT_BYTES, write_acknowledgement};
@@ -284,7 +285,7 @@ impl Subject {
         }
         if session.state() == State::Down {
             read_greeting(frame.payload())?;
-            if session.claim(frame)? != Claim::Resume {
+            if session.claim(frame)? != HelloClaim::Resume {
                 return Ok(Input::End(CloseReason::SessionExpired));
             }
         }

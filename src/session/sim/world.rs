@@ -25,7 +25,7 @@ use crate::session::sim::truth::{Message, PAYLOAD_BYTES_MIN, Pairing, Truth, num
 use crate::session::sim::{Options, RECEIVER_CHECKS_TTL, Report};
 use crate::session::state::State;
 use crate::session::{
-    Claim, Correlation, Envelope, Expiry, Identity, Input, Returned, Reunion, Role, Session,
+    Correlation, Envelope, Expiry, HelloClaim, Identity, Input, Returned, Reunion, Role, Session,
     Source, Undelivered,
 };
 use crate::time::Nanos;

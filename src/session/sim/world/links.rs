@@ -467,10 +467,10 @@ impl World {
         let peer = Session::peer_id(frame).expect("well formed");
         let known = self.nodes[0].by_peer.get(&peer).copied();
         let claim = known.map(|seat| self.claim(seat, frame));
-        let known = known.filter(|_| claim != Some(Claim::Anew));
+        let known = known.filter(|_| claim != Some(HelloClaim::Anew));
         let peer_main = Session::express_of(frame).expect("well formed");
         let is_refused = match (known, peer_main) {
-            (Some(seat), _) => claim == Some(Claim::Stale) || !self.welcome_back(conn, seat),
+            (Some(seat), _) => claim == Some(HelloClaim::Stale) || !self.welcome_back(conn, seat),
             // Main comes first, and may not be back yet.
             (None, Some(peer_main)) => {
                 !self.main_for(peer_main).is_some_and(|main| self.join_main(conn, main))
@@ -507,11 +507,11 @@ impl World {
         self.established(conn);
     }
 
-    fn claim(&mut self, seat: usize, frame: &Frame<'_>) -> Claim {
+    fn claim(&mut self, seat: usize, frame: &Frame<'_>) -> HelloClaim {
         let claim = self.seats[seat].session.claim(frame).expect("well formed");
-        self.report.stale += u64::from(claim == Claim::Stale);
-        self.report.anew += u64::from(claim == Claim::Anew);
-        if claim == Claim::Anew {
+        self.report.stale += u64::from(claim == HelloClaim::Stale);
+        self.report.anew += u64::from(claim == HelloClaim::Anew);
+        if claim == HelloClaim::Anew {
             match self.seats[seat].place {
                 Place::Here(old) => self.end_part(old, CloseReason::SessionExpired),
                 _ => self.end_away(seat, CloseReason::SessionExpired),
