@@ -718,7 +718,7 @@ impl Core {
             }
         } else {
             let undelivered;
-            (dropped, undelivered) = connection.session.end(reason, &mut memory);
+            (dropped, undelivered) = connection.session.end(&mut memory);
             // A departed one's session has ended before: what it left is there.
             connection.undelivered.extend(undelivered);
         }

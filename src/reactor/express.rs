@@ -533,7 +533,7 @@ impl Core {
         let connection = &self.connections[key];
         match (connection.phase, connection.session.state()) {
             (Phase::Departed { .. }, _) => ConnectionState::Closing,
-            (Phase::Closing { .. }, _) | (_, State::Ended { .. }) => ConnectionState::Disconnected,
+            (Phase::Closing { .. }, _) | (_, State::Ended) => ConnectionState::Disconnected,
             (Phase::Connecting { .. }, _) | (_, State::Greeting) => ConnectionState::Connecting,
             (_, State::Open) => ConnectionState::Connected,
             (_, State::Down) => ConnectionState::Reconnecting,

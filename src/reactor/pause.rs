@@ -227,7 +227,7 @@ impl Core {
         }
         let connection = &mut self.connections[key];
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let (mut dropped, undelivered) = connection.session.end(reason, &mut memory);
+        let (mut dropped, undelivered) = connection.session.end(&mut memory);
         // Told when the connection ends.
         connection.undelivered = undelivered;
         if let Some(in_flight) = connection.in_flight

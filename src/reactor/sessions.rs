@@ -691,7 +691,7 @@ impl Core {
         self.end_watches(home, reason);
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let (_, undelivered) = away.session.end(reason, &mut memory);
+        let (_, undelivered) = away.session.end(&mut memory);
         self.part_ended(home, reason, !undelivered.is_empty());
         let messages_dropped = self.count_drops(home);
         self.counters.messages_dropped.add(messages_dropped);

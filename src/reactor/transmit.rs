@@ -596,7 +596,7 @@ impl Core {
             };
             let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
             let session = &mut connection.session;
-            if matches!(session.state(), State::Ended { .. }) {
+            if session.state() == State::Ended {
                 let returned = in_flight.into_returned(buffer);
                 session.end_block(returned, &mut connection.undelivered, &mut memory);
             } else {

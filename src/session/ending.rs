@@ -1,6 +1,5 @@
 //! How a session ends: what is queued leaves first, and nothing that is left goes uncounted.
 
-use crate::error::CloseReason;
 use crate::mem::Buffer;
 use crate::session::block::Block;
 use crate::session::lane::{Lane, SendMemory, Sent};
@@ -43,12 +42,8 @@ impl Session {
     /// and the reliable ones that the peer has not confirmed.
     ///
     /// What is in flight comes back through [`Session::end_block`] later.
-    pub(crate) fn end(
-        &mut self,
-        reason: CloseReason,
-        memory: &mut SendMemory<'_>,
-    ) -> (u64, Vec<Undelivered>) {
-        self.state = self.state.step(Event::End(reason));
+    pub(crate) fn end(&mut self, memory: &mut SendMemory<'_>) -> (u64, Vec<Undelivered>) {
+        self.state = self.state.step(Event::End);
         if let Some(block) = self.control.take() {
             memory.pool.give(block.buffer);
         }
@@ -68,7 +63,7 @@ impl Session {
         undelivered: &mut Vec<Undelivered>,
         memory: &mut SendMemory<'_>,
     ) {
-        assert!(matches!(self.state, State::Ended { .. }), "the session goes on");
+        assert_eq!(self.state, State::Ended, "the session goes on");
         let Returned { source, block, sent } = returned;
         let Source::Lane(priority) = source else {
             memory.pool.give(block.buffer);

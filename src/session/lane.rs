@@ -41,9 +41,9 @@
 //!   keeps up is served, while the frames of those that keep up fit the reserve (an eighth of the
 //!   send memory) together.
 //!
-//! - A long payload that is shared memory already ([`Body::shared`]) stays there: its block holds
-//!   the head alone. Copying 1 MiB took the reactor's thread 60 us in which nothing else moved. It
-//!   counts as its length all the same, against the lane and against `kept_bytes_max`.
+//! A long payload that is shared memory already ([`Body::shared`]) stays there: its block holds the
+//! head alone. Copying 1 MiB took the reactor's thread 60 us in which nothing else moved. It counts
+//! as its length all the same, against the lane and against `kept_bytes_max`.
 //!
 //! What is kept for the peer's confirmation is bounded by `kept_bytes_max`: above it reliable
 //! messages are refused, none is lost.
@@ -107,7 +107,7 @@ impl LaneLimits {
     }
 }
 
-/// Where the memory comes from, and how much of it the session holds.
+/// Where the memory comes from, and what bodies write themselves with.
 #[derive(Debug)]
 pub(crate) struct SendMemory<'a> {
     pub(crate) pool: &'a mut Pool,

@@ -150,8 +150,8 @@ pub(crate) struct Session {
     hello_at: Nanos,
     /// The last round trip of a heartbeat.
     round_trip_ns: Option<u64>,
-    /// The same, until it has been taken.
-    round_trip_news: Option<u64>,
+    /// It has not been taken yet.
+    round_trip_is_new: bool,
     pub(crate) watchdog: Watchdog,
     /// Nothing that waits in a lane is too old before that.
     expires_from: Nanos,
@@ -203,7 +203,7 @@ impl Session {
             clock: ClockEstimate::new(identity.clock_drift_ppm),
             hello_at: Nanos(0),
             round_trip_ns: None,
-            round_trip_news: None,
+            round_trip_is_new: false,
             watchdog: Watchdog::with_capacity(identity.watches_max),
             expires_from: Nanos::NEVER,
             holdings: Holdings::default(),
@@ -638,7 +638,8 @@ impl Session {
 
     /// A round trip of a heartbeat that has just been measured, once.
     pub(crate) fn take_round_trip(&mut self) -> Option<u64> {
-        self.round_trip_news.take()
+        let is_new = std::mem::take(&mut self.round_trip_is_new);
+        self.round_trip_ns.filter(|_| is_new)
     }
 
     /// What waits in a lane.

@@ -9,7 +9,7 @@ use crate::session::state::State;
 use crate::session::{Role, Session};
 use crate::time::Nanos;
 use crate::wire::acknowledgement::read_acknowledgement;
-use crate::wire::handshake::{GoodbyeReason, RejectReason, read_farewell};
+use crate::wire::handshake::{RejectReason, read_farewell};
 use crate::wire::heartbeat::{Form, read_heartbeat};
 use crate::wire::{Extension, Flags, Frame, Kind, Lifetime, Priority};
 
@@ -125,8 +125,7 @@ impl Session {
             }
             (State::Greeting, ..) => unexpected,
             (_, _, Kind::Goodbye) => {
-                let (code, _) = read_farewell(frame.payload())?;
-                let _ = GoodbyeReason::from_code(code);
+                read_farewell(frame.payload())?;
                 Ok(Input::End(CloseReason::Goodbye))
             }
             (_, _, Kind::Acknowledgement) => {
@@ -159,7 +158,7 @@ impl Session {
                         let _ = self.clock.sample(&exchange);
                         if beat.form == Form::Answer {
                             self.round_trip_ns = Some(exchange.round_trip_ns());
-                            self.round_trip_news = self.round_trip_ns;
+                            self.round_trip_is_new = true;
                         }
                     }
                     self.beat = heard.answer.or(self.beat);
@@ -177,7 +176,7 @@ impl Session {
         sequence: u64,
         memory: &mut SendMemory<'_>,
     ) -> Result<(), ProtocolError> {
-        if matches!(self.state, State::Ended { .. }) {
+        if self.state == State::Ended {
             // What the peer sent before it went is still read, and what it confirms given up.
             return Ok(());
         }

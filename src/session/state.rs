@@ -10,8 +10,6 @@
 //!      └────────── failed ─────┴──── failed ─────┴─── failed, ended ───┴──▶ Ended
 //! ```
 
-use crate::error::CloseReason;
-
 /// Where a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -23,10 +21,10 @@ pub(crate) enum State {
     Down,
     /// No new messages are admitted; what is queued still leaves.
     Draining,
-    /// The goodbye has left; waits for the peer to close.
+    /// The goodbye is queued, or has left: waits for the peer to close.
     Finishing,
     /// Over.
-    Ended { reason: CloseReason },
+    Ended,
 }
 
 /// What may happen to a session.
@@ -40,10 +38,10 @@ pub(crate) enum Event {
     Resumed,
     /// The application disconnects.
     Drain,
-    /// Everything queued, and the goodbye behind it, has been handed to the kernel.
+    /// Everything that was queued has been handed to the kernel, and the goodbye is queued.
     Flushed,
     /// The session ends now.
-    End(CloseReason),
+    End,
 }
 
 impl State {
@@ -55,10 +53,9 @@ impl State {
             (Self::Down, Event::Resumed) => Self::Open,
             (Self::Open | Self::Greeting, Event::Drain) => Self::Draining,
             (Self::Draining, Event::Flushed) => Self::Finishing,
-            (Self::Ended { reason }, Event::End(_)) => Self::Ended { reason },
-            (_, Event::End(reason)) => Self::Ended { reason },
+            (_, Event::End) => Self::Ended,
             // Asking twice to disconnect changes nothing.
-            (Self::Draining | Self::Finishing | Self::Ended { .. }, Event::Drain) => self,
+            (Self::Draining | Self::Finishing | Self::Ended, Event::Drain) => self,
             // Events come from our own code, never straight from the peer: this is our bug.
             (state, event) => unreachable!("{event:?} in state {state:?}"),
         }
@@ -77,15 +74,13 @@ mod tests {
         assert_eq!(state, State::Draining);
         let state = state.step(Event::Flushed);
         assert_eq!(state, State::Finishing);
-        let state = state.step(Event::End(CloseReason::Local));
-        assert_eq!(state, State::Ended { reason: CloseReason::Local });
+        assert_eq!(state.step(Event::End), State::Ended);
     }
 
     #[test]
-    fn first_reason_to_end_stays() {
-        let state = State::Open.step(Event::End(CloseReason::PeerClosed));
-        let state = state.step(Event::End(CloseReason::Local));
-        assert_eq!(state, State::Ended { reason: CloseReason::PeerClosed });
+    fn what_is_over_stays_so() {
+        let state = State::Open.step(Event::End);
+        assert_eq!(state.step(Event::End).step(Event::Drain), State::Ended);
     }
 
     #[test]

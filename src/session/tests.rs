@@ -515,7 +515,7 @@ fn ended_session_counts_what_it_drops_and_gives_its_memory_back() {
         near.push(Priority::Normal, b"x").expect("room");
     }
     let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    assert_eq!(near.session.end(CloseReason::PeerClosed, &mut memory), (5, Vec::new()));
+    assert_eq!(near.session.end(&mut memory), (5, Vec::new()));
     assert_eq!(near.pool.lent_bytes(), 0);
 }
 
@@ -877,7 +877,7 @@ fn confirmation_behind_the_end_is_nobodys() {
     far.push_as(Envelope::data().reliable(), b"more");
     let more = far.send_block().expect("queued");
     let (session, mut memory) = near.memory();
-    let _ = session.end(CloseReason::PeerClosed, &mut memory);
+    let _ = session.end(&mut memory);
     near.handle(&with_a_message).expect("no offence");
     near.handle(&more).expect("no offence");
     assert_eq!(near.received.len(), 2);
@@ -1004,7 +1004,7 @@ fn block_in_flight_is_in_the_list_of_the_undelivered() {
     let (source, block) = session.poll_block(NOW, &mut memory).expect("queued");
     near.push_as(reliable, b"waits");
     let (session, mut memory) = near.memory();
-    let (_, mut undelivered) = session.end(CloseReason::PeerClosed, &mut memory);
+    let (_, mut undelivered) = session.end(&mut memory);
     let sent = block.span.filled;
     session.end_block(Returned { source, block, sent }, &mut undelivered, &mut memory);
     let told: Vec<_> = undelivered.iter().map(|one| (&one.payload[..], one.sent)).collect();
@@ -1386,10 +1386,10 @@ fn best_effort_in_flight_at_the_end_is_counted() {
         if is_put_back {
             session.link_lost(Some(returned), &mut memory);
             let dropped;
-            (dropped, undelivered) = session.end(CloseReason::Local, &mut memory);
+            (dropped, undelivered) = session.end(&mut memory);
             assert_eq!(dropped, 2, "all but the one that was sent");
         } else {
-            (_, undelivered) = session.end(CloseReason::PeerClosed, &mut memory);
+            (_, undelivered) = session.end(&mut memory);
             session.end_block(returned, &mut undelivered, &mut memory);
         }
         assert_eq!(undelivered.len(), 1);

@@ -10,7 +10,6 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crate::config::Overflow;
-use crate::error::CloseReason;
 use crate::mem::{Pool, PoolLayout};
 use crate::session::backoff::{Backoff, BackoffPolicy, Next};
 use crate::session::heartbeat::{HeartbeatPolicy, Pace};
@@ -132,8 +131,8 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Herd {
     }
     herd.check();
     for pair in &mut pairs {
-        let _ = pair.near.end(CloseReason::Local, &mut client.memory());
-        let _ = pair.far.end(CloseReason::Local, &mut server.memory());
+        let _ = pair.near.end(&mut client.memory());
+        let _ = pair.far.end(&mut server.memory());
     }
     assert_eq!(client.pool.lent_bytes() + server.pool.lent_bytes(), 0, "all memory is back");
     herd

@@ -543,7 +543,7 @@ impl Subject {
     fn drop_provisional(&mut self) {
         if let Some(mut provisional) = self.provisional.take() {
             let memory = &mut SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
-            let _ = provisional.end(CloseReason::Local, memory);
+            let _ = provisional.end(memory);
         }
     }
 
@@ -579,7 +579,7 @@ impl Subject {
     fn finish(&mut self) {
         self.drop_provisional();
         let memory = &mut SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
-        let (_, mut undelivered) = self.session.end(CloseReason::Local, memory);
+        let (_, mut undelivered) = self.session.end(memory);
         if let Some((source, block)) = self.flight.take() {
             let sent = block.span.start;
             let returned = Returned { source, block, sent };

@@ -606,7 +606,7 @@ impl World {
         trace!(self, "conn {conn}: seat {seat} closes: {reason}");
         self.hang_up(conn);
         if let Some(mut stand_in) = self.conns[conn].stand_in.take() {
-            let _ = stand_in.end(reason, &mut self.nodes[node].memory());
+            let _ = stand_in.end(&mut self.nodes[node].memory());
             if let Some(flight) = self.conns[conn].flight.take() {
                 self.nodes[node].pool.give(flight.block.buffer);
             }
@@ -635,7 +635,7 @@ impl World {
             && session.state() == State::Open;
         self.conns[conn].phase = Phase::Closing { survives };
         if !survives {
-            let (dropped, undelivered) = session.end(reason, &mut self.nodes[node].memory());
+            let (dropped, undelivered) = session.end(&mut self.nodes[node].memory());
             let has_lost =
                 dropped > 0 || !undelivered.is_empty() || self.conns[conn].flight.is_some();
             self.conns[conn].undelivered = undelivered;
@@ -768,7 +768,7 @@ impl World {
         let Seat { node, session, .. } = &mut self.seats[seat];
         let node = *node;
         trace!(self, "seat {seat}: over: {reason}");
-        let (messages_dropped, undelivered) = session.end(reason, &mut self.nodes[node].memory());
+        let (messages_dropped, undelivered) = session.end(&mut self.nodes[node].memory());
         self.give_up(seat, &undelivered);
         self.forget(seat);
         self.requests_fail(seat);
