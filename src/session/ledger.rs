@@ -1,6 +1,6 @@
 //! What became of a session's messages, as far as its lanes do not count it themselves: in their
-//! earlier lives, and what has been told of it. The reactor asks for the difference after each block
-//! and adds it to its own counters.
+//! earlier lives, and what has been told of it. The reactor asks for the difference after each
+//! block, and adds it to its own counters.
 
 use crate::error::DropReason;
 use crate::session::Session;
