@@ -93,19 +93,18 @@ impl Map {
     }
 
     /// Makes the pages of `range` present, so that their first use is no page fault. Where the
-    /// kernel can not (before Linux 5.14), the first use is.
+    /// kernel has no memory for that, the first use is.
     pub(crate) fn populate(&self, range: Range<usize>) {
-        const PAGE: usize = 4096;
-        let end = range.end.min(self.bytes);
-        let begin = range.start / PAGE * PAGE;
-        assert!(begin <= end, "a range of this map");
+        let Range { start: begin, end } = whole_pages(range, page_bytes(), self.bytes);
         // SAFETY: the range lies within the map, as `end` is clamped and `begin` is rounded down.
         let first = unsafe { self.start.add(begin) };
         // SAFETY: MADV_POPULATE_WRITE faults pages in as a write would and changes no contents
         // (madvise(2)); the range is ours.
         let outcome =
             unsafe { madvise(first.as_ptr().cast(), end - begin, Advice::LinuxPopulateWrite) };
-        let _ = outcome;
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "shared memory is not made present: first uses fault it in");
+        }
     }
 
     /// Reads the word at `word * 8`, from any thread. `None` behind the end.
@@ -123,6 +122,20 @@ impl Map {
         let value = unsafe { pointer.as_ref() };
         Some(value.load(Relaxed))
     }
+}
+
+/// A range from the beginning of its first page on, as far as there are `bytes`.
+fn whole_pages(range: Range<usize>, page_bytes: usize, bytes: usize) -> Range<usize> {
+    let (begin, end) = (range.start / page_bytes * page_bytes, range.end.min(bytes));
+    assert!(begin <= end, "a range of this map");
+    begin..end
+}
+
+/// The size of a page of this kernel. Arm has pages of 16 and 64 KiB, too.
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: it reads a constant of the system and touches no memory of ours: sysconf(3).
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).expect("every Linux has pages: sysconf(3)")
 }
 
 impl Drop for Map {
@@ -233,6 +246,17 @@ mod tests {
         assert_eq!(first.clone()[3].load(Relaxed), 7);
         assert_eq!([map.load(3), map.load(512), map.load(513)], [Some(7), Some(0), Some(9)]);
         assert_eq!([map.load(1023), map.load(1024)], [Some(0), None]);
+    }
+
+    /// madvise(2) refuses what does not begin with a page, of whatever size.
+    #[test]
+    fn ranges_begin_with_a_page_and_end_with_the_map() {
+        for page_bytes in [4 << 10, 16 << 10, 64 << 10] {
+            let Range { start, end } = whole_pages(100_000..300_000, page_bytes, 200_000);
+            assert!(start.is_multiple_of(page_bytes));
+            assert!(start <= 100_000 && start + page_bytes > 100_000);
+            assert_eq!(end, 200_000);
+        }
     }
 
     #[test]

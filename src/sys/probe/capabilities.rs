@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use super::refusal::{Facts, RingError};
 use super::setup::{self, SetupFlags, build_ring, errno_of};
+use crate::sys::map::page_bytes;
 use crate::sys::ring::IORING_SEND_ZC_REPORT_USAGE;
 use crate::time::Nanos;
 
@@ -191,13 +192,6 @@ impl Pages {
     fn page_mut(&mut self, index: usize) -> &mut [u8] {
         &mut self.memory[self.start + index * self.page_bytes..][..self.page_bytes]
     }
-}
-
-/// The size of a page of this kernel.
-fn page_bytes() -> usize {
-    // SAFETY: it reads a constant of the system and touches no memory of ours: sysconf(3).
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).expect("every Linux has pages: sysconf(3)")
 }
 
 /// A ring with memory to try operations on.
