@@ -111,6 +111,11 @@ pub(crate) struct Batch {
 
 /// See the module.
 pub(crate) struct Core {
+    /// First, so that it is dropped before whatever owns a descriptor: entries that are queued and
+    /// not submitted name theirs by number, and dropping the ring submits them. By then the number
+    /// must not be another file's. Buffers may follow in any order: those that the kernel uses are
+    /// in the ring's own slots, and dropping it waits for them.
+    pub(crate) ring: Ring,
     pub(crate) reactor: ReactorId,
     pub(crate) config: Config,
     pub(crate) identity: Identity,
@@ -238,8 +243,6 @@ pub(crate) struct Core {
     pub(crate) windows: Pool,
     pub(crate) receive_memory: Pool,
     pub(crate) send_memory: Pool,
-    /// Last: dropping it waits until the kernel has let go of every buffer.
-    pub(crate) ring: Ring,
 }
 
 impl Core {
@@ -269,6 +272,7 @@ impl Core {
         let homes_max = homes_max(&config);
 
         Ok(Self {
+            ring,
             reactor,
             identity: Identity {
                 dialer_features: features(config.reconnect() && config.session_linger_ms() > 0),
@@ -367,7 +371,6 @@ impl Core {
             windows: windows(&config)?,
             receive_memory: receive_memory(&config)?,
             send_memory,
-            ring,
             config,
         })
     }
@@ -868,16 +871,16 @@ impl Core {
         self.end_all(CloseReason::Socket { errno: error.raw_os_error().unwrap_or(libc::EIO) });
     }
 
-    /// Ends everything at once, and once.
+    /// Ends everything at once. Again, when the reactor is dropped after its ring has failed: what
+    /// has begun in between, and what has ended is not counted twice.
     fn end_all(&mut self, reason: CloseReason) {
-        if std::mem::replace(&mut self.is_over, true) {
-            return;
-        }
-        if !self.closing {
-            self.stop_listening();
-        }
+        let was_over = std::mem::replace(&mut self.is_over, true);
+        self.stop_listening();
         self.end_all_away(reason);
-        let keys: Vec<_> = self.connections.keys().collect();
+        let is_counted =
+            |connection: &Connection| was_over && matches!(connection.phase, Phase::Closing { .. });
+        let connections = self.connections.iter().filter(|(_, it)| !is_counted(it));
+        let keys: Vec<_> = connections.map(|(key, _)| key).collect();
         for key in keys {
             self.close(key, reason);
             let connection = &self.connections[key];

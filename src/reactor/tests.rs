@@ -4,6 +4,9 @@
 //! reactors talk over loopback, and an operation that was never submitted fails: with the buffer
 //! and the state of a real one, so that what follows must be made good through the real ring.
 
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
 use super::*;
 use crate::config::ConfigBuilder;
 use crate::mem::Buffer;
@@ -771,4 +774,81 @@ fn what_a_dropped_request_was_to_confirm_is_confirmed_in_time() {
     let connection = &core.connections[key];
     assert_ne!(connection.session.confirm_at(), Nanos::NEVER, "the request is gone");
     assert!(connection.session_due <= connection.session.confirm_at());
+}
+
+/// Opens sockets when it is dropped, in a reactor that is being dropped.
+struct Opener(std::sync::mpsc::Sender<Vec<UnixStream>>);
+
+impl AsRef<[u8]> for Opener {
+    fn as_ref(&self) -> &[u8] {
+        b"of an undelivered message"
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        let pairs = (0..8).map(|_| UnixStream::pair().expect("descriptors"));
+        let _ = self.0.send(pairs.flat_map(<[UnixStream; 2]>::from).collect());
+    }
+}
+
+/// An entry that is queued and not submitted names its socket by number only. When a reactor is
+/// dropped the number is somebody else's as soon as the socket is closed.
+#[test]
+fn dropped_reactor_submits_nothing_for_a_socket_that_is_closed() {
+    let mut was_taken = false;
+    until(|| {
+        let Pair { mut near, far, id, .. } = Pair::new();
+        let key = near.core.key(id).expect("connected");
+        near.send(id, Envelope::data(), b"for the peer alone").expect("room");
+        near.core.transmit();
+        assert!(near.core.connections[key].is_sending());
+        assert!(near.core.ring.needs_enter(), "queued and not submitted");
+        let number = near.core.connections[key].socket.as_raw_fd();
+        let (opened, sockets) = std::sync::mpsc::channel();
+        let undelivered = Undelivered {
+            priority: Priority::Normal,
+            kind: Kind::Data,
+            codec: crate::wire::Codec::Opaque,
+            type_id: 0,
+            is_request: false,
+            is_response: false,
+            payload: bytes::Bytes::from_owner(Opener(opened)),
+            sent: crate::session::lane::Sent::Never,
+        };
+        // Of what is dropped behind the connections.
+        near.core.events.push(Event {
+            connection: id,
+            address: String::new(),
+            node_name: String::new(),
+            kind: EventKind::SessionLost { undelivered: vec![undelivered], omitted: 0 },
+        });
+        drop(near);
+        drop(far);
+        let sockets = sockets.try_recv().expect("the event is gone");
+        was_taken = sockets.iter().any(|socket| socket.as_raw_fd() == number);
+        for mut socket in &sockets {
+            socket.set_nonblocking(true).expect("a socket");
+            let read = io::Read::read(&mut socket, &mut [0; 64]).map_err(|error| error.kind());
+            assert_eq!(read, Err(io::ErrorKind::WouldBlock), "somebody else's socket");
+        }
+        // Other tests open descriptors, too.
+        was_taken
+    });
+}
+
+#[test]
+fn dial_after_the_ring_has_failed_ends_with_the_reactor() {
+    let mut pair = Pair::new();
+    let address = pair.far.addresses()[0].clone();
+    let error = io::Error::from_raw_os_error(libc::EBADR);
+    pair.near.core.ring_failed(&error);
+    let dropped = pair.near.statistics().messages_dropped;
+    let late = pair.near.dial(&address).expect("a socket");
+    pair.near.core.abandon();
+    let ends = std::iter::from_fn(|| pair.near.poll_event())
+        .filter(|event| matches!(event.kind, EventKind::Disconnected { .. }))
+        .map(|event| event.connection);
+    assert_eq!(ends.collect::<Vec<_>>(), [pair.id, late], "each once");
+    assert_eq!(pair.near.statistics().messages_dropped, dropped);
 }

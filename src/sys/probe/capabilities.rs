@@ -383,7 +383,8 @@ impl Trial {
         };
         self.push(&entry)?;
         self.in_flight += 1;
-        // The descriptor is looked up here, while `operation` borrows it.
+        // The descriptor is looked up here, while `operation` borrows it. What can not be submitted
+        // stays queued, and is never submitted after that: see `next`.
         self.ring.submit().map(drop)
     }
 
@@ -407,11 +408,14 @@ impl Trial {
                 return Some(completion);
             }
             let left = deadline.since(Nanos::now());
-            if left.is_zero() {
+            // An entry that `start` could not submit names a descriptor that may be closed by now,
+            // and its number somebody else's: a wait would submit it. The ring is of no more use.
+            if left.is_zero() || !self.ring.submission().is_empty() {
                 return None;
             }
             let timeout = Timespec::from(left);
             // Whatever ends the wait (a completion, time, a signal), the queue and the clock tell.
+            // There is nothing to submit.
             let _ =
                 self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout));
         }
@@ -510,6 +514,23 @@ mod tests {
         assert_eq!(trial.in_flight, 1, "nothing was sent, so it waits");
         trial.settle();
         assert_eq!(trial.in_flight, 0);
+    }
+
+    /// As after a submit that the kernel refused for want of memory.
+    #[test]
+    fn what_could_not_be_submitted_is_not_submitted_later() {
+        let mut trial = trial();
+        let (ours, _theirs) = UnixStream::pair().expect("socket pair");
+        let entry = opcode::RecvMulti::new(Fd(ours.as_raw_fd()), GROUP).build();
+        trial.push(&entry).expect("room");
+        trial.in_flight += 1;
+        drop(ours);
+        trial.settle();
+        assert!(trial.next().is_none());
+        assert!(!trial.ring.submission().is_empty(), "the descriptor is closed");
+        let (ours, _theirs) = UnixStream::pair().expect("socket pair");
+        let outcome = trial.start(&Operation::Receive(&ours));
+        assert_eq!(outcome.map_err(|error| errno_of(&error)), Err(libc::EBUSY));
     }
 
     #[test]
