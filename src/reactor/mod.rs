@@ -1177,8 +1177,9 @@ impl Core {
         }
         self.leave_stalled_to_ring();
         self.arm();
-        // Some may not have been armed: for want of room in the submission queue.
-        if !self.dirty.is_empty() || !self.unarmed.is_empty() {
+        // Some may not have been armed: for want of room in the submission queue. Nor may the poll
+        // of the eventfd, and then nobody could wake a reactor that sleeps.
+        if !self.dirty.is_empty() || !self.unarmed.is_empty() || !self.mailbox_polled {
             return self.enter_if_needed();
         }
         self.park(limit, read_at)
@@ -1305,7 +1306,8 @@ impl Core {
         }
     }
 
-    /// Has the ring watch the mailbox's eventfd.
+    /// Has the ring watch the mailbox's eventfd, if it has room for that; else the next turn tries
+    /// again.
     #[cold]
     fn poll_mailbox(&mut self) {
         self.mailbox_polled = true;

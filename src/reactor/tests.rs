@@ -852,3 +852,34 @@ fn dial_after_the_ring_has_failed_ends_with_the_reactor() {
     assert_eq!(ends.collect::<Vec<_>>(), [pair.id, late], "each once");
     assert_eq!(pair.near.statistics().messages_dropped, dropped);
 }
+
+/// Other threads wake a sleeping reactor through its eventfd: while nobody polls that, it must not
+/// sleep.
+#[test]
+fn reactor_whose_waker_can_not_be_polled_does_not_sleep() {
+    let config = Config::builder().idle(Idle::Park).registry(false).build().expect("valid");
+    let events = EventQueue::new(&config, 1);
+    let registry = registry(&config, 1).expect("memory");
+    let mailbox = Arc::new(Mailbox::new(64, 64).expect("an eventfd"));
+    let (id, inbox) = (ReactorId::new(next_node(), 0), Inbox::local(&config));
+    let block = &registry.blocks()[0];
+    let reactor = Reactor::with_parts(config, id, Some(mailbox), inbox, events, block);
+    let mut reactor = reactor.expect("a ring");
+    let (silent, _peer) = UnixStream::pair().expect("a pair");
+    let mut polls = Vec::new();
+    while let Some(key) = reactor.core.ring.poll_readable(silent.as_raw_fd(), Tokens::listener(0)) {
+        polls.push(key);
+    }
+    let wait = || Wait::Until(Nanos::now() + Duration::from_millis(20));
+    reactor.turn(wait()).expect("the ring works");
+    assert!(!reactor.core.mailbox_polled, "the table of operations is full");
+    assert_eq!(reactor.core.counters.parks.get(), 0);
+    // As soon as there is room it is polled, and the reactor sleeps.
+    reactor.core.ring.cancel(polls[0]);
+    until(|| {
+        reactor.turn(wait()).expect("the ring works");
+        reactor.core.counters.parks.get() > 0
+    });
+    assert!(reactor.core.mailbox_polled);
+    polls.into_iter().for_each(|key| reactor.core.ring.cancel(key));
+}
