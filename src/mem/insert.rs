@@ -9,6 +9,8 @@
 //! the operation that the kernel reads it for, and back. So what holds for the buffer's own memory
 //! holds for these bytes, and [`Bytes`] never change and live as long as somebody holds them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::Bytes;
 
 /// See the module.
@@ -39,11 +41,23 @@ impl SpareInserts {
         }
     }
 
-    /// Lets go of the bytes.
+    /// Lets go of the bytes. Their owner may be the application's, with a `Drop` of its own: should
+    /// that panic, the buffer they stood in goes back all the same.
     pub(crate) fn give(&mut self, mut insert: Box<Insert>) {
-        insert.bytes = Bytes::new();
+        let bytes = std::mem::take(&mut insert.bytes);
         self.spare.push(insert);
+        if !discard(bytes) {
+            tracing::error!("the owner of bytes that have left panicked when it was dropped");
+        }
     }
+}
+
+/// Drops what is the application's. Should its `Drop` panic, that stops here; what the panic
+/// carries is leaked, as it may panic the same way. Returns whether all went well.
+pub(crate) fn discard<T>(value: T) -> bool {
+    // Unwind safety: nobody else has it.
+    let outcome = catch_unwind(AssertUnwindSafe(|| drop(value)));
+    outcome.map_err(std::mem::forget).is_ok()
 }
 
 /// A range of what a buffer sends, as the up to three pieces of memory it stands in.
@@ -103,6 +117,7 @@ impl<'a> Pieces<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mem::{Pool, PoolLayout};
 
     #[test]
     fn every_range_is_gathered_in_order() {
@@ -135,5 +150,30 @@ mod tests {
         spare.give(insert);
         assert!(bytes.is_unique());
         assert_eq!(std::ptr::from_ref(&*spare.make(0, bytes)), place, "used again");
+    }
+
+    struct Sulky;
+
+    impl AsRef<[u8]> for Sulky {
+        fn as_ref(&self) -> &[u8] {
+            &[1; 64]
+        }
+    }
+
+    impl Drop for Sulky {
+        fn drop(&mut self) {
+            panic!("in the owner's drop");
+        }
+    }
+
+    #[test]
+    fn a_buffer_comes_back_although_the_owner_of_its_insert_panics() {
+        let mut pool = Pool::new(&PoolLayout::uniform(64, 1)).expect("memory");
+        for _ in 0..2 {
+            let mut buffer = pool.take(64).expect("it came back");
+            buffer.set_insert(pool.insert(3, Bytes::from_owner(Sulky)));
+            pool.give(buffer);
+        }
+        assert_eq!(pool.lent_bytes(), 0);
     }
 }

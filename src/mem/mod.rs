@@ -17,6 +17,6 @@ mod window;
 pub(crate) use buffer::{Buffer, OutOfMemory};
 pub(crate) use deadlines::Deadlines;
 pub(crate) use inbox::{PayloadArena, SMALL_BYTES_MAX};
-pub(crate) use insert::Pieces;
+pub(crate) use insert::{Pieces, discard};
 pub(crate) use pool::{Pool, PoolLayout};
 pub(crate) use window::{Window, WindowMode};

@@ -9,13 +9,12 @@
 //! thread. A later mark may take the place of an older one, which is then forgotten: the work on
 //! that request is wasted, its answer is dropped by the asker, and nothing else happens.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::reactor::Reactor;
 use crate::reactor::connection::ConnectionKey;
 use crate::reactor::core::Core;
-use crate::reactor::dispatch::{Context, Handlers, Origin};
+use crate::reactor::dispatch::{Context, Handlers, Origin, Panicked, call_caught};
 use crate::reactor::message::Message;
 use crate::reactor::sessions::SessionKey;
 use crate::time::Nanos;
@@ -122,12 +121,9 @@ impl Core {
         // Whoever sees it counted finds the request abandoned.
         self.counters.requests_cancelled.add(1);
         let Some(handler) = &mut handlers.cancelled else { return };
-        let mut context = Context { core: self, home, origin: Origin::NONE };
         let cancelled = Cancelled { correlation: request };
-        // Unwind safety: as for handlers of frames.
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, &cancelled)));
-        if outcome.is_err() {
-            self.counters.handler_panics.add(1);
+        let outcome = call_caught(self, home, Origin::NONE, |context| handler(context, &cancelled));
+        if let Err(Panicked) = outcome {
             tracing::error!(?cancelled, "a handler of cancelled requests panicked");
         }
     }

@@ -4,10 +4,12 @@
 //! Handlers run on the reactor's thread, between the socket and nothing: what they borrow is the
 //! receive window itself. A handler that blocks stalls every connection of its reactor.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::{AccessError, SendError};
+use crate::mem::discard;
 use crate::reactor::abandoned::CancelHandler;
 use crate::reactor::connection::ConnectionKey;
 use crate::reactor::core::Core;
@@ -260,22 +262,46 @@ impl Handlers {
         };
         let handler = handler.expect("routed to a handler that exists");
         let began = core.meter.before_handler();
-        let mut context = Context { core, home, origin: Origin::of(&frame) };
-        // Unwind safety: the context's operations leave the core consistent between any two of
-        // them, and what the handler broke of its own is its own.
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, frame)));
+        let outcome = call_caught(core, home, Origin::of(&frame), |context| {
+            handler(context, frame);
+        });
         core.meter.after_handler(began);
-        if outcome.is_err() {
-            report_panic(core, key, &frame);
+        if let Err(Panicked) = outcome {
+            let (id, kind, type_id) = (core.id(key), frame.kind(), frame.type_id());
+            tracing::error!(connection = %id, ?kind, type_id, "a handler panicked");
         }
     }
 }
 
-#[cold]
-fn report_panic(core: &Core, key: ConnectionKey, frame: &Frame<'_>) {
-    core.counters.handler_panics.add(1);
-    let (id, kind, type_id) = (core.id(key), frame.kind(), frame.type_id());
-    tracing::error!(connection = %id, ?kind, type_id, "a handler panicked");
+/// A handler panicked. That is counted; to be logged by who knows what for it was called.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+/// Calls a handler of the application's. A panic stops here, whatever it carries.
+#[inline]
+pub(crate) fn call_caught(
+    core: &mut Core,
+    home: SessionKey,
+    origin: Origin,
+    call: impl FnOnce(&mut Context<'_>),
+) -> Result<(), Panicked> {
+    let mut context = Context { core, home, origin };
+    // Unwind safety: the context's operations leave the core consistent between any two of them,
+    // and what the handler broke of its own is its own.
+    match catch_unwind(AssertUnwindSafe(|| call(&mut context))) {
+        Ok(()) => Ok(()),
+        Err(payload) => Err(core.handler_panicked(payload)),
+    }
+}
+
+impl Core {
+    #[cold]
+    fn handler_panicked(&self, payload: Box<dyn Any + Send>) -> Panicked {
+        self.counters.handler_panics.add(1);
+        // It is the application's, as the handler is.
+        discard(payload);
+        Panicked
+    }
 }
 
 /// Makes a handler that reads its payload as a `T` first. A payload that claims to be a `T` and is

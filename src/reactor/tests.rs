@@ -883,3 +883,37 @@ fn reactor_whose_waker_can_not_be_polled_does_not_sleep() {
     assert!(reactor.core.mailbox_polled);
     polls.into_iter().for_each(|key| reactor.core.ring.cancel(key));
 }
+
+/// What a panic carries may panic itself when it is dropped, and that may carry another.
+struct Sulky(u32);
+
+impl Drop for Sulky {
+    fn drop(&mut self) {
+        if let Some(left) = self.0.checked_sub(1) {
+            std::panic::panic_any(Self(left));
+        }
+    }
+}
+
+#[test]
+fn what_a_handlers_panic_carries_may_panic_too() {
+    let mut pair = Pair::new();
+    let sulk = || -> () { std::panic::panic_any(Sulky(2)) };
+    pair.far.on(Kind::Data, move |_, _| sulk());
+    pair.far.on_deadline_missed(move |_, _| sulk());
+    pair.far.on_cancelled(move |_, _| sulk());
+    let far_id = pair.far.core.id(pair.far_key);
+    let key = WatchKey::Type(7);
+    pair.far.watch(far_id, key, Duration::from_millis(1)).expect("a session");
+    pair.near.send(pair.id, Envelope::data(), b"text").expect("room");
+    let request = pair.near.start_request(pair.id, Envelope::command(), b"text", PATIENCE);
+    let request = request.expect("room");
+    poll(&mut pair.near);
+    pair.near.cancel_request(request);
+    until(|| {
+        poll(&mut pair.near);
+        poll(&mut pair.far);
+        pair.far.statistics().handler_panics == 3
+    });
+    assert_eq!(pair.near.state_of(pair.id), ConnectionState::Connected);
+}

@@ -11,7 +11,6 @@
 //! What a session's watchdog finds is noted first and told to the handlers at the end of that step
 //! of the turn, as with frames: no handler runs inside the session.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::CloseReason;
@@ -19,7 +18,7 @@ pub use crate::error::WatchError;
 use crate::reactor::Reactor;
 use crate::reactor::connection::ConnectionId;
 use crate::reactor::core::Core;
-use crate::reactor::dispatch::{Context, Handlers, Origin};
+use crate::reactor::dispatch::{Context, Handlers, Origin, Panicked, call_caught};
 use crate::reactor::sessions::SessionKey;
 pub use crate::session::watchdog::WatchKey;
 use crate::session::watchdog::{Fed, Miss, Recovered};
@@ -139,11 +138,8 @@ fn tell(core: &mut Core, handlers: &mut Handlers) {
             WatchChange::Recovered => &mut handlers.recovered,
         };
         let Some(handler) = handler else { continue };
-        let mut context = Context { core, home, origin: Origin::NONE };
-        // Unwind safety: as for handlers of frames.
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, &watched)));
-        if outcome.is_err() {
-            core.counters.handler_panics.add(1);
+        let outcome = call_caught(core, home, Origin::NONE, |context| handler(context, &watched));
+        if let Err(Panicked) = outcome {
             tracing::error!(?watched, "a watch's handler panicked");
         }
     }
