@@ -390,10 +390,15 @@ impl Ring {
                 .map(drop)
             }
         };
-        self.close_batch();
         if let Some(counters) = counters {
             counters.enters.add(1);
         }
+        if self.has_lost_completions() {
+            // What a wait reports, too (io_cqring_wait()); a reactor that spins never waits. No
+            // batch is closed: of prompt sends nothing is known any more.
+            return Err(io::Error::from_raw_os_error(libc::EBADR));
+        }
+        self.close_batch();
         let Err(error) = result else { return Ok(()) };
         match error.raw_os_error() {
             Some(libc::EINTR | libc::ETIME) => Ok(()),
@@ -419,6 +424,14 @@ impl Ring {
     #[inline]
     pub(crate) fn has_overflow(&mut self) -> bool {
         self.uring.submission().cq_overflow()
+    }
+
+    /// Whether the kernel has dropped a completion: the queue was full, and there was no memory to
+    /// hold it back (io_cqring_event_overflow()). Its operation never ends, and a prompt send that
+    /// failed would look like one that succeeded.
+    #[inline]
+    fn has_lost_completions(&mut self) -> bool {
+        self.uring.completion().overflow() != 0
     }
 
     /// Whether a completion can be reaped without entering the kernel.

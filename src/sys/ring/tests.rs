@@ -385,3 +385,54 @@ fn inserted_bytes_are_held_for_as_long_as_the_kernel_reads_them() {
     io::Read::read_to_end(&mut far, &mut sink).expect("a part comes, and the end");
     assert!(sink.len() < bytes && sink[40..].iter().all(|&byte| byte == 7), "nothing else");
 }
+
+/// Where the kernel counts completions that it dropped, in the memory it shares: as it says to
+/// whoever sets a ring up.
+fn dropped_count_offset() -> usize {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    // struct io_uring_params of linux/io_uring.h: 120 bytes, `cq_off.overflow` at 96.
+    let mut params = [0_u32; 30];
+    // SAFETY: the kernel reads and writes `params`, which are as many bytes as it expects
+    // (io_uring_setup(2)).
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 8, params.as_mut_ptr()) };
+    let fd = i32::try_from(fd).expect("a descriptor or -1");
+    assert!(fd >= 0, "this kernel has io_uring");
+    // SAFETY: a new descriptor, which nobody else knows.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    params[24] as usize
+}
+
+/// Writes what the kernel writes when it has no memory for a completion.
+fn drop_a_completion(ring: &Ring) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    let at = dropped_count_offset();
+    let bytes = crate::sys::map::page_bytes();
+    assert!(at.is_multiple_of(4) && at < bytes, "in the first page: {at}");
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let (fd, null) = (ring.uring.as_raw_fd(), std::ptr::null_mut());
+    // SAFETY: a new mapping where the kernel chooses, of what the ring shares (IORING_OFF_SQ_RING,
+    // which with IORING_FEAT_SINGLE_MMAP has both queues).
+    let start = unsafe { libc::mmap(null, bytes, protection, libc::MAP_SHARED, fd, 0) };
+    assert_ne!(start, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+    // SAFETY: within the page, see above.
+    let count = unsafe { start.cast::<u8>().add(at) }.cast::<AtomicU32>();
+    // SAFETY: aligned, mapped, and changed by atomic stores alone.
+    unsafe { &*count }.store(1, Ordering::Release);
+    // SAFETY: mapped above, and not used after this.
+    assert_eq!(unsafe { libc::munmap(start, bytes) }, 0);
+}
+
+#[test]
+fn dropped_completion_is_the_rings_end_and_no_sends_success() {
+    let mut ring = ring();
+    let (near, far) = UnixStream::pair().expect("a pair");
+    drop(far);
+    ring.send(near.as_raw_fd(), Buffer::new(16), front(16, SendMode::Prompt), TOKEN).expect("room");
+    drop_a_completion(&ring);
+    for timeout in [None, Some(Duration::ZERO)] {
+        let error =
+            ring.enter(u32::from(timeout.is_some()), timeout, None).expect_err("it is lost");
+        assert_eq!(error.raw_os_error(), Some(libc::EBADR));
+    }
+    assert_eq!(ring.prompt_submitted, 0, "it is not known what became of it");
+}
