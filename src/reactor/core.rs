@@ -34,11 +34,12 @@ use crate::reactor::meter::Meter;
 use crate::reactor::pause::departed_max;
 use crate::reactor::pool::Pools;
 use crate::reactor::sessions::{self, Home, SessionKey};
+use crate::reactor::shutdown::Life;
 use crate::reactor::standing::StandingTimer;
 use crate::reactor::tap::TapWriter;
 use crate::reactor::transmit::{GATHERED_BYTES, is_gathered};
 use crate::reactor::watch::{WatchKey, Watched};
-use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind, ShutdownReport};
+use crate::reactor::{BroadcastReport, ConnectionInfo, Event, EventKind};
 use crate::session::heartbeat::{HeartbeatPolicy, Pace};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::pair::{Accounts, Remains};
@@ -225,13 +226,8 @@ pub(crate) struct Core {
     pub(crate) watchers: Vec<(ConnectionKey, Asker<Result<ConnectionId, DialError>>)>,
     /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
     pub(crate) closed: Vec<Option<(SessionKey, CloseReason)>>,
-    /// The reactor is shutting down and admits nobody.
-    pub(crate) closing: bool,
-    /// Everything has been ended at once.
-    is_over: bool,
-    pub(crate) shutdown_deadline: Nanos,
-    pub(crate) shutdown_report: ShutdownReport,
-    pub(crate) dropped_before_shutdown: u64,
+    /// Whether it runs, or is on its way to its end.
+    pub(crate) life: Life,
     pub(crate) counters: CounterBlock,
     pub(crate) meter: Meter,
     pub(crate) troubles: Troubles,
@@ -357,11 +353,7 @@ impl Core {
             now_is_of_receive: false,
             watchers: Vec::new(),
             closed: vec![None; homes_max],
-            closing: false,
-            is_over: false,
-            shutdown_deadline: Nanos::NEVER,
-            shutdown_report: ShutdownReport::default(),
-            dropped_before_shutdown: 0,
+            life: Life::Running,
             counters: block.counters.clone(),
             meter: Meter::new(block, &config, homes_max),
             troubles: Troubles::default(),
@@ -827,8 +819,8 @@ impl Core {
         self.counters.connections_lost.add(1);
         // A peer that shuts down too may say goodbye first: it took everything all the same.
         let in_order = matches!(reason, CloseReason::Local | CloseReason::Goodbye);
-        if self.closing && in_order && dropped == 0 {
-            self.shutdown_report.flushed += 1;
+        if in_order && dropped == 0 {
+            self.life.count_flushed();
         }
     }
 
@@ -856,48 +848,6 @@ impl Core {
         if let Some(Ok(id)) = untold {
             // Whoever wanted it waits no more, and was told that it failed.
             self.disconnect(id, self.now + self.config.handshake_timeout());
-        }
-    }
-
-    /// Ends everything at once, without waiting for the kernel: the reactor is being dropped.
-    pub(crate) fn abandon(&mut self) {
-        self.end_all(CloseReason::Local);
-    }
-
-    /// The ring has failed: no operation will end any more, and no session will go on.
-    #[cold]
-    pub(crate) fn ring_failed(&mut self, error: &std::io::Error) {
-        tracing::error!(%error, "the ring has failed: every session is over");
-        self.end_all(CloseReason::Socket { errno: error.raw_os_error().unwrap_or(libc::EIO) });
-    }
-
-    /// Ends everything at once. Again, when the reactor is dropped after its ring has failed: what
-    /// has begun in between, and what has ended is not counted twice.
-    fn end_all(&mut self, reason: CloseReason) {
-        let was_over = std::mem::replace(&mut self.is_over, true);
-        self.stop_listening();
-        self.end_all_away(reason);
-        let is_counted =
-            |connection: &Connection| was_over && matches!(connection.phase, Phase::Closing { .. });
-        let connections = self.connections.iter().filter(|(_, it)| !is_counted(it));
-        let keys: Vec<_> = connections.map(|(key, _)| key).collect();
-        for key in keys {
-            self.close(key, reason);
-            let connection = &self.connections[key];
-            if connection.survives && !connection.is_sending() {
-                self.detach(key);
-            }
-            // Nobody waits for the sends in flight: what they hold counts as dropped. A stand-in's
-            // hello is nobody's message.
-            let is_stand_in = self.is_stand_in(key);
-            let connection = &mut self.connections[key];
-            if let Some(in_flight) = connection.in_flight
-                && !is_stand_in
-            {
-                connection.messages_dropped += u64::from(in_flight.span.frames);
-                self.counters.messages_dropped.add(in_flight.span.frames.into());
-                self.report_end(key);
-            }
         }
     }
 
@@ -1058,7 +1008,7 @@ impl Core {
 
     /// Why this side says goodbye.
     pub(crate) fn goodbye_reason(&self) -> GoodbyeReason {
-        if self.closing { GoodbyeReason::Shutdown } else { GoodbyeReason::Disconnect }
+        if self.life.is_closing() { GoodbyeReason::Shutdown } else { GoodbyeReason::Disconnect }
     }
 
     /// Keeps an event of a connection's session.

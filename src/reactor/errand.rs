@@ -174,7 +174,7 @@ impl Core {
         let begun = match to {
             _ if remaining.is_zero() => Err(RequestError::Timeout { timeout }),
             // One that begins now would fail as soon as it has.
-            _ if self.closing => Err(SendError::ShutDown.into()),
+            _ if self.life.is_closing() => Err(SendError::ShutDown.into()),
             Recipient::Connection(connection) => {
                 self.start_request(connection, envelope, &body, remaining)
             }

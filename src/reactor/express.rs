@@ -444,7 +444,7 @@ impl Core {
         let connection = &self.connections[key];
         matches!(reason, CloseReason::PeerClosed | CloseReason::Socket { .. })
             && !connection.session.resumes(&self.identity)
-            && !self.closing
+            && !self.life.is_closing()
             && match connection.phase {
                 Phase::Departed { .. } => true,
                 Phase::Live => connection.pause.is_some() || connection.window.has_unparsed(),

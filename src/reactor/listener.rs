@@ -223,14 +223,13 @@ impl Core {
     /// A listener's rest is over.
     pub(crate) fn rearm_listener(&mut self, slot: u32) {
         let index = slot as usize - 1 - self.places_max;
-        if index < self.listeners.len() && !self.closing {
+        if index < self.listeners.len() && !self.life.is_closing() {
             self.arm_listener(index);
         }
     }
 
     /// Stops accepting and closes the listening sockets.
     pub(crate) fn stop_listening(&mut self) {
-        self.closing = true;
         for listener in &mut self.listeners {
             if let Some(operation) = listener.operation.take() {
                 self.ring.cancel(operation);
@@ -254,7 +253,7 @@ impl Core {
         match completion.result {
             Ok(fd) => {
                 let socket = socket::adopt(fd);
-                if self.closing || index >= self.listeners.len() {
+                if self.life.is_closing() || index >= self.listeners.len() {
                     self.turn_away(&socket, RejectReason::ShuttingDown);
                 } else {
                     self.listeners[index].succeeded();
@@ -272,7 +271,7 @@ impl Core {
                 }
             }
         }
-        if !completion.continues && index < self.listeners.len() && !self.closing {
+        if !completion.continues && index < self.listeners.len() && !self.life.is_closing() {
             self.listeners[index].operation = None;
             match completion.result {
                 Ok(_) => self.arm_listener(index),

@@ -42,6 +42,7 @@ mod pause;
 pub(crate) mod pool;
 mod receive;
 pub(crate) mod sessions;
+pub(crate) mod shutdown;
 mod standing;
 pub(crate) mod tap;
 #[cfg(test)]
@@ -932,7 +933,7 @@ impl Reactor {
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let mut statistics = Statistics::collect(self.is_server, [&*self.core.counters]);
-        statistics.state = match self.core.closing {
+        statistics.state = match self.core.life.is_closing() {
             false if self.is_server || self.core.active > 0 => ConnectionState::Connected,
             false if self.core.connections.is_empty() => ConnectionState::Disconnected,
             false => ConnectionState::Connecting,
@@ -963,7 +964,7 @@ impl Reactor {
         let deadline = Nanos::now() + deadline;
         self.core.begin_shutdown(deadline);
         while !self.is_shut_down() {
-            let limit = self.core.shutdown_limit();
+            let limit = self.core.turn_limit();
             if self.turn(Wait::Until(limit)).is_err() {
                 break;
             }
@@ -972,12 +973,14 @@ impl Reactor {
     }
 
     pub(crate) fn is_shut_down(&mut self) -> bool {
-        self.core.closing && self.core.connections.is_empty() && self.core.watched.is_empty()
+        self.core.life.is_closing()
+            && self.core.connections.is_empty()
+            && self.core.watched.is_empty()
     }
 
     /// When a turn must end so that a shutdown keeps its deadline.
     pub(crate) fn turn_limit(&self) -> Nanos {
-        if self.core.closing { self.core.shutdown_limit() } else { Nanos::NEVER }
+        self.core.turn_limit()
     }
 
     /// Where a session stands.
@@ -1359,7 +1362,7 @@ impl Core {
             Command::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
             Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
             // A connection that begins now would be nobody's to end. Its caller reads "shut down".
-            Command::Dial { asker, .. } if self.closing || !asker.claim.is_first() => {}
+            Command::Dial { asker, .. } if self.life.is_closing() || !asker.claim.is_first() => {}
             Command::Send { connection, waiting, body, response_to, asker } => {
                 let envelope = self.end_wait(waiting);
                 let outcome = match response_to {
@@ -1419,52 +1422,6 @@ impl Core {
             return Err(SendError::Abandoned);
         }
         self.push_to(connection, envelope, Correlation::Response(request), body).map(drop)
-    }
-
-    /// Stops listening and begins to end every connection.
-    fn begin_shutdown(&mut self, deadline: Nanos) {
-        if self.closing {
-            return;
-        }
-        self.now = Nanos::now();
-        self.stop_listening();
-        self.shutdown_deadline = deadline;
-        self.shutdown_report.connections = self.active;
-        self.dropped_before_shutdown = self.counters.messages_dropped.get();
-        self.end_all_away(CloseReason::Local);
-        let keys: Vec<_> = self.connections.keys().collect();
-        for key in keys {
-            self.drain(key, deadline);
-        }
-    }
-
-    /// When a turn during shutdown must end at the latest.
-    fn shutdown_limit(&self) -> Nanos {
-        // The deadlines of the connections do the rest.
-        self.shutdown_deadline.min(self.now + Duration::from_millis(100))
-    }
-
-    fn shutdown_report(&self) -> ShutdownReport {
-        ShutdownReport {
-            messages_dropped: self.counters.messages_dropped.get() - self.dropped_before_shutdown,
-            ..self.shutdown_report
-        }
-    }
-
-    /// Why a connection that is gone, or going, ended; `None` while it lives, and when another one
-    /// has ended in its slot since.
-    fn closed_reason(&self, id: ConnectionId) -> Option<CloseReason> {
-        if let Ok(key) = self.key(id) {
-            let connection = &self.connections[key];
-            return match connection.phase {
-                connection::Phase::Closing { reason } if !connection.survives => Some(reason),
-                _ => None,
-            };
-        }
-        match self.closed.get(sessions::slot(id.key) as usize) {
-            Some(&Some((last, reason))) if last == id.key => Some(reason),
-            _ => None,
-        }
     }
 }
 

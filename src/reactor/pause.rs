@@ -213,7 +213,7 @@ impl Core {
             State::Finishing => CloseReason::Local,
             _ => CloseReason::PeerClosed,
         };
-        let nobody_receives = self.closing && self.inbox.is_local();
+        let nobody_receives = self.life.is_closing() && self.inbox.is_local();
         if !connection.is_established() || nobody_receives {
             self.close(key, reason);
             return;

@@ -315,7 +315,7 @@ impl Core {
     /// Begins a pool. Its first members are dialled at once.
     #[cold]
     pub(crate) fn open_pool(&mut self, plan: PoolPlan) -> Result<PoolId, ConnectError> {
-        if self.closing {
+        if self.life.is_closing() {
             return Err(ConnectError::ShutDown);
         }
         let connections_max = self.config.connections_max();
@@ -352,7 +352,7 @@ impl Core {
         for at in 0..self.pools.keys.len() {
             let key = self.pools.keys[at];
             // A reactor that shuts down dials nobody.
-            while !self.closing
+            while !self.life.is_closing()
                 && let Some(todo) = self.pools.table[key].members.poll(now)
             {
                 match todo {
@@ -360,7 +360,7 @@ impl Core {
                     Todo::Look { slot } => self.look_at_member(key, slot),
                 }
             }
-            if !self.closing {
+            if !self.life.is_closing() {
                 self.pools.note_due(self.pools.table[key].members.deadline());
             }
         }
@@ -487,7 +487,8 @@ impl Core {
     pub(crate) fn take_pool_report(&mut self, pool: PoolId) -> Option<ShutdownReport> {
         let found = self.pools.find(self.reactor, pool)?;
         // The events of a reactor that has shut down may not have come by.
-        let is_over = found.members.is_over() || (self.closing && self.connections.is_empty());
+        let is_over =
+            found.members.is_over() || (self.life.is_closing() && self.connections.is_empty());
         let report = found.closing.as_ref().filter(|_| is_over)?.report;
         self.pools.table.remove(pool.key);
         self.pools.keys.retain(|&key| key != pool.key);

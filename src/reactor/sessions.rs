@@ -159,7 +159,7 @@ impl Core {
             _ => false,
         };
         is_link_failure
-            && !self.closing
+            && !self.life.is_closing()
             && connection.is_readable()
             && connection.session.state() == State::Open
             && connection.session.resumes(&self.identity)
@@ -299,7 +299,7 @@ impl Core {
         self.requests.fail_unreliable(home, reason);
         let link = self.link(home);
         self.emit_for(home, EventKind::LinkLost { link, reason, messages_dropped });
-        if is_given_up || self.closing {
+        if is_given_up || self.life.is_closing() {
             self.end_away(home, CloseReason::Local);
         } else {
             self.plan_attempt(home);
@@ -432,7 +432,7 @@ impl Core {
     #[cold]
     pub(crate) fn adopt(&mut self, visitor: Visitor) {
         let Visitor { socket, address, bytes, strange_to } = visitor;
-        if self.closing {
+        if self.life.is_closing() {
             self.turn_away(&socket, RejectReason::ShuttingDown);
             return;
         }

@@ -917,3 +917,29 @@ fn what_a_handlers_panic_carries_may_panic_too() {
     });
     assert_eq!(pair.near.state_of(pair.id), ConnectionState::Connected);
 }
+
+/// What was dropped while it ran is not the end's.
+#[test]
+fn report_of_a_ring_that_fails_counts_only_what_followed() {
+    let mut pair = Pair::new();
+    pair.near.send(pair.id, Envelope::data(), b"lost").expect("room");
+    let buffer = pair.take_send();
+    pair.near.core.close(pair.key(), CloseReason::Local);
+    pair.fail_send(buffer, libc::ENOBUFS);
+    assert_eq!(pair.near.statistics().messages_dropped, 1);
+    let address = pair.far.addresses()[0].clone();
+    let id = pair.near.dial(&address).expect("a socket");
+    until(|| {
+        poll(&mut pair.near);
+        poll(&mut pair.far);
+        pair.near.state_of(id) == ConnectionState::Connected
+    });
+    assert_eq!(pair.near.shutdown_report(), ShutdownReport::default(), "it runs");
+    for _ in 0..2 {
+        pair.near.send(id, Envelope::data(), b"left behind").expect("room");
+    }
+    pair.near.core.ring_failed(&io::Error::from_raw_os_error(libc::EBADR));
+    let expected = ShutdownReport { connections: 1, flushed: 0, messages_dropped: 2 };
+    assert_eq!(pair.near.shutdown_report(), expected);
+    assert_eq!(pair.near.shutdown(PATIENCE), expected, "nothing is left to end");
+}
