@@ -161,6 +161,12 @@ impl Buffer {
         self.insert.take()
     }
 
+    /// Length of what is sent: of its own bytes and the inserted ones.
+    #[inline]
+    pub(crate) fn bytes_sent(&self) -> usize {
+        self.len() + self.inserted().map_or(0, Bytes::len)
+    }
+
     /// A range of what is sent: of its own bytes with the inserted ones in between.
     #[inline]
     pub(crate) fn pieces(&self, range: Range<usize>) -> Pieces<'_> {

@@ -259,7 +259,8 @@ impl Ring {
         token: Token,
     ) -> Result<OpKey, Buffer> {
         let ReceiveOptions { offset, bytes, whole, poll_first } = options;
-        assert!(offset + bytes <= buffer.len(), "the span lies within the buffer");
+        let end = offset.saturating_add(bytes);
+        assert!(end <= buffer.len(), "the span lies within the buffer");
         let bytes = clamp(bytes);
         let op = Op::new(OpKind::Receive, token, Some(buffer), bytes);
         let key = self.insert(op).map_err(|op| op.buffer.expect("just put in"))?;
@@ -282,12 +283,15 @@ impl Ring {
         token: Token,
     ) -> Result<OpKey, Buffer> {
         let SendOptions { offset, bytes, mode } = options;
+        // Before anything is booked.
+        let end = offset.saturating_add(bytes);
+        assert!(end <= buffer.bytes_sent(), "the span lies within what is sent");
         let op = Op::new(OpKind::Send, token, Some(buffer), clamp(bytes));
         let key = self.insert(op).map_err(|op| op.buffer.expect("just put in"))?;
         let Self { ops, vectors, .. } = self;
         let Op { buffer, vector, .. } = &mut ops[key];
         let buffer = buffer.as_ref().expect("just put in");
-        let pieces = buffer.pieces(offset..offset + bytes);
+        let pieces = buffer.pieces(offset..end);
         let entry = match pieces.single() {
             Some(piece) => {
                 // The registered memory is the buffer's own.
