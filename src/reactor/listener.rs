@@ -249,10 +249,11 @@ impl Core {
     }
 
     #[cold]
-    pub(crate) fn on_accept(&mut self, index: usize, completion: &Completion) {
-        match completion.result {
-            Ok(fd) => {
-                let socket = socket::adopt(fd);
+    pub(crate) fn on_accept(&mut self, index: usize, completion: Completion) {
+        let Completion { accepted, result, continues, .. } = completion;
+        match result {
+            Ok(_) => {
+                let socket = accepted.expect("a completed accept has its connection");
                 if self.life.is_closing() || index >= self.listeners.len() {
                     self.turn_away(&socket, RejectReason::ShuttingDown);
                 } else {
@@ -271,9 +272,9 @@ impl Core {
                 }
             }
         }
-        if !completion.continues && index < self.listeners.len() && !self.life.is_closing() {
+        if !continues && index < self.listeners.len() && !self.life.is_closing() {
             self.listeners[index].operation = None;
-            match completion.result {
+            match result {
                 Ok(_) => self.arm_listener(index),
                 Err(_) => self.rest_listener(index),
             }

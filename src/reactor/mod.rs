@@ -1304,7 +1304,7 @@ impl Core {
                 OpKind::Poll => self.on_watched(key, &completion),
                 _ => self.on_connect(key, completion.result),
             },
-            Target::Listener(index) => self.on_accept(index, &completion),
+            Target::Listener(index) => self.on_accept(index, completion),
             Target::Waker => self.on_woken(&completion),
         }
     }

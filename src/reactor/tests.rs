@@ -106,6 +106,7 @@ fn failed(key: ConnectionKey, kind: OpKind, buffer: Buffer, errno: i32) -> Compl
         token: Tokens::connection(key),
         kind,
         result: Err(errno),
+        accepted: None,
         buffer: Some(buffer),
         more_data: false,
         continues: false,

@@ -24,13 +24,13 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue, types::CancelBuilder};
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
-use socket2::SockAddr;
+use socket2::{SockAddr, Socket};
 
 use crate::mem::{Buffer, Pieces};
 use crate::stats::Counters;
@@ -62,6 +62,8 @@ pub(crate) struct Completion {
     pub(crate) kind: OpKind,
     /// The kernel's result, or its error number.
     pub(crate) result: Result<u32, i32>,
+    /// The connection that was accepted.
+    pub(crate) accepted: Option<Socket>,
     /// The buffer, with the last completion of a receive or send.
     pub(crate) buffer: Option<Buffer>,
     /// A receive left more in the socket.
@@ -386,8 +388,10 @@ impl Ring {
             }
             _ => {
                 let no_mask = None::<&libc::sigset_t>;
-                // SAFETY: no pointer is passed. The entries in the queue were proven sound where
-                // they were pushed; io_uring_enter(2) asks nothing more of its caller.
+                // SAFETY: io_uring_enter(2) reads nothing of ours but the queue: no mask is passed,
+                // nor an argument. What its entries point to is valid until they complete, see
+                // `push`, and they mean the descriptors they were queued for: whoever owns those
+                // submits, here or by dropping the ring, before it closes any (see `reactor::core`).
                 unsafe {
                     self.uring.submitter().enter(queued, want, IORING_ENTER_GETEVENTS, no_mask)
                 }
@@ -504,8 +508,12 @@ impl Ring {
             self.vectors.extend(op.vector);
             op.buffer
         };
+        let accepted = match (kind, result) {
+            (OpKind::Accept, Ok(fd)) => Some(adopt(fd)),
+            _ => None,
+        };
         let more_data = cqueue::sock_nonempty(flags);
-        Some(Completion { token, kind, result, buffer, more_data, continues, copied })
+        Some(Completion { token, kind, result, accepted, buffer, more_data, continues, copied })
     }
 
     /// After an `enter`: notes which prompt sends it consumed, and how many completions were
@@ -599,12 +607,18 @@ impl Ring {
             let _ = self.enter(0, None, None);
         }
         let entry = entry.user_data(key.data().as_ffi());
-        // SAFETY: `entry` points at most into the buffer, the bytes inserted in it, the vector and
-        // the address of slot `key`. The slot owns them all, and its only exits are `complete`, on
-        // the last completion carrying this `user_data`, and `reap_prompt`, after the submission
-        // that made the only attempt: io_uring(7) requires the memory to stay valid until then.
+        // SAFETY: io_uring(7) requires what an entry points to to stay valid until its last
+        // completion. `entry` points at most into the buffer, the bytes inserted in it, the vector
+        // and the address of slot `key`. The slot owns them all, and is left in four places:
+        // - `complete`, on the last completion carrying this `user_data`;
+        // - `reap_prompt`, after the submission that made the only attempt;
+        // - below, when the queue is full: then the kernel knows nothing of the slot;
+        // - `drop`, which frees what is in slots only when there are none, and else leaks it.
         // Neither a `Buffer`'s storage nor `Bytes` nor what is boxed moves with the slot. A failed
-        // submit changes nothing: the entry stays queued, and the slot occupied.
+        // submit changes nothing: the entry stays queued, and the slot occupied. That the
+        // descriptor still is the one meant when the entry is submitted is for the caller: a
+        // connection's socket outlives its slots, a listener's is closed once its accept has been
+        // cancelled, which submits first, and the ring is dropped before any of them.
         let pushed = unsafe { self.uring.submission().push(&entry) };
         match pushed {
             Ok(()) => Ok(key),
@@ -650,8 +664,6 @@ impl Drop for Ring {
                 "the kernel did not finish cancelled operations; their buffers are leaked"
             );
         }
-        // SAFETY: `uring` is not used after this; `drop` runs once.
-        unsafe { ManuallyDrop::drop(&mut self.uring) };
     }
 }
 

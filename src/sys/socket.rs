@@ -352,16 +352,6 @@ pub(crate) fn reset(socket: &Socket) {
     let _ = rustix::net::connect_unspec(socket);
 }
 
-/// Takes ownership of a descriptor that an accept completion delivered.
-pub(crate) fn adopt(fd: u32) -> Socket {
-    use std::os::fd::FromRawFd;
-    let fd = RawFd::try_from(fd).expect("descriptors are non-negative ints");
-    // SAFETY: the kernel created this descriptor for the accept whose completion carried it
-    // (io_uring_prep_accept(3)) and nothing else knows its number yet: the caller passes each
-    // completion's result on exactly once.
-    unsafe { Socket::from_raw_fd(fd) }
-}
-
 /// Wakes a sleeping reactor: a counter that its ring polls (eventfd(2)).
 #[derive(Debug)]
 pub(crate) struct Waker {

@@ -320,7 +320,32 @@ fn multishot_accept_delivers_a_descriptor_each() {
         let _peer = std::net::TcpStream::connect(address).expect("it listens");
         let completion = wait(&mut ring);
         assert!(completion.continues);
-        drop(crate::sys::socket::adopt(completion.result.expect("a descriptor")));
+        let accepted = completion.accepted.expect("a connection");
+        assert_eq!(completion.result, u32::try_from(accepted.as_raw_fd()).map_err(|_| 0));
+    }
+    // Nobody takes these: they are closed, each once, by whoever drops the completion or the ring.
+    let mut ends = [0; 2].map(|_| std::net::TcpStream::connect(address).expect("it listens"));
+    drop(wait(&mut ring));
+    drop(ring);
+    drop(listener);
+    for end in &mut ends {
+        end.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket option");
+        let read = io::Read::read(end, &mut [0]).map_err(|error| error.kind());
+        assert!(matches!(read, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "{read:?}");
+    }
+}
+
+#[test]
+fn send_beyond_the_end_is_refused_before_anything_is_booked() {
+    let (near, _far) = tcp_pair();
+    let mut ring = ring();
+    for bytes in [65, usize::MAX] {
+        let send = || {
+            let options = SendOptions { offset: 64, bytes, mode: SendMode::Whole };
+            ring.send(near.as_raw_fd(), Buffer::new(64), options, TOKEN).map(drop)
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(send)).expect_err("it panics");
+        assert_eq!(ring.in_flight(), 0);
     }
 }
 
