@@ -5,9 +5,10 @@
 //! word by word through [`Map::load`], while its one writer writes.
 //!
 //! The file must not shrink while it is mapped: an access behind its end is a SIGBUS (mmap(2)). It
-//! lies in a directory that only this user can write to, nobody but root can open it for writing
-//! again, and its blocks are allocated before it is mapped, so that a full disk is an error at
-//! setup.
+//! lies in a directory that only this user can write to, and its mode lets nobody open it for
+//! writing. This user and root can change that, and truncate it: they are trusted, as they could
+//! end the process as well. Its blocks are allocated before it is mapped, so that a full disk is an
+//! error at setup.
 //!
 //! Cost: a piece is a pointer. Pages are made present at setup as far as [`Map::populate`] is told.
 

@@ -133,7 +133,8 @@ impl SendMode {
 
 /// See the module.
 pub(crate) struct Ring {
-    uring: ManuallyDrop<IoUring>,
+    uring: IoUring,
+    /// Not dropped with the ring when the kernel does not let go of what they own: leaked instead.
     ops: ManuallyDrop<SlotMap<OpKey, Op>>,
     /// Prompt sends not yet known to be done, oldest first.
     prompt: std::collections::VecDeque<OpKey>,
@@ -186,7 +187,7 @@ impl Ring {
     pub(crate) fn new(entries: u32, ops_max: usize) -> Result<Self, RingError> {
         let (uring, _) = probe::build_ring(entries, entries * 8)?;
         Ok(Self {
-            uring: ManuallyDrop::new(uring),
+            uring,
             ops: ManuallyDrop::new(SlotMap::with_capacity_and_key(ops_max)),
             prompt: std::collections::VecDeque::with_capacity(ops_max),
             batches: std::collections::VecDeque::with_capacity(ops_max),
@@ -389,9 +390,8 @@ impl Ring {
             _ => {
                 let no_mask = None::<&libc::sigset_t>;
                 // SAFETY: io_uring_enter(2) reads nothing of ours but the queue: no mask is passed,
-                // nor an argument. What its entries point to is valid until they complete, see
-                // `push`, and they mean the descriptors they were queued for: whoever owns those
-                // submits, here or by dropping the ring, before it closes any (see `reactor::core`).
+                // nor an argument. What its entries point to is valid until they complete, and the
+                // descriptors they name are those they were queued for: see `push`.
                 unsafe {
                     self.uring.submitter().enter(queued, want, IORING_ENTER_GETEVENTS, no_mask)
                 }
@@ -574,6 +574,7 @@ impl Ring {
                         token: op.token,
                         kind: op.kind,
                         result: Ok(op.bytes),
+                        accepted: None,
                         buffer: op.buffer,
                         more_data: false,
                         continues: false,
@@ -635,12 +636,8 @@ impl Ring {
         self.cancel_matching(CancelBuilder::any());
         let deadline = crate::time::Nanos::now() + DRAIN_TIMEOUT;
         loop {
-            while let Some(completion) = self.reap() {
-                if let (OpKind::Accept, Ok(fd)) = (completion.kind, completion.result) {
-                    // Nobody is left to serve this connection; its descriptor is ours to close.
-                    drop(crate::sys::socket::adopt(fd));
-                }
-            }
+            // Nobody is left to serve a connection that was accepted: it is closed.
+            while self.reap().is_some() {}
             if self.ops.is_empty() || crate::time::Nanos::now() >= deadline {
                 return;
             }
@@ -738,6 +735,16 @@ fn gather_entry(fd: RawFd, message: *const libc::msghdr, mode: SendMode) -> sque
             .flags(flags)
             .build(),
     }
+}
+
+/// Takes ownership of the descriptor in an accept's completion. For [`Ring::complete`] alone, which
+/// sees each completion once.
+fn adopt(fd: u32) -> Socket {
+    let fd = RawFd::try_from(fd).expect("descriptors are non-negative ints");
+    // SAFETY: the kernel created this descriptor for the accept whose completion carried it
+    // (io_uring_prep_accept(3)), and nothing else knows its number: the completion has been taken
+    // off the queue, which gives each out once.
+    unsafe { Socket::from_raw_fd(fd) }
 }
 
 /// Lengths are 32 bits in an entry; buffers are far smaller.

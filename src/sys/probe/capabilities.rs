@@ -389,9 +389,12 @@ impl Trial {
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: The entry comes from `start` alone. It points to no memory, or into `memory`,
-        // which lives until `in_flight` is 0 again, or for ever: io_uring(7) asks for validity
-        // until the last completion. Pages of a `Vec` that is never grown do not move.
+        // SAFETY: io_uring(7) asks that what an entry points to be valid until the last completion.
+        // The entry comes from `start` alone. It points to no memory (an accept; a receive reaches
+        // the pages of `memory` through the group that `buffer_ring` registered), or into `memory`.
+        // That lives until `in_flight` is 0 again and the group is unregistered, or for ever: see
+        // `drop`. Pages of a `Vec` that is never grown do not move. The descriptor is `start`'s
+        // while the entry is submitted, and `next` submits none.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))
     }
