@@ -34,7 +34,6 @@ pub(crate) mod events;
 mod express;
 pub(crate) mod flush;
 pub(crate) mod inbox;
-mod limited;
 pub(crate) mod listener;
 pub(crate) mod message;
 pub(crate) mod meter;
@@ -48,6 +47,7 @@ pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod troubles;
 pub(crate) mod watch;
 
 use std::io;
