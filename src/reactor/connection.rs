@@ -119,7 +119,16 @@ pub(crate) enum Phase {
     /// The peer is gone and the session over; what came before is still read. See `pause`.
     Departed { reason: CloseReason },
     /// `shutdown(2)` is done; waits for the operations in flight.
-    Closing { reason: CloseReason },
+    Closing { reason: CloseReason, session: After },
+}
+
+/// What becomes of the session of a connection that is closing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// It is over, or has left already.
+    Over,
+    /// It goes on without a link, and leaves when the kernel holds no send of it.
+    Away,
 }
 
 /// Why a connection with unparsed frames is not read on.
@@ -207,8 +216,6 @@ pub(crate) struct Connection {
     pub(crate) strange_to: usize,
     /// The hello of a peer that may have its session at another reactor: on its way there.
     pub(crate) passed_on: Option<Box<[u8]>>,
-    /// The session goes on when this connection has ended.
-    pub(crate) survives: bool,
     /// The application has disconnected meanwhile: the session ends instead.
     pub(crate) is_given_up: bool,
     /// The session has had another connection before.
@@ -280,7 +287,6 @@ impl Connection {
             session_due: Nanos::NEVER,
             strange_to: 0,
             passed_on: None,
-            survives: false,
             is_given_up: false,
             is_resumed: false,
             returned: None,
@@ -337,6 +343,11 @@ impl Connection {
             || self.is_watched
             || sending
             || matches!(self.phase, Phase::Connecting { .. })
+    }
+
+    /// Whether it is closing, and its session goes on when it has ended.
+    pub(crate) fn survives(&self) -> bool {
+        matches!(self.phase, Phase::Closing { session: After::Away, .. })
     }
 
     pub(crate) fn is_live(&self) -> bool {

@@ -12,14 +12,14 @@ use crossbeam_channel::TrySendError;
 use slotmap::SlotMap;
 
 use crate::config::{Config, Idle, Overflow};
-use crate::error::{AccessError, CloseReason, SendError, SetupError};
+use crate::error::{CloseReason, SendError, SetupError};
 use crate::mem::{Buffer, Deadlines, OutOfMemory, PayloadArena, Pool, PoolLayout};
 use crate::reactor::ClockOffset;
 use crate::reactor::abandoned::Cancellations;
 use crate::reactor::catch_up::{CatchUp, LAG_PAUSE};
 use crate::reactor::command::{Asker, DialError, DialFailure, Mailbox};
 use crate::reactor::connection::{
-    Connection, ConnectionId, ConnectionKey, Pause, Phase, ReactorId,
+    After, Connection, ConnectionId, ConnectionKey, Pause, Phase, ReactorId,
 };
 use crate::reactor::drops::DropNews;
 use crate::reactor::errand::Errands;
@@ -192,9 +192,8 @@ pub(crate) struct Core {
     pub(crate) sends_unsubmitted: u32,
     /// Receives made outside the ring since the last turn.
     pub(crate) direct_receives: u32,
-    /// Sends of this pass, or the last, go out by system calls of their own.
-    pub(crate) sends_directly: bool,
-    /// No more connections have something to send than may be sent for past the ring.
+    /// In this pass, or the last: no more connections have something to send than may be sent for
+    /// past the ring.
     pub(crate) sends_few: bool,
     /// Until then what is beside a connection for urgent messages is copied in short pieces.
     pub(crate) is_urgent_until: Nanos,
@@ -210,7 +209,7 @@ pub(crate) struct Core {
     pub(crate) siblings: Vec<Arc<Mailbox>>,
     pub(crate) mailbox_polled: bool,
     /// A prompt send is in flight and somebody waits for its end.
-    pub(crate) backlog: bool,
+    pub(crate) awaits_completion: bool,
     /// How far behind the kernel this reactor is.
     pub(crate) catch_up: CatchUp,
     /// The clock has been read since a spinning reactor received something, for the turn that
@@ -334,7 +333,6 @@ impl Core {
             ended: Vec::with_capacity(places_max),
             sends_unsubmitted: 0,
             direct_receives: 0,
-            sends_directly: false,
             sends_few: false,
             is_urgent_until: Nanos(0),
             active: 0,
@@ -345,7 +343,7 @@ impl Core {
             mailbox,
             siblings: Vec::new(),
             mailbox_polled: false,
-            backlog: false,
+            awaits_completion: false,
             room_wanted: false,
             inbox_promised_bytes: 0,
             memory_wanted_since: Nanos::NEVER,
@@ -631,12 +629,6 @@ impl Core {
         Message::new(id, frame, deadline, mark, payload)
     }
 
-    /// A typed handler found its payload invalid.
-    #[cold]
-    pub(crate) fn reject_payload(&mut self, key: ConnectionKey, error: AccessError) {
-        self.close(key, CloseReason::Payload(error));
-    }
-
     /// Puts a connection into the list of those with something to send.
     #[inline]
     pub(crate) fn mark_dirty(&mut self, key: ConnectionKey) {
@@ -701,7 +693,6 @@ impl Core {
         }
         let survives = self.survives(key, reason);
         let connection = &mut self.connections[key];
-        connection.survives = survives;
         let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
         let mut dropped = 0;
         if survives {
@@ -718,7 +709,7 @@ impl Core {
             connection.undelivered.extend(undelivered);
         }
         if let Some(in_flight) = connection.in_flight {
-            self.backlog = true;
+            self.awaits_completion = true;
             if let Some(buffer) = connection.unsent.take() {
                 dropped += in_flight.frames_dropped(&buffer);
                 let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
@@ -744,7 +735,8 @@ impl Core {
         let has_operations = connection.has_operations();
         connection.state_deadline = Nanos::NEVER;
         connection.frame_begun = Nanos::NEVER;
-        connection.phase = Phase::Closing { reason };
+        let session = if survives { After::Away } else { After::Over };
+        connection.phase = Phase::Closing { reason, session };
 
         connection.messages_dropped += dropped;
         let in_flight =
@@ -790,7 +782,7 @@ impl Core {
     #[cold]
     pub(crate) fn report_end(&mut self, key: ConnectionKey) {
         let connection = &mut self.connections[key];
-        let Phase::Closing { reason } = connection.phase else {
+        let Phase::Closing { reason, .. } = connection.phase else {
             unreachable!("a connection closes before its end")
         };
         let established = connection.is_established();
@@ -851,16 +843,10 @@ impl Core {
         }
     }
 
-    /// Puts a message into the inbox.
-    #[inline]
-    pub(crate) fn deliver(&mut self, message: Message) {
-        self.inbox.put(message);
-    }
-
     /// Frees the slots of connections whose last operation has ended.
     pub(crate) fn free_ended(&mut self) {
         while let Some(key) = self.ended.pop() {
-            if self.connections.get(key).is_some_and(|connection| connection.survives) {
+            if self.connections.get(key).is_some_and(Connection::survives) {
                 self.detach(key);
             }
             let Some(connection) = self.connections.remove(key) else { continue };

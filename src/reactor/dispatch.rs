@@ -8,7 +8,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::error::{AccessError, SendError};
+use crate::error::{AccessError, CloseReason, SendError};
 use crate::mem::discard;
 use crate::reactor::abandoned::CancelHandler;
 use crate::reactor::connection::ConnectionKey;
@@ -181,9 +181,10 @@ impl Context<'_> {
 
 impl Context<'_> {
     /// A typed handler found its payload invalid.
+    #[cold]
     pub(crate) fn reject_payload(&mut self, error: AccessError) {
         if let Ok(key) = self.core.key(self.connection()) {
-            self.core.reject_payload(key, error);
+            self.core.close(key, CloseReason::Payload(error));
         }
     }
 }

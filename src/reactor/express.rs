@@ -19,7 +19,7 @@ use slotmap::{SecondaryMap, SlotMap, new_key_type};
 
 use crate::endpoint::Address;
 use crate::error::{CloseReason, SendError};
-use crate::reactor::connection::{ConnectionId, ConnectionKey, Phase, Route};
+use crate::reactor::connection::{After, ConnectionId, ConnectionKey, Phase, Route};
 use crate::reactor::core::Core;
 use crate::reactor::sessions::{Home, SessionKey, backoff_policy, of_the_application};
 use crate::reactor::{ConnectionInfo, ConnectionState, Event, EventKind, Link};
@@ -281,7 +281,7 @@ impl Core {
             Phase::Live if connection.is_established() => Place::Here,
             Phase::Connecting { .. } | Phase::Live => Place::Making,
             // What is left of the connection is a send that the kernel holds.
-            Phase::Closing { .. } if connection.survives => Place::Away,
+            Phase::Closing { session: After::Away, .. } => Place::Away,
             Phase::Departed { .. } | Phase::Closing { .. } => Place::Leaving,
         };
         View::new(&connection.session, place)
@@ -417,7 +417,7 @@ impl Core {
         match (fate, here) {
             (Fate::Nothing, _) => {}
             // Its link is gone already, and its last send may still be in the kernel.
-            (Fate::End, Some(key)) if self.connections[key].survives => self.give_up(key),
+            (Fate::End, Some(key)) if self.connections[key].survives() => self.give_up(key),
             (Fate::End, Some(key)) if self.is_gone_with_unread(key, reason) => self.bound_end(key),
             (Fate::End, Some(key)) => self.close(key, reason),
             (Fate::End, None) => self.end_away(other, reason),

@@ -1087,7 +1087,7 @@ impl Core {
         let sent_before = self.counters.direct_sends.get();
         self.transmit();
         // Somebody waits until all has left, and a prompt send tells of that with the next entry.
-        self.backlog |= self.sends_unsubmitted > 0 && !self.flushes.is_empty();
+        self.awaits_completion |= self.sends_unsubmitted > 0 && !self.flushes.is_empty();
         self.refresh_rows();
         // A send made directly is over at once: what follows it, the next block or a goodbye, has
         // no completion to wait for, and nothing else tells who was refused that there is room.
@@ -1128,7 +1128,7 @@ impl Core {
             self.troubles.overflowed(self.now);
         }
         self.sends_unsubmitted = 0;
-        self.backlog = false;
+        self.awaits_completion = false;
         self.ring.enter(want, timeout, Some(&self.counters))
     }
 
@@ -1159,7 +1159,7 @@ impl Core {
             .min(self.meter.rows_due());
         // A prompt send tells that it is done only after the next enter, and somebody waits for
         // that: more to send, or a connection to end.
-        if self.backlog {
+        if self.awaits_completion {
             self.arm();
             return self.enter(0, None);
         }

@@ -225,7 +225,7 @@ fn handle_frames(
         let route = handlers.route(&frame);
         let frame_bytes = frame.frame_bytes();
         longest = longest.max(frame_bytes);
-        let input = if frame.is_bare() && route != Route::Inbox {
+        let meaning = if frame.is_bare() && route != Route::Inbox {
             connection.session.handle_bare(&frame).map(|()| Input::Message)
         } else {
             if route == Route::Inbox && frame.kind().is_application() {
@@ -244,14 +244,14 @@ fn handle_frames(
             let now = if is_late { Nanos::now() } else { core.now };
             connection.session.handle(&frame, now, &mut memory)
         };
-        let input = match input {
-            Ok(input) => input,
+        let meaning = match meaning {
+            Ok(meaning) => meaning,
             Err(error) => break Err(error),
         };
         if let Some(tap) = &mut core.tap {
             tap.received(connection.public, core.now, frame);
         }
-        if input == Input::Message {
+        if meaning == Input::Message {
             if connection.is_incomplete {
                 // A peer that keeps to the format says nothing before its second connection stands.
                 break Err(ProtocolError::Unexpected { kind: frame.kind() });
@@ -273,15 +273,16 @@ fn handle_frames(
                 respond(core, awaited, key, frame);
             } else if route == Route::Inbox {
                 let message = core.message(core.id(key), &frame);
-                core.deliver(message);
+                core.inbox.put(message);
             } else {
                 handlers.call(route, core, key, home, frame);
             }
             continue;
         }
         others += 1;
-        match input {
+        match meaning {
             Input::Message => unreachable!("taken just now"),
+            Input::Established => unreachable!("of a greeting that has been answered"),
             Input::Nothing if frame.kind() == Kind::Gap => {
                 core.counters.messages_missed.add(frame.type_id().into());
             }
@@ -306,7 +307,6 @@ fn handle_frames(
                 Ok(_) => {}
                 Err(error) => break Err(error),
             },
-            Input::Established => core.establish(key),
             Input::End(reason) => {
                 core.end_when_sent(key, reason);
                 break Ok(Stop::Ended);

@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::error::{CloseReason, ProtocolError, SendError};
 use crate::reactor::catch_up::LAG_PAUSE;
 use crate::reactor::command::{Command, Visitor};
-use crate::reactor::connection::{Connection, ConnectionId, ConnectionKey, Phase, Route};
+use crate::reactor::connection::{After, Connection, ConnectionId, ConnectionKey, Phase, Route};
 use crate::reactor::core::{Admitted, Core};
 use crate::reactor::watch::{WatchChange, Watched};
 use crate::reactor::{Event, EventKind};
@@ -133,9 +133,7 @@ impl Core {
     pub(crate) fn is_away(&self, id: ConnectionId) -> bool {
         match self.homes.get(id.key) {
             Some(Home::Away(_)) => true,
-            Some(&Home::Here(key)) => {
-                self.connections.get(key).is_some_and(|connection| connection.survives)
-            }
+            Some(&Home::Here(key)) => self.connections.get(key).is_some_and(Connection::survives),
             None => false,
         }
     }
@@ -259,11 +257,10 @@ impl Core {
     /// send of it.
     pub(crate) fn detach(&mut self, key: ConnectionKey) {
         let connection = &mut self.connections[key];
-        assert!(connection.survives, "other sessions end with their connection");
-        connection.survives = false;
-        let Phase::Closing { reason } = connection.phase else {
-            unreachable!("a session leaves a connection that is ending")
+        let Phase::Closing { reason, session: After::Away } = connection.phase else {
+            unreachable!("a session leaves a connection that is ending, others end with theirs")
         };
+        connection.phase = Phase::Closing { reason, session: After::Over };
         let home = connection.home;
         if connection.session.has_untold_drops() {
             // They did not go with the link.
@@ -390,7 +387,7 @@ impl Core {
         let claim = session.claim(frame)?;
         if claim == HelloClaim::Anew {
             match self.homes[home] {
-                Home::Here(old) if self.connections[old].survives => self.give_up(old),
+                Home::Here(old) if self.connections[old].survives() => self.give_up(old),
                 Home::Here(old) => self.close(old, CloseReason::SessionExpired),
                 Home::Away(_) => self.end_away(home, CloseReason::SessionExpired),
             }
@@ -452,11 +449,11 @@ impl Core {
     /// one still has a send in the kernel: the peer is to try again.
     fn welcome_back(&mut self, key: ConnectionKey, home: SessionKey) -> bool {
         if let Home::Here(old) = self.homes[home] {
-            if !self.connections[old].survives {
+            if !self.connections[old].survives() {
                 self.close(old, CloseReason::Superseded);
             }
             let connection = &self.connections[old];
-            if !connection.survives || connection.is_sending() {
+            if !connection.survives() || connection.is_sending() {
                 return false;
             }
             self.detach(old);

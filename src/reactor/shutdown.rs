@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use crate::error::CloseReason;
-use crate::reactor::connection::{Connection, ConnectionId, Phase};
+use crate::reactor::connection::{After, Connection, ConnectionId, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::{ShutdownReport, sessions};
 use crate::time::Nanos;
@@ -102,7 +102,7 @@ impl Core {
         if let Ok(key) = self.key(id) {
             let connection = &self.connections[key];
             return match connection.phase {
-                Phase::Closing { reason } if !connection.survives => Some(reason),
+                Phase::Closing { reason, session: After::Over } => Some(reason),
                 _ => None,
             };
         }
@@ -139,7 +139,7 @@ impl Core {
         for key in keys {
             self.close(key, reason);
             let connection = &self.connections[key];
-            if connection.survives && !connection.is_sending() {
+            if connection.survives() && !connection.is_sending() {
                 self.detach(key);
             }
             // Nobody waits for the sends in flight: what they hold counts as dropped. A stand-in's

@@ -139,12 +139,11 @@ impl Core {
         {
             self.dirty.clear();
             // Those are about all that is sent for in a pass.
-            let all = (self.sends_few, self.sends_directly);
-            (self.sends_few, self.sends_directly) = (true, true);
+            let all = std::mem::replace(&mut self.sends_few, true);
             self.connections[key].is_dirty = false;
             self.transmit_behind(key, Some(attempted));
             self.count_admissions(key);
-            (self.sends_few, self.sends_directly) = all;
+            self.sends_few = all;
         }
     }
 
@@ -153,7 +152,6 @@ impl Core {
         // What can not be queued now goes into the list for the next turn.
         let mut dirty = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.dirty_spare));
         self.sends_few = dirty.len() <= DIRECT_CONNECTIONS_MAX;
-        self.sends_directly = self.is_spinning() && self.sends_few;
         for key in dirty.drain(..) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.is_dirty = false;
@@ -169,7 +167,7 @@ impl Core {
         if self.connections[key].phase != Phase::Live {
             return;
         }
-        let attempted = if self.sends_directly { self.send_front(key) } else { None };
+        let attempted = if self.sends_directly() { self.send_front(key) } else { None };
         self.transmit_behind(key, attempted);
     }
 
@@ -195,7 +193,7 @@ impl Core {
             }
             (Some(_), None) => {
                 // More to send once this is known to have left.
-                self.backlog = true;
+                self.awaits_completion = true;
                 let home = connection.home;
                 self.arm_expiry(key);
                 self.meter.touch(home, self.now);
@@ -215,6 +213,7 @@ impl Core {
         if may_expire {
             self.tell_expired(key);
         }
+        let sends_directly = self.sends_directly();
         let connection = &mut self.connections[key];
         let payload_bytes = in_flight.span.payload_bytes_max;
         if payload_bytes >= connection.longer_bytes {
@@ -232,7 +231,7 @@ impl Core {
             brings_others(&in_flight)
                 && connection.session.blocks_behind(in_flight.source).next().is_some()
         };
-        if mode == SendMode::Prompt && (self.sends_directly || self.sends_few && has_company()) {
+        if mode == SendMode::Prompt && (sends_directly || self.sends_few && has_company()) {
             return self.send_directly(key, in_flight, buffer, attempted);
         }
         assert!(attempted.is_none(), "only what would be sent past the ring has been");
@@ -251,7 +250,7 @@ impl Core {
             Ok(_) => {
                 connection.expects_data = false;
                 self.sends_unsubmitted += 1;
-                self.backlog |= mode == SendMode::Prompt
+                self.awaits_completion |= mode == SendMode::Prompt
                     && (connection.session.has_block()
                         || connection.session.state() != State::Open
                         || connection.close_when_sent.is_some());
@@ -420,10 +419,11 @@ impl Core {
         buffer: Buffer,
         taken: usize,
     ) {
+        let sends_directly = self.sends_directly();
         let connection = &mut self.connections[key];
         // Bulk beside urgent messages keeps out of their way: their p99 was 1.6 times as long.
         let is_alone = connection.session.part() == Part::Whole;
-        let may_wait = self.sends_directly && self.stalled.len() < DIRECT_CONNECTIONS_MAX;
+        let may_wait = sends_directly && self.stalled.len() < DIRECT_CONNECTIONS_MAX;
         if !may_wait || !is_alone || connection.attempts == DIRECT_ATTEMPTS_MAX {
             return self.leave_to_ring(key, in_flight, buffer, taken);
         }
@@ -576,7 +576,7 @@ impl Core {
             Err(errno) => Some(errno),
         };
         let is_complete = in_flight.unsent_bytes() == 0;
-        if !is_complete && connection.survives {
+        if !is_complete && connection.survives() {
             connection.in_flight = None;
             connection.returned = Some(in_flight.into_returned(buffer));
             self.operation_ended(key);
@@ -612,7 +612,7 @@ impl Core {
             connection.messages_dropped += dropped;
             self.counters.messages_dropped.add(dropped);
             if matches!(connection.phase, Phase::Closing { .. }) {
-                if !connection.survives && !self.is_stand_in(key) {
+                if !connection.survives() && !self.is_stand_in(key) {
                     self.report_end(key);
                 }
                 self.operation_ended(key);
@@ -692,6 +692,12 @@ impl Core {
         if self.connections.get(key).is_some_and(|connection| !connection.has_operations()) {
             self.ended.push(key);
         }
+    }
+
+    /// Whether sends of this pass, or the last, go out by system calls of their own.
+    #[inline]
+    fn sends_directly(&self) -> bool {
+        self.sends_few && self.is_spinning()
     }
 
     /// Whether this reactor will watch memory, not sleep, until something happens.

@@ -10,7 +10,7 @@ use std::sync::atomic::{Ordering::Relaxed, Ordering::Release, fence};
 use slotmap::Key;
 
 use super::{Meter, REFRESH_EVERY, REFRESH_MAX, REFRESH_NEXT, add};
-use crate::reactor::connection::{Connection, Phase};
+use crate::reactor::connection::{After, Connection, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::sessions::{Home, SessionKey, slot};
 use crate::session::Session;
@@ -172,7 +172,7 @@ impl Core {
         let state = match (connection.phase, connection.session.state()) {
             (Phase::Connecting { .. }, _) | (Phase::Live, State::Greeting) => RowState::Connecting,
             (Phase::Live, State::Open) => RowState::Connected,
-            (Phase::Closing { .. }, _) if connection.survives => RowState::Away,
+            (Phase::Closing { session: After::Away, .. }, _) => RowState::Away,
             _ => RowState::Closing,
         };
         let established_at = connection.established_at;
