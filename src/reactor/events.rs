@@ -1,4 +1,5 @@
-//! Connection events on their way to whoever fetches them, and as people read them.
+//! Connection events: what they say, as programs and as people read them, and their way to whoever
+//! fetches them.
 //!
 //! Bounded: when the queue is full, the oldest event makes room. One that names undelivered
 //! messages is their only copy, so it does not make room for others: it moves to a queue of its
@@ -14,9 +15,151 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crossbeam_queue::ArrayQueue;
 
 use crate::config::Config;
-use crate::reactor::{Event, EventKind, Link};
+use crate::error::{CloseReason, DropReason};
+use crate::reactor::connection::ConnectionId;
 use crate::session::Undelivered;
 use crate::sync::doorbell::{self, Bell, Events};
+use crate::wire::Priority;
+
+/// Something that happened to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Event {
+    /// Which.
+    pub connection: ConnectionId,
+    /// The other end's address, as [`ConnectionInfo::address`](crate::ConnectionInfo::address);
+    /// valid also when the connection is gone by the time the event is fetched.
+    pub address: String,
+    /// What the peer calls itself (`node_name`); empty when it does not, or said nothing yet.
+    pub node_name: String,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What happened to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// This side dials: a connection is being made for a new session. [`EventKind::Connected`]
+    /// follows, or [`EventKind::Disconnected`] with the reason why not. Only where this side
+    /// connects.
+    Connecting,
+    /// The handshake is complete: messages flow.
+    Connected,
+    /// The link is gone, and the session waits for another. Best-effort messages are refused, and
+    /// requests that are not reliable have failed.
+    LinkLost {
+        /// Which, where the session has two.
+        link: Link,
+        /// Why.
+        reason: CloseReason,
+        /// Best-effort messages that waited to be sent.
+        messages_dropped: u64,
+    },
+    /// This side dials again. When the last of `reconnect_attempts_max` attempts has failed, the
+    /// session ends with [`CloseReason::GaveUp`].
+    Reconnecting {
+        /// Which link, where the session has two.
+        link: Link,
+        /// How many attempts that makes, since a link last held.
+        attempt: u32,
+        /// Why there is no link: of the attempt after a loss the reason of that, of those that
+        /// follow why the one before failed.
+        reason: CloseReason,
+    },
+    /// The session goes on on a new link.
+    Resumed {
+        /// Which, where the session has two.
+        link: Link,
+        /// Best-effort messages that were sent and did not arrive, and reliable ones that have
+        /// expired.
+        messages_dropped: u64,
+    },
+    /// Reliable messages that the peer has not confirmed and will not get: it has lost its end of
+    /// the session (a session begins anew, [`EventKind::Connected`] follows), or the session is
+    /// over. Whether to send them again is for the application to decide.
+    SessionLost {
+        /// In order, lane by lane from low to critical.
+        undelivered: Vec<Undelivered>,
+        /// How many more there were before these, of which nothing is known but their number: for
+        /// want of `events_bytes_max`.
+        omitted: u64,
+    },
+    /// Messages of one lane were dropped on this side, for one reason; with
+    /// [`drop_events`](crate::ConfigBuilder::drop_events) only. Those of one session are summed for
+    /// up to 100 ms, and told before its `Disconnected`. They are part of what the other events
+    /// call
+    /// `messages_dropped`.
+    Dropped {
+        /// The lane.
+        priority: Priority,
+        /// Why.
+        reason: DropReason,
+        /// How many.
+        count: u64,
+    },
+    /// The connection is over, and every message of it has been handed over.
+    Disconnected {
+        /// Why.
+        reason: CloseReason,
+        /// Whether the session had been established.
+        established: bool,
+        /// Admitted messages that had not been handed to the kernel in full.
+        messages_dropped: u64,
+    },
+}
+
+/// One of the connections of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// The only one, or with [`express`](crate::ConfigBuilder::express) that of low and normal
+    /// messages.
+    Main,
+    /// That of high and critical messages.
+    Express,
+}
+
+/// As in a log: what happened, and why in the words of [`CloseReason`](crate::CloseReason).
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let link = |link: &Link| match link {
+            Link::Main => "",
+            Link::Express => "express ",
+        };
+        let dropped = |f: &mut fmt::Formatter<'_>, count: u64| match count {
+            0 => Ok(()),
+            1 => f.write_str("; 1 message dropped"),
+            count => write!(f, "; {count} messages dropped"),
+        };
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Connected => f.write_str("connected"),
+            Self::LinkLost { link: which, reason, messages_dropped } => {
+                write!(f, "{}link lost: {reason}", link(which))?;
+                dropped(f, *messages_dropped)
+            }
+            Self::Reconnecting { link: which, attempt, reason } => {
+                write!(f, "reconnecting {}link, attempt {attempt}: {reason}", link(which))
+            }
+            Self::Resumed { link: which, messages_dropped } => {
+                write!(f, "resumed on a new {}link", link(which))?;
+                dropped(f, *messages_dropped)
+            }
+            Self::SessionLost { undelivered, omitted } => {
+                let lost = undelivered.len() as u64 + omitted;
+                write!(f, "session lost: {lost} messages are not confirmed")
+            }
+            Self::Dropped { priority, reason, count } => {
+                write!(f, "dropped in lane {priority:?}: {count} ({})", reason.name())
+            }
+            Self::Disconnected { reason, established, messages_dropped } => {
+                let before = if *established { "" } else { " before a session stood" };
+                write!(f, "disconnected{before}: {reason}")?;
+                dropped(f, *messages_dropped)
+            }
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -167,57 +310,14 @@ impl Bell for Sender<()> {
     }
 }
 
-/// As in a log: what happened, and why in the words of [`CloseReason`](crate::CloseReason).
-impl fmt::Display for EventKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let link = |link: &Link| match link {
-            Link::Main => "",
-            Link::Express => "express ",
-        };
-        let dropped = |f: &mut fmt::Formatter<'_>, count: u64| match count {
-            0 => Ok(()),
-            1 => f.write_str("; 1 message dropped"),
-            count => write!(f, "; {count} messages dropped"),
-        };
-        match self {
-            Self::Connecting => f.write_str("connecting"),
-            Self::Connected => f.write_str("connected"),
-            Self::LinkLost { link: which, reason, messages_dropped } => {
-                write!(f, "{}link lost: {reason}", link(which))?;
-                dropped(f, *messages_dropped)
-            }
-            Self::Reconnecting { link: which, attempt, reason } => {
-                write!(f, "reconnecting {}link, attempt {attempt}: {reason}", link(which))
-            }
-            Self::Resumed { link: which, messages_dropped } => {
-                write!(f, "resumed on a new {}link", link(which))?;
-                dropped(f, *messages_dropped)
-            }
-            Self::SessionLost { undelivered, omitted } => {
-                let lost = undelivered.len() as u64 + omitted;
-                write!(f, "session lost: {lost} messages are not confirmed")
-            }
-            Self::Dropped { priority, reason, count } => {
-                write!(f, "dropped in lane {priority:?}: {count} ({})", reason.name())
-            }
-            Self::Disconnected { reason, established, messages_dropped } => {
-                let before = if *established { "" } else { " before a session stood" };
-                write!(f, "disconnected{before}: {reason}")?;
-                dropped(f, *messages_dropped)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::error::CloseReason;
-    use crate::reactor::connection::{ConnectionId, ReactorId};
+    use crate::reactor::connection::ReactorId;
     use crate::session::lane::Sent;
-    use crate::wire::{Codec, Kind, Priority};
+    use crate::wire::{Codec, Kind};
 
     fn queue(events_max: u32, events_bytes_max: u64) -> EventQueue {
         let config = Config::builder().events_max(events_max).events_bytes_max(events_bytes_max);

@@ -40,6 +40,7 @@ pub(crate) mod meter;
 mod pause;
 pub(crate) mod pool;
 mod receive;
+mod report;
 pub(crate) mod sessions;
 pub(crate) mod shutdown;
 mod standing;
@@ -66,6 +67,7 @@ use self::core::{AUTO_FLUSH_BYTES, Admitted, Batch, Core};
 pub use self::dispatch::Context;
 use self::dispatch::Handlers;
 use self::events::EventQueue;
+pub use self::events::{Event, EventKind, Link};
 use self::inbox::Inbox;
 pub use self::message::Message;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -73,15 +75,18 @@ pub use self::message::Message;
 pub use self::meter::bench::BenchTurns;
 pub use self::pool::{Choice, PoolId, PoolRefusals, PoolStatistics};
 use self::receive::Awaited;
+pub use self::report::{
+    BatchReport, BroadcastReport, ClockOffset, ConnectionInfo, ShutdownReport, Turn,
+};
 pub use self::tap::{Tap, TapFilter, TapFrame, TapReceiver};
 pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
 use crate::config::{Config, Idle};
 use crate::endpoint::{Address, Endpoint};
-use crate::error::{CloseReason, ConnectError, DropReason, RequestError, SendError, SetupError};
+use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
 pub use crate::session::requests::RequestId;
-use crate::session::{Correlation, Envelope, PeerInfo, Undelivered};
+use crate::session::{Correlation, Envelope};
 pub use crate::stats::ConnectionState;
-use crate::stats::{Block, CounterBlock, DropCount, Registry, Snapshot, Statistics};
+use crate::stats::{Block, CounterBlock, Registry, Snapshot, Statistics};
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Payload, Priority, low_half};
@@ -111,219 +116,6 @@ pub enum Wait {
     /// something arrives or has left, or there is room where a message has been refused. What
     /// handlers queued is submitted by the next turn, so keep turning.
     Until(Nanos),
-}
-
-/// What a turn did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Turn {
-    /// Completions reaped, and receives made while spinning. 0 means that nothing happened.
-    pub completions: u32,
-    /// Whether there is more to do at once.
-    pub is_busy: bool,
-}
-
-/// Something that happened to a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Event {
-    /// Which.
-    pub connection: ConnectionId,
-    /// The other end's address, as [`ConnectionInfo::address`]; valid also when the connection is
-    /// gone by the time the event is fetched.
-    pub address: String,
-    /// What the peer calls itself (`node_name`); empty when it does not, or said nothing yet.
-    pub node_name: String,
-    /// What.
-    pub kind: EventKind,
-}
-
-/// What happened to a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EventKind {
-    /// This side dials: a connection is being made for a new session. [`EventKind::Connected`]
-    /// follows, or [`EventKind::Disconnected`] with the reason why not. Only where this side
-    /// connects.
-    Connecting,
-    /// The handshake is complete: messages flow.
-    Connected,
-    /// The link is gone, and the session waits for another. Best-effort messages are refused, and
-    /// requests that are not reliable have failed.
-    LinkLost {
-        /// Which, where the session has two.
-        link: Link,
-        /// Why.
-        reason: CloseReason,
-        /// Best-effort messages that waited to be sent.
-        messages_dropped: u64,
-    },
-    /// This side dials again. When the last of `reconnect_attempts_max` attempts has failed, the
-    /// session ends with [`CloseReason::GaveUp`].
-    Reconnecting {
-        /// Which link, where the session has two.
-        link: Link,
-        /// How many attempts that makes, since a link last held.
-        attempt: u32,
-        /// Why there is no link: of the attempt after a loss the reason of that, of those that
-        /// follow why the one before failed.
-        reason: CloseReason,
-    },
-    /// The session goes on on a new link.
-    Resumed {
-        /// Which, where the session has two.
-        link: Link,
-        /// Best-effort messages that were sent and did not arrive, and reliable ones that have
-        /// expired.
-        messages_dropped: u64,
-    },
-    /// Reliable messages that the peer has not confirmed and will not get: it has lost its end of
-    /// the session (a session begins anew, [`EventKind::Connected`] follows), or the session is
-    /// over. Whether to send them again is for the application to decide.
-    SessionLost {
-        /// In order, lane by lane from low to critical.
-        undelivered: Vec<Undelivered>,
-        /// How many more there were before these, of which nothing is known but their number: for
-        /// want of `events_bytes_max`.
-        omitted: u64,
-    },
-    /// Messages of one lane were dropped on this side, for one reason; with
-    /// [`drop_events`](crate::ConfigBuilder::drop_events) only. Those of one session are summed for
-    /// up to 100 ms, and told before its `Disconnected`. They are part of what the other events
-    /// call
-    /// `messages_dropped`.
-    Dropped {
-        /// The lane.
-        priority: Priority,
-        /// Why.
-        reason: DropReason,
-        /// How many.
-        count: u64,
-    },
-    /// The connection is over, and every message of it has been handed over.
-    Disconnected {
-        /// Why.
-        reason: CloseReason,
-        /// Whether the session had been established.
-        established: bool,
-        /// Admitted messages that had not been handed to the kernel in full.
-        messages_dropped: u64,
-    },
-}
-
-/// One of the connections of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Link {
-    /// The only one, or with [`express`](crate::ConfigBuilder::express) that of low and normal
-    /// messages.
-    Main,
-    /// That of high and critical messages.
-    Express,
-}
-
-/// What is known of a connection. Of a session with two, what can be counted is the sum of both,
-/// and the rest is said of the main one.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ConnectionInfo {
-    /// Its id.
-    pub id: ConnectionId,
-    /// The other end's address: `host:port`, `unix:/path`, or `unix:` for the client of a Unix
-    /// socket, which has none.
-    pub address: String,
-    /// What the peer said of itself; `None` before the handshake.
-    pub peer: Option<PeerInfo>,
-    /// Whether messages flow.
-    pub is_established: bool,
-    /// How long the session has been established.
-    pub connected_for: Duration,
-    /// When a byte last came or went.
-    pub last_activity: Nanos,
-    /// Messages admitted to its lanes.
-    pub messages_sent: u64,
-    /// Messages received on it.
-    pub messages_received: u64,
-    /// Frames queued and in flight.
-    pub frames_queued: u64,
-    /// Bytes queued and in flight.
-    pub bytes_queued: u64,
-    /// Memory that keeps reliable messages until the peer confirms them, in bytes.
-    pub bytes_kept: u64,
-    /// Messages of the peer's that will not come: it dropped them.
-    pub messages_missed: u64,
-    /// Messages that came too late to be handled.
-    pub messages_expired: u64,
-    /// Messages of ours that came too late for the peer to handle, as far as it has said.
-    pub messages_expired_at_peer: u64,
-    /// The last round trip of a heartbeat; `None` before one was measured.
-    pub round_trip: Option<Duration>,
-    /// The peer's monotonic clock against ours; `None` before it was measured.
-    pub clock: Option<ClockOffset>,
-    /// Messages to this peer that were dropped on this side, by lane and reason; what never
-    /// occurred is left out.
-    pub drops: Vec<DropCount>,
-    /// Where the express connection stands, of a session that has one.
-    pub express: Option<ConnectionState>,
-}
-
-/// How far a peer's monotonic clock is ahead of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClockOffset {
-    /// Its clock minus ours, in nanoseconds.
-    pub offset_ns: i64,
-    /// The truth is at most this far from it, in nanoseconds: half a round trip at best, and more
-    /// with time, by `clock_drift_ppm`.
-    pub error_ns: u64,
-}
-
-/// What became of messages that were to be queued in one go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[must_use]
-#[non_exhaustive]
-pub struct BatchReport {
-    /// How many were queued: the first so many.
-    pub queued: usize,
-    /// Why the next one was not; `None` when all were.
-    pub refused: Option<SendError>,
-}
-
-/// What became of a broadcast, for each connection.
-#[derive(Debug, Clone, Default)]
-#[must_use]
-#[non_exhaustive]
-pub struct BroadcastReport {
-    /// Each established session, and whether the message was queued for it. Of one whose link is
-    /// lost, [`SendError::NotConnected`] when the message is not reliable.
-    pub outcomes: Vec<(ConnectionId, Result<(), SendError>)>,
-    /// The reactors of a node that could not be asked, and why: none of their sessions has the
-    /// message. Those that have ended have none, and are left out.
-    pub failures: Vec<(u16, SendError)>,
-}
-
-impl BroadcastReport {
-    /// For how many sessions the message was queued.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count()
-    }
-
-    /// The sessions that refused it, and why.
-    pub fn refused(&self) -> impl Iterator<Item = (ConnectionId, SendError)> + '_ {
-        self.outcomes.iter().filter_map(|&(id, outcome)| Some((id, outcome.err()?)))
-    }
-}
-
-/// What a bounded shutdown achieved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[must_use]
-pub struct ShutdownReport {
-    /// Sessions that had their link when the shutdown began. One whose link was lost is over at
-    /// once, and told by its events.
-    pub connections: u64,
-    /// Of those, how many were flushed and ended in order.
-    pub flushed: u64,
-    /// Admitted messages that were not handed to the kernel in full.
-    pub messages_dropped: u64,
 }
 
 /// See the module. Lives and dies on one thread.
@@ -846,7 +638,7 @@ impl Reactor {
     /// nothing when there is an outcome already, which is then forgotten.
     ///
     /// A request that has not been sent yet, as while the link is down, is dropped instead, and
-    /// counted ([`DropReason::Cancelled`]). Otherwise the
+    /// counted ([`DropReason::Cancelled`](crate::DropReason::Cancelled)). Otherwise the
     /// cancellation leaves with the next turn; in a lane that is full it is left out, and so it is
     /// while the link is down, unless the request is reliable.
     pub fn cancel_request(&mut self, request: RequestId) {

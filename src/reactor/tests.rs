@@ -9,10 +9,11 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::config::ConfigBuilder;
+use crate::error::DropReason;
 use crate::mem::Buffer;
 use crate::reactor::connection::{Connection, InFlight, Phase};
 use crate::session::lane::{LaneLimits, SendMemory};
-use crate::session::{Correlation, Part, Role, Session};
+use crate::session::{Correlation, Part, Role, Session, Undelivered};
 use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
 use crate::wire::{BodyError, Scratch};
 
