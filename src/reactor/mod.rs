@@ -18,9 +18,10 @@
 //!
 //! # Idle strategies
 //!
-//! See [`Idle`]. Spinning watches the completion queue, the kernel's "deferred work is waiting"
-//! flag and the command queue in memory, and makes no system call until one of them says so; but
-//! for the one or two connections whose sockets it looks into itself (see `transmit`).
+//! See [`Idle`](crate::config::Idle) and `idle`. Spinning watches the completion queue, the
+//! kernel's "deferred work is waiting" flag and the command queue in memory, and makes no system
+//! call until one of them says so; but for the one or two connections whose sockets it looks into
+//! itself (see `transmit`).
 
 pub(crate) mod abandoned;
 mod catch_up;
@@ -33,6 +34,7 @@ pub(crate) mod errand;
 pub(crate) mod events;
 mod express;
 pub(crate) mod flush;
+mod idle;
 pub(crate) mod inbox;
 pub(crate) mod listener;
 pub(crate) mod message;
@@ -68,6 +70,7 @@ pub use self::dispatch::Context;
 use self::dispatch::Handlers;
 use self::events::EventQueue;
 pub use self::events::{Event, EventKind, Link};
+pub use self::idle::Wait;
 use self::inbox::Inbox;
 pub use self::message::Message;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -80,7 +83,7 @@ pub use self::report::{
 };
 pub use self::tap::{Tap, TapFilter, TapFrame, TapReceiver};
 pub use self::watch::{WatchChange, WatchError, WatchKey, Watched};
-use crate::config::{Config, Idle};
+use crate::config::Config;
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{CloseReason, ConnectError, RequestError, SendError, SetupError};
 pub use crate::session::requests::RequestId;
@@ -91,33 +94,12 @@ use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Payload, Priority, low_half};
 
-/// Pauses (PAUSE, YIELD) between two looks. Each look into a socket takes its lock, and what comes
-/// meanwhile has to wait for that. Few, as reading the clock between them is a pause, too.
-const PAUSES_PER_SPIN: usize = 3;
-
 /// Completions reaped in one turn.
 const COMPLETIONS_PER_TURN: u32 = 64;
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
 /// How long calls that take what waits go without a turn.
 const TURN_AT_LATEST: Duration = Duration::from_millis(1);
-/// How often a spinning reactor looks at the clock, in iterations: of 60 ns where it watches
-/// memory, of 300 ns where it looks into sockets. Until then a deadline is missed; a reading is
-/// 23 ns.
-const SPINS_PER_CLOCK_READING: u32 = 16;
-const LOOKS_PER_CLOCK_READING: u32 = 1;
-
-/// How long a turn may wait for something to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// Not at all: one bounded pass. What handlers queued is submitted before it returns.
-    Poll,
-    /// Until this point in time, in the way the configured [`Idle`] says, unless something happens:
-    /// something arrives or has left, or there is room where a message has been refused. What
-    /// handlers queued is submitted by the next turn, so keep turning.
-    Until(Nanos),
-}
-
 /// See the module. Lives and dies on one thread.
 pub struct Reactor {
     core: Core,
@@ -935,134 +917,6 @@ impl Core {
     fn submit_sends(&mut self) -> io::Result<()> {
         self.transmit();
         if self.sends_unsubmitted > 0 { self.enter(0, None) } else { Ok(()) }
-    }
-
-    /// Waits for a completion, a command or `limit`, in the configured way.
-    fn wait(&mut self, limit: Nanos) -> io::Result<()> {
-        self.settle_meter();
-        self.meter.rests();
-        let limit = limit
-            .min(self.deadlines.earliest())
-            .min(self.session_deadlines.earliest())
-            .min(self.requests.earliest())
-            .min(self.drop_news.due_at())
-            .min(self.pools.due())
-            .min(self.memory_patience_ends())
-            .min(self.meter.rows_due());
-        // A prompt send tells that it is done only after the next enter, and somebody waits for
-        // that: more to send, or a connection to end.
-        if self.awaits_completion {
-            self.arm();
-            return self.enter(0, None);
-        }
-        let spin_until = match self.idle {
-            Idle::Spin => Nanos::NEVER,
-            Idle::Park => Nanos(0),
-            Idle::Adaptive => {
-                self.last_activity + Duration::from_micros(self.config.idle_spin_us().into())
-            }
-        };
-        let mut read_at = self.meter.read_at();
-        if spin_until > self.now {
-            self.counters.spins.add(1);
-            if self.spin(limit, spin_until)? {
-                return Ok(());
-            }
-            read_at = None;
-        }
-        self.leave_stalled_to_ring();
-        self.arm();
-        // Some may not have been armed: for want of room in the submission queue. Nor may the poll
-        // of the eventfd, and then nobody could wake a reactor that sleeps.
-        if !self.dirty.is_empty() || !self.unarmed.is_empty() || !self.mailbox_polled {
-            return self.enter_if_needed();
-        }
-        self.park(limit, read_at)
-    }
-
-    /// Watches memory. Returns whether there is something to do, or `limit` has come.
-    fn spin(&mut self, limit: Nanos, spin_until: Nanos) -> io::Result<bool> {
-        let directly = self.receives_directly();
-        if !directly {
-            self.arm();
-        }
-        self.enter_if_needed()?;
-        let makes_calls = directly || !self.stalled.is_empty();
-        let per_reading =
-            if makes_calls { LOOKS_PER_CLOCK_READING } else { SPINS_PER_CLOCK_READING };
-        let mut spins = 0;
-        loop {
-            if (directly && self.receive_directly()) || self.ring.has_completion() {
-                self.counters.spin_hits.add(1);
-                return Ok(true);
-            }
-            if !self.stalled.is_empty() && self.send_stalled() {
-                self.counters.spin_hits.add(1);
-                return Ok(true);
-            }
-            for _ in 0..PAUSES_PER_SPIN {
-                std::hint::spin_loop();
-            }
-            if self.ring.needs_enter() {
-                self.enter(0, None)?;
-                if self.ring.has_completion() {
-                    self.counters.spin_hits.add(1);
-                    return Ok(true);
-                }
-                // No completion, and the flag may stay up: the kernel raises it *after* it has
-                // queued the deferred work (io_req_local_work_add), which an `enter` in between
-                // has run already. So commands and the clock are looked at in any case.
-            }
-            if self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_empty()) {
-                self.counters.spin_hits.add(1);
-                return Ok(true);
-            }
-            spins += 1;
-            if spins % per_reading == 0 {
-                let now = Nanos::now();
-                if now >= limit || (self.is_held_back() && self.can_resume()) {
-                    return Ok(true);
-                }
-                if now >= spin_until {
-                    return Ok(false);
-                }
-            }
-        }
-    }
-
-    /// Sleeps in the kernel. `read_at` is a reading of the clock just before.
-    fn park(&mut self, limit: Nanos, read_at: Option<Nanos>) -> io::Result<()> {
-        if let Some(mailbox) = &self.mailbox {
-            if !mailbox.prepare_to_sleep() {
-                return self.enter_if_needed();
-            }
-            if self.is_held_back() {
-                // Only now: a wish that is granted before this reactor is known to sleep would
-                // wake nobody, and another reactor may take the room.
-                mailbox.want_inbox();
-                if self.can_resume() {
-                    if let Some(mailbox) = &self.mailbox {
-                        mailbox.awake();
-                    }
-                    return self.enter_if_needed();
-                }
-            }
-        } else if self.is_held_back() && self.can_resume() {
-            // The receives just armed have given memory back.
-            return self.enter_if_needed();
-        }
-        let now = read_at.unwrap_or_else(Nanos::now);
-        let timeout = (limit != Nanos::NEVER).then(|| limit.since(now));
-        self.counters.parks.add(1);
-        let want = u32::from(timeout != Some(Duration::ZERO));
-        if want > 0 {
-            self.standing.sleeps(now);
-        }
-        let outcome = self.enter(want, timeout);
-        if let Some(mailbox) = &self.mailbox {
-            mailbox.awake();
-        }
-        outcome
     }
 
     /// Reaps completions between turns, those included that the kernel posts only when it is

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::config::ConfigBuilder;
+use crate::config::{ConfigBuilder, Idle};
 use crate::error::DropReason;
 use crate::mem::Buffer;
 use crate::reactor::connection::{Connection, InFlight, Phase};
