@@ -1,9 +1,10 @@
-//! What other threads may ask of a reactor. How the question reaches it, and who decides when the
-//! caller has waited long enough, is in [`sync`](crate::sync).
+//! What other threads may ask of a reactor, and how it does that. How the question reaches it, and
+//! who decides when the caller has waited long enough, is in [`sync`](crate::sync).
 //!
 //! The thread of a reactor closes its mailbox when it ends. What is queued by then, or comes later,
 //! is answered with [`SendError::ShutDown`] at once.
 
+use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +13,9 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use crossbeam_queue::ArrayQueue;
 
+use crate::config::Config;
 use crate::endpoint::Address;
-use crate::error::{CloseReason, SendError};
+use crate::error::{CloseReason, ConnectError, SendError};
 use crate::reactor::abandoned::Cancellations;
 use crate::reactor::core::Core;
 use crate::reactor::errand::Errand;
@@ -26,7 +28,10 @@ pub(crate) use crate::sync::claim::Claim;
 use crate::sync::mailbox::{self, Queue, Wake};
 use crate::sys::socket::Waker;
 use crate::time::Nanos;
+use crate::wire::Body;
 
+/// Commands carried out in one turn.
+const COMMANDS_PER_TURN: usize = 64;
 /// One thing to do for another thread.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -130,7 +135,7 @@ pub(crate) struct DialError {
 #[derive(Debug)]
 pub(crate) enum DialFailure {
     TooMany { connections_max: u32 },
-    Socket(std::io::Error),
+    Socket(io::Error),
     Closed(CloseReason),
 }
 
@@ -165,7 +170,7 @@ pub(crate) struct Commands {
 }
 
 impl Mailbox {
-    pub(crate) fn new(commands_max: u32, requests_max: u32) -> std::io::Result<Self> {
+    pub(crate) fn new(commands_max: u32, requests_max: u32) -> io::Result<Self> {
         let queue = ArrayQueue::new(commands_max as usize);
         let queue = Commands { queue, posts_refused: AtomicU64::new(0) };
         Ok(Self {
@@ -234,5 +239,117 @@ impl Queue for Commands {
 impl Wake for Waker {
     fn wake(&self) {
         self.wake();
+    }
+}
+
+impl Core {
+    /// Carries out commands of other threads.
+    #[inline]
+    pub(super) fn run_commands(&mut self) {
+        // Taking from an empty queue is a full fence.
+        if self.mailbox.as_ref().is_none_or(|mailbox| mailbox.is_empty()) {
+            return;
+        }
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.mailbox.as_ref().and_then(|mailbox| mailbox.take()) else {
+                return;
+            };
+            self.counters.commands.add(1);
+            self.run_command(command);
+        }
+    }
+
+    pub(super) fn run_command(&mut self, command: Command) {
+        // A caller that no longer waits for its answer has dropped its end: nothing to do then.
+        match command {
+            // What its caller has withdrawn is not carried out.
+            Command::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
+            Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
+            // A connection that begins now would be nobody's to end. Its caller reads "shut down".
+            Command::Dial { asker, .. } if self.life.is_closing() || !asker.claim.is_first() => {}
+            Command::Send { connection, waiting, body, response_to, asker } => {
+                let envelope = self.end_wait(waiting);
+                let outcome = match response_to {
+                    0 => self.push_to(connection, envelope, Correlation::None, &body).map(drop),
+                    id => self.push_answer(connection, envelope, id, &body),
+                };
+                match asker {
+                    Some(asker) => drop(asker.reply.try_send(outcome)),
+                    None if outcome.is_err() => self.counters.posts_dropped.add(1),
+                    None => {}
+                }
+            }
+            Command::Broadcast { waiting, body, asker } => {
+                let envelope = self.end_wait(waiting);
+                let _ = asker.reply.try_send(self.broadcast(envelope, &body).outcomes);
+            }
+            Command::Connection { connection, reply } => {
+                let info = self.key(connection).ok().and_then(|key| self.info(key));
+                let _ = reply.try_send(info);
+            }
+            Command::Flush(flush) => self.begin_flush(flush),
+            Command::Connections { reply } => drop(reply.try_send(self.established())),
+            Command::Dial { address, asker } => match self.dial(&address) {
+                Ok(key) => {
+                    // To be claimed once more when there is an outcome: whoever has given up by
+                    // then gets none, and the connection is nobody's.
+                    asker.claim.renew();
+                    self.watchers.push((key, asker));
+                }
+                Err(reason) => {
+                    let error = DialError { address: address.to_string(), reason };
+                    let _ = asker.reply.try_send(Err(error));
+                }
+            },
+            Command::Disconnect { connection, deadline } => {
+                self.disconnect(connection, deadline);
+            }
+            Command::Adopt(visitor) => self.adopt(*visitor),
+            Command::Request(errand) => self.begin_errand(*errand),
+            Command::CancelRequest { number } => self.cancel_errand(number),
+            Command::Pool(command) => self.run_pool_command(command),
+            Command::Shutdown { deadline } => self.begin_shutdown(deadline),
+        }
+    }
+
+    /// Queues the answer to a request, unless that was given up.
+    fn push_answer<B: Body + ?Sized>(
+        &mut self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        request: u64,
+        body: &B,
+    ) -> Result<(), SendError> {
+        let is_ours = connection.reactor == self.reactor;
+        let mark = if is_ours { self.mark(connection.key, request) } else { None };
+        if mark.is_some_and(|mark| self.cancellations.contains(mark)) {
+            return Err(SendError::Abandoned);
+        }
+        self.push_to(connection, envelope, Correlation::Response(request), body).map(drop)
+    }
+}
+
+/// Why a connection attempt failed, from why its connection ended.
+pub(crate) fn connect_error(
+    address: String,
+    reason: CloseReason,
+    timeout: Duration,
+) -> ConnectError {
+    match reason {
+        CloseReason::ConnectTimeout => ConnectError::Timeout { address, timeout },
+        CloseReason::Rejected(reason) => ConnectError::Rejected { address, reason },
+        CloseReason::Socket { errno } => {
+            ConnectError::Connect { address, source: io::Error::from_raw_os_error(errno) }
+        }
+        reason => ConnectError::Handshake { address, reason },
+    }
+}
+
+pub(crate) fn dial_error(error: DialError, config: &Config) -> ConnectError {
+    let DialError { address, reason } = error;
+    match reason {
+        DialFailure::TooMany { connections_max } => ConnectError::TooMany { connections_max },
+        DialFailure::Socket(source) => ConnectError::Connect { address, source },
+        DialFailure::Closed(reason) => connect_error(address, reason, config.connect_timeout()),
     }
 }

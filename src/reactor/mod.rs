@@ -62,7 +62,8 @@ use std::time::Duration;
 use slotmap::{Key, KeyData};
 
 pub use self::abandoned::Cancelled;
-use self::command::{Command, DialError, DialFailure, Mailbox};
+pub(crate) use self::command::dial_error;
+use self::command::{DialError, Mailbox, connect_error};
 pub use self::connection::ConnectionId;
 use self::connection::{ConnectionKey, ReactorId, next_node};
 use self::core::{AUTO_FLUSH_BYTES, Admitted, Batch, Core};
@@ -96,8 +97,6 @@ use crate::wire::{Body, Frame, Kind, Payload, Priority, low_half};
 
 /// Completions reaped in one turn.
 const COMPLETIONS_PER_TURN: u32 = 64;
-/// Commands carried out in one turn.
-const COMMANDS_PER_TURN: usize = 64;
 /// How long calls that take what waits go without a turn.
 const TURN_AT_LATEST: Duration = Duration::from_millis(1);
 /// See the module. Lives and dies on one thread.
@@ -984,91 +983,6 @@ impl Core {
             .filter(|info| info.is_established)
             .collect()
     }
-
-    /// Carries out commands of other threads.
-    #[inline]
-    fn run_commands(&mut self) {
-        // Taking from an empty queue is a full fence.
-        if self.mailbox.as_ref().is_none_or(|mailbox| mailbox.is_empty()) {
-            return;
-        }
-        for _ in 0..COMMANDS_PER_TURN {
-            let Some(command) = self.mailbox.as_ref().and_then(|mailbox| mailbox.take()) else {
-                return;
-            };
-            self.counters.commands.add(1);
-            self.run_command(command);
-        }
-    }
-
-    fn run_command(&mut self, command: Command) {
-        // A caller that no longer waits for its answer has dropped its end: nothing to do then.
-        match command {
-            // What its caller has withdrawn is not carried out.
-            Command::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
-            Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
-            // A connection that begins now would be nobody's to end. Its caller reads "shut down".
-            Command::Dial { asker, .. } if self.life.is_closing() || !asker.claim.is_first() => {}
-            Command::Send { connection, waiting, body, response_to, asker } => {
-                let envelope = self.end_wait(waiting);
-                let outcome = match response_to {
-                    0 => self.push_to(connection, envelope, Correlation::None, &body).map(drop),
-                    id => self.push_answer(connection, envelope, id, &body),
-                };
-                match asker {
-                    Some(asker) => drop(asker.reply.try_send(outcome)),
-                    None if outcome.is_err() => self.counters.posts_dropped.add(1),
-                    None => {}
-                }
-            }
-            Command::Broadcast { waiting, body, asker } => {
-                let envelope = self.end_wait(waiting);
-                let _ = asker.reply.try_send(self.broadcast(envelope, &body).outcomes);
-            }
-            Command::Connection { connection, reply } => {
-                let info = self.key(connection).ok().and_then(|key| self.info(key));
-                let _ = reply.try_send(info);
-            }
-            Command::Flush(flush) => self.begin_flush(flush),
-            Command::Connections { reply } => drop(reply.try_send(self.established())),
-            Command::Dial { address, asker } => match self.dial(&address) {
-                Ok(key) => {
-                    // To be claimed once more when there is an outcome: whoever has given up by
-                    // then gets none, and the connection is nobody's.
-                    asker.claim.renew();
-                    self.watchers.push((key, asker));
-                }
-                Err(reason) => {
-                    let error = DialError { address: address.to_string(), reason };
-                    let _ = asker.reply.try_send(Err(error));
-                }
-            },
-            Command::Disconnect { connection, deadline } => {
-                self.disconnect(connection, deadline);
-            }
-            Command::Adopt(visitor) => self.adopt(*visitor),
-            Command::Request(errand) => self.begin_errand(*errand),
-            Command::CancelRequest { number } => self.cancel_errand(number),
-            Command::Pool(command) => self.run_pool_command(command),
-            Command::Shutdown { deadline } => self.begin_shutdown(deadline),
-        }
-    }
-
-    /// Queues the answer to a request, unless that was given up.
-    fn push_answer<B: Body + ?Sized>(
-        &mut self,
-        connection: ConnectionId,
-        envelope: Envelope,
-        request: u64,
-        body: &B,
-    ) -> Result<(), SendError> {
-        let is_ours = connection.reactor == self.reactor;
-        let mark = if is_ours { self.mark(connection.key, request) } else { None };
-        if mark.is_some_and(|mark| self.cancellations.contains(mark)) {
-            return Err(SendError::Abandoned);
-        }
-        self.push_to(connection, envelope, Correlation::Response(request), body).map(drop)
-    }
 }
 
 /// Where `reactors` reactors write.
@@ -1083,31 +997,6 @@ pub(crate) fn response_to(request: &Message) -> Correlation {
         Correlation::Response(request.correlation())
     } else {
         Correlation::None
-    }
-}
-
-/// Why a connection attempt failed, from why its connection ended.
-pub(crate) fn connect_error(
-    address: String,
-    reason: CloseReason,
-    timeout: Duration,
-) -> ConnectError {
-    match reason {
-        CloseReason::ConnectTimeout => ConnectError::Timeout { address, timeout },
-        CloseReason::Rejected(reason) => ConnectError::Rejected { address, reason },
-        CloseReason::Socket { errno } => {
-            ConnectError::Connect { address, source: io::Error::from_raw_os_error(errno) }
-        }
-        reason => ConnectError::Handshake { address, reason },
-    }
-}
-
-pub(crate) fn dial_error(error: DialError, config: &Config) -> ConnectError {
-    let DialError { address, reason } = error;
-    match reason {
-        DialFailure::TooMany { connections_max } => ConnectError::TooMany { connections_max },
-        DialFailure::Socket(source) => ConnectError::Connect { address, source },
-        DialFailure::Closed(reason) => connect_error(address, reason, config.connect_timeout()),
     }
 }
 

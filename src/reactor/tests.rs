@@ -11,6 +11,7 @@ use super::*;
 use crate::config::{ConfigBuilder, Idle};
 use crate::error::DropReason;
 use crate::mem::Buffer;
+use crate::reactor::command::Command;
 use crate::reactor::connection::{Connection, InFlight, Phase};
 use crate::session::lane::{LaneLimits, SendMemory};
 use crate::session::{Correlation, Part, Role, Session, Undelivered};
