@@ -128,11 +128,6 @@ impl NodeBuilder {
         self
     }
 
-    /// Listens at every address of this machine, on the default port.
-    pub(crate) fn listen_anywhere(self) -> Self {
-        self.listen(anywhere())
-    }
-
     /// Calls `handler` for frames of this kind that no handler by type takes, on the thread of
     /// the reactor they came to, in place of one that was given for it before.
     ///
@@ -340,15 +335,6 @@ impl Drop for SocketFiles {
             // A reactor that did start may have removed it already.
             let _ = std::fs::remove_file(path);
         }
-    }
-}
-
-/// Every address of this machine: also those of IPv4, but for a host that was booted without IPv6.
-fn anywhere() -> &'static str {
-    let probe = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None);
-    match probe {
-        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => "0.0.0.0",
-        _ => "[::]",
     }
 }
 
@@ -1346,31 +1332,6 @@ mod tests {
         while other.post(Command::Shutdown { deadline: Nanos(0) }).is_ok() {}
         let refused = node.broadcast(Envelope::data(), b"x").map(drop);
         assert_eq!(refused, Err(SendError::Busy), "nobody was");
-    }
-
-    #[test]
-    fn host_without_ipv6_is_listened_on_all_the_same() {
-        use seccompiler::{
-            SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-            SeccompRule,
-        };
-        assert_eq!(anywhere(), "[::]");
-        // On a thread of its own: a filter stays.
-        let found = std::thread::spawn(|| {
-            let family = libc::AF_INET6.try_into().expect("positive");
-            let is_ipv6 =
-                SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family);
-            let rule = SeccompRule::new(vec![is_ipv6.expect("a condition")]).expect("a rule");
-            let rules = std::collections::BTreeMap::from([(libc::SYS_socket, vec![rule])]);
-            let refused = SeccompAction::Errno(libc::EAFNOSUPPORT.try_into().expect("positive"));
-            let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
-            let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch);
-            let program: seccompiler::BpfProgram =
-                filter.expect("a filter").try_into().expect("a program");
-            seccompiler::apply_filter(&program).expect("allowed");
-            anywhere()
-        });
-        assert_eq!(found.join().expect("no panic"), "0.0.0.0");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! [`Server`]: a [`Node`] that listens.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::Config;
-use crate::endpoint::Address;
+use crate::endpoint::{Address, DEFAULT_PORT};
 use crate::error::{ReceiveError, RequestError, SendError, SetupError};
 use crate::node::{Incoming, Node, NodeBuilder, NodeHandle, PendingRequest};
 use crate::reactor::message::Message;
@@ -39,8 +40,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on `endpoint`; may be called several times. Default: `[::]` with the
-    /// default port, `0.0.0.0` on a host without IPv6.
+    /// Listens on `endpoint`; may be called several times. Default: `127.0.0.1:7411`, this machine
+    /// alone, because nothing is authenticated: whoever reaches the port is a client. `[::]` listens
+    /// on every interface, by IPv6 and IPv4.
     ///
     /// A host name is listened on at all its addresses that this machine has, on the same port; see
     /// [`NodeBuilder::listen`].
@@ -133,7 +135,7 @@ impl ServerBuilder {
     /// [`SetupError`] of the first thing that failed; everything started is stopped again.
     pub fn start(mut self) -> Result<Server, SetupError> {
         if !self.listens {
-            self.node = self.node.listen_anywhere();
+            self = self.listen(format!("{}:{DEFAULT_PORT}", Ipv4Addr::LOCALHOST));
         }
         Ok(Server { node: self.node.start()? })
     }

@@ -11,6 +11,7 @@ mod backpressure;
 mod batch;
 mod bed;
 mod client;
+mod defaults;
 mod drops;
 mod endpoints;
 mod exchange;
