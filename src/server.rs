@@ -1,20 +1,16 @@
 //! [`Server`]: a [`Node`] that listens.
 
 use std::net::Ipv4Addr;
+use std::ops::Deref;
 use std::time::Duration;
 
 use crate::Config;
 use crate::endpoint::{Address, DEFAULT_PORT};
-use crate::error::{ReceiveError, RequestError, SendError, SetupError};
-use crate::node::{Incoming, Node, NodeBuilder, NodeHandle, PendingRequest};
-use crate::reactor::message::Message;
+use crate::error::SetupError;
+use crate::node::{Node, NodeBuilder, NodeHandle};
 use crate::reactor::watch::{WatchKey, Watched};
-use crate::reactor::{
-    BroadcastReport, Cancelled, ConnectionId, ConnectionInfo, Context, Event, ShutdownReport, Tap,
-};
-use crate::session::Envelope;
-use crate::stats::Statistics;
-use crate::wire::{Body, Frame, Kind, Payload};
+use crate::reactor::{Cancelled, ConnectionInfo, Context, ShutdownReport, Tap};
+use crate::wire::{Frame, Kind, Payload};
 
 /// Collects what a server is to be; [`ServerBuilder::start`] starts it.
 #[derive(Debug, Default)]
@@ -143,6 +139,16 @@ impl ServerBuilder {
 
 /// Listens, and talks to its clients. Any thread may use it; dropping it ends it without flushing.
 ///
+/// What its [`handle`](Self::handle) offers it offers itself, by [`Deref`]: to send
+/// ([`send_to`](NodeHandle::send_to), [`send_within`](NodeHandle::send_within),
+/// [`post_to`](NodeHandle::post_to), [`broadcast`](NodeHandle::broadcast)), to answer
+/// ([`reply`](NodeHandle::reply), [`post_reply`](NodeHandle::post_reply)), to ask
+/// ([`request`](NodeHandle::request), [`start_request`](NodeHandle::start_request)), to take what
+/// comes ([`receive`](NodeHandle::receive), [`wait`](NodeHandle::wait),
+/// [`poll_event`](NodeHandle::poll_event)), to end one client's session
+/// ([`disconnect`](NodeHandle::disconnect)) and to look at it all
+/// ([`statistics`](NodeHandle::statistics), [`snapshot`](NodeHandle::snapshot)).
+///
 /// ```no_run
 /// use std::time::Duration;
 /// use ringwire::{Envelope, Kind, Server};
@@ -188,167 +194,11 @@ impl Server {
     }
 
     /// The connected clients, as [`NodeHandle::connections`]: in a handler of this server none. One
-    /// that has to know them is told by another thread, or by [`poll_event`](Self::poll_event).
+    /// that has to know them is told by another thread, or by
+    /// [`poll_event`](NodeHandle::poll_event).
     #[must_use]
     pub fn clients(&self) -> Vec<ConnectionInfo> {
         self.node.connections()
-    }
-
-    /// Queues a message for one client and waits for its reactor's verdict; see
-    /// [`NodeHandle::send_to`].
-    ///
-    /// # Errors
-    ///
-    /// [`SendError`]; nothing was queued and the caller still has the message.
-    pub fn send_to<B: Body + ?Sized>(
-        &self,
-        client: ConnectionId,
-        envelope: Envelope,
-        body: &B,
-    ) -> Result<(), SendError> {
-        self.node.send_to(client, envelope, body)
-    }
-
-    /// Hands a message for one client to its reactor without waiting; see
-    /// [`NodeHandle::post_to`].
-    ///
-    /// # Errors
-    ///
-    /// [`SendError::Busy`] when the command queue is full; what can be known here otherwise.
-    pub fn post_to<B: Body + ?Sized>(
-        &self,
-        client: ConnectionId,
-        envelope: Envelope,
-        body: &B,
-    ) -> Result<(), SendError> {
-        self.node.post_to(client, envelope, body)
-    }
-
-    /// Answers a request that came through [`receive`](Self::receive).
-    ///
-    /// # Errors
-    ///
-    /// As [`send_to`](Self::send_to).
-    pub fn reply<B: Body + ?Sized>(
-        &self,
-        request: &Message,
-        envelope: Envelope,
-        body: &B,
-    ) -> Result<(), SendError> {
-        self.node.reply(request, envelope, body)
-    }
-
-    /// Hands the answer to a request to its client's reactor without waiting; see
-    /// [`NodeHandle::post_reply`].
-    ///
-    /// # Errors
-    ///
-    /// As [`post_to`](Self::post_to).
-    pub fn post_reply<B: Body + ?Sized>(
-        &self,
-        request: &Message,
-        envelope: Envelope,
-        body: &B,
-    ) -> Result<(), SendError> {
-        self.node.post_reply(request, envelope, body)
-    }
-
-    /// Queues a message for every client, and reports on each. A client whose link is lost gets a
-    /// reliable message when it is back; one of best effort it is not sent
-    /// ([`SendError::NotConnected`]).
-    ///
-    /// # Errors
-    ///
-    /// As [`NodeHandle::broadcast`].
-    pub fn broadcast<B: Body + ?Sized>(
-        &self,
-        envelope: Envelope,
-        body: &B,
-    ) -> Result<BroadcastReport, SendError> {
-        self.node.broadcast(envelope, body)
-    }
-
-    /// Sends a request to one client and waits for its answer; see [`NodeHandle::request`].
-    ///
-    /// Blocks for up to `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// As [`NodeHandle::request`].
-    pub fn request<B: Body + ?Sized>(
-        &self,
-        client: ConnectionId,
-        envelope: Envelope,
-        body: &B,
-        timeout: Duration,
-    ) -> Result<Message, RequestError> {
-        self.node.request(client, envelope, body, timeout)
-    }
-
-    /// Sends a request to one client without waiting for its answer; see
-    /// [`NodeHandle::start_request`].
-    ///
-    /// # Errors
-    ///
-    /// As [`NodeHandle::start_request`].
-    pub fn start_request<B: Body + ?Sized>(
-        &self,
-        client: ConnectionId,
-        envelope: Envelope,
-        body: &B,
-        timeout: Duration,
-    ) -> Result<PendingRequest, RequestError> {
-        self.node.start_request(client, envelope, body, timeout)
-    }
-
-    /// Whether the answer to a request is of no use any more; see
-    /// [`Reactor::is_abandoned`](crate::Reactor::is_abandoned). Never blocks.
-    #[must_use]
-    pub fn is_abandoned(&self, request: &Message) -> bool {
-        self.node.is_abandoned(request)
-    }
-
-    /// Waits for the next message that no handler takes, for up to `timeout`. Each names the
-    /// client it came from.
-    ///
-    /// # Errors
-    ///
-    /// As [`NodeHandle::receive`].
-    pub fn receive(&self, timeout: Duration) -> Result<Message, ReceiveError> {
-        self.node.receive(timeout)
-    }
-
-    /// Waits for the next message that no handler takes or the next connection event, for up to
-    /// `timeout`; see [`NodeHandle::wait`].
-    ///
-    /// # Errors
-    ///
-    /// As [`NodeHandle::wait`].
-    pub fn wait(&self, timeout: Duration) -> Result<Incoming, ReceiveError> {
-        self.node.wait(timeout)
-    }
-
-    /// The oldest connection event not fetched yet: who came, who left and why. Never blocks; see
-    /// [`NodeHandle::poll_event`].
-    #[must_use]
-    pub fn poll_event(&self) -> Option<Event> {
-        self.node.poll_event()
-    }
-
-    /// Ends one client's connection once what is queued for it has left, or at `deadline`; see
-    /// [`NodeHandle::disconnect`].
-    ///
-    /// # Errors
-    ///
-    /// [`SendError::Busy`] or [`SendError::ShutDown`]; no error for a client that is gone.
-    pub fn disconnect(&self, client: ConnectionId, deadline: Duration) -> Result<(), SendError> {
-        self.node.disconnect(client, deadline)
-    }
-
-    /// What has happened so far, all reactors together.
-    #[must_use]
-    pub fn statistics(&self) -> Statistics {
-        self.node.statistics()
     }
 
     /// A handle that other threads may keep.
@@ -361,7 +211,20 @@ impl Server {
     /// delivered. Returns within `deadline` plus the time of handlers that are running. What was
     /// received and not taken, and the events of the end, a [`handle`](Self::handle) that was kept
     /// still hands out.
+    ///
+    /// # Panics
+    ///
+    /// In a handler of this server, as its drop does: a thread can not wait for its own end. Have
+    /// another thread end the server.
     pub fn shutdown(self, deadline: Duration) -> ShutdownReport {
         self.node.shutdown(deadline)
+    }
+}
+
+impl Deref for Server {
+    type Target = NodeHandle;
+
+    fn deref(&self) -> &NodeHandle {
+        &self.node
     }
 }
