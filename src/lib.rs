@@ -74,6 +74,9 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("ringwire needs Linux 6.1 or later (io_uring)");
+
 pub mod client;
 pub mod config;
 mod crc;
