@@ -19,20 +19,23 @@
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Address, Endpoint};
 use crate::error::{
     CloseReason, ConnectError, FlushError, ReceiveError, RequestError, SendError, SetupError,
 };
 use crate::reactor::core::AUTO_FLUSH_BYTES;
 use crate::reactor::message::Message;
+use crate::reactor::sessions::{backoff_policy, random};
 use crate::reactor::watch::{WatchError, WatchKey, Watched};
 use crate::reactor::{
     BatchReport, Cancelled, ConnectionId, ConnectionInfo, ConnectionState, Context, Event,
-    EventKind, Reactor, RequestId, ShutdownReport, Turn, Wait,
+    EventKind, Reactor, RequestId, ShutdownReport, Turn, Wait, connect_error,
 };
-use crate::session::Envelope;
+use crate::session::backoff::{Backoff, BackoffPolicy, Next};
+use crate::session::{Correlation, Envelope};
 use crate::stats::Statistics;
 use crate::time::Nanos;
+use crate::wire::handshake::RejectReason;
 use crate::wire::{Body, Frame, Kind, Payload};
 
 /// Connections a client's reactor holds: the session, and one that is still closing.
@@ -85,26 +88,110 @@ impl Client {
     ///
     /// [`ConnectError`], of the last address tried.
     pub fn connect(&mut self, endpoint: &str) -> Result<(), ConnectError> {
+        let addresses = self.addresses_to_connect(endpoint)?;
+        let failed = |error: Option<_>| error.expect("without a deadline every attempt ends");
+        self.connect_any(&addresses, Nanos::NEVER).map_err(failed)
+    }
+
+    /// As [`connect`](Self::connect), and tries again until there is a session or `timeout` is
+    /// over: for a server that may start later than its clients. Between two attempts, each at all
+    /// addresses, is as much time as for a session that has lost its link (`reconnect_delay_ms`,
+    /// `reconnect_delay_max_ms`). A peer that refuses the session for what can not change by
+    /// itself, as the version, is not asked again.
+    ///
+    /// Blocks for up to `timeout`, and before that on the resolver when the host is a name: once,
+    /// so that a name without an address is an error at once. Returns sooner when the next attempt
+    /// would begin after `timeout`. Each attempt is told by events.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`], of the last attempt that has failed; [`ConnectError::Timeout`] when none
+    /// has come to an end.
+    pub fn connect_within(
+        &mut self,
+        endpoint: &str,
+        timeout: Duration,
+    ) -> Result<(), ConnectError> {
+        let addresses = self.addresses_to_connect(endpoint)?;
+        let deadline = Nanos::now() + timeout;
+        let policy = BackoffPolicy { attempts_max: None, ..backoff_policy(self.config()) };
+        let mut backoff = Backoff::new(policy);
+        let mut failure = None;
+        while let Next::Attempt { at, .. } = backoff.next(Nanos::now(), random())
+            && at < deadline
+        {
+            // A failing ring is met again, and reported, by the attempt.
+            while Nanos::now() < at && self.reactor.turn(Wait::Until(at)).is_ok() {}
+            match self.connect_any(&addresses, deadline) {
+                Ok(()) => return Ok(()),
+                Err(Some(error)) if is_final(&error) => return Err(error),
+                Err(error) => failure = error.or(failure),
+            }
+        }
+        let address = || addresses[0].to_string();
+        Err(failure.unwrap_or_else(|| ConnectError::Timeout { address: address(), timeout }))
+    }
+
+    /// The addresses of a server, for a client that may connect.
+    fn addresses_to_connect(&mut self, endpoint: &str) -> Result<Vec<Address>, ConnectError> {
         if self.connection_state() != ConnectionState::Disconnected {
             return Err(ConnectError::AlreadyConnected);
         }
-        let endpoint = Endpoint::of_server(endpoint)?;
-        let addresses = endpoint.resolve().map_err(|source| ConnectError::Resolve {
-            host: endpoint.host().into_owned(),
-            source,
-        })?;
+        let addresses = Endpoint::of_server(endpoint)?.addresses()?;
         self.forget_session();
+        Ok(addresses)
+    }
+
+    /// Begins a session with the first address where that works, by `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// Of the last attempt that has failed; `None` when the deadline came before that.
+    fn connect_any(
+        &mut self,
+        addresses: &[Address],
+        deadline: Nanos,
+    ) -> Result<(), Option<ConnectError>> {
         let mut failure = None;
-        for address in &addresses {
-            match self.reactor.connect(address) {
+        for address in addresses {
+            match self.connect_to(address, deadline) {
                 Ok(connection) => {
                     self.connection = Some(connection);
                     return Ok(());
                 }
-                Err(error) => failure = Some(error),
+                Err(Some(error)) => failure = Some(error),
+                Err(None) => break,
             }
         }
-        Err(failure.expect("an endpoint resolves to at least one address"))
+        Err(failure)
+    }
+
+    /// As [`Reactor::connect`], until `deadline`: after it, `None`.
+    fn connect_to(
+        &mut self,
+        address: &Address,
+        deadline: Nanos,
+    ) -> Result<ConnectionId, Option<ConnectError>> {
+        let reactor = &mut self.reactor;
+        let connection = reactor.dial(address)?;
+        loop {
+            if reactor.connection(connection).is_some_and(|known| known.is_established) {
+                return Ok(connection);
+            }
+            if let Some(reason) = reactor.disconnected_reason(connection) {
+                let timeout = reactor.config().connect_timeout();
+                return Err(Some(connect_error(address.to_string(), reason, timeout)));
+            }
+            if Nanos::now() >= deadline {
+                reactor.disconnect(connection, Duration::ZERO);
+                // So that the peer learns of it, whatever the application does next.
+                let _ = reactor.turn(Wait::Poll);
+                return Err(None);
+            }
+            reactor
+                .turn(Wait::Until(deadline))
+                .map_err(|source| ConnectError::Connect { address: address.to_string(), source })?;
+        }
     }
 
     /// Flushes what is queued, waits until reliable messages are confirmed, says goodbye, and waits
@@ -173,6 +260,57 @@ impl Client {
             self.reactor.flush_full_lane(connection, envelope.lane(), admitted.is_crowded);
         }
         Ok(())
+    }
+
+    /// As [`send`](Self::send), and waits where there is no room for the message: turns until there
+    /// is, for up to `timeout`. Handlers are called meanwhile; other messages wait for
+    /// [`receive`](Self::receive), and behind a full inbox nothing is read, so that nothing reliable
+    /// is confirmed.
+    ///
+    /// Blocks for up to `timeout`. Allocates nothing. Each attempt that finds no room counts
+    /// (`sends_refused`). The wait is part of the message's time to live.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was queued. [`SendError::Full`] or [`SendError::MemoryFull`] after
+    /// `timeout`, everything else at once.
+    #[inline]
+    pub fn send_within<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        match self.send(envelope, body) {
+            Err(SendError::Full | SendError::MemoryFull) if !timeout.is_zero() => {
+                self.wait_to_send(envelope, body, timeout)
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// The rest of [`send_within`](Self::send_within), once there was no room.
+    #[cold]
+    fn wait_to_send<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        let began = Nanos::now();
+        let deadline = began + timeout;
+        let ttl = Duration::from_micros(envelope.ttl_us_with(Correlation::None).into());
+        let expiry = if envelope.expires() { began + ttl } else { Nanos::NEVER };
+        loop {
+            // A failing ring shows as a lost connection in the next attempt.
+            let _ = self.reactor.turn(Wait::Until(deadline.min(expiry)));
+            let now = Nanos::now();
+            let left = if envelope.expires() { envelope.expires_at(expiry, now) } else { envelope };
+            match self.send(left, body) {
+                Err(SendError::Full | SendError::MemoryFull) if now < deadline => {}
+                verdict => return verdict,
+            }
+        }
     }
 
     /// Queues a message for each of `bodies`, in order, alike but for what they carry: a cycle's
@@ -527,5 +665,51 @@ impl Client {
     /// those that are still closing.
     pub fn reactor(&mut self) -> &mut Reactor {
         &mut self.reactor
+    }
+}
+
+/// Whether a peer would refuse a session again, and again.
+fn is_final(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Rejected { reason, .. } => matches!(
+            reason,
+            RejectReason::Version | RejectReason::Schema | RejectReason::Authentication
+        ),
+        ConnectError::Handshake { reason, .. } => matches!(reason, CloseReason::Refused(_)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Server;
+
+    /// An address where nobody listens, and the socket that keeps it so.
+    fn deaf() -> (socket2::Socket, Address) {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback");
+        let address = socket.local_addr().expect("bound").as_socket().expect("IPv4");
+        (socket, Address::Tcp(address))
+    }
+
+    #[test]
+    fn every_address_of_a_name_is_tried() {
+        let config = Config::builder().registry(false).build().expect("valid");
+        let server = Server::builder().config(config.clone()).listen("127.0.0.1:0");
+        let server = server.start().expect("it listens");
+        let (first, second) = (deaf(), deaf());
+        let mut client = Client::new(config).expect("a ring");
+
+        let failure = client.connect_any(&[first.1.clone(), second.1.clone()], Nanos::NEVER);
+        let failure = failure.expect_err("nobody listens").expect("both have failed");
+        assert!(failure.to_string().contains(&second.1.to_string()), "the last: {failure}");
+
+        let addresses = [first.1, server.addresses()[0].clone(), second.1];
+        client.connect_any(&addresses, Nanos::NEVER).expect("the second listens");
+        assert_eq!(client.connection_state(), ConnectionState::Connected);
+        let connected = client.connection().expect("connected").address;
+        assert_eq!(connected, addresses[1].to_string());
     }
 }

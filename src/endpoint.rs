@@ -10,6 +10,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::error::ConnectError;
+
 /// The port of an endpoint that names none.
 pub const DEFAULT_PORT: u16 = 7411;
 
@@ -203,6 +205,12 @@ impl Endpoint {
                 Ok(found)
             }
         }
+    }
+
+    /// As [`resolve`](Self::resolve), for whoever connects there.
+    pub(crate) fn addresses(&self) -> Result<Vec<Address>, ConnectError> {
+        let host = || self.host().into_owned();
+        self.resolve().map_err(|source| ConnectError::Resolve { host: host(), source })
     }
 
     /// Reads the endpoint of a server that is to be connected to.

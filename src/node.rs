@@ -58,6 +58,10 @@ use crate::wire::{Body, BodyError, Frame, Kind, Payload, frame_bytes};
 /// withdraws the command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a caller that waits for room does so before it looks again: at first, and at most.
+const ROOM_PAUSE_MIN: Duration = Duration::from_micros(50);
+const ROOM_PAUSE_MAX: Duration = Duration::from_millis(1);
+
 /// A handler shared by all reactors of a node.
 type SharedHandler = Arc<dyn Fn(&mut Context<'_>, Frame<'_>) + Send + Sync>;
 
@@ -651,11 +655,7 @@ impl NodeHandle {
         if self.is_in_handler() {
             return Err(ConnectError::InHandler);
         }
-        let endpoint = Endpoint::of_server(endpoint)?;
-        let addresses = endpoint.resolve().map_err(|source| ConnectError::Resolve {
-            host: endpoint.host().into_owned(),
-            source,
-        })?;
+        let addresses = Endpoint::of_server(endpoint)?.addresses()?;
         let mailbox = &self.shared.mailboxes[reactor % self.shared.mailboxes.len()];
         let config = &self.shared.config;
         let mut failure = ConnectError::ShutDown;
@@ -729,6 +729,47 @@ impl NodeHandle {
         body: &B,
     ) -> Result<(), SendError> {
         self.send_correlated(connection, envelope, body, 0)
+    }
+
+    /// As [`send_to`](Self::send_to), and waits for room where the lane, the send memory or the
+    /// command queue has none, for up to `timeout`. Looks again after 50 us, and then after twice as
+    /// long each time, up to 1 ms. The wait is part of the message's time to live.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to); what there is no room for ([`SendError::Full`],
+    /// [`SendError::MemoryFull`], [`SendError::Busy`]) after `timeout`, everything else at once.
+    pub fn send_within<B: Body + ?Sized>(
+        &self,
+        connection: ConnectionId,
+        envelope: Envelope,
+        body: &B,
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        self.check_may_wait()?;
+        let deadline = Nanos::now() + timeout;
+        let waiting = Waiting::new(envelope);
+        let body = self.own(body, envelope, 0)?;
+        let mut pause = ROOM_PAUSE_MIN;
+        loop {
+            let verdict = self.ask_for_verdict(connection.reactor, |asker| Command::Send {
+                connection,
+                waiting,
+                body: body.clone(),
+                response_to: 0,
+                asker: Some(asker),
+            });
+            let left = deadline.since(Nanos::now());
+            match verdict {
+                Err(SendError::Full | SendError::MemoryFull | SendError::Busy)
+                    if !left.is_zero() =>
+                {
+                    pause_this_thread(pause.min(left));
+                    pause = (2 * pause).min(ROOM_PAUSE_MAX);
+                }
+                verdict => return verdict,
+            }
+        }
     }
 
     /// Answers a request that came through [`receive`](Self::receive); waits as
@@ -1210,6 +1251,11 @@ fn correlation_of(request: &Message) -> u64 {
     if request.is_request() { request.correlation() } else { 0 }
 }
 
+#[expect(clippy::disallowed_methods, reason = "no reactor's thread: a caller's, which may wait")]
+fn pause_this_thread(pause: Duration) {
+    std::thread::sleep(pause);
+}
+
 /// Waits for the answer to a command until `deadline`, and withdraws it then.
 fn wait_for<T>(answer: &Receiver<T>, claim: &Claim, deadline: Nanos) -> Result<T, SendError> {
     let answered = match answer.recv_timeout(deadline.since(Nanos::now())) {
@@ -1341,6 +1387,11 @@ mod tests {
         let error = node.connect("127.0.0.1:9", 0).expect_err("nobody looks");
         assert!(matches!(error, ConnectError::Busy), "{error}");
         assert!(error.to_string().contains("commands_max"), "{error}");
+        let connection = ConnectionId { reactor: ReactorId::new(0, 0), key: Default::default() };
+        let outcome = node.flush_within(connection, Duration::from_secs(10));
+        assert_eq!(outcome, Err(FlushError::Busy));
+        let sent = node.send_within(connection, Envelope::data(), b"x", Duration::from_millis(5));
+        assert_eq!(sent, Err(SendError::Busy));
     }
 
     #[test]

@@ -40,3 +40,4 @@ mod shutdown;
 mod strangers;
 mod traffic;
 mod util;
+mod waits;
