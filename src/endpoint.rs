@@ -87,6 +87,12 @@ pub enum EndpointError {
         /// Its host part.
         host: String,
     },
+    /// A port without a host.
+    #[error("endpoint {text:?} has no host: write host:{text}, as in localhost:{text}")]
+    PortAlone {
+        /// The endpoint.
+        text: String,
+    },
     /// The part in brackets is not an IPv6 address, or there are no brackets around it.
     #[error("endpoint {text:?}: the IPv6 part must be an address in brackets, as in [::1]:7411")]
     Ipv6 {
@@ -176,6 +182,9 @@ impl FromStr for Endpoint {
         }
         if !is_host(host) {
             return Err(EndpointError::Host { text: text.into(), host: host.into() });
+        }
+        if host == text && parse_port(text, text).is_ok() {
+            return Err(EndpointError::PortAlone { text: text.into() });
         }
         if is_numeric(host) && host.parse::<Ipv4Addr>().is_err() {
             return Err(EndpointError::Ipv4 { text: text.into(), host: host.into() });
@@ -380,6 +389,9 @@ mod tests {
                 EndpointError::Ipv4 { text: format!("{host}:80"), host: host.into() }
             );
         }
+        let error = refuse("7411").to_string();
+        assert_eq!(error, "endpoint \"7411\" has no host: write host:7411, as in localhost:7411");
+        assert!(matches!(refuse("65536"), EndpointError::Ipv4 { .. }));
         assert!(matches!(refuse("[zz]:9"), EndpointError::Ipv6 { .. }));
         assert!(matches!(refuse("1:2:3"), EndpointError::Ipv6 { .. }));
         assert!(matches!(refuse("unix:"), EndpointError::UnixPath { bytes: 0, .. }));
