@@ -63,8 +63,9 @@ pub enum Overflow {
     Reject,
     /// Drops the oldest best-effort messages that wait. When only reliable ones wait, it refuses.
     DropOldest,
-    /// Every message without a conflation key of its own replaces the one of the same type that
-    /// waits; when there is no room all the same, it refuses. Requests and answers replace nothing
+    /// At any time, not only when the lane is full: a best-effort message without a conflation key
+    /// of its own replaces the one of the same kind and type number that still waits. When there is
+    /// no room all the same, it is refused. Reliable messages, requests and answers replace nothing
     /// and stay.
     LatestValue,
     /// Ends the session: the peer reads too slowly.
@@ -460,11 +461,12 @@ settings! {
     /// How long a peer may take from the first to the last byte of a frame, in milliseconds.
     frame_timeout_ms: u32 = 30_000, 10 => 3_600_000;
     /// How often this node wants to hear from its peer, in milliseconds; 0 is never. The peer sends
-    /// a heartbeat when it has had nothing else to send for that long. A session that always has
-    /// measures the clocks by one each second; the busy sessions of a reactor in turn, a
-    /// millisecond apart, so that 10,000 do it every ten seconds. For a node that does not want to
-    /// hear they are measured once, when the connection begins: by `clock_drift_ppm` of the time
-    /// since then (0.36 s in an hour) times to live are over sooner there.
+    /// a heartbeat when it has had nothing else to send for that long. Heartbeats also measure the
+    /// peer's clock, against which times to live are checked. On a session that always has something
+    /// to send one does so each second; the busy sessions of a reactor in turn, a millisecond apart,
+    /// so that 10,000 do it every ten seconds. With 0 the clock is measured once, when the
+    /// connection begins: by `clock_drift_ppm` of the time since then (0.36 s in an hour) times to
+    /// live are over sooner here.
     heartbeat_interval_ms: u32 = 1_000, 0 => 3_600_000;
     /// So many intervals of silence mean that the peer is gone, also when the kernel would go on
     /// for minutes (tcp(7), tcp_retries2).
@@ -490,10 +492,10 @@ settings! {
 
     /// TCP_USER_TIMEOUT, in milliseconds: how long sent data may stay unacknowledged before the
     /// kernel gives the connection up (tcp(7)); 0 leaves the kernel's default of about 15 minutes.
-    /// Only without heartbeats (`heartbeat_interval_ms = 0`). With them it has no effect: they find
-    /// a peer that is gone, and to the kernel one that is there and has stopped reading, as
-    /// backpressure makes it, is late as well. One that goes without a word while this end does not
-    /// read it, for want of room, is found when it is read again.
+    /// Used only with `heartbeat_interval_ms = 0`. With heartbeats it is not set: they find a dead
+    /// peer, and the kernel would also give up a living one that has merely stopped reading. A peer
+    /// that dies while this end is not reading it, for want of room, is noticed when it is read
+    /// again.
     tcp_user_timeout_ms: u32 = 10_000, 0 => 3_600_000;
     /// Idle seconds before the kernel probes the peer (TCP_KEEPIDLE, tcp(7)); 0 turns probes off.
     tcp_keepalive_s: u32 = 15, 0 => 32_767;
@@ -739,7 +741,8 @@ impl ConfigBuilder {
     }
 
     /// Whether a connection that was established and is lost is made again, by the side that
-    /// connected, and the session goes on where it was. Default: yes.
+    /// connected, and the session goes on where it was. No effect with `session_linger_ms = 0` at
+    /// either end. Default: yes.
     #[must_use]
     pub fn reconnect(mut self, enabled: bool) -> Self {
         self.reconnect = enabled;
@@ -895,7 +898,9 @@ impl ConfigBuilder {
         if let Some(address) = &self.metrics_address {
             let quoted = text::quoted(address);
             if address.parse::<std::net::SocketAddr>().is_err() {
-                return invalid("metrics_address", quoted, "an address and a port are expected");
+                let expected = "an IP address and a port are expected, as in 127.0.0.1:9464; \
+                                host names are not resolved";
+                return invalid("metrics_address", quoted, expected);
             }
             if !cfg!(feature = "metrics") {
                 let expected = "this build serves no metrics: build it with `--features metrics`";
@@ -988,6 +993,15 @@ mod tests {
     fn out_of_bounds_names_key_value_and_bound() {
         let error = Config::builder().window_bytes(16).build().expect_err("too small");
         assert_eq!(error.to_string(), "window_bytes = 16 is out of bounds: 4096 to 4194304");
+    }
+
+    #[test]
+    fn metrics_address_is_no_host_name() {
+        let error =
+            Config::builder().metrics_address("localhost:9464").build().expect_err("a name");
+        let text = error.to_string();
+        assert!(text.starts_with("metrics_address = \"localhost:9464\" is invalid: "), "{text}");
+        assert!(text.ends_with("host names are not resolved"), "{text}");
     }
 
     #[test]

@@ -198,7 +198,7 @@ pub enum SendError {
     },
     /// There is no connection, or no such client. Why tells `Client::disconnected_reason`, and the
     /// connection's `Disconnected` event.
-    #[error("not connected")]
+    #[error("not connected (reconnecting, or over: see connection_state and disconnected_reason)")]
     NotConnected,
     /// Its time to live has passed already.
     #[error("the message's time to live has passed before it was queued")]
@@ -368,7 +368,9 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// Neither success nor failure in time.
-    #[error("no session with {address} within {timeout:?} (connect_timeout_ms)")]
+    #[error(
+        "no session with {address} within {timeout:?} (connect_timeout_ms, or the call's timeout)"
+    )]
     Timeout {
         /// The address tried last.
         address: String,
