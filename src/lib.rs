@@ -37,12 +37,45 @@
 //! | an event loop of your own, several connections | [`Reactor`] |
 //! | code that should not care | [`Transport`] |
 //!
+//! # Typed payloads
+//!
+//! A type that derives `rkyv::Archive` and `rkyv::Serialize` is a body once [`payload!`] has given
+//! it a number; its receiver reads it in place. [`rkyv`] and [`bytes`] are exported, so that an
+//! application needs no dependency of its own, which would have to be of the same version: rkyv 0.8
+//! with `bytecheck`, `little_endian`, `pointer_width_32` and `aligned`, which is the format on the
+//! wire, and bytes 1. With a dependency of its own it leaves the line `#[rkyv(crate = …)]` out, and
+//! must not ask rkyv for other formats: features add up.
+//!
+//! ```
+//! use ringwire::rkyv::{Archive, Serialize};
+//!
+//! #[derive(Archive, Serialize)]
+//! #[rkyv(crate = ringwire::rkyv)]
+//! struct Setpoint {
+//!     axis: u32,
+//!     position_mm: f64,
+//! }
+//! ringwire::payload!(Setpoint = 0x0101);
+//! ```
+//!
+//! # Waiting and async
+//!
+//! There is no async interface and no descriptor to poll: a reactor waits in its ring. In an
+//! asynchronous program give a thread to [`NodeHandle::wait`], and pass on what comes through a
+//! channel of its runtime; to send, [`NodeHandle::post_to`] never blocks.
+//!
+//! # Logging
+//!
+//! Ringwire logs through [`tracing`](https://docs.rs/tracing): without a subscriber nothing is seen.
+//!
 //! # Glossary
 //!
 //! - **frame**: header, optional extension, payload and padding on the wire ([`wire`]).
 //! - **message**: what the application sends and receives; travels as one frame.
 //! - **lane**: the bounded queue of one [`Priority`] of one session.
 //! - **session**: the rules of talking to one peer; outlives its connections.
+//! - **connection**: in names ([`ConnectionId`], [`ConnectionInfo`]) the session, whose id outlives
+//!   its links; in limits (`connections_max`) a socket.
 //! - **link**: the connection that a session has at the moment; it is *away* without one.
 //! - **reliable**: kept until the peer confirms it, and sent again on the next link.
 //! - **gap**: stands in a lane for messages that will not come.
@@ -116,6 +149,10 @@ const fn miri_stride(stride: usize) -> usize {
     if cfg!(miri) { stride } else { 1 }
 }
 
+// What payload types need; see the crate's documentation.
+#[doc(no_inline)]
+pub use {bytes, rkyv};
+
 // The public interface is:
 pub use client::Client;
 pub use config::{Config, ConfigBuilder, Idle, Overflow, PoolConfig, PoolConfigBuilder};
@@ -140,5 +177,6 @@ pub use session::{Envelope, PeerInfo, Undelivered};
 pub use stats::{CounterBlock, Counters, Snapshot, Statistics};
 pub use time::Nanos;
 pub use transport::{Transport, TransportError};
+pub use wire::handshake::{RejectReason, SessionId};
 pub use wire::payload::serialize;
 pub use wire::{Body, BodyError, Checksum, Codec, Frame, Kind, Payload, Priority, Scratch};
