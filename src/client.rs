@@ -9,6 +9,14 @@
 //! long as the server keeps its session (`session_linger_ms`). For messages that must be handled
 //! while the application is busy elsewhere, use a `Node`.
 //!
+//! A lost link is made again inside the calls, for `session_linger_ms` (10 s), and only if the
+//! server keeps sessions, too. After that the session is over: [`Client::connection_state`] is
+//! `Disconnected`, every send is refused with [`SendError::NotConnected`], and only
+//! [`Client::connect`], which blocks, begins another. Handlers stay; watches are to be set again, or
+//! once for all sessions with [`Reactor::watch_all`] of [`Client::reactor`]. A loop that must come
+//! back however long its server is away, and must not block, uses a [`Pool`](crate::Pool) of one
+//! member.
+//!
 //! Dropping a client ends it at once: nothing is flushed, and no goodbye is said, so that the
 //! server keeps the session for a client that does not come back. [`Client::disconnect`] parts in
 //! order.
@@ -562,9 +570,11 @@ impl Client {
         Err(ReceiveError::NotConnected)
     }
 
-    /// Calls `handler` for messages of this kind that no handler by type takes.
+    /// Calls `handler` for messages of this kind that no handler by type takes, in place of one that
+    /// was given for it before.
     ///
-    /// Handlers run inside the client's calls, on this thread; see [`Context`].
+    /// Handlers run inside the client's calls, on this thread; see [`Context`]. A panic in a handler
+    /// is caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.
     ///
     /// # Panics
     ///
@@ -573,7 +583,11 @@ impl Client {
         self.reactor.on(kind, handler);
     }
 
-    /// Calls `handler` for messages with `T`'s `type_id`, with the validated value in place.
+    /// Calls `handler` for messages with `T`'s `type_id`, with the validated value in place, and in
+    /// place of a handler that was given for it before. A panic in it is caught as in one of
+    /// [`on`](Self::on).
+    ///
+    /// A payload that claims to be a `T` and is not closes its connection.
     pub fn on_type<T: Payload>(
         &mut self,
         handler: impl FnMut(&mut Context<'_>, Frame<'_>, &T::Archived) + 'static,

@@ -133,7 +133,8 @@ impl NodeBuilder {
     }
 
     /// Calls `handler` for frames of this kind that no handler by type takes, on the thread of
-    /// the reactor they came to, in place of one that was given for it before.
+    /// the reactor they came to, in place of one that was given for it before. A panic in a handler
+    /// is caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.
     ///
     /// # Panics
     ///

@@ -293,9 +293,11 @@ impl Pool {
         Err(ReceiveError::NotConnected)
     }
 
-    /// Calls `handler` for messages of this kind that no handler by type takes.
+    /// Calls `handler` for messages of this kind that no handler by type takes, in place of one that
+    /// was given for it before.
     ///
-    /// Handlers run inside the pool's calls, on this thread; see [`Context`].
+    /// Handlers run inside the pool's calls, on this thread; see [`Context`]. A panic in a handler
+    /// is caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.
     ///
     /// # Panics
     ///
@@ -304,7 +306,11 @@ impl Pool {
         self.reactor.on(kind, handler);
     }
 
-    /// Calls `handler` for messages with `T`'s `type_id`, with the validated value in place.
+    /// Calls `handler` for messages with `T`'s `type_id`, with the validated value in place, and in
+    /// place of a handler that was given for it before. A panic in it is caught as in one of
+    /// [`on`](Self::on).
+    ///
+    /// A payload that claims to be a `T` and is not closes its connection.
     pub fn on_type<T: Payload>(
         &mut self,
         handler: impl FnMut(&mut Context<'_>, Frame<'_>, &T::Archived) + 'static,

@@ -49,8 +49,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Calls `handler` for messages of this kind that no handler by type takes, on the reactor's
-    /// thread.
+    /// Calls `handler` for messages of this kind that no handler by type takes, on the thread of the
+    /// reactor they came to, in place of one that was given for it before. A panic in a handler is
+    /// caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.
     ///
     /// # Panics
     ///
@@ -65,7 +66,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Calls `handler` for messages with `T`'s `type_id`, with the validated value in place.
+    /// Calls `handler` for messages with `T`'s `type_id`, with the validated value in place, and in
+    /// place of a handler that was given for it before. A panic in it is caught as in one of
+    /// [`on`](Self::on).
     ///
     /// A payload that claims to be a `T` and is not closes its connection.
     #[must_use]
