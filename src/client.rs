@@ -79,10 +79,10 @@ impl Client {
     /// # Errors
     ///
     /// [`SetupError`], which says what the kernel refused and what to do.
-    pub fn new(mut config: Config) -> Result<Self, SetupError> {
+    pub fn new(config: Config) -> Result<Self, SetupError> {
         let connections_max =
             if config.express() { EXPRESS_CONNECTIONS_MAX } else { CLIENT_CONNECTIONS_MAX };
-        config.connections_max = config.connections_max.min(connections_max);
+        let config = config.with_connections_at_most(connections_max);
         Ok(Self { reactor: Reactor::new(&config)?, connection: None, ended: None })
     }
 

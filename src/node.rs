@@ -229,16 +229,16 @@ impl NodeBuilder {
         check_reactors("reactors", count, 1)?;
         // The builder of the configuration did not know of this number.
         config.check_pinned(count)?;
-        let cores_available = affinity::cores_available(&config.cores);
-        if config.idle == Idle::Spin && count > cores_available {
+        let cores_available = affinity::cores_available(config.cores());
+        if config.idle() == Idle::Spin && count > cores_available {
             tracing::warn!(
                 reactors = count,
                 cores = cores_available,
                 "more spinning reactors than cores: falling back to idle = \"adaptive\""
             );
-            config.idle = Idle::Adaptive;
+            config = config.without_spinning();
         }
-        if config.mlockall
+        if config.mlockall()
             && let Err(source) = affinity::lock_memory()
         {
             return Err(SetupError::System { operation: "mlockall", source });

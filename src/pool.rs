@@ -53,11 +53,11 @@ impl Pool {
     /// # Errors
     ///
     /// [`SetupError`], which says what the kernel refused and what to do.
-    pub fn new(mut config: Config, plan: PoolConfig) -> Result<Self, SetupError> {
+    pub fn new(config: Config, plan: PoolConfig) -> Result<Self, SetupError> {
         // Each member, and its place while the connection before it is closing.
         let links = if config.express() { 2 } else { 1 };
         let connections_max = 2 * links * plan.members_max() + 2;
-        config.connections_max = config.connections_max.min(connections_max);
+        let config = config.with_connections_at_most(connections_max);
         Ok(Self { reactor: Reactor::new(&config)?, plan, pool: None })
     }
 

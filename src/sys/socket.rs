@@ -135,7 +135,7 @@ const LOOPBACK_CONGESTION: &[u8] = b"reno";
 /// Has nothing pace a connection to or from this address if that is loopback, whatever the system's
 /// congestion control is, unless the configuration names one.
 fn avoid_pacing(socket: &Socket, address: &SockAddr, config: &Config) {
-    if config.tcp_congestion.is_none() && is_loopback(address) {
+    if config.tcp_congestion().is_none() && is_loopback(address) {
         // What the kernel refuses stays as it was: slower, and no reason to end anything.
         let _ = socket.set_tcp_congestion(LOOPBACK_CONGESTION);
     }
@@ -221,7 +221,7 @@ fn set_tcp_options(socket: SockRef<'_>, config: &Config) -> io::Result<()> {
     if config.tcp_receive_buffer_bytes() > 0 {
         socket.set_recv_buffer_size(config.tcp_receive_buffer_bytes() as usize)?;
     }
-    if let Some(name) = &config.tcp_congestion {
+    if let Some(name) = config.tcp_congestion() {
         socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
             let remedy = match error.kind() {
                 io::ErrorKind::NotFound => {
