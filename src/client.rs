@@ -12,10 +12,10 @@
 //! A lost link is made again inside the calls, for `session_linger_ms` (10 s), and only if the
 //! server keeps sessions, too. After that the session is over: [`Client::connection_state`] is
 //! `Disconnected`, every send is refused with [`SendError::NotConnected`], and only
-//! [`Client::connect`], which blocks, begins another. Handlers stay; watches are to be set again, or
-//! once for all sessions with [`Reactor::watch_all`] of [`Client::reactor`]. A loop that must come
-//! back however long its server is away, and must not block, uses a [`Pool`](crate::Pool) of one
-//! member.
+//! [`Client::connect`], which blocks, begins another. Handlers stay; watches are to be set again,
+//! or once for all sessions with [`Reactor::watch_all`] of [`Client::reactor`]. A loop that must
+//! come back however long its server is away, and must not block, uses a [`Pool`](crate::Pool) of
+//! one member.
 //!
 //! Dropping a client ends it at once: nothing is flushed, and no goodbye is said, so that the
 //! server keeps the session for a client that does not come back. [`Client::disconnect`] parts in
@@ -272,8 +272,8 @@ impl Client {
 
     /// As [`send`](Self::send), and waits where there is no room for the message: turns until there
     /// is, for up to `timeout`. Handlers are called meanwhile; other messages wait for
-    /// [`receive`](Self::receive), and behind a full inbox nothing is read, so that nothing reliable
-    /// is confirmed.
+    /// [`receive`](Self::receive), and behind a full inbox nothing is read, so that nothing
+    /// reliable is confirmed.
     ///
     /// Blocks for up to `timeout`. Allocates nothing. Each attempt that finds no room counts
     /// (`sends_refused`). The wait is part of the message's time to live.
@@ -570,11 +570,11 @@ impl Client {
         Err(ReceiveError::NotConnected)
     }
 
-    /// Calls `handler` for messages of this kind that no handler by type takes, in place of one that
-    /// was given for it before.
+    /// Calls `handler` for messages of this kind that no handler by type takes, in place of one
+    /// that was given for it before.
     ///
-    /// Handlers run inside the client's calls, on this thread; see [`Context`]. A panic in a handler
-    /// is caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.
+    /// Handlers run inside the client's calls, on this thread; see [`Context`]. A panic in a
+    /// handler is caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.
     ///
     /// # Panics
     ///

@@ -66,7 +66,8 @@
 //!
 //! # Logging
 //!
-//! Ringwire logs through [`tracing`](https://docs.rs/tracing): without a subscriber nothing is seen.
+//! Ringwire logs through [`tracing`](https://docs.rs/tracing): without a subscriber nothing is
+//! seen.
 //!
 //! # Glossary
 //!

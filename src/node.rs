@@ -733,8 +733,8 @@ impl NodeHandle {
     }
 
     /// As [`send_to`](Self::send_to), and waits for room where the lane, the send memory or the
-    /// command queue has none, for up to `timeout`. Looks again after 50 us, and then after twice as
-    /// long each time, up to 1 ms. The wait is part of the message's time to live.
+    /// command queue has none, for up to `timeout`. Looks again after 50 us, and then after twice
+    /// as long each time, up to 1 ms. The wait is part of the message's time to live.
     ///
     /// # Errors
     ///

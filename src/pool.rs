@@ -293,8 +293,8 @@ impl Pool {
         Err(ReceiveError::NotConnected)
     }
 
-    /// Calls `handler` for messages of this kind that no handler by type takes, in place of one that
-    /// was given for it before.
+    /// Calls `handler` for messages of this kind that no handler by type takes, in place of one
+    /// that was given for it before.
     ///
     /// Handlers run inside the pool's calls, on this thread; see [`Context`]. A panic in a handler
     /// is caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.

@@ -37,8 +37,8 @@ impl ServerBuilder {
     }
 
     /// Listens on `endpoint`; may be called several times. Default: `127.0.0.1:7411`, this machine
-    /// alone, because nothing is authenticated: whoever reaches the port is a client. `[::]` listens
-    /// on every interface, by IPv6 and IPv4.
+    /// alone, because nothing is authenticated: whoever reaches the port is a client. `[::]`
+    /// listens on every interface, by IPv6 and IPv4.
     ///
     /// A host name is listened on at all its addresses that this machine has, on the same port; see
     /// [`NodeBuilder::listen`].
@@ -49,9 +49,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Calls `handler` for messages of this kind that no handler by type takes, on the thread of the
-    /// reactor they came to, in place of one that was given for it before. A panic in a handler is
-    /// caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.
+    /// Calls `handler` for messages of this kind that no handler by type takes, on the thread of
+    /// the reactor they came to, in place of one that was given for it before. A panic in a handler
+    /// is caught, counted (`handler_panics`) and logged; not with `panic = "abort"`.
     ///
     /// # Panics
     ///
