@@ -1,5 +1,6 @@
 //! What a configuration may be, and how it is read and written.
 
+use super::text::Takes;
 use super::*;
 
 /// What a client or reactor of its own does not obey is named, and nothing else.
