@@ -11,6 +11,7 @@
 
 mod attach;
 mod bench;
+mod config;
 mod doctor;
 mod options;
 mod record;
@@ -64,6 +65,7 @@ enum Task {
     Replay(replay::ReplayOptions),
     Top(top::TopOptions),
     Stat(stat::StatOptions),
+    Config(config::ConfigOptions),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -164,6 +166,9 @@ fn execute(command: Command) -> Result<ExitCode, CommandError> {
         Task::Replay(options) => replay::run(&options, settings),
         Task::Top(options) => top::run(&options.within(&settings.check()?)),
         Task::Stat(options) => stat::run(&options.within(&settings.check()?)),
+        Task::Config(config::ConfigOptions {}) => config::run(&settings.check()?)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(CommandError::Stdout),
         Task::Doctor(args) => doctor::run(&args, &settings.check()?).map_err(CommandError::Stdout),
     }
 }

@@ -1,12 +1,13 @@
 //! The settings, each once: key, type, default, bounds and what it is for.
 //!
-//! What is made of them: the fields of [`Settings`], the table of keys that `text` reads files by,
-//! the setters of [`ConfigBuilder`] with their documentation, and the getters of the numbers. Not
+//! What is made of them: the fields of [`Settings`], the table of keys that `text` reads files by
+//! and `listing` writes them by, the setters of [`ConfigBuilder`] with their documentation, and the getters of the numbers. Not
 //! here: how values go together ([`ConfigBuilder::build`]).
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use toml::ser::ValueSerializer;
 
 use super::text::Takes;
 use super::{Config, ConfigBuilder, ConfigError, Idle, Overflow, REACTORS_MAX};
@@ -72,6 +73,24 @@ macro_rules! settings {
             $( (stringify!($lane), $lane_takes), )+
         ];
 
+        /// What each of [`KEYS`] is for, as its setter is documented.
+        pub(super) const DOCS: &[&str] = &[
+            $( concat!($($doc),+), )+
+            $( concat!($($other_doc),+), )+
+            $( concat!($($lane_doc),+), )+
+        ];
+
+        impl Settings {
+            /// The value of each of [`KEYS`] as a file has it; `None` is not set.
+            pub(super) fn values(&self) -> Vec<Option<String>> {
+                vec![
+                    $( written(&self.$key), )+
+                    $( written(&self.$other), )+
+                    $( written(&self.$lane), )+
+                ]
+            }
+        }
+
         impl ConfigBuilder {
             $(
                 $(#[doc = $doc])+
@@ -106,6 +125,13 @@ macro_rules! settings {
             )+
         }
     };
+}
+
+/// A value as a file has it, on one line or several; `None` where there is none.
+fn written(value: &impl Serialize) -> Option<String> {
+    let mut text = String::new();
+    value.serialize(ValueSerializer::new(&mut text)).ok()?;
+    Some(text)
 }
 
 /// Cores are numbered from 0 to below this.
