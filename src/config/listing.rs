@@ -12,8 +12,8 @@ use super::{CORES_EXPECTED, Config};
 const COLUMNS: usize = 80;
 
 impl Config {
-    /// The settings as a TOML file: every key, with what it is for, its unit, its bounds, its value,
-    /// and its default where that is another. What is not set stands in a comment.
+    /// The settings as a TOML file: every key, with what it is for, its unit, its bounds, its
+    /// value, and its default where that is another. What is not set stands in a comment.
     ///
     /// [`from_toml`](Self::from_toml) makes an equal configuration of it.
     ///

@@ -1,8 +1,8 @@
 //! The settings, each once: key, type, default, bounds and what it is for.
 //!
 //! What is made of them: the fields of [`Settings`], the table of keys that `text` reads files by
-//! and `listing` writes them by, the setters of [`ConfigBuilder`] with their documentation, and the getters of the numbers. Not
-//! here: how values go together ([`ConfigBuilder::build`]).
+//! and `listing` writes them by, the setters of [`ConfigBuilder`] with their documentation, and the
+//! getters of the numbers. Not here: how values go together ([`ConfigBuilder::build`]).
 
 use std::path::PathBuf;
 
