@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
-use super::{ANSWER_TIMEOUT, NodeHandle, NodePool};
+use super::ask::ANSWER_TIMEOUT;
+use super::{NodeHandle, NodePool};
 use crate::error::{CloseReason, RequestError, SendError};
 use crate::reactor::command::{Claim, Command, Waiting};
 use crate::reactor::connection::ReactorId;

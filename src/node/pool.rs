@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
-use super::{ANSWER_TIMEOUT, NodeHandle};
+use super::NodeHandle;
+use super::ask::ANSWER_TIMEOUT;
 use crate::config::{Overflow, PoolConfig};
 use crate::error::{ConnectError, SendError};
 use crate::reactor::command::{Asker, Claim, Command, Mailbox, Waiting};
