@@ -131,11 +131,19 @@ impl Node {
                 tracing::error!("a reactor panicked: the report does not know of its connections");
                 ShutdownReport::default()
             });
-            report.connections += part.connections;
-            report.flushed += part.flushed;
-            report.messages_dropped += part.messages_dropped;
+            report.add(part);
         }
         report
+    }
+}
+
+impl ShutdownReport {
+    /// What another reactor reports.
+    fn add(&mut self, part: Self) {
+        let Self { connections, flushed, messages_dropped } = part;
+        self.connections += connections;
+        self.flushed += flushed;
+        self.messages_dropped += messages_dropped;
     }
 }
 

@@ -15,6 +15,58 @@ use crate::time::Nanos;
 /// withdraws the command.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// One answer on its way back, and the right to withdraw the question until a reactor has begun
+/// with it.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    claim: Claim,
+    receiver: Receiver<T>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Silence {
+    /// No reactor had begun in time, and none will: the question is withdrawn.
+    Withdrawn,
+    /// The reactor has ended.
+    Ended,
+}
+
+/// What goes with a question, and what its asker keeps. There is room for so many replies: a reactor
+/// never waits to answer.
+pub(super) fn reply_channel<T>(replies: usize) -> (Asker<T>, Answer<T>) {
+    let (reply, receiver) = bounded(replies);
+    let claim = Claim::default();
+    (Asker { claim: claim.clone(), reply }, Answer { claim, receiver })
+}
+
+impl<T> Answer<T> {
+    /// Waits for the answer until `deadline`, and withdraws the question then. One that a reactor
+    /// has begun with by that time is waited for: it is about to be answered.
+    pub(super) fn wait(&self, deadline: Nanos) -> Result<T, Silence> {
+        match self.receiver.recv_timeout(deadline.since(Nanos::now())) {
+            Ok(answer) => Ok(answer),
+            Err(RecvTimeoutError::Timeout) if self.claim.is_first() => Err(Silence::Withdrawn),
+            Err(_) => self.receiver.recv().map_err(|_| Silence::Ended),
+        }
+    }
+
+    /// Where further replies come.
+    pub(super) fn into_receiver(self) -> Receiver<T> {
+        self.receiver
+    }
+}
+
+impl From<Silence> for SendError {
+    /// Of a question that was waited for as long as handles do.
+    fn from(silence: Silence) -> Self {
+        match silence {
+            Silence::Withdrawn => Self::Unresponsive { timeout: ANSWER_TIMEOUT },
+            Silence::Ended => Self::ShutDown,
+        }
+    }
+}
+
 impl NodeHandle {
     /// Has a reactor carry out a command that sends, and waits for its verdict.
     pub(super) fn ask_for_verdict(
@@ -25,12 +77,13 @@ impl NodeHandle {
         // While the thread ends there is none any more.
         let kept = VERDICTS.try_with(Cell::take).ok().flatten();
         let verdicts = kept.unwrap_or_default();
-        let asker = Asker { claim: verdicts.claim.clone(), reply: verdicts.reply.clone() };
+        let (claim, reply) = (verdicts.answer.claim.clone(), verdicts.reply.clone());
+        let asker = Asker { claim, reply };
         let mut outcome = self.post_command(reactor, command(asker));
         if outcome.is_ok() {
             // What was withdrawn still lies in the queue, with this claim: then it is not kept.
-            outcome = wait_for(&verdicts.answer, &verdicts.claim, Nanos::now() + ANSWER_TIMEOUT)?;
-            verdicts.claim.renew();
+            outcome = verdicts.answer.wait(Nanos::now() + ANSWER_TIMEOUT)?;
+            verdicts.answer.claim.renew();
         }
         let _ = VERDICTS.try_with(|place| place.set(Some(verdicts)));
         outcome
@@ -41,36 +94,18 @@ type Verdict = Result<(), SendError>;
 
 /// A thread's way to be told what became of a send.
 struct Verdicts {
-    claim: Claim,
     reply: Sender<Verdict>,
-    answer: Receiver<Verdict>,
+    answer: Answer<Verdict>,
 }
 
 impl Default for Verdicts {
     fn default() -> Self {
-        let (reply, answer) = bounded(1);
-        Self { claim: Claim::default(), reply, answer }
+        let (Asker { reply, .. }, answer) = reply_channel(1);
+        Self { reply, answer }
     }
 }
 
 thread_local! {
     /// Kept from call to call: empty and unclaimed, and nobody else can send on it.
     static VERDICTS: Cell<Option<Verdicts>> = const { Cell::new(None) };
-}
-
-/// Waits for the answer to a command until `deadline`, and withdraws it then.
-pub(super) fn wait_for<T>(
-    answer: &Receiver<T>,
-    claim: &Claim,
-    deadline: Nanos,
-) -> Result<T, SendError> {
-    let answered = match answer.recv_timeout(deadline.since(Nanos::now())) {
-        Err(RecvTimeoutError::Timeout) if claim.is_first() => {
-            return Err(SendError::Unresponsive { timeout: ANSWER_TIMEOUT });
-        }
-        // The reactor was first: it is at it.
-        Err(RecvTimeoutError::Timeout) => answer.recv().ok(),
-        answered => answered.ok(),
-    };
-    answered.ok_or(SendError::ShutDown)
 }

@@ -37,7 +37,7 @@ pub(super) type SharedCancelHandler = Arc<dyn Fn(&mut Context<'_>, &Cancelled) +
 
 /// What is watched in every session, and who is told.
 #[derive(Default, Clone)]
-pub(super) struct Watches {
+pub(super) struct Callbacks {
     pub(super) keys: Vec<(WatchKey, Duration)>,
     pub(super) missed: Option<SharedWatchHandler>,
     pub(super) recovered: Option<SharedWatchHandler>,
@@ -52,7 +52,7 @@ pub struct NodeBuilder {
     endpoints: Vec<String>,
     by_kind: Vec<(Kind, SharedHandler)>,
     by_type: Vec<(u32, SharedHandler)>,
-    watches: Watches,
+    callbacks: Callbacks,
     tap: Option<Tap>,
 }
 
@@ -139,7 +139,7 @@ impl NodeBuilder {
     /// counts; [`start`](Self::start) refuses a period of zero and more keys than `watches_max`.
     #[must_use]
     pub fn watch(mut self, key: WatchKey, period: Duration) -> Self {
-        self.watches.keys.push((key, period));
+        self.callbacks.keys.push((key, period));
         self
     }
 
@@ -150,7 +150,7 @@ impl NodeBuilder {
         mut self,
         handler: impl Fn(&mut Context<'_>, &Watched) + Send + Sync + 'static,
     ) -> Self {
-        self.watches.missed = Some(Arc::new(handler));
+        self.callbacks.missed = Some(Arc::new(handler));
         self
     }
 
@@ -160,7 +160,7 @@ impl NodeBuilder {
         mut self,
         handler: impl Fn(&mut Context<'_>, &Watched) + Send + Sync + 'static,
     ) -> Self {
-        self.watches.recovered = Some(Arc::new(handler));
+        self.callbacks.recovered = Some(Arc::new(handler));
         self
     }
 
@@ -170,7 +170,7 @@ impl NodeBuilder {
         mut self,
         handler: impl Fn(&mut Context<'_>, &Cancelled) + Send + Sync + 'static,
     ) -> Self {
-        self.watches.cancelled = Some(Arc::new(handler));
+        self.callbacks.cancelled = Some(Arc::new(handler));
         self
     }
 
@@ -260,7 +260,7 @@ impl NodeBuilder {
                 sockets,
                 by_kind: self.by_kind.clone(),
                 by_type: self.by_type.clone(),
-                watches: self.watches.clone(),
+                callbacks: self.callbacks.clone(),
                 tap: self.tap.clone(),
             };
             let thread = std::thread::Builder::new()

@@ -6,12 +6,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
-use super::ask::ANSWER_TIMEOUT;
+use super::ask::{ANSWER_TIMEOUT, Silence, reply_channel};
 use super::{NodeHandle, NodePool};
 use crate::error::{CloseReason, RequestError, SendError};
-use crate::reactor::command::{Claim, Command, Waiting};
+use crate::reactor::command::{Asker, Command, Waiting};
 use crate::reactor::connection::ReactorId;
 use crate::reactor::errand::{Errand, Recipient, Reply};
 use crate::reactor::message::OwnedBody;
@@ -101,29 +101,21 @@ impl NodeHandle {
         let &Question { waiting, body, timeout, deadline } = question;
         // ORDERING: Relaxed: only that no two are the same counts.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (claim, reactor) = (Claim::default(), to.reactor());
-        // Both replies have room: the reactor never waits.
-        let (reply, answer) = bounded(2);
-        let (body, of_reactor) = (body.clone(), claim.clone());
-        let errand =
-            Errand { to, waiting, body, timeout, deadline, number, claim: of_reactor, reply };
+        let reactor = to.reactor();
+        // That it has begun, and the outcome.
+        let (Asker { claim, reply }, answer) = reply_channel(2);
+        let body = body.clone();
+        let errand = Errand { to, waiting, body, timeout, deadline, number, claim, reply };
         self.post_command(reactor, Command::Request(Box::new(errand)))?;
-        let begun = match answer.recv_timeout(deadline.since(Nanos::now())) {
-            Err(RecvTimeoutError::Timeout) if claim.is_first() => {
-                return Err(RequestError::Timeout { timeout });
-            }
-            // The reactor was first: it is at it.
-            Err(RecvTimeoutError::Timeout) => answer.recv().ok(),
-            begun => begun.ok(),
-        };
-        match begun {
-            Some(Reply::Begun) => {
-                let (handle, is_told) = (self.clone(), false);
+        match answer.wait(deadline) {
+            Ok(Reply::Begun) => {
+                let (handle, answer, is_told) = (self.clone(), answer.into_receiver(), false);
                 Ok(PendingRequest { handle, reactor, number, timeout, deadline, answer, is_told })
             }
-            Some(Reply::Over(Err(error))) => Err(error),
-            Some(Reply::Over(Ok(_))) => unreachable!("an answer comes after the beginning"),
-            None => Err(SendError::ShutDown.into()),
+            Ok(Reply::Over(Err(error))) => Err(error),
+            Ok(Reply::Over(Ok(_))) => unreachable!("an answer comes after the beginning"),
+            Err(Silence::Withdrawn) => Err(RequestError::Timeout { timeout }),
+            Err(Silence::Ended) => Err(SendError::ShutDown.into()),
         }
     }
 }
@@ -267,6 +259,8 @@ impl Drop for PendingRequest {
 
 #[cfg(test)]
 mod tests {
+    use crossbeam_channel::bounded;
+
     use super::super::tests::node_without_a_reactor;
     use super::*;
 

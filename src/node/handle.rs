@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use super::ask::{ANSWER_TIMEOUT, wait_for};
+use super::ask::{ANSWER_TIMEOUT, Silence, reply_channel};
 use super::thread::is_of_this_thread;
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::error::{CloseReason, ConnectError, FlushError, ReceiveError, SendError};
 #[cfg(doc)]
 use crate::reactor::Reactor;
-use crate::reactor::command::{Asker, Claim, Command, DialError, DialFailure, Mailbox, Waiting};
+use crate::reactor::command::{Command, DialError, DialFailure, Mailbox, Waiting};
 use crate::reactor::connection::ReactorId;
 use crate::reactor::events::EventQueue;
 use crate::reactor::flush::Flush;
@@ -84,35 +84,27 @@ impl NodeHandle {
         let config = &self.shared.config;
         let mut failure = ConnectError::ShutDown;
         for address in addresses {
-            let (reply, answer) = bounded(1);
             self.check_running().map_err(|_| ConnectError::ShutDown)?;
-            let claim = Claim::default();
-            let asker = Asker { claim: claim.clone(), reply };
+            let (asker, answer) = reply_channel(1);
             if mailbox.post(Command::Dial { address, asker }).is_err() {
                 failure = ConnectError::Busy;
                 continue;
             }
             let once = config.connect_timeout() + config.handshake_timeout();
             let patience = if config.express() { 2 * once } else { once } + ANSWER_TIMEOUT;
-            let answered = match answer.recv_timeout(patience) {
-                // The reactor has not begun, or has not come to an end: that will be nobody's.
-                Err(RecvTimeoutError::Timeout) if claim.is_first() => {
-                    return Err(ConnectError::Unresponsive { timeout: patience });
-                }
-                // It was first: it is about to tell.
-                Err(RecvTimeoutError::Timeout) => answer.recv().ok(),
-                answered => answered.ok(),
-            };
-            match answered {
-                Some(Ok(connection)) => return Ok(connection),
+            match answer.wait(Nanos::now() + patience) {
+                Ok(Ok(connection)) => return Ok(connection),
                 // The node shuts down, which ends what it has begun.
-                Some(Err(DialError {
-                    reason: DialFailure::Closed(CloseReason::Local), ..
-                })) if self.check_running().is_err() => {
+                Ok(Err(DialError { reason: DialFailure::Closed(CloseReason::Local), .. }))
+                    if self.check_running().is_err() =>
+                {
                     return Err(ConnectError::ShutDown);
                 }
-                Some(Err(error)) => failure = dial_error(error, config),
-                None => return Err(ConnectError::ShutDown),
+                Ok(Err(error)) => failure = dial_error(error, config),
+                Err(Silence::Withdrawn) => {
+                    return Err(ConnectError::Unresponsive { timeout: patience });
+                }
+                Err(Silence::Ended) => return Err(ConnectError::ShutDown),
             }
         }
         Err(failure)
@@ -304,22 +296,20 @@ impl NodeHandle {
             if mailbox.is_closed() {
                 continue;
             }
-            let (reply, answer) = bounded(1);
-            let claim = Claim::default();
-            let asker = Asker { claim: claim.clone(), reply };
+            let (asker, answer) = reply_channel(1);
             match mailbox.post(Command::Broadcast { waiting, body: body.clone(), asker }) {
-                Ok(()) => answers.push((index, answer, claim)),
+                Ok(()) => answers.push((index, answer)),
                 Err(_) => report.failures.push((index, SendError::Busy)),
             }
         }
         let mut have_answered = 0;
-        for (index, answer, claim) in answers {
-            match wait_for(&answer, &claim, deadline) {
+        for (index, answer) in answers {
+            match answer.wait(deadline) {
                 Ok(part) => {
                     have_answered += 1;
                     report.outcomes.extend(part);
                 }
-                Err(error) => report.failures.push((index, error)),
+                Err(silence) => report.failures.push((index, silence.into())),
             }
         }
         match report.failures.first() {

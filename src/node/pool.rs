@@ -11,10 +11,10 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::NodeHandle;
-use super::ask::ANSWER_TIMEOUT;
+use super::ask::{ANSWER_TIMEOUT, Silence, reply_channel};
 use crate::config::{Overflow, PoolConfig};
 use crate::error::{ConnectError, SendError};
-use crate::reactor::command::{Asker, Claim, Command, Mailbox, Waiting};
+use crate::reactor::command::{Asker, Command, Mailbox, Waiting};
 use crate::reactor::message::OwnedBody;
 use crate::reactor::pool::PoolPlan;
 use crate::reactor::pool::command::PoolCommand;
@@ -98,22 +98,17 @@ impl NodeHandle {
 
     fn open_pool(&self, plan: &PoolPlan, reactor: usize) -> Result<PoolId, ConnectError> {
         self.check_running().map_err(|_| ConnectError::ShutDown)?;
-        let (reply, answer) = bounded(1);
-        let claim = Claim::default();
-        let asker = Asker { claim: claim.clone(), reply };
+        let (asker, answer) = reply_channel(1);
         let command = PoolCommand::Open { plan: Box::new(plan.clone()), asker };
         if self.shared.mailboxes[reactor].post(Command::Pool(command)).is_err() {
             return Err(ConnectError::Busy);
         }
-        let answered = match answer.recv_timeout(ANSWER_TIMEOUT) {
-            Err(RecvTimeoutError::Timeout) if claim.is_first() => {
-                return Err(ConnectError::Unresponsive { timeout: ANSWER_TIMEOUT });
-            }
-            // The reactor was first: it is at it.
-            Err(RecvTimeoutError::Timeout) => answer.recv().ok(),
-            answered => answered.ok(),
-        };
-        answered.unwrap_or(Err(ConnectError::ShutDown))
+        answer.wait(Nanos::now() + ANSWER_TIMEOUT).unwrap_or_else(|silence| {
+            Err(match silence {
+                Silence::Withdrawn => ConnectError::Unresponsive { timeout: ANSWER_TIMEOUT },
+                Silence::Ended => ConnectError::ShutDown,
+            })
+        })
     }
 }
 
@@ -371,9 +366,7 @@ impl NodePool {
         let mut sum = ShutdownReport::default();
         for answer in answers {
             if let Ok(report) = answer.recv_timeout(patience.since(Nanos::now())) {
-                sum.connections += report.connections;
-                sum.flushed += report.flushed;
-                sum.messages_dropped += report.messages_dropped;
+                sum.add(report);
             }
         }
         sum

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::builder::{SharedHandler, Watches};
+use super::builder::{Callbacks, SharedHandler};
 use crate::config::Config;
 use crate::error::SetupError;
 use crate::reactor::command::Mailbox;
@@ -30,7 +30,7 @@ pub(super) struct ThreadPlan {
     pub(super) sockets: Vec<socket2::Socket>,
     pub(super) by_kind: Vec<(Kind, SharedHandler)>,
     pub(super) by_type: Vec<(u32, SharedHandler)>,
-    pub(super) watches: Watches,
+    pub(super) callbacks: Callbacks,
     pub(super) tap: Option<Tap>,
 }
 
@@ -93,16 +93,16 @@ impl ThreadPlan {
             });
             reactor.handlers_mut().on_type(type_id, handler);
         }
-        for (key, period) in self.watches.keys {
+        for (key, period) in self.callbacks.keys {
             reactor.watch_all(key, period)?;
         }
-        if let Some(handler) = self.watches.missed {
+        if let Some(handler) = self.callbacks.missed {
             reactor.on_deadline_missed(move |context, watched| handler(context, watched));
         }
-        if let Some(handler) = self.watches.cancelled {
+        if let Some(handler) = self.callbacks.cancelled {
             reactor.on_cancelled(move |context, cancelled| handler(context, cancelled));
         }
-        if let Some(handler) = self.watches.recovered {
+        if let Some(handler) = self.callbacks.recovered {
             reactor.on_deadline_recovered(move |context, watched| handler(context, watched));
         }
         Ok(reactor)
