@@ -12,8 +12,9 @@ use std::time::Duration;
 use crate::config::{Config, PoolConfig};
 use crate::error::{ConnectError, FlushError, ReceiveError, RequestError, SendError, SetupError};
 use crate::reactor::message::Message;
+use crate::reactor::watch::{WatchError, WatchKey, Watched};
 use crate::reactor::{
-    Choice, ConnectionInfo, Context, Event, PoolId, PoolStatistics, Reactor, RequestId,
+    Cancelled, Choice, ConnectionInfo, Context, Event, PoolId, PoolStatistics, Reactor, RequestId,
     ShutdownReport, Turn, Wait,
 };
 use crate::session::Envelope;
@@ -318,6 +319,47 @@ impl Pool {
         self.reactor.on_type::<T>(handler);
     }
 
+    /// Watches that every member gets messages of a type or kind at least every `period`; see
+    /// [`Reactor::watch_all`]. It begins with each member's session, so it is to be set before
+    /// [`connect`](Self::connect), and outlives its links.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`]: `watches_max` keys are watched already, or a period of zero.
+    pub fn watch(&mut self, key: WatchKey, period: Duration) -> Result<(), WatchError> {
+        self.reactor.watch_all(key, period)
+    }
+
+    /// Calls `handler` when messages that are watched stay away for their period; see
+    /// [`Reactor::on_deadline_missed`]. It runs inside the pool's calls.
+    pub fn on_deadline_missed(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,
+    ) {
+        self.reactor.on_deadline_missed(handler);
+    }
+
+    /// Calls `handler` when a message comes that was missed.
+    pub fn on_deadline_recovered(
+        &mut self,
+        handler: impl FnMut(&mut Context<'_>, &Watched) + 'static,
+    ) {
+        self.reactor.on_deadline_recovered(handler);
+    }
+
+    /// Calls `handler` when a server gives up a request it has made; see
+    /// [`Reactor::on_cancelled`]. It runs inside the pool's calls.
+    pub fn on_cancelled(&mut self, handler: impl FnMut(&mut Context<'_>, &Cancelled) + 'static) {
+        self.reactor.on_cancelled(handler);
+    }
+
+    /// Whether the answer to a request of a server's is of no use any more; see
+    /// [`Reactor::is_abandoned`].
+    #[must_use]
+    pub fn is_abandoned(&self, request: &Message) -> bool {
+        self.reactor.is_abandoned(request)
+    }
+
     /// The oldest event of a member not fetched yet. Attempts that fail are told, too, as
     /// [`Disconnected`](crate::EventKind::Disconnected) of a session that was not established.
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -344,7 +386,9 @@ impl Pool {
         &self.plan
     }
 
-    /// The reactor underneath, for what a pool does not offer.
+    /// The reactor underneath, for what a pool does not offer: with the id of one of its
+    /// [`members`](Self::members) also what is done on one session, as
+    /// [`send_all`](Reactor::send_all) and [`request_with`](Reactor::request_with).
     pub fn reactor(&mut self) -> &mut Reactor {
         &mut self.reactor
     }

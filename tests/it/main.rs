@@ -26,6 +26,7 @@ mod losses;
 mod node;
 mod pairs;
 mod pool;
+mod pool_calls;
 mod pool_faults;
 mod pool_node;
 mod proxy;
