@@ -32,8 +32,8 @@ pub(super) enum Silence {
     Ended,
 }
 
-/// What goes with a question, and what its asker keeps. There is room for so many replies: a reactor
-/// never waits to answer.
+/// What goes with a question, and what its asker keeps. There is room for so many replies: a
+/// reactor never waits to answer.
 pub(super) fn reply_channel<T>(replies: usize) -> (Asker<T>, Answer<T>) {
     let (reply, receiver) = bounded(replies);
     let claim = Claim::default();
