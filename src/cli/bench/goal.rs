@@ -1,8 +1,8 @@
 //! What ringwire is held to, and whether a run shows it.
 //!
 //! A goal is a ratio to something measured in the same rounds, not a figure by itself: figures are
-//! the machine's. Only failover, which has nothing beside it, is held to a time. Not here: how the
-//! ratio is shown (`table`).
+//! the machine's. Only failover, which has nothing beside it, is held to a time. Not here: where
+//! ratios stand (`table`).
 
 use std::fmt;
 use std::time::Duration;
@@ -91,12 +91,11 @@ impl Goal {
         }
     }
 
-    /// Judges the ratio as it is shown, with two decimals.
+    /// Judges the ratio as it is, not as it is shown.
     pub(super) fn is_met(&self, ratio: f64) -> bool {
-        let shown = (ratio * 100.0).round() / 100.0;
         match self.figure {
-            Figure::P50 | Figure::P99 => shown <= self.bound,
-            Figure::Rate => shown >= self.bound,
+            Figure::P50 | Figure::P99 => ratio <= self.bound,
+            Figure::Rate => ratio >= self.bound,
         }
     }
 
@@ -118,6 +117,17 @@ impl fmt::Display for Goal {
         };
         write!(f, "{relation} {:.2}x", self.bound)
     }
+}
+
+/// A ratio beside its bound: two decimals, and where it is near as many as show on which side.
+pub(in crate::cli) fn beside(ratio: f64, bound: f64) -> String {
+    let distance = (ratio - bound).abs();
+    if distance == 0.0 || distance >= 0.005 {
+        return format!("{ratio:.2}x");
+    }
+    let mut texts = (3..=6).map(|decimals| format!("{ratio:.decimals$}"));
+    let tells = |text: &String| text.parse() != Ok(bound);
+    texts.find(tells).unwrap_or_else(|| format!("{ratio:.6}")) + "x"
 }
 
 /// The goal of failover and the verdict: `p99 <= 5ms met`.
@@ -166,12 +176,24 @@ mod tests {
     }
 
     #[test]
-    fn goals_are_judged_as_shown() {
+    fn ratios_near_their_bound_show_on_which_side() {
+        let check = |ratio, bound, expected: &str| assert_eq!(beside(ratio, bound), expected);
+        check(1.10, 1.10, "1.10x");
+        check(1.1009, 1.10, "1.101x");
+        check(1.1001, 1.10, "1.1001x");
+        check(0.8996, 0.90, "0.8996x");
+        check(1.094, 1.10, "1.09x");
+        check(2.5, 1.10, "2.50x");
+        check(1.100_000_01, 1.10, "1.100000x");
+    }
+
+    #[test]
+    fn goals_are_judged_before_they_are_rounded() {
         let check = |figure, bound, ratio, expected: &str| {
             assert_eq!(Goal { figure, floor: 0, bound }.verdict(ratio, 1_000, 7), expected);
         };
-        check(Figure::P50, 1.15, 1.154, "<= 1.15x met");
-        check(Figure::P50, 1.15, 1.156, "<= 1.15x missed");
+        check(Figure::P50, 1.15, 1.15, "<= 1.15x met");
+        check(Figure::P50, 1.15, 1.1501, "<= 1.15x missed");
         check(Figure::P99, 2.0, 2.01, "<= 2.00x missed");
         let of = |figure, samples, rounds| {
             Goal { figure, floor: 0, bound: 2.0 }.verdict(1.0, samples, rounds)
@@ -182,7 +204,7 @@ mod tests {
         let few = |figure| of(figure, 999, 7);
         assert_eq!(few(Figure::P99), "<= 2.00x open: 999 samples");
         assert_eq!(few(Figure::P50), "<= 2.00x met");
-        check(Figure::Rate, 0.6, 0.595, ">= 0.60x met");
-        check(Figure::Rate, 0.6, 0.594, ">= 0.60x missed");
+        check(Figure::Rate, 0.6, 0.6, ">= 0.60x met");
+        check(Figure::Rate, 0.6, 0.5999, ">= 0.60x missed");
     }
 }

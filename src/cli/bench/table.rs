@@ -9,7 +9,7 @@
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 use super::clock;
-use super::goal::{Figure, Goal, NOISY, failover_verdict, p99_samples_min};
+use super::goal::{Figure, Goal, NOISY, beside, failover_verdict, p99_samples_min};
 use super::options::Scenario;
 use super::plan::{Beside, Case, Plan};
 use super::ring;
@@ -199,7 +199,7 @@ fn row(
     case: Case,
     measured: &[Measured],
     mut subject: impl FnMut(&Measured) -> String,
-    mut ratio: impl FnMut(&Measured, &Measured) -> String,
+    mut ratio: impl FnMut(&Measured, &Measured, usize) -> String,
     mut goal: impl FnMut(&[Goal], &Measured, &[&Measured]) -> String,
 ) -> Vec<Cell> {
     let mut cells: Vec<Cell> = measured.iter().map(|one| Cell::new(subject(one))).collect();
@@ -208,7 +208,7 @@ fn row(
     let floors: Vec<&Measured> = floors.iter().filter(compared).collect();
     let goals: Vec<Goal> = Goal::all_of(case).collect();
     for (index, floor) in floors.iter().enumerate() {
-        cells.push(Cell::new(ratio(ringwire, floor)));
+        cells.push(Cell::new(ratio(ringwire, floor, index)));
         let is_here = |goal: &&Goal| {
             let last = goals.iter().rfind(|other| other.is_alike(goal));
             last.is_some_and(|last| last.floor == index)
@@ -222,7 +222,7 @@ fn row(
 }
 
 fn header(case: Case, measured: &[Measured]) -> Vec<Cell> {
-    let floor = |_: &Measured, floor: &Measured| match (floor.record.reactors, case.beside) {
+    let floor = |_: &Measured, floor: &Measured, _| match (floor.record.reactors, case.beside) {
         (Some(count), _) | (None, Beside::Fewer(count)) => format!("/{count}"),
         _ => format!("/{}", label(case, floor)),
     };
@@ -235,8 +235,13 @@ fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
     let to_floor = |ringwire: &Measured, floor: &Measured| {
         ratio((line.figure)(ringwire)?, (line.figure)(floor)?)
     };
-    let shown = |ringwire: &Measured, floor: &Measured| {
-        to_floor(ringwire, floor).map_or("-".into(), |ratio| format!("{ratio:.2}x"))
+    let shown = |ringwire: &Measured, floor: &Measured, index| {
+        let is_its = |goal: &Goal| line.judged == Some(goal.figure) && goal.floor == index;
+        let held = Goal::all_of(case).find(is_its);
+        to_floor(ringwire, floor).map_or("-".into(), |ratio| match held {
+            Some(goal) => beside(ratio, goal.bound),
+            None => format!("{ratio:.2}x"),
+        })
     };
     let rounds = measured.last().map_or(0, |ringwire| ringwire.record.rounds);
     // Of goals that are alike, the one that is met least.
@@ -258,7 +263,7 @@ fn ranges(case: Case, range: Range, unit: fn(f64) -> String, measured: &[Measure
     let subject = |one: &Measured| {
         range(one).map_or("-".into(), |(low, high)| format!("{}\n{}", unit(low), unit(high)))
     };
-    let cells = row(case, measured, subject, |_, _| String::new(), |_, _, _| String::new());
+    let cells = row(case, measured, subject, |_, _, _| String::new(), |_, _, _| String::new());
     std::iter::once(Cell::new("  low\n  high")).chain(cells).collect()
 }
 
@@ -360,6 +365,7 @@ mod tests {
         };
         check(Idle::Spin, 1100, "1.10x <= 1.10x met", "1.10x <= 1.25x met");
         check(Idle::Spin, 1200, "1.20x <= 1.10x missed", "1.20x <= 1.25x met");
+        check(Idle::Spin, 1101, "1.101x <= 1.10x missed", "1.10x <= 1.25x met");
         check(Idle::Park, 1200, "1.20x <= 1.10x missed", "1.20x <= 1.15x missed");
     }
 

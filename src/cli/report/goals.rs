@@ -67,7 +67,7 @@ impl Verdict {
                 text::name(&told.subject),
                 text::name(&told.other)
             ),
-            value: told.ratio.map_or("–".into(), |ratio| format!("{ratio:.2}x")),
+            value: told.ratio.map_or("–".into(), |ratio| shown::beside(ratio, told.bound)),
             measured: told.ratio,
             goal: format!("{relation} {:.2}x", told.bound),
             outcome: told.outcome,
@@ -121,7 +121,7 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
         verdicts.push(Verdict {
             case: short_title(case),
             what: format!("{} / {}", figure.title, text::name(&other.label)),
-            value: format!("{value:.2}x"),
+            value: shown::beside(value, held.bound()),
             measured: is_judged.then_some(value),
             goal: held.text(),
             outcome: if is_judged { outcome(held.is_met(value)) } else { Outcome::Open },
@@ -201,7 +201,7 @@ fn beside_peers(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
         let mut name = format!("{}: ", short_title(case));
         name += &format!("{} / {}", figure.title, text::name(&other.label));
         let verdict = match &told {
-            Some(told) => format!("{value:.2}x, {} {}", told.goal, met(told.outcome)),
+            Some(told) => format!("{}, {} {}", told.value, told.goal, met(told.outcome)),
             None => format!("{value:.2}x"),
         };
         Some(Ratio {
@@ -230,6 +230,7 @@ fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
             format!("{}: {} / {}", short_title(case), figure.title, text::name(&other.label));
         let mut verdict = format!("{value:.2}x");
         if let Some(held) = held {
+            verdict = shown::beside(value, held.bound());
             // A bound is the same in all runs: it stands with the name they share.
             let (bound, is_met) = (held.text(), met(outcome(held.is_met(value))));
             if book.is_comparison() {
@@ -305,7 +306,7 @@ mod tests {
             "rtt socket spin 64 1 10000
              rtt ringwire spin 64 1 11040
              rtt socket park 64 1 10000
-             rtt ringwire park 64 1 11060
+             rtt ringwire park 64 1 11000
              rtt socket spin 65 1 10000
              rtt ringwire spin 65 1 11000
              failover ringwire spin 64 200 1",
@@ -317,14 +318,14 @@ mod tests {
             .map(|v| format!("{} {} {} {} {}", v.case, v.what, v.value, v.goal, met(v.outcome)))
             .collect();
         let expected = [
-            "rtt 64 B spin p50 / socket 1.10x <= 1.10x met",
-            "rtt 64 B park p50 / socket 1.11x <= 1.10x missed",
+            "rtt 64 B spin p50 / socket 1.104x <= 1.10x missed",
+            "rtt 64 B park p50 / socket 1.10x <= 1.10x met",
         ];
         assert_eq!(shown, expected);
         let ratios = ratios(&book);
         let states: Vec<State> = ratios.iter().map(|ratio| ratio.state).collect();
-        assert_eq!(states, [State::Good, State::Bad, State::Plain]);
-        assert_eq!(ratios[0].verdict, "1.10x, <= 1.10x met");
+        assert_eq!(states, [State::Bad, State::Good, State::Plain]);
+        assert_eq!(ratios[0].verdict, "1.104x, <= 1.10x missed");
         assert_eq!(ratios[2].verdict, "1.10x");
     }
 

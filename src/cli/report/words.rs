@@ -127,8 +127,9 @@ pub(super) fn method(book: &Book<'_>) -> String {
          side against the worst of the other: it is wider than the ratio of rounds that took \
          turns."
             .into(),
-        "A goal is a bound for a ratio, as it is shown with two decimals, or for a time. Rounds \
-         whose lowest and highest figure differ by more than a factor of two are called noisy."
+        "A goal is a bound for a ratio or for a time. A ratio is judged before it is rounded, and \
+         shown with as many decimals as tell on which side of its bound it is. Rounds whose lowest \
+         and highest figure differ by more than a factor of two are called noisy."
             .into(),
     ];
     let mut out = String::from("<section id=\"method\"><h2>Method</h2>\n");

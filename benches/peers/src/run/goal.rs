@@ -4,7 +4,8 @@
 //! Every goal is a ratio to something measured in the same rounds, but for the one of requests
 //! beside bulk: its other side, the case without bulk, was measured before it. Goals whose subjects
 //! did not run are left out. Not judged are those whose figure takes more samples than there were,
-//! and paced ones of which either side could not keep up with the rate.
+//! and paced ones whose other side could not keep up with the rate. Where Ringwire alone could not,
+//! the goal is missed.
 
 use serde::Serialize;
 
@@ -39,14 +40,14 @@ pub struct Verdict {
     pub figure: &'static str,
     /// Whose figure it is compared with.
     pub other: String,
-    /// `null` when it is not judged.
+    /// `null` when it is not judged. Not rounded: a goal is not met by a little more.
     pub ratio: Option<f64>,
     pub relation: Relation,
     pub bound: f64,
     pub outcome: Outcome,
     /// Whether the rounds of either side differ too much in this figure.
     pub noisy: bool,
-    /// What there is too little of, or who could not keep up, where it is not judged.
+    /// What there is too little of, where it is not judged; and who could not keep up.
     pub lacks: Option<String>,
 }
 
@@ -145,21 +146,23 @@ fn judge(
     bound: f64,
 ) -> Option<Verdict> {
     let (subject, other) = (subject?, other?);
-    let ratio = figure.value(subject)? / figure.value(other)?;
-    // As it is shown, with two decimals.
-    let ratio = Some((ratio * 100.0).round() / 100.0).filter(|ratio| ratio.is_finite())?;
-    let lacking = [subject, other].into_iter().find_map(|record| {
-        let few = figure.lacks(record).map(|needed| {
-            let (had, needed) = (grouped(record.samples), grouped(needed));
-            format!("{had} samples, {} needs {needed}", figure.name())
-        });
-        few.or_else(|| is_behind(&one.case, record))
+    let ratio = Some(figure.value(subject)? / figure.value(other)?).filter(|it| it.is_finite())?;
+    let few = [subject, other].into_iter().find_map(|record| {
+        let (had, needed) = (grouped(record.samples), grouped(figure.lacks(record)?));
+        Some(format!("{had} samples, {} needs {needed}", figure.name()))
     });
+    let (behind, other_behind) = (is_behind(&one.case, subject), is_behind(&one.case, other));
+    // Who alone can not keep up is the slower one, however few samples say so.
+    let misses = behind.is_some() && other_behind.is_none();
+    let lacking = if misses { behind } else { few.or(other_behind) };
     let relation = if figure == Figure::Rate { Relation::AtLeast } else { Relation::AtMost };
-    let outcome = match (&lacking, relation) {
-        (Some(_), _) => Outcome::NotJudged,
-        (None, Relation::AtMost) if ratio <= bound => Outcome::Met,
-        (None, Relation::AtLeast) if ratio >= bound => Outcome::Met,
+    let is_met = match relation {
+        Relation::AtMost => ratio <= bound,
+        Relation::AtLeast => ratio >= bound,
+    };
+    let outcome = match &lacking {
+        Some(_) if !misses => Outcome::NotJudged,
+        None if is_met => Outcome::Met,
         _ => Outcome::Missed,
     };
     let case = one.case;
@@ -233,9 +236,21 @@ impl std::fmt::Display for Verdict {
             }
         };
         let noisy = if self.noisy { " (noisy)" } else { "" };
-        let ratio = self.ratio.unwrap_or(f64::NAN);
-        write!(f, "{ratio:>6.2}x, goal {relation} {:.2}x: {outcome}{noisy}", self.bound)
+        let ratio = shown(self.ratio.unwrap_or(f64::NAN), self.bound);
+        write!(f, "{ratio:>7}, goal {relation} {:.2}x: {outcome}{noisy}", self.bound)?;
+        self.lacks.iter().try_for_each(|lacks| write!(f, "; {lacks}"))
     }
+}
+
+/// A ratio beside its bound: two decimals, and where it is near as many as show on which side.
+fn shown(ratio: f64, bound: f64) -> String {
+    let distance = (ratio - bound).abs();
+    if distance == 0.0 || distance >= 0.005 || distance.is_nan() {
+        return format!("{ratio:.2}x");
+    }
+    let mut texts = (3..=6).map(|decimals| format!("{ratio:.decimals$}"));
+    let tells = |text: &String| text.parse() != Ok(bound);
+    texts.find(tells).unwrap_or_else(|| format!("{ratio:.6}")) + "x"
 }
 
 /// `1234567` as `1,234,567`.
@@ -360,9 +375,40 @@ mod tests {
         }
     }
 
+    /// Not as it is shown: a thousandth too much is too much, and stands there.
+    #[test]
+    fn ratios_are_not_rounded_before_they_are_judged() {
+        let rtt = |ns: u64| {
+            let figures = [
+                ("raw-spin", Role::Floor, 10_000, 1.0),
+                ("ringwire-spin", Role::Ringwire, ns, 1.0),
+            ];
+            lines(&[done(case(Scenario::Rtt), &figures)]).swap_remove(0)
+        };
+        for (ns, said) in [
+            (11_000, "  1.10x, goal <= 1.10x: met"),
+            (11_009, " 1.101x, goal <= 1.10x: MISSED"),
+            (11_001, "1.1001x, goal <= 1.10x: MISSED"),
+            (10_960, " 1.096x, goal <= 1.10x: met"),
+            (11_050, " 1.105x, goal <= 1.10x: MISSED"),
+            (11_060, "  1.11x, goal <= 1.10x: MISSED"),
+        ] {
+            assert!(rtt(ns).ends_with(said), "{said}: {}", rtt(ns));
+        }
+        let stream = |rate| {
+            let figures =
+                [("ringwire-spin", Role::Ringwire, 1, rate), ("tokio", Role::Peer, 1, 1000.0)];
+            let found = verdicts(&[done(case(Scenario::Stream), &figures)]);
+            (found[0].outcome, found[0].ratio)
+        };
+        assert_eq!(stream(1499.0), (Outcome::Missed, Some(1.499)));
+        assert_eq!(stream(1500.0), (Outcome::Met, Some(1.5)));
+        assert_eq!(shown(1.100_000_01, 1.1), "1.100000x");
+    }
+
     /// With one request in flight, whose latency counts from when it was due.
     #[test]
-    fn who_can_not_keep_up_is_not_judged() {
+    fn beside_who_can_not_keep_up_nothing_is_judged() {
         let paced = |ns| {
             let case = Case { rate_hz: 10_000, ..case(Scenario::Paced) };
             let peer = ("tokio", Role::Peer, ns, 1.0);
@@ -379,6 +425,31 @@ mod tests {
         assert_eq!(text.matches(said).count(), 2, "{text}");
         assert!(!text.contains("samples"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 140), "{text}");
+    }
+
+    /// Its own slowness does not leave a goal open, with many samples or few; a slow peer's does.
+    #[test]
+    fn goal_of_who_alone_can_not_keep_up_is_missed() {
+        let of = |own_ns, other_ns, samples| {
+            let case = Case { rate_hz: 10_000, ..case(Scenario::Paced) };
+            let peer = ("tokio", Role::Peer, other_ns, 1.0);
+            let mut one = done(case, &[("ringwire-spin", Role::Ringwire, own_ns, 1.0), peer]);
+            one.records[0].samples = samples;
+            verdicts(&[one])
+        };
+        for samples in [10_500, 700] {
+            let late = of(250_000, 50_000, samples);
+            assert_eq!(late.len(), 2);
+            let said = "   5.00x, goal <= 1.00x: MISSED; ringwire-spin could not keep up: \
+                p50 of 250 us, a request every 100 us";
+            for verdict in &late {
+                assert_eq!((verdict.outcome, verdict.ratio), (Outcome::Missed, Some(5.0)));
+                assert!(verdict.to_string().ends_with(said), "{verdict}");
+            }
+        }
+        let both = of(250_000, 200_000, 10_500);
+        assert!(both.iter().all(|verdict| verdict.outcome == Outcome::NotJudged), "{both:?}");
+        assert!(both[0].to_string().contains("tokio could not keep up"), "{}", both[0]);
     }
 
     /// Of either side, and in the figure that is judged.
