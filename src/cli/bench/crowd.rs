@@ -4,14 +4,14 @@
 //! is enough because each end alternates between one whole frame in and one whole frame out, and
 //! both stop only at `EAGAIN` or at the end of the frame.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 
 use ringwire::time::Nanos;
 use rustix::event::epoll::EventFlags;
 
 use super::harness::SubjectError;
-use super::link::{Link, Poller, with_server};
+use super::link::{Link, Poller, read, with_server, write};
 use super::plan::Plan;
 use super::round::{Extra, Resident, Round, Stopwatch, latency_histogram};
 use super::socket::request;
@@ -185,7 +185,7 @@ impl Peer {
     /// Goes on sending; then the phase is `Receiving`.
     fn send(&mut self, bytes: &[u8], mut sent: usize) -> io::Result<Progress> {
         while sent < bytes.len() {
-            match attempt(self.stream.write(&bytes[sent..]))? {
+            match attempt(write(&self.stream, &bytes[sent..]))? {
                 Some(more) => sent += more,
                 None => return Ok(Progress::Pending),
             }
@@ -197,7 +197,7 @@ impl Peer {
 
     fn receive(&mut self, mut received: usize) -> io::Result<Progress> {
         while received < self.frame.len() {
-            match attempt(self.stream.read(&mut self.frame[received..]))? {
+            match attempt(read(&self.stream, &mut self.frame[received..]))? {
                 Some(0) => {
                     self.phase = Phase::Closed;
                     return Ok(Progress::Closed);

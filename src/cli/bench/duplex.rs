@@ -5,7 +5,7 @@
 //! pieces, so that a request waits for one of them at most: what an application without a transport
 //! can do at its best.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::crowd::attempt;
 use super::harness::{SubjectError, WAIT_MAX};
-use super::link::{Link, with_server};
+use super::link::{Link, read, with_server, write};
 use super::paced::{Load, Runner, measure};
 use super::plan::{Bulk, Case, Plan};
 use super::round::{Calls, Round};
@@ -114,8 +114,8 @@ impl Client {
             return Ok(true);
         }
         has_moved |= self.receive()?;
-        if let Some(bulk) = &mut self.bulk {
-            has_moved |= attempt(bulk.write(&self.piece))?.is_some();
+        if let Some(bulk) = &self.bulk {
+            has_moved |= attempt(write(bulk, &self.piece))?.is_some();
         }
         if has_moved {
             self.waiting.moved = now;
@@ -131,7 +131,7 @@ impl Client {
 
     /// Takes what has come of the answers. Returns whether that was anything.
     fn receive(&mut self) -> io::Result<bool> {
-        let Some(bytes) = attempt(self.critical.read(&mut self.answer[self.filled..]))? else {
+        let Some(bytes) = attempt(read(&self.critical, &mut self.answer[self.filled..]))? else {
             return Ok(false);
         };
         if bytes == 0 {
@@ -186,7 +186,7 @@ impl Server {
     /// `None` when the client has closed.
     fn turn(&mut self) -> io::Result<Option<bool>> {
         let mut has_moved = false;
-        if let Some(bytes) = attempt(self.critical.read(&mut self.frame[self.filled..]))? {
+        if let Some(bytes) = attempt(read(&self.critical, &mut self.frame[self.filled..]))? {
             if bytes == 0 {
                 return Ok(None);
             }
@@ -197,8 +197,8 @@ impl Server {
             }
             has_moved = true;
         }
-        if let Some(bulk) = &mut self.bulk
-            && let Some(bytes) = attempt(bulk.read(&mut self.room))?
+        if let Some(bulk) = &self.bulk
+            && let Some(bytes) = attempt(read(bulk, &mut self.room))?
         {
             if bytes == 0 {
                 self.bulk = None;
@@ -257,10 +257,10 @@ fn stamp(request: &mut [u8], index: u64) {
 }
 
 /// Writes all of a request. It fits the socket's buffer but for very long ones, whose reader reads.
-fn write_whole(mut stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+fn write_whole(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     let since = Nanos::now();
     while !bytes.is_empty() {
-        match attempt(stream.write(bytes))? {
+        match attempt(write(stream, bytes))? {
             Some(written) => bytes = &bytes[written..],
             None if Nanos::now().since(since) > WAIT_MAX => return Err(silent()),
             None => {}

@@ -2,9 +2,11 @@
 //!
 //! The floors are made of these. `spin` never enters the kernel to sleep: non-blocking calls in a
 //! loop. `park` is a blocking socket. `adaptive` spins a bounded time, then sleeps in poll(2).
+//! Bytes go by the system calls themselves, as ringwire's do: send and recv of the C library are
+//! points of cancellation, a cost that ringwire has not.
 //! Invariant: no call waits longer than [`WAIT_MAX`].
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
@@ -15,6 +17,7 @@ use ringwire::time::Nanos;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{Domain, Socket, Type};
 
 use super::harness::{SubjectError, WAIT_MAX, pin};
@@ -148,7 +151,7 @@ impl Link {
     pub(super) fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut patience = Patience::new(self.idle, self.spin);
         loop {
-            match self.stream.read(buffer) {
+            match read(&self.stream, buffer) {
                 Err(error) => self.recover(error, &mut patience, PollFlags::IN)?,
                 done => return done,
             }
@@ -174,7 +177,7 @@ impl Link {
     pub(super) fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let mut patience = Patience::new(self.idle, self.spin);
         while !bytes.is_empty() {
-            match self.stream.write(bytes) {
+            match write(&self.stream, bytes) {
                 Ok(written) => {
                     bytes = &bytes[written..];
                     patience = Patience::new(self.idle, self.spin);
@@ -218,6 +221,19 @@ impl Link {
         self.stream.set_nonblocking(true)?;
         Ok(self.stream)
     }
+}
+
+/// recv(2), past the C library.
+#[inline]
+pub(super) fn read(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (bytes, _) = recv(socket, buffer, RecvFlags::empty())?;
+    Ok(bytes)
+}
+
+/// send(2), past the C library. No signal when nobody reads any more.
+#[inline]
+pub(super) fn write(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)
 }
 
 impl AsFd for Link {
