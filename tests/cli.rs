@@ -25,7 +25,7 @@ mod output;
 /// Registries are made here: a process that is killed leaves nothing in the machine's memory.
 const RUNTIME: &str = env!("CARGO_TARGET_TMPDIR");
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 26] = [
     "scenario",
     "subject",
     "idle",
@@ -41,6 +41,8 @@ const KEYS: [&str; 23] = [
     "max_ns",
     "p50_ns_low",
     "p50_ns_high",
+    "p99_ns_low",
+    "p99_ns_high",
     "frames_per_s",
     "frames_per_s_low",
     "frames_per_s_high",
@@ -49,6 +51,7 @@ const KEYS: [&str; 23] = [
     "enters_per_frame",
     "direct_per_frame",
     "errors",
+    "by_round",
 ];
 
 fn ringwire(arguments: &[&str]) -> Output {

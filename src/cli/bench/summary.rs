@@ -2,8 +2,9 @@
 //!
 //! The keys and their order are an interface: programs read these lines. A figure is the median
 //! over the rounds of that round's figure; `p50_ns_low` and `p50_ns_high` are the lowest and
-//! highest p50 of a round, `frames_per_s_low` and `frames_per_s_high` likewise; `samples` and
-//! `errors` are sums over the rounds. What is rarer than one in a hundred, `p99_9_ns`,
+//! highest p50 of a round, those of p99 and of `frames_per_s` likewise; `by_round` has these three
+//! for each round, in order, so that subjects that took turns can be compared round by round;
+//! `samples` and `errors` are sums over the rounds. What is rarer than one in a hundred, `p99_9_ns`,
 //! `p99_99_ns` and `max_ns`, is of all rounds together, as `histogram_v2` and `series` are: a
 //! median of the rounds' maxima would hide most of what a machine can meet.
 
@@ -37,6 +38,8 @@ pub(super) struct Record {
     pub(super) max_ns: Option<u64>,
     pub(super) p50_ns_low: Option<u64>,
     pub(super) p50_ns_high: Option<u64>,
+    pub(super) p99_ns_low: Option<u64>,
+    pub(super) p99_ns_high: Option<u64>,
     /// A round trip is two frames.
     pub(super) frames_per_s: Option<f64>,
     pub(super) frames_per_s_low: Option<f64>,
@@ -52,6 +55,8 @@ pub(super) struct Record {
     /// nothing. `null` for subjects without a ring.
     pub(super) direct_per_frame: Option<f64>,
     pub(super) errors: u64,
+    /// The rounds one by one.
+    pub(super) by_round: Vec<OfRound>,
     /// Of paced load.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) requests_per_s: Option<f64>,
@@ -76,6 +81,14 @@ pub(super) struct Record {
     pub(super) histogram_v2: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) series: Option<Series>,
+}
+
+/// What goals are about, of one round.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct OfRound {
+    pub(super) p50_ns: Option<u64>,
+    pub(super) p99_ns: Option<u64>,
+    pub(super) frames_per_s: Option<f64>,
 }
 
 /// A record and what only people are shown.
@@ -104,7 +117,7 @@ impl Record {
         let per_frame = |figure: &dyn Fn(&Round) -> Option<f64>| {
             median_of(rounds, |round| Some(figure(round)? / round.frames))
         };
-        let p50s = quantiles(rounds, 0.5);
+        let (p50s, p99s) = (quantiles(rounds, 0.5), quantiles(rounds, 0.99));
         let all = all_latencies(rounds);
         let of_all = |quantile| all.as_ref().map(|all| all.value_at_quantile(quantile));
         // A few hundred cuts say nothing of one in a thousand.
@@ -119,12 +132,14 @@ impl Record {
             samples: rounds.iter().map(Round::samples).sum(),
             p50_ns: median_ns(p50s.as_deref()),
             p90_ns: median_ns(quantiles(rounds, 0.9).as_deref()),
-            p99_ns: median_ns(quantiles(rounds, 0.99).as_deref()),
+            p99_ns: median_ns(p99s.as_deref()),
             p99_9_ns: rare(0.999),
             p99_99_ns: rare(0.9999),
             max_ns: of_all(1.0),
             p50_ns_low: p50s.as_deref().map(|values| whole(lowest(values))),
             p50_ns_high: p50s.as_deref().map(|values| whole(highest(values))),
+            p99_ns_low: p99s.as_deref().map(|values| whole(lowest(values))),
+            p99_ns_high: p99s.as_deref().map(|values| whole(highest(values))),
             frames_per_s: frames_per_s.map(tidy),
             frames_per_s_low: rate(lowest).map(tidy),
             frames_per_s_high: rate(highest).map(tidy),
@@ -133,6 +148,7 @@ impl Record {
             enters_per_frame: per_frame(&|round| Some(round.calls?.enters as f64)),
             direct_per_frame: per_frame(&|round| Some(round.calls?.direct as f64)),
             errors: rounds.iter().map(|round| round.errors).sum(),
+            by_round: rounds.iter().map(|round| OfRound::of(round, moves_frames)).collect(),
             requests_per_s: case.period.map(|period| tidy(1.0 / period.as_secs_f64())),
             busy_connections: Some(case.busy()).filter(|&busy| busy < case.connections),
             bulk_bytes_per_s: median_of(rounds, |round| {
@@ -152,6 +168,17 @@ impl Record {
             series: Series::of(rounds.iter().map(|round| round.extra.course.as_ref())),
         };
         Measured { record, letter: None }
+    }
+}
+
+impl OfRound {
+    fn of(round: &Round, moves_frames: bool) -> Self {
+        let quantile = |quantile| Some(round.latency.as_ref()?.value_at_quantile(quantile));
+        Self {
+            p50_ns: quantile(0.5),
+            p99_ns: quantile(0.99),
+            frames_per_s: moves_frames.then(|| tidy(round.frames_per_s())),
+        }
     }
 }
 
@@ -292,9 +319,9 @@ mod tests {
         let measured = Record::sum_up(&plan, "socket", &[round(1000, None)]);
         let line = serde_json::to_string(&measured.record).expect("serialises");
         let expected = "scenario subject idle payload_bytes connections rounds samples p50_ns \
-            p90_ns p99_ns p99_9_ns p99_99_ns max_ns p50_ns_low p50_ns_high frames_per_s \
-            frames_per_s_low frames_per_s_high bytes_per_s cpu_ns_per_frame enters_per_frame \
-            direct_per_frame errors histogram_v2";
+            p90_ns p99_ns p99_9_ns p99_99_ns max_ns p50_ns_low p50_ns_high p99_ns_low \
+            p99_ns_high frames_per_s frames_per_s_low frames_per_s_high bytes_per_s \
+            cpu_ns_per_frame enters_per_frame direct_per_frame errors by_round histogram_v2";
         let keys: Vec<&str> = expected.split_whitespace().collect();
         let position = |key: &&str| line.find(&format!("\"{key}\":")).expect("the key is there");
         let positions: Vec<usize> = keys.iter().map(position).collect();
@@ -316,8 +343,21 @@ mod tests {
         near(record.p99_ns, 2000);
         near(record.p99_9_ns, 3000);
         near(record.max_ns, 3000);
-        near(record.p50_ns_low, 1000);
-        near(record.p50_ns_high, 3000);
+        for low in [record.p50_ns_low, record.p99_ns_low] {
+            near(low, 1000);
+        }
+        for high in [record.p50_ns_high, record.p99_ns_high] {
+            near(high, 3000);
+        }
+        // In the order they ran.
+        for (one, (ns, rate)) in
+            record.by_round.iter().zip([(3000, 666_667.0), (1000, 2e6), (2000, 1e6)])
+        {
+            near(one.p50_ns, ns);
+            near(one.p99_ns, ns);
+            assert_eq!(one.frames_per_s, Some(rate));
+        }
+        assert_eq!(record.by_round.len(), 3);
         assert_eq!((record.rounds, record.samples, record.errors), (3, 3, 3));
         assert_eq!(record.frames_per_s, Some(1e6));
         assert_eq!(record.bytes_per_s, Some(64e6));
@@ -338,6 +378,8 @@ mod tests {
         assert_eq!((record.p50_ns, record.max_ns, record.p50_ns_low), (None, None, None));
         assert_eq!(record.samples, 10);
         assert_eq!((record.enters_per_frame, record.direct_per_frame), (None, None));
+        let [one] = record.by_round[..] else { panic!("one round") };
+        assert_eq!((one.p50_ns, one.p99_ns, one.frames_per_s), (None, None, Some(1e7)));
     }
 
     #[test]
@@ -392,6 +434,7 @@ mod tests {
         assert_eq!(record.cpu_share, Some(0.01));
         assert_eq!((record.frames_per_s, record.cpu_ns_per_frame), (None, None));
         assert_eq!((record.frames_per_s_low, record.frames_per_s_high), (None, None));
+        assert_eq!(record.by_round[0].frames_per_s, None);
         assert_eq!(record.resident_bytes_per_connection, None, "there are none");
         assert_eq!(record.histogram_v2, None);
     }

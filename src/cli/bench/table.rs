@@ -9,11 +9,11 @@
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 use super::clock;
-use super::goal::{Figure, Goal, NOISY, beside, failover_verdict, p99_samples_min};
+use super::goal::{Dissent, Figure, Goal, NOISY, beside, failover_verdict, p99_samples_min};
 use super::options::Scenario;
 use super::plan::{Beside, Case, Plan};
 use super::ring;
-use super::summary::{Measured, ratio};
+use super::summary::{Measured, OfRound, ratio};
 
 /// One line of the table.
 struct Line {
@@ -38,7 +38,11 @@ const LINES: [Line; 14] = [
         ..line("p50", |m| ns(m.record.p50_ns), time)
     },
     line("p90", |m| ns(m.record.p90_ns), time),
-    Line { judged: Some(Figure::P99), ..line("p99", |m| ns(m.record.p99_ns), time) },
+    Line {
+        range: Some(|m| Some((ns(m.record.p99_ns_low)?, ns(m.record.p99_ns_high)?))),
+        judged: Some(Figure::P99),
+        ..line("p99", |m| ns(m.record.p99_ns), time)
+    },
     line("p99.9", |m| ns(reached(m, m.record.p99_9_ns, 1_000)), time),
     line("p99.99", |m| ns(reached(m, m.record.p99_99_ns, 10_000)), time),
     line("max", |m| ns(m.record.max_ns), time),
@@ -153,6 +157,7 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
             notes.push(format!("{letter}: {}", one.record.subject));
         }
     }
+    notes.extend(doubts(case, measured));
     let noise: Vec<String> = measured.iter().filter_map(|one| noise(case, one)).collect();
     if !noise.is_empty() {
         let head = "This machine was noisy: ";
@@ -162,6 +167,34 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
     notes
 }
 
+/// The verdicts that too many rounds contradict, and the ratios of those.
+fn doubts(case: Case, measured: &[Measured]) -> Vec<String> {
+    let Some((ringwire, floors)) = measured.split_last() else { return Vec::new() };
+    let compared = |floor: &&Measured| floor.record.subject != clock::NAME;
+    let floors: Vec<&Measured> = floors.iter().filter(compared).collect();
+    let doubt = |goal: Goal| {
+        let floor = floors.get(goal.floor)?;
+        let line = LINES.iter().find(|line| line.judged == Some(goal.figure))?;
+        let shown = ratio((line.figure)(ringwire)?, (line.figure)(floor)?)?;
+        let rounds = [ringwire, floor].map(|one| &one.record.by_round);
+        let of = |(ours, other): (&OfRound, &OfRound)| {
+            ratio(goal.figure.of_round(ours)?, goal.figure.of_round(other)?)
+        };
+        let ratios: Vec<f64> = rounds[0].iter().zip(rounds[1]).filter_map(of).collect();
+        let samples = ringwire.record.samples.min(floor.record.samples);
+        let Dissent { against, rounds } = goal
+            .dissent(shown, &ratios)
+            .filter(|_| goal.is_judged(samples, ringwire.record.rounds))?;
+        let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = ratios.iter().copied().fold(0.0, f64::max);
+        let what = format!("{} / {}", line.title, label(case, floor));
+        Some(format!(
+            "Noisy: in {against} of {rounds} rounds {what} contradicts the verdict: {low:.2}x to {high:.2}x."
+        ))
+    };
+    Goal::all_of(case).filter_map(doubt).collect()
+}
+
 /// By how much the rounds of a subject differ, where that is too much; the first figure that says
 /// so is enough.
 fn noise(case: Case, one: &Measured) -> Option<String> {
@@ -169,7 +202,9 @@ fn noise(case: Case, one: &Measured) -> Option<String> {
         // Of some tens of nanoseconds twice as many are none.
         return None;
     }
-    LINES.iter().find_map(|line| {
+    // Of a p99 that nothing is held to, twice as much is no more than usual.
+    let counts = |figure| figure != Figure::P99 || Goal::all_of(case).any(|g| g.figure == figure);
+    LINES.iter().filter(|line| line.judged.is_some_and(counts)).find_map(|line| {
         let (low, high) = line.range?(one)?;
         let (from, to) = ((line.unit)(low), (line.unit)(high));
         let text = format!("{}, {} from {from} to {to}", label(case, one), line.title);
@@ -442,6 +477,44 @@ mod tests {
         let said = "This machine was noisy: ringwire, p50 from 1.00 µs to 2.10 µs.";
         assert!(text.contains(said), "{text}");
         assert_eq!(text.matches(", p50 from").count(), 1, "{text}");
+    }
+
+    /// Of seven rounds one is enough: their medians tell nothing then.
+    #[test]
+    fn verdict_that_rounds_contradict_is_said() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
+        let text = |ours: [u64; 7]| {
+            let floor = measured(&plan, "socket", &[1000, 1200, 1000, 1000, 1000, 1000, 1000]);
+            render(&plan, 7, &[floor, measured(&plan, "ringwire", &ours)])
+        };
+        let said = "Noisy: in 1 of 7 rounds p50 / socket contradicts the verdict: 0.90x to 1.20x.";
+        // The second round was slow for both, and its ratio is like the others.
+        let quiet = text([1050, 1250, 1050, 1050, 1050, 1050, 1050]);
+        assert!(!quiet.contains("Noisy"), "{quiet}");
+        let noisy = text([1200, 1250, 1050, 1050, 900, 1050, 1050]);
+        assert!(noisy.contains(said), "{noisy}");
+        assert!(noisy.lines().all(|line| line.chars().count() <= 80), "{noisy}");
+    }
+
+    /// Of p99 only where something is held to it.
+    #[test]
+    fn tails_that_differ_too_much_are_said_where_they_are_judged() {
+        let text = |payload_bytes| {
+            let plan = sample(Scenario::Rtt, Idle::Spin, payload_bytes, 1);
+            let of = |subject, tail: u64| {
+                let rounds = [1500, 1500, tail].map(|tail| {
+                    let mut round = round(&plan, 1000, 1_000);
+                    let latency = round.latency.as_mut().expect("timed");
+                    latency.record_n(tail, 100).expect("within bounds");
+                    round
+                });
+                Record::sum_up(&plan, subject, &rounds)
+            };
+            render(&plan, 3, &[of("socket", 1500), of("ringwire", 3100)])
+        };
+        let said = "This machine was noisy: ringwire, p99 from 1.50 µs to 3.10 µs.";
+        assert!(text(64).contains(said), "{}", text(64));
+        assert!(!text(65).contains("noisy"), "{}", text(65));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The figures of a row: what they are called, how they are written, which way they are good.
 
-use super::read::Row;
+use super::read::{OfRound, Row};
 use crate::cli::bench::shown;
 
 /// One figure of a row.
@@ -11,6 +11,8 @@ pub(super) struct Figure {
     pub(super) unit: fn(f64) -> String,
     /// Lowest and highest of the rounds, where the row says so.
     pub(super) range: fn(&Row) -> Option<(f64, f64)>,
+    /// The same of one round, where the row has it.
+    of_round: fn(&OfRound) -> Option<f64>,
     pub(super) better: Better,
     /// Of a percentile.
     quantile: Option<f64>,
@@ -22,6 +24,16 @@ impl Figure {
     pub(super) fn shown(&self, row: &Row) -> Option<f64> {
         (self.of)(row).filter(|_| self.quantile.is_none_or(|quantile| supports(row, quantile)))
     }
+}
+
+/// The ratios of rounds that took turns, in their order; nothing where either row has no rounds one
+/// by one.
+pub(super) fn paired(figure: Figure, ours: &Row, other: &Row) -> Vec<f64> {
+    let (Some(ours), Some(other)) = (&ours.by_round, &other.by_round) else { return Vec::new() };
+    let of = |(ours, other): (&OfRound, &OfRound)| {
+        ratio((figure.of_round)(ours)?, (figure.of_round)(other)?)
+    };
+    ours.iter().zip(other).filter_map(of).collect()
 }
 
 /// Samples of all rounds that lie beyond a percentile, at least, for it to be shown.
@@ -47,11 +59,13 @@ pub(super) enum Better {
 
 pub(super) const P50: Figure = Figure {
     range: |row| Some((row.p50_ns_low?, row.p50_ns_high?)),
+    of_round: |round| round.p50_ns,
     ..percentile("p50", 0.5, |row| row.p50_ns)
 };
 pub(super) const RATE: Figure = Figure {
     unit: shown::number,
     range: |row| Some((row.frames_per_s_low?, row.frames_per_s_high?)),
+    of_round: |round| round.frames_per_s,
     better: Better::Higher,
     ..time("frames/s", |row| row.frames_per_s)
 };
@@ -59,6 +73,7 @@ pub(super) const BYTES: Figure =
     Figure { unit: shown::bytes, better: Better::Higher, ..time("bytes/s", |row| row.bytes_per_s) };
 pub(super) const P99: Figure = Figure {
     range: |row| Some((row.p99_ns_low?, row.p99_ns_high?)),
+    of_round: |round| round.p99_ns,
     ..percentile("p99", 0.99, |row| row.p99_ns)
 };
 pub(super) const P99_9: Figure = percentile("p99.9", 0.999, |row| row.p99_9_ns);
@@ -91,7 +106,15 @@ fn share(of_one: f64) -> String {
 }
 
 const fn time(title: &'static str, of: fn(&Row) -> Option<f64>) -> Figure {
-    Figure { title, of, unit: shown::time, range: |_| None, better: Better::Lower, quantile: None }
+    Figure {
+        title,
+        of,
+        unit: shown::time,
+        range: |_| None,
+        of_round: |_| None,
+        better: Better::Lower,
+        quantile: None,
+    }
 }
 
 const fn percentile(title: &'static str, quantile: f64, of: fn(&Row) -> Option<f64>) -> Figure {

@@ -1,18 +1,19 @@
 //! Ringwire against the others of a case: ratios, their spread, and the goals they are held to.
 //!
-//! Subjects of one run took turns, so their ratio means more than either figure. Its spread is the
-//! worst that the rounds allow: the lowest of the one against the highest of the other.
+//! Subjects of one run took turns, so their ratio means more than either figure. Its spread is that
+//! of the rounds' own ratios; of older files, which have no rounds one by one, the worst that they
+//! allow: the lowest of the one against the highest of the other.
 //!
 //! What the bench is held to is judged here, as on the terminal. The suite of other transports
 //! judges by itself, and what its files say is shown.
 
 use super::charts::forest::{Ratio, State};
-use super::figure::{Figure, P50, RATE, named, ratio, supports};
+use super::figure::{Figure, P50, RATE, named, paired, ratio, supports};
 use super::model::{Book, Case, Entry, letter};
 use super::peers;
 use super::read::{Outcome, Relation, Told};
 use super::text;
-use crate::cli::bench::shown::{self, Held, Keys};
+use crate::cli::bench::shown::{self, Dissent, Held, Keys};
 
 /// Why the goal of a p99 was not judged.
 const FEW_SAMPLES: &str = "too few samples for a p99";
@@ -125,7 +126,10 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
             measured: is_judged.then_some(value),
             goal: held.text(),
             outcome: if is_judged { outcome(held.is_met(value)) } else { Outcome::Open },
-            note: (!is_judged).then(|| FEW_SAMPLES.into()),
+            note: match is_judged {
+                true => doubt(held, value, &paired(figure, ours.row, other.row)),
+                false => Some(FEW_SAMPLES.into()),
+            },
         });
     }
     if case.scenario == "failover"
@@ -147,6 +151,13 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
     verdicts
 }
 
+/// Whether too many rounds contradict a verdict.
+fn doubt(held: Held, value: f64, ratios: &[f64]) -> Option<String> {
+    let is_met = held.is_met(value);
+    let dissent = Dissent::of(ratios, |ratio| held.is_met(ratio) == is_met)?;
+    Some(format!("noisy: {} of {} rounds contradict it", dissent.against, dissent.rounds))
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "checked to be from 0 to 1e18 when read")]
 fn whole(ns: f64) -> u64 {
     ns.round() as u64
@@ -157,8 +168,14 @@ fn of(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<f64> {
     ratio((figure.of)(ours.row)?, (figure.of)(other.row)?)
 }
 
-/// The smallest and largest a ratio may be, were the worst rounds of both sides to meet.
+/// The smallest and largest ratio of a round; where there are no rounds one by one, what it may be,
+/// were the worst rounds of both sides to meet.
 pub(super) fn range(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<(f64, f64)> {
+    let ratios = paired(figure, ours.row, other.row);
+    if !ratios.is_empty() {
+        let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        return Some((low, ratios.iter().copied().fold(0.0, f64::max)));
+    }
     let (low, high) = (figure.range)(ours.row)?;
     let (floor_low, floor_high) = (figure.range)(other.row)?;
     Some((ratio(low, floor_high)?, ratio(high, floor_low)?))
@@ -487,8 +504,38 @@ mod tests {
             )
         };
         let text = row("socket", 100, 80, 200) + &row("ringwire", 110, 90, 120);
-        let runs = read::parse("a", text.as_bytes()).expect("rows");
-        let book = Book::new(&runs);
-        assert_eq!(ratios(&book)[0].range, Some((0.45, 1.5)));
+        let range = |text: &str| {
+            let runs = read::parse("a", text.as_bytes()).expect("rows");
+            ratios(&Book::new(&runs))[0].range
+        };
+        assert_eq!(range(&text), Some((0.45, 1.5)));
+        // Of rounds that took turns it is their own.
+        let by_round = |text: String, all: [u32; 3]| {
+            let all = all.map(|ns| format!("{{\"p50_ns\":{ns}}}")).join(",");
+            text.replace("\"errors\":2", &format!("\"by_round\":[{all}]"))
+        };
+        let text = by_round(row("socket", 100, 80, 200), [80, 200, 100])
+            + &by_round(row("ringwire", 110, 90, 120), [90, 120, 110]);
+        assert_eq!(range(&text), Some((0.6, 1.125)));
+    }
+
+    #[test]
+    fn verdict_that_rounds_contradict_is_noisy() {
+        let row = |subject: &str, all: [u32; 7]| {
+            let all = all.map(|ns| format!("{{\"p50_ns\":{ns}}}")).join(",");
+            format!(
+                "{{\"scenario\":\"rtt\",\"subject\":\"{subject}\",\"idle\":\"spin\",\
+                 \"payload_bytes\":64,\"connections\":1,\"p50_ns\":{},\"by_round\":[{all}]}}\n",
+                if subject == "socket" { 1000 } else { 1050 }
+            )
+        };
+        let note = |ours| {
+            let text = row("socket", [1000; 7]) + &row("ringwire", ours);
+            let runs = read::parse("a", text.as_bytes()).expect("rows");
+            verdicts(&Book::new(&runs), 0).swap_remove(0).note
+        };
+        assert_eq!(note([1050; 7]), None);
+        let said = "noisy: 1 of 7 rounds contradict it";
+        assert_eq!(note([1050, 1101, 1050, 1050, 1050, 1050, 1050]).as_deref(), Some(said));
     }
 }

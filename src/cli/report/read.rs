@@ -65,9 +65,9 @@ pub(super) struct Row {
     pub(super) p99_99_ns: Option<f64>,
     pub(super) max_ns: Option<f64>,
     pub(super) p50_ns_low: Option<f64>,
+    pub(super) p50_ns_high: Option<f64>,
     pub(super) p99_ns_low: Option<f64>,
     pub(super) p99_ns_high: Option<f64>,
-    pub(super) p50_ns_high: Option<f64>,
     pub(super) frames_per_s: Option<f64>,
     pub(super) frames_per_s_low: Option<f64>,
     pub(super) frames_per_s_high: Option<f64>,
@@ -103,11 +103,22 @@ pub(super) struct Row {
     /// Of the server, where they vary.
     pub(super) reactors: Option<u64>,
     pub(super) series: Option<Series>,
+    /// In the order they ran; older files have none.
+    pub(super) by_round: Option<Vec<OfRound>>,
     #[serde(rename = "histogram_v2")]
     pub(super) encoded: Option<String>,
     /// All rounds together; never empty.
     #[serde(skip)]
     pub(super) histogram: Option<Histogram<u64>>,
+}
+
+/// What goals are about, of one round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct OfRound {
+    pub(super) p50_ns: Option<f64>,
+    pub(super) p99_ns: Option<f64>,
+    pub(super) frames_per_s: Option<f64>,
 }
 
 /// A goal as the run that has it judged it.
@@ -423,6 +434,11 @@ impl Row {
                 ));
             }
         }
+        let of_rounds = self.by_round.iter().flatten();
+        let mut of_rounds = of_rounds.flat_map(|one| [one.p50_ns, one.p99_ns, one.frames_per_s]);
+        if let Some(value) = of_rounds.find_map(|figure| figure.filter(|&it| !is_figure(it))) {
+            return Err(format!("by_round: {value:e} is not from 0 to {FIGURE_MAX:e}"));
+        }
         let Some(series) = &self.series else { return Ok(()) };
         let numbers = series.points.iter().flatten().chain(series.outliers.iter().flatten());
         match numbers.copied().find(|value| !is_figure(*value)) {
@@ -519,6 +535,7 @@ mod tests {
         let line = format!(
             "{{\"scenario\":\"paced\",\"subject\":\"a\",\"later\":{{\"x\":[1]}},\
              \"series\":{{\"points\":[[0.1,1,2,3]],\"outliers\":[[0.1,3]],\"more\":1}},\
+             \"by_round\":[{{\"p50_ns\":7,\"p99_ns\":null,\"later\":1}}],\
              \"histogram_v2\":\"{}\"}}",
             encode(&sample(1, 100))
         );
@@ -528,6 +545,8 @@ mod tests {
         let series = row.series.as_ref().expect("it has one");
         assert_eq!(series.points, [[0.1, 1.0, 2.0, 3.0]]);
         assert_eq!(series.outliers, [[0.1, 3.0]]);
+        let one = OfRound { p50_ns: Some(7.0), ..OfRound::default() };
+        assert_eq!(row.by_round, Some(vec![one]));
     }
 
     /// Older files have medians of the rounds under the same keys.
@@ -585,6 +604,7 @@ mod tests {
         fails(&row("\"p50_ns_low\":2,\"p50_ns_high\":1"), "above the highest");
         fails(&row("\"series\":{\"points\":[[1,2,3]]}"), "expected an array of length 4");
         fails(&row("\"series\":{\"points\":[[1,2,3,-4]]}"), "series: -4e0");
+        fails(&row("\"by_round\":[{\"p99_ns\":-4}]"), "by_round: -4e0");
         fails(&row("\"series\":7"), "a.jsonl:1: invalid type: integer `7`");
         fails(&row("\"histogram_v2\":\"AAAA\""), "a.jsonl:1: histogram_v2: not a V2 histogram");
         fails(&row("\"p50_ns\":1,\"p50_ns\":2"), "duplicate field");

@@ -123,13 +123,15 @@ pub(super) fn method(book: &Book<'_>) -> String {
             }
         ),
         "Ratios are of ringwire's figure to another subject's in the same run. Of latencies the \
-         smaller is the better, of rates the larger. Their spread sets the best rounds of one \
-         side against the worst of the other: it is wider than the ratio of rounds that took \
-         turns."
+         smaller is the better, of rates the larger. Their spread is that of the ratios of rounds \
+         that took turns; in older files, which have no rounds one by one, it sets the best rounds \
+         of one side against the worst of the other, which is wider."
             .into(),
         "A goal is a bound for a ratio or for a time. A ratio is judged before it is rounded, and \
          shown with as many decimals as tell on which side of its bound it is. Rounds whose lowest \
-         and highest figure differ by more than a factor of two are called noisy."
+         and highest figure differ by more than a factor of two are called noisy, and so are \
+         verdicts that too many rounds contradict, each by its own ratio: of 8 rounds or fewer \
+         one, of 11 two, of 21 six (a sign test at 5 %)."
             .into(),
     ];
     let mut out = String::from("<section id=\"method\"><h2>Method</h2>\n");
