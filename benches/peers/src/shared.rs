@@ -1,30 +1,53 @@
-//! Long messages for libraries that take what they send as [`Bytes`]: in shared memory that is used
-//! again, as an application would that sends images or logs. Where each message was copied first,
-//! the copy was measured instead of the library.
+//! Messages for libraries that take what they send as [`Bytes`], the way an application makes them
+//! that cares. Long ones stand in shared memory that is used again, as for images or logs: where
+//! each was copied first, the copy was measured instead of the library. Short ones are cut from a
+//! chunk, one behind the other: each by itself would cost an allocation and its end.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::message::{MESSAGE_BYTES_MIN, Message};
 
 /// From here on a message is not copied.
 pub const SHARED_BYTES_MIN: usize = 32 << 10;
 
-/// Long messages, oldest first. What nobody else holds any more is used again.
-#[derive(Default)]
+/// Short messages stand in chunks of this length, and in a new one while anybody holds a part of
+/// the last.
+const CHUNK_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// Of all clients of a thread: the chunks of 10,000 connections would not stay in any cache.
+    static CHUNK: Rc<RefCell<BytesMut>> =
+        Rc::new(RefCell::new(BytesMut::with_capacity(CHUNK_BYTES)));
+}
+
 pub struct Shared {
+    /// Long messages, oldest first. What nobody else holds any more is used again.
     messages: VecDeque<Bytes>,
+    /// Where short ones come from.
+    chunk: Rc<RefCell<BytesMut>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { messages: VecDeque::new(), chunk: CHUNK.with(Rc::clone) }
+    }
 }
 
 impl Shared {
-    /// The payload of `message`: shared memory where it is long, otherwise a copy. All long ones of
-    /// one length must be the same but for both ends.
+    /// The payload of `message`: shared memory where it is long, otherwise a copy in the chunk. All
+    /// long ones of one length must be the same but for both ends.
     #[inline]
     pub fn bytes_of(&mut self, message: &Message) -> Bytes {
         let payload = message.payload();
         if payload.len() < SHARED_BYTES_MIN {
-            return Bytes::copy_from_slice(payload);
+            let mut chunk = self.chunk.borrow_mut();
+            // Where there is no room left it begins anew: in the same memory if that is free.
+            chunk.extend_from_slice(payload);
+            return chunk.split().freeze();
         }
         let oldest = self.messages.pop_front_if(|bytes| bytes.is_unique());
         let reused = oldest.and_then(|bytes| bytes.try_into_mut().ok());
@@ -66,11 +89,31 @@ mod tests {
         assert_eq!(next(&mut shared, 3).as_ptr(), place);
     }
 
+    /// Of all clients of a thread in turn, each message as it was made however many come after it.
     #[test]
-    fn short_message_is_a_copy() {
+    fn short_messages_stand_in_chunks() {
+        let (mut one, mut other) = (Shared::default(), Shared::default());
+        let mut message = Message::new(64);
+        let mut next = |shared: &mut Shared, sequence| {
+            message.stamp(Tag::Stream, sequence);
+            (shared.bytes_of(&message), message.payload().to_vec())
+        };
+        let (first, second) = (next(&mut one, 1), next(&mut other, 2));
+        assert_eq!(second.0.as_ptr(), first.0.as_ptr().wrapping_add(64), "one behind the other");
+        let held: Vec<_> = (3..3000).map(|sequence| next(&mut one, sequence)).collect();
+        for (bytes, expected) in [first, second].iter().chain(&held) {
+            assert_eq!(bytes, expected);
+        }
+        assert!(one.messages.is_empty());
+    }
+
+    /// As of requests, which are gone when they have been answered.
+    #[test]
+    fn chunk_that_nobody_holds_begins_anew() {
         let mut shared = Shared::default();
         let message = Message::new(64);
-        assert_eq!(shared.bytes_of(&message), message.payload());
-        assert!(shared.messages.is_empty());
+        let places: std::collections::BTreeSet<_> =
+            (0..5 * CHUNK_BYTES / 64).map(|_| shared.bytes_of(&message).as_ptr()).collect();
+        assert!(places.len() <= CHUNK_BYTES / 64, "{}", places.len());
     }
 }

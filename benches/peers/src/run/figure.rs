@@ -1,11 +1,14 @@
 //! The figures that subjects are compared by, what each takes to mean something, and whom a subject
 //! is compared with.
 
-use super::record::Record;
+use super::record::{OfRound, Record};
 use crate::job::{Case, Scenario};
 
 /// Rounds whose lowest and highest figure differ by more than this were disturbed.
 const NOISY: f64 = 2.0;
+/// How likely it may be that rounds agree with a verdict as they do where there is nothing in it:
+/// of two sides 5 % together.
+const CHANCE_MAX: f64 = 0.025;
 /// Samples of all rounds that lie beyond a percentile, at least, for it to say anything. And one of
 /// each round: of fewer it is the worst round's maximum.
 const SAMPLES_BEYOND_MIN: u64 = 10;
@@ -95,6 +98,25 @@ impl Figure {
         times.is_some_and(|(low, high)| high as f64 > NOISY * low as f64)
     }
 
+    /// The same of one round; those that are of all rounds together have none.
+    fn of_round(self, round: &OfRound) -> Option<f64> {
+        match self {
+            Self::P50 => round.p50_ns.map(|ns| ns as f64),
+            Self::P99 => round.p99_ns.map(|ns| ns as f64),
+            Self::Rate => Some(round.frames_per_s),
+            Self::P999 | Self::P9999 | Self::Max => None,
+        }
+    }
+
+    /// The ratios of the rounds that took turns, in their order.
+    pub fn paired(self, subject: &Record, other: &Record) -> Vec<f64> {
+        let of = |(one, other): (&OfRound, &OfRound)| {
+            let ratio = self.of_round(one)? / self.of_round(other)?;
+            ratio.is_finite().then_some(ratio)
+        };
+        subject.by_round.iter().zip(&other.by_round).filter_map(of).collect()
+    }
+
     /// Whether `a` is better than `b`.
     fn is_better(self, a: f64, b: f64) -> bool {
         if self == Self::Rate { a > b } else { a < b }
@@ -117,6 +139,21 @@ impl Figure {
             valued.reduce(|best, one| if self.is_better(one.1, best.1) { one } else { best });
         best.map(|(record, _)| record)
     }
+}
+
+/// Whether rounds contradict a verdict more often than a coin thrown for each of them would at
+/// [`CHANCE_MAX`] (the sign test): of 8 rounds or fewer one, of 9 two, of 21 six. As `ringwire
+/// bench` has it.
+pub fn is_contradicted(ratios: &[f64], agrees: impl Fn(f64) -> bool) -> bool {
+    let rounds = ratios.len();
+    let against = ratios.iter().filter(|&&ratio| !agrees(ratio)).count();
+    let mut chance = 0.5_f64.powf(rounds as f64);
+    let mut sum = chance;
+    for count in 0..against {
+        chance *= (rounds - count) as f64 / (count + 1) as f64;
+        sum += chance;
+    }
+    against > 0 && sum > CHANCE_MAX
 }
 
 /// Samples of so many rounds that lie beyond a percentile, at least.
@@ -234,6 +271,20 @@ pub mod tests {
         let ranked = Figure::Rate.ranked(&records);
         assert_eq!(ranked.iter().map(|r| &*r.subject).collect::<String>(), "bca");
         assert!(best_peer(Figure::Rate, &records[..0]).is_none());
+    }
+
+    #[test]
+    fn rounds_contradict_a_verdict_when_they_are_many() {
+        let is_noise = |rounds: usize, against: usize| {
+            let mut ratios = vec![1.0; rounds];
+            ratios[..against].fill(1.2);
+            is_contradicted(&ratios, |ratio| ratio <= 1.1)
+        };
+        for (rounds, most) in [(1, 0), (3, 0), (7, 0), (8, 0), (9, 1), (11, 1), (12, 2), (21, 5)] {
+            assert!(!is_noise(rounds, 0) && !is_noise(rounds, most), "{most} of {rounds}");
+            assert!(is_noise(rounds, most + 1), "{} of {rounds}", most + 1);
+        }
+        assert!(!is_contradicted(&[], |_| false));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use serde::Serialize;
 
-use super::figure::{Figure, best_floor, best_peer, is_bulk_stream};
+use super::figure::{Figure, best_floor, best_peer, is_bulk_stream, is_contradicted};
 use super::record::Record;
 use crate::job::{Case, Scenario};
 
@@ -45,7 +45,8 @@ pub struct Verdict {
     pub relation: Relation,
     pub bound: f64,
     pub outcome: Outcome,
-    /// Whether the rounds of either side differ too much in this figure.
+    /// Whether the rounds of either side differ too much in this figure, or too many of them
+    /// contradict the verdict, each by its own ratio.
     pub noisy: bool,
     /// What there is too little of, where it is not judged; and who could not keep up.
     pub lacks: Option<String>,
@@ -156,10 +157,15 @@ fn judge(
     let misses = behind.is_some() && other_behind.is_none();
     let lacking = if misses { behind } else { few.or(other_behind) };
     let relation = if figure == Figure::Rate { Relation::AtLeast } else { Relation::AtMost };
-    let is_met = match relation {
+    let is_within = |ratio: f64| match relation {
         Relation::AtMost => ratio <= bound,
         Relation::AtLeast => ratio >= bound,
     };
+    let is_met = is_within(ratio);
+    // The case without bulk ran before the one with it, and not in turn.
+    let took_turns = subject.bulk == other.bulk;
+    let ratios = if took_turns { figure.paired(subject, other) } else { Vec::new() };
+    let is_doubtful = is_contradicted(&ratios, |ratio| is_within(ratio) == is_met);
     let outcome = match &lacking {
         Some(_) if !misses => Outcome::NotJudged,
         None if is_met => Outcome::Met,
@@ -181,7 +187,7 @@ fn judge(
         relation,
         bound,
         outcome,
-        noisy: figure.is_noisy(subject) || figure.is_noisy(other),
+        noisy: figure.is_noisy(subject) || figure.is_noisy(other) || is_doubtful,
         lacks: lacking,
     })
 }
@@ -269,6 +275,7 @@ fn grouped(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::figure::tests::{CASE, record};
+    use super::super::record::OfRound;
     use super::*;
     use crate::subjects::Role;
 
@@ -463,6 +470,26 @@ mod tests {
         assert!(lines(std::slice::from_ref(&one))[0].ends_with(": met"));
         one.records[1].frames_per_s_high = Some(2.1);
         assert!(lines(&[one])[0].ends_with(": met (noisy)"));
+    }
+
+    /// Medians can not tell what the rounds do not. Slow rounds of both sides do no harm.
+    #[test]
+    fn verdicts_that_rounds_contradict_are_noisy() {
+        let noisy = |rates: [f64; 7], bulk| {
+            let figures =
+                [("ringwire-spin", Role::Ringwire, 1, 3.2), ("tokio", Role::Peer, 1, 2.0)];
+            let mut one = done(case(Scenario::Stream), &figures);
+            let of_round = |rate: f64| OfRound { p50_ns: None, p99_ns: None, frames_per_s: rate };
+            one.records[0].by_round = rates.map(of_round).to_vec();
+            let peer = [2.0, 1.2, 2.0, 2.0, 2.0, 2.0, 2.0];
+            one.records[1].by_round = peer.map(of_round).to_vec();
+            one.records[1].bulk = bulk;
+            verdicts(&[one])[0].noisy
+        };
+        assert!(!noisy([3.2, 1.9, 3.2, 3.2, 3.2, 3.2, 3.2], false));
+        let one_against = [3.2, 1.9, 2.9, 3.2, 3.2, 3.2, 3.2];
+        assert!(noisy(one_against, false));
+        assert!(!noisy(one_against, true), "they did not take turns");
     }
 
     #[test]

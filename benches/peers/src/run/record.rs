@@ -4,7 +4,8 @@
 //! figure is the median over the rounds of that round's figure; `…_low` and `…_high` are the lowest
 //! and highest of a round. What is rarer than one in a hundred, `p99_9_ns`, `p99_99_ns` and
 //! `max_ns`, is of the samples of all rounds together, as `histogram_v2` is: a median of maxima
-//! would hide most of what a subject, or the machine, has done.
+//! would hide most of what a subject, or the machine, has done. `by_round` has the rounds one by
+//! one, in order: subjects took turns, so that those of one place belong together.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -40,6 +41,7 @@ pub struct Record {
     /// Both ends together.
     pub cpu_ns_per_frame: Option<f64>,
     pub errors: u64,
+    pub by_round: Vec<OfRound>,
     // From here on: keys of this suite only.
     /// `floor`, `ringwire` or `peer`.
     pub role: &'static str,
@@ -72,6 +74,14 @@ pub struct Record {
     /// Why there are no figures: the subject can not do the case, failed, or was not built.
     pub skipped: Option<String>,
     pub histogram_v2: Option<String>,
+}
+
+/// What goals are about, of one round.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct OfRound {
+    pub p50_ns: Option<u64>,
+    pub p99_ns: Option<u64>,
+    pub frames_per_s: f64,
 }
 
 /// What is known of a subject before it has run.
@@ -126,7 +136,7 @@ impl Record {
         let of_all = |quantile: f64| timed.then(|| all.value_at_quantile(quantile));
         let (p50, p99) = (of_rounds(0.5), of_rounds(0.99));
         let (p99_9, max) = (of_rounds(0.999), of_rounds(1.0));
-        let rate = Spread::of(rounds, |r| r.frames as f64 * 1e9 / r.elapsed_ns as f64);
+        let rate = Spread::of(rounds, rate_of);
         let per_frame = |cpu_ns: fn(&Round) -> u64| {
             let each = Spread::of(rounds, |r| cpu_ns(r) as f64 / r.frames.max(1) as f64);
             each.map(|each| tidy(each.median))
@@ -148,6 +158,7 @@ impl Record {
             bytes_per_s: rate.map(|rate| tidy(rate.median * case.payload_bytes as f64)),
             cpu_ns_per_frame: per_frame(|r| r.cpu_client_ns + r.cpu_server_ns),
             errors: rounds.iter().map(|round| round.errors).sum(),
+            by_round: by_round(rounds, &latencies),
             frames_per_s_low: rate.map(|rate| tidy(rate.low)),
             frames_per_s_high: rate.map(|rate| tidy(rate.high)),
             cpu_client_ns_per_frame: per_frame(|r| r.cpu_client_ns),
@@ -190,6 +201,7 @@ impl Record {
             bytes_per_s: None,
             cpu_ns_per_frame: None,
             errors: 0,
+            by_round: Vec::new(),
             role: match who.role {
                 Role::Floor => "floor",
                 Role::Ringwire => "ringwire",
@@ -249,6 +261,20 @@ impl Spread {
     fn high_ns(self) -> u64 {
         whole(self.high)
     }
+}
+
+/// Rounds of one subject all have latencies, or none has.
+fn by_round(rounds: &[Round], latencies: &[Histogram<u64>]) -> Vec<OfRound> {
+    let of = |(index, round): (usize, &Round)| {
+        let quantile = |quantile| Some(latencies.get(index)?.value_at_quantile(quantile));
+        let (p50_ns, p99_ns) = (quantile(0.5), quantile(0.99));
+        OfRound { p50_ns, p99_ns, frames_per_s: tidy(rate_of(round)) }
+    };
+    rounds.iter().enumerate().map(of).collect()
+}
+
+fn rate_of(round: &Round) -> f64 {
+    round.frames as f64 * 1e9 / round.elapsed_ns as f64
 }
 
 fn latency_of(round: &Round) -> Option<Result<Histogram<u64>, Failure>> {
@@ -324,7 +350,16 @@ mod tests {
             near(low, 1000);
             near(high, 3000);
         }
+        // In the order they ran.
+        for (one, (ns, rate)) in
+            record.by_round.iter().zip([(3000, 666_667.0), (1000, 2e6), (2000, 1e6)])
+        {
+            near(one.p50_ns, ns);
+            near(one.p99_ns, ns);
+            assert_eq!(one.frames_per_s, rate);
+        }
         assert_eq!((record.samples, record.rounds, record.errors), (30, 3, 3));
+        assert_eq!(record.by_round.len(), 3);
         assert_eq!(record.frames_per_s, Some(1e6));
         assert_eq!(record.cpu_ns_per_frame, Some(20.0));
         assert_eq!(record.cpu_server_ns_per_frame, Some(15.0));
@@ -338,6 +373,8 @@ mod tests {
         let case = Case { scenario: Scenario::Stream, ..CASE };
         let record = Record::sum_up(&Who::missing("peer"), &case, &[round]).expect("sums up");
         assert_eq!((record.p50_ns, record.histogram_v2, record.samples), (None, None, 7));
+        let one = OfRound { p50_ns: None, p99_ns: None, frames_per_s: 700_000.0 };
+        assert_eq!(record.by_round, [one]);
     }
 
     #[test]
@@ -347,7 +384,7 @@ mod tests {
         let line = serde_json::to_string(&record).expect("serialises");
         let expected = "scenario subject idle payload_bytes connections rounds samples p50_ns \
             p90_ns p99_ns p99_9_ns p99_99_ns max_ns p50_ns_low p50_ns_high frames_per_s \
-            bytes_per_s cpu_ns_per_frame errors";
+            bytes_per_s cpu_ns_per_frame errors by_round";
         let position = |key: &str| line.find(&format!("\"{key}\":")).expect("the key is there");
         let positions: Vec<usize> = expected.split_whitespace().map(position).collect();
         assert!(positions.is_sorted() && positions[0] == 1, "{line}");

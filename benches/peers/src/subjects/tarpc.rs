@@ -13,9 +13,10 @@ use ::tarpc::server::{BaseChannel, Channel};
 use ::tarpc::tokio_serde::formats::Bincode;
 use ::tarpc::tokio_util::codec::{Framed, LengthDelimitedCodec};
 use ::tokio::net::{TcpListener, TcpStream};
-use ::tokio::task::spawn;
+use ::tokio::task::{spawn, yield_now};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use ringwire::time::Nanos;
 
 use super::tokio::{LocalTasks, runtime};
 use super::{Facts, Ready, Role, Subject};
@@ -110,5 +111,13 @@ impl Client for TarpcClient {
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
         Err("calls only, no one-way messages".into())
+    }
+
+    async fn idle_until(&mut self, until: Nanos) -> Result<(), Failure> {
+        while Nanos::now() < until {
+            // Lets the connection's task run, which has work behind each call.
+            yield_now().await;
+        }
+        Ok(())
     }
 }

@@ -101,8 +101,7 @@ impl Subject for Tonic {
             let client = PeerClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
-            let (has_bulk, shared) = (job.case.bulk, Shared::default());
-            Ok(TonicClient { client, call: None, has_bulk, shared })
+            Ok(TonicClient { client, call: None, shared: Shared::default() })
         };
         runtime()?.block_on(tasks::drive(job, LocalTasks, connect))
     }
@@ -138,7 +137,6 @@ struct TonicClient {
     client: PeerClient<Channel>,
     /// The streaming call under way.
     call: Option<Call>,
-    has_bulk: bool,
     shared: Shared,
 }
 
@@ -193,10 +191,8 @@ impl Client for TonicClient {
 
     async fn idle_until(&mut self, until: Nanos) -> Result<(), Failure> {
         while Nanos::now() < until {
-            if self.has_bulk {
-                // Lets the call and the driver run.
-                yield_now().await;
-            }
+            // Lets the connection's task run, which has work behind each call, and that of bulk.
+            yield_now().await;
         }
         Ok(())
     }
