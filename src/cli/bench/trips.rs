@@ -5,6 +5,7 @@
 //! send commands, and the handler of each answer sends the next one.
 
 use std::cell::RefCell;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -129,8 +130,36 @@ pub(super) struct Exchange {
     flights: Rc<RefCell<Flights>>,
 }
 
+/// With a hash that costs a few instructions: floors have an index at hand.
 #[expect(clippy::disallowed_types, reason = "what an application would keep")]
-type ByConnection<T> = std::collections::HashMap<ConnectionId, T>;
+type ByConnection<T> = std::collections::HashMap<ConnectionId, T, BuildHasherDefault<Mixed>>;
+
+/// A hash of numbers nobody chooses to do harm: each is mixed in by a multiplication, and the bits
+/// that are mixed best come to the low end.
+#[derive(Debug, Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    #[inline]
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
+    }
+
+    #[inline]
+    fn write_u64(&mut self, word: u64) {
+        // Odd, and with no pattern: 2^64 divided by the golden ratio.
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
+}
 
 /// What is under way, and what came of the rest.
 struct Flights {
@@ -263,5 +292,31 @@ impl Flights {
         if let Err(error) = context.reply(Envelope::command(), &self.payload[..]) {
             self.refused = Some(error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::hash::Hash;
+
+    use super::*;
+
+    /// Ids differ in their slot, which is counted up: neither a table's place, the low bits, nor
+    /// what it compares first, the top seven, may be the same for many.
+    #[test]
+    fn hashes_of_neighbours_are_spread() {
+        let hash = |slot: u64| {
+            let mut hasher = Mixed::default();
+            (7_u32, 1_u64 << 32 | slot).hash(&mut hasher);
+            hasher.finish()
+        };
+        let hashes: Vec<u64> = (0..10_000).map(hash).collect();
+        let different =
+            |of: fn(u64) -> u64| hashes.iter().map(|&hash| of(hash)).collect::<BTreeSet<_>>().len();
+        assert_eq!(different(|hash| hash), 10_000);
+        let places = different(|hash| hash & 0x3fff);
+        assert!(places > 6_000, "{places} of 16,384 places are taken by 10,000");
+        assert_eq!(different(|hash| hash >> 57), 128);
     }
 }
