@@ -21,7 +21,7 @@ use std::thread;
 use hdrhistogram::Histogram;
 use ringwire::time::{Nanos, process_cpu_ns};
 
-use crate::job::{BULK_BYTES, BULK_PERIOD_NS, Job, Round, Scenario};
+use crate::job::{BULK_BYTES, BULK_PERIOD_NS, Calls, Job, Round, Scenario};
 use crate::message::{Message, Seen, Tag};
 use crate::{histogram, process};
 
@@ -61,6 +61,11 @@ pub trait Client {
         }
         Ok(())
     }
+
+    /// System calls of both ends so far, where they are counted. Never while something is timed.
+    async fn calls(&mut self) -> Result<Option<Calls>, Failure> {
+        Ok(None)
+    }
 }
 
 /// Carries out the round of `job` with what `connect` makes of the server's address.
@@ -81,6 +86,14 @@ pub async fn drive<C: Client>(
         Scenario::Paced => paced(job, &mut client).await,
         Scenario::Rtt | Scenario::FanIn => rtt(job, &mut client).await,
     }
+}
+
+/// What was called since `before`.
+async fn calls_since(
+    before: Option<Calls>,
+    client: &mut impl Client,
+) -> Result<Option<Calls>, Failure> {
+    Ok(client.calls().await?.zip(before).map(|(now, before)| now.since(before)))
 }
 
 /// Runs a future that never waits.
@@ -211,17 +224,19 @@ async fn rtt<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
     trips.check(client).await?;
     trips.run(client, Nanos(Nanos::now().0 + job.warm_up_ns)).await?;
     latency.reset();
+    let before = client.calls().await?;
     let stopwatch = Stopwatch::start(job)?;
     trips.run(client, Nanos(Nanos::now().0 + job.duration_ns)).await?;
     let round = stopwatch.stop(2 * latency.count(), trips.errors)?;
-    Ok(Round { histogram_v2: Some(latency.encode()), ..round })
+    let calls = calls_since(before, client).await?;
+    Ok(Round { histogram_v2: Some(latency.encode()), calls, ..round })
 }
 
 async fn stream<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
     let mut message = Message::new(job.case.payload_bytes);
     let batch = (BATCH_BYTES / job.case.payload_bytes).max(1);
     let mut sequence = 0;
-    let mut pump = async |until: Nanos| {
+    let mut pump = async |client: &mut C, until: Nanos| {
         let first = sequence;
         loop {
             for _ in 0..batch {
@@ -237,15 +252,17 @@ async fn stream<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> 
         Ok::<_, Failure>((sequence - first, seen))
     };
 
-    let (sent, seen) = pump(Nanos(0)).await?;
+    let (sent, seen) = pump(client, Nanos(0)).await?;
     if seen != (Seen { frames: sent, errors: 0 }) {
         return Err(format!("of the first {sent} messages the receiver saw {seen:?}").into());
     }
     let wrong = |(sent, seen): (u64, Seen)| seen.errors + sent.abs_diff(seen.frames + seen.errors);
-    let warm_up = pump(Nanos(Nanos::now().0 + job.warm_up_ns)).await?;
+    let warm_up = pump(client, Nanos(Nanos::now().0 + job.warm_up_ns)).await?;
+    let before = client.calls().await?;
     let stopwatch = Stopwatch::start(job)?;
-    let measured = pump(Nanos(Nanos::now().0 + job.duration_ns)).await?;
-    stopwatch.stop(measured.1.frames, wrong(warm_up) + wrong(measured))
+    let measured = pump(client, Nanos(Nanos::now().0 + job.duration_ns)).await?;
+    let round = stopwatch.stop(measured.1.frames, wrong(warm_up) + wrong(measured))?;
+    Ok(Round { calls: calls_since(before, client).await?, ..round })
 }
 
 /// Requests at a fixed rate, one in flight, and bulk messages at theirs.
@@ -264,9 +281,11 @@ async fn paced<C: Client>(job: &Job, client: &mut C) -> Result<Round, Failure> {
 
     latency.reset();
     let sent_before = bulk.as_ref().map_or(0, |bulk| bulk.sequence);
+    let before = client.calls().await?;
     let stopwatch = Stopwatch::start(job)?;
     pace(job, client, &mut trips, &mut bulk, job.duration_ns).await?;
     let mut round = stopwatch.stop(2 * latency.count(), trips.errors)?;
+    round.calls = calls_since(before, client).await?;
     if let Some(bulk) = bulk {
         let seen = client.ask_bulk().await?;
         let sent = bulk.sequence - sent_before;

@@ -105,6 +105,43 @@ pub struct Round {
     pub bulk_frames: Option<u64>,
     #[serde(default)]
     pub bulk_frames_due: Option<u64>,
+    /// System calls of both ends, from who counts them.
+    #[serde(default)]
+    pub calls: Option<Calls>,
+}
+
+/// System calls that moved messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Calls {
+    /// io_uring_enter(2).
+    pub enters: u64,
+    /// send(2) and recv(2) past the ring that moved something.
+    pub direct: u64,
+}
+
+impl Calls {
+    pub const BYTES: usize = 16;
+
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        (u128::from(self.direct) << 64 | u128::from(self.enters)).to_le_bytes()
+    }
+
+    /// `None` of other lengths.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (enters, direct) = bytes.split_at_checked(8)?;
+        let word = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?));
+        Some(Self { enters: word(enters)?, direct: word(direct)? })
+    }
+
+    /// The calls made after `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self { enters: self.enters - before.enters, direct: self.direct - before.direct }
+    }
+
+    /// The sum.
+    pub fn with(self, other: Self) -> Self {
+        Self { enters: self.enters + other.enters, direct: self.direct + other.direct }
+    }
 }
 
 impl Scenario {
@@ -186,6 +223,16 @@ mod tests {
         let line = serde_json::to_string(&DriveLine::Round(Box::new(round.clone())));
         let parsed: DriveLine = serde_json::from_str(&line.expect("serialises")).expect("parses");
         assert_eq!(parsed, DriveLine::Round(Box::new(round)));
+    }
+
+    #[test]
+    fn calls_come_back_as_they_left() {
+        let calls = Calls { enters: 3, direct: u64::MAX };
+        assert_eq!(Calls::from_bytes(&calls.to_bytes()), Some(calls));
+        assert_eq!(Calls::from_bytes(&[0; 15]), None);
+        assert_eq!(Calls::from_bytes(&[0; 17]), None);
+        let sum = Calls { enters: 3, direct: 5 }.with(Calls { enters: 1, direct: 2 });
+        assert_eq!(sum.since(Calls { enters: 4, direct: 0 }), Calls { enters: 0, direct: 7 });
     }
 
     #[test]

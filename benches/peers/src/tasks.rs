@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use ringwire::time::Nanos;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::drive::{Client, Failure, Latency, Stopwatch, Trips, drive as drive_one};
 use crate::job::{Job, Round, Scenario};
@@ -95,10 +95,11 @@ async fn fan_in<C: Client + 'static>(
     }
     let added = process::resident_bytes(job.server_pid)?.saturating_sub(resident);
 
-    let ends = run_all(ends, tasks, Nanos(Nanos::now().0 + job.warm_up_ns)).await?;
+    let ends = Crowd::start(ends, tasks).await?.run(job.warm_up_ns).await?;
     latency.reset();
+    let crowd = Crowd::start(ends, tasks).await?;
     let stopwatch = Stopwatch::start(job)?;
-    let ends = run_all(ends, tasks, Nanos(Nanos::now().0 + job.duration_ns)).await?;
+    let ends = crowd.run(job.duration_ns).await?;
     let errors = ends.iter().map(|(_, trips)| trips.errors).sum();
     let round = stopwatch.stop(2 * latency.count(), errors)?;
     Ok(Round {
@@ -108,32 +109,61 @@ async fn fan_in<C: Client + 'static>(
     })
 }
 
-/// Runs all connections until `until`, each in its task, and gives them back, in any order.
-async fn run_all<C: Client + 'static>(
-    ends: Vec<(C, Trips)>,
-    tasks: impl Tasks,
-    until: Nanos,
-) -> Result<Vec<(C, Trips)>, Failure> {
-    let count = ends.len();
-    let (done, mut finished) = mpsc::channel(count);
-    for (mut client, mut trips) in ends {
-        let done = done.clone();
-        tasks.spawn(Box::pin(async move {
-            let result = trips.run(&mut client, until).await;
-            // There is room for all. Nobody takes it any more when another has failed.
-            let _ = done.try_send(result.map(|()| (client, trips)));
-        }))?;
+/// All connections, each in a task that waits to be told until when it runs: making ten thousand
+/// tasks is no part of what is timed.
+struct Crowd<C> {
+    count: usize,
+    /// Opens for all at once.
+    gate: watch::Sender<Option<Nanos>>,
+    finished: mpsc::Receiver<Result<(C, Trips), Failure>>,
+}
+
+impl<C: Client + 'static> Crowd<C> {
+    /// Comes back when every task stands at the gate.
+    async fn start(ends: Vec<(C, Trips)>, tasks: impl Tasks) -> Result<Self, Failure> {
+        let count = ends.len();
+        let (gate, opened) = watch::channel(None);
+        let (done, finished) = mpsc::channel(count);
+        let (there, mut arrived) = mpsc::channel(count);
+        for (mut client, mut trips) in ends {
+            let (done, there, mut opened) = (done.clone(), there.clone(), opened.clone());
+            tasks.spawn(Box::pin(async move {
+                let _ = there.try_send(());
+                drop(there);
+                let until = opened.wait_for(Option::is_some).await.map(|until| *until);
+                let Ok(Some(until)) = until else { return };
+                let result = trips.run(&mut client, until).await;
+                // There is room for all. Nobody takes it any more when another has failed.
+                let _ = done.try_send(result.map(|()| (client, trips)));
+            }))?;
+        }
+        drop(there);
+        let mut waiting = 0;
+        while arrived.recv().await.is_some() {
+            waiting += 1;
+        }
+        lost(count - waiting, count)?;
+        Ok(Self { count, gate, finished })
     }
-    drop(done);
-    let mut ends = Vec::with_capacity(count);
-    while let Some(end) = finished.recv().await {
-        ends.push(end?);
+
+    /// Runs all for so long and gives them back, in any order.
+    async fn run(mut self, duration_ns: u64) -> Result<Vec<(C, Trips)>, Failure> {
+        self.gate.send_replace(Some(Nanos(Nanos::now().0 + duration_ns)));
+        let mut ends = Vec::with_capacity(self.count);
+        while let Some(end) = self.finished.recv().await {
+            ends.push(end?);
+        }
+        lost(self.count - ends.len(), self.count)?;
+        Ok(ends)
     }
-    // Runtimes may swallow a panic, and the task with it.
-    if ends.len() < count {
-        return Err(format!("{} of {count} tasks ended without a word", count - ends.len()).into());
+}
+
+/// Runtimes may swallow a panic, and the task with it.
+fn lost(lost: usize, count: usize) -> Result<(), Failure> {
+    if lost > 0 {
+        return Err(format!("{lost} of {count} tasks ended without a word").into());
     }
-    Ok(ends)
+    Ok(())
 }
 
 /// A client, and the way to the task that sends bulk beside it.
@@ -298,14 +328,33 @@ mod tests {
         ends
     }
 
+    async fn run_all(ends: Vec<(End, Trips)>, ns: u64) -> Result<Vec<(End, Trips)>, Failure> {
+        Crowd::start(ends, LocalTasks).await?.run(ns).await
+    }
+
+    /// All stand at the gate before the clock starts: none has sent anything, and all do then.
+    #[test]
+    fn tasks_wait_until_they_are_told() {
+        run(async {
+            let latency = Latency::default();
+            let crowd = Crowd::start(crowd(5, &latency).await, LocalTasks).await.expect("starts");
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(latency.count(), 0);
+            let ends = crowd.run(20_000_000).await.expect("all answer");
+            assert!(ends.iter().all(|(_, trips)| trips.sequence() > 0));
+            assert_eq!(ends.len(), 5);
+        });
+    }
+
     /// In one task, the last of so many had a hundredth of the first.
     #[test]
     fn connections_take_turns() {
         run(async {
             let latency = Latency::default();
             let ends = crowd(300, &latency).await;
-            let until = Nanos(Nanos::now().0 + 200_000_000);
-            let ends = run_all(ends, LocalTasks, until).await.expect("all answer");
+            let ends = run_all(ends, 200_000_000).await.expect("all answer");
             let counts: Vec<u64> = ends.iter().map(|(_, trips)| trips.sequence()).collect();
             let (least, most) = (counts.iter().min(), counts.iter().max());
             assert!(least.expect("300") * 2 > *most.expect("300"), "{least:?} to {most:?}");
@@ -320,8 +369,7 @@ mod tests {
             let latency = Latency::default();
             let mut ends = crowd(3, &latency).await;
             ends.push((End::Fail("cut off"), Trips::new(64, &latency)));
-            let until = Nanos(Nanos::now().0 + 1_000_000);
-            let failure = run_all(ends, LocalTasks, until).await.err().expect("one failed");
+            let failure = run_all(ends, 1_000_000).await.err().expect("one failed");
             assert_eq!(failure.to_string(), "cut off");
         });
     }
@@ -343,7 +391,7 @@ mod tests {
         run(async {
             let latency = Latency::default();
             let ends = crowd(2, &latency).await;
-            let failure = run_all(ends, Losing, Nanos(0)).await.err().expect("nothing ran");
+            let failure = Crowd::start(ends, Losing).await.err().expect("nothing ran");
             assert_eq!(failure.to_string(), "2 of 2 tasks ended without a word");
         });
     }

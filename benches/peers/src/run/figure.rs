@@ -15,6 +15,9 @@ const SAMPLES_BEYOND_MIN: u64 = 10;
 /// Samples that a maximum is judged by, at least. It has none beyond it, and whoever takes more
 /// samples meets more: this many tell a subject's own stalls from the luck of a few milliseconds.
 const SAMPLES_OF_MAX_MIN: u64 = 10_000;
+/// Round trips on each connection of a round of fan-in, at least, for its rate to say anything: of
+/// fewer it is about how the connections began and ended.
+pub const TRIPS_EACH_MIN: u64 = 10;
 /// Streamed messages as long as this are compared with bytes without messages.
 pub const BULK_PAYLOAD_BYTES_MIN: usize = 64 << 10;
 
@@ -159,6 +162,13 @@ pub fn is_contradicted(ratios: &[f64], agrees: impl Fn(f64) -> bool) -> bool {
 /// Samples of so many rounds that lie beyond a percentile, at least.
 fn beyond(rounds: usize) -> u64 {
     SAMPLES_BEYOND_MIN.max(rounds as u64)
+}
+
+/// Whether a record is of so few round trips on each connection that its figures say little.
+pub fn is_short(case: &Case, record: &Record) -> bool {
+    let all = (record.rounds * case.connections) as u64;
+    let is_timed = record.skipped.is_none() && case.scenario == Scenario::FanIn;
+    is_timed && record.samples < TRIPS_EACH_MIN * all
 }
 
 /// The best peer of a case.

@@ -2,6 +2,7 @@
 //! needs.
 
 use super::WARM_UP_NS;
+use super::figure::TRIPS_EACH_MIN;
 use crate::job::{Case, Scenario};
 
 /// How thorough a run is.
@@ -30,6 +31,10 @@ const RATES: [u32; 2] = [1_000, 10_000];
 const CROWDS: [usize; 5] = [1, 16, 128, 1_000, 10_000];
 /// Round trips of each paced case in the long form, over all rounds.
 const PACED_SAMPLES: u64 = 1_000_000;
+/// What a round trip of fan-in takes: of most subjects with as many connections as the quick form
+/// has, and of a slow one with 10,000.
+const TRIP_NS: u64 = 40_000;
+const SLOW_TRIP_NS: u64 = 100_000;
 /// What a round takes beside its warm-up and timed part: two processes, a connection, a check. As
 /// measured over a whole run; python and what has threads of its own take longer.
 const START_NS: u64 = 30_000_000;
@@ -46,13 +51,19 @@ impl Form {
 
     /// The timed part of one round.
     pub fn duration_ns(self, case: &Case, rounds: usize) -> u64 {
+        // What each connection takes, of all of them.
+        let all = |ns: u64| ns * case.connections as u64;
         match (self, case.scenario) {
             // At 10 kHz more than 10,000 samples over seven rounds, which p99.9 and max need.
             (Self::Quick, Scenario::Paced) => 150_000_000,
+            (Self::Quick, Scenario::FanIn) => 50_000_000.max(all(TRIPS_EACH_MIN * TRIP_NS)),
             (Self::Quick, _) => 50_000_000,
             (Self::Long, Scenario::Paced) => {
                 let samples = PACED_SAMPLES.div_ceil(rounds as u64);
                 samples * 1_000_000_000 / u64::from(case.rate_hz)
+            }
+            (Self::Long, Scenario::FanIn) => {
+                1_000_000_000.max(all(2 * TRIPS_EACH_MIN * SLOW_TRIP_NS))
             }
             (Self::Long, _) => 1_000_000_000,
         }
@@ -158,6 +169,19 @@ mod tests {
             let enough = if case.rate_hz == 10_000 { 10_000 } else { 1_000 };
             assert!((enough..enough + enough / 10).contains(&samples(Form::Quick, &case)));
         }
+    }
+
+    /// Of a second, 10,000 connections had two round trips each.
+    #[test]
+    fn crowds_have_time_for_many_round_trips_each() {
+        let ns = |form: Form, connections| {
+            let case = Case { connections, ..Form::Quick.cases(Scenario::FanIn)[0] };
+            form.duration_ns(&case, form.rounds())
+        };
+        let long = [1, 128, 1_000, 10_000].map(|count| ns(Form::Long, count));
+        assert_eq!(long, [1, 1, 2, 20].map(|seconds| seconds * 1_000_000_000));
+        let quick = [1, 128, 1_000].map(|count| ns(Form::Quick, count));
+        assert_eq!(quick, [50_000_000, 51_200_000, 400_000_000]);
     }
 
     #[test]

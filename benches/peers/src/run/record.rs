@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::drive::Failure;
 use crate::histogram;
-use crate::job::{Case, Round, Scenario};
+use crate::job::{Calls, Case, Round, Scenario};
 use crate::subjects::{Facts, Role, Subject, version_of};
 
 /// One JSON line; `null` where a key has no meaning.
@@ -53,6 +53,10 @@ pub struct Record {
     pub frames_per_s_high: Option<f64>,
     pub cpu_client_ns_per_frame: Option<f64>,
     pub cpu_server_ns_per_frame: Option<f64>,
+    /// Of both ends, from who counts them: io_uring_enter(2), and send(2) and recv(2) past the ring
+    /// that moved something.
+    pub enters_per_frame: Option<f64>,
+    pub direct_per_frame: Option<f64>,
     pub p99_ns_low: Option<u64>,
     pub p99_ns_high: Option<u64>,
     pub p99_9_ns_low: Option<u64>,
@@ -141,6 +145,11 @@ impl Record {
             let each = Spread::of(rounds, |r| cpu_ns(r) as f64 / r.frames.max(1) as f64);
             each.map(|each| tidy(each.median))
         };
+        let calls_per_frame = |of: fn(Calls) -> u64| {
+            let of = |r: &Round| Some(of(r.calls?) as f64 / r.frames.max(1) as f64);
+            let each: Option<Vec<f64>> = rounds.iter().map(of).collect();
+            Some(tidy(Spread::of(&each?, |&each| each)?.median))
+        };
         let bulk_sum = |frames: fn(&Round) -> Option<u64>| rounds.iter().map(frames).sum();
         let frames = rounds.iter().map(|round| round.frames).sum();
         Ok(Self {
@@ -163,6 +172,8 @@ impl Record {
             frames_per_s_high: rate.map(|rate| tidy(rate.high)),
             cpu_client_ns_per_frame: per_frame(|r| r.cpu_client_ns),
             cpu_server_ns_per_frame: per_frame(|r| r.cpu_server_ns),
+            enters_per_frame: calls_per_frame(|calls| calls.enters),
+            direct_per_frame: calls_per_frame(|calls| calls.direct),
             p99_ns_low: p99.map(Spread::low_ns),
             p99_ns_high: p99.map(Spread::high_ns),
             p99_9_ns_low: p99_9.map(Spread::low_ns),
@@ -215,6 +226,8 @@ impl Record {
             frames_per_s_high: None,
             cpu_client_ns_per_frame: None,
             cpu_server_ns_per_frame: None,
+            enters_per_frame: None,
+            direct_per_frame: None,
             p99_ns_low: None,
             p99_ns_high: None,
             p99_9_ns_low: None,
@@ -363,8 +376,17 @@ mod tests {
         assert_eq!(record.frames_per_s, Some(1e6));
         assert_eq!(record.cpu_ns_per_frame, Some(20.0));
         assert_eq!(record.cpu_server_ns_per_frame, Some(15.0));
+        assert_eq!((record.enters_per_frame, record.direct_per_frame), (None, None));
         let all = histogram::decode(&record.histogram_v2.expect("timed")).expect("decodes");
         assert_eq!(all.len(), 30);
+    }
+
+    #[test]
+    fn calls_are_per_frame() {
+        let with = |enters| Round { calls: Some(Calls { enters, direct: 30 }), ..round(1000) };
+        let rounds = [with(40), with(10), with(20)];
+        let record = Record::sum_up(&Who::missing("peer"), &CASE, &rounds).expect("sums up");
+        assert_eq!((record.enters_per_frame, record.direct_per_frame), (Some(1.0), Some(1.5)));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! larger. A percentile that the samples do not reach is left out: it would be the maximum again.
 
 use super::NOT_BUILT;
-use super::figure::{Figure, best_peer, is_bulk_stream};
+use super::figure::{Figure, TRIPS_EACH_MIN, best_peer, is_bulk_stream, is_short};
 use super::plan::Load;
 use super::record::Record;
 use crate::job::{Case, Scenario};
@@ -33,6 +33,14 @@ pub fn render(case: &Case, load: Load, records: &[Record]) -> String {
     let noisy: Vec<&str> = noisy.collect();
     if !noisy.is_empty() {
         text += &wrapped(&format!("Noisy, rounds differ by more than 2x: {}.", noisy.join(", ")));
+    }
+    let short: Vec<&str> =
+        records.iter().filter(|r| is_short(case, r)).map(|r| &*r.subject).collect();
+    if !short.is_empty() {
+        let short = short.join(", ");
+        text += &wrapped(&format!(
+            "Noisy, fewer than {TRIPS_EACH_MIN} round trips a connection and round: {short}."
+        ));
     }
     for record in records.iter().filter(|record| record.errors > 0) {
         text += &format!(" {}: {} WRONG OR MISSING ANSWERS\n", record.subject, record.errors);
@@ -329,6 +337,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn crowds_with_few_round_trips_are_said() {
+        let crowd = Case { scenario: Scenario::FanIn, connections: 150, ..CASE };
+        let mut records = sample();
+        assert!(!of(&crowd, records.clone()).contains("Noisy"), "ten each in seven rounds");
+        records[2].samples -= 1;
+        let said = "Noisy, fewer than 10 round trips a connection and round: slow.\n";
+        assert!(of(&crowd, records.clone()).contains(said), "{}", of(&crowd, records));
+        let text = of(&CASE, sample());
+        assert!(!text.contains("Noisy"), "{text}");
     }
 
     #[test]

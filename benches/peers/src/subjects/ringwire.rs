@@ -9,11 +9,14 @@
 //! and more are `Bytes`, which are sent from where they are (`in_place_bytes_min`).
 
 use std::cell::RefCell;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use ::ringwire::error::{RequestError, SendError};
+use ::ringwire::stats::Statistics;
 use ::ringwire::time::Nanos;
 use ::ringwire::{
     Address, Body, Client as RingwireClient, Config, ConnectionId, Context, Endpoint, Envelope,
@@ -24,7 +27,7 @@ use hdrhistogram::Histogram;
 use super::raw::socket_path;
 use super::{Facts, Ready, Role, Subject};
 use crate::drive::{Client, Failure, Stopwatch, drive, now_or_never};
-use crate::job::{BULK_BYTES, Case, Job, Round, Scenario};
+use crate::job::{BULK_BYTES, Calls, Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
 use crate::shared::{SHARED_BYTES_MIN, Shared};
 use crate::{histogram, process};
@@ -55,7 +58,8 @@ pub fn all() -> impl Iterator<Item = Box<dyn Subject>> {
 }
 
 thread_local! {
-    /// What the server's only reactor has seen. Set by the first message.
+    /// What the server's only reactor has seen. Set by the first message. Not the handlers' own:
+    /// theirs is shared by all reactors, and would take a lock for each message.
     static DESK: RefCell<Option<Desk>> = const { RefCell::new(None) };
 }
 
@@ -91,6 +95,8 @@ impl Subject for Ringwire {
             })
         };
         let urgency = urgency(&job.case);
+        let started = Arc::new(OnceLock::<Server>::new());
+        let asked = Arc::clone(&started);
         let server = Server::builder()
             .config(self.config(job)?)
             .listen(endpoint)
@@ -108,7 +114,14 @@ impl Subject for Ringwire {
                     Reply::Nothing => Ok(()),
                 };
             })
+            // What it has called the kernel for, around what is timed.
+            .on(Kind::Configuration, move |context, _| {
+                let calls = asked.get().map(|server| calls_of(&server.statistics()));
+                let _ =
+                    context.reply(Envelope::status(), &calls.unwrap_or_default().to_bytes()[..]);
+            })
             .start()?;
+        let server = started.get_or_init(|| server);
         let address = match &server.addresses()[0] {
             Address::Tcp(address) => address.to_string(),
             Address::Unix(path) => format!("unix:{}", path.display()),
@@ -132,6 +145,11 @@ impl Subject for Ringwire {
         };
         now_or_never(drive(job, connect))
     }
+}
+
+/// System calls of one end so far.
+fn calls_of(end: &Statistics) -> Calls {
+    Calls { enters: end.enters, direct: end.direct_sends + end.direct_receives }
 }
 
 /// Of requests: they overtake bulk where there is any.
@@ -193,9 +211,14 @@ impl One {
         Ok(())
     }
 
-    fn ask_for(&mut self, envelope: Envelope, tag: Tag) -> Result<Seen, Failure> {
+    fn ask_for<R>(
+        &mut self,
+        envelope: Envelope,
+        tag: Tag,
+        read: fn(&[u8]) -> Option<R>,
+    ) -> Result<R, Failure> {
         let question = Message::short(tag);
-        let read = |frame: Frame<'_>| Seen::from_bytes(frame.payload());
+        let read = |frame: Frame<'_>| read(frame.payload());
         let limit = Nanos::now() + ANSWER_TIME_MAX;
         loop {
             let answer =
@@ -232,7 +255,7 @@ impl Client for One {
     }
 
     async fn ask(&mut self) -> Result<Seen, Failure> {
-        self.ask_for(Envelope::command(), Tag::Ask)
+        self.ask_for(Envelope::command(), Tag::Ask, Seen::from_bytes)
     }
 
     async fn bulk(&mut self, message: &mut Message) -> Result<(), Failure> {
@@ -240,7 +263,8 @@ impl Client for One {
     }
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {
-        self.ask_for(Envelope::command().priority(Priority::Low), Tag::AskBulk)
+        let envelope = Envelope::command().priority(Priority::Low);
+        self.ask_for(envelope, Tag::AskBulk, Seen::from_bytes)
     }
 
     async fn idle_until(&mut self, until: Nanos) -> Result<(), Failure> {
@@ -248,6 +272,11 @@ impl Client for One {
             self.client.poll();
         }
         Ok(())
+    }
+
+    async fn calls(&mut self) -> Result<Option<Calls>, Failure> {
+        let server = self.ask_for(Envelope::configuration(), Tag::Ask, Calls::from_bytes)?;
+        Ok(Some(server.with(calls_of(&self.client.statistics()))))
     }
 }
 
@@ -263,8 +292,36 @@ struct Crowd {
     refused: Option<SendError>,
 }
 
+/// With a hash that costs a few instructions: floors have an index at hand.
 #[expect(clippy::disallowed_types, reason = "what an application would keep")]
-type Ends = std::collections::HashMap<ConnectionId, End>;
+type Ends = std::collections::HashMap<ConnectionId, End, BuildHasherDefault<Mixed>>;
+
+/// A hash of numbers nobody chooses to do harm: each is mixed in by a multiplication, and the bits
+/// that are mixed best come to the low end.
+#[derive(Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    #[inline]
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
+    }
+
+    #[inline]
+    fn write_u64(&mut self, word: u64) {
+        // Odd, and with no pattern: 2^64 divided by the golden ratio.
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
+}
 
 struct End {
     sequence: u64,
@@ -276,7 +333,8 @@ impl Crowd {
         let resident = process::resident_bytes(job.server_pid)?;
         let mut reactor = Reactor::new(config)?;
         let address = job.address.parse::<Endpoint>()?.resolve()?.remove(0);
-        let mut ends = Ends::with_capacity(job.case.connections);
+        let mut ends =
+            Ends::with_capacity_and_hasher(job.case.connections, BuildHasherDefault::default());
         for _ in 0..job.case.connections {
             ends.insert(reactor.connect(&address)?, End { sequence: 0, started: Nanos(0) });
         }
@@ -302,15 +360,35 @@ impl Crowd {
         let added = process::resident_bytes(job.server_pid)?.saturating_sub(resident);
 
         Self::run(&crowd, &mut reactor, Nanos(Nanos::now().0 + job.warm_up_ns))?;
+        let before = Self::calls(&crowd, &mut reactor)?;
         let stopwatch = Stopwatch::start(job)?;
         Self::run(&crowd, &mut reactor, Nanos(Nanos::now().0 + job.duration_ns))?;
+        let frames = 2 * crowd.borrow().latency.len();
+        let round = stopwatch.stop(frames, crowd.borrow().errors)?;
+        let calls = Self::calls(&crowd, &mut reactor)?.since(before);
         let crowd = crowd.borrow();
-        let round = stopwatch.stop(2 * crowd.latency.len(), crowd.errors)?;
         Ok(Round {
+            calls: Some(calls),
             histogram_v2: Some(histogram::encode(&crowd.latency)),
             resident_bytes_per_connection: Some(added as f64 / job.case.connections as f64),
             ..round
         })
+    }
+
+    /// System calls of both ends so far.
+    fn calls(this: &RefCell<Self>, reactor: &mut Reactor) -> Result<Calls, Failure> {
+        let connection = *this.borrow().ends.keys().next().ok_or("no connection to ask over")?;
+        let (envelope, question) = (Envelope::configuration(), Message::short(Tag::Ask));
+        let read = |frame: Frame<'_>| Calls::from_bytes(frame.payload());
+        let answer = reactor.request_with(
+            connection,
+            envelope,
+            question.payload(),
+            ANSWER_TIME_MAX,
+            read,
+        )?;
+        let server = answer.ok_or("that is no answer")?;
+        Ok(server.with(calls_of(&reactor.statistics())))
     }
 
     /// Keeps one message in flight on each connection until `until`, then drains.
@@ -356,5 +434,31 @@ impl Crowd {
         if let Err(error) = context.reply(Envelope::command(), self.message.payload()) {
             self.refused = Some(error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::hash::Hash;
+
+    use super::*;
+
+    /// Ids differ in their slot, which is counted up: neither a table's place, the low bits, nor
+    /// what it compares first, the top seven, may be the same for many.
+    #[test]
+    fn hashes_of_neighbours_are_spread() {
+        let hash = |slot: u64| {
+            let mut hasher = Mixed::default();
+            (7_u32, 1_u64 << 32 | slot).hash(&mut hasher);
+            hasher.finish()
+        };
+        let hashes: Vec<u64> = (0..10_000).map(hash).collect();
+        let different =
+            |of: fn(u64) -> u64| hashes.iter().map(|&hash| of(hash)).collect::<BTreeSet<_>>().len();
+        assert_eq!(different(|hash| hash), 10_000);
+        let places = different(|hash| hash & 0x3fff);
+        assert!(places > 6_000, "{places} of 16,384 places are taken by 10,000");
+        assert_eq!(different(|hash| hash >> 57), 128);
     }
 }
