@@ -24,6 +24,9 @@
 #   APPEND=1   add to these files when they are there, to run the suite in pieces
 #   FEATURES   peers to try, with commas between; all of them when unset, none when empty
 #   RUN_WITH   a command before the measuring command, e.g. one that waits until the machine is quiet
+#   CONGESTION TCP's congestion control for all subjects, e.g. reno, which Ringwire and the floors have
+#              over loopback anyway: the system's is set to it for the run and then back. Needs root; the
+#              record's machine line says what peers had
 #   PYTHON     the interpreter of the asyncio peer, otherwise python3
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -105,7 +108,35 @@ fi
 status=0
 
 scratch="$(mktemp -d)"
-trap 'rm -rf "$scratch"' EXIT
+readonly congestion=net.ipv4.tcp_congestion_control
+# What the system had, where another is set for the run.
+congestion_before=""
+clean_up() {
+    rm -rf "$scratch"
+    if [ -n "$congestion_before" ] && ! sysctl -qw "$congestion=$congestion_before"; then
+        echo "$congestion is not back: it was $congestion_before" >&2
+    fi
+}
+trap clean_up EXIT
+
+set_congestion() {
+    local before
+    if ! before="$(sysctl -n "$congestion")"; then
+        echo "CONGESTION=$CONGESTION: sysctl can not read $congestion" >&2
+        exit 2
+    fi
+    # Before it is set: a signal may come in between.
+    congestion_before="$before"
+    if ! sysctl -qw "$congestion=$CONGESTION"; then
+        congestion_before=""
+        echo "CONGESTION=$CONGESTION: can not be set; it takes root, and a name of" \
+            "net.ipv4.tcp_available_congestion_control" >&2
+        exit 2
+    fi
+}
+if [ -n "${CONGESTION:-}" ] && [[ " ${rest[*]} " != *" --plan "* ]]; then
+    set_congestion
+fi
 log="$scratch/build"
 
 build() {
@@ -162,9 +193,9 @@ run_alone() {
         case "$scenario" in
         # So many requests at 1 kHz, and so many cuts, that there is a p99.
         mixed) lengths=(--rounds 7 --duration 0.4) ;;
-        cores) lengths=(--rounds 3 --duration 0.2) ;;
-        idle) lengths=(--rounds 3) ;;
-        failover) lengths=(--rounds 5) ;;
+        cores) lengths=(--rounds 7 --duration 0.2) ;;
+        idle) lengths=(--rounds 5) ;;
+        failover) lengths=(--rounds 7) ;;
         esac
     fi
     json="$scratch/$scenario.jsonl"

@@ -64,6 +64,20 @@ END
 chmod +x "$CARGO_TARGET_DIR/release/"*
 "#;
 
+/// Keeps a setting in a file, and takes it from nobody who may not: whose `refused` is there.
+const SYSCTL: &str = r#"#!/bin/bash
+key=net.ipv4.tcp_congestion_control
+case "$*" in
+"-n $key") cat "$NOTES/congestion" ;;
+"-qw $key="*)
+    [ ! -e "$NOTES/refused" ] || { echo "permission denied" >&2; exit 1; }
+    echo "${2#*=}" >"$NOTES/congestion"
+    echo "set ${2#*=}" >>"$NOTES/runs"
+    ;;
+*) exit 1 ;;
+esac
+"#;
+
 /// Names a program that has the cases `a` and `b/64`.
 const CARGO_FOR_INSTRUCTIONS: &str = r#"#!/bin/bash
 cat >"$NOTES/program" <<'END'
@@ -159,6 +173,7 @@ impl Repository {
             .env_remove("TURNS")
             .env_remove("STEP_SECONDS")
             .env_remove("APPEND")
+            .env_remove("CONGESTION")
             .env_remove("FEATURES")
             .env_remove("MACHINE")
             .env_remove("RECORD")
@@ -388,6 +403,33 @@ fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
     let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
     command.args(["quick", "cores"]).env("OUT", "-");
     text(&output::output(&mut command));
+}
+
+/// Also when a part of the run fails; where it can not be set nothing runs.
+#[test]
+fn congestion_control_is_set_for_the_run_and_then_back() {
+    let repository = Repository::new("congestion");
+    repository.program("bin/cargo", CARGO_FOR_BENCH);
+    repository.program("bin/sysctl", SYSCTL);
+    repository.write("notes/congestion", "bbr\n");
+    let run = |arguments: &[&str], congestion: &str| {
+        let _ = fs::remove_file(repository.root.join("notes/runs"));
+        let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+        command.args(arguments).env("OUT", "-").env("CONGESTION", congestion);
+        let run = output::output(&mut command);
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        (run.status.code(), said, repository.read("notes/runs"))
+    };
+    let (code, said, runs) = run(&["quick", "mixed"], "reno");
+    assert_eq!((code, &*runs), (Some(1), "set reno\nbench mixed\nset bbr\n"), "{said}");
+    assert_eq!(repository.read("notes/congestion"), "bbr\n");
+    let (code, said, runs) = run(&["quick", "cores"], "");
+    assert_eq!((code, &*runs), (Some(0), "bench cores\n"), "{said}");
+    repository.write("notes/refused", "");
+    let (code, said, runs) = run(&["quick", "cores"], "reno");
+    assert_eq!((code, &*runs), (Some(2), ""), "{said}");
+    assert!(said.contains("CONGESTION=reno: can not be set; it takes root"), "{said}");
+    assert_eq!(repository.read("notes/congestion"), "bbr\n");
 }
 
 #[test]
