@@ -18,6 +18,8 @@ use crate::subjects::{self, OPTIONAL};
 
 /// The longest message.
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+/// Other ways to wait of subjects that are there as well. The quick form has no time for them.
+const VARIANTS: [&str; 3] = ["raw-spin-pause", "uring-sqpoll", "omq-tokio-spin"];
 /// As many connections as Linux has ports for one address by itself: ip(7), ip_local_port_range.
 const CONNECTIONS_MAX: u64 = 28_000;
 const RATE_HZ_MAX: i64 = 1_000_000;
@@ -41,7 +43,8 @@ pub struct Options {
     pub plan: bool,
 
     /// Only these subjects, with commas between; a name that ends in `*` stands for all that begin
-    /// so.
+    /// so. When left out: all, in the quick form without raw-spin-pause, uring-sqpoll and
+    /// omq-tokio-spin.
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
 
@@ -153,9 +156,12 @@ impl Options {
         Ok(())
     }
 
-    /// Whether a subject takes part.
+    /// Whether a subject takes part: of variants the quick form has those that are asked for.
     pub fn wants(&self, name: &str) -> bool {
-        self.subjects.is_empty() || self.subjects.iter().any(|pattern| is_match(pattern, name))
+        match &self.subjects[..] {
+            [] => self.form == Form::Long || !VARIANTS.contains(&name),
+            patterns => patterns.iter().any(|pattern| is_match(pattern, name)),
+        }
     }
 
     /// Why a feature is not in this build.
@@ -349,6 +355,19 @@ pub mod tests {
         assert!(!options.wants("tokio-uring"));
         assert_eq!(options.reason("nng"), "no cmake");
         assert_eq!(options.reason("zmq"), "not built: feature zmq is off");
+    }
+
+    #[test]
+    fn variants_are_of_the_long_form_unless_asked_for() {
+        for name in VARIANTS {
+            assert!(!options(&[]).wants(name), "{name}");
+            assert!(options(&["--form", "long"]).wants(name), "{name}");
+            assert!(options(&["--subjects", name]).wants(name), "{name}");
+            let mut known = subjects::all().iter().map(|s| s.facts().name).collect::<Vec<_>>();
+            known.extend(OPTIONAL.iter().flat_map(|optional| optional.subjects));
+            assert!(known.contains(&name), "{name}");
+        }
+        assert!(options(&[]).wants("raw-spin"));
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub const OPTIONAL: &[Optional] = &[
     Optional { feature: "monoio", subjects: &["monoio"] },
     Optional { feature: "compio", subjects: &["compio"] },
     Optional { feature: "ringline", subjects: &["ringline"] },
-    Optional { feature: "omq", subjects: &["omq-tokio", "omq-tokio-exclusive"] },
+    Optional { feature: "omq", subjects: &["omq-tokio", "omq-tokio-exclusive", "omq-tokio-spin"] },
     Optional { feature: "zeromq", subjects: &["zeromq"] },
     Optional { feature: "zmq", subjects: &["libzmq"] },
     Optional { feature: "nng", subjects: &["nng"] },

@@ -4,6 +4,7 @@
 //! end's core with the application's thread unless the run gives it several. nng sets TCP_NODELAY
 //! by itself. Its blocking calls are used, one connection a thread, and who pushes has a queue.
 
+use std::ffi::CStr;
 use std::thread;
 
 use ::nng::options::{Options, SendBufferSize};
@@ -39,7 +40,7 @@ impl Subject for Nng {
         let (answers, answers_address) = listen(Protocol::Push0)?;
         let addresses =
             Addresses { reply: reply_address, pull: pull_address, answers: answers_address };
-        ready(Ready::at(addresses.join()))?;
+        ready(Ready { address: addresses.join(), version: Some(version()) })?;
         let payload_bytes = job.case.payload_bytes;
         thread::spawn(move || {
             if let Err(error) = receive(&pull, &answers, payload_bytes) {
@@ -73,6 +74,15 @@ impl Subject for Nng {
         };
         now_or_never(drive(job, connect))
     }
+}
+
+/// What the C library says of itself: the crate has another version.
+fn version() -> String {
+    // SAFETY: nng_version(3): it takes nothing and returns a string that is part of the library.
+    let text = unsafe { ::nng::ffi::nng_version() };
+    // SAFETY: the same page: that string ends with a zero and never changes.
+    let text = unsafe { CStr::from_ptr(text) };
+    format!("nng {}", text.to_string_lossy())
 }
 
 fn listen(protocol: Protocol) -> Result<(Socket, String), Failure> {

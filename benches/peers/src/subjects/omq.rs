@@ -6,17 +6,23 @@
 //! profile, for streams. `omq-tokio-exclusive`: `exclusive::Socket` at both ends, "direct-I/O
 //! sockets for latency-sensitive callers", which have one peer and no push/pull: REQ/REP for round
 //! trips, PAIR for streams, and for bulk beside requests, from a task of its own. Long messages are
-//! shared memory, not copies.
+//! shared memory, not copies. `omq-tokio-spin`: the blocking sockets of a context with a thread for
+//! I/O of its own; who receives spins for 50 us before it sleeps (`recv_spin`), on the core that it
+//! shares with that thread unless the run gives an end several.
 
+use std::thread;
+use std::time::Duration;
+
+use ::omq_tokio::blocking::Socket as BlockingSocket;
 use ::omq_tokio::exclusive::{Options as ExclusiveOptions, Socket as ExclusiveSocket};
-use ::omq_tokio::{Message as OmqMessage, Options, Socket, SocketType};
+use ::omq_tokio::{Context, Message as OmqMessage, Options, Socket, SocketType};
 use bytes::Bytes;
 use tokio::task::{spawn, spawn_local, yield_now};
 
 use super::pattern::{Addresses, PatternClient, Sockets};
 use super::tokio::{LocalTasks, runtime};
-use super::{Facts, Ready, Role, Subject};
-use crate::drive::{Client, Failure};
+use super::{Facts, Ready, Role, Subject, lacks_fan_in};
+use crate::drive::{Client, Failure, drive, now_or_never};
 use crate::job::{Case, Job, Round, Scenario};
 use crate::message::{Desk, Message, Reply, Seen, Tag};
 use crate::shared::{SHARED_BYTES_MIN, Shared};
@@ -24,11 +30,15 @@ use crate::tasks;
 
 const ANY: &str = "tcp://127.0.0.1:0";
 
+/// How long who receives spins: what the library's own tests have.
+const SPIN: Duration = Duration::from_micros(50);
+
 struct Normal;
 struct Exclusive;
+struct Spinning;
 
 pub fn all() -> impl Iterator<Item = Box<dyn Subject>> {
-    let all: [Box<dyn Subject>; 2] = [Box::new(Normal), Box::new(Exclusive)];
+    let all: [Box<dyn Subject>; 3] = [Box::new(Normal), Box::new(Exclusive), Box::new(Spinning)];
     all.into_iter()
 }
 
@@ -251,5 +261,97 @@ impl Client for ExclusiveClient {
 
     async fn ask_bulk(&mut self) -> Result<Seen, Failure> {
         self.ask_for(Tag::AskBulk).await
+    }
+}
+
+impl Subject for Spinning {
+    fn facts(&self) -> Facts {
+        Facts { idle: "adaptive", ..facts("omq-tokio-spin") }
+    }
+
+    fn lacks(&self, case: &Case) -> Option<&'static str> {
+        lacks_fan_in(case)
+    }
+
+    fn serve(
+        &self,
+        job: &Job,
+        ready: &mut dyn FnMut(Ready) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let context = Context::new();
+        let bind = |kind| -> Result<(BlockingSocket, String), Failure> {
+            let socket = spinning(&context, kind);
+            let address = socket.bind(ANY)?.to_string();
+            Ok((socket, address))
+        };
+        let ((reply, reply_at), (pull, pull_at)) =
+            (bind(SocketType::Rep)?, bind(SocketType::Pull)?);
+        let (answers, answers_at) = bind(SocketType::Push)?;
+        let addresses = Addresses { reply: reply_at, pull: pull_at, answers: answers_at };
+        ready(Ready::at(addresses.join()))?;
+        let mut desk = Desk::new(job.case.payload_bytes);
+        thread::spawn(move || -> Result<(), Failure> {
+            loop {
+                let message = pull.recv()?;
+                if let Reply::Seen(bytes) = desk.take(message.part_slice(0).unwrap_or_default()) {
+                    answers.send(OmqMessage::from_slice(&bytes))?;
+                }
+            }
+        });
+        loop {
+            let message = reply.recv()?;
+            reply.send(message)?;
+        }
+    }
+
+    fn drive(&self, job: &Job) -> Result<Round, Failure> {
+        let context = Context::new();
+        let connect = async |job: &Job| -> Result<_, Failure> {
+            let addresses = Addresses::parse(&job.address)?;
+            let streams = job.case.scenario == Scenario::Stream || job.case.bulk;
+            let connect = |kind, address: &str| -> Result<BlockingSocket, Failure> {
+                let socket = spinning(&context, kind);
+                socket.connect(address)?;
+                Ok(socket)
+            };
+            let one_way = if streams {
+                let push = connect(SocketType::Push, &addresses.pull)?;
+                Some((push, connect(SocketType::Pull, &addresses.answers)?))
+            } else {
+                None
+            };
+            let request = connect(SocketType::Req, &addresses.reply)?;
+            Ok(PatternClient(BlockingSides { request, one_way, shared: Shared::default() }))
+        };
+        now_or_never(drive(job, connect))
+    }
+}
+
+fn spinning(context: &Context, kind: SocketType) -> BlockingSocket {
+    context.blocking_socket(kind, Options::default().recv_spin(SPIN))
+}
+
+struct BlockingSides {
+    request: BlockingSocket,
+    one_way: Option<(BlockingSocket, BlockingSocket)>,
+    shared: Shared,
+}
+
+impl Sockets for BlockingSides {
+    type Received = Bytes;
+
+    async fn request(&mut self, message: &Message) -> Result<Bytes, Failure> {
+        self.request.send(omq_message(&mut self.shared, message))?;
+        only_part(&self.request.recv()?)
+    }
+
+    async fn push(&mut self, message: &Message) -> Result<(), Failure> {
+        let (push, _) = self.one_way.as_ref().ok_or("no sockets for streams")?;
+        Ok(push.send(omq_message(&mut self.shared, message))?)
+    }
+
+    async fn pull(&mut self) -> Result<Bytes, Failure> {
+        let (_, pull) = self.one_way.as_ref().ok_or("no sockets for streams")?;
+        only_part(&pull.recv()?)
     }
 }

@@ -1,9 +1,10 @@
 //! Plain sockets: the floor. The least code between a thread and its connection.
 //!
 //! `raw-spin` calls send(2) and recv(2) on non-blocking sockets until they do something;
-//! `raw-blocking` sleeps in them; `raw-epoll` sleeps in epoll_wait(2), level-triggered, before it
-//! receives. Over TCP on 127.0.0.1, with TCP_NODELAY and with reno, as BBR would pace there;
-//! `-unix` over a Unix stream socket.
+//! `raw-spin-pause` pauses after each look that finds nothing, as often as Ringwire does: what that
+//! alone costs or gains, which no goal is about; `raw-blocking` sleeps in them; `raw-epoll` sleeps
+//! in epoll_wait(2), level-triggered, before it receives. Over TCP on 127.0.0.1, with TCP_NODELAY
+//! and with reno, as BBR would pace there; `-unix` over a Unix stream socket.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,10 +34,15 @@ const EVENTS_MAX: usize = 256;
 /// Messages as long as this are not gathered: copying them would cost more than a call.
 const GATHER_BYTES_MAX: usize = 16 << 10;
 
+/// Pauses of the processor after a look that found nothing: as many as a spinning reactor has.
+const PAUSES: usize = 3;
+
 /// How an end waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     Spin,
+    /// The same, with [`PAUSES`] between two looks.
+    Pause,
     Block,
     Epoll,
 }
@@ -51,6 +57,7 @@ pub fn all() -> impl Iterator<Item = Box<dyn Subject>> {
     let raw = |name, wait, transport| Box::new(Raw { name, wait, transport }) as Box<dyn Subject>;
     [
         raw("raw-spin", Wait::Spin, "tcp"),
+        raw("raw-spin-pause", Wait::Pause, "tcp"),
         raw("raw-blocking", Wait::Block, "tcp"),
         raw("raw-epoll", Wait::Epoll, "tcp"),
         raw("raw-spin-unix", Wait::Spin, "unix"),
@@ -61,14 +68,20 @@ pub fn all() -> impl Iterator<Item = Box<dyn Subject>> {
 
 impl Subject for Raw {
     fn facts(&self) -> Facts {
-        let idle = if self.wait == Wait::Spin { "spin" } else { "park" };
+        let idle = match self.wait {
+            Wait::Spin | Wait::Pause => "spin",
+            Wait::Block | Wait::Epoll => "park",
+        };
         Facts { name: self.name, idle, transport: self.transport, package: "", role: Role::Floor }
     }
 
     fn lacks(&self, case: &Case) -> Option<&'static str> {
         match self.wait {
             Wait::Epoll => None,
-            Wait::Spin => lacks_fan_in(case),
+            Wait::Pause if case.scenario == Scenario::Stream => {
+                Some("it is about looks that find nothing")
+            }
+            Wait::Spin | Wait::Pause => lacks_fan_in(case),
             Wait::Block if case.bulk => Some("a blocking socket does one thing at a time"),
             Wait::Block => lacks_fan_in(case),
         }
@@ -83,7 +96,7 @@ impl Subject for Raw {
         ready(Ready::at(address))?;
         match self.wait {
             Wait::Block => serve_blocking(&listener, job.case),
-            Wait::Spin => serve_spinning(&listener, job.case),
+            Wait::Spin | Wait::Pause => serve_spinning(&listener, job.case, self.wait),
             Wait::Epoll => serve_epoll(&listener, job.case),
         }
     }
@@ -312,6 +325,10 @@ impl Link {
     fn wait(&self, error: Errno, readiness: PollFlags) -> Result<(), Failure> {
         match (error, self.wait, &self.epoll) {
             (Errno::INTR, ..) | (Errno::AGAIN, Wait::Spin, _) => Ok(()),
+            (Errno::AGAIN, Wait::Pause, _) => {
+                pause();
+                Ok(())
+            }
             (Errno::AGAIN, Wait::Epoll, Some(epoll)) if readiness == PollFlags::IN => {
                 let mut events = Vec::<Event>::with_capacity(1);
                 match epoll::wait(epoll, spare_capacity(&mut events), None) {
@@ -346,6 +363,11 @@ impl Pipe for Link {
         }
         Ok(())
     }
+}
+
+#[inline]
+fn pause() {
+    (0..PAUSES).for_each(|_| std::hint::spin_loop());
 }
 
 fn wait_for(socket: impl AsFd, readiness: PollFlags) -> Result<(), Failure> {
@@ -422,17 +444,21 @@ fn serve_blocking(listener: &OwnedFd, case: Case) -> Result<(), Failure> {
 }
 
 /// One thread goes round all connections. Once all it expects are there, it looks for no more.
-fn serve_spinning(listener: &OwnedFd, case: Case) -> Result<(), Failure> {
+fn serve_spinning(listener: &OwnedFd, case: Case, wait: Wait) -> Result<(), Failure> {
     fcntl_setfl(listener, OFlags::NONBLOCK)?;
     let mut ends: Vec<(Link, Seat)> = Vec::new();
     loop {
         if ends.len() < case.sockets()
             && let Some(socket) = accept_one(listener.as_fd())?
         {
-            ends.push((Link::new(socket, Wait::Spin)?, Seat::new(&case)));
+            ends.push((Link::new(socket, wait)?, Seat::new(&case)));
         }
+        let mut is_idle = true;
         for (link, seat) in &mut ends {
-            read_once(link, seat)?;
+            is_idle &= read_once(link, seat)?.is_none();
+        }
+        if is_idle && wait == Wait::Pause {
+            pause();
         }
     }
 }

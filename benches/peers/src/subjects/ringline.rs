@@ -7,7 +7,9 @@
 //! each connection has a task at both ends, and there are as many slots for short sends and for
 //! tasks as connections; bulk goes from a task of its own over a connection of its own. Messages
 //! longer than its slots of 16 KiB have slots of their length, of up to 256 KiB, and buffers of
-//! 64 KiB to receive them; they are not gathered.
+//! 64 KiB to receive them; they are not gathered. SQPOLL it has an option for (`sqpoll`), which
+//! 0.6.12 asks for together with COOP_TASKRUN: the kernel refuses both at once
+//! (io_uring_setup(2): EINVAL).
 
 use std::future::Future;
 use std::pin::Pin;

@@ -3,7 +3,10 @@
 //! SINGLE_ISSUER, DEFER_TASKRUN, COOP_TASKRUN and TASKRUN_FLAG; one send and one receive at a time,
 //! submitted together with one call. `uring-spin` watches the completion queue and
 //! `IORING_SQ_TASKRUN` in memory and enters the kernel only to submit and when work is due there;
-//! `uring-park` waits in io_uring_enter(2). No fixed files, no registered buffers, no multishot.
+//! `uring-park` waits in io_uring_enter(2). `uring-sqpoll` has a kernel thread on the end's own
+//! core that watches the submission queue (SQPOLL, which excludes the flags above but
+//! SINGLE_ISSUER): it spins for a second after the last entry, and the application sleeps for
+//! completions. No fixed files, no registered buffers, no multishot.
 
 use std::hint::spin_loop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -25,21 +28,52 @@ const RECEIVE: u64 = 2;
 enum Wait {
     Spin,
     Park,
+    /// It does, and a kernel thread on this core spins meanwhile.
+    Poll {
+        core: u32,
+    },
+}
+
+/// How long the thread of SQPOLL watches an empty queue, in milliseconds: longer than any pause
+/// between two messages here.
+const POLL_IDLE_MS: u32 = 1_000;
+
+/// The three subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Spin,
+    Park,
+    Sqpoll,
 }
 
 struct Uring {
     name: &'static str,
-    wait: Wait,
+    kind: Kind,
+}
+
+impl Uring {
+    fn wait(&self, job: &Job) -> Result<Wait, Failure> {
+        Ok(match self.kind {
+            Kind::Spin => Wait::Spin,
+            Kind::Park => Wait::Park,
+            Kind::Sqpoll => Wait::Poll { core: u32::try_from(job.cores[0])? },
+        })
+    }
 }
 
 pub fn all() -> impl Iterator<Item = Box<dyn Subject>> {
-    let uring = |name, wait| Box::new(Uring { name, wait }) as Box<dyn Subject>;
-    [uring("uring-spin", Wait::Spin), uring("uring-park", Wait::Park)].into_iter()
+    let uring = |name, kind| Box::new(Uring { name, kind }) as Box<dyn Subject>;
+    [
+        uring("uring-spin", Kind::Spin),
+        uring("uring-park", Kind::Park),
+        uring("uring-sqpoll", Kind::Sqpoll),
+    ]
+    .into_iter()
 }
 
 impl Subject for Uring {
     fn facts(&self) -> Facts {
-        let idle = if self.wait == Wait::Spin { "spin" } else { "park" };
+        let idle = if self.kind == Kind::Park { "park" } else { "spin" };
         let package = "io-uring";
         Facts { name: self.name, idle, transport: "tcp", package, role: Role::Floor }
     }
@@ -58,14 +92,15 @@ impl Subject for Uring {
         ready(Ready::at(address))?;
         loop {
             if let Some(socket) = accept_one(listener.as_fd())? {
-                serve_pipe(Ring::new(socket, self.wait)?, &job.case)?;
+                serve_pipe(Ring::new(socket, self.wait(job)?)?, &job.case)?;
             }
         }
     }
 
     fn drive(&self, job: &Job) -> Result<Round, Failure> {
         let connect = async |job: &Job| -> Result<_, Failure> {
-            Ok(PipeClient::new(Ring::new(connect(&job.address)?, self.wait)?, &job.case))
+            let ring = Ring::new(connect(&job.address)?, self.wait(job)?)?;
+            Ok(PipeClient::new(ring, &job.case))
         };
         now_or_never(drive(job, connect))
     }
@@ -86,12 +121,15 @@ struct Ring {
 
 impl Ring {
     fn new(socket: OwnedFd, wait: Wait) -> Result<Self, Failure> {
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .build(ENTRIES)?;
+        let mut builder = IoUring::builder();
+        builder.setup_single_issuer();
+        match wait {
+            Wait::Poll { core } => builder.setup_sqpoll(POLL_IDLE_MS).setup_sqpoll_cpu(core),
+            Wait::Spin | Wait::Park => {
+                builder.setup_defer_taskrun().setup_coop_taskrun().setup_taskrun_flag()
+            }
+        };
+        let ring = builder.build(ENTRIES)?;
         Ok(Self { ring, socket, wait, out: Vec::with_capacity(BUFFER_BYTES), sending: 0 })
     }
 
