@@ -4,9 +4,9 @@
 //! over the rounds of that round's figure; `p50_ns_low` and `p50_ns_high` are the lowest and
 //! highest p50 of a round, those of p99 and of `frames_per_s` likewise; `by_round` has these three
 //! for each round, in order, so that subjects that took turns can be compared round by round;
-//! `samples` and `errors` are sums over the rounds. What is rarer than one in a hundred, `p99_9_ns`,
-//! `p99_99_ns` and `max_ns`, is of all rounds together, as `histogram_v2` and `series` are: a
-//! median of the rounds' maxima would hide most of what a machine can meet.
+//! `samples` and `errors` are sums over the rounds. What is rarer than one in a hundred,
+//! `p99_9_ns`, `p99_99_ns` and `max_ns`, is of all rounds together, as `histogram_v2` and `series`
+//! are: a median of the rounds' maxima would hide most of what a machine can meet.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

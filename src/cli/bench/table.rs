@@ -188,8 +188,9 @@ fn doubts(case: Case, measured: &[Measured]) -> Vec<String> {
         let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let high = ratios.iter().copied().fold(0.0, f64::max);
         let what = format!("{} / {}", line.title, label(case, floor));
+        let spread = format!("{low:.2}x to {high:.2}x");
         Some(format!(
-            "Noisy: in {against} of {rounds} rounds {what} contradicts the verdict: {low:.2}x to {high:.2}x."
+            "Noisy: in {against} of {rounds} rounds {what} contradicts the verdict: {spread}."
         ))
     };
     Goal::all_of(case).filter_map(doubt).collect()
