@@ -99,6 +99,8 @@ pub(crate) struct Pool {
     shared: Arena,
     reserve: Arena,
     short_bytes_max: usize,
+    /// What the longest shared buffer must hold.
+    largest_bytes: usize,
     /// Somebody waits for shared memory: nobody else takes any, and what is kept for later goes
     /// back.
     is_wanted: bool,
@@ -118,6 +120,7 @@ impl Pool {
             shared: layout.arena(Part::Shared)?,
             reserve: layout.arena(Part::Reserve)?,
             short_bytes_max: layout.short_bytes_max,
+            largest_bytes: layout.largest_bytes,
             is_wanted: false,
             inserts: SpareInserts::default(),
         })
@@ -129,11 +132,17 @@ impl Pool {
         self.is_wanted = is_wanted;
     }
 
-    /// Whether half of the shared memory is free, and nobody waits for any: who needs a buffer
-    /// again may keep it.
+    /// Whether half of the shared memory is free, one of the largest buffers in one piece, and
+    /// nobody waits for any: who needs a buffer again may keep it.
+    ///
+    /// So no number of those who keep one and have nothing to say, or wait for a larger one
+    /// meanwhile, can hold a piece of each of the largest: when the others, whose time is bounded,
+    /// have given theirs back, one is whole.
     #[inline]
-    pub(crate) fn has_plenty(&self) -> bool {
-        !self.is_wanted && self.shared.free_bytes() >= self.shared.total_bytes() / 2
+    pub(crate) fn has_plenty(&mut self) -> bool {
+        !self.is_wanted
+            && self.shared.free_bytes() >= self.shared.total_bytes() / 2
+            && self.shared.can_lend(self.largest_bytes)
     }
 
     /// Bytes not lent, small buffers apart.

@@ -205,7 +205,7 @@ impl Window {
     }
 
     /// A larger buffer is kept for the next large frame while memory is not scarce.
-    fn keeps_large(&self, pool: &Pool) -> bool {
+    fn keeps_large(&self, pool: &mut Pool) -> bool {
         self.large_frame_bytes > 0 && pool.has_plenty()
     }
 
@@ -343,6 +343,26 @@ mod tests {
         take_frame(&mut window, &mut pool, 5000).expect("memory");
         window.prepare(None, 5000, &mut pool).expect("room");
         assert!(!window.is_large(), "less than half is free");
+    }
+
+    /// Bytes are not pieces: one kept in each of the longest leaves half of the bytes, and none of
+    /// those.
+    #[test]
+    fn large_buffers_are_kept_while_one_of_the_longest_is_free() {
+        let layout = PoolLayout::shared(64 << 10, 1 << 10, 8 << 10).with_reserve_for_short();
+        let mut pool = Pool::new(&layout).expect("memory");
+        // Two in each of the four longest.
+        let mut windows: Vec<Window> = (0..8).map(|_| Window::new(Buffer::new(256))).collect();
+        for window in &mut windows {
+            take_frame(window, &mut pool, 3000).expect("memory");
+        }
+        assert_eq!(pool.shared_free_bytes(), 0);
+        // Their next receives begin: first those of one half of each, then those of the other.
+        for index in [1, 3, 5, 7, 0, 2, 4, 6] {
+            windows[index].prepare(None, 3000, &mut pool).expect("room");
+        }
+        assert!(windows.iter().any(Window::is_large), "with half of it free the rest is kept");
+        take_frame(&mut Window::new(Buffer::new(256)), &mut pool, 8000).expect("memory");
     }
 
     /// Also where each frame ends behind the beginning of the next.

@@ -826,6 +826,39 @@ fn reactor_with_little_memory() -> (Reactor, Address) {
 
 const LARGE_BYTES: usize = 900_000;
 
+/// A peer of `reactor`, connected.
+fn greet(reactor: &mut Reactor, address: &Address) -> Peer {
+    let before = reactor.statistics().connections_active;
+    let mut peer = Peer::dial(address);
+    peer.write(&Greeting::default().frame(HELLO).encode());
+    wait_until("it is connected", || {
+        reactor.turn(Wait::Poll).expect("the ring works");
+        reactor.statistics().connections_active == before + 1
+    });
+    assert_eq!(peer.frame().kind, WELCOME);
+    peer
+}
+
+/// Turns until everything that has come is read, or waits.
+fn settle(reactor: &mut Reactor) {
+    wait_until("nothing comes", || {
+        let until = Nanos::now() + Duration::from_millis(50);
+        reactor.turn(Wait::Until(until)).expect("the ring works").completions == 0
+    });
+}
+
+/// Turns until `count` messages have come, and returns their lengths.
+#[track_caller]
+fn lengths(reactor: &mut Reactor, count: usize) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    wait_until("they have come", || {
+        reactor.turn(Wait::Poll).expect("the ring works");
+        lengths.extend(reactor.receive().map(|message| message.payload().len()));
+        lengths.len() == count
+    });
+    lengths
+}
+
 /// As many peers as are to be, each with a large frame begun whose bytes are its number. All but
 /// two wait for memory. Returns what they have not sent yet.
 fn begin_large_frames(
@@ -834,13 +867,7 @@ fn begin_large_frames(
     count: u64,
 ) -> Vec<(Peer, Vec<u8>)> {
     let begin = |number: u64| {
-        let mut peer = Peer::dial(address);
-        peer.write(&Greeting::default().frame(HELLO).encode());
-        wait_until("it is connected", || {
-            reactor.turn(Wait::Poll).expect("the ring works");
-            reactor.statistics().connections_active == number + 1
-        });
-        assert_eq!(peer.frame().kind, WELCOME);
+        let mut peer = greet(reactor, address);
         let payload = vec![number as u8; LARGE_BYTES];
         let frame = peer.stamp(Plain::new(DATA, NORMAL, &payload)).encode();
         peer.write(&frame[..LARGE_BYTES / 2]);
@@ -878,6 +905,50 @@ fn memory_is_for_those_that_have_waited_longest() {
         // Two at a time have memory.
         order.chunks_mut(2).for_each(<[u8]>::sort_unstable);
         assert_eq!(order, [0, 1, 2, 3, 4, 5, 6]);
+    });
+}
+
+/// What is kept for the next large frame stands in nobody's way. Here it would be half of each of
+/// the two buffers for the longest.
+#[test]
+fn kept_memory_leaves_room_for_the_longest_frame() {
+    const HALF_BYTES: usize = 400_000;
+    isolated(|| {
+        let (mut reactor, address) = reactor_with_little_memory();
+        let mut peers: Vec<Peer> = (0..3).map(|_| greet(&mut reactor, &address)).collect();
+        let begin = |reactor: &mut Reactor, peer: &mut Peer, bytes: usize| {
+            let frame = peer.stamp(Plain::new(DATA, NORMAL, &vec![1; bytes])).encode();
+            peer.write(&frame[..100_000]);
+            settle(reactor);
+            frame[100_000..].to_vec()
+        };
+        let [first, second, between] = &mut peers[..] else { unreachable!("three of them") };
+        let rest = begin(&mut reactor, first, HALF_BYTES);
+        first.write(&rest);
+        assert_eq!(lengths(&mut reactor, 1), [HALF_BYTES]);
+        // The next receive of the first is armed, with what it keeps.
+        settle(&mut reactor);
+        let rest_between = begin(&mut reactor, between, HALF_BYTES);
+        let rest = begin(&mut reactor, second, HALF_BYTES);
+        for (peer, rest) in [(between, rest_between), (&mut *second, rest)] {
+            peer.write(&rest);
+            assert_eq!(lengths(&mut reactor, 1), [HALF_BYTES]);
+            settle(&mut reactor);
+        }
+        let rests = [&mut *first, &mut *second].map(|peer| begin(&mut reactor, peer, LARGE_BYTES));
+        for (peer, rest) in [first, second].into_iter().zip(rests) {
+            peer.write(&rest);
+        }
+        assert_eq!(lengths(&mut reactor, 2), [LARGE_BYTES; 2]);
+        drop(peers);
+        wait_until("they are gone", || {
+            reactor.turn(Wait::Poll).expect("the ring works");
+            reactor.statistics().connections_active == 0
+        });
+        let mut next = greet(&mut reactor, &address);
+        let rest = begin(&mut reactor, &mut next, LARGE_BYTES);
+        next.write(&rest);
+        assert_eq!(lengths(&mut reactor, 1), [LARGE_BYTES]);
     });
 }
 
