@@ -389,14 +389,13 @@ impl Client {
     /// [`FlushError`]. After a timeout what is left stays queued, in order.
     pub fn flush_within(&mut self, timeout: Duration) -> Result<(), FlushError> {
         let deadline = Nanos::now() + timeout;
-        let lost = self.reactor.sessions_lost();
+        let losses = self.reactor.losses();
         loop {
             self.reactor.flush_all();
             let Some(connection) = self.connection else { return Err(FlushError::NotConnected) };
-            let is_over = self.connection_state() == ConnectionState::Disconnected;
-            // Also when there is another one since: what the first had not delivered is told by
-            // `EventKind::SessionLost`, and not flushed.
-            if is_over || self.reactor.sessions_lost() > lost {
+            // Also when the session goes on, or another has taken its place: what was lost is told
+            // by its events, and not flushed.
+            if self.reactor.is_over(connection) || self.reactor.losses() > losses {
                 return Err(FlushError::NotConnected);
             }
             if self.reactor.is_flushed(connection) {

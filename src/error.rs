@@ -314,8 +314,9 @@ pub enum FlushError {
         /// How long it was waited for.
         timeout: Duration,
     },
-    /// There is no connection, or the peer lost its end of the session meanwhile: what was queued
-    /// is lost and counted.
+    /// There is no connection, or something was lost meanwhile, and counted: the session is over,
+    /// the peer has lost its end of it, or the link is gone with messages of best effort that the
+    /// kernel had not taken.
     #[error("not connected")]
     NotConnected,
     /// The command queue into the reactor of a node is full, or as many wait there already.

@@ -153,10 +153,10 @@ impl Pool {
     pub fn flush_within(&mut self, timeout: Duration) -> Result<(), FlushError> {
         let pool = self.pool.ok_or(FlushError::NotConnected)?;
         let deadline = Nanos::now() + timeout;
-        let undelivered = self.reactor.pool_undelivered(pool);
+        let losses = self.reactor.losses();
         loop {
             self.reactor.flush_all();
-            if self.reactor.pool_undelivered(pool) > undelivered {
+            if self.reactor.losses() > losses {
                 return Err(FlushError::NotConnected);
             }
             if self.reactor.is_pool_flushed(pool) {

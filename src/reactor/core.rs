@@ -25,7 +25,7 @@ use crate::reactor::drops::DropNews;
 use crate::reactor::errand::Errands;
 use crate::reactor::events::EventQueue;
 use crate::reactor::express::Pairs;
-use crate::reactor::flush::Flush;
+use crate::reactor::flush::Flushes;
 use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
@@ -155,7 +155,7 @@ pub(crate) struct Core {
     /// Those that other threads wait for.
     pub(crate) errands: Errands,
     /// Who waits for a session to be flushed.
-    pub(crate) flushes: Vec<Flush>,
+    pub(crate) flushes: Flushes,
     /// Requests of peers that were given up.
     pub(crate) cancellations: Arc<Cancellations>,
     pub(crate) pools: Pools,
@@ -309,7 +309,7 @@ impl Core {
                 Some(_) => config.requests_max() as usize,
                 None => 0,
             }),
-            flushes: Vec::new(),
+            flushes: Flushes::default(),
             cancellations: match &mailbox {
                 Some(mailbox) => Arc::clone(mailbox.cancellations()),
                 None => Arc::new(Cancellations::new(config.requests_max())),
@@ -1012,9 +1012,6 @@ impl Core {
                 tracing::warn!(%connection, address, node_name, messages, "session lost");
             }
             kind => tracing::info!(%connection, address, node_name, %kind, "connection event"),
-        }
-        if matches!(kind, EventKind::SessionLost { .. }) {
-            self.fail_flushes(event.connection);
         }
         let pool = self.observe(&event);
         let displaced = self.events.push(event);

@@ -810,16 +810,6 @@ impl Reactor {
         self.core.shutdown_report()
     }
 
-    /// Whether everything sent on a connection has left, and what is reliable was confirmed.
-    pub(crate) fn is_flushed(&self, connection: ConnectionId) -> bool {
-        self.core.is_flushed(connection)
-    }
-
-    /// Sessions whose end the peer had lost, so far.
-    pub(crate) fn sessions_lost(&self) -> u64 {
-        self.core.counters.sessions_lost.get()
-    }
-
     /// Submits what handlers queued during a call that is about to return to the application.
     #[inline]
     pub(crate) fn flush_replies(&mut self) {

@@ -241,10 +241,15 @@ impl Core {
         connection.messages_dropped += dropped;
         connection.close_when_sent = None;
         connection.phase = Phase::Departed { reason };
+        let is_sending = connection.in_flight.is_some();
+        let has_lost = dropped > 0 || is_sending || !connection.undelivered.is_empty();
         let home = connection.home;
         self.counters.messages_dropped.add(dropped);
         self.departed += 1;
         self.end_watches(home, reason);
+        if has_lost {
+            self.fail_flushes(self.id(key));
+        }
         self.part_departed(key, reason, dropped);
         tracing::debug!(connection = %self.id(key), "the peer of a paused connection is gone");
     }

@@ -571,12 +571,6 @@ impl Reactor {
         found.sessions.iter().flatten().all(|&id| self.core.is_flushed(id))
     }
 
-    /// Reliable messages that the pool could not deliver so far.
-    pub(crate) fn pool_undelivered(&self, pool: PoolId) -> u64 {
-        let found = self.core.pools.find(self.core.reactor, pool);
-        found.map_or(0, |found| found.counts.messages_undelivered)
-    }
-
     /// Parts with all members: what is queued leaves, reliable messages are confirmed, and each
     /// says goodbye, or is cut off at `deadline` from now. Nothing more is taken. Does not block:
     /// keep turning until [`Reactor::pool_closed`] tells how it went.

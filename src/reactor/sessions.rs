@@ -106,6 +106,11 @@ impl Core {
         ConnectionId { reactor: self.reactor, key: self.connections[key].public }
     }
 
+    /// Names the session that a part belongs to.
+    pub(crate) fn public_id(&self, home: SessionKey) -> ConnectionId {
+        ConnectionId { reactor: self.reactor, key: self.pairs.public(home) }
+    }
+
     /// The connection of a session, if it is of this reactor and has one.
     #[inline]
     pub(crate) fn key(&self, id: ConnectionId) -> Result<ConnectionKey, SendError> {
@@ -293,6 +298,9 @@ impl Core {
         self.homes[home] = Home::Away(Box::new(away));
         let messages_dropped = self.count_drops(home);
         self.counters.messages_dropped.add(messages_dropped);
+        if messages_dropped > 0 {
+            self.fail_flushes(self.public_id(home));
+        }
         self.requests.fail_unreliable(home, reason);
         let link = self.link(home);
         self.emit_for(home, EventKind::LinkLost { link, reason, messages_dropped });
@@ -517,10 +525,9 @@ impl Core {
                 self.drop_foreign_express(home);
                 let undelivered = of_the_application(undelivered);
                 self.emit_for(home, EventKind::SessionLost { undelivered, omitted: 0 });
-                self.note_goes_on(ConnectionId {
-                    reactor: self.reactor,
-                    key: self.pairs.public(home),
-                });
+                let id = self.public_id(home);
+                self.fail_flushes(id);
+                self.note_goes_on(id);
             }
         }
         Ok(input)

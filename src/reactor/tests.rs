@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::config::{ConfigBuilder, Idle};
-use crate::error::DropReason;
+use crate::error::{DropReason, FlushError};
 use crate::mem::Buffer;
 use crate::reactor::command::Command;
 use crate::reactor::connection::{Connection, InFlight, Phase};
@@ -101,6 +101,10 @@ impl Pair {
         let completion = failed(self.key(), OpKind::Send, buffer, errno);
         self.near.core.record(completion);
     }
+}
+
+fn parked() -> ConfigBuilder {
+    Config::builder().idle(Idle::Park).heartbeat_interval_ms(0)
 }
 
 fn failed(key: ConnectionKey, kind: OpKind, buffer: Buffer, errno: i32) -> Completion {
@@ -472,6 +476,30 @@ fn nobody_is_silent_whose_heartbeat_is_not_taken_in_yet() {
         poll(&mut far);
         far.statistics().connections_active == 0
     });
+}
+
+/// The session is over with a send in the kernel, and its end is told only when that has come back:
+/// nothing is flushed meanwhile.
+#[test]
+fn session_that_has_ended_with_a_send_in_the_kernel_is_not_flushed() {
+    for envelope in [Envelope::data(), Envelope::data().reliable()] {
+        let mut pair = Pair::between("127.0.0.1:0", parked().session_linger_ms(0));
+        pair.near.send(pair.id, envelope, b"in the kernel").expect("room");
+        let (buffer, key) = (pair.take_send(), pair.key());
+        let wait = |core: &mut Core| {
+            let (reply, answer) = crossbeam_channel::bounded(1);
+            core.begin_flush(flush::Flush { connection: pair.id, until: Nanos::NEVER, reply });
+            answer
+        };
+        let before = wait(&mut pair.near.core);
+        pair.near.core.close(key, CloseReason::PeerSilent);
+        let behind = wait(&mut pair.near.core);
+        pair.near.core.report_flushes();
+        for answer in [before, behind] {
+            assert_eq!(answer.try_recv(), Ok(Err(FlushError::NotConnected)));
+        }
+        pair.near.core.record(failed(key, OpKind::Send, buffer, libc::ECANCELED));
+    }
 }
 
 /// The peer has forgotten its end while this one's link was ending with a send in the kernel: the

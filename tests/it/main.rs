@@ -16,6 +16,7 @@ mod drops;
 mod endpoints;
 mod exchange;
 mod express;
+mod flush;
 mod framing;
 mod handlers;
 mod hostile;
