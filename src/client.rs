@@ -204,7 +204,8 @@ impl Client {
 
     /// Flushes what is queued, waits until reliable messages are confirmed, says goodbye, and waits
     /// for the server to close: at most until `deadline` from now. While the link is down it ends
-    /// the session at once. [`EventKind::SessionLost`] names the reliable messages that were not
+    /// the session at once. What came and had no room in the inbox is not handed over.
+    /// [`EventKind::SessionLost`] names the reliable messages that were not
     /// confirmed.
     pub fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
         let Some(connection) = self.connection else { return ShutdownReport::default() };
@@ -218,6 +219,7 @@ impl Client {
             if self.reactor.turn(Wait::Until(Nanos::NEVER)).is_err() {
                 break;
             }
+            self.reactor.end_departed(connection);
         }
         // They stay to be fetched: one may name reliable messages that did not arrive.
         let events: Vec<_> = std::iter::from_fn(|| self.reactor.poll_event()).collect();

@@ -23,15 +23,17 @@
 //! At most [`departed_max`] departed connections, and closed ones whose last operation has not
 //! ended, stand beside `connections_max`; more of them take places of it, so that their memory
 //! stays bounded and nothing of theirs is lost. A shutdown gives them until its deadline where
-//! other threads receive, and no time where nobody can.
+//! other threads receive, and no time where nobody can; a client or a pool that waits for their end
+//! gives them none.
 
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::CloseReason;
-use crate::reactor::Tokens;
-use crate::reactor::connection::{ConnectionKey, Pause, Phase};
+use crate::reactor::connection::{ConnectionId, ConnectionKey, Pause, Phase};
 use crate::reactor::core::Core;
+use crate::reactor::pool::PoolId;
+use crate::reactor::{Reactor, Tokens};
 use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::sys::ring::Completion;
@@ -45,6 +47,28 @@ const MEMORY_PATIENCE: Duration = Duration::from_secs(3);
 /// How many connections that are over take no place of `connections_max`.
 pub(crate) fn departed_max(config: &Config) -> usize {
     config.connections_max().min(64) as usize
+}
+
+impl Reactor {
+    /// Ends what is departed of a session at once: of a thread that waits for its end, and so makes
+    /// no room for what it holds.
+    #[cold]
+    pub(crate) fn end_departed(&mut self, session: ConnectionId) {
+        let core = &mut self.core;
+        for key in core.links(session) {
+            if matches!(core.connections[key].phase, Phase::Departed { .. }) {
+                core.drain(key, core.now);
+            }
+        }
+    }
+
+    /// The same of all members of a pool.
+    #[cold]
+    pub(crate) fn end_departed_members(&mut self, pool: PoolId) {
+        for session in self.core.pool_sessions(pool) {
+            self.end_departed(session);
+        }
+    }
 }
 
 impl Core {

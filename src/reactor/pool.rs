@@ -312,6 +312,12 @@ impl Core {
         up.filter_map(|id| self.info(self.key(id).ok()?)).collect()
     }
 
+    /// The sessions of a pool, those that are beginning or ending included.
+    pub(crate) fn pool_sessions(&self, pool: PoolId) -> Vec<ConnectionId> {
+        let found = self.pools.find(self.reactor, pool);
+        found.map_or_else(Vec::new, |found| found.sessions.iter().copied().flatten().collect())
+    }
+
     /// Begins a pool. Its first members are dialled at once.
     #[cold]
     pub(crate) fn open_pool(&mut self, plan: PoolPlan) -> Result<PoolId, ConnectError> {

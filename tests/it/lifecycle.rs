@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use ringwire::{
-    Client, Config, ConfigBuilder, ConnectionState, Envelope, EventKind, Kind, ReceiveError,
-    SendError, Server,
+    Client, Config, ConfigBuilder, ConnectionState, Envelope, EventKind, Kind, Pool, PoolConfig,
+    ReceiveError, SendError, Server,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::util::{
-    CHECKSUM, DATA, Directory, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, client_and_peer,
-    echo, endpoint, isolated, open_descriptors, settings, start, timed, wait_for, wait_until,
-    warnings,
+    CHECKSUM, DATA, Directory, GOODBYE, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain,
+    client_and_peer, echo, endpoint, isolated, open_descriptors, plain_listener, settings, start,
+    timed, wait_for, wait_until, warnings,
 };
 
 /// An inbox of four messages.
@@ -556,6 +556,56 @@ fn panic_over_an_answer_costs_nothing() {
         }
         assert_eq!(server.statistics().connections_established, 1);
         assert_eq!(client.statistics().connections_lost, 0);
+    });
+}
+
+/// Sends more than the inbox of [`tiny_inbox`] holds; then reads up to the goodbye, and closes.
+fn talks_until_told_goodbye(mut peer: Peer) -> std::thread::JoinHandle<()> {
+    for number in 0..6 {
+        peer.send(Plain::new(DATA, NORMAL, &numbered(number)));
+    }
+    std::thread::spawn(move || while peer.frame().kind != GOODBYE {})
+}
+
+/// Who disconnects waits for its peer, and not for room that only it could make.
+#[test]
+fn client_with_a_full_inbox_disconnects_as_soon_as_its_server_has_closed() {
+    isolated(|| {
+        let (mut client, peer) = client_and_peer(valid(tiny_inbox()));
+        let peer = talks_until_told_goodbye(peer);
+        wait_until("the inbox is full", || {
+            client.poll();
+            client.statistics().receive_pauses > 0
+        });
+        let (report, took) = timed(|| client.disconnect(PATIENCE));
+        assert_eq!((report.connections, report.flushed), (1, 1), "{report:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
+        peer.join().expect("it was told goodbye");
+        for number in 0..4 {
+            let message = client.receive(Duration::ZERO).expect("it had come");
+            assert_eq!(message.payload()[..], numbered(number));
+        }
+    });
+}
+
+#[test]
+fn pool_with_a_full_inbox_disconnects_as_soon_as_its_servers_have_closed() {
+    isolated(|| {
+        let (listener, endpoint) = plain_listener();
+        let accepting = std::thread::spawn(move || Peer::accept(&listener));
+        let plan = PoolConfig::builder(&endpoint).build().expect("valid");
+        let mut pool = Pool::new(valid(tiny_inbox()), plan).expect("a ring");
+        pool.connect().expect("room");
+        pool.wait_ready(PATIENCE).expect("the peer listens");
+        let peer = talks_until_told_goodbye(accepting.join().expect("the handshake completes"));
+        wait_until("the inbox is full", || {
+            pool.poll();
+            pool.reactor().statistics().receive_pauses > 0
+        });
+        let (report, took) = timed(|| pool.disconnect(PATIENCE));
+        assert_eq!((report.connections, report.flushed), (1, 1), "{report:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
+        peer.join().expect("it was told goodbye");
     });
 }
 
