@@ -406,7 +406,7 @@ impl Client {
             if Nanos::now() >= deadline {
                 return Err(FlushError::Timeout { timeout });
             }
-            if self.reactor.turn(Wait::Until(deadline)).is_err() {
+            if self.reactor.turn_to_flush(deadline).is_err() {
                 return Err(FlushError::NotConnected);
             }
         }

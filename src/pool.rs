@@ -167,7 +167,7 @@ impl Pool {
             if Nanos::now() >= deadline {
                 return Err(FlushError::Timeout { timeout });
             }
-            if self.reactor.turn(Wait::Until(deadline)).is_err() {
+            if self.reactor.turn_to_flush(deadline).is_err() {
                 return Err(FlushError::NotConnected);
             }
         }

@@ -7,12 +7,14 @@
 //! takes that for flushed, whoever waits is told of the loss when it happens, which may be long
 //! before its event: with a send in the kernel, or messages that nobody takes.
 
+use std::io;
+
 use crossbeam_channel::Sender;
 
 use crate::error::FlushError;
-use crate::reactor::Reactor;
 use crate::reactor::connection::ConnectionId;
 use crate::reactor::core::Core;
+use crate::reactor::{Reactor, Wait};
 use crate::session::Session;
 use crate::session::state::State;
 use crate::time::Nanos;
@@ -58,6 +60,13 @@ impl Reactor {
     /// Whether everything sent on a connection has left, and what is reliable was confirmed.
     pub(crate) fn is_flushed(&self, connection: ConnectionId) -> bool {
         self.core.is_flushed(connection)
+    }
+
+    /// A turn of a thread that waits until all has left. That may leave past the ring within the
+    /// turn, and no completion tells of it.
+    pub(crate) fn turn_to_flush(&mut self, until: Nanos) -> io::Result<()> {
+        self.core.room_wanted = true;
+        self.turn(Wait::Until(until)).map(drop)
     }
 }
 

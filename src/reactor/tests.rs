@@ -502,6 +502,40 @@ fn session_that_has_ended_with_a_send_in_the_kernel_is_not_flushed() {
     }
 }
 
+/// What waits for room in the socket, on a thread that looks into the socket itself.
+fn stall(pair: &mut Pair) -> u64 {
+    let mut count = 0;
+    while pair.near.core.stalled.is_empty() {
+        assert!(count < 100_000, "the socket is never full");
+        pair.near.send(pair.id, Envelope::data(), &[7; 1000]).expect("room in the lane");
+        poll(&mut pair.near);
+        count += 1;
+    }
+    count
+}
+
+fn unix_endpoint() -> String {
+    let name = format!("ringwire-{}-{}.sock", std::process::id(), Nanos::now().0);
+    format!("unix:{}", std::env::temp_dir().join(name).display())
+}
+
+/// The last block leaves past the ring within the turn that waits for it: no completion tells.
+#[test]
+fn waiting_for_a_flush_ends_with_what_leaves_past_the_ring() {
+    let settings = Config::builder().idle(Idle::Spin).heartbeat_interval_ms(0);
+    let mut pair = Pair::between(&unix_endpoint(), settings.inbox_frames_max(100_000));
+    let count = stall(&mut pair);
+    assert!(!pair.near.is_flushed(pair.id), "the last is in the socket in part at most");
+    until(|| {
+        poll(&mut pair.far);
+        pair.far.statistics().messages_received >= count - 1
+    });
+    let spins = pair.near.statistics().spins;
+    pair.near.turn_to_flush(Nanos::now() + PATIENCE).expect("the ring works");
+    assert!(pair.near.is_flushed(pair.id), "there is room for it");
+    assert_eq!(pair.near.statistics().spins, spins, "it waited for what had left");
+}
+
 /// The peer has forgotten its end while this one's link was ending with a send in the kernel: the
 /// session is given up as soon as that has come back, not after its linger.
 #[test]
