@@ -30,7 +30,7 @@ use crate::reactor::inbox::Inbox;
 use crate::reactor::listener::Listener;
 use crate::reactor::message::Message;
 use crate::reactor::meter::Meter;
-use crate::reactor::pause::departed_max;
+use crate::reactor::pause::{FirstInLine, departed_max};
 use crate::reactor::pool::Pools;
 use crate::reactor::sessions::{self, Home, SessionKey};
 use crate::reactor::shutdown::Life;
@@ -215,8 +215,8 @@ pub(crate) struct Core {
     /// The clock has been read since a spinning reactor received something, for the turn that
     /// follows.
     pub(crate) now_is_of_receive: bool,
-    /// Since when somebody waits for receive memory; [`Nanos::NEVER`] when nobody does.
-    pub(crate) memory_wanted_since: Nanos,
+    /// Who waits for receive memory the longest.
+    pub(crate) memory_first: FirstInLine,
     /// Room in the inbox that nobody takes from the connection that waits for it the longest.
     pub(crate) inbox_promised_bytes: usize,
     /// A message was refused for want of room, and nothing has left since.
@@ -346,7 +346,7 @@ impl Core {
             awaits_completion: false,
             room_wanted: false,
             inbox_promised_bytes: 0,
-            memory_wanted_since: Nanos::NEVER,
+            memory_first: FirstInLine::default(),
             catch_up: CatchUp::new(),
             now_is_of_receive: false,
             watchers: Vec::new(),

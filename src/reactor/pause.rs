@@ -39,14 +39,56 @@ use crate::session::state::State;
 use crate::sys::ring::Completion;
 use crate::time::Nanos;
 
-/// For so long those that wait for receive memory keep others from it, who came later. Then these
-/// have what there is again, until nobody waits: peers that take memory and do not go on could hold
-/// up everybody else.
-const MEMORY_PATIENCE: Duration = Duration::from_secs(3);
+/// For so long, at first, whoever waits for receive memory the longest keeps others from it, who
+/// came later: what it needs may be in pieces that nobody gives back.
+const HOLD_OFF: Duration = Duration::from_secs(3);
+/// Then these have what there is for so many times as long: peers that take memory and do not go on
+/// could hold up everybody else. After that it has its turn again, for twice as long as before:
+/// once that is `frame_timeout_ms`, every frame that had memory before is over.
+const LET_PASS: u32 = 4;
 
 /// How many connections that are over take no place of `connections_max`.
 pub(crate) fn departed_max(config: &Config) -> usize {
     config.connections_max().min(64) as usize
+}
+
+/// Who waits for receive memory the longest, of those that get none for now.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FirstInLine {
+    /// Null when nobody waits.
+    key: ConnectionKey,
+    /// Since when it is the first.
+    since: Nanos,
+}
+
+impl FirstInLine {
+    /// Whether anybody waits.
+    fn is_anybody(&self) -> bool {
+        self.key != ConnectionKey::default()
+    }
+
+    /// Says who is the first now. Another one begins anew.
+    fn set(&mut self, key: ConnectionKey, now: Nanos) {
+        if self.key != key {
+            *self = Self { key, since: now };
+        }
+    }
+
+    /// Up to when it keeps others from the memory, if it does at `now`; see [`HOLD_OFF`].
+    fn holds_off_until(&self, now: Nanos) -> Option<Nanos> {
+        if !self.is_anybody() {
+            return None;
+        }
+        let (mut begins, mut holds_off) = (self.since, HOLD_OFF);
+        while begins <= now {
+            if now < begins + holds_off {
+                return Some(begins + holds_off);
+            }
+            begins = begins + holds_off * (1 + LET_PASS);
+            holds_off *= 2;
+        }
+        None
+    }
 }
 
 impl Reactor {
@@ -77,10 +119,10 @@ impl Core {
     pub(crate) fn pause(&mut self, key: ConnectionKey, pause: Pause) {
         if matches!(pause, Pause::Memory { .. }) {
             // First come, first served.
-            if self.memory_wanted_since == Nanos::NEVER {
-                self.memory_wanted_since = self.now;
+            if !self.memory_first.is_anybody() {
+                self.memory_first.set(key, self.now);
             }
-            let is_wanted = self.memory_patience_ends() != Nanos::NEVER;
+            let is_wanted = self.memory_first.holds_off_until(self.now).is_some();
             self.receive_memory.set_wanted(is_wanted);
         }
         let connection = &mut self.connections[key];
@@ -115,7 +157,7 @@ impl Core {
     pub(crate) fn can_resume(&mut self) -> bool {
         // Of those that wait for the same, the first is served first.
         let (mut is_inbox_asked, mut is_memory_wanted) = (false, false);
-        let is_patient = Nanos::now() < self.memory_wanted_since + MEMORY_PATIENCE;
+        let holds_off = self.memory_first.holds_off_until(Nanos::now()).is_some();
         for key in &self.paused {
             let Some(connection) = self.connections.get(*key) else { return true };
             let may_go_on = match connection.pause {
@@ -125,7 +167,7 @@ impl Core {
                         && self.inbox.has_room(payload_bytes)
                 }
                 Some(Pause::Memory { frame_bytes }) => {
-                    match std::mem::replace(&mut is_memory_wanted, is_patient) {
+                    match std::mem::replace(&mut is_memory_wanted, holds_off) {
                         false => self.receive_memory.can_lend(frame_bytes),
                         true => self.receive_memory.can_lend_apart(frame_bytes),
                     }
@@ -139,13 +181,9 @@ impl Core {
         false
     }
 
-    /// When those that wait for memory keep others waiting no longer, if they do.
+    /// When whoever waits for memory keeps others waiting no longer, if it does.
     pub(crate) fn memory_patience_ends(&self) -> Nanos {
-        match self.memory_wanted_since {
-            Nanos::NEVER => Nanos::NEVER,
-            since if since + MEMORY_PATIENCE <= self.now => Nanos::NEVER,
-            since => since + MEMORY_PATIENCE,
-        }
+        self.memory_first.holds_off_until(self.now).unwrap_or(Nanos::NEVER)
     }
 
     /// Gives a connection that waits for memory its buffer, if there is one.
@@ -160,13 +198,12 @@ impl Core {
     /// those that wait for the inbox one in a turn. It may take all the room there is, and is the
     /// last in line after that; while there is too little for it nobody else takes any.
     ///
-    /// Memory is given here and now, so that nobody comes between, for [`MEMORY_PATIENCE`]: what
-    /// the first needs may be in pieces that nobody gives back.
+    /// Memory is given here and now, so that nobody comes between while the first
+    /// [holds others off](HOLD_OFF).
     #[cold]
     pub(crate) fn resume_paused(&mut self) {
         let (mut index, mut is_inbox_asked, mut is_memory_wanted) = (0, false, false);
         let mut waits_for_memory = false;
-        let is_patient = self.memory_patience_ends() != Nanos::NEVER;
         self.inbox_promised_bytes = 0;
         while index < self.paused.len() {
             let key = self.paused[index];
@@ -182,8 +219,10 @@ impl Core {
                 }
                 Some(Some(Pause::Memory { .. })) => {
                     let is_lent = self.lend_memory(key, !is_memory_wanted);
-                    waits_for_memory |= !is_lent;
-                    is_memory_wanted = waits_for_memory && is_patient;
+                    if !is_lent && !std::mem::replace(&mut waits_for_memory, true) {
+                        self.memory_first.set(key, self.now);
+                        is_memory_wanted = self.memory_first.holds_off_until(self.now).is_some();
+                    }
                     is_lent
                 }
                 // Over, or read again.
@@ -207,7 +246,7 @@ impl Core {
             }
         }
         if !waits_for_memory {
-            self.memory_wanted_since = Nanos::NEVER;
+            self.memory_first = FirstInLine::default();
         }
         self.receive_memory.set_wanted(is_memory_wanted);
     }
@@ -283,5 +322,42 @@ impl Core {
         if std::mem::take(&mut self.connections[key].is_active) {
             self.session_ended(reason, dropped);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Nanos {
+        Nanos(7) + Duration::from_secs(seconds)
+    }
+
+    fn key(number: u64) -> ConnectionKey {
+        slotmap::KeyData::from_ffi(1 << 32 | number).into()
+    }
+
+    #[test]
+    fn first_in_line_holds_others_off_for_longer_each_time() {
+        let mut first = FirstInLine::default();
+        assert_eq!(first.holds_off_until(seconds(0)), None, "nobody waits");
+        first.set(key(1), seconds(0));
+        let spans: Vec<_> = (0..=300).map(|at| first.holds_off_until(seconds(at))).collect();
+        let ends = |from: usize, end: usize| {
+            spans[from..end].iter().all(|&it| it == Some(seconds(end as u64)))
+        };
+        assert!(ends(0, 3) && ends(15, 21) && ends(45, 57) && ends(105, 129) && ends(225, 273));
+        assert_eq!(spans.iter().flatten().count(), 3 + 6 + 12 + 24 + 48);
+        assert_eq!(first.holds_off_until(Nanos(seconds(3).0 - 1)), Some(seconds(3)));
+    }
+
+    #[test]
+    fn next_in_line_begins_anew() {
+        let mut first = FirstInLine::default();
+        first.set(key(1), seconds(0));
+        first.set(key(1), seconds(5));
+        assert_eq!(first.holds_off_until(seconds(5)), None);
+        first.set(key(2), seconds(5));
+        assert_eq!(first.holds_off_until(seconds(5)), Some(seconds(8)));
     }
 }

@@ -536,6 +536,33 @@ fn waiting_for_a_flush_ends_with_what_leaves_past_the_ring() {
     assert_eq!(pair.near.statistics().spins, spins, "it waited for what had left");
 }
 
+/// Of those that wait for memory the first keeps others from it for a while, and again after a
+/// while: memory may never be free for a long frame while shorter ones take what there is.
+#[test]
+fn who_waits_for_memory_the_longest_has_it_to_itself_again_and_again() {
+    let settings = parked().frame_bytes_max(1 << 20).receive_memory_bytes(2 << 20);
+    let mut pair = Pair::between("127.0.0.1:0", settings);
+    let (core, key) = (&mut pair.far.core, pair.far_key);
+    // Half of one of the two longest buffers is free.
+    let held = [1 << 20, 512 << 10].map(|bytes| core.receive_memory.take(bytes).expect("free"));
+    assert!(core.connections[key].window.is_idle(), "the next receive is not armed yet");
+    core.connections[key].frame_bytes = Some(1 << 20);
+    core.pause(key, connection::Pause::Memory { frame_bytes: 1 << 20 });
+    let begun = core.now;
+    for (seconds, is_had) in
+        [(0, false), (2, false), (4, true), (14, true), (16, false), (22, true)]
+    {
+        core.now = begun + Duration::from_secs(seconds);
+        core.resume_paused();
+        let half = core.receive_memory.take(512 << 10);
+        assert_eq!(half.is_some(), is_had, "behind it for {seconds} s");
+        half.into_iter().for_each(|half| core.receive_memory.give(half));
+    }
+    held.into_iter().for_each(|buffer| core.receive_memory.give(buffer));
+    core.resume_paused();
+    assert!(core.connections[key].pause.is_none(), "there is all it wants");
+}
+
 /// The peer has forgotten its end while this one's link was ending with a send in the kernel: the
 /// session is given up as soon as that has come back, not after its linger.
 #[test]
