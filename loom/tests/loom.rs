@@ -32,7 +32,7 @@ use loom::thread;
 
 use sync::claim::Claim;
 use sync::doorbell::{self, Bell, Events};
-use sync::inbox::{Bytes, Writers};
+use sync::inbox::{Bytes, Turns, Writers};
 use sync::mailbox::{Mailbox, Queue, Wake};
 use sync::ring::Ring;
 use sync::sequence::{self, Sequence};
@@ -285,6 +285,33 @@ fn reactor_that_waits_for_room_is_told_of_it() {
         }
         mailbox.awake();
         reader.join().unwrap();
+    });
+}
+
+#[test]
+fn reactor_that_waits_for_its_turn_is_told_of_it() {
+    check(&[Site::Want, Site::Room], || {
+        let mailbox = mailbox();
+        let mut turns = Turns::new(2);
+        let (mut other, mut own) = (turns.next().unwrap(), turns.next().unwrap());
+        other.wish(1);
+        let other = {
+            let mailbox = Arc::clone(&mailbox);
+            thread::spawn(move || {
+                other.end();
+                mailbox.inbox_has_room();
+                other
+            })
+        };
+        assert!(mailbox.prepare_to_sleep(), "nobody sends commands");
+        own.wish(1);
+        mailbox.want_inbox();
+        if own.set_aside().is_some() {
+            mailbox.waker().wait();
+        }
+        mailbox.awake();
+        assert_eq!(own.set_aside(), None, "nobody else wishes");
+        drop(other.join().unwrap());
     });
 }
 

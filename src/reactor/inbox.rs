@@ -4,6 +4,9 @@
 //! read on, so that nothing is dropped and the sender feels it through TCP. A reactor looks, then
 //! puts one message in; reactors that look at the same instant pass the bounds by one message each,
 //! and the queue has places for those.
+//!
+//! Reactors that find a shared inbox full take [turns](crate::sync::inbox): the room for the
+//! message that one of them holds back is set aside for it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TrySendError
 use crate::config::Config;
 use crate::error::ReceiveError;
 use crate::reactor::message::Message;
-use crate::sync::inbox::{Bytes, Writers};
+use crate::sync::inbox::{Bytes, Turns, Writers};
 
 /// The reactor's end.
 #[derive(Debug)]
@@ -26,6 +29,9 @@ pub(crate) enum Inbox {
         _writer: Writer,
         sender: Sender<Message>,
         bytes: Bytes,
+        turns: Turns,
+        /// The room this reactor wished for was there: it has had its turn with this pass.
+        is_served: bool,
         frames_max: usize,
         bytes_max: u64,
     },
@@ -66,11 +72,13 @@ impl Inbox {
         let (sender, receiver) = crossbeam_channel::bounded(frames_max + reactors);
         let bytes = Bytes::default();
         let writers = Writers::new(reactors);
-        let inboxes = (0..reactors)
-            .map(|_| Self::Shared {
+        let inboxes = Turns::new(reactors)
+            .map(|turns| Self::Shared {
                 _writer: Writer(writers.clone()),
                 sender: sender.clone(),
                 bytes: bytes.clone(),
+                turns,
+                is_served: false,
                 frames_max,
                 bytes_max: config.inbox_bytes_max(),
             })
@@ -86,10 +94,51 @@ impl Inbox {
             Self::Local { messages, bytes, frames_max, bytes_max } => {
                 messages.len() < *frames_max && *bytes + payload_bytes <= *bytes_max
             }
-            Self::Shared { sender, bytes, frames_max, bytes_max, .. } => {
-                sender.len() < *frames_max && bytes.count() + payload_bytes <= *bytes_max
+            Self::Shared { sender, bytes, turns, frames_max, bytes_max, .. } => {
+                let (frames_aside, bytes_aside) = match turns.set_aside() {
+                    None => (0, 0),
+                    Some(bytes) => (1, bytes),
+                };
+                sender.len() + frames_aside < *frames_max
+                    && bytes.count() + payload_bytes + bytes_aside <= *bytes_max
             }
         }
+    }
+
+    /// The connection that has waited longest has no room for its next message: it is to be set
+    /// aside, in its turn.
+    #[cold]
+    pub(crate) fn wish(&mut self, payload_bytes: usize) {
+        if let Self::Shared { turns, .. } = self {
+            turns.wish(payload_bytes as u64);
+        }
+    }
+
+    /// That connection has room now.
+    #[cold]
+    pub(crate) fn serve(&mut self) {
+        if let Self::Shared { turns, is_served, .. } = self {
+            *is_served = turns.wishes();
+        }
+    }
+
+    /// Whether this reactor has had its turn, which is to be [ended](Inbox::end_turn).
+    #[inline]
+    pub(crate) fn is_served(&self) -> bool {
+        matches!(self, Self::Shared { is_served: true, .. })
+    }
+
+    /// Ends the turn, or the wish for it. Returns whether there was any: then whoever waits for
+    /// room is to be woken.
+    #[cold]
+    pub(crate) fn end_turn(&mut self) -> bool {
+        let Self::Shared { turns, is_served, .. } = self else { return false };
+        *is_served = false;
+        let has_wished = turns.wishes();
+        if has_wished {
+            turns.end();
+        }
+        has_wished
     }
 
     /// Puts a message in. The caller has asked [`Inbox::has_room`].

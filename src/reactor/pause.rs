@@ -146,10 +146,20 @@ impl Core {
         }
     }
 
-    /// Whether a connection waits for room.
+    /// Whether a connection waits for room, or others wait for the end of this reactor's turn at
+    /// the inbox.
     #[inline]
     pub(crate) fn is_held_back(&self) -> bool {
-        !self.paused.is_empty()
+        !self.paused.is_empty() || self.inbox.is_served()
+    }
+
+    /// This reactor waits for the inbox no more, or not first: another one may have the room, if
+    /// it knows.
+    #[cold]
+    pub(crate) fn end_inbox_turn(&mut self) {
+        if self.inbox.end_turn() {
+            self.siblings.iter().for_each(|sibling| sibling.inbox_has_room());
+        }
     }
 
     /// Whether anything that was held back can go on now.
@@ -205,6 +215,10 @@ impl Core {
         let (mut index, mut is_inbox_asked, mut is_memory_wanted) = (0, false, false);
         let mut waits_for_memory = false;
         self.inbox_promised_bytes = 0;
+        if self.inbox.is_served() {
+            // What there was room for has been put in.
+            self.end_inbox_turn();
+        }
         while index < self.paused.len() {
             let key = self.paused[index];
             let pause = self.connections.get(key).filter(|connection| connection.is_readable());
@@ -212,8 +226,11 @@ impl Core {
                 Some(Some(Pause::Inbox { payload_bytes })) => {
                     let is_first = !std::mem::replace(&mut is_inbox_asked, true);
                     let goes_on = is_first && self.inbox.has_room(payload_bytes);
-                    if is_first && !goes_on {
+                    if is_first && goes_on {
+                        self.inbox.serve();
+                    } else if is_first {
                         self.inbox_promised_bytes = payload_bytes;
+                        self.inbox.wish(payload_bytes);
                     }
                     goes_on
                 }
@@ -244,6 +261,10 @@ impl Core {
                 }
                 _ => {}
             }
+        }
+        if !is_inbox_asked {
+            // Whoever wished for room is gone.
+            self.end_inbox_turn();
         }
         if !waits_for_memory {
             self.memory_first = FirstInLine::default();

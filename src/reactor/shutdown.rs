@@ -154,6 +154,7 @@ impl Core {
                 self.report_end(key);
             }
         }
+        self.end_inbox_turn();
     }
 
     fn begin_tally(&self) -> Tally {

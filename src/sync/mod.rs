@@ -5,7 +5,7 @@
 //!   mailbox   commands into a reactor, its sleep, and its end
 //!   claim     who decides a command: the reactor or the caller
 //!   doorbell  events for threads that wait
-//!   inbox     how much waits there, and who may still put something in
+//!   inbox     how much waits there, whose turn it is, and who may still put something in
 //!   single    a number with one writer
 //!   ring      words of one thread for another, lost where they find no room
 //!   sequence  words of one thread that others copy, all of one moment

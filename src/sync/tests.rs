@@ -13,7 +13,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::claim::Claim;
 use super::doorbell::{self, Bell, Events};
-use super::inbox::{Bytes, Writers};
+use super::inbox::{Bytes, Turns, Writers};
 use super::mailbox::{Mailbox, Queue, Wake};
 use super::ring::Ring;
 use super::sequence::{self, Sequence};
@@ -298,4 +298,28 @@ fn copies_are_of_one_moment_or_say_so() {
             thread::yield_now();
         }
     });
+}
+
+#[test]
+fn turns_at_an_inbox_go_round() {
+    let mut turns: Vec<_> = Turns::new(3).collect();
+    // What is set aside for another one, as each sees it.
+    let seen = |turns: &[Turns]| turns.iter().map(Turns::set_aside).collect::<Vec<_>>();
+    assert_eq!(seen(&turns), [None; 3], "nobody wishes");
+    for (index, bytes) in [(1, 10), (0, 0), (2, 20), (1, 11)] {
+        turns[index].wish(bytes);
+    }
+    assert_eq!(seen(&turns), [Some(11), None, Some(11)], "the first to wish");
+    turns[1].end();
+    turns[1].wish(12);
+    assert_eq!(seen(&turns), [Some(20), Some(20), None], "the next one, and not itself again");
+    turns[2].end();
+    assert_eq!(seen(&turns), [None, Some(0), Some(0)]);
+    turns[1].end();
+    assert_eq!(seen(&turns), [None, Some(0), Some(0)], "who wishes no more has no turn to give");
+    turns[1].wish(13);
+    turns.remove(0);
+    assert_eq!(seen(&turns), [None, Some(13)], "a reactor has ended");
+    turns[0].end();
+    assert_eq!(seen(&turns), [None; 2]);
 }

@@ -668,6 +668,54 @@ fn long_message_is_not_overtaken_for_ever() {
     });
 }
 
+/// A node of two reactors, and a peer of each.
+fn two_reactors(settings: ConfigBuilder) -> (Node, [Peer; 2]) {
+    let config = valid(settings.idle(Idle::Park).heartbeat_interval_ms(0));
+    let node = Node::builder().config(config).reactors(2).start().expect("it starts");
+    let peers = [0, 1].map(|reactor| {
+        let (listener, endpoint) = plain_listener();
+        let accepting = std::thread::spawn(move || Peer::accept(&listener));
+        node.connect(&endpoint, reactor).expect("the peer listens");
+        accepting.join().expect("the handshake completes")
+    });
+    (node, peers)
+}
+
+/// Waits until a reactor holds its peer back.
+fn wait_until_held_back(node: &Node, reactor: usize) {
+    wait_until("the inbox has no room", || node.counters()[reactor].receive_pauses.get() > 0);
+}
+
+/// The next message, of a thread so slow that the reactors fill the inbox up again meanwhile, as
+/// far as they may.
+fn receive_slowly(node: &Node) -> Vec<u8> {
+    let received = || node.statistics().messages_received;
+    let before = received();
+    let message = node.receive(PATIENCE).expect("it is full");
+    let until = Nanos::now() + Duration::from_millis(5);
+    while received() == before && Nanos::now() < until {
+        std::thread::park_timeout(Duration::from_micros(100));
+    }
+    message.payload().to_vec()
+}
+
+/// Nor does one reactor of a node overtake another.
+#[test]
+fn long_message_is_not_overtaken_by_those_of_another_reactor() {
+    isolated(|| {
+        for (short, long) in [(0, 1), (1, 0)] {
+            let settings = settings().inbox_bytes_max(64 << 10).frame_bytes_max(64 << 10);
+            let (node, mut peers) = two_reactors(settings);
+            (0..250).for_each(|_| peers[short].send(Plain::new(DATA, NORMAL, &[1; 1000])));
+            wait_until_held_back(&node, short);
+            peers[long].send(Plain::new(DATA, NORMAL, &[2; 60_000]));
+            wait_until_held_back(&node, long);
+            let taken = (0..150).find(|_| receive_slowly(&node).len() == 60_000);
+            assert!(taken.is_some(), "150 came before it, of which 65 were there");
+        }
+    });
+}
+
 /// Receives slowly through a tiny inbox what `send` sends; everything comes, in order.
 fn check_inbox(count: u32, send: impl FnOnce() + Send, mut receive: impl FnMut() -> Vec<u8>) {
     std::thread::scope(|scope| {
