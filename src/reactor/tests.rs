@@ -536,6 +536,25 @@ fn waiting_for_a_flush_ends_with_what_leaves_past_the_ring() {
     assert_eq!(pair.near.statistics().spins, spins, "it waited for what had left");
 }
 
+/// It is looked at when its time is over, although nothing leaves and nothing comes.
+#[test]
+fn what_is_too_old_behind_a_stalled_block_is_dropped_in_time() {
+    let settings = Config::builder().idle(Idle::Spin).heartbeat_interval_ms(0);
+    let mut pair = Pair::between(&unix_endpoint(), settings);
+    stall(&mut pair);
+    // More than a block holds, in front of what may expire.
+    for _ in 0..100 {
+        pair.near.send(pair.id, Envelope::data(), &[7; 1000]).expect("room");
+    }
+    let brief = Envelope::data().ttl(Duration::from_millis(1));
+    pair.near.send(pair.id, brief, &[7; 1000]).expect("room");
+    assert!(!pair.near.core.connections[pair.key()].session.may_expire(), "it is in the front");
+    until(|| {
+        poll(&mut pair.near);
+        pair.near.statistics().dropped(DropReason::Expired) == 1
+    });
+}
+
 /// Of those that wait for memory the first keeps others from it for a while, and again after a
 /// while: memory may never be free for a long frame while shorter ones take what there is.
 #[test]

@@ -189,6 +189,9 @@ impl Core {
             (Some(in_flight), Some(buffer)) => {
                 // What becomes of it is booked anew, by whichever way it goes.
                 connection.in_flight = None;
+                // Nothing may leave for long, and what came behind it meanwhile has marked nothing:
+                // the connection is known to have something to send.
+                self.arm_expiry(key);
                 (buffer, in_flight)
             }
             (Some(_), None) => {
