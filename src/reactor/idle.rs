@@ -73,7 +73,8 @@ impl Core {
         if !self.dirty.is_empty() || !self.unarmed.is_empty() || !self.mailbox_polled {
             return self.enter_if_needed();
         }
-        self.park(limit, read_at)
+        // Some may wait for memory only since they were to be armed.
+        self.park(limit.min(self.memory_patience_ends()), read_at)
     }
 
     /// Watches memory. Returns whether there is something to do, or `limit` has come.

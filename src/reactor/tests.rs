@@ -582,6 +582,32 @@ fn who_waits_for_memory_the_longest_has_it_to_itself_again_and_again() {
     assert!(core.connections[key].pause.is_none(), "there is all it wants");
 }
 
+/// Who begins to wait for memory just before the reactor sleeps holds others off for as long as
+/// anybody: then it wakes, as they may go on.
+#[test]
+fn sleep_ends_when_others_may_have_memory_again() {
+    let settings = parked().frame_bytes_max(1 << 20).receive_memory_bytes(2 << 20);
+    let mut pair = Pair::between("127.0.0.1:0", settings);
+    let (core, key) = (&mut pair.far.core, pair.far_key);
+    let held = [(); 2].map(|()| core.receive_memory.take(1 << 20).expect("free"));
+    core.connections[key].frame_bytes = Some(1 << 20);
+    assert!(core.connections[key].wants_receive, "the next receive is not armed yet");
+    // Nothing else wakes it.
+    until(|| {
+        core.now = Nanos::now();
+        core.collect();
+        core.refresh_rows();
+        core.connections[key].in_flight.is_none() && core.meter.rows_due() == Nanos::NEVER
+    });
+    let begun = Nanos::now();
+    pair.far.turn(Wait::Until(begun + PATIENCE)).expect("the ring works");
+    let slept = Nanos::now().since(begun);
+    assert!(pair.far.core.connections[key].pause.is_some(), "there is no memory");
+    assert!(slept > Duration::from_secs(2), "something woke it: {slept:?}");
+    assert!(slept < PATIENCE / 2, "{slept:?}");
+    held.into_iter().for_each(|buffer| pair.far.core.receive_memory.give(buffer));
+}
+
 /// The peer has forgotten its end while this one's link was ending with a send in the kernel: the
 /// session is given up as soon as that has come back, not after its linger.
 #[test]
