@@ -31,13 +31,14 @@ use crate::endpoint::{Address, Endpoint};
 use crate::error::{
     CloseReason, ConnectError, FlushError, ReceiveError, RequestError, SendError, SetupError,
 };
+use crate::reactor::command::connect_error;
 use crate::reactor::core::AUTO_FLUSH_BYTES;
 use crate::reactor::message::Message;
 use crate::reactor::sessions::{backoff_policy, random};
 use crate::reactor::watch::{WatchError, WatchKey, Watched};
 use crate::reactor::{
     BatchReport, Cancelled, ConnectionId, ConnectionInfo, ConnectionState, Context, Event,
-    EventKind, Reactor, RequestId, ShutdownReport, Turn, Wait, connect_error,
+    EventKind, Reactor, RequestId, ShutdownReport, Turn, Wait,
 };
 use crate::session::backoff::{Backoff, BackoffPolicy, Next};
 use crate::session::{Correlation, Envelope};
