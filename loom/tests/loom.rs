@@ -356,8 +356,8 @@ fn one_of_two_claims_a_command() {
     check(&[], || {
         let claim = Claim::default();
         let caller = claim.clone();
-        let caller = thread::spawn(move || caller.is_first());
-        let reactor = claim.is_first();
+        let caller = thread::spawn(move || caller.try_claim());
+        let reactor = claim.try_claim();
         let caller = caller.join().unwrap();
         assert_ne!(reactor, caller, "carried out, or withdrawn");
     });
@@ -373,17 +373,17 @@ fn claim_serves_the_next_command_once_it_is_answered() {
                 (claim.clone(), Arc::clone(&asked), Arc::clone(&answered));
             thread::spawn(move || {
                 asked.wait();
-                assert!(claim.is_first(), "the caller is patient");
+                assert!(claim.try_claim(), "the caller is patient");
                 answered.set();
                 asked.wait();
-                claim.is_first()
+                claim.try_claim()
             })
         };
         asked.set();
         answered.wait();
         claim.renew();
         asked.set();
-        let withdrawn = claim.is_first();
+        let withdrawn = claim.try_claim();
         assert_ne!(reactor.join().unwrap(), withdrawn, "carried out, or withdrawn");
     });
 }

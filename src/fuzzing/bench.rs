@@ -188,21 +188,10 @@ fn checksum(payload_bytes: usize) -> Box<dyn FnMut() -> u64> {
 }
 
 /// Send memory of one session, as a reactor has it.
-struct Memory {
-    pool: Pool,
-    scratch: Scratch,
-}
-
-impl Memory {
-    fn new() -> Self {
-        let layout = PoolLayout::shared(4 << 20, 64 << 10, 64 << 10).with_reserve();
-        let pool = Pool::new(&layout.with_small(2048, 4)).expect("memory for a bench");
-        Self { pool, scratch: Scratch::new() }
-    }
-
-    fn lend(&mut self) -> SendMemory<'_> {
-        SendMemory { pool: &mut self.pool, scratch: &mut self.scratch }
-    }
+fn send_memory() -> SendMemory {
+    let layout = PoolLayout::shared(4 << 20, 64 << 10, 64 << 10).with_reserve();
+    let pool = Pool::new(&layout.with_small(2048, 4)).expect("memory for a bench");
+    SendMemory { pool, scratch: Scratch::new() }
 }
 
 fn limits() -> LaneLimits {
@@ -211,25 +200,25 @@ fn limits() -> LaneLimits {
 
 /// Queues frames, takes them as the reactor does, and has them confirmed.
 fn lane(care: Care) -> Box<dyn FnMut() -> u64> {
-    let (mut lane, mut memory, limits) = (Lane::new(Priority::Normal), Memory::new(), limits());
+    let (mut lane, mut memory, limits) = (Lane::new(Priority::Normal), send_memory(), limits());
     let mut holdings = Holdings::default();
     let flags = if care.reliable { Flags::RELIABLE } else { Flags::default() };
     let head = FrameHead { flags, ..head(Checksum::Never) };
     let mut sequence = 0;
     let mut run = move || {
-        let mut memory = memory.lend();
+        let memory = &mut memory;
         for _ in 0..FRAMES {
             let (head, payload) = (*black_box(&head), black_box(&PAYLOAD));
-            let written = lane.push(head, care, &payload[..], &limits, &mut memory, &mut holdings);
+            let written = lane.push(head, care, &payload[..], &limits, memory, &mut holdings);
             assert_eq!(written, Ok(96), "there is room");
         }
         let mut bytes = 0;
-        while let Some(block) = lane.take(NOW, &mut memory, &mut holdings) {
+        while let Some(block) = lane.take(NOW, memory, &mut holdings) {
             bytes += block.span.bytes() as u64;
-            lane.settle(block, &mut memory, &mut holdings);
+            lane.settle(block, memory, &mut holdings);
         }
         sequence += FRAMES as u64;
-        lane.acknowledge(sequence, &mut memory, &mut holdings).expect("so many were sent");
+        lane.acknowledge(sequence, memory, &mut holdings).expect("so many were sent");
         assert_eq!(lane.kept_bytes(), 0, "all is confirmed");
         bytes
     };
@@ -309,7 +298,7 @@ fn command() -> Box<dyn FnMut() -> u64> {
 struct End {
     session: Session,
     identity: Identity,
-    memory: Memory,
+    memory: SendMemory,
 }
 
 impl End {
@@ -328,23 +317,23 @@ impl End {
         };
         let id = SessionId([name.as_bytes()[0]; 16]);
         let session = Session::new(role, id, limits(), &identity);
-        Self { session, identity, memory: Memory::new() }
+        Self { session, identity, memory: send_memory() }
     }
 
     fn push(&mut self, envelope: Envelope, correlation: Correlation, payload: &[u8]) {
-        let (identity, mut memory) = (&self.identity, self.memory.lend());
-        let pushed = self.session.push(envelope, correlation, payload, identity, NOW, &mut memory);
+        let (identity, memory) = (&self.identity, &mut self.memory);
+        let pushed = self.session.push(envelope, correlation, payload, identity, NOW, memory);
         pushed.expect("there is room");
     }
 
     /// Copies the next block to `wire`, as a socket would, and books that it has left. Returns its
     /// length.
     fn send(&mut self, wire: &mut [u8]) -> usize {
-        let mut memory = self.memory.lend();
-        let Some((source, block)) = self.session.poll_block(NOW, &mut memory) else { return 0 };
+        let memory = &mut self.memory;
+        let Some((source, block)) = self.session.poll_block(NOW, memory) else { return 0 };
         let bytes = block.span.bytes();
         wire[..bytes].copy_from_slice(&block.buffer.bytes()[block.span.start..block.span.filled]);
-        self.session.block_sent(source, block, &mut memory);
+        self.session.block_sent(source, block, memory);
         bytes
     }
 
@@ -354,8 +343,8 @@ impl End {
         let decoder = self.session.decoder();
         let mut likeness = Likeness::default();
         while let Some(frame) = decoder.next_like(&mut input, &mut likeness).expect("well formed") {
-            let mut memory = self.memory.lend();
-            match self.session.handle(&frame, NOW, &mut memory).expect("in order") {
+            let memory = &mut self.memory;
+            match self.session.handle(&frame, NOW, memory).expect("in order") {
                 Input::Message => take(self, frame),
                 Input::Greeting => self.greet(&frame),
                 _ => {}
@@ -364,15 +353,14 @@ impl End {
     }
 
     fn greet(&mut self, frame: &Frame<'_>) {
-        let (identity, mut memory) = (&self.identity, self.memory.lend());
+        let (identity, memory) = (&self.identity, &mut self.memory);
         let outcome = match self.session.role() {
-            Role::Dialer => self
-                .session
-                .accept_welcome(frame, identity, NOW, &mut memory)
-                .map(|(input, _)| input),
+            Role::Dialer => {
+                self.session.accept_welcome(frame, identity, NOW, memory).map(|(input, _)| input)
+            }
             Role::Listener => {
                 let buffer = memory.pool.take(1024).expect("memory for a greeting");
-                self.session.answer(frame, buffer, identity, NOW, 0, &mut memory)
+                self.session.answer(frame, buffer, identity, NOW, 0, memory)
             }
         };
         assert_eq!(outcome, Ok(Input::Established), "they know each other");

@@ -46,7 +46,7 @@ impl<T> Answer<T> {
     pub(super) fn wait(&self, deadline: Nanos) -> Result<T, Silence> {
         match self.receiver.recv_timeout(deadline.since(Nanos::now())) {
             Ok(answer) => Ok(answer),
-            Err(RecvTimeoutError::Timeout) if self.claim.is_first() => Err(Silence::Withdrawn),
+            Err(RecvTimeoutError::Timeout) if self.claim.try_claim() => Err(Silence::Withdrawn),
             Err(_) => self.receiver.recv().map_err(|_| Silence::Ended),
         }
     }

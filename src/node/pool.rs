@@ -127,8 +127,8 @@ impl NodePool {
         }
         let deadline = Nanos::now() + timeout;
         for &pool in &*self.pools {
-            let (watcher, ready) = bounded(1);
-            self.tell(pool, PoolCommand::Watch { pool, watcher, until: deadline })?;
+            let (waiter, ready) = bounded(1);
+            self.tell(pool, PoolCommand::AwaitReady { pool, waiter, until: deadline })?;
             match ready.recv_timeout(deadline.since(Nanos::now())) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Disconnected) => {

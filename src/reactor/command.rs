@@ -224,7 +224,7 @@ impl Queue for Commands {
             return;
         };
         match asker {
-            Some(Asker { claim, reply }) if claim.is_first() => {
+            Some(Asker { claim, reply }) if claim.try_claim() => {
                 let _ = reply.try_send(Err(SendError::ShutDown));
             }
             Some(_) => {}
@@ -263,10 +263,10 @@ impl Core {
         // A caller that no longer waits for its answer has dropped its end: nothing to do then.
         match command {
             // What its caller has withdrawn is not carried out.
-            Command::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
-            Command::Broadcast { asker, .. } if !asker.claim.is_first() => {}
+            Command::Send { asker: Some(asker), .. } if !asker.claim.try_claim() => {}
+            Command::Broadcast { asker, .. } if !asker.claim.try_claim() => {}
             // A connection that begins now would be nobody's to end. Its caller reads "shut down".
-            Command::Dial { asker, .. } if self.life.is_closing() || !asker.claim.is_first() => {}
+            Command::Dial { asker, .. } if self.life.is_closing() || !asker.claim.try_claim() => {}
             Command::Send { connection, waiting, body, response_to, asker } => {
                 let envelope = self.end_wait(waiting);
                 let outcome = match response_to {
@@ -294,7 +294,7 @@ impl Core {
                     // To be claimed once more when there is an outcome: whoever has given up by
                     // then gets none, and the connection is nobody's.
                     asker.claim.renew();
-                    self.watchers.push((key, asker));
+                    self.dial_askers.push((key, asker));
                 }
                 Err(reason) => {
                     let error = DialError { address: address.to_string(), reason };

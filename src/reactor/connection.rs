@@ -251,7 +251,7 @@ pub(crate) struct Connection {
     pub(crate) parsed_bytes_max: usize,
     pub(crate) pause: Option<Pause>,
     /// A poll for the peer's end is in flight.
-    pub(crate) is_watched: bool,
+    pub(crate) is_end_polled: bool,
     /// Close once everything queued has left.
     pub(crate) close_when_sent: Option<CloseReason>,
     /// Bound of the current state: connect, handshake or drain.
@@ -304,7 +304,7 @@ impl Connection {
             frame_bytes: None,
             parsed_bytes_max: 0,
             pause: None,
-            is_watched: false,
+            is_end_polled: false,
             messages_dropped: 0,
             close_when_sent: None,
             state_deadline: Nanos::NEVER,
@@ -340,7 +340,7 @@ impl Connection {
     pub(crate) fn has_operations(&self) -> bool {
         let sending = self.in_flight.is_some() && self.unsent.is_none();
         self.receiving
-            || self.is_watched
+            || self.is_end_polled
             || sending
             || matches!(self.phase, Phase::Connecting { .. })
     }

@@ -222,7 +222,7 @@ pub(crate) struct Core {
     /// A message was refused for want of room, and nothing has left since.
     pub(crate) room_wanted: bool,
     /// Who waits for a connection to be established.
-    pub(crate) watchers: Vec<(ConnectionKey, Asker<Result<ConnectionId, DialError>>)>,
+    pub(crate) dial_askers: Vec<(ConnectionKey, Asker<Result<ConnectionId, DialError>>)>,
     /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
     pub(crate) closed: Vec<Option<(SessionKey, CloseReason)>>,
     /// Whether it runs, or is on its way to its end.
@@ -234,10 +234,9 @@ pub(crate) struct Core {
     pub(crate) registry: Option<Registry>,
     /// Copies what passes for another thread.
     pub(crate) tap: Option<Box<TapWriter>>,
-    pub(crate) scratch: Scratch,
     pub(crate) windows: Pool,
     pub(crate) receive_memory: Pool,
-    pub(crate) send_memory: Pool,
+    pub(crate) send_memory: SendMemory,
 }
 
 impl Core {
@@ -349,7 +348,7 @@ impl Core {
             memory_first: FirstInLine::default(),
             catch_up: CatchUp::new(),
             now_is_of_receive: false,
-            watchers: Vec::new(),
+            dial_askers: Vec::new(),
             closed: vec![None; homes_max],
             life: Life::Running,
             counters: block.counters.clone(),
@@ -357,10 +356,9 @@ impl Core {
             troubles: Troubles::default(),
             registry: None,
             tap: None,
-            scratch: Scratch::new(),
             windows: windows(&config)?,
             receive_memory: receive_memory(&config)?,
-            send_memory,
+            send_memory: SendMemory { pool: send_memory, scratch: Scratch::new() },
             config,
         })
     }
@@ -413,8 +411,13 @@ impl Core {
             return None;
         }
         let session = &mut connection.session;
-        let frame_bytes =
-            session.append(envelope, body, &self.identity, self.now, &mut self.scratch)?;
+        let frame_bytes = session.append(
+            envelope,
+            body,
+            &self.identity,
+            self.now,
+            &mut self.send_memory.scratch,
+        )?;
         let lane_bytes = session.lane_bytes_at(envelope.lane_index());
         Some(Admitted { frame_bytes, lane_bytes, is_crowded: false })
     }
@@ -451,10 +454,10 @@ impl Core {
         let Some(connection) = self.connections.get_mut(key) else {
             return Err(SendError::NotConnected);
         };
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let identity = &self.identity;
         let outcome =
-            connection.session.push(envelope, correlation, body, identity, self.now, &mut memory);
+            connection.session.push(envelope, correlation, body, identity, self.now, memory);
         match outcome {
             Ok(bytes) => {
                 if !connection.is_dirty {
@@ -495,7 +498,7 @@ impl Core {
         // Before a body or the iterator may panic: what was queued until then leaves.
         self.mark_dirty(key);
         let connection = &mut self.connections[key];
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let before = connection.session.lane_bytes(lane);
         let next = |stride: usize| (before / stride + 1).saturating_mul(stride);
         let (due_at, stop_at) = (next(stride), next(stride.max(GATHERED_BYTES)));
@@ -503,7 +506,7 @@ impl Core {
             let session = &mut connection.session;
             let identity = &self.identity;
             let none = Correlation::None;
-            match session.push(envelope, none, body, identity, self.now, &mut memory) {
+            match session.push(envelope, none, body, identity, self.now, memory) {
                 Ok(written) => {
                     batch.queued += 1;
                     let lane_bytes = session.lane_bytes(lane);
@@ -693,7 +696,7 @@ impl Core {
         }
         let survives = self.survives(key, reason);
         let connection = &mut self.connections[key];
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let mut dropped = 0;
         if survives {
             if let Some(in_flight) = connection.in_flight
@@ -704,7 +707,7 @@ impl Core {
             }
         } else {
             let undelivered;
-            (dropped, undelivered) = connection.session.end(&mut memory);
+            (dropped, undelivered) = connection.session.end(memory);
             // A departed one's session has ended before: what it left is there.
             connection.undelivered.extend(undelivered);
         }
@@ -713,7 +716,7 @@ impl Core {
             if let Some(buffer) = connection.unsent.take() {
                 dropped += in_flight.frames_dropped(&buffer);
                 let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
-                session.end_block(in_flight.into_returned(buffer), undelivered, &mut memory);
+                session.end_block(in_flight.into_returned(buffer), undelivered, memory);
                 connection.in_flight = None;
             }
         }
@@ -769,7 +772,7 @@ impl Core {
             if !is_sending {
                 self.report_end(key);
             }
-            self.notify_watcher(key, Err(reason));
+            self.answer_dial(key, Err(reason));
         }
         if let Some(operation) = connecting {
             self.ring.cancel(operation);
@@ -823,17 +826,17 @@ impl Core {
     }
 
     /// Tells whoever waits for this connection how it went.
-    pub(crate) fn notify_watcher(&mut self, key: ConnectionKey, outcome: Result<(), CloseReason>) {
-        let Some(at) = self.watchers.iter().position(|(watched, _)| *watched == key) else {
+    pub(crate) fn answer_dial(&mut self, key: ConnectionKey, outcome: Result<(), CloseReason>) {
+        let Some(at) = self.dial_askers.iter().position(|(dialled, _)| *dialled == key) else {
             return;
         };
-        let (_, asker) = self.watchers.swap_remove(at);
+        let (_, asker) = self.dial_askers.swap_remove(at);
         let address = self.connections.get(key).map_or_else(String::new, |c| c.address.clone());
         let outcome = outcome
             .map(|()| self.id(key))
             .map_err(|reason| DialError { address, reason: DialFailure::Closed(reason) });
         // Who has not given up by now waits until it is told, unless its thread is gone.
-        let untold = match asker.claim.is_first() {
+        let untold = match asker.claim.try_claim() {
             true => asker.reply.try_send(outcome).err().map(TrySendError::into_inner),
             false => Some(outcome),
         };
@@ -1025,7 +1028,7 @@ impl Core {
 
     /// Takes a buffer for one of the session's own frames.
     pub(crate) fn take_control_buffer(&mut self) -> Option<Buffer> {
-        self.send_memory.take(HANDSHAKE_BYTES_MAX)
+        self.send_memory.pool.take(HANDSHAKE_BYTES_MAX)
     }
 
     /// What is known of a connection.

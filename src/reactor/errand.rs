@@ -16,7 +16,6 @@ use crate::reactor::core::Core;
 use crate::reactor::message::{Message, OwnedBody};
 use crate::reactor::pool::{Choice, PoolId};
 use crate::reactor::sessions::Home;
-use crate::session::lane::SendMemory;
 use crate::session::requests::RequestId;
 use crate::session::{Correlation, Envelope};
 use crate::sync::claim::Claim;
@@ -146,14 +145,14 @@ impl Core {
             return false;
         };
         let now = self.now;
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let session = match self.homes.get_mut(home) {
             Some(&mut Home::Here(key)) => self.connections.get_mut(key).map(|c| &mut c.session),
             Some(Home::Away(away)) => Some(away.session_mut()),
             None => None,
         };
         let is_withdrawn =
-            session.is_some_and(|session| session.withdraw(lane, correlation, now, &mut memory));
+            session.is_some_and(|session| session.withdraw(lane, correlation, now, memory));
         if is_withdrawn {
             self.count_drops(home);
             self.set_session_deadline(home);
@@ -165,7 +164,7 @@ impl Core {
     #[cold]
     pub(crate) fn begin_errand(&mut self, errand: Errand) {
         let Errand { to, waiting, body, timeout, deadline, number, claim, reply } = errand;
-        if !claim.is_first() {
+        if !claim.try_claim() {
             return;
         }
         let envelope = self.end_wait(waiting);

@@ -460,7 +460,7 @@ impl Core {
     /// Tells that messages flow.
     pub(crate) fn tell_connected(&mut self, key: ConnectionKey) {
         self.emit(key, EventKind::Connected);
-        self.notify_watcher(key, Ok(()));
+        self.answer_dial(key, Ok(()));
     }
 }
 

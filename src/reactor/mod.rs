@@ -936,7 +936,7 @@ impl Core {
             Target::Connection(key) => match completion.kind {
                 OpKind::Receive => self.on_received(key, completion),
                 OpKind::Send => self.on_sent(key, completion),
-                OpKind::Poll => self.on_watched(key, &completion),
+                OpKind::Poll => self.on_end_poll(key, &completion),
                 _ => self.on_connect(key, completion.result),
             },
             Target::Listener(index) => self.on_accept(index, completion),

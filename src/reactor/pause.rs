@@ -34,7 +34,6 @@ use crate::reactor::connection::{ConnectionId, ConnectionKey, Pause, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::pool::PoolId;
 use crate::reactor::{Reactor, Tokens};
-use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::sys::ring::Completion;
 use crate::time::Nanos;
@@ -132,17 +131,17 @@ impl Core {
         connection.frame_begun = Nanos::NEVER;
         self.counters.receive_pauses.add(1);
         self.paused.push(key);
-        self.watch_end(key);
+        self.poll_for_end(key);
     }
 
     /// Has the ring watch for the end of a paused connection's peer.
-    fn watch_end(&mut self, key: ConnectionKey) {
+    fn poll_for_end(&mut self, key: ConnectionKey) {
         use std::os::fd::AsRawFd;
         let connection = &mut self.connections[key];
-        if connection.is_live() && !connection.is_watched {
+        if connection.is_live() && !connection.is_end_polled {
             let fd = connection.socket.as_raw_fd();
             // Without room in the queue: with the next turn, see `resume_paused`.
-            connection.is_watched = self.ring.poll_end(fd, Tokens::connection(key)).is_some();
+            connection.is_end_polled = self.ring.poll_end(fd, Tokens::connection(key)).is_some();
         }
     }
 
@@ -246,7 +245,7 @@ impl Core {
                 Some(None) | None => true,
             };
             if !goes_on {
-                self.watch_end(key);
+                self.poll_for_end(key);
                 index += 1;
                 continue;
             }
@@ -272,11 +271,11 @@ impl Core {
         self.receive_memory.set_wanted(is_memory_wanted);
     }
 
-    /// The poll of [`Core::watch_end`] has fired.
+    /// The poll of [`Core::poll_for_end`] has fired.
     #[cold]
-    pub(crate) fn on_watched(&mut self, key: ConnectionKey, completion: &Completion) {
+    pub(crate) fn on_end_poll(&mut self, key: ConnectionKey, completion: &Completion) {
         let connection = self.connections.get_mut(key).expect("a slot outlives its operations");
-        connection.is_watched = false;
+        connection.is_end_polled = false;
         match connection.phase {
             Phase::Closing { .. } => self.operation_ended(key),
             Phase::Live if connection.pause.is_some() && completion.result.is_ok() => {
@@ -310,8 +309,8 @@ impl Core {
             return;
         }
         let connection = &mut self.connections[key];
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let (mut dropped, undelivered) = connection.session.end(&mut memory);
+        let memory = &mut self.send_memory;
+        let (mut dropped, undelivered) = connection.session.end(memory);
         // Told when the connection ends.
         connection.undelivered = undelivered;
         if let Some(in_flight) = connection.in_flight
@@ -319,7 +318,7 @@ impl Core {
         {
             dropped += in_flight.frames_dropped(&buffer);
             let (session, undelivered) = (&mut connection.session, &mut connection.undelivered);
-            session.end_block(in_flight.into_returned(buffer), undelivered, &mut memory);
+            session.end_block(in_flight.into_returned(buffer), undelivered, memory);
             connection.in_flight = None;
         }
         connection.messages_dropped += dropped;

@@ -147,7 +147,7 @@ struct Closing {
 
 /// One who waits, through a handle, for a pool to be ready.
 #[derive(Debug)]
-struct Watcher {
+struct ReadyWaiter {
     reply: Sender<()>,
     /// When it gives up.
     until: Nanos,
@@ -169,7 +169,7 @@ struct Pool {
     /// Why the last attempt failed, or the last session was lost.
     failure: Option<CloseReason>,
     /// Told when every slot of the base is up.
-    watchers: Vec<Watcher>,
+    waiters: Vec<ReadyWaiter>,
     closing: Option<Closing>,
 }
 
@@ -194,7 +194,7 @@ impl Pool {
             lost: vec![0; members_max],
             counts: Counts::default(),
             failure: None,
-            watchers: Vec::new(),
+            waiters: Vec::new(),
             closing: None,
         }
     }
@@ -279,9 +279,9 @@ impl Pool {
     /// Tells whoever waits for the beginning or the end.
     fn settle(&mut self) {
         if self.members.is_ready() {
-            for watcher in self.watchers.drain(..) {
+            for waiter in self.waiters.drain(..) {
                 // It may have given up.
-                let _ = watcher.reply.try_send(());
+                let _ = waiter.reply.try_send(());
             }
         }
         if let Some(closing) = &mut self.closing
@@ -471,7 +471,7 @@ impl Core {
             return false;
         }
         // Nobody is to wait for it to be ready.
-        found.watchers.clear();
+        found.waiters.clear();
         let slots = 0..found.sessions.len();
         let was_up: Vec<bool> = slots.map(|slot| found.members.stand(slot) == Stand::Up).collect();
         let connections = was_up.iter().filter(|&&is_up| is_up).count() as u64;
@@ -501,15 +501,15 @@ impl Core {
         Some(report)
     }
 
-    /// Tells `watcher`, who waits until `until`, when the pool is ready. Returns whether there is
+    /// Tells `waiter`, who waits until `until`, when the pool is ready. Returns whether there is
     /// such a pool, which is not being closed.
-    pub(crate) fn watch_pool(&mut self, pool: PoolId, reply: Sender<()>, until: Nanos) -> bool {
+    pub(crate) fn await_pool(&mut self, pool: PoolId, reply: Sender<()>, until: Nanos) -> bool {
         let (reactor, now) = (self.reactor, self.now);
         let found = self.pools.find_mut(reactor, pool).filter(|found| found.closing.is_none());
         let Some(found) = found else { return false };
         // As many as there are threads that wait: each blocks one.
-        found.watchers.retain(|watcher| watcher.until >= now);
-        found.watchers.push(Watcher { reply, until });
+        found.waiters.retain(|waiter| waiter.until >= now);
+        found.waiters.push(ReadyWaiter { reply, until });
         found.settle();
         true
     }
@@ -662,8 +662,8 @@ mod tests {
         let report = told.try_recv().expect("nobody is to be parted with");
         assert_eq!(report, ShutdownReport::default());
         assert_eq!(statistics(&reactor), None);
-        let (watcher, _ready) = crossbeam_channel::bounded(1);
-        assert!(!reactor.core.watch_pool(pool, watcher, deadline));
+        let (waiter, _ready) = crossbeam_channel::bounded(1);
+        assert!(!reactor.core.await_pool(pool, waiter, deadline));
         assert!(!reactor.core.close_pool(pool, deadline, true, None));
         reactor.pool(&config).expect("there is room again");
     }
@@ -705,8 +705,8 @@ mod tests {
             !near.core.close_pool(pool, deadline, true, Some(other_asker)),
             "it is being closed"
         );
-        let (watcher, ready) = crossbeam_channel::bounded(1);
-        assert!(!near.core.watch_pool(pool, watcher, deadline), "it will not be ready");
+        let (waiter, ready) = crossbeam_channel::bounded(1);
+        assert!(!near.core.await_pool(pool, waiter, deadline), "it will not be ready");
         assert_eq!(ready.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected));
         turn_both(&mut near, &mut far, |_| !told.is_empty());
         let report = ShutdownReport { connections: 1, flushed: 1, messages_dropped: 0 };
@@ -720,15 +720,15 @@ mod tests {
         let config = PoolConfig::builder("unix:/proc/self/nobody-listens").build().expect("valid");
         let pool = reactor.pool(&config).expect("there is room");
         let later = Nanos::now() + Duration::from_secs(60);
-        let (watcher, ready) = crossbeam_channel::bounded(1);
-        assert!(reactor.core.watch_pool(pool, watcher, later));
+        let (waiter, ready) = crossbeam_channel::bounded(1);
+        assert!(reactor.core.await_pool(pool, waiter, later));
         for _ in 0..1_000 {
-            let (watcher, _) = crossbeam_channel::bounded(1);
-            assert!(reactor.core.watch_pool(pool, watcher, Nanos(1)));
+            let (waiter, _) = crossbeam_channel::bounded(1);
+            assert!(reactor.core.await_pool(pool, waiter, Nanos(1)));
         }
         assert_eq!(ready.try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
         let waiting =
-            reactor.core.pools.find(reactor.core.reactor, pool).expect("it is open").watchers.len();
+            reactor.core.pools.find(reactor.core.reactor, pool).expect("it is open").waiters.len();
         assert_eq!(waiting, 2, "those whose time is over are dropped when another comes");
     }
 
@@ -740,9 +740,9 @@ mod tests {
         let mut reactor = Reactor::new(&config).expect("a ring");
         let config = PoolConfig::builder("unix:/proc/self/nobody-listens").build().expect("valid");
         let pool = reactor.pool(&config).expect("there is room");
-        let (watcher, ready) = crossbeam_channel::bounded(1);
+        let (waiter, ready) = crossbeam_channel::bounded(1);
         let later = Nanos::now() + Duration::from_secs(60);
-        assert!(reactor.core.watch_pool(pool, watcher, later));
+        assert!(reactor.core.await_pool(pool, waiter, later));
         let member =
             reactor.core.pools.find(reactor.core.reactor, pool).expect("it is open").sessions[0];
         let event = Event {

@@ -6,7 +6,6 @@ use crate::reactor::connection::{ConnectionKey, Pause, Phase};
 use crate::reactor::core::Core;
 use crate::reactor::dispatch::{Handlers, Route};
 use crate::reactor::watch::WatchKey;
-use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::session::{Input, Part, Role};
 use crate::sys::ring::Completion;
@@ -236,13 +235,13 @@ fn handle_frames(
                     break Ok(Stop::InboxFull { payload_bytes });
                 }
             }
-            let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+            let memory = &mut core.send_memory;
             // The handler before may have taken its time: what is stale by now does not run. Not
             // for the session's own frames: its timers go by the turn's clock, which would run
             // back.
             let is_late = frame.expires() && frame.kind().is_application();
             let now = if is_late { Nanos::now() } else { core.now };
-            connection.session.handle(&frame, now, &mut memory)
+            connection.session.handle(&frame, now, memory)
         };
         let meaning = match meaning {
             Ok(meaning) => meaning,

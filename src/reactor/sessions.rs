@@ -39,7 +39,6 @@ use crate::reactor::core::{Admitted, Core};
 use crate::reactor::watch::{WatchChange, Watched};
 use crate::reactor::{Event, EventKind};
 use crate::session::backoff::{BackoffPolicy, Next};
-use crate::session::lane::SendMemory;
 use crate::session::pair::{Parting, Remains, parting};
 use crate::session::state::State;
 use crate::session::{
@@ -183,10 +182,9 @@ impl Core {
         let Some(Home::Away(away)) = self.homes.get_mut(id.key).filter(|_| is_ours) else {
             return Err(SendError::NotConnected);
         };
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let session = &mut away.session;
-        let pushed =
-            session.push(envelope, correlation, body, &self.identity, self.now, &mut memory);
+        let pushed = session.push(envelope, correlation, body, &self.identity, self.now, memory);
         let lane_bytes = session.lane_bytes(envelope.lane());
         let expires_from = session.expires_from();
         let has_dropped = session.has_untold_drops();
@@ -272,14 +270,14 @@ impl Core {
             self.count_drops(home);
         }
         let connection = &mut self.connections[key];
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let role = connection.session.role();
         let empty = Session::new(role, Default::default(), self.limits, &self.identity);
         let mut session = std::mem::replace(&mut connection.session, empty);
         let returned = connection.returned.take();
         let is_given_up = connection.is_given_up;
         assert!(connection.in_flight.is_none(), "the kernel holds no send");
-        session.link_lost(returned, &mut memory);
+        session.link_lost(returned, memory);
         let mut route = connection.route.take();
         if let Some(route) = &mut route {
             route.backoff.lost(self.now);
@@ -326,7 +324,7 @@ impl Core {
         let peer = match Session::peer_id(frame) {
             Ok(peer) => peer,
             Err(error) => {
-                self.send_memory.give(buffer);
+                self.send_memory.pool.give(buffer);
                 return Err(error);
             }
         };
@@ -338,7 +336,7 @@ impl Core {
         };
         let connection = &mut self.connections[key];
         if known.is_none() && connection.strange_to + 1 < self.siblings.len() && may_be_elsewhere {
-            self.send_memory.give(buffer);
+            self.send_memory.pool.give(buffer);
             connection.passed_on = Some(frame.as_bytes().into());
             return Ok(Input::Nothing);
         }
@@ -346,7 +344,7 @@ impl Core {
         let claim = match known.map(|home| self.claim(home, frame)).transpose() {
             Ok(claim) => claim,
             Err(error) => {
-                self.send_memory.give(buffer);
+                self.send_memory.pool.give(buffer);
                 return Err(error);
             }
         };
@@ -365,16 +363,10 @@ impl Core {
             self.mark_dirty(key);
             return Ok(Input::End(CloseReason::Refused(RejectReason::Busy)));
         }
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let connection = &mut self.connections[key];
-        let outcome = connection.session.answer(
-            frame,
-            buffer,
-            &self.identity,
-            self.now,
-            wall_ns(),
-            &mut memory,
-        );
+        let outcome =
+            connection.session.answer(frame, buffer, &self.identity, self.now, wall_ns(), memory);
         if matches!(outcome, Ok(Input::Established)) {
             let home = connection.home;
             if known.is_some() {
@@ -507,11 +499,10 @@ impl Core {
         if self.is_stand_in(key) {
             self.move_in(key, home);
         }
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let connection = &mut self.connections[key];
         let session = &mut connection.session;
-        let (input, reunion) =
-            session.accept_welcome(frame, &self.identity, self.now, &mut memory)?;
+        let (input, reunion) = session.accept_welcome(frame, &self.identity, self.now, memory)?;
         match reunion {
             Reunion::First => {}
             Reunion::Resumed => connection.is_resumed = true,
@@ -647,13 +638,13 @@ impl Core {
 
     /// Drops what waits in a session and is too old to be sent, and counts it.
     fn drop_expired(&mut self, home: SessionKey) {
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let session = match self.homes.get_mut(home) {
             Some(&mut Home::Here(key)) => &mut self.connections[key].session,
             Some(Home::Away(away)) => &mut away.session,
             None => return,
         };
-        session.drop_expired(self.now, &mut memory);
+        session.drop_expired(self.now, memory);
         if session.has_untold_drops() {
             self.count_drops(home);
         }
@@ -694,8 +685,8 @@ impl Core {
         let stand_in = away.stand_in.take();
         self.end_watches(home, reason);
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-        let (_, undelivered) = away.session.end(&mut memory);
+        let memory = &mut self.send_memory;
+        let (_, undelivered) = away.session.end(memory);
         self.part_ended(home, reason, !undelivered.is_empty());
         let messages_dropped = self.count_drops(home);
         self.counters.messages_dropped.add(messages_dropped);

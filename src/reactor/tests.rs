@@ -13,7 +13,7 @@ use crate::error::{DropReason, FlushError};
 use crate::mem::Buffer;
 use crate::reactor::command::Command;
 use crate::reactor::connection::{Connection, InFlight, Phase};
-use crate::session::lane::{LaneLimits, SendMemory};
+use crate::session::lane::LaneLimits;
 use crate::session::{Correlation, Part, Role, Session, Undelivered};
 use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
 use crate::wire::{BodyError, Scratch};
@@ -88,11 +88,11 @@ impl Pair {
     fn take_send(&mut self) -> Buffer {
         let key = self.key();
         let core = &mut self.near.core;
-        let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+        let memory = &mut core.send_memory;
         let connection = &mut core.connections[key];
         assert!(connection.in_flight.is_none(), "one send at a time");
         let (source, block) =
-            connection.session.poll_block(core.now, &mut memory).expect("something is queued");
+            connection.session.poll_block(core.now, memory).expect("something is queued");
         connection.in_flight = Some(InFlight::new(source, &block));
         block.buffer
     }
@@ -287,7 +287,7 @@ fn check_abandoned_dial(withdraws: bool) {
     let asker = command::Asker { claim: claim.clone(), reply };
     near.core.run_command(Command::Dial { address, asker });
     let answer = if withdraws {
-        assert!(claim.is_first(), "the reactor has begun, and is not at its end");
+        assert!(claim.try_claim(), "the reactor has begun, and is not at its end");
         Some(answer)
     } else {
         drop(answer);
@@ -621,10 +621,10 @@ fn session_given_up_waits_for_the_last_send_and_no_longer() {
     });
     pair.far.send(old, Envelope::data(), b"in the kernel").expect("room");
     let core = &mut pair.far.core;
-    let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+    let memory = &mut core.send_memory;
     let connection = &mut core.connections[far_key];
     let (source, block) =
-        connection.session.poll_block(core.now, &mut memory).expect("something is queued");
+        connection.session.poll_block(core.now, memory).expect("something is queued");
     connection.in_flight = Some(InFlight::new(source, &block));
     let peer = connection.session.peer().expect("established").session_id;
     core.close(far_key, CloseReason::PeerClosed);
@@ -683,12 +683,12 @@ fn hello_that_knows_nobody(reactor: &mut Reactor, id: SessionId) -> Vec<u8> {
     let core = &mut reactor.core;
     let limits = LaneLimits::from_config(&core.config);
     let mut session = Session::new(Role::Dialer, id, limits, &core.identity);
-    let buffer = core.send_memory.take(HANDSHAKE_BYTES_MAX).expect("memory");
+    let buffer = core.send_memory.pool.take(HANDSHAKE_BYTES_MAX).expect("memory");
     session.greet(buffer, &core.identity, Nanos::now(), 0);
-    let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
-    let (source, block) = session.poll_block(core.now, &mut memory).expect("a hello");
+    let memory = &mut core.send_memory;
+    let (source, block) = session.poll_block(core.now, memory).expect("a hello");
     let bytes = block.buffer.bytes()[..block.span.filled].to_vec();
-    session.block_sent(source, block, &mut memory);
+    session.block_sent(source, block, memory);
     bytes
 }
 
@@ -719,7 +719,7 @@ fn goodbye_does_not_come_between_the_parts_of_a_frame() {
 #[test]
 fn send_that_fails_while_closing_frees_everything() {
     let mut pair = Pair::new();
-    let lent_before = pair.near.core.send_memory.lent_bytes();
+    let lent_before = pair.near.core.send_memory.pool.lent_bytes();
     pair.near.send(pair.id, Envelope::data(), b"lost").expect("room");
     let buffer = pair.take_send();
     let key = pair.key();
@@ -729,7 +729,7 @@ fn send_that_fails_while_closing_frees_everything() {
         poll(&mut pair.near);
         pair.near.connection(pair.id).is_none()
     });
-    assert_eq!(pair.near.core.send_memory.lent_bytes(), lent_before);
+    assert_eq!(pair.near.core.send_memory.pool.lent_bytes(), lent_before);
     assert_eq!(pair.near.statistics().messages_dropped, 1);
 }
 
@@ -890,7 +890,7 @@ fn what_a_dropped_request_was_to_confirm_is_confirmed_in_time() {
     });
     let key = pair.key();
     let core = &mut pair.near.core;
-    let mut memory = SendMemory { pool: &mut core.send_memory, scratch: &mut core.scratch };
+    let memory = &mut core.send_memory;
     let request = Correlation::Request { id: 1, timeout_us: 1 };
     let connection = &mut core.connections[key];
     let session = &mut connection.session;
@@ -899,8 +899,7 @@ fn what_a_dropped_request_was_to_confirm_is_confirmed_in_time() {
     let brief = Envelope::command().ttl(Duration::from_micros(1));
     for (envelope, correlation) in [(Envelope::command(), request), (brief, Correlation::None)] {
         let identity = &core.identity;
-        let pushed =
-            session.push(envelope, correlation, &b"late"[..], identity, long_ago, &mut memory);
+        let pushed = session.push(envelope, correlation, &b"late"[..], identity, long_ago, memory);
         pushed.expect("room");
     }
     assert_eq!(session.confirm_at(), Nanos::NEVER, "the request confirms it");

@@ -11,7 +11,6 @@ use crate::reactor::Tokens;
 use crate::reactor::connection::{Connection, ConnectionKey, InFlight, Pause, Phase};
 use crate::reactor::core::Core;
 use crate::session::block::{Block, Span};
-use crate::session::lane::SendMemory;
 use crate::session::state::State;
 use crate::session::{Part, Source};
 use crate::stats::Counters;
@@ -184,7 +183,7 @@ impl Core {
         // A handler may have taken its time since the turn began.
         let may_expire = connection.session.may_expire();
         let now = if may_expire { Nanos::now() } else { self.now };
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let (buffer, mut in_flight) = match (connection.in_flight, connection.unsent.take()) {
             (Some(in_flight), Some(buffer)) => {
                 // What becomes of it is booked anew, by whichever way it goes.
@@ -202,7 +201,7 @@ impl Core {
                 self.meter.touch(home, self.now);
                 return;
             }
-            (None, _) => match connection.session.poll_block(now, &mut memory) {
+            (None, _) => match connection.session.poll_block(now, memory) {
                 Some((source, block)) => {
                     let in_flight = self.book_block(key, source, &block, now);
                     (block.buffer, in_flight)
@@ -385,9 +384,9 @@ impl Core {
             self.mark_dirty(key);
             return;
         }
-        let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+        let memory = &mut self.send_memory;
         let block = in_flight.into_block(buffer);
-        connection.session.block_sent(in_flight.source, block, &mut memory);
+        connection.session.block_sent(in_flight.source, block, memory);
         connection.expects_data = false;
         connection.last_activity = self.now;
         self.sent_behind(key, in_flight.source, taken - bytes);
@@ -397,8 +396,8 @@ impl Core {
     #[inline]
     fn sent_behind(&mut self, key: ConnectionKey, source: Source, mut taken: usize) {
         while taken > 0 {
-            let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-            let block = self.connections[key].session.poll_behind(source, self.now, &mut memory);
+            let memory = &mut self.send_memory;
+            let block = self.connections[key].session.poll_behind(source, self.now, memory);
             let block = block.expect("what was sent waits in its lane");
             let in_flight = self.book_block(key, source, &block, self.now);
             let bytes = in_flight.unsent_bytes();
@@ -406,8 +405,8 @@ impl Core {
                 return self.wait_for_room(key, in_flight, block.buffer, taken);
             }
             taken -= bytes;
-            let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
-            self.connections[key].session.block_sent(source, block, &mut memory);
+            let memory = &mut self.send_memory;
+            self.connections[key].session.block_sent(source, block, memory);
         }
         self.mark_dirty_if_needed(key);
     }
@@ -597,14 +596,14 @@ impl Core {
                 true => 0,
                 false => in_flight.frames_dropped(&buffer),
             };
-            let mut memory = SendMemory { pool: &mut self.send_memory, scratch: &mut self.scratch };
+            let memory = &mut self.send_memory;
             let session = &mut connection.session;
             if session.state() == State::Ended {
                 let returned = in_flight.into_returned(buffer);
-                session.end_block(returned, &mut connection.undelivered, &mut memory);
+                session.end_block(returned, &mut connection.undelivered, memory);
             } else {
                 let block = in_flight.into_block(buffer);
-                session.block_sent(in_flight.source, block, &mut memory);
+                session.block_sent(in_flight.source, block, memory);
             }
             connection.in_flight = None;
             // There is room again, and past the ring others come along (see `send_directly`), or

@@ -42,7 +42,7 @@ impl Session {
     /// and the reliable ones that the peer has not confirmed.
     ///
     /// What is in flight comes back through [`Session::end_block`] later.
-    pub(crate) fn end(&mut self, memory: &mut SendMemory<'_>) -> (u64, Vec<Undelivered>) {
+    pub(crate) fn end(&mut self, memory: &mut SendMemory) -> (u64, Vec<Undelivered>) {
         self.state = self.state.step(Event::End);
         if let Some(block) = self.control.take() {
             memory.pool.give(block.buffer);
@@ -61,7 +61,7 @@ impl Session {
         &mut self,
         returned: Returned,
         undelivered: &mut Vec<Undelivered>,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) {
         assert_eq!(self.state, State::Ended, "the session goes on");
         let Returned { source, block, sent } = returned;
@@ -83,11 +83,11 @@ impl Session {
         self.holdings.reliable.lost += lost;
         self.holdings.reliable.confirmed += u64::from(block.span.reliable) - lost;
         undelivered.splice(at..at, owed);
-        self.holdings.release(block, memory.pool);
+        self.holdings.release(block, &mut memory.pool);
     }
 
     /// Gives up everything that is queued or kept.
-    pub(super) fn abandon(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
+    pub(super) fn abandon(&mut self, memory: &mut SendMemory) -> Vec<Undelivered> {
         let mut undelivered = Vec::new();
         for priority in Priority::ALL {
             let lane = &mut self.lanes[priority.index()];

@@ -147,7 +147,7 @@ impl Session {
         identity: &Identity,
         now: Nanos,
         wall_ns: u64,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<Input, ProtocolError> {
         let (greeting, name) = match read_greeting(frame.payload()) {
             Ok(read) => read,
@@ -191,7 +191,7 @@ impl Session {
         frame: &Frame<'_>,
         identity: &Identity,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<(Input, Reunion), ProtocolError> {
         let (greeting, name) = read_greeting(frame.payload())?;
         if let Some(reason) = refusal(greeting, identity) {
@@ -237,7 +237,7 @@ impl Session {
         &mut self,
         greeting: &Greeting,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<(), ProtocolError> {
         self.check_received(greeting)?;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
@@ -251,7 +251,7 @@ impl Session {
     }
 
     /// The peer has lost its end: both begin anew.
-    fn restart(&mut self, memory: &mut SendMemory<'_>) -> Vec<Undelivered> {
+    fn restart(&mut self, memory: &mut SendMemory) -> Vec<Undelivered> {
         let undelivered = self.abandon(memory);
         self.lanes.iter_mut().for_each(Lane::begin_anew);
         self.confirmations = Confirmations::new();

@@ -109,9 +109,9 @@ impl LaneLimits {
 
 /// Where the memory comes from, and what bodies write themselves with.
 #[derive(Debug)]
-pub(crate) struct SendMemory<'a> {
-    pub(crate) pool: &'a mut Pool,
-    pub(crate) scratch: &'a mut Scratch,
+pub(crate) struct SendMemory {
+    pub(crate) pool: Pool,
+    pub(crate) scratch: Scratch,
 }
 
 /// What the session of a lane holds of the send memory, and what became of what it promised.
@@ -287,7 +287,7 @@ impl Lane {
         care: Care,
         body: &B,
         limits: &LaneLimits,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
         if care.is_special() {
@@ -305,12 +305,12 @@ impl Lane {
         care: Care,
         body: &B,
         limits: &LaneLimits,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
         let mut limits = *limits;
         if let Some(keyed) = self.keyed_by(care.key) {
-            if let Some(written) = self.overwrite(keyed, head, care, body, memory.scratch) {
+            if let Some(written) = self.overwrite(keyed, head, care, body, &mut memory.scratch) {
                 self.drops.add(DropReason::Replaced, 1);
                 self.taken_over += 1;
                 holdings.reliable.admitted += u64::from(care.reliable);
@@ -340,7 +340,7 @@ impl Lane {
         care: Care,
         body: &B,
         limits: &LaneLimits,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
         debug_assert_eq!(head.priority, self.priority, "each message is pushed to its own lane");
@@ -367,7 +367,7 @@ impl Lane {
                     && block.span.first > self.announced
                     && block.is_open() =>
             {
-                block.write(head, body, limits.frame_bytes_max, memory.scratch)
+                block.write(head, body, limits.frame_bytes_max, &mut memory.scratch)
             }
             _ => Err(Refusal::Needs { bytes: 0 }),
         };
@@ -399,7 +399,7 @@ impl Lane {
     pub(crate) fn take(
         &mut self,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Option<Block> {
         let front = self.waiting.front()?;
@@ -438,7 +438,7 @@ impl Lane {
     pub(crate) fn settle(
         &mut self,
         block: Block,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) {
         self.frames -= block.span.frames;
@@ -448,7 +448,7 @@ impl Lane {
             self.keep(block, memory, holdings);
         } else {
             holdings.reliable.confirmed += u64::from(block.span.reliable);
-            holdings.release(block, memory.pool);
+            holdings.release(block, &mut memory.pool);
         }
     }
 
@@ -473,7 +473,7 @@ impl Lane {
     pub(crate) fn acknowledge(
         &mut self,
         sequence: u64,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<(), ProtocolError> {
         if sequence <= self.acknowledged {
@@ -494,14 +494,14 @@ impl Lane {
             let block = self.kept.pop_front().expect("looked at just now");
             self.kept_bytes -= block.held_bytes();
             holdings.reliable.confirmed += u64::from(block.span.reliable);
-            holdings.release(block, memory.pool);
+            holdings.release(block, &mut memory.pool);
         }
         Ok(())
     }
 
     /// The link is gone: best-effort messages that wait go with it. What was in flight must have
     /// been [put back](Lane::put_back) before.
-    pub(crate) fn link_lost(&mut self, memory: &mut SendMemory<'_>, holdings: &mut Holdings) {
+    pub(crate) fn link_lost(&mut self, memory: &mut SendMemory, holdings: &mut Holdings) {
         assert_eq!(self.taken, 0, "what was in flight has been put back");
         let announced = self.announced;
         for block in self.waiting.iter_mut().filter(|block| block.span.first > announced) {
@@ -537,14 +537,14 @@ impl Lane {
         received: u64,
         messages: u64,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) {
         assert_eq!(self.taken, 0, "what was in flight has been put back");
         assert!(self.check_received(received, messages).is_ok(), "the caller checked");
         while let Some(block) = self.kept.pop_back() {
             if Mutation::NoResend.is_on() {
-                holdings.release(block, memory.pool);
+                holdings.release(block, &mut memory.pool);
             } else {
                 self.waiting.push_front(block);
             }
@@ -581,7 +581,7 @@ impl Lane {
     /// confirmed and whether it was sent. The lane is then as new, but for what it has counted.
     pub(crate) fn abandon(
         &mut self,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
         mut undelivered: impl FnMut(&Resting<'_>, Sent),
     ) -> Drops {
@@ -605,7 +605,7 @@ impl Lane {
                 }
             }
             if !Mutation::Leak.is_on() {
-                holdings.release(block, memory.pool);
+                holdings.release(block, &mut memory.pool);
             }
         }
         self.keyed.clear();
@@ -854,7 +854,7 @@ impl Lane {
     fn make_room(
         &mut self,
         limits: &LaneLimits,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<(), SendError> {
         while self.frames >= limits.frames_max || self.waiting_bytes() >= limits.bytes_max {
@@ -867,7 +867,7 @@ impl Lane {
     }
 
     /// Drops the oldest message that waits. Returns whether: a reliable one stays.
-    fn drop_oldest(&mut self, memory: &mut SendMemory<'_>, holdings: &mut Holdings) -> bool {
+    fn drop_oldest(&mut self, memory: &mut SendMemory, holdings: &mut Holdings) -> bool {
         let announced = self.announced;
         let Some(block) = self.waiting.front_mut() else { return false };
         let Some(frame) = block.frames().next() else { return false };
@@ -886,7 +886,7 @@ impl Lane {
         self.keyed.retain(|keyed| keyed.sequence != sequence);
         if block.span.bytes() == 0 {
             let block = self.waiting.pop_front().expect("it is there");
-            holdings.release(block, memory.pool);
+            holdings.release(block, &mut memory.pool);
         }
         true
     }
@@ -896,7 +896,7 @@ impl Lane {
     fn take_gap(
         &mut self,
         last: u64,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Option<Block> {
         // Of more than a gap can tell: the rest with the next.
@@ -934,7 +934,7 @@ impl Lane {
     pub(crate) fn withdraw(
         &mut self,
         correlation: u64,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> bool {
         let announced = self.announced;
@@ -963,12 +963,7 @@ impl Lane {
     /// Drops what waits and is too old to be sent. What was in flight when a link was lost is left
     /// alone: the peer may have it.
     #[cold]
-    pub(crate) fn expire(
-        &mut self,
-        now: Nanos,
-        memory: &mut SendMemory<'_>,
-        holdings: &mut Holdings,
-    ) {
+    pub(crate) fn expire(&mut self, now: Nanos, memory: &mut SendMemory, holdings: &mut Holdings) {
         let mut index = 0;
         while let Some(block) = self.waiting.get_mut(index) {
             if block.span.first <= self.announced || block.span.expiry > now {
@@ -998,7 +993,7 @@ impl Lane {
     fn drop_waiting(
         &mut self,
         index: usize,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
         refuse: impl FnMut(&Resting<'_>) -> Option<DropReason>,
     ) -> bool {
@@ -1018,7 +1013,7 @@ impl Lane {
             // The sequences it stood for are told as a gap.
             let block = self.waiting.remove(index).expect("looked at just now");
             self.bytes -= block.span.bytes();
-            holdings.release(block, memory.pool);
+            holdings.release(block, &mut memory.pool);
         }
         !remain.is_empty()
     }
@@ -1041,9 +1036,9 @@ impl Lane {
     /// Keeps a block until the peer confirms it. Short ones are put together, so that a slow stream
     /// of commands does not take a block each.
     #[cold]
-    fn keep(&mut self, block: Block, memory: &mut SendMemory<'_>, holdings: &mut Holdings) {
+    fn keep(&mut self, block: Block, memory: &mut SendMemory, holdings: &mut Holdings) {
         if Mutation::NoKeeping.is_on() {
-            holdings.release(block, memory.pool);
+            holdings.release(block, &mut memory.pool);
             return;
         }
         let is_short = block.span.bytes() <= block.buffer.len() / KEPT_FRACTION;
@@ -1051,7 +1046,7 @@ impl Lane {
             && let Some(last) = self.kept.back_mut()
             && block.append_to(last, self.priority)
         {
-            holdings.release(block, memory.pool);
+            holdings.release(block, &mut memory.pool);
             return;
         }
         self.kept_bytes += block.held_bytes();
@@ -1060,11 +1055,11 @@ impl Lane {
 
     /// Frees blocks without messages and counts the rest again. The sequences they stood for are
     /// told as a gap.
-    fn tidy(&mut self, memory: &mut SendMemory<'_>, holdings: &mut Holdings) {
+    fn tidy(&mut self, memory: &mut SendMemory, holdings: &mut Holdings) {
         for _ in 0..self.waiting.len() {
             let block = self.waiting.pop_front().expect("counted");
             if block.span.frames == 0 {
-                holdings.release(block, memory.pool);
+                holdings.release(block, &mut memory.pool);
             } else {
                 self.waiting.push_back(block);
             }
@@ -1085,7 +1080,7 @@ impl Lane {
         head: FrameHead,
         body: &B,
         limits: &LaneLimits,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
         // Twice at most: the first attempt tells the length when it was not known.
@@ -1094,9 +1089,10 @@ impl Lane {
             let block_bytes = limits.block_bytes;
             let buffer = self.make_buffer(bytes, block_bytes, limits, memory, holdings)?;
             self.waiting.push_back(Block::new(buffer, self.sequence + 1));
-            let mut loan = Loan { waiting: &mut self.waiting, pool: memory.pool, is_kept: false };
+            let mut loan =
+                Loan { waiting: &mut self.waiting, pool: &mut memory.pool, is_kept: false };
             let frame_bytes_max = limits.frame_bytes_max;
-            match loan.block().write(head, body, frame_bytes_max, memory.scratch) {
+            match loan.block().write(head, body, frame_bytes_max, &mut memory.scratch) {
                 Ok(written) => {
                     holdings.add(loan.keep());
                     return Ok(written);
@@ -1117,7 +1113,7 @@ impl Lane {
         head: FrameHead,
         payload: &Bytes,
         limits: &LaneLimits,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
         let total = frame_bytes(payload.len(), head.extension.is_some());
@@ -1127,7 +1123,7 @@ impl Lane {
         let own_bytes = head.head_bytes() + FRAME_ALIGN;
         let buffer = self.make_buffer(own_bytes, own_bytes, limits, memory, holdings)?;
         let mut block = Block::new(buffer, self.sequence + 1);
-        let written = block.write_around(head, payload.clone(), memory.pool);
+        let written = block.write_around(head, payload.clone(), &mut memory.pool);
         holdings.add(&block);
         self.waiting.push_back(block);
         Ok(written)
@@ -1140,12 +1136,12 @@ impl Lane {
         bytes: usize,
         block_bytes: usize,
         limits: &LaneLimits,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<Buffer, SendError> {
         let may_drop = limits.overflow[self.priority.index()] == Overflow::DropOldest;
         loop {
-            match self.take_buffer(bytes, block_bytes, memory.pool, holdings) {
+            match self.take_buffer(bytes, block_bytes, &mut memory.pool, holdings) {
                 Some(buffer) => return Ok(buffer),
                 None if may_drop && self.drop_oldest(memory, holdings) => {}
                 None => return Err(SendError::MemoryFull),

@@ -253,7 +253,7 @@ impl Session {
 
     /// The link is gone, and the session is to outlive it. `returned` is the block that was in
     /// flight.
-    pub(crate) fn link_lost(&mut self, returned: Option<Returned>, memory: &mut SendMemory<'_>) {
+    pub(crate) fn link_lost(&mut self, returned: Option<Returned>, memory: &mut SendMemory) {
         self.state = self.state.step(Event::LinkLost);
         if let Some(Returned { source, block, sent }) = returned {
             match source {
@@ -309,11 +309,11 @@ impl Session {
         body: &B,
         identity: &Identity,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<usize, SendError> {
         let is_plain = correlation == Correlation::None && envelope.is_plain();
         if is_plain
-            && let Some(written) = self.append(envelope, body, identity, now, memory.scratch)
+            && let Some(written) = self.append(envelope, body, identity, now, &mut memory.scratch)
         {
             return Ok(written);
         }
@@ -345,7 +345,7 @@ impl Session {
         body: &B,
         identity: &Identity,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<usize, SendError> {
         let index = envelope.lane().index();
         if self.confirmations.owes(index) {
@@ -365,7 +365,7 @@ impl Session {
         body: &B,
         identity: &Identity,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<usize, SendError> {
         let is_kept = self.state == State::Down && envelope.is_reliable();
         if self.state != State::Open && !is_kept {
@@ -403,7 +403,7 @@ impl Session {
     pub(crate) fn poll_block(
         &mut self,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Option<(Source, Block)> {
         // Where in memory it stands tells blocks of two lanes apart.
         let place = |block: &Block| (block.buffer.bytes().as_ptr(), block.span);
@@ -442,7 +442,7 @@ impl Session {
     }
 
     #[inline]
-    fn next_block(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<(Source, Block)> {
+    fn next_block(&mut self, now: Nanos, memory: &mut SendMemory) -> Option<(Source, Block)> {
         if let Some(block) = self.control.take() {
             return Some((Source::Control, block));
         }
@@ -501,7 +501,7 @@ impl Session {
         &mut self,
         source: Source,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Option<Block> {
         let Source::Lane(priority) = source else { return None };
         let lane = &mut self.lanes[priority.index()];
@@ -529,7 +529,7 @@ impl Session {
     /// Drops what waits in the lanes and is too old to be sent: for a session without a link, and
     /// one whose peer takes nothing. To be called at [`Session::deadline`].
     #[cold]
-    pub(crate) fn drop_expired(&mut self, now: Nanos, memory: &mut SendMemory<'_>) {
+    pub(crate) fn drop_expired(&mut self, now: Nanos, memory: &mut SendMemory) {
         if self.expires_from() > now {
             return;
         }
@@ -551,7 +551,7 @@ impl Session {
         lane: Priority,
         correlation: u64,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> bool {
         let index = lane.index();
         let is_withdrawn = self.lanes[index].withdraw(correlation, memory, &mut self.holdings);
@@ -586,7 +586,7 @@ impl Session {
     /// Books a block that has been handed to the kernel in full. Its memory comes back, at once or
     /// when the peer has confirmed what is in it.
     #[inline]
-    pub(crate) fn block_sent(&mut self, source: Source, block: Block, memory: &mut SendMemory<'_>) {
+    pub(crate) fn block_sent(&mut self, source: Source, block: Block, memory: &mut SendMemory) {
         match source {
             Source::Control => memory.pool.give(block.buffer),
             Source::Lane(priority) => {
@@ -746,7 +746,7 @@ impl Session {
 
     /// A heartbeat or an acknowledgement that is due.
     #[cold]
-    fn poll_own(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
+    fn poll_own(&mut self, now: Nanos, memory: &mut SendMemory) -> Option<Block> {
         let Some(beat) = self.beat.take() else { return self.confirm(now, memory) };
         let Some(buffer) = memory.pool.take(HEARTBEAT_FRAME_BYTES) else {
             self.beat = Some(beat);
@@ -758,7 +758,7 @@ impl Session {
     }
 
     /// An acknowledgement frame for all lanes.
-    fn confirm(&mut self, now: Nanos, memory: &mut SendMemory<'_>) -> Option<Block> {
+    fn confirm(&mut self, now: Nanos, memory: &mut SendMemory) -> Option<Block> {
         let buffer = memory.pool.take(ACKNOWLEDGEMENT_BYTES)?;
         let mut block = Block::new(buffer, 1);
         block.span.filled = self.confirmations.write(now, block.buffer.bytes_mut());

@@ -47,7 +47,7 @@ impl Session {
         &mut self,
         frame: &Frame<'_>,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<Input, ProtocolError> {
         if frame.is_bare() {
             return self.handle_bare(frame).map(|()| Input::Message);
@@ -109,7 +109,7 @@ impl Session {
         &mut self,
         frame: &Frame<'_>,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<Input, ProtocolError> {
         let unexpected = Err(ProtocolError::Unexpected { kind: frame.kind() });
         let may_have_extension = frame.kind().is_application() || frame.kind() == Kind::Cancel;
@@ -174,7 +174,7 @@ impl Session {
         &mut self,
         priority: Priority,
         sequence: u64,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<(), ProtocolError> {
         if self.state == State::Ended {
             // What the peer sent before it went is still read, and what it confirms given up.
@@ -189,7 +189,7 @@ impl Session {
         frame: &Frame<'_>,
         extension: &Extension,
         now: Nanos,
-        memory: &mut SendMemory<'_>,
+        memory: &mut SendMemory,
     ) -> Result<Input, ProtocolError> {
         let priority = frame.priority();
         let acknowledged = extension.acknowledged.get();

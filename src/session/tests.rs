@@ -22,8 +22,7 @@ use crate::wire::{BodyError, Codec, Extension, FrameHead, HEADER_BYTES, frame_by
 struct End {
     session: Session,
     identity: Identity,
-    pool: Pool,
-    scratch: Scratch,
+    memory: SendMemory,
     /// Frames of messages received: priority and payload.
     received: Vec<(Priority, Vec<u8>)>,
     established: bool,
@@ -74,8 +73,7 @@ impl End {
         Self {
             session: Session::new(role, id(&identity.node_name), limits, &identity),
             identity,
-            pool,
-            scratch: Scratch::new(),
+            memory: SendMemory { pool, scratch: Scratch::new() },
             received: Vec::new(),
             established: false,
             ended: None,
@@ -83,22 +81,22 @@ impl End {
     }
 
     fn greet(&mut self) {
-        let buffer = self.pool.take(1024).expect("memory");
+        let buffer = self.memory.pool.take(1024).expect("memory");
         self.session.greet(buffer, &self.identity, NOW, 0);
     }
 
     fn push(&mut self, priority: Priority, body: &[u8]) -> Result<usize, SendError> {
-        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        let memory = &mut self.memory;
         let envelope = Envelope::data().priority(priority);
-        self.session.push(envelope, Correlation::None, body, &self.identity, NOW, &mut memory)
+        self.session.push(envelope, Correlation::None, body, &self.identity, NOW, memory)
     }
 
     /// Takes one block off the session, as the reactor would send it.
     fn send_block(&mut self) -> Option<Vec<u8>> {
-        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
-        let (source, block) = self.session.poll_block(NOW, &mut memory)?;
+        let memory = &mut self.memory;
+        let (source, block) = self.session.poll_block(NOW, memory)?;
         let bytes = block.buffer.pieces(block.span.start..block.span.filled).to_vec();
-        self.session.block_sent(source, block, &mut memory);
+        self.session.block_sent(source, block, memory);
         Some(bytes)
     }
 
@@ -112,8 +110,8 @@ impl End {
         aligned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         let mut input = &aligned.bytes()[..bytes.len()];
         while let Some(frame) = self.session.decoder().next(&mut input)? {
-            let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
-            match self.session.handle(&frame, now, &mut memory)? {
+            let memory = &mut self.memory;
+            match self.session.handle(&frame, now, memory)? {
                 Input::Message => {
                     self.received.push((frame.priority(), frame.payload().to_vec()));
                 }
@@ -121,12 +119,12 @@ impl End {
                     let outcome = match self.session.role() {
                         Role::Dialer => {
                             let identity = &self.identity;
-                            self.session.accept_welcome(&frame, identity, now, &mut memory)?.0
+                            self.session.accept_welcome(&frame, identity, now, memory)?.0
                         }
                         Role::Listener => {
                             let buffer = memory.pool.take(1024).expect("memory");
                             let identity = &self.identity;
-                            self.session.answer(&frame, buffer, identity, now, 0, &mut memory)?
+                            self.session.answer(&frame, buffer, identity, now, 0, memory)?
                         }
                     };
                     match outcome {
@@ -290,20 +288,20 @@ fn lane_is_bounded_in_bytes() {
     assert!(bytes < LIMITS.bytes_max + 8032, "one frame may exceed the bound: {bytes}");
 
     // What is in flight does not count against those that gather behind it.
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    let (source, block) = near.session.poll_block(NOW, &mut memory).expect("queued");
+    let memory = &mut near.memory;
+    let (source, block) = near.session.poll_block(NOW, memory).expect("queued");
     near.push(Priority::Normal, &body).expect("a block's worth of room");
     bytes += 8032;
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let memory = &mut near.memory;
     let sent = block.span.filled;
     let frames = block.buffer.bytes()[..sent].to_vec();
-    near.session.block_sent(source, block, &mut memory);
+    near.session.block_sent(source, block, memory);
     far.handle(&frames).expect("well formed");
     bytes -= sent;
     assert_eq!(near.session.bytes_queued(), bytes);
     exchange(&mut near, &mut far);
     assert_eq!(near.session.bytes_queued(), 0);
-    assert_eq!(near.pool.lent_bytes(), 0, "an idle lane holds no memory");
+    assert_eq!(near.memory.pool.lent_bytes(), 0, "an idle lane holds no memory");
 }
 
 #[test]
@@ -315,22 +313,22 @@ fn session_that_holds_more_than_is_free_is_refused() {
         session.state = State::Open;
         session
     };
-    let total = near.pool.shared_free_bytes();
+    let total = near.memory.pool.shared_free_bytes();
     while near.push(Priority::Normal, &[0; 4000]).is_ok() {}
     assert_eq!(near.push(Priority::Normal, &[0; 4000]), Err(SendError::MemoryFull));
-    let free = near.pool.shared_free_bytes();
+    let free = near.memory.pool.shared_free_bytes();
     assert!(free >= total / 4, "{free} of {total} left for the others");
     assert!(near.session.holdings.bytes > free, "and no less than its share was given");
-    assert!(near.pool.take_reserve(16 << 10).is_some(), "the reserve is for others");
+    assert!(near.memory.pool.take_reserve(16 << 10).is_some(), "the reserve is for others");
 }
 
 #[test]
 fn session_that_holds_nothing_takes_from_the_reserve() {
     let (mut near, mut far) = pair();
     // Somebody else has all the shared memory, and all but one of the small blocks.
-    let mut taken: Vec<_> = std::iter::from_fn(|| near.pool.take_shared(1)).collect();
-    taken.extend(std::iter::from_fn(|| near.pool.take_small(1)));
-    near.pool.give(taken.pop().expect("a small one"));
+    let mut taken: Vec<_> = std::iter::from_fn(|| near.memory.pool.take_shared(1)).collect();
+    taken.extend(std::iter::from_fn(|| near.memory.pool.take_small(1)));
+    near.memory.pool.give(taken.pop().expect("a small one"));
     for _ in 0..3 {
         near.push(Priority::Normal, &[1; 15_000]).expect("it holds nothing");
         assert_eq!(near.push(Priority::High, &[2; 15_000]), Err(SendError::MemoryFull));
@@ -344,9 +342,9 @@ fn session_that_holds_nothing_takes_from_the_reserve() {
 #[test]
 fn first_frame_takes_what_it_needs() {
     let (mut near, _) = pair();
-    let free = near.pool.shared_free_bytes();
+    let free = near.memory.pool.shared_free_bytes();
     near.push(Priority::Normal, &[1; 3000]).expect("room");
-    let taken = free - near.pool.shared_free_bytes();
+    let taken = free - near.memory.pool.shared_free_bytes();
     assert!((4096..8192).contains(&taken), "{taken}");
 }
 
@@ -355,7 +353,7 @@ fn every_session_is_guaranteed_a_small_block() {
     let (mut near, _) = pair();
     // Somebody else has all the large memory.
     let mut taken = Vec::new();
-    while let Some(buffer) = near.pool.take(4096) {
+    while let Some(buffer) = near.memory.pool.take(4096) {
         taken.push(buffer);
     }
     near.push(Priority::Critical, b"stop").expect("the small block is there");
@@ -380,7 +378,7 @@ fn bare_messages_are_appended_and_no_others() {
     let data = Envelope::data();
     let append = |near: &mut End, envelope: Envelope, body: &[u8]| {
         let before = near.session.lane_status(envelope.lane());
-        let scratch = &mut near.scratch;
+        let scratch = &mut near.memory.scratch;
         let written = near.session.append(envelope, body, &near.identity, NOW, scratch);
         let after = near.session.lane_status(envelope.lane());
         assert_eq!(after.bytes - before.bytes, written.unwrap_or(0));
@@ -409,7 +407,7 @@ fn bare_messages_are_appended_and_no_others() {
     assert_eq!(append(&mut near, data, &vec![0; room]), None, "longer than the block");
     let long = Bytes::from(vec![0; LIMITS.in_place_bytes_min]);
     let append_long = |near: &mut End, long: &Bytes| {
-        near.session.append(data, long, &near.identity, NOW, &mut near.scratch)
+        near.session.append(data, long, &near.identity, NOW, &mut near.memory.scratch)
     };
     assert_eq!(append_long(&mut near, &long), None, "it stays where it is");
     assert!(append_long(&mut near, &long.slice(1..)).is_some());
@@ -443,7 +441,7 @@ fn appending_fills_a_block_to_its_last_byte_and_no_further() {
     near.session.limits.frames_max = u32::MAX;
     near.push(Priority::Normal, b"").expect("room");
     let mut append = || {
-        let (session, scratch) = (&mut near.session, &mut near.scratch);
+        let (session, scratch) = (&mut near.session, &mut near.memory.scratch);
         session.append(Envelope::data(), &[][..], &near.identity, NOW, scratch)
     };
     while append().is_some() {}
@@ -455,7 +453,7 @@ fn appending_fills_a_block_to_its_last_byte_and_no_further() {
 fn lane_that_drops_its_oldest_and_session_without_a_link_append_nothing() {
     let (mut near, _) = pair();
     let append = |near: &mut End| {
-        let scratch = &mut near.scratch;
+        let scratch = &mut near.memory.scratch;
         near.session.append(Envelope::data(), &b"x"[..], &near.identity, NOW, scratch)
     };
     near.push(Priority::Normal, b"oldest").expect("room");
@@ -464,8 +462,8 @@ fn lane_that_drops_its_oldest_and_session_without_a_link_append_nothing() {
     assert_eq!(append(&mut near), None);
     near.push(Priority::Normal, b"newest").expect("the oldest makes room");
     near.session.limits.frames_max = LIMITS.frames_max;
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    near.session.link_lost(None, &mut memory);
+    let memory = &mut near.memory;
+    near.session.link_lost(None, memory);
     assert_eq!(append(&mut near), None);
     assert_eq!(near.push(Priority::Normal, b"x"), Err(SendError::NotConnected));
 }
@@ -485,11 +483,10 @@ fn skipped_or_repeated_sequence_is_a_protocol_error() {
 #[test]
 fn reserved_kinds_are_refused() {
     let (mut near, _) = pair();
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let memory = &mut near.memory;
     let envelope = Envelope::of(Kind::Hello);
     let body: &[u8] = b"";
-    let outcome =
-        near.session.push(envelope, Correlation::None, body, &near.identity, NOW, &mut memory);
+    let outcome = near.session.push(envelope, Correlation::None, body, &near.identity, NOW, memory);
     assert_eq!(outcome, Err(SendError::KindReserved { kind: Kind::Hello }));
 }
 
@@ -500,7 +497,7 @@ fn goodbye_comes_last_and_ends_the_peer() {
     near.session.drain();
     assert_eq!(near.push(Priority::Critical, b"no"), Err(SendError::NotConnected));
     exchange(&mut near, &mut far);
-    let buffer = near.pool.take(1024).expect("memory");
+    let buffer = near.memory.pool.take(1024).expect("memory");
     near.session.finish(buffer, GoodbyeReason::Disconnect, NOW);
     exchange(&mut near, &mut far);
     assert_eq!(far.received, [(Priority::Low, b"last words".to_vec())]);
@@ -514,9 +511,9 @@ fn ended_session_counts_what_it_drops_and_gives_its_memory_back() {
     for _ in 0..5 {
         near.push(Priority::Normal, b"x").expect("room");
     }
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    assert_eq!(near.session.end(&mut memory), (5, Vec::new()));
-    assert_eq!(near.pool.lent_bytes(), 0);
+    let memory = &mut near.memory;
+    assert_eq!(near.session.end(memory), (5, Vec::new()));
+    assert_eq!(near.memory.pool.lent_bytes(), 0);
 }
 
 /// A body that asks for `bytes` at first, if any, and panics when it has them.
@@ -541,17 +538,17 @@ fn panicking_body_changes_nothing() {
     // Into a lane without a block, with one, and into one that is larger than any so far.
     for queued in 0..3_u8 {
         for bytes in [0, 1000, 10_000] {
-            let before = (near.pool.lent_bytes(), near.pool.free_bytes());
+            let before = (near.memory.pool.lent_bytes(), near.memory.pool.free_bytes());
             let panicked = catch_unwind(AssertUnwindSafe(|| {
-                let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+                let memory = &mut near.memory;
                 let (envelope, correlation) = (Envelope::data(), Correlation::None);
                 let body = Panicking { bytes };
                 let identity = &near.identity;
-                near.session.push(envelope, correlation, &body, identity, NOW, &mut memory)
+                near.session.push(envelope, correlation, &body, identity, NOW, memory)
             }));
             assert!(panicked.is_err(), "the body was asked");
             assert_eq!(
-                (near.pool.lent_bytes(), near.pool.free_bytes()),
+                (near.memory.pool.lent_bytes(), near.memory.pool.free_bytes()),
                 before,
                 "{queued}, {bytes}"
             );
@@ -563,7 +560,7 @@ fn panicking_body_changes_nothing() {
     }
     let received: Vec<_> = far.received.iter().map(|(_, payload)| payload[0]).collect();
     assert_eq!(received, [0, 1, 2]);
-    assert_eq!(near.pool.lent_bytes(), 0);
+    assert_eq!(near.memory.pool.lent_bytes(), 0);
 }
 
 #[test]
@@ -580,14 +577,14 @@ fn looking_for_something_to_send_is_no_sign_of_life() {
     exchange(&mut near, &mut far);
     let due = near.session.deadline();
     assert_eq!(due, NOW + Duration::from_millis(10), "the next when idle");
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let memory = &mut near.memory;
     for ns in NOW.0 + 1..NOW.0 + 100 {
-        assert!(near.session.poll_block(Nanos(ns), &mut memory).is_none(), "nothing is queued");
+        assert!(near.session.poll_block(Nanos(ns), memory).is_none(), "nothing is queued");
     }
     assert_eq!(near.session.deadline(), due, "nothing has left");
     assert_eq!(near.session.expire(due, &mut any_time()), Expiry::GoOn);
     assert!(near.session.has_own_block(), "the heartbeat is due as if nobody had looked");
-    assert!(near.session.poll_block(due, &mut memory).is_some(), "and leaves");
+    assert!(near.session.poll_block(due, memory).is_some(), "and leaves");
     assert!(near.session.deadline() > due, "that is a sign of life");
 }
 
@@ -663,7 +660,7 @@ fn lanes_keep_their_order_under_random_traffic() {
             };
             assert_eq!(of_lane(&far.received), of_lane(&sent), "seed {seed}, {lane:?}");
         }
-        assert_eq!(near.pool.lent_bytes(), 0, "seed {seed}");
+        assert_eq!(near.memory.pool.lent_bytes(), 0, "seed {seed}");
     }
 }
 
@@ -702,11 +699,9 @@ fn stream_leaves_in_whole_blocks() {
 fn gap_that_the_peer_has_half_of_is_told_anew() {
     let (mut near, mut far) = pair();
     let send = |near: &mut End, envelope: Envelope| {
-        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let memory = &mut near.memory;
         let (identity, body) = (&near.identity, b"message");
-        near.session
-            .push(envelope, Correlation::None, body, identity, NOW, &mut memory)
-            .expect("room");
+        near.session.push(envelope, Correlation::None, body, identity, NOW, memory).expect("room");
         near.send_block().expect("a block")
     };
     let (reliable, loose) = (Envelope::data().reliable(), Envelope::data());
@@ -715,11 +710,11 @@ fn gap_that_the_peer_has_half_of_is_told_anew() {
         far.handle(block).expect("well formed");
     }
     // The link is lost: the peer has two of four.
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    near.session.link_lost(None, &mut memory);
+    let memory = &mut near.memory;
+    near.session.link_lost(None, memory);
     let Session { lanes, holdings, .. } = &mut near.session;
     let lane = &mut lanes[Priority::Normal.index()];
-    lane.resume(2, 2, NOW, &mut memory, holdings);
+    lane.resume(2, 2, NOW, memory, holdings);
     assert_eq!(lane.drops().total(), 1, "the third");
     near.session.state = near.session.state.step(Event::Resumed);
     while let Some(block) = near.send_block() {
@@ -729,19 +724,19 @@ fn gap_that_the_peer_has_half_of_is_told_anew() {
 }
 
 impl End {
-    fn memory(&mut self) -> (&mut Session, SendMemory<'_>) {
-        (&mut self.session, SendMemory { pool: &mut self.pool, scratch: &mut self.scratch })
+    fn memory(&mut self) -> (&mut Session, &mut SendMemory) {
+        (&mut self.session, &mut self.memory)
     }
 
     fn push_as(&mut self, envelope: Envelope, body: &[u8]) {
         let (session, identity) = (&mut self.session, &self.identity);
-        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
-        session.push(envelope, Correlation::None, body, identity, NOW, &mut memory).expect("room");
+        let memory = &mut self.memory;
+        session.push(envelope, Correlation::None, body, identity, NOW, memory).expect("room");
     }
 
     fn lose_link(&mut self) {
-        let (session, mut memory) = self.memory();
-        session.link_lost(None, &mut memory);
+        let (session, memory) = self.memory();
+        session.link_lost(None, memory);
     }
 
     /// Lets the acknowledgement frame leave that is due later, if there is one.
@@ -756,12 +751,12 @@ impl End {
 /// The hello that a dialer whose link is lost would send now.
 fn hello_again(near: &mut End, now: Nanos) -> Vec<u8> {
     let mut stand_in = near.session.stand_in(LIMITS, &near.identity);
-    let buffer = near.pool.take(1024).expect("memory");
+    let buffer = near.memory.pool.take(1024).expect("memory");
     stand_in.greet(buffer, &near.identity, now, 0);
-    let (_, mut memory) = near.memory();
-    let (source, block) = stand_in.poll_block(now, &mut memory).expect("the hello");
+    let (_, memory) = near.memory();
+    let (source, block) = stand_in.poll_block(now, memory).expect("the hello");
     let bytes = block.buffer.bytes()[..block.span.filled].to_vec();
-    stand_in.block_sent(source, block, &mut memory);
+    stand_in.block_sent(source, block, memory);
     near.session.take_link(&stand_in);
     bytes
 }
@@ -779,14 +774,14 @@ fn reconnect(near: &mut End, far: &mut End) {
 fn resume_by(near: &mut End, far: &mut End, hello: &[u8]) {
     let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
     assert_eq!(far.session.claim(&frame), Ok(HelloClaim::Resume));
-    let buffer = far.pool.take(1024).expect("memory");
-    let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
-    let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, &mut memory);
+    let buffer = far.memory.pool.take(1024).expect("memory");
+    let memory = &mut far.memory;
+    let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, memory);
     assert_eq!(answer, Ok(Input::Established));
     let welcome = far.send_block().expect("the welcome");
     let frame = Decoder::new(1024).next(&mut &welcome[..]).expect("ours").expect("whole");
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    let accepted = near.session.accept_welcome(&frame, &near.identity, NOW, &mut memory);
+    let memory = &mut near.memory;
+    let accepted = near.session.accept_welcome(&frame, &near.identity, NOW, memory);
     let (_, reunion) = accepted.expect("they go on");
     assert!(matches!(reunion, Reunion::Resumed), "{reunion:?}");
 }
@@ -815,12 +810,12 @@ fn message_that_nothing_replaces_stays() {
         near.push_as(latest, b"the first");
         let too_large = vec![0; 20 << 10];
         let (session, identity) = (&mut near.session, &near.identity);
-        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let memory = &mut near.memory;
         let none = Correlation::None;
-        let outcome = session.push(latest, none, &too_large[..], identity, NOW, &mut memory);
+        let outcome = session.push(latest, none, &too_large[..], identity, NOW, memory);
         assert!(matches!(outcome, Err(SendError::TooLarge { .. })), "{outcome:?}");
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            session.push(latest, none, &Panicking { bytes: 9 }, identity, NOW, &mut memory)
+            session.push(latest, none, &Panicking { bytes: 9 }, identity, NOW, memory)
         }));
         assert!(panicked.is_err(), "the body was asked");
         assert_eq!(session.take_drops()[Priority::Normal.index()].total(), 0);
@@ -876,8 +871,8 @@ fn confirmation_behind_the_end_is_nobodys() {
     let with_a_message = far.send_block().expect("queued");
     far.push_as(Envelope::data().reliable(), b"more");
     let more = far.send_block().expect("queued");
-    let (session, mut memory) = near.memory();
-    let _ = session.end(&mut memory);
+    let (session, memory) = near.memory();
+    let _ = session.end(memory);
     near.handle(&with_a_message).expect("no offence");
     near.handle(&more).expect("no offence");
     assert_eq!(near.received.len(), 2);
@@ -892,13 +887,13 @@ fn confirmation_does_not_go_with_the_patience_for_an_answer() {
     far.handle(&block).expect("well formed");
     let short = Duration::from_micros(1);
     let (session, identity) = (&mut far.session, &far.identity);
-    let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
+    let memory = &mut far.memory;
     let ttl = Envelope::data().ttl(short);
-    session.push(ttl, Correlation::None, &b"old"[..], identity, NOW, &mut memory).expect("room");
+    session.push(ttl, Correlation::None, &b"old"[..], identity, NOW, memory).expect("room");
     let request = Correlation::Request { id: 1, timeout_us: 1 };
     let asks = Envelope::command().priority(Priority::Normal);
-    session.push(asks, request, &b"ask"[..], identity, NOW, &mut memory).expect("room");
-    session.drop_expired(Nanos(NOW.0 + 1_000_000), &mut memory);
+    session.push(asks, request, &b"ask"[..], identity, NOW, memory).expect("room");
+    session.drop_expired(Nanos(NOW.0 + 1_000_000), memory);
     far.confirm();
     exchange(&mut near, &mut far);
     assert!(near.session.is_flushed(), "something else has confirmed it");
@@ -981,11 +976,11 @@ fn confirmation_does_not_expire_with_its_carrier() {
     let block = near.send_block().expect("queued");
     far.handle(&block).expect("well formed");
     far.push_as(Envelope::data().ttl(Duration::from_micros(1)), b"short-lived");
-    let (session, mut memory) = far.memory();
+    let (session, memory) = far.memory();
     let late = Nanos(NOW.0 + 1_000_000);
-    let (source, block) = session.poll_block(late, &mut memory).expect("a gap in its place");
+    let (source, block) = session.poll_block(late, memory).expect("a gap in its place");
     let gap = block.buffer.bytes()[..block.span.filled].to_vec();
-    session.block_sent(source, block, &mut memory);
+    session.block_sent(source, block, memory);
     near.handle(&gap).expect("well formed");
     assert_eq!(near.session.missed(), 1);
     far.confirm();
@@ -1000,18 +995,18 @@ fn block_in_flight_is_in_the_list_of_the_undelivered() {
     near.push_as(reliable, b"kept");
     assert!(near.send_block().is_some());
     near.push_as(reliable, b"in flight");
-    let (session, mut memory) = near.memory();
-    let (source, block) = session.poll_block(NOW, &mut memory).expect("queued");
+    let (session, memory) = near.memory();
+    let (source, block) = session.poll_block(NOW, memory).expect("queued");
     near.push_as(reliable, b"waits");
-    let (session, mut memory) = near.memory();
-    let (_, mut undelivered) = session.end(&mut memory);
+    let (session, memory) = near.memory();
+    let (_, mut undelivered) = session.end(memory);
     let sent = block.span.filled;
-    session.end_block(Returned { source, block, sent }, &mut undelivered, &mut memory);
+    session.end_block(Returned { source, block, sent }, &mut undelivered, memory);
     let told: Vec<_> = undelivered.iter().map(|one| (&one.payload[..], one.sent)).collect();
     let expected: [(&[u8], Sent); 3] =
         [(b"kept", Sent::Maybe), (b"in flight", Sent::Maybe), (b"waits", Sent::Never)];
     assert_eq!(told, expected);
-    assert_eq!(near.pool.lent_bytes(), 0);
+    assert_eq!(near.memory.pool.lent_bytes(), 0);
     let drops = near.session.take_drops()[Priority::Normal.index()];
     assert_eq!(drops.by_reason()[DropReason::SessionEnded.index()], 3);
 }
@@ -1047,22 +1042,22 @@ fn impossible_hello_leaves_the_memory_where_it_was() {
     near.session.confirmations.received[0] = 5;
     let hello = hello_again(&mut near, NOW);
     let frame = Decoder::new(1024).next(&mut &hello[..]).expect("ours").expect("whole");
-    let buffer = far.pool.take(1024).expect("memory");
-    let mut memory = SendMemory { pool: &mut far.pool, scratch: &mut far.scratch };
-    let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, &mut memory);
+    let buffer = far.memory.pool.take(1024).expect("memory");
+    let memory = &mut far.memory;
+    let answer = far.session.answer(&frame, buffer, &far.identity, NOW, 0, memory);
     assert_eq!(answer, Err(ProtocolError::BadAcknowledgement { acknowledged: 5, sent: 0 }));
-    assert_eq!(far.pool.lent_bytes(), 0);
+    assert_eq!(far.memory.pool.lent_bytes(), 0);
 }
 
 /// What one message is on the wire, and whether its payload is held afterwards.
 fn on_the_wire(envelope: Envelope, in_place: bool, payload: &Bytes) -> Vec<u8> {
     let (mut near, _) = pair();
     near.session.limits.in_place_bytes_min = if in_place { 0 } else { usize::MAX };
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let memory = &mut near.memory;
     let (session, identity) = (&mut near.session, &near.identity);
-    let written = session.push(envelope, Correlation::None, payload, identity, NOW, &mut memory);
+    let written = session.push(envelope, Correlation::None, payload, identity, NOW, memory);
     assert_eq!(session.bytes_queued(), written.expect("room"));
-    let (_, block) = session.poll_block(NOW, &mut memory).expect("queued");
+    let (_, block) = session.poll_block(NOW, memory).expect("queued");
     assert_eq!(block.is_open(), !in_place);
     block.buffer.pieces(block.span.start..block.span.filled).to_vec()
 }
@@ -1091,9 +1086,9 @@ fn payload_in_place_is_held_until_it_is_confirmed() {
     let payload = Bytes::from(vec![3; 5000]);
     let envelope = Envelope::data().reliable();
     let send = |near: &mut End| {
-        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let memory = &mut near.memory;
         let identity = &near.identity;
-        near.session.push(envelope, Correlation::None, &payload, identity, NOW, &mut memory)
+        near.session.push(envelope, Correlation::None, &payload, identity, NOW, memory)
     };
     send(&mut near).expect("room");
     let frames = near.send_block().expect("queued");
@@ -1122,17 +1117,17 @@ fn payload_in_place_that_is_dropped_is_a_gap() {
     let (mut near, mut far) = pair();
     let payload = Bytes::from(vec![3; 5000]);
     let envelope = Envelope::data().ttl(Duration::from_micros(1));
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let memory = &mut near.memory;
     let pushed =
-        near.session.push(envelope, Correlation::None, &payload, &near.identity, NOW, &mut memory);
+        near.session.push(envelope, Correlation::None, &payload, &near.identity, NOW, memory);
     pushed.expect("room");
     near.push(Priority::Normal, b"the next").expect("room");
     let late = NOW + Duration::from_millis(1);
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    let (source, block) = near.session.poll_block(late, &mut memory).expect("a gap is told");
+    let memory = &mut near.memory;
+    let (source, block) = near.session.poll_block(late, memory).expect("a gap is told");
     assert_eq!(block.span.bytes(), HEADER_BYTES);
     let gap = block.buffer.pieces(block.span.start..block.span.filled).to_vec();
-    near.session.block_sent(source, block, &mut memory);
+    near.session.block_sent(source, block, memory);
     assert!(payload.is_unique(), "nobody holds it any more");
     far.handle(&gap).expect("well formed");
     assert_eq!(far.session.missed(), 1);
@@ -1144,18 +1139,17 @@ fn payload_in_place_that_is_dropped_is_a_gap() {
 impl End {
     /// How many blocks go along with the next one.
     fn count_behind(&mut self) -> usize {
-        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
-        let (source, block) = self.session.poll_block(NOW, &mut memory).expect("queued");
+        let memory = &mut self.memory;
+        let (source, block) = self.session.poll_block(NOW, memory).expect("queued");
         let count = self.session.blocks_behind(source).count();
-        self.session.block_sent(source, block, &mut memory);
+        self.session.block_sent(source, block, memory);
         count
     }
 
     fn push_in_place(&mut self, envelope: Envelope, seed: u8) {
-        let mut memory = SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        let memory = &mut self.memory;
         let (identity, body) = (&self.identity, Bytes::from(vec![seed; 1000]));
-        let pushed =
-            self.session.push(envelope, Correlation::None, &body, identity, NOW, &mut memory);
+        let pushed = self.session.push(envelope, Correlation::None, &body, identity, NOW, memory);
         pushed.expect("room");
     }
 }
@@ -1166,16 +1160,16 @@ fn blocks_behind_are_those_that_come_next() {
     for seed in 0..5 {
         near.push_in_place(Envelope::data(), seed);
     }
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-    let (source, block) = near.session.poll_block(NOW, &mut memory).expect("queued");
+    let memory = &mut near.memory;
+    let (source, block) = near.session.poll_block(NOW, memory).expect("queued");
     let bytes = |block: &Block| block.buffer.pieces(block.span.start..block.span.filled).to_vec();
     let mut sent = vec![bytes(&block)];
     let behind: Vec<Vec<u8>> = near.session.blocks_behind(source).map(bytes).collect();
-    near.session.block_sent(source, block, &mut memory);
+    near.session.block_sent(source, block, memory);
     for _ in 0..2 {
-        let block = near.session.poll_behind(source, NOW, &mut memory).expect("the next");
+        let block = near.session.poll_behind(source, NOW, memory).expect("the next");
         sent.push(bytes(&block));
-        near.session.block_sent(source, block, &mut memory);
+        near.session.block_sent(source, block, memory);
     }
     assert_eq!((behind.len(), &behind[..2]), (4, &sent[1..]));
     for frame in &sent {
@@ -1208,15 +1202,15 @@ fn nothing_goes_along_that_has_not_its_turn() {
     check("an acknowledgement goes first", 0, |near| {
         near.push_in_place(Envelope::data(), 1);
         near.session.confirmations.is_due = true;
-        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
-        let (source, block) = near.session.poll_block(NOW, &mut memory).expect("its own");
+        let memory = &mut near.memory;
+        let (source, block) = near.session.poll_block(NOW, memory).expect("its own");
         assert_eq!(source, Source::Control);
-        near.session.block_sent(source, block, &mut memory);
+        near.session.block_sent(source, block, memory);
         // The one that is looked at now is the message, and another acknowledgement is due.
-        let (source, block) = near.session.poll_block(NOW, &mut memory).expect("queued");
+        let (source, block) = near.session.poll_block(NOW, memory).expect("queued");
         near.session.confirmations.is_due = true;
         assert_eq!(near.session.blocks_behind(source).count(), 0);
-        near.session.block_sent(source, block, &mut memory);
+        near.session.block_sent(source, block, memory);
         near.session.confirmations.is_due = false;
     });
     check("nor after the goodbye was asked for", 0, |near| {
@@ -1327,10 +1321,10 @@ fn clock_of_a_restarted_peer_is_known_from_its_welcome() {
     other.handle(&hello).expect("well formed");
     let welcome = other.send_block().expect("the welcome");
     let frame = Decoder::new(1024).next(&mut &welcome[..]).expect("ours").expect("whole");
-    let (session, mut memory) = near.memory();
+    let (session, memory) = near.memory();
     let identity = identity("near");
     let returned = asked + Duration::from_millis(1);
-    let accepted = session.accept_welcome(&frame, &identity, returned, &mut memory);
+    let accepted = session.accept_welcome(&frame, &identity, returned, memory);
     let (_, reunion) = accepted.expect("it is a peer");
     assert!(matches!(reunion, Reunion::PeerRestarted { .. }), "{reunion:?}");
     let offset = near.session.clock_offset(returned).expect("it was measured");
@@ -1377,26 +1371,26 @@ fn best_effort_in_flight_at_the_end_is_counted() {
         for envelope in [Envelope::data(), Envelope::data(), Envelope::data().reliable()] {
             near.push_as(envelope, &body);
         }
-        let (session, mut memory) = near.memory();
-        let (source, block) = session.poll_block(NOW, &mut memory).expect("queued");
+        let (session, memory) = near.memory();
+        let (source, block) = session.poll_block(NOW, memory).expect("queued");
         // One and a half.
         let sent = block.span.start + block.span.bytes() / 2;
         let returned = Returned { source, block, sent };
         let mut undelivered;
         if is_put_back {
-            session.link_lost(Some(returned), &mut memory);
+            session.link_lost(Some(returned), memory);
             let dropped;
-            (dropped, undelivered) = session.end(&mut memory);
+            (dropped, undelivered) = session.end(memory);
             assert_eq!(dropped, 2, "all but the one that was sent");
         } else {
-            (_, undelivered) = session.end(&mut memory);
-            session.end_block(returned, &mut undelivered, &mut memory);
+            (_, undelivered) = session.end(memory);
+            session.end_block(returned, &mut undelivered, memory);
         }
         assert_eq!(undelivered.len(), 1);
         let drops = session.take_drops()[Priority::Normal.index()];
         assert_eq!(drops.by_reason()[DropReason::SessionEnded.index()], 2, "{is_put_back}");
         assert_eq!(drops.total(), 2);
-        assert_eq!(near.pool.lent_bytes(), 0);
+        assert_eq!(near.memory.pool.lent_bytes(), 0);
     }
 }
 
@@ -1441,14 +1435,14 @@ fn message_behind_a_block_that_was_put_back_expires() {
     let (mut near, _) = pair();
     let reliable = Envelope::data().reliable();
     near.push_as(reliable, b"in flight");
-    let (session, mut memory) = near.memory();
-    let (source, block) = session.poll_block(NOW, &mut memory).expect("queued");
+    let (session, memory) = near.memory();
+    let (source, block) = session.poll_block(NOW, memory).expect("queued");
     let sent = block.span.start;
-    session.link_lost(Some(Returned { source, block, sent }), &mut memory);
+    session.link_lost(Some(Returned { source, block, sent }), memory);
     near.push_as(reliable.ttl(Duration::from_millis(1)), b"short-lived");
     assert_eq!(near.session.frames_queued(), 2);
-    let (session, mut memory) = near.memory();
-    session.drop_expired(Nanos(NOW.0 + 2_000_000), &mut memory);
+    let (session, memory) = near.memory();
+    session.drop_expired(Nanos(NOW.0 + 2_000_000), memory);
     let drops = session.take_drops()[Priority::Normal.index()];
     assert_eq!(drops.by_reason()[DropReason::Expired.index()], 1);
     assert_eq!(session.frames_queued(), 1);
@@ -1497,9 +1491,9 @@ fn requests_and_answers_are_no_values() {
         [Correlation::Response(1), Correlation::Response(2), patience, request, Correlation::None];
     for correlation in correlations.into_iter().chain([Correlation::None]) {
         let (session, identity) = (&mut near.session, &near.identity);
-        let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+        let memory = &mut near.memory;
         let status = Envelope::status();
-        session.push(status, correlation, &b"body"[..], identity, NOW, &mut memory).expect("room");
+        session.push(status, correlation, &b"body"[..], identity, NOW, memory).expect("room");
     }
     exchange(&mut near, &mut far);
     assert_eq!(far.received.len(), 5, "one value has replaced another");
@@ -1521,9 +1515,9 @@ fn reliable_messages_are_no_values() {
     near.push_as(reliable.latest(1), b"k6");
     near.push_as(reliable.latest(1), b"k7");
     near.session.limits.frames_max = 5;
-    let (session, mut memory) = near.memory();
+    let (session, memory) = near.memory();
     let (identity, none) = (identity("near"), Correlation::None);
-    let full = session.push(reliable, none, &b"r8"[..], &identity, NOW, &mut memory);
+    let full = session.push(reliable, none, &b"r8"[..], &identity, NOW, memory);
     assert_eq!(full, Err(SendError::Full));
     near.push_as(loose, b"b9");
     exchange(&mut near, &mut far);
@@ -1547,20 +1541,20 @@ fn value_replaces_one_of_its_own_kind_and_type() {
     let (mut near, mut far) = pair();
     near.session.limits.overflow[Priority::Normal.index()] = Overflow::LatestValue;
     let (session, identity) = (&mut near.session, &near.identity);
-    let mut memory = SendMemory { pool: &mut near.pool, scratch: &mut near.scratch };
+    let memory = &mut near.memory;
     for _ in 0..2 {
         for kind in Kind::APPLICATION {
             for type_id in 0..3 {
                 let (envelope, none, body) =
                     (Envelope::of(kind), Correlation::None, Typed(type_id));
-                session.push(envelope, none, &body, identity, NOW, &mut memory).expect("room");
+                session.push(envelope, none, &body, identity, NOW, memory).expect("room");
             }
         }
         // No key of the application's is one of those.
         for key in 0..3 {
             let (envelope, body) = (Envelope::data().latest(key), Typed(key));
             let none = Correlation::None;
-            session.push(envelope, none, &body, identity, NOW, &mut memory).expect("room");
+            session.push(envelope, none, &body, identity, NOW, memory).expect("room");
         }
     }
     let drops = session.take_drops()[Priority::Normal.index()];

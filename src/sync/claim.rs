@@ -14,9 +14,9 @@ use super::atomic::{AtomicBool, Ordering};
 pub(crate) struct Claim(Arc<AtomicBool>);
 
 impl Claim {
-    /// Returns whether the caller of this is the first.
+    /// Makes the claim, unless the other side has: returns whether it is ours now.
     #[must_use]
-    pub(crate) fn is_first(&self) -> bool {
+    pub(crate) fn try_claim(&self) -> bool {
         // ORDERING: Relaxed: a swap alone decides, it orders no other memory.
         !self.0.swap(true, Ordering::Relaxed)
     }

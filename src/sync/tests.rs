@@ -116,8 +116,8 @@ fn one_of_two_threads_is_first() {
         let claim = Claim::default();
         let other = claim.clone();
         let outcomes = thread::scope(|scope| {
-            let other = scope.spawn(move || other.is_first());
-            [claim.is_first(), other.join().expect("no panic")]
+            let other = scope.spawn(move || other.try_claim());
+            [claim.try_claim(), other.join().expect("no panic")]
         });
         assert_ne!(outcomes[0], outcomes[1]);
     }

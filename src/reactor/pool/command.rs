@@ -24,7 +24,7 @@ pub(crate) enum PoolCommand {
         asker: Option<Asker<Result<(), SendError>>>,
     },
     /// Tell who waits until `until` when it is ready.
-    Watch { pool: PoolId, watcher: Sender<()>, until: Nanos },
+    AwaitReady { pool: PoolId, waiter: Sender<()>, until: Nanos },
     /// Its members that are connected.
     Members { pool: PoolId, reply: Sender<Vec<ConnectionInfo>> },
     /// What has happened in it.
@@ -38,8 +38,8 @@ impl Core {
     pub(crate) fn run_pool_command(&mut self, command: PoolCommand) {
         match command {
             // What its caller has withdrawn is not carried out.
-            PoolCommand::Send { asker: Some(asker), .. } if !asker.claim.is_first() => {}
-            PoolCommand::Open { asker, .. } if !asker.claim.is_first() => {}
+            PoolCommand::Send { asker: Some(asker), .. } if !asker.claim.try_claim() => {}
+            PoolCommand::Open { asker, .. } if !asker.claim.try_claim() => {}
             PoolCommand::Open { plan, asker } => {
                 let _ = asker.reply.try_send(self.open_pool(*plan));
             }
@@ -52,9 +52,9 @@ impl Core {
                     None => {}
                 }
             }
-            PoolCommand::Watch { pool, watcher, until } => {
-                // Without a pool the watcher is dropped, which tells.
-                self.watch_pool(pool, watcher, until);
+            PoolCommand::AwaitReady { pool, waiter, until } => {
+                // Without a pool the waiter is dropped, which tells.
+                self.await_pool(pool, waiter, until);
             }
             PoolCommand::Members { pool, reply } => {
                 let _ = reply.try_send(self.pool_members(pool));

@@ -69,8 +69,7 @@ pub struct Herd {
 /// What the sessions of one side share.
 struct Side {
     identity: Identity,
-    pool: Pool,
-    scratch: Scratch,
+    memory: SendMemory,
 }
 
 /// A client and its end at the server.
@@ -131,10 +130,14 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Herd {
     }
     herd.check();
     for pair in &mut pairs {
-        let _ = pair.near.end(&mut client.memory());
-        let _ = pair.far.end(&mut server.memory());
+        let _ = pair.near.end(&mut client.memory);
+        let _ = pair.far.end(&mut server.memory);
     }
-    assert_eq!(client.pool.lent_bytes() + server.pool.lent_bytes(), 0, "all memory is back");
+    assert_eq!(
+        client.memory.pool.lent_bytes() + server.memory.pool.lent_bytes(),
+        0,
+        "all memory is back"
+    );
     herd
 }
 
@@ -164,24 +167,21 @@ impl Side {
             clock_drift_ppm: 100,
             watches_max: 0,
         };
-        Self { identity, pool: pool.expect("memory"), scratch: Scratch::new() }
-    }
-
-    fn memory(&mut self) -> SendMemory<'_> {
-        SendMemory { pool: &mut self.pool, scratch: &mut self.scratch }
+        let memory = SendMemory { pool: pool.expect("memory"), scratch: Scratch::new() };
+        Self { identity, memory }
     }
 }
 
 /// Sends one block of `from` and hands each frame of it to `take`.
 fn pass(from: &mut Session, side: &mut Side, now: Nanos, mut take: impl FnMut(&Frame<'_>)) -> bool {
-    let Some((source, block)) = from.poll_block(now, &mut side.memory()) else { return false };
+    let Some((source, block)) = from.poll_block(now, &mut side.memory) else { return false };
     let bytes = block.buffer.pieces(block.span.start..block.span.filled).to_vec();
     let mut input = &bytes[..];
     let decoder = crate::wire::Decoder::new(LIMITS.frame_bytes_max);
     while let Some(frame) = decoder.next(&mut input).expect("our own frames") {
         take(&frame);
     }
-    from.block_sent(source, block, &mut side.memory());
+    from.block_sent(source, block, &mut side.memory);
     true
 }
 
@@ -197,7 +197,7 @@ impl Pair {
             backoff: Backoff::new(BackoffPolicy::default()),
         };
         let now = Nanos(MS);
-        let buffer = client.pool.take(HANDSHAKE_BYTES_MAX).expect("memory");
+        let buffer = client.memory.pool.take(HANDSHAKE_BYTES_MAX).expect("memory");
         pair.near.greet(buffer, &client.identity, now, 0);
         let Self { near, far, .. } = &mut pair;
         pass(near, client, now, |hello| answer(far, server, hello, now));
@@ -210,12 +210,11 @@ impl Pair {
 
     /// The link is lost, and a reliable message waits for the next.
     fn lose(&mut self, index: usize, now: Nanos, client: &mut Side, server: &mut Side) {
-        self.near.link_lost(None, &mut client.memory());
-        self.far.link_lost(None, &mut server.memory());
+        self.near.link_lost(None, &mut client.memory);
+        self.far.link_lost(None, &mut server.memory);
         self.backoff.lost(now);
         let (envelope, body) = (Envelope::command().reliable(), index.to_le_bytes());
-        let Side { identity, pool, scratch } = client;
-        let memory = &mut SendMemory { pool, scratch };
+        let Side { identity, memory } = client;
         let pushed = self.near.push(envelope, Correlation::None, &body[..], identity, now, memory);
         pushed.expect("there is room for one message each");
     }
@@ -232,7 +231,7 @@ impl Pair {
     fn resume(&mut self, now: Nanos, client: &mut Side, server: &mut Side) -> u64 {
         let Self { near, far, backoff } = self;
         let mut stand_in = near.stand_in(LIMITS, &client.identity);
-        let buffer = client.pool.take(HANDSHAKE_BYTES_MAX).expect("memory");
+        let buffer = client.memory.pool.take(HANDSHAKE_BYTES_MAX).expect("memory");
         stand_in.greet(buffer, &client.identity, now, 0);
         pass(&mut stand_in, client, now, |hello| {
             assert!(Session::returns(hello).expect("well formed"), "it has had a link before");
@@ -248,14 +247,14 @@ impl Pair {
         backoff.established(now);
         let mut handled = 0;
         while pass(near, client, now, |frame| {
-            let input = far.handle(frame, now, &mut server.memory());
+            let input = far.handle(frame, now, &mut server.memory);
             handled += u64::from(input == Ok(Input::Message));
         }) {}
         // Confirmed, so that nothing is kept.
         let later = now + Duration::from_millis(10);
         let _ = far.expire(later, &mut Pace::new(Duration::ZERO));
         while pass(far, server, later, |frame| {
-            let input = near.handle(frame, later, &mut client.memory());
+            let input = near.handle(frame, later, &mut client.memory);
             assert_eq!(input, Ok(Input::Nothing), "it is confirmed");
         }) {}
         assert!(near.is_flushed(), "nothing is left to send or to confirm");
@@ -265,16 +264,14 @@ impl Pair {
 }
 
 fn answer(far: &mut Session, server: &mut Side, hello: &Frame<'_>, now: Nanos) {
-    let buffer = server.pool.take(HANDSHAKE_BYTES_MAX).expect("memory");
-    let Side { identity, pool, scratch } = server;
-    let memory = &mut SendMemory { pool, scratch };
+    let buffer = server.memory.pool.take(HANDSHAKE_BYTES_MAX).expect("memory");
+    let Side { identity, memory } = server;
     let input = far.answer(hello, buffer, identity, now, 0, memory);
     assert_eq!(input, Ok(Input::Established), "the server knows it");
 }
 
 fn accept(near: &mut Session, client: &mut Side, welcome: &Frame<'_>, now: Nanos) -> Reunion {
-    let Side { identity, pool, scratch } = client;
-    let memory = &mut SendMemory { pool, scratch };
+    let Side { identity, memory } = client;
     let (input, reunion) =
         near.accept_welcome(welcome, identity, now, memory).expect("a sound welcome");
     assert_eq!(input, Input::Established, "nothing is wrong with it");

@@ -114,8 +114,7 @@ struct Subject {
     /// What speaks for it while it has no link.
     provisional: Option<Session>,
     identity: Identity,
-    pool: Pool,
-    scratch: Scratch,
+    memory: SendMemory,
     now: Nanos,
     /// What has a time to live is taken in so much later, with a clock that is read anew.
     late: Duration,
@@ -177,8 +176,7 @@ impl Subject {
             session: Session::new(role, OURS, LIMITS, &identity),
             provisional: None,
             identity,
-            pool,
-            scratch: Scratch::new(),
+            memory: SendMemory { pool, scratch: Scratch::new() },
             now: Nanos(1_000_000),
             late: Duration::ZERO,
             window: Vec::new(),
@@ -189,7 +187,7 @@ impl Subject {
             is_over: false,
         };
         if role == Role::Dialer {
-            let buffer = subject.pool.take(HANDSHAKE_BYTES_MAX).expect("all is free");
+            let buffer = subject.memory.pool.take(HANDSHAKE_BYTES_MAX).expect("all is free");
             subject.session.greet(buffer, &subject.identity, subject.now, 0);
             subject.send();
             subject.send();
@@ -263,8 +261,7 @@ impl Subject {
     }
 
     fn handle(&mut self, frame: &Frame<'_>) -> Outcome {
-        let Self { session, provisional, identity, pool, scratch, now, late, .. } = self;
-        let memory = &mut SendMemory { pool, scratch };
+        let Self { session, provisional, identity, memory, now, late, .. } = self;
         let speaker = provisional.as_mut().unwrap_or(session);
         let is_late = frame.expires() && frame.kind().is_application();
         let read_at = if is_late { *now + *late } else { *now };
@@ -484,8 +481,7 @@ impl Subject {
             _ => Correlation::Response(operands.number()),
         };
         let body = vec![choice; 8 * usize::from(operands.byte())];
-        let Self { session, identity, pool, scratch, now, .. } = self;
-        let memory = &mut SendMemory { pool, scratch };
+        let Self { session, identity, memory, now, .. } = self;
         match session.push(envelope, correlation, &body, identity, *now, memory) {
             Ok(_) => self.admitted += 1,
             Err(
@@ -500,8 +496,7 @@ impl Subject {
 
     /// Sends what is in flight, or takes the next block.
     fn send(&mut self) {
-        let Self { session, pool, scratch, now, flight, .. } = self;
-        let memory = &mut SendMemory { pool, scratch };
+        let Self { session, memory, now, flight, .. } = self;
         match flight.take() {
             Some((source, block)) => session.block_sent(source, block, memory),
             None => *flight = session.poll_block(*now, memory),
@@ -509,7 +504,7 @@ impl Subject {
         if self.flight.is_none()
             && self.session.state() == State::Draining
             && !self.session.has_block()
-            && let Some(buffer) = self.pool.take(HANDSHAKE_BYTES_MAX)
+            && let Some(buffer) = self.memory.pool.take(HANDSHAKE_BYTES_MAX)
         {
             self.session.finish(buffer, GoodbyeReason::Disconnect, self.now);
         }
@@ -526,7 +521,7 @@ impl Subject {
                 let sent = block.span.start.midpoint(block.span.filled);
                 Returned { source, block, sent }
             });
-            let memory = &mut SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+            let memory = &mut self.memory;
             self.session.link_lost(flight, memory);
         } else {
             self.is_over = true;
@@ -542,7 +537,7 @@ impl Subject {
 
     fn drop_provisional(&mut self) {
         if let Some(mut provisional) = self.provisional.take() {
-            let memory = &mut SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+            let memory = &mut self.memory;
             let _ = provisional.end(memory);
         }
     }
@@ -550,14 +545,14 @@ impl Subject {
     // What must hold.
 
     fn check(&self) {
-        let Self { session, pool, flight, .. } = self;
+        let Self { session, memory, flight, .. } = self;
         let control = session.control.as_ref().map_or(0, |block| block.buffer.len());
         let in_flight = match flight {
             Some((Source::Control, block)) => block.buffer.len(),
             _ => 0,
         };
         let held = session.holdings.bytes + control + in_flight;
-        assert_eq!(pool.lent_bytes(), held, "every byte lent is somewhere");
+        assert_eq!(memory.pool.lent_bytes(), held, "every byte lent is somewhere");
         for lane in &session.lanes {
             let most = 4 * (LIMITS.kept_bytes_max + LIMITS.frame_bytes_max + LIMITS.block_bytes);
             assert!(lane.kept_bytes() <= most, "{} bytes kept of {most}", lane.kept_bytes());
@@ -578,14 +573,14 @@ impl Subject {
     /// The end: all memory is back, and what was not sent and not listed is counted.
     fn finish(&mut self) {
         self.drop_provisional();
-        let memory = &mut SendMemory { pool: &mut self.pool, scratch: &mut self.scratch };
+        let memory = &mut self.memory;
         let (_, mut undelivered) = self.session.end(memory);
         if let Some((source, block)) = self.flight.take() {
             let sent = block.span.start;
             let returned = Returned { source, block, sent };
             self.session.end_block(returned, &mut undelivered, memory);
         }
-        assert_eq!(self.pool.lent_bytes(), 0, "all memory is back");
+        assert_eq!(self.memory.pool.lent_bytes(), 0, "all memory is back");
         let drops = self.session.take_drops();
         let dropped: u64 = drops.iter().map(|drops| drops.total()).sum();
         assert!(dropped >= undelivered.len() as u64, "what is listed is counted");

@@ -185,9 +185,8 @@ struct Climate {
 /// A process: what its sessions share.
 #[derive(Debug)]
 struct Node {
-    pool: Pool,
+    memory: SendMemory,
     layout: PoolLayout,
-    scratch: Scratch,
     identity: Identity,
     limits: LaneLimits,
     /// Connections; there may be as many sessions without one.
@@ -530,9 +529,11 @@ impl Node {
         let requests_max = u32::try_from(r.scaled(1, 64)).expect("small");
         let checksum = r.pick(&[Checksum::Commands, Checksum::Always, Checksum::Never]);
         Self {
-            pool: Pool::new(&layout).expect("little memory"),
+            memory: SendMemory {
+                pool: Pool::new(&layout).expect("little memory"),
+                scratch: Scratch::new(),
+            },
             layout,
-            scratch: Scratch::new(),
             identity: Identity {
                 dialer_features: Features::RESUME,
                 listener_features: Features::RESUME,
@@ -562,10 +563,6 @@ impl Node {
             requests_at: u64::MAX,
             asks_from: 0,
         }
-    }
-
-    fn memory(&mut self) -> SendMemory<'_> {
-        SendMemory { pool: &mut self.pool, scratch: &mut self.scratch }
     }
 
     fn clock(&self, now: u64) -> Nanos {

@@ -367,7 +367,7 @@ impl World {
         let (node, life) = (*node, *life);
         let now = self.nodes[node].clock(self.now);
         let is_withdrawn =
-            session.withdraw(lane, id.correlation(), now, &mut self.nodes[node].memory());
+            session.withdraw(lane, id.correlation(), now, &mut self.nodes[node].memory);
         trace!(self, "seat {seat}: message {message} is withdrawn: {is_withdrawn}");
         if is_withdrawn {
             self.truth.withdraw(message);

@@ -29,7 +29,7 @@ impl World {
             _ => 0,
         };
         let lane = &session.lanes[lane.index()];
-        let pool = &self.nodes[*node].pool;
+        let pool = &self.nodes[*node].memory.pool;
         Fill {
             frames: lane.frames(),
             waiting_bytes: lane.bytes() - taken,
@@ -159,7 +159,7 @@ impl World {
         }
         self.book_drops(seat);
         let Seat { session, node, life, .. } = &self.seats[seat];
-        let Node { limits, pool, .. } = &self.nodes[*node];
+        let Node { limits, memory, .. } = &self.nodes[*node];
         self.truth.check_books(*life, self.nodes[*node].clock(self.now), false);
         for lane in &session.lanes {
             // Blocks are filled to a quarter at least, or together with a neighbour; but one whose
@@ -171,7 +171,7 @@ impl World {
             assert!(lane.kept_bytes() <= most, "{} bytes kept of {most}", lane.kept_bytes());
         }
         let held = session.holdings.bytes;
-        assert!(held <= pool.lent_bytes(), "{held} bytes held are not lent");
+        assert!(held <= memory.pool.lent_bytes(), "{held} bytes held are not lent");
         let kept: usize = session.lanes.iter().map(|lane| lane.kept_pool_bytes()).sum();
         assert!(kept <= held, "kept without being held");
         self.check_reliable(seat);
@@ -203,7 +203,7 @@ impl World {
 
     /// Every byte lent is somewhere.
     fn check_memory(&self, node: usize) {
-        let Node { pool, .. } = &self.nodes[node];
+        let Node { memory, .. } = &self.nodes[node];
         let mut held = 0;
         let control = |session: &Session| session.control.as_ref().map_or(0, |b| b.buffer.len());
         for seat in self.seats.iter().filter(|seat| seat.node == node) {
@@ -216,7 +216,7 @@ impl World {
                 Source::Lane(_) => 0,
             });
         }
-        assert_eq!(pool.lent_bytes(), held, "memory lent by node {node}");
+        assert_eq!(memory.pool.lent_bytes(), held, "memory lent by node {node}");
     }
 
     /// Nothing is left to happen: everything has reached the other side, or is accounted for.
@@ -269,12 +269,12 @@ impl World {
             self.on_returned(conn);
             if let Some(flight) = self.conns[conn].flight.take() {
                 assert_eq!(flight.source, Source::Control, "all messages have been sent");
-                self.nodes[self.conns[conn].node].pool.give(flight.block.buffer);
+                self.nodes[self.conns[conn].node].memory.pool.give(flight.block.buffer);
             }
         }
         for node in 0..self.nodes.len() {
             self.check_memory(node);
-            let pool = &self.nodes[node].pool;
+            let pool = &self.nodes[node].memory.pool;
             assert_eq!(pool.lent_bytes(), 0, "all memory of node {node} is back");
         }
     }
@@ -288,7 +288,7 @@ impl World {
         let filled = write_acknowledgement(received, 0, now.0, &mut bytes);
         let mut input = &bytes[..filled];
         let frame = Decoder::new(bytes.len()).next(&mut input).expect("own frame").expect("whole");
-        let outcome = session.handle(&frame, now, &mut self.nodes[*node].memory());
+        let outcome = session.handle(&frame, now, &mut self.nodes[*node].memory);
         let is_refused = matches!(outcome, Err(ProtocolError::BadAcknowledgement { .. }));
         assert!(is_refused, "a confirmation of what was never sent: {outcome:?}");
     }

@@ -61,7 +61,7 @@ impl World {
             seat.session = Session::new(Role::Dialer, SessionId::default(), *limits, identity);
             self.truth.lives[seat.life].is_over = true;
         }
-        self.nodes[node].pool = Pool::new(&self.nodes[node].layout).expect("little memory");
+        self.nodes[node].memory.pool = Pool::new(&self.nodes[node].layout).expect("little memory");
         self.nodes[node].by_peer.clear();
         self.pairs_die(node);
         self.requests_die(node);
@@ -280,7 +280,7 @@ impl World {
     fn drop_expired(&mut self, seat: usize) {
         let now = self.clock(self.seats[seat].node);
         let Seat { session, node, .. } = &mut self.seats[seat];
-        session.drop_expired(now, &mut self.nodes[*node].memory());
+        session.drop_expired(now, &mut self.nodes[*node].memory);
         self.book_drops(seat);
         for (lane, priority) in self.seats[seat].session.lanes.iter().zip(Priority::ALL) {
             assert!(!lane.is_stale(now), "{priority:?}: what is too old still waits");

@@ -87,7 +87,7 @@ impl World {
     pub(super) fn dial_for(&mut self, seat: usize, stand_in: Option<Session>) -> Option<usize> {
         let node = self.seats[seat].node;
         let now = self.clock(node);
-        let buffer = self.nodes[node].pool.take(HANDSHAKE_BYTES_MAX)?;
+        let buffer = self.nodes[node].memory.pool.take(HANDSHAKE_BYTES_MAX)?;
         let link = self.links.len();
         self.links.push(Link::new(self.climate.socket_bytes, self.conns.len()));
         let conn = self.new_conn(node, link, 0, seat);
@@ -95,7 +95,7 @@ impl World {
         trace!(self, "conn {conn}: seat {seat} of node {node} dials");
         if self.random.chance(self.climate.refuse_percent) && !self.is_over() {
             // Nobody listens, or nobody answers until the time is over.
-            self.nodes[node].pool.give(buffer);
+            self.nodes[node].memory.pool.give(buffer);
             self.soon(self.climate.handshake_timeout, Happening::Learn { conn });
             return Some(conn);
         }
@@ -182,7 +182,7 @@ impl World {
         }
         let now = self.clock(self.conns[conn].node);
         let (session, node) = self.session(conn);
-        let polled = session.poll_block(now, &mut node.memory());
+        let polled = session.poll_block(now, &mut node.memory);
         let Some((source, block)) = polled else {
             assert!(!session.has_block(), "there is memory for what must be said");
             if session.state() == State::Draining {
@@ -218,7 +218,8 @@ impl World {
     fn say_goodbye(&mut self, conn: usize) {
         let now = self.clock(self.conns[conn].node);
         let (session, node) = self.session(conn);
-        let buffer = node.pool.take(HANDSHAKE_BYTES_MAX).expect("there is memory for a goodbye");
+        let buffer =
+            node.memory.pool.take(HANDSHAKE_BYTES_MAX).expect("there is memory for a goodbye");
         session.finish(buffer, GoodbyeReason::Disconnect, now);
         self.report.goodbyes += 1;
         self.mark_dirty(conn);
@@ -261,7 +262,7 @@ impl World {
             return;
         }
         let (session, node) = self.session(conn);
-        session.block_sent(flight.source, flight.block, &mut node.memory());
+        session.block_sent(flight.source, flight.block, &mut node.memory);
         let is_ending = session.state() == State::Draining;
         let has_more = session.has_block() || is_ending || self.conns[conn].closes_when_sent;
         if has_more {
@@ -377,7 +378,7 @@ impl World {
         let late = if is_late { self.random.between(0, LATE_MAX) } else { 0 };
         let (session, memory) = self.session(conn);
         let read_at = now + Duration::from_nanos(late);
-        let input = session.handle(frame, read_at, &mut memory.memory());
+        let input = session.handle(frame, read_at, &mut memory.memory);
         let input = input.unwrap_or_else(|error| panic!("seat {seat}: {error}"));
         match input {
             Input::Message => {
@@ -462,7 +463,7 @@ impl World {
     // Handshakes.
 
     fn answer(&mut self, conn: usize, frame: &Frame<'_>, now: Nanos) {
-        let buffer = self.nodes[0].pool.take(HANDSHAKE_BYTES_MAX);
+        let buffer = self.nodes[0].memory.pool.take(HANDSHAKE_BYTES_MAX);
         let buffer = buffer.expect("there is memory for a welcome");
         let peer = Session::peer_id(frame).expect("well formed");
         let known = self.nodes[0].by_peer.get(&peer).copied();
@@ -489,8 +490,7 @@ impl World {
             self.note_greeting(self.conns[conn].seat, frame);
         }
         let (session, node) = self.session(conn);
-        let Node { pool, scratch, identity, .. } = node;
-        let memory = &mut SendMemory { pool, scratch };
+        let Node { memory, identity, .. } = node;
         let outcome = session.answer(frame, buffer, identity, now, 0, memory);
         let input = outcome.unwrap_or_else(|error| panic!("the server refuses: {error}"));
         assert_eq!(input, Input::Established, "nothing else is wrong with it");
@@ -559,8 +559,7 @@ impl World {
             self.note_greeting(seat, frame);
         }
         let (session, node) = self.session(conn);
-        let Node { pool, scratch, identity, .. } = node;
-        let memory = &mut SendMemory { pool, scratch };
+        let Node { memory, identity, .. } = node;
         let outcome = session.accept_welcome(frame, identity, now, memory);
         let (input, reunion) =
             outcome.unwrap_or_else(|error| panic!("the client refuses: {error}"));
@@ -606,9 +605,9 @@ impl World {
         trace!(self, "conn {conn}: seat {seat} closes: {reason}");
         self.hang_up(conn);
         if let Some(mut stand_in) = self.conns[conn].stand_in.take() {
-            let _ = stand_in.end(&mut self.nodes[node].memory());
+            let _ = stand_in.end(&mut self.nodes[node].memory);
             if let Some(flight) = self.conns[conn].flight.take() {
-                self.nodes[node].pool.give(flight.block.buffer);
+                self.nodes[node].memory.pool.give(flight.block.buffer);
             }
             self.conns[conn].phase = Phase::Gone;
             self.stand_in_failed(seat, reason);
@@ -635,7 +634,7 @@ impl World {
             && session.state() == State::Open;
         self.conns[conn].phase = Phase::Closing { survives };
         if !survives {
-            let (dropped, undelivered) = session.end(&mut self.nodes[node].memory());
+            let (dropped, undelivered) = session.end(&mut self.nodes[node].memory);
             let has_lost =
                 dropped > 0 || !undelivered.is_empty() || self.conns[conn].flight.is_some();
             self.conns[conn].undelivered = undelivered;
@@ -676,12 +675,12 @@ impl World {
         let mut flight = self.conns[conn].flight.take();
         let is_complete = self.random.chance(30);
         let Seat { session, node, .. } = &mut self.seats[seat];
-        let mut memory = self.nodes[*node].memory();
+        let memory = &mut self.nodes[*node].memory;
         if let Some(flight) = flight.take_if(|_| !survives) {
             let undelivered = &mut self.conns[conn].undelivered;
-            session.end_block(flight.into_returned(), undelivered, &mut memory);
+            session.end_block(flight.into_returned(), undelivered, memory);
         } else if let Some(flight) = flight.take_if(|_| is_complete) {
-            session.block_sent(flight.source, flight.block, &mut memory);
+            session.block_sent(flight.source, flight.block, memory);
         }
         if !survives {
             let undelivered = std::mem::take(&mut self.conns[conn].undelivered);
@@ -690,7 +689,7 @@ impl World {
             self.part_left(seat, Remains { messages_dropped, undelivered });
         } else {
             self.report.half_sent += u64::from(flight.is_some());
-            session.link_lost(flight.map(Flight::into_returned), &mut memory);
+            session.link_lost(flight.map(Flight::into_returned), memory);
             self.detached(conn);
         }
         self.check_seat(seat);
@@ -768,7 +767,7 @@ impl World {
         let Seat { node, session, .. } = &mut self.seats[seat];
         let node = *node;
         trace!(self, "seat {seat}: over: {reason}");
-        let (messages_dropped, undelivered) = session.end(&mut self.nodes[node].memory());
+        let (messages_dropped, undelivered) = session.end(&mut self.nodes[node].memory);
         self.give_up(seat, &undelivered);
         self.forget(seat);
         self.requests_fail(seat);

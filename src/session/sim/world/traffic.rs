@@ -88,8 +88,7 @@ impl World {
         let before = self.fill(seat, lane);
         let latest = key.and_then(|key| self.truth.latest(self.seats[seat].life, lane, key));
         let Seat { session, .. } = &mut self.seats[seat];
-        let Node { pool, scratch, identity, .. } = &mut self.nodes[node];
-        let memory = &mut SendMemory { pool, scratch };
+        let Node { memory, identity, .. } = &mut self.nodes[node];
         let pushed = session.push(envelope, correlation, &body, identity, now, memory);
         let sequence = session.lanes[lane.index()].sequence();
         if let Some(latest) = latest
