@@ -31,7 +31,6 @@ use crate::endpoint::{Address, Endpoint};
 use crate::error::{
     CloseReason, ConnectError, FlushError, ReceiveError, RequestError, SendError, SetupError,
 };
-use crate::reactor::command::connect_error;
 use crate::reactor::core::AUTO_FLUSH_BYTES;
 use crate::reactor::message::Message;
 use crate::reactor::sessions::{backoff_policy, random};
@@ -163,7 +162,7 @@ impl Client {
     ) -> Result<(), Option<ConnectError>> {
         let mut failure = None;
         for address in addresses {
-            match self.connect_to(address, deadline) {
+            match self.reactor.connect_until(address, deadline) {
                 Ok(connection) => {
                     self.connection = Some(connection);
                     return Ok(());
@@ -173,34 +172,6 @@ impl Client {
             }
         }
         Err(failure)
-    }
-
-    /// As [`Reactor::connect`], until `deadline`: after it, `None`.
-    fn connect_to(
-        &mut self,
-        address: &Address,
-        deadline: Nanos,
-    ) -> Result<ConnectionId, Option<ConnectError>> {
-        let reactor = &mut self.reactor;
-        let connection = reactor.dial(address)?;
-        loop {
-            if reactor.connection(connection).is_some_and(|known| known.is_established) {
-                return Ok(connection);
-            }
-            if let Some(reason) = reactor.disconnected_reason(connection) {
-                let timeout = reactor.config().connect_timeout();
-                return Err(Some(connect_error(address.to_string(), reason, timeout)));
-            }
-            if Nanos::now() >= deadline {
-                reactor.disconnect(connection, Duration::ZERO);
-                // So that the peer learns of it, whatever the application does next.
-                let _ = reactor.turn(Wait::Poll);
-                return Err(None);
-            }
-            reactor
-                .turn(Wait::Until(deadline))
-                .map_err(|source| ConnectError::Connect { address: address.to_string(), source })?;
-        }
     }
 
     /// Flushes what is queued, waits until reliable messages are confirmed, says goodbye, and waits

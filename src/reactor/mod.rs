@@ -59,11 +59,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use slotmap::{Key, KeyData};
 
 pub use self::abandoned::Cancelled;
 pub(crate) use self::command::dial_error;
-use self::command::{DialError, Mailbox, connect_error};
+use self::command::{Asker, DialError, Mailbox};
 pub use self::connection::ConnectionId;
 use self::connection::{ConnectionKey, ReactorId, next_node};
 use self::core::{AUTO_FLUSH_BYTES, Admitted, Batch, Core};
@@ -91,6 +92,7 @@ pub use crate::session::requests::RequestId;
 use crate::session::{Correlation, Envelope};
 pub use crate::stats::ConnectionState;
 use crate::stats::{Block, CounterBlock, Registry, Snapshot, Statistics};
+use crate::sync::claim::Claim;
 use crate::sys::ring::{Completion, OpKind, Token};
 use crate::time::Nanos;
 use crate::wire::{Body, Frame, Kind, Payload, Priority, low_half};
@@ -298,19 +300,32 @@ impl Reactor {
     ///
     /// [`ConnectError`].
     pub fn connect(&mut self, address: &Address) -> Result<ConnectionId, ConnectError> {
+        let outcome = self.connect_until(address, Nanos::NEVER);
+        outcome.map_err(|failure| failure.expect("there is no deadline"))
+    }
+
+    /// As [`connect`](Self::connect), until `deadline`: after it, `None`.
+    pub(crate) fn connect_until(
+        &mut self,
+        address: &Address,
+        deadline: Nanos,
+    ) -> Result<ConnectionId, Option<ConnectError>> {
         let id = self.dial(address)?;
+        let key = self.core.key(id).expect("dialled just now");
+        // Told once it stands: a turn may bring its end as well, behind messages that have come.
+        let (reply, outcome) = bounded(1);
+        self.core.dial_askers.push((key, Asker { claim: Claim::default(), reply }));
         loop {
-            if let Ok(key) = self.core.key(id)
-                && self.core.connections[key].is_established()
-                && self.core.pairs.is_complete(id.key)
-            {
-                return Ok(id);
+            if let Ok(outcome) = outcome.try_recv() {
+                return outcome.map_err(|error| Some(dial_error(error, &self.core.config)));
             }
-            if let Some(reason) = self.core.closed_reason(id) {
-                let timeout = self.core.config.connect_timeout();
-                return Err(connect_error(address.to_string(), reason, timeout));
+            if Nanos::now() >= deadline {
+                self.disconnect(id, Duration::ZERO);
+                // So that the peer learns of it, whatever the application does next.
+                let _ = self.turn(Wait::Poll);
+                return Err(None);
             }
-            self.turn(Wait::Until(Nanos::NEVER))
+            self.turn(Wait::Until(deadline))
                 .map_err(|source| ConnectError::Connect { address: address.to_string(), source })?;
         }
     }

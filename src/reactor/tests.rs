@@ -233,8 +233,8 @@ fn message_behind_a_flush_has_its_own_time_and_leaves() {
 fn dial_that_comes_behind_a_shutdown_is_refused() {
     let Pair { mut near, mut far, .. } = Pair::new();
     let address = far.addresses()[0].clone();
-    let (reply, answer) = crossbeam_channel::bounded(1);
-    let asker = command::Asker { claim: Default::default(), reply };
+    let (reply, answer) = bounded(1);
+    let asker = Asker { claim: Default::default(), reply };
     near.core.run_command(Command::Shutdown { deadline: Nanos::now() + PATIENCE });
     near.core.run_command(Command::Dial { address, asker });
     let outcome = answer.try_recv().map(drop);
@@ -282,9 +282,9 @@ fn session_whose_caller_has_given_up_is_ended() {
 fn check_abandoned_dial(withdraws: bool) {
     let Pair { mut near, mut far, .. } = Pair::new();
     let address = far.addresses()[0].clone();
-    let (reply, answer) = crossbeam_channel::bounded(1);
-    let claim = command::Claim::default();
-    let asker = command::Asker { claim: claim.clone(), reply };
+    let (reply, answer) = bounded(1);
+    let claim = Claim::default();
+    let asker = Asker { claim: claim.clone(), reply };
     near.core.run_command(Command::Dial { address, asker });
     let answer = if withdraws {
         assert!(claim.try_claim(), "the reactor has begun, and is not at its end");
@@ -487,7 +487,7 @@ fn session_that_has_ended_with_a_send_in_the_kernel_is_not_flushed() {
         pair.near.send(pair.id, envelope, b"in the kernel").expect("room");
         let (buffer, key) = (pair.take_send(), pair.key());
         let wait = |core: &mut Core| {
-            let (reply, answer) = crossbeam_channel::bounded(1);
+            let (reply, answer) = bounded(1);
             core.begin_flush(flush::Flush { connection: pair.id, until: Nanos::NEVER, reply });
             answer
         };

@@ -8,9 +8,9 @@ use ringwire::{
 };
 
 use crate::util::{
-    DATA, NORMAL, PATIENCE, Peer, Plain, REQUEST, RESPONSE, STATUS, client, client_and_peer,
-    config, deaf_port, echo, endpoint, isolated, pattern, plain_listener, settings, start, timed,
-    wait_until,
+    CHECKSUM, CRITICAL, DATA, GOODBYE, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, REQUEST,
+    RESPONSE, STATUS, Stream, WELCOME, client, client_and_peer, config, deaf_port, echo, endpoint,
+    isolated, pattern, plain_listener, settings, start, timed, wait_until,
 };
 
 #[test]
@@ -24,6 +24,31 @@ fn flushed_message_leaves_without_another_call() {
             assert_eq!(peer.frame().payload, [number]);
         }
         assert_eq!(client.connection().expect("connected").frames_queued, 0);
+    });
+}
+
+/// Greeted, told something and left within one turn: it was connected, and has what it was told.
+#[test]
+fn session_that_is_over_with_its_first_words_was_connected() {
+    isolated(|| {
+        let (listener, endpoint) = plain_listener();
+        let serving = std::thread::spawn(move || {
+            let mut peer = Peer::new(Stream::Tcp(listener.accept().expect("a client").0));
+            assert_eq!(peer.frame().kind, HELLO);
+            let words = peer.stamp(Plain::new(DATA, NORMAL, b"last words"));
+            let goodbye = Plain::new(GOODBYE, CRITICAL, &[0; 8]).flags(CHECKSUM);
+            let frames = [Greeting::default().frame(WELCOME), words, goodbye];
+            peer.write(&frames.map(|frame| frame.encode()).concat());
+            peer.expect_end();
+        });
+        let mut client = Client::new(config()).expect("a ring");
+        client.connect(&endpoint).expect("it was connected");
+        let message = client.receive(PATIENCE).expect("said before the goodbye");
+        assert_eq!(message.payload()[..], *b"last words");
+        let nothing = client.receive(PATIENCE).expect_err("it is over");
+        assert!(matches!(nothing, ReceiveError::NotConnected), "{nothing}");
+        assert_eq!(client.disconnected_reason(), Some(CloseReason::Goodbye));
+        serving.join().expect("no panic");
     });
 }
 
