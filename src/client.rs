@@ -128,8 +128,12 @@ impl Client {
         while let Next::Attempt { at, .. } = backoff.next(Nanos::now(), random())
             && at < deadline
         {
-            // A failing ring is met again, and reported, by the attempt.
-            while Nanos::now() < at && self.reactor.turn(Wait::Until(at)).is_ok() {}
+            while Nanos::now() < at {
+                self.reactor.turn(Wait::Until(at)).map_err(|source| ConnectError::Connect {
+                    address: addresses[0].to_string(),
+                    source,
+                })?;
+            }
             match self.connect_any(&addresses, deadline) {
                 Ok(()) => return Ok(()),
                 Err(Some(error)) if is_final(&error) => return Err(error),
@@ -177,8 +181,7 @@ impl Client {
     /// Flushes what is queued, waits until reliable messages are confirmed, says goodbye, and waits
     /// for the server to close: at most until `deadline` from now. While the link is down it ends
     /// the session at once. What came and had no room in the inbox is not handed over.
-    /// [`EventKind::SessionLost`] names the reliable messages that were not
-    /// confirmed.
+    /// [`EventKind::SessionLost`] names the reliable messages that were not confirmed.
     pub fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
         let Some(connection) = self.connection else { return ShutdownReport::default() };
         let dropped_before = self.reactor.statistics().messages_dropped;
