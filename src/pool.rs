@@ -99,8 +99,8 @@ impl Pool {
 
     /// Flushes what is queued on every member, waits until reliable messages are confirmed, and
     /// says goodbye: at most until `deadline` from now. What came and had no room in the inbox is
-    /// not handed over. The events name the reliable messages that
-    /// were not confirmed. It can be connected again.
+    /// not handed over. The events name the reliable messages that were not confirmed. It can be
+    /// connected again.
     pub fn disconnect(&mut self, deadline: Duration) -> ShutdownReport {
         let Some(pool) = self.pool.take() else { return ShutdownReport::default() };
         self.reactor.pool_close(pool, deadline);

@@ -65,8 +65,7 @@ pub trait Transport {
     fn flush(&mut self, timeout: Duration) -> Result<(), FlushError>;
 
     /// Waits for the next message that no handler takes, for up to `timeout`. What had come before
-    /// a
-    /// `disconnect` is still to be had after it.
+    /// a `disconnect` is still to be had after it.
     ///
     /// # Errors
     ///

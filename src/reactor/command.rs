@@ -32,6 +32,7 @@ use crate::wire::Body;
 
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
+
 /// One thing to do for another thread.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -330,11 +331,7 @@ impl Core {
 }
 
 /// Why a connection attempt failed, from why its connection ended.
-pub(crate) fn connect_error(
-    address: String,
-    reason: CloseReason,
-    timeout: Duration,
-) -> ConnectError {
+fn connect_error(address: String, reason: CloseReason, timeout: Duration) -> ConnectError {
     match reason {
         CloseReason::ConnectTimeout => ConnectError::Timeout { address, timeout },
         CloseReason::Rejected(reason) => ConnectError::Rejected { address, reason },

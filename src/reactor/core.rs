@@ -730,9 +730,8 @@ impl Core {
             Phase::Connecting { operation } => Some(operation),
             _ => None,
         };
-        if matches!(connection.phase, Phase::Departed { .. }) {
-            self.departed -= 1;
-        }
+        let was_departed = matches!(connection.phase, Phase::Departed { .. });
+        self.departed -= usize::from(was_departed);
         self.leaving += 1;
         let is_active = std::mem::take(&mut connection.is_active);
         let has_operations = connection.has_operations();
@@ -754,6 +753,10 @@ impl Core {
         if !survives && !is_stand_in {
             self.end_watches(home, reason);
             let has_lost = dropped + in_flight > 0 || !self.connections[key].undelivered.is_empty();
+            // What a departed one had lost was told when its peer went.
+            if has_lost && !was_departed {
+                self.fail_flushes(self.public_id(home));
+            }
             self.part_ended(home, reason, has_lost);
         }
         if is_active {

@@ -88,8 +88,7 @@ pub enum EventKind {
     /// Messages of one lane were dropped on this side, for one reason; with
     /// [`drop_events`](crate::ConfigBuilder::drop_events) only. Those of one session are summed for
     /// up to 100 ms, and told before its `Disconnected`. They are part of what the other events
-    /// call
-    /// `messages_dropped`.
+    /// call `messages_dropped`.
     Dropped {
         /// The lane.
         priority: Priority,

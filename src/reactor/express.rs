@@ -404,9 +404,6 @@ impl Core {
     /// it had not delivered.
     #[cold]
     pub(crate) fn part_ended(&mut self, home: SessionKey, reason: CloseReason, has_lost: bool) {
-        if has_lost {
-            self.fail_flushes(self.public_id(home));
-        }
         let Some(tie) = self.pairs.of.get(home).copied() else { return };
         let view = self.view_of(tie.other());
         // Its main part may be gone, and the tie with it; the rules stay until both are.

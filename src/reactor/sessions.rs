@@ -687,7 +687,11 @@ impl Core {
         let Some(Home::Away(away)) = self.homes.get_mut(home) else { return };
         let memory = &mut self.send_memory;
         let (_, undelivered) = away.session.end(memory);
-        self.part_ended(home, reason, !undelivered.is_empty());
+        let has_lost = !undelivered.is_empty();
+        if has_lost {
+            self.fail_flushes(self.public_id(home));
+        }
+        self.part_ended(home, reason, has_lost);
         let messages_dropped = self.count_drops(home);
         self.counters.messages_dropped.add(messages_dropped);
         self.counters.closes[reason.index()].add(1);

@@ -164,7 +164,7 @@ impl World {
         for lane in &session.lanes {
             // Blocks are filled to a quarter at least, or together with a neighbour; but one whose
             // body is sent from where it is stays by itself, and takes the shortest piece of the
-            // pool. (`kept_bytes_max` in `config.rs` says so.)
+            // pool. (`kept_bytes_max` in `config/settings.rs` says so.)
             let shortest = limits.in_place_bytes_min.saturating_add(HEADER_BYTES);
             let part = 4.max(1 + (2 * HANDSHAKE_BYTES_MAX).div_ceil(shortest));
             let most = part * (limits.kept_bytes_max + limits.frame_bytes_max + limits.block_bytes);
