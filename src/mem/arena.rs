@@ -9,7 +9,8 @@
 //!
 //! - Every unit is in exactly one piece: a free one, or one that is lent.
 //! - No two free halves of one piece are both in `free`; those in `recent` may wait to be joined.
-//! - Nothing is allocated after setup: a cut or a join moves and counts references to one slab.
+//! - A cut or a join moves and counts references to one slab. It allocates only where more pieces
+//!   are cut at once than ever before, and those of setup ([`HULLS_MIN`]) are used up.
 //!
 //! Cost: the last few pieces given of each size are kept as they are, so taking and giving are a
 //! pop and a push while the sizes asked for stay the same. Otherwise up to one cut or join per
@@ -18,11 +19,14 @@
 //!
 //! Not for many arenas or short pieces: a piece is up to twice as long as what it was asked for.
 
-use crate::mem::buffer::{GAP_BYTES, Part};
+use crate::mem::buffer::{GAP_BYTES, Hull, Part};
 use crate::mem::{Buffer, OutOfMemory};
 
 /// How many freed pieces of each size are kept as they are.
 const RECENT_MAX: usize = 16;
+
+/// Handles for pieces to be cut that are made at setup, if there can be so many.
+const HULLS_MIN: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub(crate) struct Arena {
     free: Vec<Vec<Buffer>>,
     /// Where in `free[order]` the piece that starts at a unit is, if it is there.
     positions: Vec<u32>,
+    /// Handles of pieces that have been joined to others.
+    hulls: Vec<Hull>,
     /// Units registered with the kernel, ascending, and under which index.
     registered: Vec<(std::ops::Range<u32>, u16)>,
     free_bytes: usize,
@@ -66,11 +72,16 @@ impl Arena {
             };
             (0..=order_max).map(list).collect::<Result<Vec<_>, _>>()
         };
+        // As many as there are units, less the pieces that are there from the beginning.
+        let mut hulls = Vec::new();
+        hulls.try_reserve_exact(units - count).map_err(|_| OutOfMemory)?;
+        hulls.extend((0..HULLS_MIN.min(units - count)).map(|_| Hull::new()));
         let mut arena = Self {
             unit_shift: unit_bytes.trailing_zeros(),
             recent: lists(&|_| RECENT_MAX.min(units))?,
             free: lists(&|order| units >> order)?,
             positions: vec![0; units],
+            hulls,
             registered: Vec::new(),
             free_bytes: units * unit_bytes,
             total_bytes: units * unit_bytes,
@@ -180,7 +191,8 @@ impl Arena {
         let found = (order..self.free.len()).find(|&from| !self.free[from].is_empty())?;
         let mut piece = self.free[found].pop()?;
         while piece.order() as usize > order {
-            let mut back = piece.split();
+            let hull = self.hulls.pop().unwrap_or_else(Hull::new);
+            let mut back = piece.split(hull);
             back.set_registered(self.registration(&back));
             self.put(back);
         }
@@ -205,7 +217,7 @@ impl Arena {
         {
             let (mut front, back) =
                 if piece.unit() < other.unit() { (piece, other) } else { (other, piece) };
-            front.join(back);
+            self.hulls.push(front.join(back));
             piece = front;
         }
         self.put(piece);
