@@ -1,5 +1,8 @@
 //! CRC-32C, of frames and of recordings.
 
+/// Of short frames; see there.
+pub(crate) use crate::sys::crc::crc32c as crc32c_by_processor;
+
 /// CRC-32C (RFC 3720, appendix B.4, where it is that of iSCSI).
 #[inline]
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {

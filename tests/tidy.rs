@@ -15,7 +15,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["endpoint", "error", "time", "wire"]),
     ("endpoint", &["error", "wire"]),
     ("error", &["config", "endpoint", "sys::probe", "time", "wire"]),
-    ("crc", &[]),
+    // The processor has an instruction for it, and only `sys` may say so.
+    ("crc", &["sys::crc"]),
     ("record", &["crc", "time"]),
     ("stats", &["config", "error", "sync", "sys::lock", "sys::map", "time"]),
     ("sync", &[]),

@@ -7,7 +7,7 @@
 
 use zerocopy::IntoBytes;
 
-use crate::crc::{crc32c, crc32c_of};
+use crate::crc::{crc32c, crc32c_by_processor, crc32c_of};
 use crate::wire::header::{
     Codec, EXTENSION_BYTES, Extension, FRAME_ALIGN, Flags, HEADER_BYTES, Header, Kind, MAGIC,
     Priority, VERSION, frame_bytes, padded,
@@ -226,7 +226,8 @@ fn write_words(header: &mut [u8; HEADER_BYTES], words: [u64; 4]) {
 /// frames without one stays short.
 #[inline(never)]
 fn seal(unpadded: &mut [u8]) {
-    let crc = crc32c(unpadded);
+    let is_short = unpadded.len() <= SHORT_BYTES_MAX;
+    let crc = if is_short { checksum_in_place(unpadded) } else { crc32c(unpadded) };
     unpadded[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -262,23 +263,27 @@ pub fn checksum(header: &Header, extension: Option<&Extension>, payload: &[u8]) 
     crc32c_of([header.as_bytes(), extension, payload])
 }
 
-/// Frames up to this length are copied to be checked: that costs less than a digest of two parts.
-const COPIED_BYTES_MAX: usize = 256;
+/// Frames up to this length are checked by the processor's own instruction, where it has one: the
+/// library, which is faster beyond, would need a copy without the checksum.
+const SHORT_BYTES_MAX: usize = 256;
 
 /// CRC-32C over a frame without its padding, its checksum field taken as 0.
-///
-/// Of a short frame, over a copy; else in two parts, the second everything behind the checksum
-/// field.
 #[inline(never)]
 pub(crate) fn checksum_in_place(frame: &[u8]) -> u32 {
-    if frame.len() <= COPIED_BYTES_MAX {
-        let mut copy = [0; COPIED_BYTES_MAX];
-        let copy = &mut copy[..frame.len()];
-        copy.copy_from_slice(frame);
-        copy[CHECKSUM_AT].fill(0);
-        return crc32c(copy);
+    // Word by word: a frame of one's own has been written in such words just before.
+    let (first, rest) = frame.split_first_chunk::<8>().expect("a frame is at least a header");
+    let (second, rest) = rest.split_first_chunk::<8>().expect("a frame is at least a header");
+    let (first, second) = (u64::from_le_bytes(*first), u64::from_le_bytes(*second));
+    let second = second & u64::from(u32::MAX);
+    if frame.len() <= SHORT_BYTES_MAX
+        && let Some(crc) = crc32c_by_processor(first, second, rest)
+    {
+        return crc;
     }
-    let (first, rest) = frame.split_first_chunk::<16>().expect("a frame is at least a header");
-    let first = u128::from_le_bytes(*first) & (u128::MAX >> 32);
-    crc32c_of([&first.to_le_bytes(), rest])
+    checksum_of_parts(first, second, rest)
+}
+
+#[inline(never)]
+fn checksum_of_parts(first: u64, second: u64, rest: &[u8]) -> u32 {
+    crc32c_of([&first.to_le_bytes(), &second.to_le_bytes(), rest])
 }
