@@ -208,8 +208,8 @@ fn lane(care: Care) -> Box<dyn FnMut() -> u64> {
     let mut run = move || {
         let memory = &mut memory;
         for _ in 0..FRAMES {
-            let (head, payload) = (*black_box(&head), black_box(&PAYLOAD));
-            let written = lane.push(head, care, &payload[..], &limits, memory, &mut holdings);
+            let (mut head, payload) = (*black_box(&head), black_box(&PAYLOAD));
+            let written = lane.push(&mut head, care, &payload[..], &limits, memory, &mut holdings);
             assert_eq!(written, Ok(96), "there is room");
         }
         let mut bytes = 0;

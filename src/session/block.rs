@@ -253,7 +253,7 @@ impl Block {
     #[inline(always)]
     pub(crate) fn write<B: Body + ?Sized>(
         &mut self,
-        head: FrameHead,
+        head: &FrameHead,
         body: &B,
         frame_bytes_max: usize,
         scratch: &mut Scratch,
@@ -306,7 +306,7 @@ impl Block {
     /// for other frames from here on. Returns the frame's length.
     pub(crate) fn write_around(
         &mut self,
-        head: FrameHead,
+        head: &FrameHead,
         payload: Bytes,
         pool: &mut Pool,
     ) -> usize {

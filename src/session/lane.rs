@@ -283,7 +283,7 @@ impl Lane {
     #[inline(always)]
     pub(crate) fn push<B: Body + ?Sized>(
         &mut self,
-        head: FrameHead,
+        head: &mut FrameHead,
         care: Care,
         body: &B,
         limits: &LaneLimits,
@@ -301,7 +301,7 @@ impl Lane {
     #[inline(never)]
     fn push_special<B: Body + ?Sized>(
         &mut self,
-        head: FrameHead,
+        head: &mut FrameHead,
         care: Care,
         body: &B,
         limits: &LaneLimits,
@@ -336,7 +336,7 @@ impl Lane {
     #[inline(always)]
     fn push_behind<B: Body + ?Sized>(
         &mut self,
-        mut head: FrameHead,
+        head: &mut FrameHead,
         care: Care,
         body: &B,
         limits: &LaneLimits,
@@ -748,7 +748,7 @@ impl Lane {
     fn overwrite<B: Body + ?Sized>(
         &mut self,
         keyed: Keyed,
-        mut head: FrameHead,
+        head: &mut FrameHead,
         care: Care,
         body: &B,
         scratch: &mut Scratch,
@@ -1077,7 +1077,7 @@ impl Lane {
     fn write_to_new_block<B: Body + ?Sized>(
         &mut self,
         mut bytes: usize,
-        head: FrameHead,
+        head: &FrameHead,
         body: &B,
         limits: &LaneLimits,
         memory: &mut SendMemory,
@@ -1110,7 +1110,7 @@ impl Lane {
     #[inline(never)]
     fn write_around(
         &mut self,
-        head: FrameHead,
+        head: &FrameHead,
         payload: &Bytes,
         limits: &LaneLimits,
         memory: &mut SendMemory,

@@ -331,9 +331,9 @@ impl Session {
         if envelope.is_reliable() {
             return self.push_reliable(envelope, body, identity, now, memory);
         }
-        let head = plain_head(envelope, body, Flags::default(), now);
+        let mut head = plain_head(envelope, body, Flags::default(), now);
         let (limits, holdings) = (&self.limits, &mut self.holdings);
-        self.lanes[index].push(head, Care::NONE, body, limits, memory, holdings)
+        self.lanes[index].push(&mut head, Care::NONE, body, limits, memory, holdings)
     }
 
     /// As [`Session::push`], for telemetry that is reliable: it needs no extension but to confirm
@@ -351,9 +351,9 @@ impl Session {
         if self.confirmations.owes(index) {
             return self.push_special(envelope, Correlation::None, body, identity, now, memory);
         }
-        let head = plain_head(envelope, body, Flags::RELIABLE, now);
+        let mut head = plain_head(envelope, body, Flags::RELIABLE, now);
         let (limits, holdings) = (&self.limits, &mut self.holdings);
-        self.lanes[index].push(head, Care::RELIABLE, body, limits, memory, holdings)
+        self.lanes[index].push(&mut head, Care::RELIABLE, body, limits, memory, holdings)
     }
 
     /// As [`Session::push`], for what is not plain. Out of line, so that the plain path is short.
@@ -390,7 +390,7 @@ impl Session {
             || (overflow == Overflow::DropOldest && !care.reliable);
         let confirms = head.extension.is_some() && !may_be_dropped;
         let (limits, holdings) = (&self.limits, &mut self.holdings);
-        let written = self.lanes[index].push(head, care, body, limits, memory, holdings)?;
+        let written = self.lanes[index].push(&mut head, care, body, limits, memory, holdings)?;
         self.expires_from = self.expires_from.min(care.expiry);
         if confirms {
             self.confirmations.confirmed(envelope.lane());

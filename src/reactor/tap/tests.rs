@@ -263,7 +263,7 @@ fn frame_with_its_payload_elsewhere_passes_as_one() {
             checksum: Checksum::Never,
         };
         let mut block = Block::new(pool.take(128).expect("free"), number.into());
-        block.write_around(head, payload.into(), &mut pool);
+        block.write_around(&head, payload.into(), &mut pool);
         writer.sent(SessionKey::default(), Nanos(1), &block);
         pool.give(block.buffer);
         let frame = receiver.receive(Duration::ZERO).expect("it is there");
