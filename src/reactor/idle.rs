@@ -11,8 +11,8 @@ use crate::config::Idle;
 use crate::reactor::core::Core;
 use crate::time::Nanos;
 
-/// Pauses (PAUSE, YIELD) between two looks. Each look into a socket takes its lock, and what comes
-/// meanwhile has to wait for that. Few, as reading the clock between them is a pause, too.
+/// Pauses (PAUSE, YIELD) between two looks at memory, for the sake of the core's other thread.
+/// Between looks into sockets there are none: system call and clock are pause enough.
 const PAUSES_PER_SPIN: usize = 3;
 
 /// How often a spinning reactor looks at the clock, in iterations: of 60 ns where it watches
@@ -97,8 +97,10 @@ impl Core {
                 self.counters.spin_hits.add(1);
                 return Ok(true);
             }
-            for _ in 0..PAUSES_PER_SPIN {
-                std::hint::spin_loop();
+            if !makes_calls {
+                for _ in 0..PAUSES_PER_SPIN {
+                    std::hint::spin_loop();
+                }
             }
             if self.ring.needs_enter() {
                 self.enter(0, None)?;

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::config::{Config, Idle};
 use crate::error::CloseReason;
 use crate::mem::{Buffer, Pieces, WindowMode};
@@ -760,8 +762,8 @@ impl Core {
                 connection.window.filled(bytes);
                 Ok(bytes)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Direct::Nothing,
-            Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(Errno::AGAIN) => return Direct::Nothing,
+            Err(errno) => Err(errno.raw_os_error()),
         };
         connection.wants_receive = false;
         self.direct_receives += 1;

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::Config;
@@ -269,7 +270,7 @@ pub(crate) fn bound_unsent(socket: &Socket, bytes: u32) {
 
 /// Reads what is there, without waiting.
 #[inline]
-pub(crate) fn receive(socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn receive(socket: &Socket, into: &mut [u8]) -> Result<usize, Errno> {
     use rustix::net::{RecvFlags, recv};
     Ok(recv(socket, into, RecvFlags::DONTWAIT)?.0)
 }
