@@ -49,7 +49,8 @@ struct FrameSink {
     window: Vec<u8>,
     /// Bytes at the front of the window that are the start of a frame.
     filled: usize,
-    payload_bytes: usize,
+    /// Of each frame.
+    payload: Vec<u8>,
     sequence: u32,
     answer: Answer,
 }
@@ -119,10 +120,10 @@ impl Source for FrameSource {
 impl FrameSink {
     fn new(payload_bytes: usize, frame_bytes: usize, window_bytes: usize) -> Self {
         Self {
+            payload: payload(payload_bytes),
             decoder: Decoder::new(frame_bytes),
             window: vec![0; window_bytes],
             filled: 0,
-            payload_bytes,
             sequence: 0,
             answer: Answer::default(),
         }
@@ -142,9 +143,11 @@ impl Sink for FrameSink {
         loop {
             match self.decoder.next(&mut input) {
                 Ok(Some(frame)) => {
+                    let is_compared = stream::is_compared(self.sequence.into());
                     self.sequence = self.sequence.wrapping_add(1);
                     let right = frame.sequence() == self.sequence
-                        && frame.payload().len() == self.payload_bytes;
+                        && frame.payload().len() == self.payload.len()
+                        && (!is_compared || frame.payload() == self.payload);
                     self.answer.errors += u64::from(!right);
                     self.answer.bytes += frame.frame_bytes() as u64;
                     ended |= frame.kind() == Kind::Command;
@@ -204,6 +207,19 @@ mod tests {
             let mut source = FrameSource::new(64, placed, 96);
             source.buffer[HEADER_BYTES] = 0xaa;
             assert_eq!(source.fill(Last::More)[HEADER_BYTES], first, "{placed:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_content_is_seen_in_the_frames_that_are_compared() {
+        for (wrong, errors) in [(0, 1), (1, 0), (63, 0), (64, 1)] {
+            let mut source = FrameSource::new(64, Placed::Each, 65 * 96);
+            let mut stream = source.fill(Last::Last).to_vec();
+            stream[wrong * 96 + HEADER_BYTES + 40] ^= 1;
+            let mut sink = FrameSink::new(64, 96, stream.len());
+            sink.room().copy_from_slice(&stream);
+            let answer = sink.take(stream.len()).expect("valid frames").expect("the last one");
+            assert_eq!(answer, Answer { bytes: 65 * 96, errors }, "frame {wrong}");
         }
     }
 

@@ -21,7 +21,7 @@ use super::options::{Delivery, Scenario};
 use super::plan::{Bulk, Case, Plan};
 use super::round::{Calls, Extra, Round, Stopwatch};
 use super::socket::payload;
-use super::stream::Answer;
+use super::stream::{self, Answer};
 use super::{cores, failover, session, silence, trips};
 
 /// Bytes queued on a connection between two turns of a stream.
@@ -112,9 +112,12 @@ struct Seen {
 impl Seen {
     /// Hot path: once per frame. With one writer, a load and a store will do.
     #[inline]
-    fn count(&self, frame: &Frame<'_>, payload_bytes: usize) {
-        self.frames.store(self.frames.load(Relaxed) + 1, Relaxed);
-        if frame.payload().len() != payload_bytes {
+    fn count(&self, frame: &Frame<'_>, expected: &[u8]) {
+        let before = self.frames.load(Relaxed);
+        self.frames.store(before + 1, Relaxed);
+        let is_right = frame.payload().len() == expected.len()
+            && (!stream::is_compared(before) || frame.payload() == expected);
+        if !is_right {
             self.errors.store(self.errors.load(Relaxed) + 1, Relaxed);
         }
     }
@@ -137,10 +140,11 @@ pub(super) fn serve_on(plan: &Plan, cores: &[usize]) -> Result<Server, SubjectEr
         Server::builder().config(config(plan, cores)?).listen("127.0.0.1:0").reactors(cores.len());
     let server = match plan.case.scenario {
         Scenario::Stream => {
-            let (payload_bytes, frame_bytes) = (plan.case.payload_bytes, plan.case.frame_bytes());
+            let frame_bytes = plan.case.frame_bytes();
+            let expected = payload(plan.case.payload_bytes);
             let counted = Arc::new(Seen::default());
             let asked = Arc::clone(&counted);
-            builder.on(Kind::Data, move |_, frame| counted.count(&frame, payload_bytes)).on(
+            builder.on(Kind::Data, move |_, frame| counted.count(&frame, &expected)).on(
                 Kind::Command,
                 move |context, _| {
                     let _ =
@@ -409,4 +413,46 @@ fn stream<E: End>(
         errors: answer.errors + sent.abs_diff(arrived),
         extra: Extra::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ringwire::wire::{Checksum, Codec, Decoder, Flags, FrameHead, frame_bytes};
+
+    use super::*;
+
+    #[test]
+    fn what_a_stream_brings_is_compared() {
+        let head = FrameHead {
+            kind: Kind::Data,
+            priority: ringwire::Priority::Normal,
+            codec: Codec::Opaque,
+            type_id: 0,
+            sequence: 1,
+            sent_at_ns: 0,
+            flags: Flags::default(),
+            extension: None,
+            checksum: Checksum::Never,
+        };
+        let (right, mut wrong) = (payload(64), payload(64));
+        wrong[40] ^= 1;
+        let mut out = rkyv::util::AlignedVec::<16>::new();
+        out.resize(frame_bytes(64, false), 0);
+        let seen = Seen::default();
+        let mut errors_of = |sent: &[u8]| {
+            let written = head.encode(sent, &mut out);
+            let mut input = &out[..written];
+            let frame = Decoder::new(1024).next(&mut input).expect("sound").expect("whole");
+            seen.count(&frame, &right);
+            seen.errors.load(Relaxed)
+        };
+        assert_eq!(errors_of(&right), 0);
+        assert_eq!(errors_of(&wrong), 0, "the second frame is not compared");
+        assert_eq!(errors_of(&right[..63]), 1, "its length always is");
+        for _ in 3..64 {
+            assert_eq!(errors_of(&wrong), 1);
+        }
+        assert_eq!(errors_of(&wrong), 2, "the 65th is compared again");
+        assert_eq!(seen.take(96), Answer { bytes: 65 * 96, errors: 2 });
+    }
 }

@@ -18,6 +18,16 @@ use super::round::{Extra, Round, Stopwatch};
 /// Length of an [`Answer`] on the wire.
 const ANSWER_BYTES: usize = 16;
 
+/// Of so many frames one is compared byte by byte, the first among them. To look at each would cost
+/// short ones more than the transports do that are compared.
+const COMPARED_EVERY: u64 = 64;
+
+/// Whether the content of a frame is looked at, beside its length and its place in the stream.
+#[inline]
+pub(super) fn is_compared(frames_before: u64) -> bool {
+    frames_before.is_multiple_of(COMPARED_EVERY)
+}
+
 /// Makes what one connection sends.
 pub(super) trait Source {
     /// The next buffer to write. `last` marks its end as the end of a part, which the reader
