@@ -10,7 +10,8 @@
 //! - Every unit is in exactly one piece: a free one, or one that is lent.
 //! - No two free halves of one piece are both in `free`; those in `recent` may wait to be joined.
 //! - A cut or a join moves and counts references to one slab. It allocates only where more pieces
-//!   are cut at once than ever before, and those of setup ([`HULLS_MIN`]) are used up.
+//!   are cut at once than ever before, and the handles of setup ([`HULLS_MIN`]) are used up: all
+//!   that there could be would keep 64 bytes a unit resident.
 //!
 //! Cost: the last few pieces given of each size are kept as they are, so taking and giving are a
 //! pop and a push while the sizes asked for stay the same. Otherwise up to one cut or join per
@@ -26,7 +27,7 @@ use crate::mem::{Buffer, OutOfMemory};
 const RECENT_MAX: usize = 16;
 
 /// Handles for pieces to be cut that are made at setup, if there can be so many.
-const HULLS_MIN: usize = 256;
+const HULLS_MIN: usize = if cfg!(test) { 4 } else { 256 };
 
 /// See the module.
 #[derive(Debug)]
@@ -217,6 +218,8 @@ impl Arena {
         {
             let (mut front, back) =
                 if piece.unit() < other.unit() { (piece, other) } else { (other, piece) };
+            let has_room = self.hulls.len() < self.hulls.capacity();
+            assert!(has_room, "no more handles to spare than pieces that can be cut");
             self.hulls.push(front.join(back));
             piece = front;
         }

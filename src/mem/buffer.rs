@@ -35,9 +35,8 @@ pub(crate) enum Part {
 
 /// Memory that can be lent to the kernel. Never grows, never moves.
 ///
-/// One word wherever it goes. As the fields it stands for it was written in parts at every station
-/// of a message, read back in wider ones at the next, and waited for each time: a round trip of two
-/// sessions took 225 ns that takes 140 now.
+/// One word wherever it goes. The fields it stands for would be written in parts at every station
+/// of a message and read back in wider ones at the next, which waits each time (ARCHITECTURE.md).
 pub(crate) struct Buffer(Box<Piece>);
 
 /// What a [`Buffer`] is.
