@@ -1,6 +1,6 @@
 //! CRC-32C, of frames and of recordings.
 
-/// Of short frames; see there.
+/// CRC-32C of a short frame, where the processor can: see `sys::crc`.
 pub(crate) use crate::sys::crc::crc32c as crc32c_by_processor;
 
 /// CRC-32C (RFC 3720, appendix B.4, where it is that of iSCSI).

@@ -1,6 +1,6 @@
 //! The processor's own CRC-32C: eight bytes at a time.
 //!
-//! For short frames, whose checksum is over before a library has chosen among its ways. Longer ones
+//! For short frames, whose checksum is done before a library has chosen among its ways. Longer ones
 //! are `crate::crc`'s.
 
 /// CRC-32C of two little-endian words and of `rest` behind them. `None` where the processor

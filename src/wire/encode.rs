@@ -226,8 +226,8 @@ fn write_words(header: &mut [u8; HEADER_BYTES], words: [u64; 4]) {
 /// frames without one stays short.
 #[inline(never)]
 fn seal(unpadded: &mut [u8]) {
-    let is_short = unpadded.len() <= SHORT_BYTES_MAX;
-    let crc = if is_short { checksum_in_place(unpadded) } else { crc32c(unpadded) };
+    let short = (unpadded.len() <= SHORT_BYTES_MAX).then(|| checksum_by_processor(unpadded));
+    let crc = short.flatten().unwrap_or_else(|| crc32c(unpadded));
     unpadded[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -264,26 +264,49 @@ pub fn checksum(header: &Header, extension: Option<&Extension>, payload: &[u8]) 
 }
 
 /// Frames up to this length are checked by the processor's own instruction, where it has one: the
-/// library, which is faster beyond, would need a copy without the checksum.
+/// library, which is faster beyond, takes longer to begin.
 const SHORT_BYTES_MAX: usize = 256;
 
 /// CRC-32C over a frame without its padding, its checksum field taken as 0.
 #[inline(never)]
 pub(crate) fn checksum_in_place(frame: &[u8]) -> u32 {
+    let short = (frame.len() <= SHORT_BYTES_MAX).then(|| checksum_by_processor(frame));
+    short.flatten().unwrap_or_else(|| checksum_of_parts(frame))
+}
+
+/// `None` where it has no instruction for that.
+#[inline(always)]
+fn checksum_by_processor(frame: &[u8]) -> Option<u32> {
     // Word by word: a frame of one's own has been written in such words just before.
     let (first, rest) = frame.split_first_chunk::<8>().expect("a frame is at least a header");
     let (second, rest) = rest.split_first_chunk::<8>().expect("a frame is at least a header");
-    let (first, second) = (u64::from_le_bytes(*first), u64::from_le_bytes(*second));
-    let second = second & u64::from(u32::MAX);
-    if frame.len() <= SHORT_BYTES_MAX
-        && let Some(crc) = crc32c_by_processor(first, second, rest)
-    {
-        return crc;
-    }
-    checksum_of_parts(first, second, rest)
+    let second = u64::from_le_bytes(*second) & u64::from(u32::MAX);
+    crc32c_by_processor(u64::from_le_bytes(*first), second, rest)
 }
 
+/// The same in two parts: up to the end of the field, which is cleared, and all behind it.
 #[inline(never)]
-fn checksum_of_parts(first: u64, second: u64, rest: &[u8]) -> u32 {
-    crc32c_of([&first.to_le_bytes(), &second.to_le_bytes(), rest])
+fn checksum_of_parts(frame: &[u8]) -> u32 {
+    let (first, rest) = frame.split_first_chunk::<16>().expect("a frame is at least a header");
+    let first = u128::from_le_bytes(*first) & (u128::MAX >> 32);
+    crc32c_of([&first.to_le_bytes(), rest])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_to_a_checksum_agree() {
+        let frame: Vec<u8> = (0..600_u32).map(|at| at.to_le_bytes()[0] ^ 0x5a).collect();
+        for length in HEADER_BYTES..frame.len() {
+            let (frame, mut cleared) = (&frame[..length], frame[..length].to_vec());
+            cleared[CHECKSUM_AT].fill(0);
+            let expected = crc32c(&cleared);
+            assert_eq!(checksum_of_parts(frame), expected, "{length}");
+            assert_eq!(checksum_by_processor(frame).unwrap_or(expected), expected, "{length}");
+            seal(&mut cleared);
+            assert_eq!(cleared[CHECKSUM_AT], expected.to_le_bytes(), "{length}");
+        }
+    }
 }
