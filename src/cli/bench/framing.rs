@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn wrong_content_is_seen_in_the_frames_that_are_compared() {
-        for (wrong, errors) in [(0, 1), (1, 0), (63, 0), (64, 1)] {
+        for (wrong, errors) in [(0, 1), (1, 0), (60, 0), (61, 1)] {
             let mut source = FrameSource::new(64, Placed::Each, 65 * 96);
             let mut stream = source.fill(Last::Last).to_vec();
             stream[wrong * 96 + HEADER_BYTES + 40] ^= 1;
