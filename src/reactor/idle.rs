@@ -16,7 +16,7 @@ use crate::time::Nanos;
 const PAUSES_PER_SPIN: usize = 3;
 
 /// How often a spinning reactor looks at the clock, in iterations: of 60 ns where it watches
-/// memory, of 300 ns where it looks into sockets. Until then a deadline is missed; a reading is
+/// memory, of 200 ns where it looks into sockets. Until then a deadline is missed; a reading is
 /// 23 ns.
 const SPINS_PER_CLOCK_READING: u32 = 16;
 const LOOKS_PER_CLOCK_READING: u32 = 1;
@@ -77,7 +77,7 @@ impl Core {
         self.park(limit.min(self.memory_patience_ends()), read_at)
     }
 
-    /// Watches memory. Returns whether there is something to do, or `limit` has come.
+    /// Watches memory, or sockets. Returns whether there is something to do, or `limit` has come.
     fn spin(&mut self, limit: Nanos, spin_until: Nanos) -> io::Result<bool> {
         let directly = self.receives_directly();
         if !directly {
