@@ -9,7 +9,8 @@
 #                                        the rest goes to `peers run`, see its --help; mixed, cores,
 #                                        idle and failover take no options: see ringwire bench
 #   scripts/bench.sh long paced -- --plan
-#                                        what would be measured and how long it takes, no more
+#                                        what would be measured and how long it takes, no more (it
+#                                        builds first, too)
 #
 # Builds ringwire and benches/peers first, the first time for a quarter of an hour, and says how long
 # the run with peers takes before it starts. A subject that does not build here is left out and named
@@ -34,6 +35,10 @@ cd "$(dirname "$0")/.."
 readonly manifest=benches/peers/Cargo.toml
 readonly every_feature=tokio-uring,monoio,compio,ringline,omq,zeromq,zmq,nng,tonic,tarpc,zenoh
 
+usage() {
+    sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0"
+}
+
 form=quick
 if [ "${1:-}" = quick ] || [ "${1:-}" = long ]; then
     form="$1"
@@ -53,8 +58,18 @@ while [ "$#" -gt 0 ]; do
         rest=("$@")
         break
         ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    quick | long)
+        echo "$1 stands before the scenarios: scripts/bench.sh $1 ${beside[*]} ${alone[*]}" >&2
+        exit 2
+        ;;
     *)
-        sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2
+        usage >&2
+        echo >&2
+        echo "no scenario $1" >&2
         exit 2
         ;;
     esac

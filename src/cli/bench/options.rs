@@ -35,7 +35,8 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// one, of 11 two, of 21 six (a sign test at 5 %).
 ///
 /// Subjects: `socket` does the same work over plain sockets: in rtt it sends the same bytes to and
-/// fro, in stream it writes, reads and looks at the same frames. `raw`, in stream only, moves as
+/// fro, in stream it writes, reads and looks at the same frames: at the length and the place of
+/// each, and at the content of one in 61. `raw`, in stream only, moves as
 /// many bytes without frames, 256 KiB at once: what the machine can do for bulk. `ringwire` is the
 /// library, in stream with `send_all`, as an application sends many at once; `ringwire-reliable` is
 /// the library with reliable messages. `clock`, in paced only, is no transport: two threads read
