@@ -7,9 +7,12 @@
 #   sudo scripts/setup_host.sh --apply --persist   keeps the sysctls over a boot as well
 #   … --cores 2,3                            moves the interrupts of devices off these cores, on
 #                                            which reactors are to run
+#   sudo scripts/setup_host.sh --apply --save FILE   writes into a new file what each setting was,
+#                                            for a while that ends with --restore; no limits then
+#   sudo scripts/setup_host.sh --restore FILE        gives every setting in it what it had
 #
-# Running it again changes nothing more. To undo: reboot, and remove the files it names; of the one
-# with limits its lines for memlock and nofile.
+# Running it again changes nothing more. To undo without a saved file: reboot, and remove the files
+# it names; of the one with limits its lines for memlock and nofile. Modules stay until then.
 # Governor, idle states, clock source, huge pages, interrupts and network cards are not kept over a
 # boot: tuned(8) or the kernel's command line does that. Limits are those of limits.conf(5), which
 # do not bind root. Isolated cores need the kernel's command line, coalescing ethtool(8).
@@ -36,6 +39,9 @@ export LC_ALL=C
 
 apply=false
 persist=false
+# Where to write what settings were, and where to read it.
+save=""
+restore=""
 root=""
 reactor_cores=""
 pending=0
@@ -43,14 +49,22 @@ failed=0
 sysctls=()
 
 usage() {
-    sed -n '2,18s/^# \{0,1\}//p' "$0"
+    sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//p}' "$0"
 }
 
 main() {
     parse "$@"
-    if "$apply" && [[ -z "$root" && "$(id -u)" -ne 0 ]]; then
-        echo "setup_host.sh: --apply changes the host: run it with sudo" >&2
+    if { "$apply" || [[ -n "$restore" ]]; } && [[ -z "$root" && "$(id -u)" -ne 0 ]]; then
+        echo "setup_host.sh: --apply and --restore change the host: run it with sudo" >&2
         exit 2
+    fi
+    if [[ -n "$restore" ]]; then
+        give_back
+        summary
+        return
+    fi
+    if [[ -n "$save" ]]; then
+        (set -o noclobber && : >"$save") || exit 2
     fi
     io_uring
     congestion_control
@@ -63,7 +77,10 @@ main() {
     swap
     packets
     interrupts
-    limits
+    # They are for new logins, and a file that stays.
+    if [[ -z "$save" ]]; then
+        limits
+    fi
     if "$persist"; then
         persist_sysctls
     fi
@@ -83,6 +100,14 @@ parse() {
                 fi
                 shift
                 ;;
+            --save)
+                save="${2:?--save needs a file}"
+                shift
+                ;;
+            --restore)
+                restore="${2:?--restore needs the file of --save}"
+                shift
+                ;;
             # For tests: a directory that plays the host.
             --root)
                 root="${2:?--root needs a directory}"
@@ -100,6 +125,22 @@ parse() {
         esac
         shift
     done
+    local wrong=""
+    if [[ -n "$restore" ]]; then
+        if "$apply" || "$persist" || [[ -n "$save$reactor_cores" ]]; then
+            wrong="--restore takes a file and no other option"
+        elif [[ ! -r "$restore" ]]; then
+            wrong="--restore: there is no file $restore"
+        fi
+    elif [[ -n "$save" ]] && ! "$apply"; then
+        wrong="--save goes with --apply: nothing is changed without it"
+    elif [[ -n "$save" ]] && "$persist"; then
+        wrong="--save is for a while, --persist for longer: one of them"
+    fi
+    if [[ -n "$wrong" ]]; then
+        echo "setup_host.sh: $wrong" >&2
+        exit 2
+    fi
 }
 
 # 1 with a group is somebody's decision: left alone.
@@ -197,6 +238,7 @@ huge_pages() {
         echo "would change  $path: always -> madvise"
         return
     fi
+    remember "$path" always
     printf 'madvise\n' 2>/dev/null >"$root$path" || true
     # The kernel shows what is chosen in brackets.
     if [[ "$(value_of "$path")" == *"[always]"* ]]; then
@@ -268,6 +310,7 @@ move_interrupt() {
         echo "would change  $path: $before -> $wanted"
         return
     fi
+    remember "$path" "$before"
     printf '%s\n' "$wanted" 2>/dev/null >"$root$path" || true
     if touches "$(expand "$(value_of "$path")")"; then
         pending=$((pending - 1))
@@ -455,10 +498,49 @@ set_value() {
         echo "would change  $label: $before -> $wanted"
         return
     fi
+    remember "$path" "$before"
     # The kernel may refuse the write; what counts is what it says afterwards.
     printf '%s\n' "$wanted" 2>/dev/null >"$root$path" || true
     after="$(value_of "$path")"
     report "$label" "$before" "$wanted" "$after"
+}
+
+# remember PATH VALUE: what a setting is before it is changed.
+remember() {
+    if [[ -n "$save" ]]; then
+        printf '%s\t%s\n' "$1" "$2" >>"$save"
+    fi
+}
+
+# Every setting of the saved file as it was, the last one changed first.
+give_back() {
+    local path value
+    while IFS=$'\t' read -r path value; do
+        [[ -n "$path" ]] || continue
+        give_back_one "$path" "$value"
+    done < <(tac "$restore")
+}
+
+# give_back_one PATH VALUE
+give_back_one() {
+    local path="$1" value="$2" before after
+    before="$(value_of "$path")"
+    if is_chosen "$before" "$value"; then
+        kept "$path" "$before"
+        return
+    fi
+    pending=$((pending + 1))
+    printf '%s\n' "$value" 2>/dev/null >"$root$path" || true
+    after="$(value_of "$path")"
+    if is_chosen "$after" "$value"; then
+        after="$value"
+    fi
+    report "$path" "$before" "$value" "$after"
+}
+
+# is_chosen TEXT VALUE: whether a setting has a value; of several the one in brackets.
+is_chosen() {
+    [[ "$1" == "$2" || "$1" == *"[$2]"* ]]
 }
 
 # write_file PATH TEXT
@@ -536,7 +618,7 @@ value_of() {
 summary() {
     if ((pending == 0)); then
         echo "nothing to change"
-    elif ! "$apply"; then
+    elif ! "$apply" && [[ -z "$restore" ]]; then
         echo "$pending to change; nothing was changed: run again with --apply"
     else
         echo "$((pending - failed)) changed, $failed failed"

@@ -1,6 +1,7 @@
 //! `scripts/setup_host.sh` on a host made of files: what it shows, what it changes, that a second
 //! run changes nothing. Needs `bash`, as the script does.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -76,14 +77,36 @@ impl SlowHost {
 
     /// Runs the script and returns what it said.
     fn run(&self, options: &[&str]) -> String {
+        let (code, said) = self.ask(options);
+        assert_eq!(code, Some(0), "{said}");
+        said
+    }
+
+    /// Runs the script and returns its exit code and what it said.
+    fn ask(&self, options: &[&str]) -> (Option<i32>, String) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/setup_host.sh");
         let mut command = Command::new("bash");
         let output =
             output::output(command.arg(script).arg("--root").arg(&self.root).args(options));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let complained = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}\n{complained}");
-        said
+        (output.status.code(), said + &String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// The text of every file.
+    fn files(&self) -> BTreeMap<PathBuf, String> {
+        let (mut files, mut folders) = (BTreeMap::new(), vec![self.root.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).expect("a directory of ours") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let text = fs::read_to_string(&path).expect("text");
+                    files.insert(path, text);
+                }
+            }
+        }
+        files
     }
 }
 
@@ -132,6 +155,49 @@ fn applying_changes_what_doctor_complains_about() {
     // Its hard limit is higher already, and must not be lowered.
     assert!(limits.contains("* soft nofile "), "{limits}");
     assert!(!host.root.join(SYSCTLS).exists(), "only --persist writes it");
+}
+
+/// For the time of a measurement: nothing of it stays.
+#[test]
+fn what_was_saved_is_given_back() {
+    let host = SlowHost::new("save");
+    // As the kernel has it, which a file does not: what is chosen stands in brackets.
+    host.write(HUGE_PAGES, "[always]\n");
+    let before = host.files();
+    let saved = std::env::temp_dir().join(format!("ringwire-saved-{}", std::process::id()));
+    let _ = fs::remove_file(&saved);
+    let file = saved.to_str().expect("UTF-8");
+    let said = host.run(&["--apply", "--save", file, "--cores", "1"]);
+    assert!(said.contains("changed       net.ipv4.tcp_congestion_control: bbr -> cubic"), "{said}");
+    assert_eq!(host.read(GOVERNOR), "performance");
+    assert_eq!(host.read(&affinity(9)), "0,2,3");
+    assert!(!host.root.join(LIMITS).exists(), "limits are a file that would stay");
+    // What somebody has changed meanwhile is ours to give back as well; another run is not.
+    host.write(GOVERNOR, "schedutil\n");
+    let (code, said) = host.ask(&["--apply", "--save", file]);
+    assert_eq!(code, Some(2), "the file is there: {said}");
+
+    let said = host.run(&["--restore", file]);
+    assert!(said.contains(&format!("changed       /{GOVERNOR}: schedutil -> powersave")), "{said}");
+    assert!(said.ends_with("0 failed\n"), "{said}");
+    let mut after = host.files();
+    // A file shows what was written into it, the kernel its choice.
+    let huge_pages = host.root.join(HUGE_PAGES);
+    assert_eq!(after.insert(huge_pages, "[always]\n".into()).as_deref(), Some("always\n"));
+    assert_eq!(after, before);
+    assert!(host.run(&["--restore", file]).contains("nothing to change"));
+    let _ = fs::remove_file(&saved);
+
+    for (options, wrong) in [
+        (&["--save", file][..], "--save goes with --apply"),
+        (&["--apply", "--save", file, "--persist"], "--save is for a while"),
+        (&["--restore", file], "there is no file"),
+        (&["--restore", file, "--apply"], "no other option"),
+    ] {
+        let (code, said) = host.ask(options);
+        assert!(code == Some(2) && said.contains(wrong), "{options:?}: {said}");
+    }
+    assert_eq!(host.files().len(), before.len(), "nothing was written");
 }
 
 #[test]
