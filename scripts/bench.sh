@@ -3,14 +3,19 @@
 #
 #   scripts/bench.sh                     everything in its quick form, under five minutes
 #   scripts/bench.sh quick rtt mixed     only these scenarios: rtt, stream, paced and fan-in, which have
-#                                        peers, and mixed, cores, idle and failover, which do not
-#   scripts/bench.sh long                every size, rate and number of connections; most of a day
+#                                        peers; mixed, cores, idle and failover, which do not; and own,
+#                                        the default suite of ringwire bench beside bare sockets
+#   scripts/bench.sh long                every size, rate and number of connections, and own; most of
+#                                        a day
 #   scripts/bench.sh quick rtt -- --subjects 'raw-*,ringwire-*,tokio' --payload 256
 #                                        the rest goes to `peers run`, see its --help; mixed, cores,
 #                                        idle and failover take no options: see ringwire bench
 #   scripts/bench.sh long paced -- --plan
 #                                        what would be measured and how long it takes, no more (it
 #                                        builds first, too)
+#   SETUP_HOST=1 CORES=2,3 scripts/bench.sh long
+#                                        on bare metal, which has the say over its own cores: what a
+#                                        shared guest can not show
 #
 # Builds ringwire and benches/peers first, the first time for a quarter of an hour, and says how long
 # the run with peers takes before it starts. A subject that does not build here is left out and named
@@ -28,6 +33,10 @@
 #   CONGESTION TCP's congestion control for all subjects, e.g. reno, which Ringwire and the floors have
 #              over loopback anyway: the system's is set to it for the run and then back. Needs root; the
 #              record's machine line says what peers had
+#   SETUP_HOST=1 what scripts/setup_host.sh recommends, for the time of the run: then every setting gets
+#              back what it had. Needs root, or sudo
+#   CORES      the only cores that measured processes run on, e.g. 2,3: an end each. With SETUP_HOST=1
+#              interrupts of devices go to the others. cores takes as many as there are
 #   PYTHON     the interpreter of the asyncio peer, otherwise python3
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -52,7 +61,7 @@ rest=()
 while [ "$#" -gt 0 ]; do
     case "$1" in
     rtt | stream | paced | fan-in) beside+=("$1") ;;
-    mixed | cores | idle | failover) alone+=("$1") ;;
+    mixed | cores | idle | failover | own) alone+=("$1") ;;
     --)
         shift
         rest=("$@")
@@ -91,13 +100,17 @@ machine_name() {
 # All, unless some are named; what is said to `peers run` is about those with peers.
 has_peers=1
 if [ "${#alone[@]}" -gt 0 ] && [ "${#rest[@]}" -gt 0 ]; then
-    echo "what stands behind -- is not for ${alone[*]}: see ringwire bench ${alone[0]} --help" >&2
+    echo "what stands behind -- is not for ${alone[*]}: see ringwire bench --help" >&2
     exit 2
 fi
 if [ "${#beside[@]}" = 0 ] && [ "${#alone[@]}" -gt 0 ]; then
     has_peers=""
 elif [ "$((${#beside[@]} + ${#rest[@]}))" = 0 ]; then
     alone=(mixed cores idle failover)
+    # The quick form has no time for it.
+    if [ "$form" = long ]; then
+        alone=(own "${alone[@]}")
+    fi
 fi
 arguments+=("${beside[@]}" "${rest[@]}")
 if [[ " ${rest[*]} " == *" --plan "* ]]; then
@@ -126,11 +139,23 @@ scratch="$(mktemp -d)"
 readonly congestion=net.ipv4.tcp_congestion_control
 # What the system had, where another is set for the run.
 congestion_before=""
+# What the host had, where it is set up for the run.
+host_before=""
+as_root=(sudo)
+if [ "$(id -u)" = 0 ]; then
+    as_root=()
+fi
 clean_up() {
-    rm -rf "$scratch"
     if [ -n "$congestion_before" ] && ! sysctl -qw "$congestion=$congestion_before"; then
         echo "$congestion is not back: it was $congestion_before" >&2
     fi
+    # After it, as it was before it.
+    if [ -n "$host_before" ] &&
+        ! "${as_root[@]}" scripts/setup_host.sh --restore "$host_before" >&2; then
+        echo "the host is not as it was: scripts/setup_host.sh --restore $host_before" >&2
+        return
+    fi
+    rm -rf "$scratch"
 }
 trap clean_up EXIT
 
@@ -149,8 +174,38 @@ set_congestion() {
         exit 2
     fi
 }
-if [ -n "${CONGESTION:-}" ] && [[ " ${rest[*]} " != *" --plan "* ]]; then
-    set_congestion
+
+set_up_host() {
+    local before="$scratch/host" cores=()
+    if [ -n "${CORES:-}" ]; then
+        cores=(--cores "$CORES")
+    fi
+    # Some may have changed where others could not be: the run goes on, and says so.
+    "${as_root[@]}" scripts/setup_host.sh --apply --save "$before" "${cores[@]}" >&2 ||
+        echo "not everything of the host could be set up" >&2
+    if [ ! -e "$before" ]; then
+        echo "SETUP_HOST=1: it takes root, or sudo" >&2
+        exit 2
+    fi
+    host_before="$before"
+}
+
+measured_with=()
+if [ -n "${CORES:-}" ]; then
+    measured_with=(taskset --cpu-list "$CORES")
+    if ! "${measured_with[@]}" true; then
+        echo "CORES=$CORES: numbers of cores with commas between, e.g. 2,3" >&2
+        exit 2
+    fi
+fi
+if [[ " ${rest[*]} " != *" --plan "* ]]; then
+    # Of the host first: it has a say about congestion control, too.
+    if [ "${SETUP_HOST:-0}" = 1 ]; then
+        set_up_host
+    fi
+    if [ -n "${CONGESTION:-}" ]; then
+        set_congestion
+    fi
 fi
 log="$scratch/build"
 
@@ -182,7 +237,8 @@ run_beside() {
     fi
     # Word splitting is wanted: a command and its arguments.
     # shellcheck disable=SC2086
-    ${RUN_WITH:-} "${CARGO_TARGET_DIR:-benches/peers/target}/release/peers" run "${arguments[@]}" ||
+    ${RUN_WITH:-} "${measured_with[@]}" "${CARGO_TARGET_DIR:-benches/peers/target}/release/peers" \
+        run "${arguments[@]}" ||
         failed peers "$?"
     write_page peers
 }
@@ -203,7 +259,11 @@ write_page() {
 # Runs a scenario of ringwire's own.
 run_alone() {
     local scenario="$1" json text
-    local lengths=()
+    local lengths=() named=("$1") with=("${measured_with[@]}")
+    case "$scenario" in
+    own) named=() ;;
+    cores) with=() ;;
+    esac
     if [ "$form" = quick ]; then
         case "$scenario" in
         # So many requests at 1 kHz, and so many cuts, that there is a p99.
@@ -217,7 +277,8 @@ run_alone() {
     text="$scratch/$scenario.txt"
     # Word splitting is wanted: a command and its arguments.
     # shellcheck disable=SC2086
-    ${RUN_WITH:-} "$ringwire" bench "$scenario" "${lengths[@]}" --json "$json" | tee "$text" ||
+    ${RUN_WITH:-} "${with[@]}" "$ringwire" bench "${named[@]}" "${lengths[@]}" --json "$json" |
+        tee "$text" ||
         failed "$scenario" "$?"
     if [ "$out" != - ] && [ -s "$json" ]; then
         cat "$json" >>"$out-$scenario.jsonl"

@@ -47,6 +47,7 @@ const CARGO_FOR_BENCH: &str = r#"#!/bin/bash
 mkdir -p "$CARGO_TARGET_DIR/release"
 cat >"$CARGO_TARGET_DIR/release/peers" <<'END'
 #!/bin/bash
+[[ "$*" != *--plan* ]] || exit 0
 while [ "$1" != --json ]; do shift; done
 echo row >>"$2"
 exit 1
@@ -76,6 +77,27 @@ case "$*" in
     ;;
 *) exit 1 ;;
 esac
+"#;
+
+/// Notes what it is asked for, and writes the file of a host that was set up.
+const SETUP_HOST: &str = r#"#!/bin/bash
+echo "setup ${*/\/*\//}" >>"$NOTES/runs"
+[ "$1 $2" != "--apply --save" ] || echo saved >"$3"
+[ "$1" != --restore ] || cat "$2" >>"$NOTES/runs"
+[ ! -e "$NOTES/refused" ] || exit 1
+"#;
+
+/// Notes itself, and does what it is told; takes a core that is none for an error.
+const PASSES_ON: &str = r#"#!/bin/bash
+case "${0##*/}" in
+sudo) echo sudo >>"$NOTES/runs" ;;
+taskset)
+    [ "$1" = --cpu-list ] && [[ "$2" =~ ^[0-9,]+$ ]] || exit 1
+    [ "$3" = true ] || echo "cores $2" >>"$NOTES/runs"
+    shift 2
+    ;;
+esac
+exec "$@"
 "#;
 
 /// Names a program that has the cases `a` and `b/64`.
@@ -130,7 +152,8 @@ impl Repository {
         let root = std::env::temp_dir().join(format!("ringwire-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         let repository = Self { root };
-        for script in ["ab.sh", "bench.sh", "ci.sh", "instructions.sh", "pgo.sh"] {
+        let scripts = ["ab.sh", "bench.sh", "ci.sh", "instructions.sh", "pgo.sh", "setup_host.sh"];
+        for script in scripts {
             let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
             let text = fs::read_to_string(text).expect("a script of this repository");
             repository.program(&format!("tree/scripts/{script}"), &text);
@@ -174,6 +197,8 @@ impl Repository {
             .env_remove("STEP_SECONDS")
             .env_remove("APPEND")
             .env_remove("CONGESTION")
+            .env_remove("CORES")
+            .env_remove("SETUP_HOST")
             .env_remove("FEATURES")
             .env_remove("MACHINE")
             .env_remove("RECORD")
@@ -430,6 +455,65 @@ fn congestion_control_is_set_for_the_run_and_then_back() {
     assert_eq!((code, &*runs), (Some(2), ""), "{said}");
     assert!(said.contains("CONGESTION=reno: can not be set; it takes root"), "{said}");
     assert_eq!(repository.read("notes/congestion"), "bbr\n");
+}
+
+#[test]
+fn host_is_set_up_for_the_run_and_then_back() {
+    let repository = Repository::new("host");
+    repository.program("bin/cargo", CARGO_FOR_BENCH);
+    repository.program("tree/scripts/setup_host.sh", SETUP_HOST);
+    repository.program("bin/sudo", PASSES_ON);
+    repository.program("bin/taskset", PASSES_ON);
+    repository.program("bin/id", "#!/bin/bash\ncat \"$NOTES/user\"\n");
+    repository.write("notes/user", "0\n");
+    let run = |arguments: &[&str], cores: &str| {
+        let _ = fs::remove_file(repository.root.join("notes/runs"));
+        let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+        command.args(arguments).env("OUT", "-").env("SETUP_HOST", "1").env("CORES", cores);
+        let run = output::output(&mut command);
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        (run.status.code(), said, repository.read("notes/runs"))
+    };
+    let (code, said, runs) = run(&["quick", "failover"], "2,3");
+    let wanted = "setup --apply --save host --cores 2,3\ncores 2,3\nbench failover\n\
+                  setup --restore host\nsaved\n";
+    assert_eq!((code, &*runs), (Some(0), wanted), "{said}");
+    // More reactors than the two ends have cores, and a suite that takes no scenario.
+    repository.write("notes/user", "1000\n");
+    let (code, said, runs) = run(&["quick", "cores", "own"], "");
+    let wanted = "sudo\nsetup --apply --save host\nbench cores\nbench --json\n\
+                  sudo\nsetup --restore host\nsaved\n";
+    assert_eq!((code, &*runs), (Some(1), wanted), "{said}");
+    let (code, said, runs) = run(&["quick", "cores"], "2,3");
+    assert_eq!((code, runs.contains("\ncores 2,3")), (Some(0), false), "{said}");
+    // Not everything could be changed, nor given back: both are said, and where the file is.
+    repository.write("notes/refused", "");
+    let (code, said, runs) = run(&["quick", "failover"], "");
+    assert!(code == Some(0) && runs.contains("bench failover"), "{said}");
+    assert!(said.contains("not everything of the host could be set up"), "{said}");
+    let told = said.lines().find(|line| line.starts_with("the host is not as it was: "));
+    let file = told.and_then(|line| line.split(' ').next_back()).expect("the file");
+    assert_eq!(fs::read_to_string(file).expect("it is kept"), "saved\n");
+    fs::remove_dir_all(Path::new(file).parent().expect("a folder")).expect("our own");
+    // A plan sets nothing up, and a core is a number.
+    let (code, said, runs) = run(&["quick", "rtt", "--", "--plan"], "");
+    assert!(!runs.contains("setup"), "{code:?} {said}");
+    let (code, said, runs) = run(&["quick", "failover"], "first");
+    assert_eq!((code, &*runs), (Some(2), ""), "{said}");
+    assert!(said.contains("CORES=first: numbers of cores"), "{said}");
+}
+
+#[test]
+fn long_form_has_the_goals_beside_bare_sockets_as_well() {
+    let repository = Repository::new("long");
+    repository.program("bin/cargo", CARGO_FOR_BENCH);
+    let own = |form: &str| {
+        let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+        let out = repository.root.join(form);
+        output::output(command.arg(form).env("OUT", out.join("day")));
+        out.join("day-own.jsonl").exists()
+    };
+    assert_eq!((own("long"), own("quick")), (true, false), "the quick form has no time for it");
 }
 
 #[test]
