@@ -157,6 +157,11 @@ impl Latency {
         self.0.borrow_mut().reset();
     }
 
+    #[inline]
+    pub fn record(&self, ns: u64) {
+        self.0.borrow_mut().saturating_record(ns);
+    }
+
     /// Round trips recorded.
     pub fn count(&self) -> u64 {
         self.0.borrow().len()
@@ -212,7 +217,7 @@ impl Trips {
         self.message.stamp(Tag::Echo, self.sequence);
         let is_right = client.echo(&mut self.message).await?;
         let end = Nanos::now();
-        self.latency.0.borrow_mut().saturating_record(end.0.saturating_sub(start.0));
+        self.latency.record(end.0.saturating_sub(start.0));
         self.errors += u64::from(!is_right);
         Ok(end)
     }

@@ -61,6 +61,9 @@ impl Verdict {
         };
         let figure = text::name(&told.figure);
         let lacks = told.lacks.as_deref().map(|lacks| text::cut(lacks, LACKS_CHARS_MAX));
+        let noisy = told.noisy.then(|| "noisy".to_owned());
+        let clock = told.clock.map(|clock| format!("clock {clock:.2}x"));
+        let notes: Vec<String> = lacks.or(noisy).into_iter().chain(clock).collect();
         Self {
             case,
             what: format!(
@@ -72,7 +75,7 @@ impl Verdict {
             measured: told.ratio,
             goal: format!("{relation} {:.2}x", told.bound),
             outcome: told.outcome,
-            note: lacks.or_else(|| told.noisy.then(|| "noisy".into())),
+            note: (!notes.is_empty()).then(|| notes.join("; ")),
         }
     }
 }
@@ -451,6 +454,7 @@ mod tests {
         let mut runs = peers::tests::sample();
         let mut stray = runs[0].told[1].clone();
         (stray.of, stray.case) = ("later".into(), "later 64 B".into());
+        stray.clock = Some(1.5);
         runs[0].told.push(stray);
         let book = Book::new(&runs);
         let verdicts = verdicts(&book, 0);
@@ -467,7 +471,7 @@ mod tests {
             "rtt 64 B: p50 of ringwire-spin / fast 0.30x <= 0.50x met ",
             "rtt 64 B: p99.9 of ringwire-spin / fast – <= 1.00x not judged \
              1,050 samples, p99.9 needs 10,000",
-            "later 64 B: p50 of ringwire-spin / fast 0.30x <= 0.50x met ",
+            "later 64 B: p50 of ringwire-spin / fast 0.30x <= 0.50x met clock 1.50x",
         ];
         assert_eq!(shown, expected);
         assert_eq!(Count::of(&verdicts), Count { met: 2, judged: 3, open: 1 });

@@ -147,6 +147,8 @@ pub(super) struct Told {
     pub(super) noisy: bool,
     /// What there were too few of, where it was not judged.
     pub(super) lacks: Option<String>,
+    /// What two clocks that are read have, as a multiple of the other's figure; of paced tails.
+    pub(super) clock: Option<f64>,
 }
 
 /// Which side of its bound a ratio is to be on.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::figure::{Figure, best_floor, best_peer, is_bulk_stream, is_contradicted};
 use super::record::Record;
 use crate::job::{Case, Scenario};
+use crate::subjects::clock;
 
 /// What a goal's line keeps free for what it is about.
 const WHAT_CHARS: usize = 46;
@@ -50,6 +51,10 @@ pub struct Verdict {
     pub noisy: bool,
     /// What there is too little of, where it is not judged; and who could not keep up.
     pub lacks: Option<String>,
+    /// Of the tail of a paced case beside a peer: that of two clocks that are read in the same
+    /// rounds, as a multiple of the same peer's. Where this is more than 1 nobody who spins could
+    /// meet the goal on this machine in that hour, whatever carries the messages.
+    pub clock: Option<f64>,
 }
 
 /// Which side of its bound a ratio is to be on.
@@ -120,7 +125,13 @@ fn stream(one: &Done, verdicts: &mut Vec<Verdict>) {
 fn paced(one: &Done, done: &[Done], verdicts: &mut Vec<Verdict>) {
     let spin = one.named("ringwire-spin");
     for figure in [Figure::P999, Figure::Max] {
-        verdicts.extend(judge(one, figure, spin, best_peer(figure, &one.records), 1.0));
+        let Some(best) = best_peer(figure, &one.records) else { continue };
+        let verdict = judge(one, figure, spin, Some(best), 1.0);
+        let clock = clock_beside(one, figure, best);
+        verdicts.extend(verdict.map(|verdict| Verdict {
+            clock: clock.filter(|_| verdict.ratio.is_some()),
+            ..verdict
+        }));
     }
     let unloaded = |other: &&Done| other.case == Case { bulk: false, ..one.case };
     if one.case.bulk
@@ -129,6 +140,12 @@ fn paced(one: &Done, done: &[Done], verdicts: &mut Vec<Verdict>) {
         let verdict = judge(one, Figure::P99, spin, unloaded.named("ringwire-spin"), 2.0);
         verdicts.extend(verdict.map(|verdict| Verdict { other: "without bulk".into(), ..verdict }));
     }
+}
+
+/// A figure of who only reads the clock, as a multiple of another's.
+fn clock_beside(one: &Done, figure: Figure, other: &Record) -> Option<f64> {
+    let clock = one.named(clock::NAME).filter(|clock| figure.lacks(clock).is_none())?;
+    Some(figure.value(clock)? / figure.value(other)?).filter(|ratio| ratio.is_finite())
 }
 
 impl Done {
@@ -189,6 +206,7 @@ fn judge(
         outcome,
         noisy: figure.is_noisy(subject) || figure.is_noisy(other) || is_doubtful,
         lacks: lacking,
+        clock: None,
     })
 }
 
@@ -244,6 +262,7 @@ impl std::fmt::Display for Verdict {
         let noisy = if self.noisy { " (noisy)" } else { "" };
         let ratio = shown(self.ratio.unwrap_or(f64::NAN), self.bound);
         write!(f, "{ratio:>7}, goal {relation} {:.2}x: {outcome}{noisy}", self.bound)?;
+        self.clock.iter().try_for_each(|clock| write!(f, "; clock {clock:.2}x"))?;
         self.lacks.iter().try_for_each(|lacks| write!(f, "; {lacks}"))
     }
 }
@@ -357,6 +376,33 @@ mod tests {
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].starts_with("p99 of ringwire-spin / without bulk"), "{lines:?}");
         assert!(lines[0].ends_with("2.50x, goal <= 2.00x: MISSED"), "{lines:?}");
+    }
+
+    /// What the machine does to who spins stands beside the verdict, and does not change it.
+    #[test]
+    fn tail_of_a_clock_stands_beside_that_of_a_peer() {
+        let figures = [
+            ("clock", Role::Floor, 4000, 1.0),
+            ("ringwire-spin", Role::Ringwire, 4100, 1.0),
+            ("tokio", Role::Peer, 2000, 1.0),
+        ];
+        let mut one = done(case(Scenario::Paced), &figures);
+        let told = lines(std::slice::from_ref(&one));
+        assert_eq!(told.len(), 2, "{told:?}");
+        for line in told {
+            assert!(line.ends_with("2.05x, goal <= 1.00x: MISSED; clock 2.00x"), "{line}");
+        }
+        // Of too few samples its maximum says nothing, and beside nothing there is nothing to say.
+        one.records[0].samples = 9_999;
+        let clocks = |one: &Done| {
+            let found = verdicts(std::slice::from_ref(one));
+            found.iter().map(|verdict| verdict.clock).collect::<Vec<_>>()
+        };
+        assert_eq!(clocks(&one), [None, None]);
+        one.records[0].samples = 10_500;
+        assert_eq!(clocks(&one), [Some(2.0), Some(2.0)]);
+        one.records[2].samples = 1_050;
+        assert_eq!(clocks(&one), [None, None]);
     }
 
     #[test]

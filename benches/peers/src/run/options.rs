@@ -381,7 +381,7 @@ pub mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        refused(&["--subjects", "raw-spin,nonsense"], "none is called \"nonsense\"; use raw-spin,");
+        refused(&["--subjects", "raw-spin,nonsense"], "none is called \"nonsense\"; use clock,");
         refused(&["--subjects", "nonsense-*"], "none is called");
         // One that another build has is known.
         assert!(options(&["--subjects", "nng,zenoh"]).check(&[0]).is_ok());

@@ -9,6 +9,7 @@ use super::figure::{Figure, TRIPS_EACH_MIN, best_peer, is_bulk_stream, is_short}
 use super::plan::Load;
 use super::record::Record;
 use crate::job::{Case, Scenario};
+use crate::subjects::clock;
 
 /// Where a column's text comes from.
 type Text = fn(&Record) -> String;
@@ -66,6 +67,9 @@ fn legend(case: &Case, figure: Figure, records: &[Record]) -> String {
     if case.scenario == Scenario::Paced {
         text +=
             " One request in flight, timed from when it was due: one behind a late answer is late.";
+        if records.iter().any(|record| record.subject == clock::NAME && record.skipped.is_none()) {
+            text += " clock: no messages, what the machine does to who spins.";
+        }
         if case.bulk {
             text += " The case without bulk was measured before this one, not in turn.";
         }

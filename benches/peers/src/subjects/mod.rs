@@ -5,6 +5,7 @@ use crate::drive::Failure;
 use crate::job::{Case, Job, Round, Scenario};
 
 mod bulk;
+pub mod clock;
 mod fan_in;
 mod python;
 mod raw;
@@ -127,6 +128,7 @@ pub const OPTIONAL: &[Optional] = &[
 /// Every subject of this build, floors first.
 pub fn all() -> Vec<Box<dyn Subject>> {
     let mut all: Vec<Box<dyn Subject>> = Vec::new();
+    all.push(Box::new(clock::Clock));
     all.extend(raw::all());
     all.extend(bulk::all());
     all.extend(uring::all());
