@@ -226,8 +226,7 @@ fn write_words(header: &mut [u8; HEADER_BYTES], words: [u64; 4]) {
 /// frames without one stays short.
 #[inline(never)]
 fn seal(unpadded: &mut [u8]) {
-    let short = (unpadded.len() <= SHORT_BYTES_MAX).then(|| checksum_by_processor(unpadded));
-    let crc = short.flatten().unwrap_or_else(|| crc32c(unpadded));
+    let crc = checksum_by_processor(unpadded).unwrap_or_else(|| crc32c(unpadded));
     unpadded[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -270,13 +269,16 @@ const SHORT_BYTES_MAX: usize = 256;
 /// CRC-32C over a frame without its padding, its checksum field taken as 0.
 #[inline(never)]
 pub(crate) fn checksum_in_place(frame: &[u8]) -> u32 {
-    let short = (frame.len() <= SHORT_BYTES_MAX).then(|| checksum_by_processor(frame));
-    short.flatten().unwrap_or_else(|| checksum_of_parts(frame))
+    checksum_by_processor(frame).unwrap_or_else(|| checksum_of_parts(frame))
 }
 
-/// `None` where it has no instruction for that.
+/// `None` of a frame that is longer than [`SHORT_BYTES_MAX`], and where there is no instruction for
+/// that.
 #[inline(always)]
 fn checksum_by_processor(frame: &[u8]) -> Option<u32> {
+    if frame.len() > SHORT_BYTES_MAX {
+        return None;
+    }
     // Word by word: a frame of one's own has been written in such words just before.
     let (first, rest) = frame.split_first_chunk::<8>().expect("a frame is at least a header");
     let (second, rest) = rest.split_first_chunk::<8>().expect("a frame is at least a header");
@@ -304,7 +306,9 @@ mod tests {
             cleared[CHECKSUM_AT].fill(0);
             let expected = crc32c(&cleared);
             assert_eq!(checksum_of_parts(frame), expected, "{length}");
-            assert_eq!(checksum_by_processor(frame).unwrap_or(expected), expected, "{length}");
+            let by_processor = checksum_by_processor(frame);
+            assert_eq!(by_processor.unwrap_or(expected), expected, "{length}");
+            assert!(length <= SHORT_BYTES_MAX || by_processor.is_none(), "{length}");
             seal(&mut cleared);
             assert_eq!(cleared[CHECKSUM_AT], expected.to_le_bytes(), "{length}");
         }
