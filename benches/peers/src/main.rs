@@ -51,9 +51,18 @@ enum Command {
     },
 }
 
+/// As clap's own.
+const WRONG_USAGE: u8 = 2;
+
 fn main() -> ExitCode {
     let result = match Options::parse().command {
-        Command::Run(options) => run::run(&options),
+        Command::Run(options) => match run::cases_of(&options) {
+            Ok(cases) => run::run(&options, cases),
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(WRONG_USAGE);
+            }
+        },
         Command::List => run::list(),
         Command::Subject { name, side } => side::run(&name, side),
     };

@@ -175,7 +175,7 @@ fn nonsense_is_refused_before_anything_is_written() {
         (&["--text", "/nonexistent/a.txt"], "there is no folder /nonexistent"),
     ] {
         let output = peers(&[&["run", "--json", json], words].concat());
-        assert!(!output.status.success(), "{words:?}");
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(told.contains(said), "{words:?}: {told}");
         assert!(output.stdout.is_empty() && !path.exists(), "{words:?}");

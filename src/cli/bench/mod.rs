@@ -12,7 +12,7 @@
 //! machine  where it was measured          cores    the same to a server of several reactors
 //! paced    what is due when               session  requests at a rate, with a stream beside
 //! failover links that are cut             silence  sessions that have nothing to say
-//! shown    what reports know of all this
+//! others   who else ran meanwhile         shown    what reports know of all this
 //! ```
 //!
 //! Every subject does the same work: the same bytes on the wire, over TCP on 127.0.0.1, between
@@ -33,6 +33,7 @@ mod harness;
 mod link;
 mod machine;
 mod options;
+mod others;
 mod paced;
 mod plan;
 mod raw;
@@ -65,6 +66,7 @@ pub(super) use round::latency_histogram;
 use crate::cli::report::Folder;
 use crate::cli::{CommandError, Settings};
 use harness::Progress;
+use others::Others;
 use plan::Suite;
 use summary::Record;
 
@@ -136,6 +138,7 @@ pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandEr
 
     report.line(&machine)?;
     report.text(&machine.to_string())?;
+    let before = Others::now();
     let progress = Progress::new(&suite);
     let mut rows: Vec<Record> = Vec::new();
     for plan in &suite.plans {
@@ -148,6 +151,9 @@ pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandEr
         rows.extend(measured.into_iter().map(|one| one.record));
     }
     progress.finish();
+    if let Some(busy) = Others::now().since(&before) {
+        report.text(&format!("{busy}\n"))?;
+    }
     let errors: u64 = rows.iter().map(|row| row.errors).sum();
     report.page()?;
     if errors > 0 {

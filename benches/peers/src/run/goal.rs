@@ -1,5 +1,4 @@
-//! What Ringwire is held to beside others (DESIGN, "What it must cost"), and whether a run shows
-//! it.
+//! What Ringwire is held to beside others, and whether a run shows it.
 //!
 //! Every goal is a ratio to something measured in the same rounds, but for the one of requests
 //! beside bulk: its other side, the case without bulk, was measured before it. Goals whose subjects

@@ -11,6 +11,8 @@ mod figure;
 mod goal;
 mod machine;
 mod options;
+#[path = "../../../../src/cli/bench/others.rs"]
+mod others;
 mod pair;
 mod plan;
 mod record;
@@ -30,6 +32,7 @@ use crate::subjects::{self, OPTIONAL, Subject};
 use cores::Cores;
 use goal::Done;
 use machine::Machine;
+use others::Others;
 use plan::{Load, span};
 use record::{Record, Who};
 
@@ -60,9 +63,22 @@ struct Entry {
     failure: Option<String>,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+/// What is to be measured.
+///
+/// # Errors
+///
+/// What can not be done, and what to say instead. Nothing has been written or started.
+pub fn cases_of(options: &Options) -> Result<Vec<Case>, Failure> {
+    options.check(&cores::allowed()?)
+}
+
+/// Measures these cases.
+///
+/// # Errors
+///
+/// When an answer was wrong, Ringwire has no figures, or results can not be written.
+pub fn run(options: &Options, cases: Vec<Case>) -> Result<(), Failure> {
     let allowed = cores::allowed()?;
-    let cases = options.check(&allowed)?;
     process::raise_descriptor_limit()?;
     let expected = foretell(options, &cases);
     if options.plan {
@@ -80,7 +96,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     report.line(&machine)?;
     report.text(&machine.text())?;
 
-    let started = Nanos::now();
+    let (started, before) = (Nanos::now(), Others::now());
     let mut done = Vec::new();
     for case in cases {
         let load = options.load(&case);
@@ -95,6 +111,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let verdicts = goal::verdicts(&done);
     for verdict in &verdicts {
         report.line(verdict)?;
+    }
+    if let Some(busy) = Others::now().since(&before) {
+        report.text(&format!("{busy}\n"))?;
     }
     let took = span(Nanos::now().0.saturating_sub(started.0));
     report.text(&format!("{}\n {took} in all\n", goal::render(&verdicts)))?;
