@@ -11,8 +11,8 @@
 #                                        the rest goes to `peers run`, see its --help; mixed, cores,
 #                                        idle and failover take no options: see ringwire bench
 #   scripts/bench.sh long paced -- --plan
-#                                        what would be measured and how long it takes, no more (it
-#                                        builds first, too)
+#                                        what of the part with peers would be measured and how long it
+#                                        takes, no more (it builds first, too)
 #   SETUP_HOST=1 CORES=2,3 scripts/bench.sh long
 #                                        on bare metal, which has the say over its own cores: what a
 #                                        shared guest can not show
@@ -34,9 +34,11 @@
 #              over loopback anyway: the system's is set to it for the run and then back. Needs root; the
 #              record's machine line says what peers had
 #   SETUP_HOST=1 what scripts/setup_host.sh recommends, for the time of the run: then every setting gets
-#              back what it had. Needs root, or sudo
+#              back what it had, but modules stay loaded. What was set stands in DATE-host.txt; peers
+#              have cubic where the system had BBR. Needs root, or a sudo that does not ask again in
+#              the end. irqbalance moves interrupts on its own: stop it before
 #   CORES      the only cores that measured processes run on, e.g. 2,3: an end each. With SETUP_HOST=1
-#              interrupts of devices go to the others. cores takes as many as there are
+#              interrupts of devices go to the others. cores takes all there are
 #   PYTHON     the interpreter of the asyncio peer, otherwise python3
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -146,16 +148,21 @@ if [ "$(id -u)" = 0 ]; then
     as_root=()
 fi
 clean_up() {
+    local code="$?"
+    # Half of it would be worse than to wait.
+    trap '' INT TERM HUP
     if [ -n "$congestion_before" ] && ! sysctl -qw "$congestion=$congestion_before"; then
         echo "$congestion is not back: it was $congestion_before" >&2
+        code=1
     fi
     # After it, as it was before it.
-    if [ -n "$host_before" ] &&
+    if [ -s "$host_before" ] &&
         ! "${as_root[@]}" scripts/setup_host.sh --restore "$host_before" >&2; then
-        echo "the host is not as it was: scripts/setup_host.sh --restore $host_before" >&2
-        return
+        echo "the host is not as it was: sudo scripts/setup_host.sh --restore '$host_before'" >&2
+        exit 1
     fi
     rm -rf "$scratch"
+    exit "$code"
 }
 trap clean_up EXIT
 
@@ -180,23 +187,42 @@ set_up_host() {
     if [ -n "${CORES:-}" ]; then
         cores=(--cores "$CORES")
     fi
+    # Before anything is set: a signal may come in between.
+    host_before="$before"
     # Some may have changed where others could not be: the run goes on, and says so.
-    "${as_root[@]}" scripts/setup_host.sh --apply --save "$before" "${cores[@]}" >&2 ||
+    "${as_root[@]}" scripts/setup_host.sh --apply --save "$before" "${cores[@]}" |
+        tee "$scratch/setup" >&2 ||
         echo "not everything of the host could be set up" >&2
     if [ ! -e "$before" ]; then
-        echo "SETUP_HOST=1: it takes root, or sudo" >&2
+        echo "SETUP_HOST=1: scripts/setup_host.sh has set nothing up; it takes root, or sudo" >&2
         exit 2
     fi
-    host_before="$before"
+    if [ "$out" != - ]; then
+        cp "$scratch/setup" "$out-host.txt"
+    fi
+}
+
+# Two or more numbers of cores that are online.
+check_cores() {
+    local core cores
+    IFS=, read -ra cores <<<"$CORES"
+    if [[ "$CORES" =~ ^[0-9]+(,[0-9]+)+$ ]]; then
+        for core in "${cores[@]}"; do
+            if ! taskset --cpu-list "$core" true 2>/dev/null; then
+                echo "CORES=$CORES: there is no core $core here, or no taskset" >&2
+                exit 2
+            fi
+        done
+        return
+    fi
+    echo "CORES=$CORES: two numbers of cores or more, with commas between, e.g. 2,3" >&2
+    exit 2
 }
 
 measured_with=()
 if [ -n "${CORES:-}" ]; then
+    check_cores
     measured_with=(taskset --cpu-list "$CORES")
-    if ! "${measured_with[@]}" true; then
-        echo "CORES=$CORES: numbers of cores with commas between, e.g. 2,3" >&2
-        exit 2
-    fi
 fi
 if [[ " ${rest[*]} " != *" --plan "* ]]; then
     # Of the host first: it has a say about congestion control, too.
@@ -262,7 +288,8 @@ run_alone() {
     local lengths=() named=("$1") with=("${measured_with[@]}")
     case "$scenario" in
     own) named=() ;;
-    cores) with=() ;;
+    # Isolated ones, too.
+    cores) [ -z "${CORES:-}" ] || with=(taskset --cpu-list "$(cat /sys/devices/system/cpu/online)") ;;
     esac
     if [ "$form" = quick ]; then
         case "$scenario" in

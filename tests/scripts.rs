@@ -1,6 +1,6 @@
-//! `scripts/ab.sh`, `bench.sh`, `ci.sh`, `instructions.sh` and `pgo.sh` in a repository of their
-//! own, with a cargo that makes its programs out of a file: what they build, in which order they
-//! run it, what they say. Needs `bash`, `awk` and `git`, as the scripts do.
+//! `scripts/ab.sh`, `bench.sh`, `ci.sh`, `instructions.sh`, `pgo.sh` and `stops.sh` in a repository
+//! of their own, with a cargo that makes its programs out of a file: what they build, in which
+//! order they run it, what they say. Needs `bash`, `awk` and `git`, as the scripts do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -92,12 +92,31 @@ const PASSES_ON: &str = r#"#!/bin/bash
 case "${0##*/}" in
 sudo) echo sudo >>"$NOTES/runs" ;;
 taskset)
-    [ "$1" = --cpu-list ] && [[ "$2" =~ ^[0-9,]+$ ]] || exit 1
+    [ "$1" = --cpu-list ] && [ "$2" != 9 ] || exit 1
     [ "$3" = true ] || echo "cores $2" >>"$NOTES/runs"
     shift 2
     ;;
 esac
 exec "$@"
+"#;
+
+/// Traces until it is told to end, a minute at the most, and prints its maps.
+const BPFTRACE: &str = r#"#!/bin/bash
+[ ! -e "$NOTES/refused" ] || { echo "no tracepoints" >&2; exit 1; }
+[ -s "$1" ] || exit 1
+maps='@left[7]: 1
+@longest[a b]: 5
+@longest[(softirq)]: 2000
+@over100[(softirq)]: 2
+@over1000[(softirq)]: 1
+@total[a b]: 6
+@total[(softirq)]: 2200
+@waits[a b]: 3
+@waits[(softirq)]: 4'
+trap 'echo "$maps"; exit' TERM
+echo "Attaching 10 probes..."
+echo ready
+for _ in {1..60}; do read -rt 1 <> <(:) || true; done
 "#;
 
 /// Names a program that has the cases `a` and `b/64`.
@@ -152,7 +171,15 @@ impl Repository {
         let root = std::env::temp_dir().join(format!("ringwire-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         let repository = Self { root };
-        let scripts = ["ab.sh", "bench.sh", "ci.sh", "instructions.sh", "pgo.sh", "setup_host.sh"];
+        let scripts = [
+            "ab.sh",
+            "bench.sh",
+            "ci.sh",
+            "instructions.sh",
+            "pgo.sh",
+            "setup_host.sh",
+            "stops.sh",
+        ];
         for script in scripts {
             let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
             let text = fs::read_to_string(text).expect("a script of this repository");
@@ -485,22 +512,48 @@ fn host_is_set_up_for_the_run_and_then_back() {
                   sudo\nsetup --restore host\nsaved\n";
     assert_eq!((code, &*runs), (Some(1), wanted), "{said}");
     let (code, said, runs) = run(&["quick", "cores"], "2,3");
-    assert_eq!((code, runs.contains("\ncores 2,3")), (Some(0), false), "{said}");
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").expect("Linux has /sys");
+    let all = runs.contains(&format!("\ncores {}\n", online.trim()));
+    assert_eq!((code, all), (Some(0), true), "{said}{runs}");
     // Not everything could be changed, nor given back: both are said, and where the file is.
     repository.write("notes/refused", "");
     let (code, said, runs) = run(&["quick", "failover"], "");
-    assert!(code == Some(0) && runs.contains("bench failover"), "{said}");
+    assert!(code == Some(1) && runs.contains("bench failover"), "{said}");
     assert!(said.contains("not everything of the host could be set up"), "{said}");
     let told = said.lines().find(|line| line.starts_with("the host is not as it was: "));
-    let file = told.and_then(|line| line.split(' ').next_back()).expect("the file");
+    let file = told.and_then(|line| line.split('\'').nth(1)).expect("the file");
     assert_eq!(fs::read_to_string(file).expect("it is kept"), "saved\n");
     fs::remove_dir_all(Path::new(file).parent().expect("a folder")).expect("our own");
     // A plan sets nothing up, and a core is a number.
     let (code, said, runs) = run(&["quick", "rtt", "--", "--plan"], "");
     assert!(!runs.contains("setup"), "{code:?} {said}");
-    let (code, said, runs) = run(&["quick", "failover"], "first");
-    assert_eq!((code, &*runs), (Some(2), ""), "{said}");
-    assert!(said.contains("CORES=first: numbers of cores"), "{said}");
+    for (cores, why) in [
+        ("first", "two numbers of cores or more"),
+        ("2-3", "two numbers of cores or more"),
+        ("2", "two numbers of cores or more"),
+        ("2,9", "there is no core 9 here"),
+    ] {
+        let (code, said, runs) = run(&["quick", "failover"], cores);
+        assert_eq!((code, &*runs), (Some(2), ""), "{said}");
+        assert!(said.contains(&format!("CORES={cores}: {why}")), "{said}");
+    }
+}
+
+/// Also when it is interrupted while it is being set up: what had been changed is in the file.
+#[test]
+fn interrupted_set_up_of_a_host_is_given_back() {
+    let repository = Repository::new("interrupted");
+    repository.program("bin/cargo", CARGO_FOR_BENCH);
+    repository.program("bin/id", "#!/bin/bash\necho 0\n");
+    let killing = SETUP_HOST.replace("echo saved >\"$3\"", "{ echo saved >\"$3\"; kill $PPID; }");
+    assert_ne!(killing, SETUP_HOST);
+    repository.program("tree/scripts/setup_host.sh", &killing);
+    let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+    command.args(["quick", "failover"]).env("OUT", "-").env("SETUP_HOST", "1");
+    let run = output::output(&mut command);
+    let (said, runs) = (String::from_utf8_lossy(&run.stderr), repository.read("notes/runs"));
+    assert!(!run.status.success(), "{said}");
+    assert_eq!(runs, "setup --apply --save host\nsetup --restore host\nsaved\n", "{said}");
 }
 
 #[test]
@@ -514,6 +567,41 @@ fn long_form_has_the_goals_beside_bare_sockets_as_well() {
         out.join("day-own.jsonl").exists()
     };
     assert_eq!((own("long"), own("quick")), (true, false), "the quick form has no time for it");
+}
+
+#[test]
+fn who_was_stopped_stands_behind_what_the_command_prints() {
+    let repository = Repository::new("stops");
+    repository.program("bin/bpftrace", BPFTRACE);
+    repository.program("bin/id", "#!/bin/bash\ncat \"$NOTES/user\"\n");
+    repository.program("bin/mount", "#!/bin/bash\n");
+    repository.write("notes/user", "0\n");
+    let run = |command: &str| {
+        let mut script = repository.command(repository.root.join("tree/scripts/stops.sh"));
+        script.args(["name", "sh", "-c", command]).env("RECORD", repository.root.join("record"));
+        let run = output::output(&mut script);
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        (run.status.code(), String::from_utf8_lossy(&run.stdout).into_owned(), said)
+    };
+    let (code, printed, said) = run("echo work; exit 3");
+    assert_eq!(code, Some(3), "as the command ends: {said}");
+    let lines: Vec<_> = printed.lines().skip(1).map(str::trim_end).collect();
+    let wanted = [
+        "",
+        "work",
+        "stopped, us            times      in all     longest    >= 100 >= 1000",
+        "(softirq)                  4        2200        2000         2       1",
+        "a b                        3           6           5         0       0",
+    ];
+    assert_eq!(lines, wanted);
+    assert_eq!(repository.read("record/name.txt"), printed);
+    repository.write("notes/refused", "");
+    let (code, _, said) = run("echo work >&2");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no tracepoints") && !said.contains("work"), "{said}");
+    repository.write("notes/user", "1000\n");
+    let (code, _, said) = run("true");
+    assert!(code == Some(1) && said.contains("takes root"), "{said}");
 }
 
 #[test]

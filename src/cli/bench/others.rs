@@ -2,8 +2,9 @@
 //! less, and does not say so. `benches/peers` has this file, too.
 //!
 //! By the CPU times of all processes, before and after: proc_pid_stat(5). Those of a process that
-//! has ended meanwhile are its parent's, once that has waited for it. Threads of the kernel are
-//! left out: much of their work is done for who is measured.
+//! has ended meanwhile are its parent's, once that has waited for it; of one whose end nobody waits
+//! for nothing is seen, nor of processes that /proc does not show. Threads of the kernel are left
+//! out: much of their work is done for who is measured. It is a mean over the whole run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +26,7 @@ pub(crate) struct Others {
     processes: BTreeMap<u32, Process>,
 }
 
-/// What others had since, shown as a sentence.
+/// What others had since, shown as a note below tables: lines of 80 columns at most.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Busy {
     /// Of all others together.
@@ -38,6 +39,7 @@ pub(crate) struct Busy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Process {
     name: String,
+    parent: u32,
     /// When it started: a number may be given again.
     started: u64,
     /// CPU time of itself and of the children it has waited for.
@@ -57,9 +59,22 @@ impl Others {
 
     /// What others had between `before` and this, where it is worth telling.
     pub(crate) fn since(&self, before: &Self) -> Option<Busy> {
+        let known = |pid: u32, process: &Process| {
+            let found = before.processes.get(&pid);
+            found.filter(|found| found.started == process.started)
+        };
+        // With a child that has ended its parent was given what that had had before, too.
+        let is_gone = |(pid, process): &(&u32, &Process)| {
+            self.processes.get(pid).is_none_or(|now| now.started != process.started)
+        };
+        let mut inherited = BTreeMap::<u32, u64>::new();
+        for (_, gone) in before.processes.iter().filter(is_gone) {
+            *inherited.entry(gone.parent).or_default() += gone.ticks;
+        }
         let ticks_of = |(&pid, process): (&u32, &Process)| {
-            let known = before.processes.get(&pid).filter(|it| it.started == process.started);
-            (pid, process.ticks.saturating_sub(known.map_or(0, |known| known.ticks)))
+            let had = known(pid, process).map_or(0, |known| known.ticks);
+            let inherited = inherited.get(&pid).copied().unwrap_or(0);
+            (pid, process.ticks.saturating_sub(had + inherited))
         };
         let had: Vec<(u32, u64)> = self.processes.iter().map(ticks_of).collect();
         let all: u64 = had.iter().map(|(_, ticks)| ticks).sum();
@@ -86,7 +101,8 @@ impl Process {
         }
         // utime, stime, cutime and cstime.
         let ticks = (14..=17).map(field).sum::<Option<u64>>()?;
-        Some(Self { name: name.to_owned(), started: field(22)?, ticks })
+        let parent = u32::try_from(field(4)?).ok()?;
+        Some(Self { name: name.to_owned(), parent, started: field(22)?, ticks })
     }
 }
 
@@ -95,7 +111,7 @@ impl fmt::Display for Busy {
         let Self { processors, name, pid } = self;
         write!(
             f,
-            "This machine was busy: other processes had {processors:.2} processors meanwhile, \
+            " This machine was busy: other processes had {processors:.2} processors meanwhile,\n \
              {name} ({pid}) most of it."
         )
     }
@@ -126,7 +142,7 @@ mod tests {
 
     #[test]
     fn line_of_a_process_is_read() {
-        let process = Process { name: "a (b) c".into(), started: 99, ticks: 10 };
+        let process = Process { name: "a (b) c".into(), parent: 1, started: 99, ticks: 10 };
         assert_eq!(Process::parse(stat(64, [1, 2, 3, 4], 99).as_bytes()), Some(process));
         assert_eq!(Process::parse(stat(64 | KERNEL_THREAD, [1; 4], 9).as_bytes()), None);
         assert_eq!(Process::parse(b"7 (a) S 1"), None);
@@ -140,23 +156,32 @@ mod tests {
         let busy = after.since(&before).expect("0.74 processors");
         assert_eq!(
             busy.to_string(),
-            "This machine was busy: other processes had 0.74 processors meanwhile, a (b) c (3) \
-             most of it."
+            " This machine was busy: other processes had 0.74 processors meanwhile,\n \
+             a (b) c (3) most of it."
         );
         assert_eq!(others(100, &[(2, 5, 1400)]).since(&before), None, "0.04 processors");
         assert_eq!(others(9, &[]).since(&before), None);
+        // 3 and 9 were children of 1, which has waited for them: 0.2 processors are new.
+        let after = others(10, &[(1, 5, 2200), (2, 5, 1000)]);
+        let busy = after.since(&before).expect("0.2 processors");
+        assert!(
+            busy.to_string().contains("had 0.20 processors meanwhile,\n a (b) c (1)"),
+            "{busy}"
+        );
     }
 
-    /// A loop of the shell's, which takes what it can get.
+    /// A loop of the shell's, which takes what it can get, and ends by itself if need be.
     #[test]
     fn busy_process_is_found() {
         let before = Others::now();
         let mut sh = std::process::Command::new("sh");
-        let mut child = sh.args(["-c", "while :; do :; done"]).spawn().expect("sh");
+        let count = "i=0; while [ $i -lt 100000000 ]; do i=$((i + 1)); done";
+        let mut child = sh.args(["-c", count]).spawn().expect("sh");
         let deadline = Nanos::now() + Duration::from_secs(60);
         let found = loop {
-            let busy = Others::now().since(&before);
-            if busy.as_ref().is_some_and(|busy| busy.pid == child.id()) {
+            let now = Others::now();
+            let it = now.processes.get(&child.id()).filter(|it| it.ticks > 0);
+            if it.is_some_and(|it| it.name == "sh" && now.since(&before).is_some()) {
                 break true;
             }
             if Nanos::now() > deadline {

@@ -132,8 +132,8 @@ pub(super) fn method(book: &Book<'_>) -> String {
          and highest figure differ by more than a factor of two are called noisy, and so are \
          verdicts that too many rounds contradict, each by its own ratio: of 8 rounds or fewer \
          one, of 11 two, of 21 six (a sign test at 5 %). A clock beside a verdict about a tail is \
-         what two ends that only read the time have, as a multiple of the same peer's figure: what \
-         the machine did to those who spin, whatever carries their messages."
+         what two ends that only read the time had in rounds of their own, as a multiple of the \
+         same peer's figure: what the machine did to those who spin in such minutes."
             .into(),
     ];
     let mut out = String::from("<section id=\"method\"><h2>Method</h2>\n");

@@ -50,9 +50,9 @@ pub struct Verdict {
     pub noisy: bool,
     /// What there is too little of, where it is not judged; and who could not keep up.
     pub lacks: Option<String>,
-    /// Of the tail of a paced case beside a peer: that of two clocks that are read in the same
-    /// rounds, as a multiple of the same peer's. Where this is more than 1 nobody who spins could
-    /// meet the goal on this machine in that hour, whatever carries the messages.
+    /// Of the tail of a paced case beside a peer: that of two clocks that are read in turn with
+    /// them, as a multiple of the same peer's: what the machine did to who spins in those minutes.
+    /// No bound: its rounds are its own.
     pub clock: Option<f64>,
 }
 

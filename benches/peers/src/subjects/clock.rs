@@ -2,10 +2,11 @@
 //!
 //! No transport: the floor of tails. Both ends read the clock and do nothing else for as long as
 //! others exchange messages. For each instant at which a request would be due either end notes how
-//! late its first reading after it is, and the sample is that of the later one: no answer could
-//! have come sooner, whatever had carried it, because one of its ends did not run. What a host
-//! takes from its guests shows here, and so do interrupts and other threads. As `clock` of
-//! `ringwire bench paced`, but with a process for each end.
+//! late its first reading after it is, and the sample is that of the later one: an answer to a
+//! request of that instant could not have come sooner, because one of its ends did not run. What a
+//! host takes from its guests shows here, and so do interrupts and other threads. It has rounds of
+//! its own, so that it tells what the machine does in such minutes and bounds nobody: others may
+//! have met fewer stops. As `clock` of `ringwire bench paced`, but with a process for each end.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -60,9 +61,10 @@ impl Subject for Clock {
         let period_ns = job.case.period_ns().ok_or("only paced cases have a rate")?;
         let mut server = TcpStream::from(raw::connect(&job.address)?);
         let count = job.duration_ns.div_ceil(period_ns).max(1);
-        let start = Nanos(Nanos::now().0 + job.warm_up_ns);
-        let instants = Instants { start, period_ns, count };
+        let warm = Nanos(Nanos::now().0 + job.warm_up_ns);
+        let instants = Instants { start: Nanos(warm.0 + period_ns), period_ns, count };
         server.write_all(&instants.to_bytes())?;
+        while Nanos::now() < warm {}
         let stopwatch = Stopwatch::start(job)?;
         let late_ns = instants.watch(Nanos::now)?;
         // As of others, a request and its answer each.
