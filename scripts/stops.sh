@@ -6,11 +6,12 @@
 #   scripts/stops.sh clock benches/peers/target/release/peers run paced --rate 1000 --bulk without \
 #       --subjects clock,raw-spin,ringwire-spin --rounds 3 --duration 10
 #
-# Prints what the command prints, and then, in microseconds, of every kind of thread how often and
-# how long it was ready to run and did not, because another one ran (sched_switch), and of
-# interrupts how long each took; what they do for the network (NET_TX and NET_RX) is left out: that
-# is the command's own work. What comes late by more than the longest of these was not stopped by
-# this kernel: a guest's host has taken the processor away, or firmware has (SMI).
+# Prints what the command prints, and then, in microseconds, the twenty longest of these: of every
+# kind of thread how often and how long it was ready to run and did not, because another one ran,
+# and which (sched_switch); and of interrupts how long each took. What those do for the network
+# (NET_TX and NET_RX) is left out: that is the command's own work. What comes late by more than the
+# longest of these was not stopped by this kernel: a guest's host has taken the processor away, or
+# firmware has (SMI). Tracing costs a thread switch some microseconds.
 #
 # Variables:
 #   RECORD    where the text goes, as NAME.txt (default: nowhere)
@@ -44,47 +45,49 @@ cat >"$folder/program" <<'END'
 BEGIN { printf("ready\n"); }
 tracepoint:sched:sched_switch /args->prev_state == 0 && args->prev_pid != 0/ {
     @left[args->prev_pid] = nsecs;
+    @by[args->prev_pid] = args->next_comm;
 }
 tracepoint:sched:sched_switch /@left[args->next_pid]/ {
     $us = (nsecs - @left[args->next_pid]) / 1000;
+    $by = @by[args->next_pid];
     delete(@left[args->next_pid]);
-    @waits[args->next_comm] = count();
-    @total[args->next_comm] = sum($us);
-    @longest[args->next_comm] = max($us);
-    if ($us >= 100) { @over100[args->next_comm] = count(); }
-    if ($us >= 1000) { @over1000[args->next_comm] = count(); }
+    @times[args->next_comm, $by] = count();
+    @total[args->next_comm, $by] = sum($us);
+    @longest[args->next_comm, $by] = max($us);
+    if ($us >= 100) { @over100[args->next_comm, $by] = count(); }
+    if ($us >= 1000) { @over1000[args->next_comm, $by] = count(); }
 }
 tracepoint:irq_vectors:local_timer_entry { @timer[cpu] = nsecs; }
 tracepoint:irq_vectors:local_timer_exit /@timer[cpu]/ {
     $us = (nsecs - @timer[cpu]) / 1000;
     delete(@timer[cpu]);
-    @waits["(timer interrupt)"] = count();
-    @total["(timer interrupt)"] = sum($us);
-    @longest["(timer interrupt)"] = max($us);
-    if ($us >= 100) { @over100["(timer interrupt)"] = count(); }
-    if ($us >= 1000) { @over1000["(timer interrupt)"] = count(); }
+    @times["any", "timer interrupt"] = count();
+    @total["any", "timer interrupt"] = sum($us);
+    @longest["any", "timer interrupt"] = max($us);
+    if ($us >= 100) { @over100["any", "timer interrupt"] = count(); }
+    if ($us >= 1000) { @over1000["any", "timer interrupt"] = count(); }
 }
 tracepoint:irq:irq_handler_entry { @device[cpu] = nsecs; }
 tracepoint:irq:irq_handler_exit /@device[cpu]/ {
     $us = (nsecs - @device[cpu]) / 1000;
     delete(@device[cpu]);
-    @waits["(interrupt)"] = count();
-    @total["(interrupt)"] = sum($us);
-    @longest["(interrupt)"] = max($us);
-    if ($us >= 100) { @over100["(interrupt)"] = count(); }
-    if ($us >= 1000) { @over1000["(interrupt)"] = count(); }
+    @times["any", "interrupt"] = count();
+    @total["any", "interrupt"] = sum($us);
+    @longest["any", "interrupt"] = max($us);
+    if ($us >= 100) { @over100["any", "interrupt"] = count(); }
+    if ($us >= 1000) { @over1000["any", "interrupt"] = count(); }
 }
 tracepoint:irq:softirq_entry /args->vec != 2 && args->vec != 3/ { @soft[cpu] = nsecs; }
 tracepoint:irq:softirq_exit /@soft[cpu] && args->vec != 2 && args->vec != 3/ {
     $us = (nsecs - @soft[cpu]) / 1000;
     delete(@soft[cpu]);
-    @waits["(softirq)"] = count();
-    @total["(softirq)"] = sum($us);
-    @longest["(softirq)"] = max($us);
-    if ($us >= 100) { @over100["(softirq)"] = count(); }
-    if ($us >= 1000) { @over1000["(softirq)"] = count(); }
+    @times["any", "softirq"] = count();
+    @total["any", "softirq"] = sum($us);
+    @longest["any", "softirq"] = max($us);
+    if ($us >= 100) { @over100["any", "softirq"] = count(); }
+    if ($us >= 1000) { @over1000["any", "softirq"] = count(); }
 }
-END { clear(@left); clear(@timer); clear(@device); clear(@soft); }
+END { clear(@left); clear(@by); clear(@timer); clear(@device); clear(@soft); }
 END
 
 touch "$folder/traced"
@@ -117,12 +120,12 @@ report() {
             if (map == "longest") known[who] = value[map, who]
         }
         END {
-            printf "%-18s %9s %11s %11s %9s %7s\n", "stopped, us", "times", "in all", "longest",
-                ">= 100", ">= 1000"
+            printf "%-34s %8s %10s %9s %8s %8s\n", "stopped, by whom; us", "times", "in all",
+                "longest", ">= 100", ">= 1000"
             fflush()
-            sort = "sort -k4,4nr -t \"\t\" | cut -f 1"
+            sort = "sort -k2,2nr -t \"\t\" | cut -f 1 | head -n 20"
             for (who in known)
-                printf "%-18s %9d %11d %11d %9d %7d\t\t\t%d\n", who, value["waits", who],
+                printf "%-34s %8d %10d %9d %8d %8d\t%d\n", who, value["times", who],
                     value["total", who], known[who], value["over100", who],
                     value["over1000", who], known[who] | sort
             close(sort)

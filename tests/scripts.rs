@@ -105,14 +105,14 @@ const BPFTRACE: &str = r#"#!/bin/bash
 [ ! -e "$NOTES/refused" ] || { echo "no tracepoints" >&2; exit 1; }
 [ -s "$1" ] || exit 1
 maps='@left[7]: 1
-@longest[a b]: 5
-@longest[(softirq)]: 2000
-@over100[(softirq)]: 2
-@over1000[(softirq)]: 1
-@total[a b]: 6
-@total[(softirq)]: 2200
-@waits[a b]: 3
-@waits[(softirq)]: 4'
+@longest[a b, c]: 5
+@longest[any, softirq]: 2000
+@over100[any, softirq]: 2
+@over1000[any, softirq]: 1
+@total[a b, c]: 6
+@total[any, softirq]: 2200
+@times[a b, c]: 3
+@times[any, softirq]: 4'
 trap 'echo "$maps"; exit' TERM
 echo "Attaching 10 probes..."
 echo ready
@@ -589,9 +589,9 @@ fn who_was_stopped_stands_behind_what_the_command_prints() {
     let wanted = [
         "",
         "work",
-        "stopped, us            times      in all     longest    >= 100 >= 1000",
-        "(softirq)                  4        2200        2000         2       1",
-        "a b                        3           6           5         0       0",
+        "stopped, by whom; us                  times     in all   longest   >= 100  >= 1000",
+        "any, softirq                              4       2200      2000        2        1",
+        "a b, c                                    3          6         5        0        0",
     ];
     assert_eq!(lines, wanted);
     assert_eq!(repository.read("record/name.txt"), printed);
