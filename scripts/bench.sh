@@ -198,7 +198,7 @@ set_up_host() {
         exit 2
     fi
     if [ "$out" != - ]; then
-        cp "$scratch/setup" "$out-host.txt"
+        cat "$scratch/setup" >>"$out-host.txt"
     fi
 }
 

@@ -6,7 +6,7 @@
 #   scripts/stops.sh clock benches/peers/target/release/peers run paced --rate 1000 --bulk without \
 #       --subjects clock,raw-spin,ringwire-spin --rounds 3 --duration 10
 #
-# Prints what the command prints, and then, in microseconds, the twenty longest of these: of every
+# Mounts tracefs where it is not. Prints what the command prints, and then, in microseconds, the twenty longest of these: of every
 # kind of thread how often and how long it was ready to run and did not, because another one ran,
 # and which (sched_switch); and of interrupts how long each took. What those do for the network
 # (NET_TX and NET_RX) is left out: that is the command's own work. What comes late by more than the
@@ -40,54 +40,46 @@ end() {
 }
 trap 'end; rm -rf "$folder"' EXIT
 
+# note WHO BY: counts $us of who was stopped by whom.
+note() {
+    cat <<END
+    @times[$1, $2] = count();
+    @total[$1, $2] = sum(\$us);
+    @longest[$1, $2] = max(\$us);
+    if (\$us >= 100) { @over100[$1, $2] = count(); }
+    if (\$us >= 1000) { @over1000[$1, $2] = count(); }
+END
+}
+
+# interrupts NAME ENTRY EXIT [CONDITION]: the time between two tracepoints of one processor.
+interrupts() {
+    cat <<END
+tracepoint:$2 ${4:+/$4/ }{ @entered["$1", cpu] = nsecs; }
+tracepoint:$3 /@entered["$1", cpu]${4:+ && $4}/ {
+    \$us = (nsecs - @entered["$1", cpu]) / 1000;
+    delete(@entered["$1", cpu]);
+$(note '"any"' "\"$1\"")
+}
+END
+}
+
 # State 0 is TASK_RUNNING: it was not asked. Thread 0 is the idle one.
-cat >"$folder/program" <<'END'
+cat >"$folder/program" <<END
 BEGIN { printf("ready\n"); }
 tracepoint:sched:sched_switch /args->prev_state == 0 && args->prev_pid != 0/ {
     @left[args->prev_pid] = nsecs;
     @by[args->prev_pid] = args->next_comm;
 }
 tracepoint:sched:sched_switch /@left[args->next_pid]/ {
-    $us = (nsecs - @left[args->next_pid]) / 1000;
-    $by = @by[args->next_pid];
+    \$us = (nsecs - @left[args->next_pid]) / 1000;
+    \$by = @by[args->next_pid];
     delete(@left[args->next_pid]);
-    @times[args->next_comm, $by] = count();
-    @total[args->next_comm, $by] = sum($us);
-    @longest[args->next_comm, $by] = max($us);
-    if ($us >= 100) { @over100[args->next_comm, $by] = count(); }
-    if ($us >= 1000) { @over1000[args->next_comm, $by] = count(); }
+$(note 'args->next_comm' '$by')
 }
-tracepoint:irq_vectors:local_timer_entry { @timer[cpu] = nsecs; }
-tracepoint:irq_vectors:local_timer_exit /@timer[cpu]/ {
-    $us = (nsecs - @timer[cpu]) / 1000;
-    delete(@timer[cpu]);
-    @times["any", "timer interrupt"] = count();
-    @total["any", "timer interrupt"] = sum($us);
-    @longest["any", "timer interrupt"] = max($us);
-    if ($us >= 100) { @over100["any", "timer interrupt"] = count(); }
-    if ($us >= 1000) { @over1000["any", "timer interrupt"] = count(); }
-}
-tracepoint:irq:irq_handler_entry { @device[cpu] = nsecs; }
-tracepoint:irq:irq_handler_exit /@device[cpu]/ {
-    $us = (nsecs - @device[cpu]) / 1000;
-    delete(@device[cpu]);
-    @times["any", "interrupt"] = count();
-    @total["any", "interrupt"] = sum($us);
-    @longest["any", "interrupt"] = max($us);
-    if ($us >= 100) { @over100["any", "interrupt"] = count(); }
-    if ($us >= 1000) { @over1000["any", "interrupt"] = count(); }
-}
-tracepoint:irq:softirq_entry /args->vec != 2 && args->vec != 3/ { @soft[cpu] = nsecs; }
-tracepoint:irq:softirq_exit /@soft[cpu] && args->vec != 2 && args->vec != 3/ {
-    $us = (nsecs - @soft[cpu]) / 1000;
-    delete(@soft[cpu]);
-    @times["any", "softirq"] = count();
-    @total["any", "softirq"] = sum($us);
-    @longest["any", "softirq"] = max($us);
-    if ($us >= 100) { @over100["any", "softirq"] = count(); }
-    if ($us >= 1000) { @over1000["any", "softirq"] = count(); }
-}
-END { clear(@left); clear(@by); clear(@timer); clear(@device); clear(@soft); }
+$(interrupts "timer interrupt" irq_vectors:local_timer_entry irq_vectors:local_timer_exit)
+$(interrupts interrupt irq:irq_handler_entry irq:irq_handler_exit)
+$(interrupts softirq irq:softirq_entry irq:softirq_exit "args->vec != 2 && args->vec != 3")
+END { clear(@left); clear(@by); clear(@entered); }
 END
 
 touch "$folder/traced"
