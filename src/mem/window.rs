@@ -14,16 +14,29 @@
 //! - While a receive is in flight the active buffer belongs to that operation, not to the window.
 //! - When the window is empty its cursors return to the start, so a quiet connection touches the
 //!   same cache lines again.
+//! - While there are bytes behind, the unparsed ones are one whole frame; and there is a buffer for
+//!   them only while there is one for large frames.
 //!
 //! A frame that does not fit moves once into a larger buffer of the receive pool, and the rest of
 //! it is received straight there. The larger buffer is kept while large frames keep coming, so
 //! that a stream of them is not copied at all.
+//!
+//! A receive of the rest of such a frame may go on into a second large buffer, where the frame
+//! *behind* it begins; once the first is handled both buffers change places. So what the socket has
+//! is taken out of it whole, and still nothing is copied. That is for the sender over loopback: a
+//! receiver that leaves the end of a segment in its socket does not acknowledge it, and with the
+//! next one the acknowledgement is made within the call that sends, at the sender's cost
+//! (net/ipv4/tcp.c, `tcp_cleanup_rbuf`; tcp_input.c, `__tcp_ack_snd_check`).
 
 use crate::mem::{Buffer, Pool};
 
 /// A partial frame up to this size is moved to the start of the window whenever one is left over:
 /// cheaper than a short receive later.
 const MOVE_BYTES_MAX: usize = 4096;
+
+/// Frames up to this length may have a second buffer behind them. Of longer ones few end in what is
+/// received at once.
+const BEHIND_FRAME_BYTES_MAX: usize = 256 << 10;
 
 /// How the next receive is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +62,12 @@ pub(crate) struct Window {
     active: Option<Buffer>,
     /// The connection's own buffer, set aside while a larger one is active.
     base: Option<Buffer>,
+    /// Where the frame behind the one at the front begins.
+    behind: Option<Buffer>,
     head: usize,
     tail: usize,
+    /// Bytes received in `behind`.
+    behind_bytes: usize,
     /// Length of the last frame, when it needed more than the base buffer: the next is expected
     /// to be as long.
     large_frame_bytes: usize,
@@ -59,7 +76,15 @@ pub(crate) struct Window {
 impl Window {
     /// A window on the connection's own buffer.
     pub(crate) fn new(base: Buffer) -> Self {
-        Self { active: Some(base), base: None, head: 0, tail: 0, large_frame_bytes: 0 }
+        Self {
+            active: Some(base),
+            base: None,
+            behind: None,
+            head: 0,
+            tail: 0,
+            behind_bytes: 0,
+            large_frame_bytes: 0,
+        }
     }
 
     /// Whether the window has its buffer, that is, no receive is in flight.
@@ -68,7 +93,7 @@ impl Window {
         self.active.is_some()
     }
 
-    /// Bytes received and not consumed.
+    /// Bytes received and not consumed, those behind the frame at the front left out.
     ///
     /// # Panics
     ///
@@ -91,15 +116,21 @@ impl Window {
         self.head < self.tail
     }
 
-    /// Marks the first `bytes` of the unparsed ones as handled.
+    /// Marks the first `bytes` of the unparsed ones as handled. Returns whether others, which stood
+    /// behind them, are the unparsed ones now.
     #[inline]
-    pub(crate) fn consume(&mut self, bytes: usize) {
+    pub(crate) fn consume(&mut self, bytes: usize) -> bool {
         self.head += bytes;
         assert!(self.head <= self.tail, "only what was received can be consumed");
-        if self.head == self.tail {
-            self.head = 0;
-            self.tail = 0;
+        if self.head < self.tail {
+            return false;
         }
+        self.head = 0;
+        self.tail = std::mem::take(&mut self.behind_bytes);
+        if self.tail > 0 {
+            std::mem::swap(&mut self.active, &mut self.behind);
+        }
+        self.tail > 0
     }
 
     /// Makes room for the next receive. `frame_bytes` is the length of the frame at the front,
@@ -112,6 +143,7 @@ impl Window {
         parsed_bytes_max: usize,
         pool: &mut Pool,
     ) -> Option<Span> {
+        assert_eq!(self.behind_bytes, 0, "what is whole is handled first");
         let pending = self.tail - self.head;
         if parsed_bytes_max > 0 {
             let large = self.base.is_some() && parsed_bytes_max > self.base_len() / 2;
@@ -129,6 +161,40 @@ impl Window {
             self.move_to_start();
         }
         Some(self.span(frame_bytes))
+    }
+
+    /// Room behind the frame at the front for a receive of its rest, in bytes: none unless it is
+    /// large, its length is known, and memory is not scarce. Follows [`prepare`](Self::prepare).
+    #[inline]
+    pub(crate) fn prepare_behind(&mut self, frame_bytes: Option<usize>, pool: &mut Pool) -> usize {
+        match frame_bytes {
+            Some(whole) if self.base.is_some() => self.room_behind(whole, pool),
+            _ => 0,
+        }
+    }
+
+    fn room_behind(&mut self, frame_bytes: usize, pool: &mut Pool) -> usize {
+        let is_large = frame_bytes > self.base_len() && frame_bytes <= BEHIND_FRAME_BYTES_MAX;
+        let is_kept = is_large && pool.has_plenty();
+        if let Some(behind) = self.behind.take_if(|it| !is_kept || it.len() < frame_bytes) {
+            pool.give(behind);
+        }
+        if is_kept && self.behind.is_none() {
+            self.behind = pool.take(frame_bytes);
+            if !pool.has_plenty() {
+                self.give_behind(pool);
+            }
+        }
+        self.behind.as_ref().map_or(0, Buffer::len)
+    }
+
+    /// Gives the buffer up where the frame behind one would begin. Follows
+    /// [`prepare`](Self::prepare), for a receive that has one place to write to.
+    #[inline]
+    pub(crate) fn give_behind(&mut self, pool: &mut Pool) {
+        if let Some(behind) = self.behind.take() {
+            pool.give(behind);
+        }
     }
 
     fn span(&self, frame_bytes: Option<usize>) -> Span {
@@ -164,25 +230,28 @@ impl Window {
         self.active = Some(buffer);
     }
 
-    /// Where a receive that is over at once writes.
+    /// Where a receive that is over at once writes: `span`, and then what is
+    /// [behind](Self::prepare_behind).
     ///
     /// # Panics
     ///
     /// While a receive is in flight.
     #[inline]
-    pub(crate) fn room_mut(&mut self, span: &Span) -> &mut [u8] {
+    pub(crate) fn rooms_mut(&mut self, span: &Span) -> (&mut [u8], &mut [u8]) {
         let active = self.active.as_mut().expect("no receive is in flight");
-        &mut active.bytes_mut()[span.offset..span.offset + span.bytes]
+        let front = &mut active.bytes_mut()[span.offset..span.offset + span.bytes];
+        (front, self.behind.as_mut().map_or(&mut [], Buffer::bytes_mut))
     }
 
-    /// So many bytes have been received there.
+    /// So many bytes have been received in `span`, and `behind` it when that is full.
     #[inline]
-    pub(crate) fn filled(&mut self, bytes: usize) {
+    pub(crate) fn filled(&mut self, span: &Span, bytes: usize, behind: usize) {
+        assert!(bytes <= span.bytes && (behind == 0 || bytes == span.bytes), "front first");
         self.tail += bytes;
-        assert!(self.tail <= self.capacity(), "what was received is within its room");
+        self.behind_bytes = behind;
     }
 
-    /// Gives up both buffers: the base one and, to `pool`, a larger one.
+    /// Gives up all buffers: the base one and, to `pool`, larger ones.
     pub(crate) fn dissolve(mut self, pool: &mut Pool) -> Buffer {
         if self.base.is_some() {
             self.shrink(pool);
@@ -216,6 +285,8 @@ impl Window {
         base.bytes_mut()[..pending].copy_from_slice(&self.unparsed()[..pending]);
         let large = self.active.replace(base).expect("no receive is in flight");
         pool.give(large);
+        self.give_behind(pool);
+        self.behind_bytes = 0;
         self.head = 0;
         self.tail = pending;
         self.large_frame_bytes = 0;
@@ -391,9 +462,80 @@ mod tests {
         assert!(window.prepare(Some(5000), 0, &mut pool).is_some());
     }
 
+    /// What one receive brings of two large frames stands in two buffers and is not moved.
+    #[test]
+    fn frame_behind_a_large_one_begins_in_a_buffer_of_its_own() {
+        let (mut pool, mut window) = (pool(), Window::new(Buffer::new(256)));
+        let span = window.prepare(None, 0, &mut pool).expect("room");
+        assert_eq!(window.prepare_behind(None, &mut pool), 0, "its length is not known");
+        fill(&mut window, span, &[1; 256]);
+        let span = window.prepare(Some(1000), 0, &mut pool).expect("memory");
+        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 1024);
+        let (front, behind) = window.rooms_mut(&span);
+        front.fill(1);
+        behind[..600].fill(2);
+        window.filled(&span, 744, 600);
+        assert_eq!(window.unparsed(), [1; 1000]);
+        let places = pool.lent_bytes();
+        assert!(window.consume(1000), "there is more");
+        assert_eq!(window.unparsed(), [2; 600]);
+        // And the next begins where the first one was.
+        let span = window.prepare(Some(1000), 1000, &mut pool).expect("room");
+        assert_eq!((span.offset, span.bytes), (600, 400));
+        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 1024);
+        assert_eq!(pool.lent_bytes(), places);
+        window.filled(&span, 400, 0);
+        assert!(!window.consume(1000));
+        // A short one: both go back.
+        let span = window.prepare(None, 0, &mut pool).expect("room");
+        fill(&mut window, span, &[3; 64]);
+        window.consume(64);
+        window.prepare(None, 64, &mut pool).expect("room");
+        assert_eq!((window.is_large(), pool.lent_bytes()), (false, 0));
+    }
+
+    #[test]
+    fn nothing_goes_behind_short_and_the_longest_frames() {
+        let layout = PoolLayout::shared(8 << 20, 1 << 10, 1 << 20);
+        let mut pool = Pool::new(&layout).expect("memory");
+        let mut window = Window::new(Buffer::new(1 << 10));
+        let mut room = |window: &mut Window, bytes| {
+            window.prepare(Some(bytes), 0, &mut pool).expect("memory");
+            window.prepare_behind(Some(bytes), &mut pool)
+        };
+        assert_eq!(room(&mut window, 1 << 10), 0, "it is in its own buffer");
+        assert_eq!(room(&mut window, 5000), 8 << 10);
+        assert_eq!(
+            room(&mut window, BEHIND_FRAME_BYTES_MAX),
+            BEHIND_FRAME_BYTES_MAX,
+            "a longer one"
+        );
+        assert_eq!(room(&mut window, BEHIND_FRAME_BYTES_MAX + 16), 0);
+        let before = pool.lent_bytes();
+        window.give_behind(&mut pool);
+        assert_eq!(pool.lent_bytes(), before, "it went back by itself");
+    }
+
+    /// The second buffer takes nothing that others might need.
+    #[test]
+    fn nothing_goes_behind_where_memory_is_scarce() {
+        let mut pool = Pool::new(&PoolLayout::shared(4 << 10, 1 << 10, 1 << 10)).expect("memory");
+        let mut window = Window::new(Buffer::new(256));
+        window.prepare(Some(1000), 0, &mut pool).expect("memory");
+        let other = pool.take(1000);
+        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 0, "less than half would be left");
+        assert_eq!(pool.lent_bytes(), 2 << 10);
+        pool.give(other.expect("memory"));
+        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 1024);
+        pool.set_wanted(true);
+        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 0, "somebody waits for memory");
+        assert_eq!(pool.lent_bytes(), 1 << 10);
+    }
+
     /// A byte stream cut into random frames and received in random pieces comes out unchanged.
     #[test]
     fn stream_survives_any_cutting() {
+        let mut went_behind = 0;
         for seed in 0..crate::seeds(500) {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut pool = pool();
@@ -409,13 +551,21 @@ mod tests {
                 let known = (window.unparsed().len() >= 16).then(|| frames[frame]);
                 let span = window.prepare(known, longest, &mut pool).expect("memory");
                 longest = 0;
-                let most = span.bytes.min(stream.len() - sent);
-                let bytes = if span.mode == WindowMode::Whole { most } else { rng.usize(1..=most) };
+                let rest = &stream[sent..];
+                let most = span.bytes.min(rest.len());
+                let whole = span.mode == WindowMode::Whole;
+                let mut bytes = if whole { most } else { rng.usize(1..=most) };
                 if rng.bool() {
-                    fill(&mut window, span, &stream[sent..sent + bytes]);
+                    fill(&mut window, span, &rest[..bytes]);
                 } else {
-                    window.room_mut(&span)[..bytes].copy_from_slice(&stream[sent..sent + bytes]);
-                    window.filled(bytes);
+                    let room = window.prepare_behind(known, &mut pool).min(rest.len() - most);
+                    let behind = if bytes < span.bytes { 0 } else { rng.usize(0..=room) };
+                    let (front, more) = window.rooms_mut(&span);
+                    front[..bytes].copy_from_slice(&rest[..bytes]);
+                    more[..behind].copy_from_slice(&rest[bytes..bytes + behind]);
+                    window.filled(&span, bytes, behind);
+                    bytes += behind;
+                    went_behind += u32::from(behind > 0);
                 }
                 sent += bytes;
                 while frame < frames.len() && window.unparsed().len() >= frames[frame] {
@@ -431,5 +581,6 @@ mod tests {
             assert_eq!(window.dissolve(&mut pool).len(), 512, "seed {seed}");
             assert_eq!(pool.lent_bytes(), 0, "seed {seed}");
         }
+        assert!(went_behind > 0);
     }
 }

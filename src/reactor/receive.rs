@@ -124,26 +124,33 @@ fn handle_window(
     }
     connection.session.received_bytes(core.now);
     let is_urgent = connection.session.part() == Part::Express;
-    let range = connection.window.range();
-    let buffer: Buffer = connection.window.lend();
-    let (consumed, outcome) = {
+    let (mut has_consumed, mut is_more) = (false, true);
+    let mut outcome = Ok(Stop::Ended);
+    while is_more {
+        let window = &mut core.connections[key].window;
+        let range = window.range();
+        let buffer: Buffer = window.lend();
         let mut input = &buffer.bytes()[range];
         let available = input.len();
-        let outcome = handle_frames(core, handlers, awaited, key, transmits_early, &mut input);
-        (available - input.len(), outcome)
-    };
+        outcome = handle_frames(core, handlers, awaited, key, transmits_early, &mut input);
+        let consumed = available - input.len();
+        let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
+        connection.window.restore(buffer, 0);
+        has_consumed |= consumed > 0;
+        // What has come behind a large frame.
+        is_more =
+            connection.window.consume(consumed) && matches!(outcome, Ok(Stop::Starved { .. }));
+    }
     if is_urgent {
         core.note_urgency();
     }
     let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
-    connection.window.restore(buffer, 0);
-    connection.window.consume(consumed);
     match outcome {
         Ok(Stop::Starved { frame_bytes }) => {
             let is_begun = connection.window.has_unparsed();
             let was_begun = connection.frame_begun != Nanos::NEVER;
             connection.frame_bytes = frame_bytes;
-            if is_begun && (consumed > 0 || !was_begun) {
+            if is_begun && (has_consumed || !was_begun) {
                 connection.frame_begun = core.now;
                 if !was_begun {
                     core.set_deadline(key);

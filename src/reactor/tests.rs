@@ -733,6 +733,38 @@ fn send_that_fails_while_closing_frees_everything() {
     assert_eq!(pair.near.statistics().messages_dropped, 1);
 }
 
+/// What a receiver leaves in its socket is acknowledged at the sender's cost: one look takes the
+/// rest of a long frame and what stands behind it, whatever that is.
+#[test]
+fn one_look_goes_on_behind_a_long_frame() {
+    let settings = Config::builder().idle(Idle::Spin).window_bytes(4 << 10);
+    let mut pair = Pair::between("127.0.0.1:0", settings.heartbeat_interval_ms(0));
+    let bodies = [vec![1; 12 << 10], vec![2; 100], vec![3; 200], vec![4; 12 << 10], vec![5; 9]];
+    let expected: usize = bodies.iter().map(|it| crate::wire::frame_bytes(it.len(), false)).sum();
+    for body in &bodies {
+        pair.near.send(pair.id, Envelope::data(), &body[..]).expect("room");
+    }
+    until(|| {
+        poll(&mut pair.near);
+        let socket = &pair.far.core.connections[pair.far_key].socket;
+        rustix::io::ioctl_fionread(socket).expect("a socket") == expected as u64
+    });
+    // The first may have been armed in the ring before.
+    let receives = |far: &Reactor| far.statistics().direct_receives + far.statistics().completions;
+    let receives_before = receives(&pair.far);
+    let mut received = Vec::new();
+    until(|| {
+        pair.far.turn(Wait::Until(Nanos::now() + PATIENCE)).expect("a ring");
+        received.extend(std::iter::from_fn(|| pair.far.receive()));
+        received.len() == bodies.len()
+    });
+    for (message, body) in received.iter().zip(&bodies) {
+        assert_eq!(message.payload()[..], body[..]);
+    }
+    // What the window holds; the rest of the first and all that is behind it.
+    assert_eq!(receives(&pair.far) - receives_before, 2);
+}
+
 #[test]
 fn receive_refused_or_interrupted_is_made_again() {
     for (errno, lacks) in

@@ -17,7 +17,7 @@ use crate::session::state::State;
 use crate::session::{Part, Source};
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, ReceiveOptions, SendMode, SendOptions};
-use crate::sys::socket::{Gather, Loopback, prepare_loopback, send};
+use crate::sys::socket::{Gather, Loopback, prepare_loopback, receive, receive_both, send};
 use crate::time::Nanos;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -755,12 +755,25 @@ impl Core {
         connection.parsed_bytes_max = 0;
         let prepared = connection.window.prepare(frame_bytes, parsed, &mut self.receive_memory);
         let Some(span) = prepared else { return self.pause_for_memory(key) };
-        let bytes = span.bytes.min(piece_bytes_max(connection, piece_bytes));
-        let room = &mut connection.window.room_mut(&span)[..bytes];
-        let result = match crate::sys::socket::receive(&connection.socket, room) {
-            Ok(bytes) => {
-                connection.window.filled(bytes);
-                Ok(bytes)
+        let piece_max = piece_bytes_max(connection, piece_bytes);
+        let bytes = span.bytes.min(piece_max);
+        // Room behind the front for as much as may still be copied.
+        let behind = match piece_max - bytes {
+            0 => 0,
+            rest => {
+                connection.window.prepare_behind(frame_bytes, &mut self.receive_memory).min(rest)
+            }
+        };
+        let (front, more) = connection.window.rooms_mut(&span);
+        let received = match behind {
+            0 => receive(&connection.socket, &mut front[..bytes]),
+            _ => receive_both(&connection.socket, front, &mut more[..behind]),
+        };
+        let result = match received {
+            Ok(received) => {
+                let in_front = received.min(bytes);
+                connection.window.filled(&span, in_front, received - in_front);
+                Ok(received)
             }
             Err(Errno::AGAIN) => return Direct::Nothing,
             Err(errno) => Err(errno.raw_os_error()),
@@ -821,6 +834,7 @@ impl Core {
             whole: span.mode == WindowMode::Whole && span.bytes <= piece_max,
             poll_first: !connection.expects_data,
         };
+        connection.window.give_behind(&mut self.receive_memory);
         let buffer = connection.window.lend();
         let fd = connection.socket.as_raw_fd();
         match self.ring.receive(fd, buffer, options, Tokens::connection(key)) {

@@ -275,6 +275,19 @@ pub(crate) fn receive(socket: &Socket, into: &mut [u8]) -> Result<usize, Errno> 
     Ok(recv(socket, into, RecvFlags::DONTWAIT)?.0)
 }
 
+/// As [`receive`], into `first` and what does not fit there into `second`.
+#[inline]
+pub(crate) fn receive_both(
+    socket: &Socket,
+    first: &mut [u8],
+    second: &mut [u8],
+) -> Result<usize, Errno> {
+    use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
+    let mut into = [io::IoSliceMut::new(first), io::IoSliceMut::new(second)];
+    let mut nothing = RecvAncillaryBuffer::default();
+    Ok(recvmsg(socket, &mut into, &mut nothing, RecvFlags::DONTWAIT)?.bytes)
+}
+
 /// Never waits, and raises no SIGPIPE. For the C library, which is called for several pieces.
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
