@@ -25,15 +25,18 @@ thread_local! {
 }
 
 pub struct Shared {
-    /// Long messages, oldest first. What nobody else holds any more is used again.
+    /// Long messages that somebody may hold, oldest first.
     messages: VecDeque<Bytes>,
+    /// Those that nobody else holds any more. The last one is used next, as by an allocator: it may
+    /// still be in a cache.
+    free: Vec<Bytes>,
     /// Where short ones come from.
     chunk: Rc<RefCell<BytesMut>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { messages: VecDeque::new(), chunk: CHUNK.with(Rc::clone) }
+        Self { messages: VecDeque::new(), free: Vec::new(), chunk: CHUNK.with(Rc::clone) }
     }
 }
 
@@ -49,8 +52,10 @@ impl Shared {
             chunk.extend_from_slice(payload);
             return chunk.split().freeze();
         }
-        let oldest = self.messages.pop_front_if(|bytes| bytes.is_unique());
-        let reused = oldest.and_then(|bytes| bytes.try_into_mut().ok());
+        while let Some(bytes) = self.messages.pop_front_if(|bytes| bytes.is_unique()) {
+            self.free.push(bytes);
+        }
+        let reused = self.free.pop().and_then(|bytes| bytes.try_into_mut().ok());
         let bytes = match reused {
             Some(mut bytes) if bytes.len() == payload.len() => {
                 let end = payload.len() - MESSAGE_BYTES_MIN;
@@ -84,9 +89,13 @@ mod tests {
         let second = next(&mut shared, 2);
         assert_ne!(first.as_ptr(), second.as_ptr(), "the first is still in use");
         assert_eq!(first[..8], [1, 0, 0, 0, 0, 0, 0, Tag::Stream as u8]);
-        let place = first.as_ptr();
+        let places = [first.as_ptr(), second.as_ptr()];
         drop(first);
-        assert_eq!(next(&mut shared, 3).as_ptr(), place);
+        let third = next(&mut shared, 3);
+        assert_eq!(third.as_ptr(), places[0]);
+        drop((second, third));
+        assert_eq!(next(&mut shared, 4).as_ptr(), places[0], "the one used last");
+        assert_eq!(next(&mut shared, 5).as_ptr(), places[0], "and not all in turn");
     }
 
     /// Of all clients of a thread in turn, each message as it was made however many come after it.
