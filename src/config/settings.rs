@@ -197,8 +197,8 @@ settings! {
         /// more than four.
         kept_bytes_max: u32 = 4 * MIB, 64 * KIB => 1 << 30;
 
-        /// Receive window of a connection, in bytes: what one receive can take. Rounded up to a
-        /// multiple of 16.
+        /// Receive window of a connection, in bytes: what one receive can take, but for the rest of
+        /// a larger frame and what has come behind it. Rounded up to a multiple of 16.
         window_bytes: u32 = 64 * KIB, 4 * KIB => 4 * MIB;
         /// Staging block, in bytes: what one send can carry. Takes 8 KiB of send memory, or twice,
         /// four times … as much.
@@ -209,9 +209,10 @@ settings! {
         /// holds as much as is free gets no more; an eighth is kept for those that hold nothing.
         /// Frames up to 4 KiB always find room on a connection that holds nothing.
         send_memory_bytes: u64 = 64 << 20, 64 << 10 => 1_u64 << 36;
-        /// Memory for received frames larger than a window, all connections of a reactor together,
-        /// in bytes. Reserved as address space, resident as used. At least twice `frame_bytes_max`.
-        /// Half is kept for frames of up to a 128th of it.
+        /// Memory for received frames larger than a window, and for the beginning of the one behind
+        /// such a frame, all connections of a reactor together, in bytes. Reserved as address
+        /// space, resident as used. At least twice `frame_bytes_max`. Half is kept for frames of up
+        /// to a 128th of it.
         receive_memory_bytes: u64 = 64 << 20, 8 << 10 => 1_u64 << 36;
         /// Memory for messages that no handler took and `receive` has not fetched, in bytes.
         inbox_bytes_max: u64 = 16 << 20, 8 << 10 => 1_u64 << 36;

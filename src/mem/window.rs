@@ -22,11 +22,20 @@
 //! that a stream of them is not copied at all.
 //!
 //! A receive of the rest of such a frame may go on into a second large buffer, where the frame
-//! *behind* it begins; once the first is handled both buffers change places. So what the socket has
-//! is taken out of it whole, and still nothing is copied. That is for the sender over loopback: a
-//! receiver that leaves the end of a segment in its socket does not acknowledge it, and with the
-//! next one the acknowledgement is made within the call that sends, at the sender's cost
-//! (net/ipv4/tcp.c, `tcp_cleanup_rbuf`; tcp_input.c, `__tcp_ack_snd_check`).
+//! *behind* it stands; once the first is handled both buffers change places:
+//!
+//! ```text
+//!    active                        behind
+//!   ┌───────────────────────┐     ┌──────────────────────┬──────────┐
+//!   │ a frame: rest received│     │ the next, or a part  │ free     │
+//!   └───────────────────────┘     └──────────────────────┴──────────┘
+//! ```
+//!
+//! So a segment is taken out of the socket whole. That is for the sender over loopback: a receiver
+//! that leaves the end of a segment in its socket does not acknowledge it, and with the next one
+//! the acknowledgement is made within the call that sends, at the sender's cost (net/ipv4/tcp.c,
+//! `tcp_cleanup_rbuf`; tcp_input.c, `__tcp_ack_snd_check`). Elsewhere it saves a receive. What is
+//! behind is one frame and [`MOVE_BYTES_MAX`] of the next at most: more would have to be moved.
 
 use crate::mem::{Buffer, Pool};
 
@@ -34,9 +43,9 @@ use crate::mem::{Buffer, Pool};
 /// cheaper than a short receive later.
 const MOVE_BYTES_MAX: usize = 4096;
 
-/// Frames up to this length may have a second buffer behind them. Of longer ones few end in what is
-/// received at once.
-const BEHIND_FRAME_BYTES_MAX: usize = 256 << 10;
+/// Frames up to this length may have a second buffer behind them: messages of 256 KiB with their
+/// heads. Longer ones end in fewer of the segments, and two of them are much memory.
+const BEHIND_FRAME_BYTES_MAX: usize = (256 << 10) + 64;
 
 /// How the next receive is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +77,8 @@ pub(crate) struct Window {
     tail: usize,
     /// Bytes received in `behind`.
     behind_bytes: usize,
+    /// Memory was scarce: it is not asked for again before the frame at the front is done.
+    behind_refused: bool,
     /// Length of the last frame, when it needed more than the base buffer: the next is expected
     /// to be as long.
     large_frame_bytes: usize,
@@ -83,6 +94,7 @@ impl Window {
             head: 0,
             tail: 0,
             behind_bytes: 0,
+            behind_refused: false,
             large_frame_bytes: 0,
         }
     }
@@ -118,6 +130,7 @@ impl Window {
 
     /// Marks the first `bytes` of the unparsed ones as handled. Returns whether others, which stood
     /// behind them, are the unparsed ones now.
+    #[must_use = "nobody else looks at them"]
     #[inline]
     pub(crate) fn consume(&mut self, bytes: usize) -> bool {
         self.head += bytes;
@@ -127,8 +140,10 @@ impl Window {
         }
         self.head = 0;
         self.tail = std::mem::take(&mut self.behind_bytes);
+        self.behind_refused = false;
         if self.tail > 0 {
-            std::mem::swap(&mut self.active, &mut self.behind);
+            let behind = self.behind.take().expect("what is behind stands in a buffer");
+            self.behind = self.active.replace(behind);
         }
         self.tail > 0
     }
@@ -164,35 +179,46 @@ impl Window {
     }
 
     /// Room behind the frame at the front for a receive of its rest, in bytes: none unless it is
-    /// large, its length is known, and memory is not scarce. Follows [`prepare`](Self::prepare).
+    /// large, its length is known and no more than `bytes_max`, and memory is not scarce. Never
+    /// more than `bytes_max`. Follows [`prepare`](Self::prepare).
     #[inline]
-    pub(crate) fn prepare_behind(&mut self, frame_bytes: Option<usize>, pool: &mut Pool) -> usize {
+    pub(crate) fn prepare_behind(
+        &mut self,
+        frame_bytes: Option<usize>,
+        bytes_max: usize,
+        pool: &mut Pool,
+    ) -> usize {
         match frame_bytes {
-            Some(whole) if self.base.is_some() => self.room_behind(whole, pool),
+            Some(whole) if self.base.is_some() => self.room_behind(whole, bytes_max, pool),
             _ => 0,
         }
     }
 
-    fn room_behind(&mut self, frame_bytes: usize, pool: &mut Pool) -> usize {
+    fn room_behind(&mut self, frame_bytes: usize, bytes_max: usize, pool: &mut Pool) -> usize {
         let is_large = frame_bytes > self.base_len() && frame_bytes <= BEHIND_FRAME_BYTES_MAX;
-        let is_kept = is_large && pool.has_plenty();
-        if let Some(behind) = self.behind.take_if(|it| !is_kept || it.len() < frame_bytes) {
-            pool.give(behind);
+        let is_kept = is_large && frame_bytes <= bytes_max && pool.has_plenty();
+        let fits = frame_bytes..=2 * frame_bytes;
+        if !is_kept || self.behind.as_ref().is_some_and(|it| !fits.contains(&it.len())) {
+            self.give_behind(pool);
         }
-        if is_kept && self.behind.is_none() {
-            self.behind = pool.take(frame_bytes);
-            if !pool.has_plenty() {
+        if is_kept && self.behind.is_none() && !self.behind_refused {
+            // Of what there must be plenty of.
+            self.behind = pool.take_shared(frame_bytes);
+            self.behind_refused = self.behind.is_none() || !pool.has_plenty();
+            if self.behind_refused {
                 self.give_behind(pool);
             }
         }
-        self.behind.as_ref().map_or(0, Buffer::len)
+        let room_max = (frame_bytes + MOVE_BYTES_MAX).min(bytes_max);
+        self.behind.as_ref().map_or(0, |behind| behind.len().min(room_max))
     }
 
-    /// Gives the buffer up where the frame behind one would begin. Follows
-    /// [`prepare`](Self::prepare), for a receive that has one place to write to.
+    /// Gives the buffer behind up, unless something stands there.
     #[inline]
     pub(crate) fn give_behind(&mut self, pool: &mut Pool) {
-        if let Some(behind) = self.behind.take() {
+        if self.behind_bytes == 0
+            && let Some(behind) = self.behind.take()
+        {
             pool.give(behind);
         }
     }
@@ -230,8 +256,8 @@ impl Window {
         self.active = Some(buffer);
     }
 
-    /// Where a receive that is over at once writes: `span`, and then what is
-    /// [behind](Self::prepare_behind).
+    /// Where a receive that is over at once writes: in `span`, and then what is
+    /// [behind](Self::prepare_behind), in this order.
     ///
     /// # Panics
     ///
@@ -246,13 +272,20 @@ impl Window {
     /// So many bytes have been received in `span`, and `behind` it when that is full.
     #[inline]
     pub(crate) fn filled(&mut self, span: &Span, bytes: usize, behind: usize) {
-        assert!(bytes <= span.bytes && (behind == 0 || bytes == span.bytes), "front first");
+        assert!(bytes <= span.bytes, "what was received is within its room");
         self.tail += bytes;
+        if behind > 0 {
+            assert_eq!(bytes, span.bytes, "the front is filled first");
+            let room = self.behind.as_ref().map_or(0, Buffer::len);
+            assert!(behind <= room, "and what is behind within its own");
+        }
         self.behind_bytes = behind;
     }
 
     /// Gives up all buffers: the base one and, to `pool`, larger ones.
     pub(crate) fn dissolve(mut self, pool: &mut Pool) -> Buffer {
+        self.behind_bytes = 0;
+        self.give_behind(pool);
         if self.base.is_some() {
             self.shrink(pool);
         }
@@ -286,14 +319,19 @@ impl Window {
         let large = self.active.replace(base).expect("no receive is in flight");
         pool.give(large);
         self.give_behind(pool);
-        self.behind_bytes = 0;
         self.head = 0;
         self.tail = pending;
         self.large_frame_bytes = 0;
     }
 
     fn grow(&mut self, needed: usize, pool: &mut Pool) -> Option<()> {
-        let mut larger = pool.take(needed)?;
+        let mut larger = match self.behind.take_if(|behind| behind.len() >= needed) {
+            Some(behind) => behind,
+            None => {
+                self.give_behind(pool);
+                pool.take(needed)?
+            }
+        };
         let pending = self.tail - self.head;
         larger.bytes_mut()[..pending].copy_from_slice(self.unparsed());
         let old = self.active.replace(larger).expect("no receive is in flight");
@@ -337,7 +375,7 @@ mod tests {
         let span = window.prepare(None, 0, &mut pool).expect("room");
         assert_eq!(span, Span { offset: 0, bytes: 256, mode: WindowMode::Any });
         fill(&mut window, span, &[1; 64]);
-        window.consume(64);
+        assert!(!window.consume(64));
         let span = window.prepare(None, 64, &mut pool).expect("room");
         assert_eq!(span.offset, 0);
     }
@@ -353,13 +391,13 @@ mod tests {
         fill(&mut window, span, &[8; 744]);
         assert_eq!(window.unparsed().len(), 1000);
         assert_eq!(window.unparsed()[..256], [7; 256]);
-        window.consume(1000);
+        assert!(!window.consume(1000));
 
         // The next is expected to be as long, and is not copied.
         let span = window.prepare(None, 1000, &mut pool).expect("room");
         assert_eq!(span, Span { offset: 0, bytes: 1000, mode: WindowMode::Any });
         fill(&mut window, span, &[9; 64]);
-        window.consume(64);
+        assert!(!window.consume(64));
 
         // It was short: back to the base buffer.
         let span = window.prepare(None, 64, &mut pool).expect("room");
@@ -386,7 +424,7 @@ mod tests {
         fill(window, span, &[1; 64]);
         let span = window.prepare(Some(bytes), 0, pool)?;
         fill(window, span, &vec![1; bytes - 64]);
-        window.consume(bytes);
+        assert!(!window.consume(bytes));
         Some(())
     }
 
@@ -443,7 +481,7 @@ mod tests {
         take_frame(&mut window, &mut pool, 5000).expect("memory");
         let span = window.prepare(None, 5000, &mut pool).expect("room");
         fill(&mut window, span, &[2; 100]);
-        window.consume(64);
+        assert!(!window.consume(64));
         let span = window.prepare(Some(64), 64, &mut pool).expect("room");
         assert_eq!((window.is_large(), pool.lent_bytes()), (false, 0));
         assert_eq!(span, Span { offset: 36, bytes: 220, mode: WindowMode::Any });
@@ -467,10 +505,11 @@ mod tests {
     fn frame_behind_a_large_one_begins_in_a_buffer_of_its_own() {
         let (mut pool, mut window) = (pool(), Window::new(Buffer::new(256)));
         let span = window.prepare(None, 0, &mut pool).expect("room");
-        assert_eq!(window.prepare_behind(None, &mut pool), 0, "its length is not known");
+        let any = usize::MAX;
+        assert_eq!(window.prepare_behind(None, any, &mut pool), 0, "its length is not known");
         fill(&mut window, span, &[1; 256]);
         let span = window.prepare(Some(1000), 0, &mut pool).expect("memory");
-        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 1024);
+        assert_eq!(window.prepare_behind(Some(1000), usize::MAX, &mut pool), 1024);
         let (front, behind) = window.rooms_mut(&span);
         front.fill(1);
         behind[..600].fill(2);
@@ -482,16 +521,63 @@ mod tests {
         // And the next begins where the first one was.
         let span = window.prepare(Some(1000), 1000, &mut pool).expect("room");
         assert_eq!((span.offset, span.bytes), (600, 400));
-        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 1024);
+        assert_eq!(window.prepare_behind(Some(1000), usize::MAX, &mut pool), 1024);
         assert_eq!(pool.lent_bytes(), places);
         window.filled(&span, 400, 0);
         assert!(!window.consume(1000));
         // A short one: both go back.
         let span = window.prepare(None, 0, &mut pool).expect("room");
         fill(&mut window, span, &[3; 64]);
-        window.consume(64);
+        assert!(!window.consume(64));
         window.prepare(None, 64, &mut pool).expect("room");
         assert_eq!((window.is_large(), pool.lent_bytes()), (false, 0));
+    }
+
+    /// A receiver that lags would move nearly a whole frame to the start of its buffer otherwise.
+    #[test]
+    fn no_more_is_behind_than_one_frame_and_what_is_moved_at_small_cost() {
+        let layout = PoolLayout::shared(8 << 20, 128 << 10, 1 << 20);
+        let mut pool = Pool::new(&layout).expect("memory");
+        let mut window = Window::new(Buffer::new(64 << 10));
+        let frame = (64 << 10) + 32;
+        let span = window.prepare(None, 0, &mut pool).expect("room");
+        fill(&mut window, span, &[1; 64 << 10]);
+        for _ in 0..10 {
+            let span = window.prepare(Some(frame), 0, &mut pool).expect("memory");
+            let behind = window.prepare_behind(Some(frame), usize::MAX, &mut pool);
+            window.filled(&span, span.bytes, behind);
+            assert!(window.consume(frame), "the next");
+            assert!(!window.consume(frame), "is whole, too");
+            assert_eq!(window.unparsed().len(), MOVE_BYTES_MAX);
+        }
+    }
+
+    /// And where no more may be received at once than less than a frame.
+    #[test]
+    fn nothing_goes_behind_where_pieces_are_received() {
+        let (mut pool, mut window) = (pool(), Window::new(Buffer::new(256)));
+        window.prepare(Some(1000), 0, &mut pool).expect("memory");
+        assert_eq!(window.prepare_behind(Some(1000), 1000, &mut pool), 1000);
+        assert_eq!(window.prepare_behind(Some(1000), 999, &mut pool), 0);
+        assert_eq!(pool.lent_bytes(), 1 << 10, "and it went back");
+    }
+
+    /// Nobody waits for memory that he has.
+    #[test]
+    fn longer_frame_takes_the_buffer_behind() {
+        let mut pool = Pool::new(&PoolLayout::shared(64 << 10, 1 << 10, 8 << 10)).expect("memory");
+        let mut window = Window::new(Buffer::new(256));
+        let span = window.prepare(Some(5000), 0, &mut pool).expect("memory");
+        fill(&mut window, span, &[1; 5000]);
+        assert!(!window.consume(5000));
+        window.prepare(Some(1000), 5000, &mut pool).expect("room");
+        let span = window.prepare(Some(1000), 0, &mut pool).expect("room");
+        assert_eq!(window.prepare_behind(Some(1000), usize::MAX, &mut pool), 1024);
+        window.filled(&span, 1000, 100);
+        assert!(window.consume(1000));
+        let others: Vec<_> = std::iter::from_fn(|| pool.take(1)).collect();
+        assert!(window.prepare(Some(5000), 1000, &mut pool).is_some(), "{}", others.len());
+        assert_eq!(window.unparsed(), [0; 100]);
     }
 
     #[test]
@@ -501,19 +587,29 @@ mod tests {
         let mut window = Window::new(Buffer::new(1 << 10));
         let mut room = |window: &mut Window, bytes| {
             window.prepare(Some(bytes), 0, &mut pool).expect("memory");
-            window.prepare_behind(Some(bytes), &mut pool)
+            window.prepare_behind(Some(bytes), usize::MAX, &mut pool)
         };
         assert_eq!(room(&mut window, 1 << 10), 0, "it is in its own buffer");
         assert_eq!(room(&mut window, 5000), 8 << 10);
-        assert_eq!(
-            room(&mut window, BEHIND_FRAME_BYTES_MAX),
-            BEHIND_FRAME_BYTES_MAX,
-            "a longer one"
-        );
-        assert_eq!(room(&mut window, BEHIND_FRAME_BYTES_MAX + 16), 0);
+        let (some, longest, more) = (40_000, BEHIND_FRAME_BYTES_MAX, MOVE_BYTES_MAX);
+        assert_eq!(room(&mut window, some), some + more, "and a little of the next");
+        assert_eq!(room(&mut window, longest), longest + more);
+        assert_eq!(room(&mut window, longest + 16), 0);
         let before = pool.lent_bytes();
         window.give_behind(&mut pool);
         assert_eq!(pool.lent_bytes(), before, "it went back by itself");
+    }
+
+    /// It is shared memory, which there must be plenty of, and not what is kept for short frames.
+    #[test]
+    fn what_goes_behind_leaves_the_reserve_alone() {
+        let layout = PoolLayout::shared(64 << 10, 1 << 10, 8 << 10).with_reserve_for_short();
+        let mut pool = Pool::new(&layout).expect("memory");
+        let mut window = Window::new(Buffer::new(256));
+        window.prepare(Some(1000), 0, &mut pool).expect("memory");
+        let (free, shared) = (pool.free_bytes(), pool.shared_free_bytes());
+        assert_eq!(window.prepare_behind(Some(1000), usize::MAX, &mut pool), 1024);
+        assert_eq!(free - pool.free_bytes(), shared - pool.shared_free_bytes());
     }
 
     /// The second buffer takes nothing that others might need.
@@ -523,12 +619,28 @@ mod tests {
         let mut window = Window::new(Buffer::new(256));
         window.prepare(Some(1000), 0, &mut pool).expect("memory");
         let other = pool.take(1000);
-        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 0, "less than half would be left");
+        assert_eq!(
+            window.prepare_behind(Some(1000), usize::MAX, &mut pool),
+            0,
+            "less than half would be left"
+        );
         assert_eq!(pool.lent_bytes(), 2 << 10);
         pool.give(other.expect("memory"));
-        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 1024);
+        assert_eq!(
+            window.prepare_behind(Some(1000), usize::MAX, &mut pool),
+            0,
+            "not for this frame"
+        );
+        window.filled(&Span { offset: 0, bytes: 1000, mode: WindowMode::Any }, 1000, 0);
+        assert!(!window.consume(1000));
+        window.prepare(Some(1000), 1000, &mut pool).expect("room");
+        assert_eq!(window.prepare_behind(Some(1000), usize::MAX, &mut pool), 1024);
         pool.set_wanted(true);
-        assert_eq!(window.prepare_behind(Some(1000), &mut pool), 0, "somebody waits for memory");
+        assert_eq!(
+            window.prepare_behind(Some(1000), usize::MAX, &mut pool),
+            0,
+            "somebody waits for memory"
+        );
         assert_eq!(pool.lent_bytes(), 1 << 10);
     }
 
@@ -558,7 +670,8 @@ mod tests {
                 if rng.bool() {
                     fill(&mut window, span, &rest[..bytes]);
                 } else {
-                    let room = window.prepare_behind(known, &mut pool).min(rest.len() - most);
+                    let room = window.prepare_behind(known, rng.usize(..9000), &mut pool);
+                    let room = room.min(rest.len() - most);
                     let behind = if bytes < span.bytes { 0 } else { rng.usize(0..=room) };
                     let (front, more) = window.rooms_mut(&span);
                     front[..bytes].copy_from_slice(&rest[..bytes]);
@@ -572,7 +685,8 @@ mod tests {
                     let bytes = frames[frame];
                     assert_eq!(window.unparsed()[..bytes], stream[handled..handled + bytes]);
                     assert_eq!(window.unparsed().as_ptr().align_offset(16), 0, "seed {seed}");
-                    window.consume(bytes);
+                    let ends = bytes == window.unparsed().len();
+                    assert_eq!(window.consume(bytes), ends && window.has_unparsed(), "seed {seed}");
                     longest = longest.max(bytes);
                     handled += bytes;
                     frame += 1;

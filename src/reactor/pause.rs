@@ -127,6 +127,8 @@ impl Core {
         let connection = &mut self.connections[key];
         assert!(connection.pause.is_none(), "a paused connection is not read");
         connection.pause = Some(pause);
+        // Nothing comes behind meanwhile.
+        connection.window.give_behind(&mut self.receive_memory);
         // The peer is not to blame for what it takes until the frame is read on.
         connection.frame_begun = Nanos::NEVER;
         self.counters.receive_pauses.add(1);

@@ -124,23 +124,24 @@ fn handle_window(
     }
     connection.session.received_bytes(core.now);
     let is_urgent = connection.session.part() == Part::Express;
-    let (mut has_consumed, mut is_more) = (false, true);
-    let mut outcome = Ok(Stop::Ended);
-    while is_more {
+    let mut has_consumed = false;
+    // Twice at most, as nothing is received meanwhile: a large frame and what has come behind it.
+    let outcome = loop {
         let window = &mut core.connections[key].window;
         let range = window.range();
         let buffer: Buffer = window.lend();
         let mut input = &buffer.bytes()[range];
         let available = input.len();
-        outcome = handle_frames(core, handlers, awaited, key, transmits_early, &mut input);
+        let outcome = handle_frames(core, handlers, awaited, key, transmits_early, &mut input);
         let consumed = available - input.len();
-        let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
-        connection.window.restore(buffer, 0);
+        let window = &mut core.connections[key].window;
+        window.restore(buffer, 0);
         has_consumed |= consumed > 0;
-        // What has come behind a large frame.
-        is_more =
-            connection.window.consume(consumed) && matches!(outcome, Ok(Stop::Starved { .. }));
-    }
+        // What ended the first frame's connection, or its stay here, goes for what is behind, too.
+        if !(window.consume(consumed) && matches!(outcome, Ok(Stop::Starved { .. }))) {
+            break outcome;
+        }
+    };
     if is_urgent {
         core.note_urgency();
     }

@@ -4,6 +4,7 @@
 //! reactors talk over loopback, and an operation that was never submitted fails: with the buffer
 //! and the state of a real one, so that what follows must be made good through the real ring.
 
+use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
@@ -194,7 +195,7 @@ fn burst_to_several_peers_goes_to_each() {
 
 #[test]
 fn messages_of_a_stream_are_encoded_once_but_for_the_first_of_a_block() {
-    struct Counting(std::cell::Cell<u32>);
+    struct Counting(Cell<u32>);
     impl Body for Counting {
         fn encode(&self, out: &mut [u8], scratch: &mut Scratch) -> Result<usize, BodyError> {
             self.0.set(self.0.get() + 1);
@@ -202,7 +203,7 @@ fn messages_of_a_stream_are_encoded_once_but_for_the_first_of_a_block() {
         }
     }
     let mut pair = Pair::new();
-    let body = Counting(std::cell::Cell::new(0));
+    let body = Counting(Cell::new(0));
     let blocks = 4;
     // A small block at first, then whole ones.
     let count = (4096 + (blocks - 1) * 65_536) / 96;
@@ -737,18 +738,13 @@ fn send_that_fails_while_closing_frees_everything() {
 /// rest of a long frame and what stands behind it, whatever that is.
 #[test]
 fn one_look_goes_on_behind_a_long_frame() {
-    let settings = Config::builder().idle(Idle::Spin).window_bytes(4 << 10);
-    let mut pair = Pair::between("127.0.0.1:0", settings.heartbeat_interval_ms(0));
+    let mut pair = pair_with_large_frames(Config::builder());
     let bodies = [vec![1; 12 << 10], vec![2; 100], vec![3; 200], vec![4; 12 << 10], vec![5; 9]];
     let expected: usize = bodies.iter().map(|it| crate::wire::frame_bytes(it.len(), false)).sum();
     for body in &bodies {
         pair.near.send(pair.id, Envelope::data(), &body[..]).expect("room");
     }
-    until(|| {
-        poll(&mut pair.near);
-        let socket = &pair.far.core.connections[pair.far_key].socket;
-        rustix::io::ioctl_fionread(socket).expect("a socket") == expected as u64
-    });
+    until_in_socket(&mut pair, expected);
     // The first may have been armed in the ring before.
     let receives = |far: &Reactor| far.statistics().direct_receives + far.statistics().completions;
     let receives_before = receives(&pair.far);
@@ -763,6 +759,92 @@ fn one_look_goes_on_behind_a_long_frame() {
     }
     // What the window holds; the rest of the first and all that is behind it.
     assert_eq!(receives(&pair.far) - receives_before, 2);
+}
+
+/// Whichever message is the one that has no room: the first, one behind a long one, or a long one
+/// that others stand behind.
+#[test]
+fn what_is_behind_a_long_frame_waits_for_the_inbox() {
+    let lengths = [9, 12 << 10, 100, 200, 12 << 10, 7, 12 << 10];
+    let mut pair = pair_with_large_frames(Config::builder().inbox_frames_max(1));
+    let bodies: Vec<Vec<u8>> =
+        (0_u8..).zip(lengths).map(|(number, length)| vec![number; length]).collect();
+    for body in &bodies {
+        pair.near.send(pair.id, Envelope::data(), &body[..]).expect("room");
+    }
+    let bytes = lengths.iter().map(|length| crate::wire::frame_bytes(*length, false)).sum();
+    until_in_socket(&mut pair, bytes);
+    for body in &bodies {
+        let mut message = None;
+        until(|| {
+            // What is next comes, too, and pauses the connection.
+            look(&mut pair.far);
+            look(&mut pair.far);
+            message = pair.far.receive();
+            message.is_some()
+        });
+        assert_eq!(message.expect("just seen").payload()[..], body[..]);
+    }
+    assert!(pair.far.statistics().receive_pauses > 1);
+}
+
+#[test]
+fn what_is_wrong_behind_a_long_frame_ends_the_connection() {
+    let mut pair = pair_with_large_frames(Config::builder());
+    pair.near.send(pair.id, Envelope::data(), &vec![1; 12 << 10][..]).expect("room");
+    let bytes = crate::wire::frame_bytes(12 << 10, false);
+    until_in_socket(&mut pair, bytes);
+    let key = pair.key();
+    let sent = pair.near.core.connections[key].socket.send(&[0xff; 64]).expect("room");
+    until_in_socket(&mut pair, bytes + sent);
+    let mut received = 0;
+    until(|| {
+        look(&mut pair.far);
+        received += usize::from(pair.far.receive().is_some());
+        pair.far.connections().is_empty()
+    });
+    assert_eq!((received, pair.far.statistics().closed("protocol")), (1, 1));
+    assert_eq!(pair.far.core.receive_memory.lent_bytes(), 0);
+}
+
+/// The peer has as long for a frame that begins behind another one as for any.
+#[test]
+fn frame_that_dawdles_behind_another_is_given_up() {
+    let mut pair = pair_with_large_frames(Config::builder().frame_timeout_ms(20));
+    pair.near.send(pair.id, Envelope::data(), &vec![1; 12 << 10][..]).expect("room");
+    let bytes = crate::wire::frame_bytes(12 << 10, false);
+    until_in_socket(&mut pair, bytes);
+    let key = pair.key();
+    let sent = pair.near.core.connections[key].socket.send(&crate::wire::MAGIC).expect("room");
+    until_in_socket(&mut pair, bytes + sent);
+    let mut received = false;
+    until(|| {
+        look(&mut pair.far);
+        received |= pair.far.receive().is_some();
+        pair.far.connections().is_empty()
+    });
+    assert!(received, "the one before was whole");
+    assert_eq!(pair.far.statistics().closed("frame_timeout"), 1);
+}
+
+/// A spinning pair whose far end has 4 KiB for a window.
+fn pair_with_large_frames(settings: ConfigBuilder) -> Pair {
+    let settings = settings.idle(Idle::Spin).heartbeat_interval_ms(0).window_bytes(4 << 10);
+    Pair::between("127.0.0.1:0", settings)
+}
+
+/// Turns the near end until `bytes` stand in the far one's socket.
+fn until_in_socket(pair: &mut Pair, bytes: usize) {
+    until(|| {
+        poll(&mut pair.near);
+        let socket = &pair.far.core.connections[pair.far_key].socket;
+        rustix::io::ioctl_fionread(socket).expect("a socket") == bytes as u64
+    });
+}
+
+/// A turn that looks into the sockets itself.
+fn look(reactor: &mut Reactor) {
+    reactor.turn(Wait::Until(Nanos::now() + Duration::from_millis(1))).expect("a ring");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::session::state::State;
 use crate::session::{Part, Source};
 use crate::stats::Counters;
 use crate::sys::ring::{Completion, ReceiveOptions, SendMode, SendOptions};
-use crate::sys::socket::{Gather, Loopback, prepare_loopback, receive, receive_both, send};
+use crate::sys::socket::{Gather, Loopback, prepare_loopback, receive, receive_scattered, send};
 use crate::time::Nanos;
 
 /// While spinning, up to this many connections are served by system calls of their own instead of
@@ -757,17 +757,13 @@ impl Core {
         let Some(span) = prepared else { return self.pause_for_memory(key) };
         let piece_max = piece_bytes_max(connection, piece_bytes);
         let bytes = span.bytes.min(piece_max);
-        // Room behind the front for as much as may still be copied.
-        let behind = match piece_max - bytes {
-            0 => 0,
-            rest => {
-                connection.window.prepare_behind(frame_bytes, &mut self.receive_memory).min(rest)
-            }
-        };
+        // For as much as may still be copied.
+        let (rest, memory) = (piece_max - bytes, &mut self.receive_memory);
+        let behind = connection.window.prepare_behind(frame_bytes, rest, memory);
         let (front, more) = connection.window.rooms_mut(&span);
         let received = match behind {
             0 => receive(&connection.socket, &mut front[..bytes]),
-            _ => receive_both(&connection.socket, front, &mut more[..behind]),
+            _ => receive_scattered(&connection.socket, front, &mut more[..behind]),
         };
         let result = match received {
             Ok(received) => {

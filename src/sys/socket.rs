@@ -275,9 +275,9 @@ pub(crate) fn receive(socket: &Socket, into: &mut [u8]) -> Result<usize, Errno> 
     Ok(recv(socket, into, RecvFlags::DONTWAIT)?.0)
 }
 
-/// As [`receive`], into `first` and what does not fit there into `second`.
+/// As [`receive`], into `first` and, what does not fit there, `second` (recvmsg(2)).
 #[inline]
-pub(crate) fn receive_both(
+pub(crate) fn receive_scattered(
     socket: &Socket,
     first: &mut [u8],
     second: &mut [u8],

@@ -4,10 +4,10 @@
 //! it is the last. Rates are given in frames all the same: bytes divided by a frame's length.
 //!
 //! Each chunk starts a little further in its page than the last one. The kernel lays bytes end to
-//! end, so with one place for all of them every copy of a round would stand alike to its source,
-//! and AMD's Zen 3 copies at a fifth of its rate or less where the destination is 1 to 31 bytes
-//! further in its page (`rep movsb`; glibc's bug 30994): some rounds had 33,000 frames a second of
-//! 64 KiB, and others 100,000. Frames move along by themselves.
+//! end: with one place for all of them every copy of a round would stand alike to its source. Where
+//! the destination is 1 to 31 bytes further in its page, AMD's Zen 3 copies at a fifth of its rate
+//! or less (`rep movsb`; glibc's bug 30994), and whole rounds were as slow as that. Frames move
+//! along by themselves.
 
 use std::io;
 

@@ -31,11 +31,9 @@ use crate::run::BULK_PAYLOAD_BYTES_MIN;
 /// Bytes written at once. As many are gathered, without copying anything; writes of 64 KiB are
 /// slower by a third.
 const WRITE_BYTES: usize = 256 << 10;
-/// How much further in its page each write starts than the last one: as much as one message of 64
-/// KiB than the one before. The kernel lays bytes end to end, so with one place for all of them
-/// every copy of a round would stand alike to its source, and AMD's Zen 3 copies at a fifth of its
-/// rate or less where the destination is 1 to 31 bytes further in its page (`rep movsb`; glibc's bug
-/// 30994). Messages move along by themselves.
+/// How much further in its page each write and each read starts than the last one. With one place
+/// for all of them every copy of a round would stand alike to its source, and on some processors be
+/// slow for that (`src/cli/bench/raw.rs` of ringwire). Messages move along by themselves.
 const STEP_BYTES: usize = 32;
 const PAGE_BYTES: usize = 4096;
 /// Bytes read at once. Who spins does not care, and who sleeps sleeps more often with more of them.
@@ -171,11 +169,13 @@ impl Client for BulkClient {
 
 /// Counts until the client has closed. Without bytes, a spinning one looks for a question.
 fn receive(data: &OwnedFd, questions: &TcpStream, tally: &Tally) -> Result<(), Failure> {
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = vec![0; PAGE_BYTES + READ_BYTES];
+    let mut start = 0;
     loop {
-        match recv(data, &mut buffer[..], RecvFlags::empty()) {
+        match recv(data, &mut buffer[start..start + READ_BYTES], RecvFlags::empty()) {
             Ok((0, _)) => return Ok(()),
             Ok((bytes, _)) => {
+                start = (start + STEP_BYTES) % PAGE_BYTES;
                 // ORDERING: each side writes one of the two counts and then reads the other one: in
                 // a single order of all four, at least one of them sees both.
                 tally.received.fetch_add(bytes as u64, Ordering::SeqCst);
