@@ -562,6 +562,18 @@ mod tests {
         assert_eq!(pool.lent_bytes(), 1 << 10, "and it went back");
     }
 
+    #[test]
+    fn what_stands_behind_goes_back_with_the_window() {
+        let (mut pool, mut window) = (pool(), Window::new(Buffer::new(256)));
+        let span = window.prepare(Some(1000), 0, &mut pool).expect("memory");
+        assert_eq!(window.prepare_behind(Some(1000), usize::MAX, &mut pool), 1024);
+        window.filled(&span, 1000, 100);
+        window.give_behind(&mut pool);
+        assert_eq!(pool.lent_bytes(), 2 << 10, "not while something stands there");
+        assert_eq!(window.dissolve(&mut pool).len(), 256);
+        assert_eq!(pool.lent_bytes(), 0);
+    }
+
     /// Nobody waits for memory that he has.
     #[test]
     fn longer_frame_takes_the_buffer_behind() {

@@ -531,7 +531,7 @@ fn add(word: &AtomicU64, count: u64) {
 }
 
 impl Core {
-    /// Books the arrival of the first message of a receive.
+    /// Books the arrival of the first message in a buffer that a receive has filled.
     #[inline]
     pub(crate) fn note_arrival(
         &mut self,

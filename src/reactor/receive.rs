@@ -125,7 +125,8 @@ fn handle_window(
     connection.session.received_bytes(core.now);
     let is_urgent = connection.session.part() == Part::Express;
     let mut has_consumed = false;
-    // Twice at most, as nothing is received meanwhile: a large frame and what has come behind it.
+    // Twice at most, as nothing is received meanwhile: a large frame, and up to FRAMES_PER_TURN
+    // that have come behind it.
     let outcome = loop {
         let window = &mut core.connections[key].window;
         let range = window.range();

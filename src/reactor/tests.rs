@@ -745,8 +745,6 @@ fn one_look_goes_on_behind_a_long_frame() {
         pair.near.send(pair.id, Envelope::data(), &body[..]).expect("room");
     }
     until_in_socket(&mut pair, expected);
-    // The first may have been armed in the ring before.
-    let receives = |far: &Reactor| far.statistics().direct_receives + far.statistics().completions;
     let receives_before = receives(&pair.far);
     let mut received = Vec::new();
     until(|| {
@@ -791,40 +789,120 @@ fn what_is_behind_a_long_frame_waits_for_the_inbox() {
 #[test]
 fn what_is_wrong_behind_a_long_frame_ends_the_connection() {
     let mut pair = pair_with_large_frames(Config::builder());
-    pair.near.send(pair.id, Envelope::data(), &vec![1; 12 << 10][..]).expect("room");
-    let bytes = crate::wire::frame_bytes(12 << 10, false);
+    pair.near.send(pair.id, Envelope::data(), LONG).expect("room");
+    let bytes = crate::wire::frame_bytes(LONG.len(), false);
     until_in_socket(&mut pair, bytes);
     let key = pair.key();
     let sent = pair.near.core.connections[key].socket.send(&[0xff; 64]).expect("room");
     until_in_socket(&mut pair, bytes + sent);
+    let receives_before = receives(&pair.far);
+    assert_eq!(received_until_closed(&mut pair), 1);
+    assert_eq!(pair.far.statistics().closed("protocol"), 1);
+    assert_eq!(receives(&pair.far) - receives_before, 2, "it stood behind");
+    assert_eq!(pair.far.core.receive_memory.lent_bytes(), 0);
+}
+
+/// What a wrong frame brought along is not looked at any more.
+#[test]
+fn nothing_behind_a_long_frame_that_is_wrong_is_handled() {
+    use crate::wire::{Checksum, Codec, Flags, FrameHead};
+    let mut pair = pair_with_large_frames(Config::builder());
+    let head = FrameHead {
+        kind: Kind::Data,
+        priority: Priority::Normal,
+        codec: Codec::Opaque,
+        type_id: 0,
+        sequence: 1_000_000,
+        sent_at_ns: 0,
+        flags: Flags::default(),
+        extension: None,
+        checksum: Checksum::Never,
+    };
+    let mut frame = vec![0; crate::wire::frame_bytes(LONG.len(), false)];
+    head.encode(LONG, &mut frame);
+    let key = pair.key();
+    let sent = pair.near.core.connections[key].socket.send(&frame).expect("room");
+    pair.near.send(pair.id, Envelope::data(), b"right").expect("room");
+    until_in_socket(&mut pair, sent + crate::wire::frame_bytes(5, false));
+    let receives_before = receives(&pair.far);
+    assert_eq!(received_until_closed(&mut pair), 0);
+    assert_eq!(pair.far.statistics().closed("protocol"), 1);
+    assert_eq!(receives(&pair.far) - receives_before, 2, "the other stood behind");
+}
+
+/// The peer has as long for a frame that begins behind another one as for any.
+#[test]
+fn frame_that_begins_behind_another_has_its_own_time() {
+    let mut pair = pair_with_large_frames(Config::builder().frame_timeout_ms(50));
+    pair.near.send(pair.id, Envelope::data(), LONG).expect("room");
+    let bytes = crate::wire::frame_bytes(LONG.len(), false);
+    until_in_socket(&mut pair, bytes);
+    let key = pair.key();
+    let sent = pair.near.core.connections[key].socket.send(&crate::wire::MAGIC).expect("room");
+    until_in_socket(&mut pair, bytes + sent);
+    let begun = |pair: &Pair| pair.far.core.connections[pair.far_key].frame_begun;
+    until(|| {
+        look(&mut pair.far);
+        begun(&pair) != Nanos::NEVER
+    });
+    assert!(pair.far.receive().is_none(), "the first has begun");
+    let second_look = Nanos::now();
+    until(|| {
+        look(&mut pair.far);
+        pair.far.receive().is_some()
+    });
+    assert!((second_look..Nanos::NEVER).contains(&begun(&pair)), "the other has, and later");
+    assert_eq!(received_until_closed(&mut pair), 0);
+    assert_eq!(pair.far.statistics().closed("frame_timeout"), 1);
+}
+
+/// While nothing comes nothing is kept for it.
+#[test]
+fn paused_connection_keeps_no_more_than_what_has_come() {
+    let piece = 16 << 10;
+    let lent = |pair: &Pair| pair.far.core.receive_memory.lent_bytes();
+    let is_paused = |pair: &Pair| pair.far.core.connections[pair.far_key].pause.is_some();
+    let mut pair = pair_with_large_frames(Config::builder().inbox_frames_max(1));
+    let bytes = crate::wire::frame_bytes(LONG.len(), false);
+    pair.near.send(pair.id, Envelope::data(), LONG).expect("room");
+    until_in_socket(&mut pair, bytes);
+    until(|| {
+        look(&mut pair.far);
+        pair.far.statistics().messages_received > 0
+    });
+    assert_eq!(lent(&pair), 2 * piece, "room for what might have come behind it");
+    pair.near.send(pair.id, Envelope::data(), LONG).expect("room");
+    until(|| {
+        poll(&mut pair.near);
+        look(&mut pair.far);
+        is_paused(&pair)
+    });
+    assert_eq!(lent(&pair), piece);
+    pair.far.core.close(pair.far_key, CloseReason::Local);
+    until(|| {
+        poll(&mut pair.far);
+        pair.far.connections().is_empty()
+    });
+    assert_eq!(lent(&pair), 0);
+}
+
+/// Longer than a window of [`pair_with_large_frames`].
+const LONG: &[u8] = &[1; 12 << 10];
+
+/// Receives of a reactor that sends nothing: those armed in the ring, too.
+fn receives(reactor: &Reactor) -> u64 {
+    reactor.statistics().direct_receives + reactor.statistics().completions
+}
+
+/// How many messages come before the far end has closed its connection.
+fn received_until_closed(pair: &mut Pair) -> usize {
     let mut received = 0;
     until(|| {
         look(&mut pair.far);
         received += usize::from(pair.far.receive().is_some());
         pair.far.connections().is_empty()
     });
-    assert_eq!((received, pair.far.statistics().closed("protocol")), (1, 1));
-    assert_eq!(pair.far.core.receive_memory.lent_bytes(), 0);
-}
-
-/// The peer has as long for a frame that begins behind another one as for any.
-#[test]
-fn frame_that_dawdles_behind_another_is_given_up() {
-    let mut pair = pair_with_large_frames(Config::builder().frame_timeout_ms(20));
-    pair.near.send(pair.id, Envelope::data(), &vec![1; 12 << 10][..]).expect("room");
-    let bytes = crate::wire::frame_bytes(12 << 10, false);
-    until_in_socket(&mut pair, bytes);
-    let key = pair.key();
-    let sent = pair.near.core.connections[key].socket.send(&crate::wire::MAGIC).expect("room");
-    until_in_socket(&mut pair, bytes + sent);
-    let mut received = false;
-    until(|| {
-        look(&mut pair.far);
-        received |= pair.far.receive().is_some();
-        pair.far.connections().is_empty()
-    });
-    assert!(received, "the one before was whole");
-    assert_eq!(pair.far.statistics().closed("frame_timeout"), 1);
+    received
 }
 
 /// A spinning pair whose far end has 4 KiB for a window.

@@ -6,8 +6,8 @@
 //! Each chunk starts a little further in its page than the last one. The kernel lays bytes end to
 //! end: with one place for all of them every copy of a round would stand alike to its source. Where
 //! the destination is 1 to 31 bytes further in its page, AMD's Zen 3 copies at a fifth of its rate
-//! or less (`rep movsb`; glibc's bug 30994), and whole rounds were as slow as that. Frames move
-//! along by themselves.
+//! or less (`rep movsb`, glibc's bug 30994; by a trial, see ARCHITECTURE.md), and whole rounds were
+//! as slow as that. Frames move along by themselves.
 
 use std::io;
 
@@ -19,7 +19,7 @@ use super::stream::{self, Answer, Last, Sink, Source};
 /// Bytes written and read at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// How much further the next chunk starts: as much as one frame of 64 KiB than the one before.
+/// How much further the next chunk starts: as the next frame does, by the length of a header.
 const STEP_BYTES: usize = 32;
 /// Where it starts anew.
 const PAGE_BYTES: usize = 4096;
