@@ -19,7 +19,7 @@
 //!
 //! A frame that does not fit moves once into a larger buffer of the receive pool, and the rest of
 //! it is received straight there. The larger buffer is kept while large frames keep coming, so
-//! that a stream of them is not copied at all.
+//! that a stream of them is not copied, but for [`MOVE_BYTES_MAX`] of one that has begun.
 //!
 //! A receive of the rest of such a frame may go on into a second large buffer, where the frame
 //! *behind* it stands; once the first is handled both buffers change places:
@@ -77,7 +77,8 @@ pub(crate) struct Window {
     tail: usize,
     /// Bytes received in `behind`.
     behind_bytes: usize,
-    /// Memory was scarce: it is not asked for again before the frame at the front is done.
+    /// Memory was scarce: it is not asked for again before the window is empty, which it is behind
+    /// each frame then.
     behind_refused: bool,
     /// Length of the last frame, when it needed more than the base buffer: the next is expected
     /// to be as long.
@@ -285,7 +286,6 @@ impl Window {
     /// Gives up all buffers: the base one and, to `pool`, larger ones.
     pub(crate) fn dissolve(mut self, pool: &mut Pool) -> Buffer {
         self.behind_bytes = 0;
-        self.give_behind(pool);
         if self.base.is_some() {
             self.shrink(pool);
         }
