@@ -12,14 +12,15 @@
 # build (CARGO_*, RUSTFLAGS) or of its runs (all others). What is alike is built once.
 #
 # The two take turns, A B, B A, ..., one round of the bench each. Of every figure it prints B as a
-# multiple of A: the median over the turns, the lowest and the highest. Sockets are the same in both:
-# what they differ by is noise. The text goes to RECORD/NAME.txt, too, and every round with its machine
-# to NAME-A.jsonl and NAME-B.jsonl.
+# multiple of A: the median over the turns, and its interval at 95 % (the sign test's; of fewer than
+# six turns the lowest and the highest). Sockets are the same in both: what they differ by is noise.
+# Many short turns tell more than a few long ones of the same time. The text goes to RECORD/NAME.txt,
+# too, and every round with its machine to NAME-A.jsonl and NAME-B.jsonl.
 #
 # Settings need no build: see `ringwire bench --variant`.
 #
 # Variables:
-#   TURNS      how often each runs (default 9)
+#   TURNS      how often each runs (default 41 in rtt and stream, otherwise 9)
 #   RECORD     where the text goes; "-" keeps none (default: none)
 #   RUN_WITH   a command before every run, e.g. one that waits until the machine is quiet
 set -euo pipefail
@@ -42,7 +43,14 @@ if [ "$#" -gt 0 ]; then
 fi
 [ "$#" -gt 0 ] || set -- rtt
 arguments=("$@")
-turns="${TURNS:-9}"
+# Builds differ in what they take for granted.
+case "$1" in
+rtt | stream)
+    turns="${TURNS:-41}"
+    [[ " $* " == *" --duration "* ]] || arguments+=(--duration 0.1)
+    ;;
+*) turns="${TURNS:-9}" ;;
+esac
 record="${RECORD:--}"
 
 root="$PWD"
@@ -160,13 +168,19 @@ summary() {
     echo "B ${subjects[1]//"$root/"/} ($(commit_of 1))"
     sed -E 's/.*"kernel":"([^"]*)".*"cpu":"([^"]*)".*"cores":([0-9]*).*"congestion_control":"([^"]*)".*"date":"([^"]*)".*/\2, \3 cores, Linux \1, \4, \5/' <<<"$machine"
     echo
-    printf '%-46s %-17s %10s %10s %6s  %s\n' row figure A B B/A "low to high"
+    printf '%-46s %-17s %10s %10s %6s  %s\n' row figure A B B/A "at 95 %"
     # Sorted, so that the middle of a list is its median.
     awk -F '\t' '
         { value[$1, $2, $3 "\t" $4] = $5; if (!(($3 "\t" $4) in seen)) { seen[$3 "\t" $4] = ++rows; name[rows] = $3 "\t" $4 } if ($1 > turns) turns = $1 }
         function median(list, n,    i, j, t) {
             for (i = 2; i <= n; i++) for (j = i; j > 1 && list[j - 1] > list[j]; j--) { t = list[j]; list[j] = list[j - 1]; list[j - 1] = t }
             return n % 2 ? list[(n + 1) / 2] : (list[n / 2] + list[n / 2 + 1]) / 2
+        }
+        # How many of n ratios lie beyond the interval, on either side.
+        function beyond(n,    chance, sum, count) {
+            chance = sum = 0.5 ^ n
+            for (count = 0; sum <= 0.025; count++) { chance *= (n - count) / (count + 1); sum += chance }
+            return count ? count - 1 : 0
         }
         END {
             for (r = 1; r <= rows; r++) {
@@ -179,7 +193,7 @@ summary() {
                 if (!n) continue
                 split(name[r], part, "\t")
                 m = median(ratios, n)
-                printf "%-46s %-17s %10.4g %10.4g %6.3f  %.3f to %.3f\n", part[1], part[2], median(as, n), median(bs, n), m, ratios[1], ratios[n]
+                printf "%-46s %-17s %10.4g %10.4g %6.3f  %.3f to %.3f\n", part[1], part[2], median(as, n), median(bs, n), m, ratios[1 + beyond(n)], ratios[n - beyond(n)]
             }
         }' "$scratch/figures"
 }

@@ -293,11 +293,8 @@ run_alone() {
     esac
     if [ "$form" = quick ]; then
         case "$scenario" in
-        # So many requests at 1 kHz, and so many cuts, that there is a p99.
-        mixed) lengths=(--rounds 7 --duration 0.4) ;;
-        cores) lengths=(--rounds 7 --duration 0.2) ;;
+        cores) lengths=(--rounds 21 --duration 0.07) ;;
         idle) lengths=(--rounds 5) ;;
-        failover) lengths=(--rounds 7) ;;
         esac
     fi
     json="$scratch/$scenario.jsonl"

@@ -4,7 +4,7 @@
 #
 #   scripts/profile.sh NAME COMMAND...
 #
-#   scripts/profile.sh many target/release/ringwire bench rtt --connections 1000 --rounds 1
+#   scripts/profile.sh many target/release/ringwire bench rtt --connections 1000 --rounds 1 --duration 5
 #
 # Prints a table for each of the busiest threads and its hottest functions. A sample belongs to the
 # innermost of these, but for `ack`, which has all within it:

@@ -30,7 +30,10 @@ while [ "$1" != --json ]; do shift; done
 machine='"kernel":"K","cpu":"P","cores":2,"congestion_control":"C","date":"D"'
 row='"subject":"ringwire","idle":"spin","payload_bytes":64,"connections":1'
 echo "{\"scenario\":\"machine\",$machine}" >"$2"
-echo "{\"scenario\":\"rtt\",$row,\"p50_ns\":$((speed * turn)),\"p99_ns\":null}" >>"$2"
+ns=$((speed * turn))
+# What a stall of one turn does.
+[ "$turn" != "${STALL:-}" ] || ns=$((ns * 9))
+echo "{\"scenario\":\"rtt\",$row,\"p50_ns\":$ns,\"p99_ns\":null}" >>"$2"
 [ "$scenario" = cores ] || exit 0
 for count in 1 2; do
     row='"subject":"ringwire","idle":"adaptive","payload_bytes":64,"connections":64'
@@ -305,6 +308,24 @@ fn two_builds_take_turns_and_are_compared_turn_by_turn() {
         assert_eq!(rounds.matches("\"scenario\":\"machine\"").count(), 3, "{rounds}");
     }
     assert_eq!(repository.read("notes/builds").lines().count(), 2);
+}
+
+/// The sign test's: of nine turns one may lie beyond it, of eight none.
+#[test]
+fn interval_leaves_out_as_many_turns_as_chance_would() {
+    let repository = Repository::new("ab-interval");
+    repository.program("bin/cargo", CARGO_FOR_AB);
+    repository.write("tree/faster.patch", "--- a/speed\n+++ b/speed\n@@ -1 +1 @@\n-100\n+50\n");
+    let check = |turns: &str, expected: [&str; 4]| {
+        repository.write("notes/runs", "");
+        let mut command = repository.command(repository.root.join("tree/scripts/ab.sh"));
+        command.args(["stall", "HEAD", "HEAD+faster.patch,STALL=2"]).env("TURNS", turns);
+        let printed = text(&output::output(&mut command));
+        assert_eq!(words(&printed, "rtt 64 B spin ringwire")[8..], expected, "{printed}");
+    };
+    check("8", ["0.500", "0.500", "to", "4.500"]);
+    check("9", ["0.500", "0.500", "to", "0.500"]);
+    check("3", ["0.500", "0.500", "to", "4.500"]);
 }
 
 #[test]

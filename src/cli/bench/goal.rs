@@ -22,34 +22,6 @@ pub(super) fn p99_samples_min(rounds: usize) -> u64 {
     100 * rounds.max(10) as u64
 }
 
-/// How likely it may be that rounds agree with a verdict as they do where there is nothing in it:
-/// of two sides 5 % together.
-const CHANCE_MAX: f64 = 0.025;
-
-/// Rounds whose ratio is on the other side of a goal than the verdict.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::cli) struct Dissent {
-    pub(in crate::cli) against: usize,
-    pub(in crate::cli) rounds: usize,
-}
-
-impl Dissent {
-    /// Of a verdict, by the ratios of the rounds that took turns, where they are too many: a coin
-    /// thrown for each round would give as few more often than [`CHANCE_MAX`] (the sign test). So
-    /// of 8 rounds or fewer none may, of 9 one, of 21 five.
-    pub(in crate::cli) fn of(ratios: &[f64], agrees: impl Fn(f64) -> bool) -> Option<Self> {
-        let rounds = ratios.len();
-        let against = ratios.iter().filter(|&&ratio| !agrees(ratio)).count();
-        let mut chance = 0.5_f64.powf(rounds as f64);
-        let mut sum = chance;
-        for count in 0..against {
-            chance *= (rounds - count) as f64 / (count + 1) as f64;
-            sum += chance;
-        }
-        (against > 0 && sum > CHANCE_MAX).then_some(Self { against, rounds })
-    }
-}
-
 /// The p99 that failover is held to on loopback.
 const FAILOVER_P99: Duration = Duration::from_millis(5);
 
@@ -144,12 +116,6 @@ impl Goal {
         self.figure != Figure::P99 || samples >= p99_samples_min(rounds)
     }
 
-    /// The rounds that contradict the verdict on `ratio`, where they are too many.
-    pub(super) fn dissent(&self, ratio: f64, ratios: &[f64]) -> Option<Dissent> {
-        let is_met = self.is_met(ratio);
-        Dissent::of(ratios, |ratio| self.is_met(ratio) == is_met)
-    }
-
     /// The bound and the verdict: `<= 1.15x met`; of a p99 only where there are `samples` enough in
     /// all `rounds`.
     pub(super) fn verdict(&self, ratio: f64, samples: u64, rounds: usize) -> String {
@@ -224,29 +190,6 @@ mod tests {
     fn failover_is_held_to_a_time() {
         assert_eq!(failover_verdict(5_000_000), "p99 <= 5ms met");
         assert_eq!(failover_verdict(5_000_001), "p99 <= 5ms missed");
-    }
-
-    #[test]
-    fn rounds_that_contradict_a_verdict_are_noise_when_they_are_many() {
-        let check = |rounds: usize, against: usize, is_noise: bool| {
-            let mut ratios = vec![1.0; rounds];
-            ratios[..against].fill(1.2);
-            let goal = Goal { figure: Figure::P50, floor: 0, bound: 1.1 };
-            let expected = is_noise.then_some(Dissent { against, rounds });
-            assert_eq!(goal.dissent(1.05, &ratios), expected, "{against} of {rounds}");
-            // A verdict that its own rounds do not share.
-            let others = rounds - against;
-            let dissent = goal.dissent(1.15, &ratios).map(|dissent| dissent.against);
-            assert_eq!(dissent, Some(others), "{others} of {rounds}");
-        };
-        for (rounds, most) in [(1, 0), (3, 0), (7, 0), (8, 0), (9, 1), (11, 1), (12, 2), (21, 5)] {
-            check(rounds, 0, false);
-            check(rounds, most, false);
-            if most + 1 < rounds {
-                check(rounds, most + 1, true);
-            }
-        }
-        assert_eq!(Dissent::of(&[], |_| true), None);
     }
 
     #[test]

@@ -143,11 +143,8 @@ pub(super) struct Progress {
 }
 
 /// Runs all rounds of a case, the subjects in turn, and sums them up.
-pub(super) fn measure(
-    plan: &Plan,
-    rounds: usize,
-    progress: &Progress,
-) -> Result<Vec<Measured>, BenchError> {
+pub(super) fn measure(plan: &Plan, progress: &Progress) -> Result<Vec<Measured>, BenchError> {
+    let rounds = plan.rounds;
     let entries = entries(plan);
     let mut results: Vec<Vec<Round>> = entries.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
@@ -344,8 +341,8 @@ impl SubjectError {
 
 impl Progress {
     pub(super) fn new(suite: &Suite) -> Self {
-        let rounds: usize = suite.plans.iter().map(|plan| entries(plan).len()).sum();
-        let total = (rounds * suite.rounds) as u64;
+        let rounds = |plan: &Plan| entries(plan).len() * plan.rounds;
+        let total = suite.plans.iter().map(rounds).sum::<usize>() as u64;
         // No steady tick: its thread would wake up on a core that is being measured.
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{bar:24} {percent:>3} %  {wide_msg}")

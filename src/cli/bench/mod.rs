@@ -13,6 +13,7 @@
 //! paced    what is due when               session  requests at a rate, with a stream beside
 //! failover links that are cut             silence  sessions that have nothing to say
 //! others   who else ran meanwhile         shown    what reports know of all this
+//! paired   ratios of rounds
 //! ```
 //!
 //! Every subject does the same work: the same bytes on the wire, over TCP on 127.0.0.1, between
@@ -35,6 +36,7 @@ mod machine;
 mod options;
 mod others;
 mod paced;
+mod paired;
 mod plan;
 mod raw;
 mod ring;
@@ -101,6 +103,7 @@ pub(super) fn floor(
     };
     let plan = plan::Plan {
         case,
+        rounds: 1,
         duration,
         spin: Duration::ZERO,
         cores,
@@ -142,11 +145,11 @@ pub(super) fn run(options: &Options, settings: Settings) -> Result<(), CommandEr
     let progress = Progress::new(&suite);
     let mut rows: Vec<Record> = Vec::new();
     for plan in &suite.plans {
-        let measured = harness::measure(plan, suite.rounds, &progress)?;
+        let measured = harness::measure(plan, &progress)?;
         for one in &measured {
             report.line(&one.record)?;
         }
-        let table = table::render(plan, suite.rounds, &measured);
+        let table = table::render(plan, &measured);
         progress.suspend(|| report.text(&table))?;
         rows.extend(measured.into_iter().map(|one| one.record));
     }
@@ -172,7 +175,7 @@ fn warn_about(machine: &machine::Machine, suite: &Suite) {
             "warning: one core for both ends: they take turns on it, and spin runs as adaptive"
         );
     }
-    if suite.rounds.is_multiple_of(2) {
+    if suite.plans.iter().any(|plan| plan.rounds.is_multiple_of(2)) {
         eprintln!("warning: an even number of rounds: medians lie between two rounds");
     }
 }

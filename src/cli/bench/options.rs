@@ -13,8 +13,6 @@ use serde::Serialize;
 
 use crate::cli::options::{idle_parser, parse_rate, parse_seconds};
 
-/// Rounds when the option does not say: odd, so that the median is a round that happened.
-pub(super) const ROUNDS: usize = 7;
 /// Connections at most: each costs a descriptor at either end.
 const CONNECTIONS_MAX: u32 = 10_000;
 /// What `--payload all` stands for.
@@ -28,11 +26,14 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// `by_round` has all three for each round. What is rarer than one in a hundred, p99.9 to the
 /// maximum, is of the samples of all rounds together; the table leaves out what fewer than ten of
 /// them exceed. Without a scenario the default suite runs, in under a minute: rtt of 64 B spinning
-/// and parking, stream of 64 B, 64 KiB and 1 MiB, and rtt over 1000 connections beside 64. What
-/// ringwire is held to stands beside its ratio, as met or missed: p50 and p99 in rtt over one
-/// connection, frames/s in the other cases. Noisy are rounds that differ by more than a factor of
-/// two, and verdicts that too many rounds contradict, each by its own ratio: of 8 rounds or fewer
-/// one, of 11 two, of 21 six (a sign test at 5 %).
+/// and parking, stream of 64 B, 64 KiB and 1 MiB, and rtt over 1000 connections beside 64.
+///
+/// A ratio of p50, p99 or frames/s is the median of the rounds' own ratios, whose two sides ran one
+/// right after the other: what a machine gains or loses in the course of a run is not in it. Below
+/// it stand the bounds of its interval at 95 % (the sign test's; of fewer than six rounds, of all
+/// their ratios). What ringwire is held to stands beside its ratio, as met or missed: p50 and p99
+/// in rtt over one connection, frames/s in the other cases. Noisy are rounds that differ by more
+/// than a factor of two, and verdicts whose goal lies within that interval: more rounds would tell.
 ///
 /// Subjects: `socket` does the same work over plain sockets: in rtt it sends the same bytes to and
 /// fro, in stream it writes, reads and looks at the same frames: at the length and the place of
@@ -118,12 +119,14 @@ pub(crate) struct Options {
     pub(super) variant: Vec<String>,
 
     /// How long each subject is timed in each round, in seconds; failover ends with its cuts, idle
-    /// takes 2 s at least.
-    #[arg(long, value_name = "S", allow_negative_numbers = true,
-          default_value = "0.4", value_parser = parse_seconds)]
-    pub(super) duration: Duration,
+    /// takes 2 s at least [default: 0.02; in rtt parked 0.05, over many connections and in mixed
+    /// 0.13; in paced, fan-in and cores 0.4].
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = parse_seconds)]
+    pub(super) duration: Option<Duration>,
 
-    /// Rounds of each subject; best odd [default: 7; in fan-in, cores and idle 3].
+    /// Rounds of each subject; best odd [default: 101 of 0.02 s, 41 of 0.05 s, 21 of 0.13 s, 7 in
+    /// paced and failover, 3 in fan-in, cores and idle; of a longer --duration as many as take as
+    /// long, but 7].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_rounds)]
     pub(super) rounds: Option<usize>,
 
@@ -200,14 +203,6 @@ impl Scenario {
     /// Whether requests may be sent at a fixed rate.
     pub(super) const fn is_paced(self) -> bool {
         matches!(self, Self::Paced | Self::Mixed)
-    }
-
-    /// Rounds when the option does not say: fewer where each takes seconds.
-    pub(super) const fn rounds(self) -> usize {
-        match self {
-            Self::FanIn | Self::Cores | Self::Idle => 3,
-            _ => ROUNDS,
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use ringwire::config::{Config, ConfigBuilder, Idle};
 use ringwire::wire::frame_bytes;
 use serde::Serialize;
 
-use super::options::{Delivery, Options, ROUNDS, Scenario, Size};
+use super::options::{Delivery, Options, Scenario, Size};
 use crate::cli::{CommandError, Settings};
 
 /// Connections of the default suite's last case, and of what stands beside it.
@@ -29,6 +29,8 @@ const SILENT: usize = 1_000;
 const PERIODS: [Duration; 2] = [Duration::from_millis(1), Duration::from_micros(100)];
 /// Variants beside one another: as many as a table has room for.
 const VARIANTS_MAX: usize = 8;
+/// Rounds of what can have more, at least: an interval of their ratios needs six.
+const ROUNDS_MIN: usize = 7;
 /// Shortest time in which the cost of silence shows: two heartbeats.
 const IDLE_DURATION_MIN: Duration = Duration::from_secs(2);
 /// Payload of the messages that flow beside critical ones.
@@ -79,6 +81,7 @@ pub(super) enum Bulk {
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) case: Case,
+    pub(super) rounds: usize,
     /// Time of the measured part of a round.
     pub(super) duration: Duration,
     /// How long `adaptive` spins.
@@ -112,11 +115,17 @@ pub(crate) struct Cores {
     pub(crate) allowed: usize,
 }
 
+/// How often a subject does its work, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Load {
+    rounds: usize,
+    duration: Duration,
+}
+
 /// Everything one run measures.
 #[derive(Debug)]
 pub(super) struct Suite {
     pub(super) plans: Vec<Plan>,
-    pub(super) rounds: usize,
 }
 
 impl Suite {
@@ -153,20 +162,23 @@ impl Suite {
                 }
             }
         }
-        let plan = |case: Case| Plan {
-            case,
-            duration: match case.scenario {
-                Scenario::Idle => options.duration.max(IDLE_DURATION_MIN),
-                _ => options.duration,
-            },
-            spin: Duration::from_micros(config.idle_spin_us().into()),
-            cores,
-            config: config.clone(),
-            settings: settings.builder.clone(),
-            variants: Arc::clone(&variants),
+        let plan = |case: Case| {
+            let Load { rounds, duration } = case.load().with(options.duration);
+            Plan {
+                case,
+                rounds: options.rounds.unwrap_or(rounds),
+                duration: match case.scenario {
+                    Scenario::Idle => duration.max(IDLE_DURATION_MIN),
+                    _ => duration,
+                },
+                spin: Duration::from_micros(config.idle_spin_us().into()),
+                cores,
+                config: config.clone(),
+                settings: settings.builder.clone(),
+                variants: Arc::clone(&variants),
+            }
         };
-        let rounds = options.rounds.unwrap_or(options.scenario.map_or(ROUNDS, Scenario::rounds));
-        Ok(Self { plans: cases.into_iter().map(plan).collect(), rounds })
+        Ok(Self { plans: cases.into_iter().map(plan).collect() })
     }
 
     /// The most connections of a case.
@@ -346,9 +358,39 @@ impl Case {
         self.busy() < self.connections
     }
 
+    /// Rounds where the options do not say: odd, so that the median is a round that happened. In
+    /// the same time many short ones tell more of a ratio than a few long ones do: there are more
+    /// of them, and the two sides of each are closer together. Few are left where a round takes
+    /// seconds to begin, or where its percentiles need a rate's samples.
+    fn load(&self) -> Load {
+        let (rounds, ms) = match self.scenario {
+            Scenario::FanIn | Scenario::Cores | Scenario::Idle => (3, 400),
+            Scenario::Paced | Scenario::Failover => (ROUNDS_MIN, 400),
+            Scenario::Mixed if self.period.is_some() => (ROUNDS_MIN, 400),
+            Scenario::Mixed => (21, 130),
+            Scenario::Rtt | Scenario::Stream if self.connections > FEWER => (21, 130),
+            // A wake-up of some guests takes a third of a millisecond.
+            Scenario::Rtt if self.idle == Idle::Park => (41, 50),
+            Scenario::Rtt | Scenario::Stream => (101, 20),
+        };
+        Load { rounds, duration: Duration::from_millis(ms) }
+    }
+
     /// Whether any subject has a stream beside it.
     pub(super) fn is_beside_bulk(&self) -> bool {
         self.bulk != Bulk::Nothing || self.scenario == Scenario::Mixed
+    }
+}
+
+impl Load {
+    /// As many rounds of `duration` as take the same time, odd, but few enough and not too few.
+    fn with(self, duration: Option<Duration>) -> Self {
+        let Some(duration) = duration else { return self };
+        let ms = |time: Duration| time.as_millis().max(1);
+        let alike = ms(self.duration) * self.rounds as u128 / ms(duration);
+        let alike = usize::try_from(alike).unwrap_or(usize::MAX) | 1;
+        let rounds = alike.clamp(self.rounds.min(ROUNDS_MIN), self.rounds);
+        Self { rounds, duration }
     }
 }
 
@@ -428,6 +470,7 @@ pub(super) fn sample(
             bulk: Bulk::Nothing,
             reactors: 1,
         },
+        rounds: 1,
         duration: Duration::from_millis(5),
         spin: Duration::from_micros(50),
         cores: Cores { server: 0, client: 0, allowed: 1 },
@@ -445,6 +488,8 @@ mod tests {
     use super::*;
 
     const CORES: Cores = Cores { server: 0, client: 1, allowed: 2 };
+    /// What a round takes beside its timed part and warm-up: threads, a connection, a check.
+    const ROUND_OVERHEAD: Duration = Duration::from_millis(6);
 
     #[derive(Parser)]
     struct Line {
@@ -536,9 +581,36 @@ mod tests {
         assert!(suite.plans.iter().all(|plan| Goal::all_of(plan.case).count() > 0), "{suite:?}");
         // Two subjects in rtt, three in stream.
         let subjects = 15;
-        let timed = suite.plans[0].duration + suite.plans[0].warm_up();
-        assert!(timed * subjects * 7 < Duration::from_secs(48));
-        assert_eq!(suite.rounds, 7);
+        let timed = |plan: &Plan| {
+            let round = plan.duration + plan.warm_up() + ROUND_OVERHEAD;
+            round * u32::try_from(plan.rounds).expect("a hundred")
+        };
+        let longest = suite.plans.iter().map(timed).max().expect("six cases");
+        assert!(longest * subjects < Duration::from_secs(55), "{longest:?}");
+    }
+
+    /// In the same time many rounds tell more; who says how long a round is has as many of those.
+    #[test]
+    fn rounds_follow_from_the_case_and_from_their_duration() {
+        let check = |arguments: &[&str], rounds, ms| {
+            let suite = suite(arguments, CORES).expect("valid");
+            let plan = &suite.plans[0];
+            let expected = (rounds, Duration::from_millis(ms));
+            assert_eq!((plan.rounds, plan.duration), expected, "{arguments:?}");
+        };
+        check(&["rtt"], 101, 20);
+        check(&["rtt", "--idle", "park"], 41, 50);
+        check(&["rtt", "--duration", "0.1"], 21, 100);
+        check(&["rtt", "--duration", "0.4"], 7, 400);
+        check(&["rtt", "--duration", "0.001"], 101, 1);
+        check(&["rtt", "--rounds", "5"], 5, 20);
+        check(&["rtt", "--rounds", "5", "--duration", "1"], 5, 1_000);
+        check(&["stream", "--connections", "1000"], 21, 130);
+        check(&["mixed"], 21, 130);
+        check(&["mixed", "--rate", "1000"], 7, 400);
+        check(&["paced"], 7, 400);
+        check(&["cores", "--duration", "10"], 3, 10_000);
+        check(&["idle"], 3, 2_000);
     }
 
     #[test]
@@ -563,7 +635,6 @@ mod tests {
             &["stream", "--delivery", "reliable"],
             &["stream 64 B spin, reliable beside best effort"],
         );
-        assert_eq!(suite(&["fan-in"], CORES).expect("valid").rounds, 3);
     }
 
     #[test]

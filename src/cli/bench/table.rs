@@ -4,13 +4,15 @@
 //! fits 80 columns. Beside ringwire stand its ratios to the others: of times the smaller is the
 //! better, of rates the larger; and beside each ratio it is held to, the goal. What one must know
 //! to read a table stands below it. Figures are medians of rounds but for those rarer than one in a
-//! hundred, which are of all rounds together (`summary`).
+//! hundred, which are of all rounds together (`summary`). Ratios of what each round has are medians
+//! of the rounds' own (`paired`), with the bounds of their interval below them.
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 use super::clock;
-use super::goal::{Dissent, Figure, Goal, NOISY, beside, failover_verdict, p99_samples_min};
+use super::goal::{Figure, Goal, NOISY, beside, failover_verdict, p99_samples_min};
 use super::options::Scenario;
+use super::paired::PairedRatio;
 use super::plan::{Beside, Case, Plan};
 use super::ring;
 use super::summary::{Measured, OfRound, ratio};
@@ -26,6 +28,8 @@ struct Line {
     range: Option<Range>,
     /// The figure, where a goal may be about it.
     judged: Option<Figure>,
+    /// The figure that each round has, where ratios are those of rounds.
+    by_round: Option<Figure>,
 }
 
 /// Lowest and highest figure of the rounds, where the subject has it.
@@ -35,12 +39,14 @@ const LINES: [Line; 14] = [
     Line {
         range: Some(|m| Some((ns(m.record.p50_ns_low)?, ns(m.record.p50_ns_high)?))),
         judged: Some(Figure::P50),
+        by_round: Some(Figure::P50),
         ..line("p50", |m| ns(m.record.p50_ns), time)
     },
     line("p90", |m| ns(m.record.p90_ns), time),
     Line {
         range: Some(|m| Some((ns(m.record.p99_ns_low)?, ns(m.record.p99_ns_high)?))),
         judged: Some(Figure::P99),
+        by_round: Some(Figure::P99),
         ..line("p99", |m| ns(m.record.p99_ns), time)
     },
     line("p99.9", |m| ns(reached(m, m.record.p99_9_ns, 1_000)), time),
@@ -49,9 +55,10 @@ const LINES: [Line; 14] = [
     Line {
         range: Some(|m| m.record.frames_per_s_low.zip(m.record.frames_per_s_high)),
         judged: Some(Figure::Rate),
+        by_round: Some(Figure::Rate),
         ..line("frames/s", |m| m.record.frames_per_s, number)
     },
-    line("bytes/s", |m| m.record.bytes_per_s, bytes),
+    Line { by_round: Some(Figure::Rate), ..line("bytes/s", |m| m.record.bytes_per_s, bytes) },
     line("bulk/s", |m| m.record.bulk_bytes_per_s, bytes),
     line("memory/conn", |m| m.record.resident_bytes_per_connection, bytes),
     line("CPU", |m| m.record.cpu_share, share),
@@ -61,14 +68,17 @@ const LINES: [Line; 14] = [
     line("direct/frame", |m| m.record.direct_per_frame.filter(|&calls| calls > 0.0), count),
 ];
 
+/// Below a ratio.
+const INTERVAL: &str =
+    "Ratios of p50, p99 and rates: medians of the rounds' own, below them at 95 %.";
 /// Of the memory of connections.
 const MEMORY: &str = "memory/conn: resident, both ends; of the first round, whose is used again.";
 
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─'));
 
 /// The table of one case, with its title above, notes and an empty line below.
-pub(super) fn render(plan: &Plan, rounds: usize, measured: &[Measured]) -> String {
-    let case = plan.case;
+pub(super) fn render(plan: &Plan, measured: &[Measured]) -> String {
+    let Plan { case, rounds, .. } = *plan;
     let mut table = Table::new();
     table.load_style(STYLE);
     table.set_header(header(case, measured));
@@ -80,7 +90,7 @@ pub(super) fn render(plan: &Plan, rounds: usize, measured: &[Measured]) -> Strin
         if let Some(range) = line.range
             && rounds > 1
         {
-            table.add_row(ranges(case, range, line.unit, measured));
+            table.add_row(ranges(case, line, range, measured));
         }
     }
     for column in table.column_iter_mut().skip(1) {
@@ -157,6 +167,10 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
             notes.push(format!("{letter}: {}", one.record.subject));
         }
     }
+    let has_ratios = measured.len() > 1 && case.scenario != Scenario::Idle;
+    if has_ratios && measured.iter().all(|one| one.record.rounds > 1) {
+        notes.push(INTERVAL.into());
+    }
     notes.extend(doubts(case, measured));
     let noise: Vec<String> = measured.iter().filter_map(|one| noise(case, one)).collect();
     if !noise.is_empty() {
@@ -167,7 +181,7 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
     notes
 }
 
-/// The verdicts that too many rounds contradict, and the ratios of those.
+/// The verdicts that may as well be the other one, and how far their ratios may go.
 fn doubts(case: Case, measured: &[Measured]) -> Vec<String> {
     let Some((ringwire, floors)) = measured.split_last() else { return Vec::new() };
     let compared = |floor: &&Measured| floor.record.subject != clock::NAME;
@@ -175,25 +189,26 @@ fn doubts(case: Case, measured: &[Measured]) -> Vec<String> {
     let doubt = |goal: Goal| {
         let floor = floors.get(goal.floor)?;
         let line = LINES.iter().find(|line| line.judged == Some(goal.figure))?;
-        let shown = ratio((line.figure)(ringwire)?, (line.figure)(floor)?)?;
-        let rounds = [ringwire, floor].map(|one| &one.record.by_round);
-        let of = |(ours, other): (&OfRound, &OfRound)| {
-            ratio(goal.figure.of_round(ours)?, goal.figure.of_round(other)?)
-        };
-        let ratios: Vec<f64> = rounds[0].iter().zip(rounds[1]).filter_map(of).collect();
         let samples = ringwire.record.samples.min(floor.record.samples);
-        let Dissent { against, rounds } = goal
-            .dissent(shown, &ratios)
+        let ratio = paired(goal.figure, ringwire, floor)
+            .filter(|ratio| ratio.is_doubtful(|ratio| goal.is_met(ratio)))
             .filter(|_| goal.is_judged(samples, ringwire.record.rounds))?;
-        let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = ratios.iter().copied().fold(0.0, f64::max);
         let what = format!("{} / {}", line.title, label(case, floor));
-        let spread = format!("{low:.2}x to {high:.2}x");
-        Some(format!(
-            "Noisy: in {against} of {rounds} rounds {what} contradicts the verdict: {spread}."
-        ))
+        let PairedRatio { low, high, .. } = ratio;
+        let goal = goal.bound;
+        Some(format!("Noisy: {what} may be {low:.2}x to {high:.2}x, with {goal:.2}x among them."))
     };
     Goal::all_of(case).filter_map(doubt).collect()
+}
+
+/// The ratio of what each round has.
+fn paired(figure: Figure, ringwire: &Measured, floor: &Measured) -> Option<PairedRatio> {
+    let rounds = [ringwire, floor].map(|one| &one.record.by_round);
+    let of = |(ours, other): (&OfRound, &OfRound)| {
+        ratio(figure.of_round(ours)?, figure.of_round(other)?)
+    };
+    let ratios: Vec<f64> = rounds[0].iter().zip(rounds[1]).filter_map(of).collect();
+    PairedRatio::of(&ratios)
 }
 
 /// By how much the rounds of a subject differ, where that is too much; the first figure that says
@@ -269,7 +284,9 @@ fn header(case: Case, measured: &[Measured]) -> Vec<Cell> {
 fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
     let subject = |one: &Measured| (line.figure)(one).map_or("-".into(), line.unit);
     let to_floor = |ringwire: &Measured, floor: &Measured| {
-        ratio((line.figure)(ringwire)?, (line.figure)(floor)?)
+        let (ours, other) = ((line.figure)(ringwire)?, (line.figure)(floor)?);
+        let by_round = line.by_round.and_then(|figure| paired(figure, ringwire, floor));
+        by_round.map(|ratio| ratio.median).or_else(|| ratio(ours, other))
     };
     let shown = |ringwire: &Measured, floor: &Measured, index| {
         let is_its = |goal: &Goal| line.judged == Some(goal.figure) && goal.floor == index;
@@ -295,11 +312,23 @@ fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
     std::iter::once(Cell::new(line.title)).chain(cells).collect()
 }
 
-fn ranges(case: Case, range: Range, unit: fn(f64) -> String, measured: &[Measured]) -> Vec<Cell> {
+/// What lies below a line: the lowest and the highest of the rounds, and how far ratios may go.
+fn ranges(case: Case, line: &Line, range: Range, measured: &[Measured]) -> Vec<Cell> {
     let subject = |one: &Measured| {
-        range(one).map_or("-".into(), |(low, high)| format!("{}\n{}", unit(low), unit(high)))
+        let (low, high) = range(one)?;
+        Some(format!("{}\n{}", (line.unit)(low), (line.unit)(high)))
     };
-    let cells = row(case, measured, subject, |_, _, _| String::new(), |_, _, _| String::new());
+    let ratio = |ringwire: &Measured, floor: &Measured, _| {
+        let PairedRatio { low, high, .. } = paired(line.by_round?, ringwire, floor)?;
+        Some(format!("{low:.2}x\n{high:.2}x"))
+    };
+    let cells = row(
+        case,
+        measured,
+        |one| subject(one).unwrap_or("-".into()),
+        |ringwire, floor, index| ratio(ringwire, floor, index).unwrap_or_default(),
+        |_, _, _| String::new(),
+    );
     std::iter::once(Cell::new("  low\n  high")).chain(cells).collect()
 }
 
@@ -308,7 +337,7 @@ const fn line(
     figure: fn(&Measured) -> Option<f64>,
     unit: fn(f64) -> String,
 ) -> Line {
-    Line { title, figure, unit, range: None, judged: None }
+    Line { title, figure, unit, range: None, judged: None, by_round: None }
 }
 
 /// The latency that one in `one_in` exceeds, where ten samples do: with fewer it is the maximum by
@@ -384,12 +413,16 @@ mod tests {
         }
     }
 
+    fn text_of(plan: &Plan, rounds: usize, measured: &[Measured]) -> String {
+        render(&Plan { rounds, ..plan.clone() }, measured)
+    }
+
     #[test]
     fn goals_stand_beside_their_ratios() {
         let check = |idle, ns: u64, p50: &str, p99: &str| {
             let plan = sample(Scenario::Rtt, idle, 64, 1);
             let of = |subject, ns| measured(&plan, subject, &[ns; 3]);
-            let text = render(&plan, 3, &[of("socket", 1000), of("ringwire", ns)]);
+            let text = text_of(&plan, 3, &[of("socket", 1000), of("ringwire", ns)]);
             for (title, expected) in [(" p50 ", p50), (" p99 ", p99)] {
                 let line = text.lines().find(|line| line.starts_with(title)).expect("a line of it");
                 let words: Vec<&str> = line.split_whitespace().collect();
@@ -410,7 +443,7 @@ mod tests {
         let plan = sample(Scenario::Stream, Idle::Spin, 1 << 20, 1);
         let names = ["socket", "raw", "ringwire"].into_iter().zip([1000, 500, 600]);
         let all: Vec<_> = names.map(|(name, ns)| measured(&plan, name, &[ns])).collect();
-        let text = render(&plan, 1, &all);
+        let text = text_of(&plan, 1, &all);
         assert!(text.contains("1.67x  0.83x  >= 0.90x missed"), "{text}");
         assert_eq!(text.matches("x missed").count() + text.matches("x met").count(), 1, "{text}");
         assert!(text.contains("goal: beside the faster of the two."), "{text}");
@@ -418,7 +451,7 @@ mod tests {
         assert!(widths.max() <= Some(78), "{text}");
         let names = ["socket", "raw", "ringwire"].into_iter().zip([1000, 500, 400]);
         let all: Vec<_> = names.map(|(name, ns)| measured(&plan, name, &[ns])).collect();
-        let text = render(&plan, 1, &all);
+        let text = text_of(&plan, 1, &all);
         assert!(text.contains("2.50x  1.25x  >= 0.90x met"), "{text}");
         assert!(text.contains("raw: as many bytes, no frames"), "{text}");
     }
@@ -427,12 +460,12 @@ mod tests {
     fn percentile_that_the_samples_do_not_reach_is_left_out() {
         let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
         let many = |count| Record::sum_up(&plan, "ringwire", &[round(&plan, 1000, count)]);
-        let lines = |count| render(&plan, 1, &[many(count)]).matches("p99.9").count();
+        let lines = |count| text_of(&plan, 1, &[many(count)]).matches("p99.9").count();
         assert_eq!((lines(9_999), lines(10_000), lines(100_000)), (0, 1, 2));
         // A goal is not judged by it either.
         let few = ["socket", "ringwire"]
             .map(|name| Record::sum_up(&plan, name, &[round(&plan, 1000, 999)]));
-        let text = render(&plan, 1, &few);
+        let text = text_of(&plan, 1, &few);
         assert!(text.contains("1.00x  <= 1.25x open: 999 samples"), "{text}");
     }
 
@@ -440,7 +473,7 @@ mod tests {
     fn case_without_a_goal_has_no_column_for_it() {
         let plan = sample(Scenario::Rtt, Idle::Spin, 65, 1);
         let all = ["socket", "ringwire"].map(|name| measured(&plan, name, &[1000]));
-        assert!(!render(&plan, 1, &all).contains("goal"));
+        assert!(!text_of(&plan, 1, &all).contains("goal"));
     }
 
     #[test]
@@ -450,7 +483,7 @@ mod tests {
         let plan = Plan { case, ..plan };
         let all =
             [measured(&plan, "ringwire", &[1000]), measured(&plan, "ringwire-reliable", &[1100])];
-        let text = render(&plan, 1, &all);
+        let text = text_of(&plan, 1, &all);
         assert!(text.contains("ringwire  reliable  /ringwire"), "{text}");
         assert!(text.contains("1.10x  <= 1.05x missed"), "{text}");
     }
@@ -462,7 +495,7 @@ mod tests {
         let plan = Plan { case, ..plan };
         let variant = measured(&plan, "ringwire[checksum = \"never\"]", &[1100]);
         let variant = Measured { letter: Some('a'), ..variant };
-        let text = render(&plan, 1, &[variant, measured(&plan, "ringwire", &[1000])]);
+        let text = text_of(&plan, 1, &[variant, measured(&plan, "ringwire", &[1000])]);
         assert!(text.contains("a  ringwire     /a"), "{text}");
         assert!(text.contains("0.91x"), "{text}");
         assert!(text.contains(" a: ringwire[checksum = \"never\"]\n"), "{text}");
@@ -474,27 +507,45 @@ mod tests {
         let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
         let quiet = measured(&plan, "socket", &[1000, 2000, 1500]);
         let noisy = measured(&plan, "ringwire", &[1000, 2100, 1500]);
-        let text = render(&plan, 3, &[quiet, noisy]);
+        let text = text_of(&plan, 3, &[quiet, noisy]);
         let said = "This machine was noisy: ringwire, p50 from 1.00 µs to 2.10 µs.";
         assert!(text.contains(said), "{text}");
         assert_eq!(text.matches(", p50 from").count(), 1, "{text}");
     }
 
-    /// Of seven rounds one is enough: their medians tell nothing then.
+    /// Of seven rounds one beyond the goal is enough: their median may be there as well.
     #[test]
-    fn verdict_that_rounds_contradict_is_said() {
+    fn verdict_that_may_be_the_other_one_is_said() {
         let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
         let text = |ours: [u64; 7]| {
             let floor = measured(&plan, "socket", &[1000, 1200, 1000, 1000, 1000, 1000, 1000]);
-            render(&plan, 7, &[floor, measured(&plan, "ringwire", &ours)])
+            text_of(&plan, 7, &[floor, measured(&plan, "ringwire", &ours)])
         };
-        let said = "Noisy: in 1 of 7 rounds p50 / socket contradicts the verdict: 0.90x to 1.20x.";
+        let said = "Noisy: p50 / socket may be 0.90x to 1.20x, with 1.10x among them.";
         // The second round was slow for both, and its ratio is like the others.
         let quiet = text([1050, 1250, 1050, 1050, 1050, 1050, 1050]);
         assert!(!quiet.contains("Noisy"), "{quiet}");
         let noisy = text([1200, 1250, 1050, 1050, 900, 1050, 1050]);
         assert!(noisy.contains(said), "{noisy}");
         assert!(noisy.lines().all(|line| line.chars().count() <= 80), "{noisy}");
+    }
+
+    /// A machine of two speeds, where the medians of both are of other rounds.
+    #[test]
+    fn ratio_is_that_of_the_rounds() {
+        let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);
+        let floor = measured(&plan, "socket", &[1000, 2000, 1000, 2000, 1000, 1000, 2000]);
+        let ours = measured(&plan, "ringwire", &[1050, 2100, 1050, 2100, 2100, 1050, 2100]);
+        let text = text_of(&plan, 7, &[floor, ours]);
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let at = lines.iter().position(|line| line.starts_with("p50 ")).expect("a line of it");
+        assert_eq!(lines[at], "p50 1.00 µs 2.10 µs 1.05x <= 1.10x met", "{text}");
+        assert_eq!(lines[at + 1], "low 1.00 µs 1.05 µs 1.05x", "{text}");
+        assert_eq!(lines[at + 2], "high 2.00 µs 2.10 µs 2.10x", "{text}");
+        assert!(text.contains(INTERVAL), "{text}");
     }
 
     /// Of p99 only where something is held to it.
@@ -511,7 +562,7 @@ mod tests {
                 });
                 Record::sum_up(&plan, subject, &rounds)
             };
-            render(&plan, 3, &[of("socket", 1500), of("ringwire", 3100)])
+            text_of(&plan, 3, &[of("socket", 1500), of("ringwire", 3100)])
         };
         let said = "This machine was noisy: ringwire, p99 from 1.50 µs to 3.10 µs.";
         assert!(text(64).contains(said), "{}", text(64));

@@ -7,7 +7,7 @@
 //! and of a larger one nothing can be said.
 
 use super::charts::forest::{Ratio, State};
-use super::figure::{Better, FIGURES, Figure, P50, RATE, ratio};
+use super::figure::{Better, FIGURES, Figure, P50, RATE, multiple, ratio};
 use super::goals;
 use super::model::{Book, Case, Entry, RINGWIRE};
 use super::text;
@@ -84,7 +84,7 @@ fn of_ratios(case: &Case<'_>, before: usize, after: usize) -> Vec<Change> {
         let same = |floor: &&&Entry<'_>| floor.label == new_floor.label;
         let Some(old_floor) = old_floors.iter().find(same) else { continue };
         let of = |figure: Figure, ours: &Entry<'_>, floor: &Entry<'_>| {
-            let value = ratio((figure.of)(ours.row)?, (figure.of)(floor.row)?)?;
+            let value = multiple(figure, ours.row, floor.row)?;
             let range = goals::range(figure, ours, floor);
             let yardstick = range.and_then(|(low, high)| ratio(high - low, value));
             Some(Measured { value, range, yardstick })

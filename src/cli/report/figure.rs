@@ -1,7 +1,7 @@
 //! The figures of a row: what they are called, how they are written, which way they are good.
 
 use super::read::{OfRound, Row};
-use crate::cli::bench::shown;
+use crate::cli::bench::shown::{self, PairedRatio};
 
 /// One figure of a row.
 #[derive(Debug, Clone, Copy)]
@@ -26,14 +26,19 @@ impl Figure {
     }
 }
 
-/// The ratios of rounds that took turns, in their order; nothing where either row has no rounds one
-/// by one.
-pub(super) fn paired(figure: Figure, ours: &Row, other: &Row) -> Vec<f64> {
-    let (Some(ours), Some(other)) = (&ours.by_round, &other.by_round) else { return Vec::new() };
+/// The ratio of rows whose rounds took turns; nothing where either row has no rounds one by one.
+pub(super) fn paired(figure: Figure, ours: &Row, other: &Row) -> Option<PairedRatio> {
+    let (ours, other) = (ours.by_round.as_ref()?, other.by_round.as_ref()?);
     let of = |(ours, other): (&OfRound, &OfRound)| {
         ratio((figure.of_round)(ours)?, (figure.of_round)(other)?)
     };
-    ours.iter().zip(other).filter_map(of).collect()
+    PairedRatio::of(&ours.iter().zip(other).filter_map(of).collect::<Vec<f64>>())
+}
+
+/// A figure of one row as a multiple of another's, by their rounds where they have them.
+pub(super) fn multiple(figure: Figure, ours: &Row, other: &Row) -> Option<f64> {
+    let of_figures = ratio((figure.of)(ours)?, (figure.of)(other)?)?;
+    Some(paired(figure, ours, other).map_or(of_figures, |ratio| ratio.median))
 }
 
 /// Samples of all rounds that lie beyond a percentile, at least, for it to be shown.
@@ -139,6 +144,20 @@ mod tests {
     fn ratio_of_nothing_is_none() {
         assert_eq!(ratio(2.0, 4.0), Some(0.5));
         assert_eq!((ratio(2.0, 0.0), ratio(1e18, 1e-300)), (None, None));
+    }
+
+    #[test]
+    fn ratio_is_that_of_rounds_where_there_are_any() {
+        let row = |p50_ns, rounds: &[f64]| {
+            let of = |&ns| OfRound { p50_ns: Some(ns), ..OfRound::default() };
+            let by_round = (!rounds.is_empty()).then(|| rounds.iter().map(of).collect());
+            Row { p50_ns: Some(p50_ns), by_round, ..Row::default() }
+        };
+        // The second round was slow for both.
+        let (ours, other) = (row(11.0, &[11.0, 33.0, 11.0]), row(20.0, &[10.0, 30.0, 20.0]));
+        assert_eq!(multiple(P50, &ours, &other), Some(1.1));
+        assert_eq!(multiple(P50, &row(11.0, &[]), &other), Some(0.55));
+        assert_eq!(multiple(RATE, &ours, &other), None);
     }
 
     #[test]

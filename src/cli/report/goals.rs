@@ -1,19 +1,20 @@
 //! Ringwire against the others of a case: ratios, their spread, and the goals they are held to.
 //!
-//! Subjects of one run took turns, so their ratio means more than either figure. Its spread is that
-//! of the rounds' own ratios; of older files, which have no rounds one by one, the worst that they
-//! allow: the lowest of the one against the highest of the other.
+//! Subjects of one run took turns, so their ratio means more than either figure: it is the median
+//! of the rounds' own, with the interval that goes with it. Of older files, which have no rounds
+//! one by one, it is that of the figures, and its spread the worst that they allow: the lowest of
+//! the one against the highest of the other.
 //!
 //! What the bench is held to is judged here, as on the terminal. The suite of other transports
 //! judges by itself, and what its files say is shown.
 
 use super::charts::forest::{Ratio, State};
-use super::figure::{Figure, P50, RATE, named, paired, ratio, supports};
+use super::figure::{Figure, P50, RATE, multiple, named, paired, ratio, supports};
 use super::model::{Book, Case, Entry, letter};
 use super::peers;
 use super::read::{Outcome, Relation, Told};
 use super::text;
-use crate::cli::bench::shown::{self, Dissent, Held, Keys};
+use crate::cli::bench::shown::{self, Held, Keys};
 
 /// Why the goal of a p99 was not judged.
 const FEW_SAMPLES: &str = "too few samples for a p99";
@@ -61,7 +62,10 @@ impl Verdict {
         };
         let figure = text::name(&told.figure);
         let lacks = told.lacks.as_deref().map(|lacks| text::cut(lacks, LACKS_CHARS_MAX));
-        let noisy = told.noisy.then(|| "noisy".to_owned());
+        let noisy = told.noisy.then(|| match told.ratio_low.zip(told.ratio_high) {
+            Some((low, high)) => noisy(low, high),
+            None => "noisy".into(),
+        });
         let clock = told.clock.map(|clock| format!("clock {clock:.2}x"));
         let notes: Vec<String> = lacks.or(noisy).into_iter().chain(clock).collect();
         Self {
@@ -130,7 +134,7 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
             goal: held.text(),
             outcome: if is_judged { outcome(held.is_met(value)) } else { Outcome::Open },
             note: match is_judged {
-                true => doubt(held, value, &paired(figure, ours.row, other.row)),
+                true => doubt(held, figure, ours, other),
                 false => Some(FEW_SAMPLES.into()),
             },
         });
@@ -154,11 +158,15 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
     verdicts
 }
 
-/// Whether too many rounds contradict a verdict.
-fn doubt(held: Held, value: f64, ratios: &[f64]) -> Option<String> {
-    let is_met = held.is_met(value);
-    let dissent = Dissent::of(ratios, |ratio| held.is_met(ratio) == is_met)?;
-    Some(format!("noisy: {} of {} rounds contradict it", dissent.against, dissent.rounds))
+/// How far a ratio may go, where its bound is within that.
+fn doubt(held: Held, figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<String> {
+    let ratio = paired(figure, ours.row, other.row)?;
+    let is_doubtful = ratio.is_doubtful(|ratio| held.is_met(ratio));
+    is_doubtful.then(|| noisy(ratio.low, ratio.high))
+}
+
+fn noisy(low: f64, high: f64) -> String {
+    format!("noisy: {low:.2}x to {high:.2}x")
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked to be from 0 to 1e18 when read")]
@@ -168,16 +176,14 @@ fn whole(ns: f64) -> u64 {
 
 /// A figure of one as a multiple of the other's.
 fn of(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<f64> {
-    ratio((figure.of)(ours.row)?, (figure.of)(other.row)?)
+    multiple(figure, ours.row, other.row)
 }
 
-/// The smallest and largest ratio of a round; where there are no rounds one by one, what it may be,
-/// were the worst rounds of both sides to meet.
+/// The interval of a ratio; where there are no rounds one by one, what it may be, were the worst
+/// rounds of both sides to meet.
 pub(super) fn range(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<(f64, f64)> {
-    let ratios = paired(figure, ours.row, other.row);
-    if !ratios.is_empty() {
-        let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        return Some((low, ratios.iter().copied().fold(0.0, f64::max)));
+    if let Some(ratio) = paired(figure, ours.row, other.row) {
+        return Some((ratio.low, ratio.high));
     }
     let (low, high) = (figure.range)(ours.row)?;
     let (floor_low, floor_high) = (figure.range)(other.row)?;
@@ -227,7 +233,8 @@ fn beside_peers(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
         Some(Ratio {
             name,
             run: book.is_comparison().then(|| letter(run)),
-            value,
+            // Older runs judged by the ratio of medians.
+            value: told.as_ref().and_then(|told| told.measured).unwrap_or(value),
             // Rounds differ in their tails by orders of magnitude: nothing else would be seen.
             range: range(figure, ours, other)
                 .filter(|_| [P50.title, RATE.title].contains(&figure.title)),
@@ -455,6 +462,7 @@ mod tests {
         let mut stray = runs[0].told[1].clone();
         (stray.of, stray.case) = ("later".into(), "later 64 B".into());
         stray.clock = Some(1.5);
+        (stray.noisy, stray.ratio_low, stray.ratio_high) = (true, Some(0.2), Some(0.6));
         runs[0].told.push(stray);
         let book = Book::new(&runs);
         let verdicts = verdicts(&book, 0);
@@ -471,7 +479,8 @@ mod tests {
             "rtt 64 B: p50 of ringwire-spin / fast 0.30x <= 0.50x met ",
             "rtt 64 B: p99.9 of ringwire-spin / fast – <= 1.00x not judged \
              1,050 samples, p99.9 needs 10,000",
-            "later 64 B: p50 of ringwire-spin / fast 0.30x <= 0.50x met clock 1.50x",
+            "later 64 B: p50 of ringwire-spin / fast 0.30x <= 0.50x met noisy: 0.20x to 0.60x; \
+             clock 1.50x",
         ];
         assert_eq!(shown, expected);
         assert_eq!(Count::of(&verdicts), Count { met: 2, judged: 3, open: 1 });
@@ -524,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn verdict_that_rounds_contradict_is_noisy() {
+    fn verdict_that_may_be_the_other_one_is_noisy() {
         let row = |subject: &str, all: [u32; 7]| {
             let all = all.map(|ns| format!("{{\"p50_ns\":{ns}}}")).join(",");
             format!(
@@ -539,7 +548,7 @@ mod tests {
             verdicts(&Book::new(&runs), 0).swap_remove(0).note
         };
         assert_eq!(note([1050; 7]), None);
-        let said = "noisy: 1 of 7 rounds contradict it";
+        let said = "noisy: 1.05x to 1.10x";
         assert_eq!(note([1050, 1101, 1050, 1050, 1050, 1050, 1050]).as_deref(), Some(said));
     }
 }

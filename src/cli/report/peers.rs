@@ -5,7 +5,7 @@
 //! Newer files say which figure a case is about and whom each subject is compared with. Of older
 //! ones the best peer is found here, by the same rule, and floors are left out.
 
-use super::figure::{Better, Figure, P50, P99, P99_9, RATE, named, ratio};
+use super::figure::{Better, Figure, P50, P99, P99_9, RATE, multiple, named};
 use super::model::{Case, Entry};
 
 /// A subject's figure as a multiple of its floor's, and of the best peer's.
@@ -60,7 +60,7 @@ pub(super) fn floor<'b, 'a>(case: &'b Case<'a>, entry: &Entry<'_>) -> Option<&'b
 /// How a subject does beside its floor and beside the best peer.
 pub(super) fn beside(case: &Case<'_>, entry: &Entry<'_>) -> Beside {
     let figure = main_figure(case);
-    let to = |other: Option<&Entry<'_>>| ratio((figure.of)(entry.row)?, (figure.of)(other?.row)?);
+    let to = |other: Option<&Entry<'_>>| multiple(figure, entry.row, other?.row);
     Beside {
         floor: entry.row.to_floor.or_else(|| to(floor(case, entry))),
         peer: entry.row.to_best_peer.or_else(|| to(best(case, entry.run))),

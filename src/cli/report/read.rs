@@ -140,6 +140,9 @@ pub(super) struct Told {
     pub(super) other: String,
     /// Not there when it was not judged.
     pub(super) ratio: Option<f64>,
+    /// The interval of a ratio of rounds; older files have none.
+    pub(super) ratio_low: Option<f64>,
+    pub(super) ratio_high: Option<f64>,
     pub(super) relation: Relation,
     pub(super) bound: f64,
     pub(super) outcome: Outcome,
@@ -452,8 +455,13 @@ impl Row {
 
 impl Told {
     fn check(&self) -> Result<(), String> {
-        let figures =
-            [("ratio", self.ratio), ("bound", Some(self.bound)), ("rate_hz", self.rate_hz)];
+        let figures = [
+            ("ratio", self.ratio),
+            ("ratio_low", self.ratio_low),
+            ("ratio_high", self.ratio_high),
+            ("bound", Some(self.bound)),
+            ("rate_hz", self.rate_hz),
+        ];
         match figures.iter().find(|(_, figure)| figure.is_some_and(|value| !is_figure(value))) {
             Some((key, _)) => Err(format!("{key} is not from 0 to {FIGURE_MAX:e}")),
             None => Ok(()),

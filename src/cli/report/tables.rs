@@ -4,7 +4,7 @@
 //! Numbers stand right, with three digits and a unit, as on the terminal.
 
 use super::compare::Change;
-use super::figure::{FIGURES, Figure, SAMPLES_BEYOND_MIN, ratio};
+use super::figure::{FIGURES, Figure, SAMPLES_BEYOND_MIN, multiple, ratio};
 use super::goals::{self, Verdict};
 use super::grid::{Block, Cell, Fitted, Room, fitted, table, turned};
 use super::model::{Book, Case, Entry, letter};
@@ -281,7 +281,8 @@ pub(super) fn against(case: &Case<'_>, run: usize) -> Option<String> {
         others.retain(|other| other.label != ours.label);
     }
     let of = |figure: &Figure, other: &Entry<'_>| {
-        ratio(figure.shown(ours.row)?, figure.shown(other.row)?)
+        figure.shown(ours.row).zip(figure.shown(other.row))?;
+        multiple(*figure, ours.row, other.row)
     };
     let compared = FIGURES.iter().filter(|figure| {
         let any = others.iter().any(|other| of(figure, other).is_some());

@@ -1,14 +1,12 @@
 //! The figures that subjects are compared by, what each takes to mean something, and whom a subject
 //! is compared with.
 
+use super::paired::PairedRatio;
 use super::record::{OfRound, Record};
 use crate::job::{Case, Scenario};
 
 /// Rounds whose lowest and highest figure differ by more than this were disturbed.
 const NOISY: f64 = 2.0;
-/// How likely it may be that rounds agree with a verdict as they do where there is nothing in it:
-/// of two sides 5 % together.
-const CHANCE_MAX: f64 = 0.025;
 /// Samples of all rounds that lie beyond a percentile, at least, for it to say anything. And one of
 /// each round: of fewer it is the worst round's maximum.
 const SAMPLES_BEYOND_MIN: u64 = 10;
@@ -111,13 +109,24 @@ impl Figure {
         }
     }
 
-    /// The ratios of the rounds that took turns, in their order.
-    pub fn paired(self, subject: &Record, other: &Record) -> Vec<f64> {
+    /// The ratio of a figure that each round has, where both took turns.
+    pub fn paired(self, subject: &Record, other: &Record) -> Option<PairedRatio> {
         let of = |(one, other): (&OfRound, &OfRound)| {
             let ratio = self.of_round(one)? / self.of_round(other)?;
             ratio.is_finite().then_some(ratio)
         };
-        subject.by_round.iter().zip(&other.by_round).filter_map(of).collect()
+        // The case without bulk ran before the one with it, and not in turn.
+        let rounds = subject.by_round.iter().zip(&other.by_round);
+        let rounds = rounds.filter(|_| subject.bulk == other.bulk);
+        PairedRatio::of(&rounds.filter_map(of).collect::<Vec<f64>>())
+    }
+
+    /// A subject's figure as a multiple of another's: by their rounds, where those took turns and
+    /// each has it.
+    pub fn multiple(self, subject: &Record, other: &Record) -> Option<f64> {
+        let (value, other_value) = (self.value(subject)?, self.value(other)?);
+        let of_figures = (other_value > 0.0).then(|| value / other_value)?;
+        Some(self.paired(subject, other).map_or(of_figures, |ratio| ratio.median))
     }
 
     /// Whether `a` is better than `b`.
@@ -142,21 +151,6 @@ impl Figure {
             valued.reduce(|best, one| if self.is_better(one.1, best.1) { one } else { best });
         best.map(|(record, _)| record)
     }
-}
-
-/// Whether rounds contradict a verdict more often than a coin thrown for each of them would at
-/// [`CHANCE_MAX`] (the sign test): of 8 rounds or fewer one, of 9 two, of 21 six. As `ringwire
-/// bench` has it.
-pub fn is_contradicted(ratios: &[f64], agrees: impl Fn(f64) -> bool) -> bool {
-    let rounds = ratios.len();
-    let against = ratios.iter().filter(|&&ratio| !agrees(ratio)).count();
-    let mut chance = 0.5_f64.powf(rounds as f64);
-    let mut sum = chance;
-    for count in 0..against {
-        chance *= (rounds - count) as f64 / (count + 1) as f64;
-        sum += chance;
-    }
-    against > 0 && sum > CHANCE_MAX
 }
 
 /// Samples of so many rounds that lie beyond a percentile, at least.
@@ -219,28 +213,35 @@ pub fn is_bulk_stream(case: &Case) -> bool {
 /// Says in each record with figures whom it is compared with, and how it does beside them.
 pub fn compare(case: &Case, records: &mut [Record]) {
     let figure = Figure::of(case, records);
-    let best = best_peer(figure, records).map(|best| (best.subject.clone(), figure.value(best)));
-    let of = |value: Option<f64>, other: Option<f64>| {
-        value.zip(other).filter(|(_, other)| *other > 0.0).map(|(value, other)| value / other)
-    };
-    let floors: Vec<_> = records
+    let best = best_peer(figure, records);
+    let compared: Vec<Compared> = records
         .iter()
         .map(|record| {
-            let floor = floor_of(figure, case, record, records)?;
-            Some((floor.subject.clone(), figure.value(floor)))
+            let to = |other: Option<&Record>| {
+                let other = other?;
+                Some((other.subject.clone(), figure.multiple(record, other)))
+            };
+            Compared { floor: to(floor_of(figure, case, record, records)), best: to(best) }
         })
         .collect();
-    for (record, floor) in records.iter_mut().zip(floors) {
+    for (record, compared) in records.iter_mut().zip(compared) {
         if record.skipped.is_some() {
             continue;
         }
-        let value = figure.value(record);
         record.compared = Some(figure.name());
-        record.to_floor = floor.as_ref().and_then(|(_, floor)| of(value, *floor));
-        record.floor = floor.map(|(name, _)| name);
-        record.to_best_peer = best.as_ref().and_then(|(_, best)| of(value, *best));
-        record.best_peer = best.as_ref().map(|(name, _)| name.clone());
+        (record.floor, record.to_floor) = split(compared.floor);
+        (record.best_peer, record.to_best_peer) = split(compared.best);
     }
+}
+
+/// Whom a record is compared with, and how it does beside them.
+struct Compared {
+    floor: Option<(String, Option<f64>)>,
+    best: Option<(String, Option<f64>)>,
+}
+
+fn split(one: Option<(String, Option<f64>)>) -> (Option<String>, Option<f64>) {
+    one.map_or((None, None), |(name, multiple)| (Some(name), multiple))
 }
 
 #[cfg(test)]
@@ -283,18 +284,26 @@ pub mod tests {
         assert!(best_peer(Figure::Rate, &records[..0]).is_none());
     }
 
+    /// A machine of two speeds: the medians of both are of other rounds.
     #[test]
-    fn rounds_contradict_a_verdict_when_they_are_many() {
-        let is_noise = |rounds: usize, against: usize| {
-            let mut ratios = vec![1.0; rounds];
-            ratios[..against].fill(1.2);
-            is_contradicted(&ratios, |ratio| ratio <= 1.1)
+    fn ratios_are_those_of_rounds_that_took_turns() {
+        let of = |name, rounds: [u64; 3]| {
+            let one = |ns| OfRound { p50_ns: Some(ns), p99_ns: None, frames_per_s: 1.0 };
+            let mut sorted = rounds;
+            sorted.sort_unstable();
+            let record = record(name, "spin", Role::Floor, sorted[1], 1.0);
+            Record { by_round: rounds.map(one).into(), ..record }
         };
-        for (rounds, most) in [(1, 0), (3, 0), (7, 0), (8, 0), (9, 1), (11, 1), (12, 2), (21, 5)] {
-            assert!(!is_noise(rounds, 0) && !is_noise(rounds, most), "{most} of {rounds}");
-            assert!(is_noise(rounds, most + 1), "{} of {rounds}", most + 1);
-        }
-        assert!(!is_contradicted(&[], |_| false));
+        let floor = of("raw-spin", [1_000, 2_000, 1_000]);
+        let ours = of("ringwire-spin", [1_050, 2_100, 2_100]);
+        assert_eq!(Figure::P50.multiple(&ours, &floor), Some(1.05));
+        // Rarer figures are of all rounds together.
+        assert_eq!(Figure::P999.multiple(&ours, &floor), Some(2.1));
+        let before = Record { bulk: true, ..floor.clone() };
+        assert_eq!(Figure::P50.multiple(&ours, &before), Some(2.1), "not in turn");
+        let mut both = [floor, ours];
+        compare(&CASE, &mut both);
+        assert_eq!((both[1].floor.as_deref(), both[1].to_floor), (Some("raw-spin"), Some(1.05)));
     }
 
     #[test]

@@ -8,7 +8,8 @@
 
 use serde::Serialize;
 
-use super::figure::{Figure, best_floor, best_peer, is_bulk_stream, is_contradicted};
+use super::figure::{Figure, best_floor, best_peer, is_bulk_stream};
+use super::paired::PairedRatio;
 use super::record::Record;
 use crate::job::{Case, Scenario};
 use crate::subjects::clock;
@@ -40,13 +41,16 @@ pub struct Verdict {
     pub figure: &'static str,
     /// Whose figure it is compared with.
     pub other: String,
-    /// `null` when it is not judged. Not rounded: a goal is not met by a little more.
+    /// `null` when it is not judged. Not rounded: a goal is not met by a little more. Of what each
+    /// round has the median of the rounds' own ratios, and its interval at 95 %.
     pub ratio: Option<f64>,
+    pub ratio_low: Option<f64>,
+    pub ratio_high: Option<f64>,
     pub relation: Relation,
     pub bound: f64,
     pub outcome: Outcome,
-    /// Whether the rounds of either side differ too much in this figure, or too many of them
-    /// contradict the verdict, each by its own ratio.
+    /// Whether the bound lies within that interval; of a ratio without one, whether the rounds of
+    /// either side differ too much in this figure.
     pub noisy: bool,
     /// What there is too little of, where it is not judged; and who could not keep up.
     pub lacks: Option<String>,
@@ -163,7 +167,7 @@ fn judge(
     bound: f64,
 ) -> Option<Verdict> {
     let (subject, other) = (subject?, other?);
-    let ratio = Some(figure.value(subject)? / figure.value(other)?).filter(|it| it.is_finite())?;
+    let ratio = figure.multiple(subject, other)?;
     let few = [subject, other].into_iter().find_map(|record| {
         let (had, needed) = (grouped(record.samples), grouped(figure.lacks(record)?));
         Some(format!("{had} samples, {} needs {needed}", figure.name()))
@@ -178,15 +182,18 @@ fn judge(
         Relation::AtLeast => ratio >= bound,
     };
     let is_met = is_within(ratio);
-    // The case without bulk ran before the one with it, and not in turn.
-    let took_turns = subject.bulk == other.bulk;
-    let ratios = if took_turns { figure.paired(subject, other) } else { Vec::new() };
-    let is_doubtful = is_contradicted(&ratios, |ratio| is_within(ratio) == is_met);
+    let paired = figure.paired(subject, other);
+    let noisy = match paired {
+        Some(ratio) => ratio.is_doubtful(is_within),
+        None => figure.is_noisy(subject) || figure.is_noisy(other),
+    };
     let outcome = match &lacking {
         Some(_) if !misses => Outcome::NotJudged,
         None if is_met => Outcome::Met,
         _ => Outcome::Missed,
     };
+    let bound_of =
+        |of: fn(PairedRatio) -> f64| paired.filter(|_| outcome != Outcome::NotJudged).map(of);
     let case = one.case;
     Some(Verdict {
         scenario: "verdict",
@@ -200,10 +207,12 @@ fn judge(
         figure: figure.name(),
         other: other.subject.clone(),
         ratio: (outcome != Outcome::NotJudged).then_some(ratio),
+        ratio_low: bound_of(|ratio| ratio.low),
+        ratio_high: bound_of(|ratio| ratio.high),
         relation,
         bound,
         outcome,
-        noisy: figure.is_noisy(subject) || figure.is_noisy(other) || is_doubtful,
+        noisy,
         lacks: lacking,
         clock: None,
     })
@@ -258,9 +267,13 @@ impl std::fmt::Display for Verdict {
                 return write!(f, "not judged: {lacks}");
             }
         };
-        let noisy = if self.noisy { " (noisy)" } else { "" };
         let ratio = shown(self.ratio.unwrap_or(f64::NAN), self.bound);
-        write!(f, "{ratio:>7}, goal {relation} {:.2}x: {outcome}{noisy}", self.bound)?;
+        write!(f, "{ratio:>7}, goal {relation} {:.2}x: {outcome}", self.bound)?;
+        match (self.noisy, self.ratio_low.zip(self.ratio_high)) {
+            (true, Some((low, high))) => write!(f, " (noisy {low:.2}-{high:.2}x)")?,
+            (true, None) => write!(f, " (noisy)")?,
+            (false, _) => {}
+        }
         self.clock.iter().try_for_each(|clock| write!(f, "; clock {clock:.2}x"))?;
         self.lacks.iter().try_for_each(|lacks| write!(f, "; {lacks}"))
     }
@@ -519,8 +532,8 @@ mod tests {
 
     /// Medians can not tell what the rounds do not. Slow rounds of both sides do no harm.
     #[test]
-    fn verdicts_that_rounds_contradict_are_noisy() {
-        let noisy = |rates: [f64; 7], bulk| {
+    fn verdicts_that_may_be_the_other_one_are_noisy() {
+        let verdict = |rates: [f64; 7], bulk| {
             let figures =
                 [("ringwire-spin", Role::Ringwire, 1, 3.2), ("tokio", Role::Peer, 1, 2.0)];
             let mut one = done(case(Scenario::Stream), &figures);
@@ -529,12 +542,34 @@ mod tests {
             let peer = [2.0, 1.2, 2.0, 2.0, 2.0, 2.0, 2.0];
             one.records[1].by_round = peer.map(of_round).to_vec();
             one.records[1].bulk = bulk;
-            verdicts(&[one])[0].noisy
+            let verdict = verdicts(&[one]).swap_remove(0);
+            assert_eq!(verdict.noisy, verdict.to_string().contains("(noisy"), "{verdict}");
+            verdict
         };
+        let noisy = |rates, bulk| verdict(rates, bulk).noisy;
         assert!(!noisy([3.2, 1.9, 3.2, 3.2, 3.2, 3.2, 3.2], false));
         let one_against = [3.2, 1.9, 2.9, 3.2, 3.2, 3.2, 3.2];
         assert!(noisy(one_against, false));
         assert!(!noisy(one_against, true), "they did not take turns");
+        let shown = verdict(one_against, false).to_string();
+        assert!(shown.ends_with("1.60x, goal >= 1.50x: met (noisy 1.45-1.60x)"), "{shown}");
+    }
+
+    /// Rounds of a machine that changes its speed, as long as it does so for both sides.
+    #[test]
+    fn slow_rounds_of_both_sides_are_no_noise() {
+        let of_round = |rate: f64| OfRound { p50_ns: None, p99_ns: None, frames_per_s: rate };
+        let speeds = [1.0, 3.0, 1.0, 2.0, 1.0, 3.0, 1.0];
+        let figures = [("ringwire-spin", Role::Ringwire, 1, 2.0), ("tokio", Role::Peer, 1, 1.0)];
+        let mut one = done(case(Scenario::Stream), &figures);
+        for (record, rate) in one.records.iter_mut().zip([2.0, 1.0]) {
+            record.by_round = speeds.map(|speed| of_round(rate * speed)).into();
+            record.frames_per_s_low = Some(rate);
+            record.frames_per_s_high = Some(3.0 * rate);
+        }
+        let verdict = verdicts(&[one]).swap_remove(0);
+        assert_eq!((verdict.ratio, verdict.noisy), (Some(2.0), false));
+        assert_eq!((verdict.ratio_low, verdict.ratio_high), (Some(2.0), Some(2.0)));
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod options;
 #[path = "../../../../src/cli/bench/others.rs"]
 mod others;
 mod pair;
+#[path = "../../../../src/cli/bench/paired.rs"]
+mod paired;
 mod plan;
 mod record;
 mod table;

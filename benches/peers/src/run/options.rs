@@ -175,7 +175,7 @@ impl Options {
 
     /// Rounds of a case and what each is.
     pub fn load(&self, case: &Case) -> Load {
-        let rounds = self.rounds.unwrap_or(self.form.rounds());
+        let rounds = self.rounds.unwrap_or(self.form.rounds(case));
         let duration_ns = match self.duration {
             Some(duration) => u64::try_from(duration.as_nanos()).expect("a day at most"),
             None => self.form.duration_ns(case, rounds),
@@ -374,7 +374,7 @@ pub mod tests {
     fn rounds_and_durations_are_the_forms_unless_given() {
         let case = Form::Quick.cases(Scenario::Rtt)[0];
         let load = options(&[]).load(&case);
-        assert_eq!((load.rounds, load.duration_ns), (7, 50_000_000));
+        assert_eq!((load.rounds, load.duration_ns), (9, 30_000_000));
         let load = options(&["--rounds", "3", "--duration", "0.5"]).load(&case);
         assert_eq!((load.rounds, load.duration_ns), (3, 500_000_000));
     }

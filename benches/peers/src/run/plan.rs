@@ -42,10 +42,16 @@ const START_NS: u64 = 30_000_000;
 const CONNECT_NS: u64 = 50_000;
 
 impl Form {
-    pub fn rounds(self) -> usize {
-        match self {
-            Self::Quick => 7,
-            Self::Long => 11,
+    /// Odd, so that the median is a round that happened. In the same time many short rounds tell
+    /// more of a ratio than a few long ones: there are more of them, and the sides of each are
+    /// closer together. Few are left where many connections are made for each, or where a round
+    /// needs a rate's samples.
+    pub fn rounds(self, case: &Case) -> usize {
+        match (self, case.scenario) {
+            (Self::Quick, Scenario::Rtt | Scenario::Stream) => 9,
+            (Self::Quick, Scenario::Paced | Scenario::FanIn) => 7,
+            (Self::Long, Scenario::Rtt | Scenario::Stream) => 101,
+            (Self::Long, Scenario::Paced | Scenario::FanIn) => 11,
         }
     }
 
@@ -57,7 +63,7 @@ impl Form {
             // At 10 kHz more than 10,000 samples over seven rounds, which p99.9 and max need.
             (Self::Quick, Scenario::Paced) => 150_000_000,
             (Self::Quick, Scenario::FanIn) => 50_000_000.max(all(TRIPS_EACH_MIN * TRIP_NS)),
-            (Self::Quick, _) => 50_000_000,
+            (Self::Quick, Scenario::Rtt | Scenario::Stream) => 30_000_000,
             (Self::Long, Scenario::Paced) => {
                 let samples = PACED_SAMPLES.div_ceil(rounds as u64);
                 samples * 1_000_000_000 / u64::from(case.rate_hz)
@@ -65,7 +71,7 @@ impl Form {
             (Self::Long, Scenario::FanIn) => {
                 1_000_000_000.max(all(2 * TRIPS_EACH_MIN * SLOW_TRIP_NS))
             }
-            (Self::Long, _) => 1_000_000_000,
+            (Self::Long, Scenario::Rtt | Scenario::Stream) => 100_000_000,
         }
     }
 
@@ -126,15 +132,16 @@ mod tests {
 
     /// Round trips of a paced case, over all rounds.
     fn samples(form: Form, case: &Case) -> u64 {
-        let ns = form.duration_ns(case, form.rounds());
-        ns / (1_000_000_000 / u64::from(case.rate_hz)) * form.rounds() as u64
+        let rounds = form.rounds(case);
+        let ns = form.duration_ns(case, rounds);
+        ns / (1_000_000_000 / u64::from(case.rate_hz)) * rounds as u64
     }
 
     fn expected_s(form: Form, scenarios: &[Scenario], subjects: usize) -> u64 {
         let cases = scenarios.iter().flat_map(|&scenario| form.cases(scenario));
         let ns: u64 = cases
             .map(|case| {
-                let rounds = form.rounds();
+                let rounds = form.rounds(&case);
                 let load = Load { rounds, duration_ns: form.duration_ns(&case, rounds) };
                 load.expected_ns(&case, subjects)
             })
@@ -176,7 +183,7 @@ mod tests {
     fn crowds_have_time_for_many_round_trips_each() {
         let ns = |form: Form, connections| {
             let case = Case { connections, ..Form::Quick.cases(Scenario::FanIn)[0] };
-            form.duration_ns(&case, form.rounds())
+            form.duration_ns(&case, form.rounds(&case))
         };
         let long = [1, 128, 1_000, 10_000].map(|count| ns(Form::Long, count));
         assert_eq!(long, [1, 1, 2, 20].map(|seconds| seconds * 1_000_000_000));

@@ -1,8 +1,9 @@
 //! What people read: one table for each case, a line for each subject, none wider than [`WIDTH`].
 //!
 //! The last two columns are the case's main figure as a multiple of the floor's and of the best
-//! peer's ([`compare`](super::figure::compare)). Of times the smaller is the better, of rates the
-//! larger. A percentile that the samples do not reach is left out: it would be the maximum again.
+//! peer's ([`compare`](super::figure::compare)), by their rounds where each has it. Of times the
+//! smaller is the better, of rates the larger. A percentile that the samples do not reach is left
+//! out: it would be the maximum again.
 
 use super::NOT_BUILT;
 use super::figure::{Figure, TRIPS_EACH_MIN, best_peer, is_bulk_stream, is_short};
