@@ -14,13 +14,14 @@
 # The two take turns, A B, B A, ..., one round of the bench each. Of every figure it prints B as a
 # multiple of A: the median over the turns, and its interval at 95 % (the sign test's; of fewer than
 # six turns the lowest and the highest). Sockets are the same in both: what they differ by is noise.
-# Many short turns tell more than a few long ones of the same time. The text goes to RECORD/NAME.txt,
-# too, and every round with its machine to NAME-A.jsonl and NAME-B.jsonl.
+# Many short turns tell more than a few long ones of the same time, and of one row at a time: those of
+# rtt and stream take 0.1 s for each subject, mixed 0.4 s, unless --duration says otherwise. The text
+# goes to RECORD/NAME.txt, too, and every round with its machine to NAME-A.jsonl and NAME-B.jsonl.
 #
 # Settings need no build: see `ringwire bench --variant`.
 #
 # Variables:
-#   TURNS      how often each runs (default 41 in rtt and stream, otherwise 9)
+#   TURNS      how often each runs, up to 1000 (default 41 in rtt and stream, otherwise 9)
 #   RECORD     where the text goes; "-" keeps none (default: none)
 #   RUN_WITH   a command before every run, e.g. one that waits until the machine is quiet
 set -euo pipefail
@@ -43,14 +44,21 @@ if [ "$#" -gt 0 ]; then
 fi
 [ "$#" -gt 0 ] || set -- rtt
 arguments=("$@")
-# Builds differ in what they take for granted.
+# Builds may differ in how long a round is by default: both have to run as long.
+default_turns=9
+seconds=
 case "$1" in
-rtt | stream)
-    turns="${TURNS:-41}"
-    [[ " $* " == *" --duration "* ]] || arguments+=(--duration 0.1)
-    ;;
-*) turns="${TURNS:-9}" ;;
+rtt | stream) default_turns=41 seconds=0.1 ;;
+mixed) seconds=0.4 ;;
 esac
+if [ -n "$seconds" ] && [[ " $* " != *" --duration"[\ =]* ]]; then
+    arguments+=(--duration "$seconds")
+fi
+turns="${TURNS:-$default_turns}"
+if [ "$turns" -gt 1000 ]; then
+    echo "TURNS=$turns: 1000 at most" >&2
+    exit 2
+fi
 record="${RECORD:--}"
 
 root="$PWD"

@@ -223,7 +223,7 @@ impl Client {
 
     /// Queues a message. It leaves with the next [`poll`](Self::poll), [`receive`](Self::receive),
     /// [`request`](Self::request) or [`flush`](Self::flush), or by itself once 64 KiB are waiting,
-    /// 256 KiB of messages of 32 KiB and more; not in a lane that holds less.
+    /// 384 KiB of messages of 32 KiB and more; not in a lane that holds less.
     ///
     /// Hot path: no allocation, no system call (one when it submits by itself). Never blocks.
     ///
@@ -302,7 +302,7 @@ impl Client {
     /// telemetry, a log that is read back. Stops at the first that is refused. What does not change
     /// between them is looked at once.
     ///
-    /// Hot path: no allocation, no system call but one for every 64 KiB that wait, or every 256 KiB
+    /// Hot path: no allocation, no system call but one for every 64 KiB that wait, or every 384 KiB
     /// of messages of 32 KiB and more. Never blocks.
     ///
     /// ```no_run

@@ -117,7 +117,7 @@ impl Pool {
 
     /// Queues a message on a member. It leaves with the next [`poll`](Self::poll),
     /// [`receive`](Self::receive), [`request`](Self::request) or [`flush`](Self::flush), or by
-    /// itself once 64 KiB are waiting, 256 KiB of messages of 32 KiB and more.
+    /// itself once 64 KiB are waiting, 384 KiB of messages of 32 KiB and more.
     ///
     /// Hot path: no allocation, no system call (one when it submits by itself). Never blocks.
     ///

@@ -57,7 +57,7 @@ const _: () = assert!(FRONT_BYTES_MAX < GATHERED_MESSAGE_BYTES_MIN);
 pub(crate) const GATHERED_BYTES: usize = 384 << 10;
 const GATHERED_BYTES_MAX: usize = GATHERED_BYTES + GATHERED_BYTES / 16;
 /// Messages from this length on are gathered: those that have their blocks to themselves by
-/// default, up to half of what is gathered.
+/// default, up to a third of what is gathered.
 pub(crate) const GATHERED_MESSAGE_BYTES_MIN: usize = 32 << 10;
 /// Over loopback messages from this length on have all the room that the kernel gives: in a bounded
 /// buffer they left in a dozen pieces.
@@ -82,7 +82,7 @@ impl Core {
 /// Whether messages of this length are gathered.
 #[inline]
 pub(crate) fn is_gathered(bytes: usize) -> bool {
-    (GATHERED_MESSAGE_BYTES_MIN..GATHERED_BYTES_MAX / 2).contains(&bytes)
+    (GATHERED_MESSAGE_BYTES_MIN..GATHERED_BYTES_MAX / 3).contains(&bytes)
 }
 
 /// Whether a block brings those behind it along.

@@ -291,8 +291,8 @@ pub(crate) fn receive_scattered(
 /// Never waits, and raises no SIGPIPE. For the C library, which is called for several pieces.
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
-/// Pieces of memory at most that leave with one call: those of eight blocks.
-const GATHERED_MAX: usize = 24;
+/// Pieces of memory at most that leave with one call: those of twelve blocks.
+const GATHERED_MAX: usize = 36;
 
 /// Sends what the socket has room for, without waiting. Short sends past the C library: its send(2)
 /// is a cancellation point, which costs two atomic operations where there are threads.

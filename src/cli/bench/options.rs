@@ -28,12 +28,13 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 /// them exceed. Without a scenario the default suite runs, in under a minute: rtt of 64 B spinning
 /// and parking, stream of 64 B, 64 KiB and 1 MiB, and rtt over 1000 connections beside 64.
 ///
-/// A ratio of p50, p99 or frames/s is the median of the rounds' own ratios, whose two sides ran one
-/// right after the other: what a machine gains or loses in the course of a run is not in it. Below
-/// it stand the bounds of its interval at 95 % (the sign test's; of fewer than six rounds, of all
-/// their ratios). What ringwire is held to stands beside its ratio, as met or missed: p50 and p99
-/// in rtt over one connection, frames/s in the other cases. Noisy are rounds that differ by more
-/// than a factor of two, and verdicts whose goal lies within that interval: more rounds would tell.
+/// A ratio of p50, p99 or frames/s is the median of the rounds' own ratios, whose sides ran within
+/// one turn of all subjects: what a machine gains or loses in the course of a run is not in it.
+/// Below it stand the bounds of its interval at 95 % (the sign test's; of fewer than six rounds
+/// all their ratios), below figures the lowest and the highest of the rounds. What ringwire is held
+/// to stands beside its ratio, as met or missed: p50 and p99 in rtt over one connection, frames/s
+/// in the other cases. Noisy are verdicts whose goal lies within that interval, so that more rounds
+/// would tell, and rounds that differ by more than a factor of two, but for a tenth at either end.
 ///
 /// Subjects: `socket` does the same work over plain sockets: in rtt it sends the same bytes to and
 /// fro, in stream it writes, reads and looks at the same frames: at the length and the place of
@@ -119,14 +120,14 @@ pub(crate) struct Options {
     pub(super) variant: Vec<String>,
 
     /// How long each subject is timed in each round, in seconds; failover ends with its cuts, idle
-    /// takes 2 s at least [default: 0.02; in rtt parked 0.05, over many connections and in mixed
-    /// 0.13; in paced, fan-in and cores 0.4].
+    /// takes 2 s at least [default: 0.02; in rtt parked or of 64 KiB and more 0.07; over more than
+    /// 64 connections and in mixed 0.13; at a rate, in fan-in and in cores 0.4].
     #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub(super) duration: Option<Duration>,
 
-    /// Rounds of each subject; best odd [default: 101 of 0.02 s, 41 of 0.05 s, 21 of 0.13 s, 7 in
-    /// paced and failover, 3 in fan-in, cores and idle; of a longer --duration as many as take as
-    /// long, but 7].
+    /// Rounds of each subject; best odd [default: 101 of 0.02 s, 31 of 0.07 s, 21 of 0.13 s, 7 at a
+    /// rate and in failover, 3 in fan-in, cores and idle. With a longer --duration fewer, in about
+    /// the same time, and at least 7].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_rounds)]
     pub(super) rounds: Option<usize>,
 

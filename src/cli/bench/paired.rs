@@ -1,14 +1,20 @@
 //! The ratio of two subjects that took turns: the median of their rounds' own ratios, and how sure
 //! it is. `benches/peers` has this file, too.
 //!
-//! The two sides of a round run one right after the other, so that a machine that is slow for a
+//! The sides of a round run within one turn of all subjects, so that a machine that is slow for a
 //! while is slow for both: of that their ratio has little, where a ratio of two medians has all.
-//! The interval is that of the sign test: it says nothing of how ratios are distributed, but takes
-//! the rounds to be independent of each other.
+//! The interval is that of the sign test: it takes nothing for granted of how ratios are
+//! distributed, but that rounds do not depend on each other.
 
 /// How likely it may be, on either side, that the median of all such rounds lies beyond the
 /// interval: 5 % together.
 const CHANCE_MAX: f64 = 0.025;
+/// From so many rounds on the normal distribution is as good as the binomial one, whose terms come
+/// to nothing beyond a thousand.
+const NORMAL_ROUNDS_MIN: usize = 1_000;
+/// Where that has [`CHANCE_MAX`] on either side, in standard deviations: 1.96, each half the root of
+/// the rounds.
+const NORMAL_ROOTS: f64 = 0.98;
 
 /// The median ratio of rounds, and the interval that the median of ever more rounds lies in, 19
 /// times out of 20. Of fewer than six rounds nothing is as sure: it is that of all their ratios.
@@ -34,7 +40,7 @@ impl PairedRatio {
     }
 
     /// Whether a bound lies within the interval, so that the ratio may as well be on its other
-    /// side.
+    /// side. Of a single round nobody knows.
     pub(crate) fn is_doubtful(&self, is_met: impl Fn(f64) -> bool) -> bool {
         is_met(self.low) != is_met(self.high)
     }
@@ -44,6 +50,9 @@ impl PairedRatio {
 /// up by chance no more often than [`CHANCE_MAX`] when as many coins are thrown. Of 8 rounds none,
 /// of 9 one, of 21 five, of 101 forty.
 fn beyond(rounds: usize) -> usize {
+    if rounds >= NORMAL_ROUNDS_MIN {
+        return whole((rounds - 1) as f64 / 2.0 - NORMAL_ROOTS * (rounds as f64).sqrt());
+    }
     let mut chance = 0.5_f64.powf(rounds as f64);
     let mut sum = chance;
     let mut count = 0;
@@ -53,6 +62,21 @@ fn beyond(rounds: usize) -> usize {
         count += 1;
     }
     count.saturating_sub(1)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "half of a count")]
+fn whole(value: f64) -> usize {
+    value as usize
+}
+
+/// The lowest and the highest of what rounds have, but for a tenth at either end: of many short
+/// rounds some are disturbed on any machine. `None` of nothing.
+pub(crate) fn most_of(figures: &[f64]) -> Option<(f64, f64)> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().checked_sub(1)?;
+    let left_out = sorted.len() / 10;
+    Some((sorted[left_out], sorted[last - left_out]))
 }
 
 #[cfg(test)]
@@ -67,8 +91,21 @@ mod tests {
         {
             assert_eq!(beyond(rounds), expected, "{rounds} rounds");
         }
-        // As many as can be asked for.
-        assert_eq!(beyond(1_000), 468);
+        // By the other way, without a step between the two.
+        assert_eq!((beyond(999), beyond(1_000), beyond(1_001)), (468, 468, 468));
+        // A file may hold any number.
+        assert_eq!(beyond(100_000), 49_689);
+        let many: Vec<f64> = (0..2_001).map(f64::from).collect();
+        let ratio = PairedRatio::of(&many).expect("2,001 rounds");
+        assert_eq!((ratio.low, ratio.median, ratio.high), (956.0, 1_000.0, 1_044.0));
+    }
+
+    #[test]
+    fn a_tenth_at_either_end_is_left_out() {
+        assert_eq!(most_of(&[]), None);
+        assert_eq!(most_of(&[3.0, 1.0, 2.0]), Some((1.0, 3.0)));
+        let hundred: Vec<f64> = (0..100).rev().map(f64::from).collect();
+        assert_eq!(most_of(&hundred), Some((10.0, 89.0)));
     }
 
     #[test]

@@ -31,6 +31,8 @@ const PERIODS: [Duration; 2] = [Duration::from_millis(1), Duration::from_micros(
 const VARIANTS_MAX: usize = 8;
 /// Rounds of what can have more, at least: an interval of their ratios needs six.
 const ROUNDS_MIN: usize = 7;
+/// Round trips of as many bytes have fewer and longer rounds.
+const LONG_BYTES_MIN: usize = 64 << 10;
 /// Shortest time in which the cost of silence shows: two heartbeats.
 const IDLE_DURATION_MIN: Duration = Duration::from_secs(2);
 /// Payload of the messages that flow beside critical ones.
@@ -369,8 +371,10 @@ impl Case {
             Scenario::Mixed if self.period.is_some() => (ROUNDS_MIN, 400),
             Scenario::Mixed => (21, 130),
             Scenario::Rtt | Scenario::Stream if self.connections > FEWER => (21, 130),
-            // A wake-up of some guests takes a third of a millisecond.
-            Scenario::Rtt if self.idle == Idle::Park => (41, 50),
+            // Wake-ups of some guests take a third of a millisecond, as some long messages do.
+            Scenario::Rtt if self.idle == Idle::Park || self.payload_bytes >= LONG_BYTES_MIN => {
+                (31, 70)
+            }
             Scenario::Rtt | Scenario::Stream => (101, 20),
         };
         Load { rounds, duration: Duration::from_millis(ms) }
@@ -383,7 +387,8 @@ impl Case {
 }
 
 impl Load {
-    /// As many rounds of `duration` as take the same time, odd, but few enough and not too few.
+    /// As many rounds of `duration` as take the same time: odd, no more than the case has, and no
+    /// fewer than [`ROUNDS_MIN`] where it has as many.
     fn with(self, duration: Option<Duration>) -> Self {
         let Some(duration) = duration else { return self };
         let ms = |time: Duration| time.as_millis().max(1);
@@ -599,7 +604,8 @@ mod tests {
             assert_eq!((plan.rounds, plan.duration), expected, "{arguments:?}");
         };
         check(&["rtt"], 101, 20);
-        check(&["rtt", "--idle", "park"], 41, 50);
+        check(&["rtt", "--idle", "park"], 31, 70);
+        check(&["rtt", "--payload", "64KiB"], 31, 70);
         check(&["rtt", "--duration", "0.1"], 21, 100);
         check(&["rtt", "--duration", "0.4"], 7, 400);
         check(&["rtt", "--duration", "0.001"], 101, 1);

@@ -12,7 +12,7 @@ use super::plan::{Beside, Bulk, Case};
 
 pub(in crate::cli) use super::goal::{NOISY, beside, failover_verdict};
 pub(in crate::cli) use super::options::size;
-pub(in crate::cli) use super::paired::PairedRatio;
+pub(in crate::cli) use super::paired::{PairedRatio, most_of};
 pub(in crate::cli) use super::summary::ratio;
 pub(in crate::cli) use super::table::{bytes, count, number, time};
 

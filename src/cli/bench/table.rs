@@ -12,7 +12,7 @@ use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use super::clock;
 use super::goal::{Figure, Goal, NOISY, beside, failover_verdict, p99_samples_min};
 use super::options::Scenario;
-use super::paired::PairedRatio;
+use super::paired::{PairedRatio, most_of};
 use super::plan::{Beside, Case, Plan};
 use super::ring;
 use super::summary::{Measured, OfRound, ratio};
@@ -68,9 +68,11 @@ const LINES: [Line; 14] = [
     line("direct/frame", |m| m.record.direct_per_frame.filter(|&calls| calls > 0.0), count),
 ];
 
-/// Below a ratio.
-const INTERVAL: &str =
-    "Ratios of p50, p99 and rates: medians of the rounds' own, below them at 95 %.";
+/// Of ratios, and what stands below them. Of fewer rounds nothing is as sure.
+const INTERVAL: &str = "Ratios of p50, p99 and rates: medians of the rounds' own, below at 95 %.";
+const EXTREMES: &str =
+    "Ratios of p50, p99 and rates: medians of the rounds' own, below all of them.";
+const INTERVAL_ROUNDS_MIN: usize = 6;
 /// Of the memory of connections.
 const MEMORY: &str = "memory/conn: resident, both ends; of the first round, whose is used again.";
 
@@ -168,8 +170,10 @@ fn notes(case: Case, measured: &[Measured]) -> Vec<String> {
         }
     }
     let has_ratios = measured.len() > 1 && case.scenario != Scenario::Idle;
-    if has_ratios && measured.iter().all(|one| one.record.rounds > 1) {
-        notes.push(INTERVAL.into());
+    match measured.iter().map(|one| one.record.rounds).min() {
+        Some(INTERVAL_ROUNDS_MIN..) if has_ratios => notes.push(INTERVAL.into()),
+        Some(2..) if has_ratios => notes.push(EXTREMES.into()),
+        _ => {}
     }
     notes.extend(doubts(case, measured));
     let noise: Vec<String> = measured.iter().filter_map(|one| noise(case, one)).collect();
@@ -195,8 +199,9 @@ fn doubts(case: Case, measured: &[Measured]) -> Vec<String> {
             .filter(|_| goal.is_judged(samples, ringwire.record.rounds))?;
         let what = format!("{} / {}", line.title, label(case, floor));
         let PairedRatio { low, high, .. } = ratio;
-        let goal = goal.bound;
-        Some(format!("Noisy: {what} may be {low:.2}x to {high:.2}x, with {goal:.2}x among them."))
+        let bound = goal.bound;
+        let (low, high) = (beside(low, bound), beside(high, bound));
+        Some(format!("Noisy: {what} may be {low} to {high}, with {bound:.2}x among them."))
     };
     Goal::all_of(case).filter_map(doubt).collect()
 }
@@ -211,8 +216,8 @@ fn paired(figure: Figure, ringwire: &Measured, floor: &Measured) -> Option<Paire
     PairedRatio::of(&ratios)
 }
 
-/// By how much the rounds of a subject differ, where that is too much; the first figure that says
-/// so is enough.
+/// By how much the rounds of a subject differ, but for a tenth at either end, where that is too
+/// much; the first figure that says so is enough. Ratios of rounds have little of it.
 fn noise(case: Case, one: &Measured) -> Option<String> {
     if one.record.subject == clock::NAME {
         // Of some tens of nanoseconds twice as many are none.
@@ -221,7 +226,9 @@ fn noise(case: Case, one: &Measured) -> Option<String> {
     // Of a p99 that nothing is held to, twice as much is no more than usual.
     let counts = |figure| figure != Figure::P99 || Goal::all_of(case).any(|g| g.figure == figure);
     LINES.iter().filter(|line| line.judged.is_some_and(counts)).find_map(|line| {
-        let (low, high) = line.range?(one)?;
+        let of_round = |round: &OfRound| line.by_round?.of_round(round);
+        let rounds: Vec<f64> = one.record.by_round.iter().filter_map(of_round).collect();
+        let (low, high) = most_of(&rounds)?;
         let (from, to) = ((line.unit)(low), (line.unit)(high));
         let text = format!("{}, {} from {from} to {to}", label(case, one), line.title);
         (high > NOISY * low).then_some(text)
@@ -513,7 +520,7 @@ mod tests {
         assert_eq!(text.matches(", p50 from").count(), 1, "{text}");
     }
 
-    /// Of seven rounds one beyond the goal is enough: their median may be there as well.
+    /// Of seven rounds one beyond the goal is enough: the interval is all of them.
     #[test]
     fn verdict_that_may_be_the_other_one_is_said() {
         let plan = sample(Scenario::Rtt, Idle::Spin, 64, 1);

@@ -1,6 +1,7 @@
 //! One run against another: what changed, and whether that is more than noise.
 //!
-//! A figure of a run is the median of its rounds, and its spread the lowest and highest of them. A
+//! A figure of a run is the median of its rounds, and its spread the lowest and highest of them; of
+//! a ratio likewise. That is wider than what is sure within a run: runs of one build differ, too. A
 //! change counts only when the two spreads do not touch; otherwise some round of each run agrees
 //! with the other, and the difference is noise. Where a row does not say a figure's spread, that of
 //! its p50 is the yardstick: tails and rates spread at least as much, so a smaller change is noise,

@@ -26,13 +26,24 @@ impl Figure {
     }
 }
 
-/// The ratio of rows whose rounds took turns; nothing where either row has no rounds one by one.
-pub(super) fn paired(figure: Figure, ours: &Row, other: &Row) -> Option<PairedRatio> {
-    let (ours, other) = (ours.by_round.as_ref()?, other.by_round.as_ref()?);
+/// The ratios of rounds that took turns, in their order; nothing where either row has no rounds one
+/// by one.
+pub(super) fn ratios(figure: Figure, ours: &Row, other: &Row) -> Vec<f64> {
+    let (Some(ours), Some(other)) = (&ours.by_round, &other.by_round) else { return Vec::new() };
     let of = |(ours, other): (&OfRound, &OfRound)| {
         ratio((figure.of_round)(ours)?, (figure.of_round)(other)?)
     };
-    PairedRatio::of(&ours.iter().zip(other).filter_map(of).collect::<Vec<f64>>())
+    ours.iter().zip(other).filter_map(of).collect()
+}
+
+/// What those say together.
+pub(super) fn paired(figure: Figure, ours: &Row, other: &Row) -> Option<PairedRatio> {
+    PairedRatio::of(&ratios(figure, ours, other))
+}
+
+/// A row's figure in each round, where it says so.
+pub(super) fn rounds(figure: Figure, row: &Row) -> Vec<f64> {
+    row.by_round.iter().flatten().filter_map(figure.of_round).collect()
 }
 
 /// A figure of one row as a multiple of another's, by their rounds where they have them.
@@ -44,14 +55,15 @@ pub(super) fn multiple(figure: Figure, ours: &Row, other: &Row) -> Option<f64> {
 /// Samples of all rounds that lie beyond a percentile, at least, for it to be shown.
 pub(super) const SAMPLES_BEYOND_MIN: f64 = 10.0;
 
-/// Whether the samples of a row reach a percentile: ten of all rounds lie beyond it, and one of
-/// each round, as otherwise it is that round's maximum. A row that does not say how many there were
-/// is believed.
+/// Whether the samples of a row reach a percentile: ten of all rounds lie beyond it, and of one
+/// that is a median of rounds one of each, as otherwise it is that round's maximum. A row that does
+/// not say how many there were is believed.
 pub(super) fn supports(row: &Row, quantile: f64) -> bool {
     let Some(samples) = row.samples else { return true };
     // 0.9999 has no exact binary form: ten of a hundred thousand are ten.
     let beyond = samples as f64 * (1.0 - quantile) * (1.0 + 1e-9);
-    let rounds = row.rounds.unwrap_or(1).max(1) as f64;
+    let is_of_rounds = quantile <= 0.99;
+    let rounds = row.rounds.filter(|_| is_of_rounds).unwrap_or(1) as f64;
     beyond >= SAMPLES_BEYOND_MIN.max(rounds)
 }
 
@@ -171,9 +183,11 @@ mod tests {
         assert_eq!(reached(100_000, 7), [true; 5]);
         assert_eq!(reached(99_999, 7), [true, true, true, true, false]);
         assert_eq!(reached(19, 1), [false; 5]);
-        // A thousand samples in each of 20 rounds, and half of that: the maximum of a round.
-        assert_eq!(reached(20_000, 20), [true, true, true, true, false]);
-        assert_eq!(reached(10_000, 20), [true, true, true, false, false]);
+        // A hundred samples in each of 20 rounds, and half of that: the maximum of a round. What is
+        // rarer is of all rounds together.
+        assert_eq!(reached(2_000, 20), [true, true, true, false, false]);
+        assert_eq!(reached(1_000, 20), [true, true, false, false, false]);
+        assert_eq!(reached(10_000, 200), [true, true, false, true, false]);
         assert!(supports(&row(None, 7), 0.9999), "not known");
         let p99_9 = FIGURES.iter().find(|figure| figure.title == "p99.9").expect("it is there");
         let one = Row { p99_9_ns: Some(5.0), ..row(Some(2_800), 7) };

@@ -9,7 +9,7 @@
 //! judges by itself, and what its files say is shown.
 
 use super::charts::forest::{Ratio, State};
-use super::figure::{Figure, P50, RATE, multiple, named, paired, ratio, supports};
+use super::figure::{self, Figure, P50, RATE, multiple, named, paired, ratio, supports};
 use super::model::{Book, Case, Entry, letter};
 use super::peers;
 use super::read::{Outcome, Relation, Told};
@@ -63,7 +63,7 @@ impl Verdict {
         let figure = text::name(&told.figure);
         let lacks = told.lacks.as_deref().map(|lacks| text::cut(lacks, LACKS_CHARS_MAX));
         let noisy = told.noisy.then(|| match told.ratio_low.zip(told.ratio_high) {
-            Some((low, high)) => noisy(low, high),
+            Some((low, high)) => noisy(low, high, told.bound),
             None => "noisy".into(),
         });
         let clock = told.clock.map(|clock| format!("clock {clock:.2}x"));
@@ -162,11 +162,11 @@ pub(super) fn of_case(case: &Case<'_>, run: usize) -> Vec<Verdict> {
 fn doubt(held: Held, figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<String> {
     let ratio = paired(figure, ours.row, other.row)?;
     let is_doubtful = ratio.is_doubtful(|ratio| held.is_met(ratio));
-    is_doubtful.then(|| noisy(ratio.low, ratio.high))
+    is_doubtful.then(|| noisy(ratio.low, ratio.high, held.bound()))
 }
 
-fn noisy(low: f64, high: f64) -> String {
-    format!("noisy: {low:.2}x to {high:.2}x")
+fn noisy(low: f64, high: f64, bound: f64) -> String {
+    format!("noisy: {} to {}", shown::beside(low, bound), shown::beside(high, bound))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked to be from 0 to 1e18 when read")]
@@ -179,12 +179,23 @@ fn of(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<f64> {
     multiple(figure, ours.row, other.row)
 }
 
-/// The interval of a ratio; where there are no rounds one by one, what it may be, were the worst
-/// rounds of both sides to meet.
+/// The interval of a ratio; where there are no rounds one by one, what it may be.
+fn interval(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<(f64, f64)> {
+    let ratio = paired(figure, ours.row, other.row).map(|ratio| (ratio.low, ratio.high));
+    ratio.or_else(|| worst(figure, ours, other))
+}
+
+/// The smallest and largest ratio of a round; where there are no rounds one by one, what it may be.
+/// Runs of one build differ by more than what is sure within one of them.
 pub(super) fn range(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<(f64, f64)> {
-    if let Some(ratio) = paired(figure, ours.row, other.row) {
-        return Some((ratio.low, ratio.high));
-    }
+    let ratios = figure::ratios(figure, ours.row, other.row);
+    let low = ratios.iter().copied().reduce(f64::min);
+    let high = ratios.iter().copied().reduce(f64::max);
+    low.zip(high).or_else(|| worst(figure, ours, other))
+}
+
+/// What a ratio may be, were the worst rounds of both sides to meet.
+fn worst(figure: Figure, ours: &Entry<'_>, other: &Entry<'_>) -> Option<(f64, f64)> {
     let (low, high) = (figure.range)(ours.row)?;
     let (floor_low, floor_high) = (figure.range)(other.row)?;
     Some((ratio(low, floor_high)?, ratio(high, floor_low)?))
@@ -222,8 +233,9 @@ fn beside_peers(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
                 && told.subject == ours.row.subject
                 && told.outcome != Outcome::Open
         };
-        let told = case.told.iter().find(|(of, told)| *of == run && is_it(told));
-        let told = told.map(|(_, told)| Verdict::told(String::new(), told));
+        let held = case.told.iter().find(|(of, told)| *of == run && is_it(told));
+        let held = held.map(|(_, told)| told);
+        let told = held.map(|told| Verdict::told(String::new(), told));
         let mut name = format!("{}: ", short_title(case));
         name += &format!("{} / {}", figure.title, text::name(&other.label));
         let verdict = match &told {
@@ -236,8 +248,13 @@ fn beside_peers(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
             // Older runs judged by the ratio of medians.
             value: told.as_ref().and_then(|told| told.measured).unwrap_or(value),
             // Rounds differ in their tails by orders of magnitude: nothing else would be seen.
-            range: range(figure, ours, other)
-                .filter(|_| [P50.title, RATE.title].contains(&figure.title)),
+            range: match held {
+                Some(told) => {
+                    told.ratio_low.zip(told.ratio_high).or_else(|| worst(figure, ours, other))
+                }
+                None => interval(figure, ours, other),
+            }
+            .filter(|_| [P50.title, RATE.title].contains(&figure.title)),
             goal: case.told.iter().find(|(_, told)| is_it(told)).map(|(_, told)| told.bound),
             verdict,
             state: told.map_or(State::Plain, |told| state(told.outcome)),
@@ -271,7 +288,7 @@ fn of_run(book: &Book<'_>, case: &Case<'_>, run: usize) -> Vec<Ratio> {
             name,
             run: book.is_comparison().then(|| letter(run)),
             value,
-            range: range(figure, ours, other),
+            range: interval(figure, ours, other),
             goal: held.map(Held::bound),
             verdict,
             state,
@@ -548,7 +565,7 @@ mod tests {
             verdicts(&Book::new(&runs), 0).swap_remove(0).note
         };
         assert_eq!(note([1050; 7]), None);
-        let said = "noisy: 1.05x to 1.10x";
+        let said = "noisy: 1.05x to 1.101x";
         assert_eq!(note([1050, 1101, 1050, 1050, 1050, 1050, 1050]).as_deref(), Some(said));
     }
 }

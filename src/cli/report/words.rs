@@ -124,7 +124,7 @@ pub(super) fn method(book: &Book<'_>) -> String {
         ),
         "Ratios are of ringwire's figure to another subject's in the same run. Of latencies the \
          smaller is the better, of rates the larger. Of p50, p99 and frames/s they are the medians \
-         of the rounds' own ratios, whose two sides ran one right after the other, and their \
+         of the rounds' own ratios, whose sides ran within one turn of all subjects, and their \
          spread is the interval of that median at 95 % (the sign test's; of fewer than six rounds, \
          of all their ratios). In older files, which have no rounds one by one, they are ratios of \
          the figures, and the spread sets the best rounds of one side against the worst of the \
@@ -132,8 +132,8 @@ pub(super) fn method(book: &Book<'_>) -> String {
          other transports judged by ratios of medians."
             .into(),
         "A goal is a bound for a ratio or for a time. A ratio is judged before it is rounded, and \
-         shown with as many decimals as tell on which side of its bound it is. Rounds whose lowest \
-         and highest figure differ by more than a factor of two are called noisy, and so are \
+         shown with as many decimals as tell on which side of its bound it is. Rounds that differ \
+         by more than a factor of two, but for a tenth at either end, are called noisy, and so are \
          verdicts whose bound lies within the interval of their ratio: more rounds would tell. A \
          clock beside a verdict about a tail is \
          what two ends that only read the time had in rounds of their own, as a multiple of the \

@@ -270,7 +270,10 @@ impl std::fmt::Display for Verdict {
         let ratio = shown(self.ratio.unwrap_or(f64::NAN), self.bound);
         write!(f, "{ratio:>7}, goal {relation} {:.2}x: {outcome}", self.bound)?;
         match (self.noisy, self.ratio_low.zip(self.ratio_high)) {
-            (true, Some((low, high))) => write!(f, " (noisy {low:.2}-{high:.2}x)")?,
+            (true, Some((low, high))) => {
+                let (low, high) = (shown(low, self.bound), shown(high, self.bound));
+                write!(f, " (noisy {}-{high})", low.trim_end_matches('x'))?;
+            }
             (true, None) => write!(f, " (noisy)")?,
             (false, _) => {}
         }
@@ -517,16 +520,17 @@ mod tests {
         assert!(both[0].to_string().contains("tokio could not keep up"), "{}", both[0]);
     }
 
-    /// Of either side, and in the figure that is judged.
+    /// Of either side, and in the figure that is judged, where that is no figure of rounds.
     #[test]
     fn disturbed_rounds_are_said() {
-        let figures = [("ringwire-spin", Role::Ringwire, 1, 3.2), ("tokio", Role::Peer, 1, 2.0)];
-        let mut one = done(case(Scenario::Stream), &figures);
+        let figures =
+            [("ringwire-spin", Role::Ringwire, 1_000, 1.0), ("tokio", Role::Peer, 2_000, 1.0)];
+        let mut one = done(case(Scenario::Paced), &figures);
         let peer = &mut one.records[1];
-        (peer.frames_per_s_low, peer.frames_per_s_high) = (Some(1.0), Some(2.0));
+        (peer.p99_9_ns_low, peer.p99_9_ns_high) = (Some(1), Some(2));
         (peer.p50_ns_low, peer.p50_ns_high) = (Some(1), Some(9));
         assert!(lines(std::slice::from_ref(&one))[0].ends_with(": met"));
-        one.records[1].frames_per_s_high = Some(2.1);
+        one.records[1].p99_9_ns_high = Some(3);
         assert!(lines(&[one])[0].ends_with(": met (noisy)"));
     }
 

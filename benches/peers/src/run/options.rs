@@ -374,7 +374,7 @@ pub mod tests {
     fn rounds_and_durations_are_the_forms_unless_given() {
         let case = Form::Quick.cases(Scenario::Rtt)[0];
         let load = options(&[]).load(&case);
-        assert_eq!((load.rounds, load.duration_ns), (9, 30_000_000));
+        assert_eq!((load.rounds, load.duration_ns), (9, 40_000_000));
         let load = options(&["--rounds", "3", "--duration", "0.5"]).load(&case);
         assert_eq!((load.rounds, load.duration_ns), (3, 500_000_000));
     }

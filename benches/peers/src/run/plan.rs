@@ -63,7 +63,9 @@ impl Form {
             // At 10 kHz more than 10,000 samples over seven rounds, which p99.9 and max need.
             (Self::Quick, Scenario::Paced) => 150_000_000,
             (Self::Quick, Scenario::FanIn) => 50_000_000.max(all(TRIPS_EACH_MIN * TRIP_NS)),
-            (Self::Quick, Scenario::Rtt | Scenario::Stream) => 30_000_000,
+            // As many round trips of who sleeps as a p99 takes.
+            (Self::Quick, Scenario::Rtt) => 40_000_000,
+            (Self::Quick, Scenario::Stream) => 30_000_000,
             (Self::Long, Scenario::Paced) => {
                 let samples = PACED_SAMPLES.div_ceil(rounds as u64);
                 samples * 1_000_000_000 / u64::from(case.rate_hz)

@@ -21,7 +21,7 @@ pub(in crate::cli::report) struct Ratio {
     /// In which run, where it stands among those of others.
     pub(in crate::cli::report) run: Option<String>,
     pub(in crate::cli::report) value: f64,
-    /// Its smallest and largest, were the spreads of both sides to meet at their worst.
+    /// How far it may go: its interval, or the spread that a file allows.
     pub(in crate::cli::report) range: Option<(f64, f64)>,
     pub(in crate::cli::report) goal: Option<f64>,
     pub(in crate::cli::report) verdict: String,
