@@ -12,7 +12,7 @@ const CHANCE_MAX: f64 = 0.025;
 /// From so many rounds on the normal distribution is as good as the binomial one, whose terms come
 /// to nothing beyond a thousand.
 const NORMAL_ROUNDS_MIN: usize = 1_000;
-/// Where that has [`CHANCE_MAX`] on either side, in standard deviations: 1.96, each half the root of
+/// Where that has [`CHANCE_MAX`] on either side: 1.96 standard deviations, each half the root of
 /// the rounds.
 const NORMAL_ROOTS: f64 = 0.98;
 
