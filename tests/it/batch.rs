@@ -146,14 +146,15 @@ fn beginning_of_a_block_waits_for_the_rest_of_it() {
 #[test]
 fn long_messages_leave_by_themselves() {
     isolated(|| {
-        let (mut client, mut peer) = client_and_peer(config());
-        let bodies = numbered(4, 64 << 10);
+        let config = settings().lane_bytes_max(512 << 10).build().expect("valid");
+        let (mut client, mut peer) = client_and_peer(config);
+        let bodies = numbered(6, 64 << 10);
         let queued = |client: &Client| client.connection().expect("connected").frames_queued;
-        for body in &bodies[..3] {
+        for body in &bodies[..5] {
             client.send(Envelope::data(), body).expect("room");
         }
-        assert_eq!(queued(&client), 3, "less than 256 KiB wait");
-        client.send(Envelope::data(), &bodies[3]).expect("room");
+        assert_eq!(queued(&client), 5, "less than 384 KiB wait");
+        client.send(Envelope::data(), &bodies[5]).expect("room");
         // No call follows.
         assert_eq!(peer.frame().payload, bodies[0]);
     });
