@@ -14,9 +14,10 @@
 # The two take turns, A B, B A, ..., one round of the bench each. Of every figure it prints B as a
 # multiple of A: the median over the turns, and its interval at 95 % (the sign test's; of fewer than
 # six turns the lowest and the highest). Sockets are the same in both: what they differ by is noise.
-# Many short turns tell more than a few long ones of the same time, and of one row at a time: those of
-# rtt and stream take 0.1 s for each subject, mixed 0.4 s, unless --duration says otherwise. The text
-# goes to RECORD/NAME.txt, too, and every round with its machine to NAME-A.jsonl and NAME-B.jsonl.
+# Many short turns tell more than a few long ones of the same time, and more of one row at a time:
+# those of rtt and stream take 0.1 s for each subject, mixed 0.4 s, unless --duration says otherwise.
+# The text goes to RECORD/NAME.txt, too, and every round with its machine to NAME-A.jsonl and
+# NAME-B.jsonl.
 #
 # Settings need no build: see `ringwire bench --variant`.
 #
@@ -48,7 +49,7 @@ arguments=("$@")
 default_turns=9
 seconds=
 case "$1" in
-rtt | stream) default_turns=41 seconds=0.1 ;;
+rtt | stream | -*) default_turns=41 seconds=0.1 ;;
 mixed) seconds=0.4 ;;
 esac
 if [ -n "$seconds" ] && [[ " $* " != *" --duration"[\ =]* ]]; then

@@ -141,7 +141,8 @@ fn with_legend(mut table: Fitted, case: &Case<'_>) -> Fitted {
     if case.entries.iter().any(is_left_out) {
         let text = format!(
             "Percentiles are left out, or –, where fewer than {SAMPLES_BEYOND_MIN:.0} samples \
-             lie beyond them, or less than one of each round: they would be the max again."
+             lie beyond them, or up to p99 less than one of each round: they would be the max \
+             again."
         );
         table.markup += &format!("<p class=\"dim\">{}</p>\n", escape(&text));
     }

@@ -113,7 +113,7 @@ pub(super) fn method(book: &Book<'_>) -> String {
             .into(),
         format!(
             "A percentile is shown where at least {:.0} samples of all rounds lie beyond it, and \
-             at least one of each round: of fewer it is the maximum. {}",
+             up to p99 at least one of each round: of fewer it is the maximum. {}",
             super::figure::SAMPLES_BEYOND_MIN,
             if is_of_peers {
                 "Goals stand here as the run has judged them, on the terminal and in its file: \
@@ -126,18 +126,19 @@ pub(super) fn method(book: &Book<'_>) -> String {
          smaller is the better, of rates the larger. Of p50, p99 and frames/s they are the medians \
          of the rounds' own ratios, whose sides ran within one turn of all subjects, and their \
          spread is the interval of that median at 95 % (the sign test's; of fewer than six rounds, \
-         of all their ratios). In older files, which have no rounds one by one, they are ratios of \
-         the figures, and the spread sets the best rounds of one side against the worst of the \
-         other, which is wider. What a file says of itself is shown as it stands: older suites of \
+         of all their ratios). Between runs it is the lowest and the highest of the rounds, which \
+         is wider. In older files, which have no rounds one by one, they are ratios of the \
+         figures, and the spread sets the best rounds of one side against the worst of the other, \
+         which is wider still. What a file says of itself is shown as it stands: older suites of \
          other transports judged by ratios of medians."
             .into(),
         "A goal is a bound for a ratio or for a time. A ratio is judged before it is rounded, and \
          shown with as many decimals as tell on which side of its bound it is. Rounds that differ \
          by more than a factor of two, but for a tenth at either end, are called noisy, and so are \
          verdicts whose bound lies within the interval of their ratio: more rounds would tell. A \
-         clock beside a verdict about a tail is \
-         what two ends that only read the time had in rounds of their own, as a multiple of the \
-         same peer's figure: what the machine did to those who spin in such minutes."
+         clock beside a verdict about a tail is what two ends that only read the time had in \
+         rounds of their own, as a multiple of the same peer's figure: what the machine did to \
+         those who spin in such minutes."
             .into(),
     ];
     let mut out = String::from("<section id=\"method\"><h2>Method</h2>\n");
