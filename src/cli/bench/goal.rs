@@ -13,7 +13,7 @@ use super::options::Scenario;
 use super::plan::{Beside, Case};
 use super::summary::OfRound;
 
-/// Rounds whose lowest and highest figure differ by more than this were disturbed.
+/// Rounds that differ by more than this, but for a tenth at either end, were disturbed.
 pub(in crate::cli) const NOISY: f64 = 2.0;
 
 /// Fewer samples of so many rounds have no p99: ten have to lie beyond it, and one of each round.

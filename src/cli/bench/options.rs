@@ -127,7 +127,7 @@ pub(crate) struct Options {
 
     /// Rounds of each subject; best odd [default: 101 of 0.02 s, 31 of 0.07 s, 21 of 0.13 s, 7 at a
     /// rate and in failover, 3 in fan-in, cores and idle. With a longer --duration fewer, in about
-    /// the same time, and at least 7].
+    /// the same time, and at least 7 where there are as many].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_rounds)]
     pub(super) rounds: Option<usize>,
 

@@ -5,7 +5,7 @@ use super::paired::{PairedRatio, most_of};
 use super::record::{OfRound, Record};
 use crate::job::{Case, Scenario};
 
-/// Rounds whose lowest and highest figure differ by more than this were disturbed.
+/// Rounds that differ by more than this, but for a tenth at either end, were disturbed.
 const NOISY: f64 = 2.0;
 /// Samples of all rounds that lie beyond a percentile, at least, for it to say anything. And one of
 /// each round where it is a median of rounds: of fewer it is a round's maximum.
