@@ -296,12 +296,7 @@ fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
         by_round.map(|ratio| ratio.median).or_else(|| ratio(ours, other))
     };
     let shown = |ringwire: &Measured, floor: &Measured, index| {
-        let is_its = |goal: &Goal| line.judged == Some(goal.figure) && goal.floor == index;
-        let held = Goal::all_of(case).find(is_its);
-        to_floor(ringwire, floor).map_or("-".into(), |ratio| match held {
-            Some(goal) => beside(ratio, goal.bound),
-            None => format!("{ratio:.2}x"),
-        })
+        to_floor(ringwire, floor).map_or("-".into(), |ratio| multiple(case, line, index, ratio))
     };
     let rounds = measured.last().map_or(0, |ringwire| ringwire.record.rounds);
     // Of goals that are alike, the one that is met least.
@@ -319,15 +314,24 @@ fn figures(case: Case, line: &Line, measured: &[Measured]) -> Vec<Cell> {
     std::iter::once(Cell::new(line.title)).chain(cells).collect()
 }
 
+/// A ratio to the subject at `index`, beside the goal that it is held to, if so.
+fn multiple(case: Case, line: &Line, index: usize, ratio: f64) -> String {
+    let is_its = |goal: &Goal| line.judged == Some(goal.figure) && goal.floor == index;
+    match Goal::all_of(case).find(is_its) {
+        Some(goal) => beside(ratio, goal.bound),
+        None => format!("{ratio:.2}x"),
+    }
+}
+
 /// What lies below a line: the lowest and the highest of the rounds, and how far ratios may go.
 fn ranges(case: Case, line: &Line, range: Range, measured: &[Measured]) -> Vec<Cell> {
     let subject = |one: &Measured| {
         let (low, high) = range(one)?;
         Some(format!("{}\n{}", (line.unit)(low), (line.unit)(high)))
     };
-    let ratio = |ringwire: &Measured, floor: &Measured, _| {
+    let ratio = |ringwire: &Measured, floor: &Measured, index| {
         let PairedRatio { low, high, .. } = paired(line.by_round?, ringwire, floor)?;
-        Some(format!("{low:.2}x\n{high:.2}x"))
+        Some([low, high].map(|bound| multiple(case, line, index, bound)).join("\n"))
     };
     let cells = row(
         case,

@@ -214,34 +214,25 @@ pub fn is_bulk_stream(case: &Case) -> bool {
 pub fn compare(case: &Case, records: &mut [Record]) {
     let figure = Figure::of(case, records);
     let best = best_peer(figure, records);
-    let compared: Vec<Compared> = records
+    let beside = |record: &Record, other: Option<&Record>| {
+        let name = other.map(|other| other.subject.clone());
+        (name, other.and_then(|other| figure.multiple(record, other)))
+    };
+    let compared: Vec<_> = records
         .iter()
         .map(|record| {
-            let to = |other: Option<&Record>| {
-                let other = other?;
-                Some((other.subject.clone(), figure.multiple(record, other)))
-            };
-            Compared { floor: to(floor_of(figure, case, record, records)), best: to(best) }
+            let floor = floor_of(figure, case, record, records);
+            (beside(record, floor), beside(record, best))
         })
         .collect();
-    for (record, compared) in records.iter_mut().zip(compared) {
+    for (record, (floor, best)) in records.iter_mut().zip(compared) {
         if record.skipped.is_some() {
             continue;
         }
         record.compared = Some(figure.name());
-        (record.floor, record.to_floor) = split(compared.floor);
-        (record.best_peer, record.to_best_peer) = split(compared.best);
+        (record.floor, record.to_floor) = floor;
+        (record.best_peer, record.to_best_peer) = best;
     }
-}
-
-/// Whom a record is compared with, and how it does beside them.
-struct Compared {
-    floor: Option<(String, Option<f64>)>,
-    best: Option<(String, Option<f64>)>,
-}
-
-fn split(one: Option<(String, Option<f64>)>) -> (Option<String>, Option<f64>) {
-    one.map_or((None, None), |(name, multiple)| (Some(name), multiple))
 }
 
 #[cfg(test)]
