@@ -328,6 +328,32 @@ fn interval_leaves_out_as_many_turns_as_chance_would() {
     check("3", ["0.500", "0.500", "to", "4.500"]);
 }
 
+/// Builds differ in how long a round is by default, and both have to run as long.
+#[test]
+fn turns_of_both_builds_are_as_long() {
+    let repository = Repository::new("ab-length");
+    repository.program("bin/cargo", CARGO_FOR_AB);
+    let run = |arguments: &[&str], turns: &str| {
+        let mut command = repository.command(repository.root.join("tree/scripts/ab.sh"));
+        command.args([&["same", "HEAD", "HEAD", "--"], arguments].concat()).env("TURNS", turns);
+        output::output(&mut command)
+    };
+    let check = |arguments: &[&str], expected: &str| {
+        let printed = text(&run(arguments, "1"));
+        let said = format!("same: 1 turns of ringwire bench {expected}\n");
+        assert!(printed.starts_with(&said), "{printed}");
+    };
+    check(&["rtt"], "rtt --duration 0.1");
+    check(&["--payload", "64KiB"], "--payload 64KiB --duration 0.1");
+    check(&["mixed"], "mixed --duration 0.4");
+    check(&["cores"], "cores");
+    check(&["rtt", "--duration", "0.5"], "rtt --duration 0.5");
+    check(&["stream", "--duration=0.5"], "stream --duration=0.5");
+    let refused = run(&["rtt"], "1001");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("1000 at most"));
+}
+
 #[test]
 fn rows_are_told_apart_by_what_varies() {
     let repository = Repository::new("ab-cores");

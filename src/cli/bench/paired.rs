@@ -119,15 +119,6 @@ mod tests {
         assert_eq!(of(&nine), Some((2.0, 5.0, 8.0)));
     }
 
-    /// Two that drift together by four times: the ratio of their medians could be anything.
-    #[test]
-    fn drift_of_both_is_not_in_it() {
-        let drift = (0..21).map(|round| 1.0 + f64::from(round % 7) / 2.0);
-        let ratios: Vec<f64> = drift.map(|speed| (speed * 1.08) / speed).collect();
-        let ratio = PairedRatio::of(&ratios).expect("21 rounds");
-        assert!((ratio.low - 1.08).abs() < 1e-9 && (ratio.high - 1.08).abs() < 1e-9, "{ratio:?}");
-    }
-
     #[test]
     fn doubtful_is_what_has_a_bound_within() {
         let ratio = PairedRatio { median: 1.05, low: 1.02, high: 1.12 };
