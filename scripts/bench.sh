@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The bench suite: the same questions put to ringwire and to other transports, side by side.
 #
-#   scripts/bench.sh                     everything in its quick form, under five minutes
+#   scripts/bench.sh                     everything in its quick form, some five minutes
 #   scripts/bench.sh quick rtt mixed     only these scenarios: rtt, stream, paced and fan-in, which have
 #                                        peers; mixed, cores, idle and failover, which do not; and own,
 #                                        the default suite of ringwire bench beside bare sockets
