@@ -14,8 +14,9 @@ use crate::error::{DropReason, FlushError};
 use crate::mem::Buffer;
 use crate::reactor::command::Command;
 use crate::reactor::connection::{Connection, InFlight, Phase};
+use crate::reactor::transmit::GATHERED_MESSAGE_BYTES_MIN;
 use crate::session::lane::LaneLimits;
-use crate::session::{Correlation, Part, Role, Session, Undelivered};
+use crate::session::{Correlation, Part, Role, Session, Source, Undelivered};
 use crate::wire::handshake::{HANDSHAKE_BYTES_MAX, SessionId};
 use crate::wire::{BodyError, Scratch};
 
@@ -535,6 +536,36 @@ fn waiting_for_a_flush_ends_with_what_leaves_past_the_ring() {
     pair.near.turn_to_flush(Nanos::now() + PATIENCE).expect("the ring works");
     assert!(pair.near.is_flushed(pair.id), "there is room for it");
     assert_eq!(pair.near.statistics().spins, spins, "it waited for what had left");
+}
+
+/// Who waits for room in a lane is told of it with every block that leaves, also where several leave
+/// with one look into the socket, and the last of them in part.
+#[test]
+fn waiting_for_room_ends_with_blocks_of_which_the_last_left_in_part() {
+    let settings = Config::builder().idle(Idle::Spin).heartbeat_interval_ms(0);
+    let mut pair = Pair::between(&unix_endpoint(), settings.inbox_frames_max(100_000));
+    let count = stall(&mut pair);
+    let long = vec![7; GATHERED_MESSAGE_BYTES_MIN];
+    for _ in 0..12 {
+        pair.near.send(pair.id, Envelope::data(), &long[..]).expect("room in the lane");
+    }
+    until(|| {
+        poll(&mut pair.far);
+        pair.far.statistics().messages_received >= count - 1
+    });
+    let blocks_behind = |pair: &Pair| {
+        let session = &pair.near.core.connections[pair.key()].session;
+        session.blocks_behind(Source::Lane(Priority::Normal)).count()
+    };
+    until(|| {
+        let before = blocks_behind(&pair);
+        let is_told = pair.near.core.send_stalled();
+        let core = &pair.near.core;
+        let has_left_in_part = core.stalled.len() == 1 && core.dirty.is_empty();
+        let left = before - blocks_behind(&pair);
+        assert!(is_told || left == 0, "{left} blocks have left, and who waits is not told");
+        has_left_in_part && left > 1
+    });
 }
 
 /// It is looked at when its time is over, although nothing leaves and nothing comes.
