@@ -192,8 +192,8 @@ pub(crate) struct Core {
     pub(crate) sends_unsubmitted: u32,
     /// Receives made outside the ring since the last turn.
     pub(crate) direct_receives: u32,
-    /// In this pass, or the last: no more connections have something to send than may be sent for
-    /// past the ring.
+    /// In this pass, or the last: so few connections have something to send that it goes past the
+    /// ring, by system calls of its own.
     pub(crate) sends_few: bool,
     /// Until then what is beside a connection for urgent messages is copied in short pieces.
     pub(crate) is_urgent_until: Nanos,

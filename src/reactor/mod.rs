@@ -13,8 +13,9 @@
 //! ```
 //!
 //! Every part is bounded. The turn *begins* with the enter that submits what the turn before
-//! queued: so an answer, the receive for the next message and the wait for it are one system call.
-//! A reactor that spins sends the answers to a few connections past the ring, at once.
+//! queued: so the answers to many, the receives for their next messages and the wait for those are
+//! one system call. What goes to one or two connections is sent past the ring, and the answers to a
+//! few at once: who waits for them does not wait for what is booked before a reactor sleeps.
 //!
 //! # Idle strategies
 //!

@@ -538,8 +538,8 @@ fn waiting_for_a_flush_ends_with_what_leaves_past_the_ring() {
     assert_eq!(pair.near.statistics().spins, spins, "it waited for what had left");
 }
 
-/// Who waits for room in a lane is told of it with every block that leaves, also where several leave
-/// with one look into the socket, and the last of them in part.
+/// Who waits for room in a lane is told of it with every block that leaves, also where several
+/// leave with one look into the socket, and the last of them in part.
 #[test]
 fn waiting_for_room_ends_with_blocks_of_which_the_last_left_in_part() {
     let settings = Config::builder().idle(Idle::Spin).heartbeat_interval_ms(0);
@@ -1151,6 +1151,32 @@ impl Drop for Opener {
     }
 }
 
+/// A block that has left through the ring, which does not know yet, is no reason to send the
+/// beginning of the next: that waits for the rest of it.
+#[test]
+fn block_that_has_left_through_the_ring_does_not_count_as_waiting() {
+    let mut pair = Pair::new();
+    let key = pair.key();
+    // As a socket is that was full, or one of many.
+    pair.near.core.connections[key].congested = true;
+    let whole = AUTO_FLUSH_BYTES / crate::wire::frame_bytes(64, false);
+    let bodies = vec![[7_u8; 64]; whole];
+    let bodies = || bodies.iter().map(|body| &body[..]);
+    assert_eq!(pair.near.send_all(pair.id, Envelope::data(), bodies()).queued, whole);
+    pair.near.core.transmit();
+    pair.near.core.enter(0, None).expect("a ring");
+    assert!(pair.near.core.connections[key].is_sending(), "nobody has looked for its completion");
+    let sent = pair.near.statistics().messages_sent;
+    pair.near.send(pair.id, Envelope::data(), &[7; 64]).expect("room");
+    pair.near.flush_full_lane(pair.id, Priority::Normal, false);
+    assert!(!pair.near.core.connections[key].is_sending(), "it is known by now");
+    assert_eq!(pair.near.statistics().messages_sent, sent);
+    // With the rest of it there is a block.
+    assert_eq!(pair.near.send_all(pair.id, Envelope::data(), bodies()).queued, whole);
+    pair.near.flush_full_lane(pair.id, Priority::Normal, false);
+    assert!(pair.near.statistics().messages_sent > sent);
+}
+
 /// An entry that is queued and not submitted names its socket by number only. When a reactor is
 /// dropped the number is somebody else's as soon as the socket is closed.
 #[test]
@@ -1160,6 +1186,7 @@ fn dropped_reactor_submits_nothing_for_a_socket_that_is_closed() {
         let Pair { mut near, far, id, .. } = Pair::new();
         let key = near.core.key(id).expect("connected");
         near.send(id, Envelope::data(), b"for the peer alone").expect("room");
+        near.core.connections[key].congested = true;
         near.core.transmit();
         assert!(near.core.connections[key].is_sending());
         assert!(near.core.ring.needs_enter(), "queued and not submitted");

@@ -173,7 +173,7 @@ counters! {
     enobufs: Counter,
     /// Sends that the socket took only in part, and that were continued.
     short_sends: Counter,
-    /// Sends made by a system call of their own while spinning.
+    /// Sends made by a system call of their own, past the ring.
     direct_sends: Counter,
     /// Receives made by a system call of their own while spinning.
     direct_receives: Counter,

@@ -241,7 +241,7 @@ statistics! {
     enobufs,
     /// Sends that the socket took only in part, and that were continued: each counts once.
     short_sends,
-    /// Sends made by a system call of their own while spinning.
+    /// Sends made by a system call of their own, past the ring.
     direct_sends,
     /// Receives made by a system call of their own while spinning.
     direct_receives,

@@ -284,8 +284,8 @@ fn full_socket_is_left_to_the_ring_before_a_sleep() {
     });
 }
 
-/// Long messages that wait for a full socket leave whole and in order, however much room their reader
-/// makes at a time, and no wait for it lasts.
+/// Long messages that wait for a full socket leave whole and in order, however much room their
+/// reader makes at a time, and no wait for it lasts.
 #[test]
 fn long_messages_leave_in_order_as_room_comes() {
     isolated(|| {

@@ -334,33 +334,50 @@ fn signals_harm_no_traffic() {
     });
 }
 
+/// A reactor with so many peers that what it sends to all of them goes through the ring.
+fn reactor_with_peers() -> (Reactor, Vec<Peer>) {
+    let mut reactor = Reactor::new(&config()).expect("a ring");
+    let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
+    let connecting =
+        std::thread::spawn(move || (0..3).map(|_| Peer::connect_to(&address)).collect());
+    wait_until("all are connected", || {
+        reactor.turn(Wait::Poll).expect("a turn");
+        connecting.is_finished()
+    });
+    (reactor, connecting.join().expect("connected"))
+}
+
 /// An enter that may wait is refused with `errno`; one that may not wait goes through.
 fn check_refused_enter(errno: i32) {
-    let (mut client, mut peer) = client_and_peer(config());
+    let (mut reactor, mut peers) = reactor_with_peers();
     let waits = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 1);
     let rule = SeccompRule::new(vec![waits.expect("the third argument")]).expect("a rule");
     refuse(libc::SYS_io_uring_enter, vec![rule], errno);
     let lacks = u64::from(errno != libc::EINTR);
     for round in 0..5_u64 {
-        let before = client.statistics();
+        let before = reactor.statistics();
         let payload = pattern(1_000, round);
-        client.send(Envelope::data(), &payload).expect("room");
+        for info in reactor.connections() {
+            reactor.send(info.id, Envelope::data(), &payload).expect("room");
+        }
         let limit = Nanos::now() + PATIENCE;
-        let turn = client.reactor().turn(Wait::Until(limit)).expect("it passes");
+        let turn = reactor.turn(Wait::Until(limit)).expect("it passes");
         assert_eq!(turn.completions, 0);
         assert!(Nanos::now() < limit, "the wait was not refused");
-        let after = client.statistics();
+        let after = reactor.statistics();
         assert_eq!(after.parks - before.parks, 1, "it was about to wait");
         assert_eq!(after.enobufs - before.enobufs, lacks, "error number {errno}");
-        let info = client.connection().expect("it lives on");
-        assert_eq!(info.frames_queued, 1, "what was not submitted stays queued");
-        client.poll();
-        assert!(peer.frame().payload == payload, "once, and in order");
-        peer.send(Plain::new(DATA, NORMAL, &payload));
+        let queued: Vec<u64> = reactor.connections().iter().map(|it| it.frames_queued).collect();
+        assert_eq!(queued, [1, 1, 1], "they live on, and what was not submitted stays queued");
+        reactor.turn(Wait::Poll).expect("a turn");
+        for peer in &mut peers {
+            assert!(peer.frame().payload == payload, "once, and in order");
+        }
+        peers[0].send(Plain::new(DATA, NORMAL, &payload));
         let mut message = None;
         wait_until("it is received", || {
-            client.poll();
-            message = client.reactor().receive();
+            reactor.turn(Wait::Poll).expect("a turn");
+            message = reactor.receive();
             message.is_some()
         });
         assert!(message.expect("just seen").payload()[..] == payload);

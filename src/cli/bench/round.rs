@@ -43,8 +43,8 @@ pub(super) struct Extra {
 pub(super) struct Calls {
     /// `io_uring_enter`.
     pub(super) enters: u64,
-    /// send(2) and recv(2) past the ring that moved something. A spinning reactor with few
-    /// connections does that; attempts that found nothing are not counted.
+    /// send(2) past the ring to few connections, and recv(2) of a spinning reactor with few; only
+    /// those that moved something.
     pub(super) direct: u64,
 }
 
