@@ -71,7 +71,7 @@ fn steady_state_allocates_nothing() {
     check_steady_state(settings().idle(Idle::Park), 2_000, 5_000);
 }
 
-/// Sends and receives by system calls of its own. Fewer of them: two threads that spin beside other
+/// Receives by system calls of its own, too. Fewer of them: two threads that spin beside other
 /// tests wait for each other's cores.
 #[test]
 fn steady_state_of_spinning_reactors_allocates_nothing() {

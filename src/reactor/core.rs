@@ -219,8 +219,9 @@ pub(crate) struct Core {
     pub(crate) memory_first: FirstInLine,
     /// Room in the inbox that nobody takes from the connection that waits for it the longest.
     pub(crate) inbox_promised_bytes: usize,
-    /// A message was refused for want of room, and nothing has left since.
-    pub(crate) room_wanted: bool,
+    /// A message was refused for want of room when so many sends had left past the ring, and no
+    /// wait has ended for what has left since.
+    pub(crate) room_wanted_since: Option<u64>,
     /// Who waits for a connection to be established.
     pub(crate) dial_askers: Vec<(ConnectionKey, Asker<Result<ConnectionId, DialError>>)>,
     /// The connection that ended last in each slot, and why: for whoever asks when it is gone.
@@ -343,7 +344,7 @@ impl Core {
             siblings: Vec::new(),
             mailbox_polled: false,
             awaits_completion: false,
-            room_wanted: false,
+            room_wanted_since: None,
             inbox_promised_bytes: 0,
             memory_first: FirstInLine::default(),
             catch_up: CatchUp::new(),
@@ -560,17 +561,23 @@ impl Core {
         }
     }
 
+    /// The next wait ends when something has left past the ring from now on, or from when somebody
+    /// wanted room before: no completion tells of that.
+    pub(crate) fn want_room(&mut self) {
+        self.room_wanted_since.get_or_insert(self.counters.direct_sends.get());
+    }
+
     #[cold]
     pub(crate) fn count_refusal(&mut self, error: SendError) {
         match error {
             SendError::Full => {
                 self.counters.sends_refused.add(1);
-                self.room_wanted = true;
+                self.want_room();
             }
             SendError::MemoryFull => {
                 self.counters.sends_refused.add(1);
                 self.counters.sends_out_of_memory.add(1);
-                self.room_wanted = true;
+                self.want_room();
             }
             SendError::TooLarge { .. } => self.counters.sends_too_large.add(1),
             SendError::Expired => self.counters.sends_expired.add(1),

@@ -65,7 +65,7 @@ impl Reactor {
     /// A turn of a thread that waits until all has left. That may leave past the ring within the
     /// turn, and no completion tells of it.
     pub(crate) fn turn_to_flush(&mut self, until: Nanos) -> io::Result<()> {
-        self.core.room_wanted = true;
+        self.core.want_room();
         self.turn(Wait::Until(until)).map(drop)
     }
 }
@@ -118,7 +118,9 @@ impl Core {
         });
         self.flushes.waiting = waiting;
         // What leaves past the ring has no completion that would bring the next turn about.
-        self.room_wanted |= !self.flushes.is_empty();
+        if !self.flushes.is_empty() {
+            self.want_room();
+        }
     }
 
     /// A session, or a part of it, has lost what it had not delivered: that is not flushed.

@@ -27,8 +27,8 @@ pub enum Wait {
     /// Not at all: one bounded pass. What handlers queued is submitted before it returns.
     Poll,
     /// Until this point in time, in the way the configured [`Idle`] says, unless something happens:
-    /// something arrives or has left, or there is room where a message has been refused. What
-    /// handlers queued is submitted by the next turn, so keep turning.
+    /// something arrives, or there is room where a message has been refused. What handlers queued
+    /// is submitted by the next turn, so keep turning.
     Until(Nanos),
 }
 

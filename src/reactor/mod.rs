@@ -255,7 +255,9 @@ impl Reactor {
             core.settle_meter();
         }
         core.now_is_fresh = false;
-        Ok(Turn { completions, is_busy: core.has_work() })
+        // Of what a socket took in part the rest is nobody's but ours until it is queued.
+        let is_busy = core.has_work() || !core.dirty.is_empty();
+        Ok(Turn { completions, is_busy })
     }
 
     /// Listens on `endpoint`; returns the address, with the port the kernel chose for port 0.
@@ -841,10 +843,13 @@ impl Reactor {
     /// completions only record what happened.
     pub(crate) fn flush_all(&mut self) {
         loop {
-            let sent_before = self.core.counters.direct_sends.get();
+            // One that was short has left in part; its rest goes the ring's way.
+            let counters = &self.core.counters;
+            let sent_before = (counters.direct_sends.get(), counters.short_sends.get());
             self.flush_replies();
-            let sent_directly = self.core.counters.direct_sends.get() != sent_before;
-            let has_progressed = self.core.collect() > 0 || sent_directly;
+            let counters = &self.core.counters;
+            let sent = (counters.direct_sends.get(), counters.short_sends.get());
+            let has_progressed = self.core.collect() > 0 || sent != sent_before;
             if !has_progressed || !self.core.has_sends() {
                 return;
             }
@@ -863,16 +868,16 @@ impl Core {
         if self.is_held_back() {
             self.resume_paused();
         }
-        let sent_before = self.counters.direct_sends.get();
         self.transmit();
         // Somebody waits until all has left, and a prompt send tells of that with the next entry.
         self.awaits_completion |= self.sends_unsubmitted > 0 && !self.flushes.is_empty();
         self.refresh_rows();
         // A send made directly is over at once: what follows it, the next block or a goodbye, has
         // no completion to wait for, and nothing else tells who was refused that there is room.
-        let has_made_room = self.room_wanted && self.counters.direct_sends.get() != sent_before;
+        let sent = self.counters.direct_sends.get();
+        let has_made_room = self.room_wanted_since.is_some_and(|before| before != sent);
         if has_made_room {
-            self.room_wanted = false;
+            self.room_wanted_since = None;
         }
         if self.dirty.is_empty()
             && !has_made_room

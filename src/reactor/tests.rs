@@ -137,15 +137,19 @@ fn until(mut condition: impl FnMut() -> bool) {
 #[test]
 fn send_refused_for_lack_of_memory_is_made_again() {
     for errno in [libc::ENOBUFS, libc::ENOMEM] {
-        check_refused_for_lack(errno, Idle::Park);
-        // Made again by a system call of its own.
-        check_refused_for_lack(errno, Idle::Spin);
+        for idle in [Idle::Park, Idle::Spin] {
+            // Made again by the ring, and by a system call of its own.
+            check_refused_for_lack(errno, idle, true);
+            check_refused_for_lack(errno, idle, false);
+        }
     }
 }
 
-fn check_refused_for_lack(errno: i32, idle: Idle) {
+fn check_refused_for_lack(errno: i32, idle: Idle, by_ring: bool) {
     let mut pair = Pair::over("127.0.0.1:0", idle);
     for round in 1..=3_u8 {
+        let key = pair.key();
+        pair.near.core.connections[key].congested = by_ring;
         pair.near.send(pair.id, Envelope::data(), &[round; 500]).expect("room");
         for _ in 0..2 {
             let key = pair.key();
@@ -566,6 +570,41 @@ fn waiting_for_room_ends_with_blocks_of_which_the_last_left_in_part() {
         assert!(is_told || left == 0, "{left} blocks have left, and who waits is not told");
         has_left_in_part && left > 1
     });
+}
+
+/// Whoever polls for as long as there is something to do queues the rest of what a socket took in
+/// part, and so does a flush.
+#[test]
+fn rest_of_a_short_send_is_something_to_do() {
+    for flushes in [false, true] {
+        let settings = parked().lane_bytes_max(4 << 20);
+        let mut pair = Pair::between(&unix_endpoint(), settings);
+        let long = || vec![7; 1 << 20];
+        if flushes {
+            pair.near.send(pair.id, Envelope::data(), &long()[..]).expect("room in the lane");
+            pair.near.flush_all();
+        } else {
+            pair.near.on(Kind::Command, move |context, _| {
+                context.reply(Envelope::data(), &long()[..]).expect("room in the lane");
+            });
+            let far = pair.far.connections()[0].id;
+            pair.far.send(far, Envelope::command(), b"?").expect("room in the lane");
+            poll(&mut pair.far);
+            // At the end of the turn that has handled it.
+            let mut is_busy = false;
+            until(|| {
+                is_busy = pair.near.turn(Wait::Poll).expect("the ring works").is_busy;
+                pair.near.statistics().short_sends == 1
+            });
+            while is_busy {
+                is_busy = pair.near.turn(Wait::Poll).expect("the ring works").is_busy;
+            }
+        }
+        assert_eq!(pair.near.statistics().short_sends, 1, "it did not fit the socket");
+        let connection = &pair.near.core.connections[pair.key()];
+        assert!(connection.is_sending() && connection.unsent.is_none(), "the ring has the rest");
+        assert_eq!(pair.receive().payload().len(), 1 << 20);
+    }
 }
 
 /// It is looked at when its time is over, although nothing leaves and nothing comes.
@@ -1163,18 +1202,22 @@ fn block_that_has_left_through_the_ring_does_not_count_as_waiting() {
     let bodies = vec![[7_u8; 64]; whole];
     let bodies = || bodies.iter().map(|body| &body[..]);
     assert_eq!(pair.near.send_all(pair.id, Envelope::data(), bodies()).queued, whole);
-    pair.near.core.transmit();
-    pair.near.core.enter(0, None).expect("a ring");
+    let sent = |pair: &Pair| pair.near.statistics().messages_sent;
+    until(|| {
+        pair.near.core.collect();
+        pair.near.core.transmit();
+        pair.near.core.enter(0, None).expect("a ring");
+        sent(&pair) == whole as u64
+    });
     assert!(pair.near.core.connections[key].is_sending(), "nobody has looked for its completion");
-    let sent = pair.near.statistics().messages_sent;
     pair.near.send(pair.id, Envelope::data(), &[7; 64]).expect("room");
     pair.near.flush_full_lane(pair.id, Priority::Normal, false);
     assert!(!pair.near.core.connections[key].is_sending(), "it is known by now");
-    assert_eq!(pair.near.statistics().messages_sent, sent);
+    assert_eq!(sent(&pair), whole as u64);
     // With the rest of it there is a block.
     assert_eq!(pair.near.send_all(pair.id, Envelope::data(), bodies()).queued, whole);
     pair.near.flush_full_lane(pair.id, Priority::Normal, false);
-    assert!(pair.near.statistics().messages_sent > sent);
+    assert!(sent(&pair) > whole as u64);
 }
 
 /// An entry that is queued and not submitted names its socket by number only. When a reactor is

@@ -132,9 +132,11 @@ impl Core {
     /// received something.
     #[inline]
     pub(crate) fn transmits_early(&self, connections: usize) -> bool {
-        let is_spinning = self.is_spinning();
-        let most = if is_spinning { EARLY_CONNECTIONS_MAX } else { EARLY_CONNECTIONS_PARKED_MAX };
-        connections <= most
+        connections
+            <= match self.is_spinning() {
+                true => EARLY_CONNECTIONS_MAX,
+                false => EARLY_CONNECTIONS_PARKED_MAX,
+            }
     }
 
     /// In a turn, behind the frames of a connection: the answers to them need not wait for what the
@@ -224,7 +226,6 @@ impl Core {
         if may_expire {
             self.tell_expired(key);
         }
-        let sends_few = self.sends_few;
         let connection = &mut self.connections[key];
         let payload_bytes = in_flight.span.payload_bytes_max;
         if payload_bytes >= connection.longer_bytes {
@@ -237,7 +238,7 @@ impl Core {
         } else {
             SendMode::Prompt
         };
-        if mode == SendMode::Prompt && sends_few {
+        if mode == SendMode::Prompt && self.sends_few {
             return self.send_directly(key, in_flight, buffer, attempted);
         }
         assert!(attempted.is_none(), "only what would be sent past the ring has been");

@@ -1,14 +1,10 @@
 //! Messages that are queued in one go: what arrives, and what a refusal leaves behind.
 
-use ringwire::config::Idle;
 use ringwire::{BatchReport, Client, Config, Envelope, Kind, SendError};
 
 use crate::bed::Bed;
 use crate::proxy::Fault;
 use crate::util::{DATA, LOW, NORMAL, PATIENCE, client_and_peer, config, isolated, settings};
-
-/// A header and a payload of 64 bytes.
-const FRAME_BYTES: usize = 32 + 64;
 
 fn narrow() -> Config {
     let settings = settings()
@@ -111,30 +107,6 @@ fn whole_blocks_of_a_batch_leave_by_themselves() {
         assert!(queued < 2000, "{queued} of 4000 are still here");
         for payload in &bodies[..2000] {
             assert_eq!(peer.frame().payload, *payload);
-        }
-    });
-}
-
-/// Blocks that have left since are no reason to send the beginning of the next. Parked streams had
-/// two sends for each block.
-#[test]
-fn beginning_of_a_block_waits_for_the_rest_of_it() {
-    isolated(|| {
-        for idle in [Idle::Park, Idle::Adaptive, Idle::Spin] {
-            let settings = settings().idle(idle).build().expect("valid");
-            let whole = settings.block_bytes() as usize / FRAME_BYTES;
-            let (mut client, mut peer) = client_and_peer(settings);
-            let bodies = numbered(2 * whole, 64);
-            let (first, second) = bodies.split_at(whole);
-            assert_eq!(client.send_all(Envelope::data(), slices(first)).queued, whole);
-            client.poll();
-            assert_eq!(client.statistics().messages_sent, whole as u64, "{idle:?}");
-            assert_eq!(client.send_all(Envelope::data(), slices(second)).queued, whole);
-            assert_eq!(client.statistics().messages_sent, whole as u64, "{idle:?}");
-            client.flush();
-            for payload in &bodies {
-                assert_eq!(peer.frame().payload, *payload);
-            }
         }
     });
 }

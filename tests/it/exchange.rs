@@ -103,30 +103,32 @@ fn parked_ends_exchange_large_frames_over_unix() {
 /// system calls of their own again.
 #[test]
 fn direct_sends_resume_after_a_short_one() {
-    isolated(|| {
-        let config = settings().idle(Idle::Spin).tcp_send_buffer_bytes(64 << 10);
-        let config = config.zero_copy_bytes_min(0).build().expect("valid");
-        let (mut client, mut peer) = client_and_peer(config);
-        for round in 0..3 {
-            let large = pattern(3 << 20, round);
-            let short_before = client.statistics().short_sends;
-            client.send(Envelope::data(), &large).expect("room");
-            let _ = client.poll();
-            assert!(client.statistics().short_sends > short_before, "it did not fit the socket");
-            let reading = std::thread::spawn(move || (peer.frame(), peer));
+    isolated(|| [Idle::Spin, Idle::Park].into_iter().for_each(check_short_send));
+}
+
+fn check_short_send(idle: Idle) {
+    let config = settings().idle(idle).tcp_send_buffer_bytes(64 << 10);
+    let config = config.zero_copy_bytes_min(0).build().expect("valid");
+    let (mut client, mut peer) = client_and_peer(config);
+    for round in 0..3 {
+        let large = pattern(3 << 20, round);
+        let short_before = client.statistics().short_sends;
+        client.send(Envelope::data(), &large).expect("room");
+        let _ = client.poll();
+        assert!(client.statistics().short_sends > short_before, "it did not fit the socket");
+        let reading = std::thread::spawn(move || (peer.frame(), peer));
+        client.flush_within(PATIENCE).expect("the peer reads");
+        let frame;
+        (frame, peer) = reading.join().expect("no panic");
+        assert_eq!(frame.payload, large);
+        for number in 0..3_u8 {
+            let before = client.statistics().direct_sends;
+            client.send(Envelope::data(), &[number; 20]).expect("room");
             client.flush_within(PATIENCE).expect("the peer reads");
-            let frame;
-            (frame, peer) = reading.join().expect("no panic");
-            assert_eq!(frame.payload, large);
-            for number in 0..3_u8 {
-                let before = client.statistics().direct_sends;
-                client.send(Envelope::data(), &[number; 20]).expect("room");
-                client.flush_within(PATIENCE).expect("the peer reads");
-                assert_eq!(peer.frame().payload, [number; 20]);
-                assert_eq!(client.statistics().direct_sends, before + 1);
-            }
+            assert_eq!(peer.frame().payload, [number; 20]);
+            assert_eq!(client.statistics().direct_sends, before + 1);
         }
-    });
+    }
 }
 
 /// Messages of 64 KiB leave several at once, also when the socket takes a part of them only.

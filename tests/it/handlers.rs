@@ -152,13 +152,15 @@ fn reply_carries_the_correlation_of_its_request_only() {
     });
 }
 
-/// A reactor that spins answers one connection before it handles what the next has sent; of more
-/// than 16, it answers all together.
+/// One connection is answered before what the next has sent is handled; of more than 16, or of more
+/// than four where the reactor parks, all are answered together.
 #[test]
 fn answer_leaves_before_the_next_is_handled() {
     isolated(|| {
-        for (count, is_early) in [(3, true), (16, true), (40, false)] {
-            let config = settings().idle(Idle::Spin).build().expect("valid");
+        let spinning = [(3, true), (16, true), (40, false)].map(|case| (Idle::Spin, case));
+        let parked = [(3, true), (4, true), (8, false)].map(|case| (Idle::Park, case));
+        for (idle, (count, is_early)) in spinning.into_iter().chain(parked) {
+            let config = settings().idle(idle).build().expect("valid");
             let mut reactor = Reactor::new(&config).expect("a ring");
             let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
             let connecting = std::thread::spawn(move || {
@@ -198,7 +200,7 @@ fn answer_leaves_before_the_next_is_handled() {
             assert_eq!(answered.borrow().len(), count, "every request was handled");
             let each_before_the_next: Vec<_> = (0..count).collect();
             let is_each = *answered.borrow() == each_before_the_next;
-            assert_eq!(is_each, is_early, "{count}: {:?}", answered.borrow());
+            assert_eq!(is_each, is_early, "{idle:?}, {count}: {:?}", answered.borrow());
         }
     });
 }
@@ -255,19 +257,21 @@ fn answer_leaves_in_the_turn_of_its_request() {
 /// goes before it.
 #[test]
 fn long_message_does_not_leave_early() {
-    isolated(|| {
-        let (mut reactor, mut peer) = alone_with_a_peer(Idle::Spin);
-        ask(&mut reactor, &mut peer, |context| {
-            let envelope = Envelope::data().priority(Priority::Low);
-            context.reply(envelope, &[7; 60_000][..]).expect("room");
-        });
-        let connection = reactor.connections()[0].id;
-        reactor.send(connection, Envelope::command().critical(), b"stop").expect("room");
-        reactor.turn(Wait::Poll).expect("a turn");
-        assert_eq!(peer.frame().payload.len(), b"stop".len());
-        reactor.turn(Wait::Poll).expect("a turn");
-        assert_eq!(peer.frame().payload.len(), 60_000);
+    isolated(|| [Idle::Spin, Idle::Park].into_iter().for_each(check_long_message));
+}
+
+fn check_long_message(idle: Idle) {
+    let (mut reactor, mut peer) = alone_with_a_peer(idle);
+    ask(&mut reactor, &mut peer, |context| {
+        let envelope = Envelope::data().priority(Priority::Low);
+        context.reply(envelope, &[7; 60_000][..]).expect("room");
     });
+    let connection = reactor.connections()[0].id;
+    reactor.send(connection, Envelope::command().critical(), b"stop").expect("room");
+    reactor.turn(Wait::Poll).expect("a turn");
+    assert_eq!(peer.frame().payload.len(), b"stop".len());
+    reactor.turn(Wait::Poll).expect("a turn");
+    assert_eq!(peer.frame().payload.len(), 60_000);
 }
 
 #[test]
@@ -303,7 +307,7 @@ fn context_sends_to_others_and_to_all() {
 
 #[test]
 fn handler_ends_its_own_connection_after_its_answer() {
-    // A spinning reactor would send the answer at once if the connection stayed.
+    // The answer would be sent at once if the connection stayed.
     isolated(|| [Idle::Park, Idle::Spin].into_iter().for_each(check_last_answer));
 }
 

@@ -65,11 +65,11 @@ const ALL_SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 ///
 /// A frame is one message on the wire: a round trip is two, a request and its response.
 /// Bytes are payload bytes. CPU time and calls are those of both ends. `enters_per_frame` counts
-/// io_uring_enter only; a spinning reactor with few connections calls send and recv directly, which
-/// `direct_per_frame` counts, without the attempts that found nothing; the table leaves it out
-/// where there are none. Keys of JSON lines without a meaning are null; `histogram_v2` is the
-/// histogram of all rounds in HdrHistogram's V2 format as base64, and `series` how latency went in
-/// the course of a paced run.
+/// io_uring_enter only; with few connections a reactor calls send directly, and recv while it
+/// spins, which `direct_per_frame` counts, without the attempts that found nothing; the table
+/// leaves it out where there are none. Keys of JSON lines without a meaning are null;
+/// `histogram_v2` is the histogram of all rounds in HdrHistogram's V2 format as base64, and
+/// `series` how latency went in the course of a paced run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// What to measure; the default suite when left out.

@@ -64,7 +64,7 @@ const LINES: [Line; 14] = [
     line("CPU", |m| m.record.cpu_share, share),
     line("CPU/frame", |m| m.record.cpu_ns_per_frame, time),
     line("enters/frame", |m| m.record.enters_per_frame, count),
-    // Only where there are any: a spinning reactor with few connections.
+    // Only where there are any: few connections, or a spinning reactor.
     line("direct/frame", |m| m.record.direct_per_frame.filter(|&calls| calls > 0.0), count),
 ];
 
