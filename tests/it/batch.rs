@@ -4,7 +4,9 @@ use ringwire::{BatchReport, Client, Config, Envelope, Kind, SendError};
 
 use crate::bed::Bed;
 use crate::proxy::Fault;
-use crate::util::{DATA, LOW, NORMAL, PATIENCE, client_and_peer, config, isolated, settings};
+use crate::util::{
+    DATA, LOW, NORMAL, PATIENCE, client_and_peer, config, isolated, settings, wait_for,
+};
 
 fn narrow() -> Config {
     let settings = settings()
@@ -182,7 +184,10 @@ fn batch_waits_for_a_link_when_it_is_reliable() {
         assert_eq!((reliable.queued, reliable.refused), (50, None));
         bed.proxy.admit();
         bed.client.flush_within(PATIENCE).expect("confirmed over the next link");
-        assert_eq!(bed.server.statistics().messages_received, received_before + 50);
+        // Their confirmation leaves with an answer, before they are counted.
+        let expected = received_before + 50;
+        wait_for(&bed.server, "they are counted", |s| s.messages_received >= expected);
+        assert_eq!(bed.server.statistics().messages_received, expected);
         for payload in &bodies {
             let answer = bed.client.receive(PATIENCE).expect("every command is echoed");
             assert_eq!(answer.payload(), payload);
