@@ -219,8 +219,8 @@ pub(crate) struct Core {
     pub(crate) memory_first: FirstInLine,
     /// Room in the inbox that nobody takes from the connection that waits for it the longest.
     pub(crate) inbox_promised_bytes: usize,
-    /// A message was refused for want of room when so many sends had left past the ring, and no
-    /// wait has ended for what has left since.
+    /// So many sends had left past the ring when a message was refused for want of room, or
+    /// somebody began to wait until all has left; no wait has ended for what has left since.
     pub(crate) room_wanted_since: Option<u64>,
     /// Who waits for a connection to be established.
     pub(crate) dial_askers: Vec<(ConnectionKey, Asker<Result<ConnectionId, DialError>>)>,

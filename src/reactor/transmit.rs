@@ -132,11 +132,11 @@ impl Core {
     /// received something.
     #[inline]
     pub(crate) fn transmits_early(&self, connections: usize) -> bool {
-        connections
-            <= match self.is_spinning() {
-                true => EARLY_CONNECTIONS_MAX,
-                false => EARLY_CONNECTIONS_PARKED_MAX,
-            }
+        let most = match self.is_spinning() {
+            true => EARLY_CONNECTIONS_MAX,
+            false => EARLY_CONNECTIONS_PARKED_MAX,
+        };
+        connections <= most
     }
 
     /// In a turn, behind the frames of a connection: the answers to them need not wait for what the

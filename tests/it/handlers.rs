@@ -13,7 +13,7 @@ use ringwire::{ConnectionId, Envelope, Kind, Priority, Reactor, Server, ServerBu
 
 use crate::util::{
     COMMAND, DATA, GOODBYE, NORMAL, PATIENCE, Peer, Plain, RESPONSE, STATUS, Stream, client,
-    config, endpoint, isolated, settings, start, wait_for,
+    config, endpoint, isolated, reactor_with_peers, settings, start, wait_for,
 };
 
 #[derive(rkyv::Archive, rkyv::Serialize)]
@@ -161,16 +161,8 @@ fn answer_leaves_before_the_next_is_handled() {
         let parked = [(3, true), (4, true), (8, false)].map(|case| (Idle::Park, case));
         for (idle, (count, is_early)) in spinning.into_iter().chain(parked) {
             let config = settings().idle(idle).build().expect("valid");
-            let mut reactor = Reactor::new(&config).expect("a ring");
-            let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
-            let connecting = std::thread::spawn(move || {
-                (0..count).map(|_| Peer::connect_to(&address)).collect::<Vec<_>>()
-            });
+            let (mut reactor, mut peers) = reactor_with_peers(&config, count);
             let deadline = Nanos::now() + PATIENCE;
-            while !connecting.is_finished() && Nanos::now() < deadline {
-                reactor.turn(Wait::Until(Nanos::now() + Duration::from_millis(1))).expect("a turn");
-            }
-            let mut peers = connecting.join().expect("connected");
             let socket_of = |peer: &Peer| {
                 let Stream::Tcp(stream) = &peer.stream else { panic!("TCP") };
                 stream.try_clone().expect("a descriptor")
@@ -208,14 +200,8 @@ fn answer_leaves_before_the_next_is_handled() {
 /// A reactor of this idle strategy on this thread, and its only peer.
 fn alone_with_a_peer(idle: Idle) -> (Reactor, Peer) {
     let config = settings().idle(idle).build().expect("valid");
-    let mut reactor = Reactor::new(&config).expect("a ring");
-    let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
-    let connecting = std::thread::spawn(move || Peer::connect_to(&address));
-    let deadline = Nanos::now() + PATIENCE;
-    while !connecting.is_finished() && Nanos::now() < deadline {
-        reactor.turn(Wait::Until(Nanos::now() + Duration::from_millis(1))).expect("a turn");
-    }
-    (reactor, connecting.join().expect("connected"))
+    let (reactor, mut peers) = reactor_with_peers(&config, 1);
+    (reactor, peers.remove(0))
 }
 
 /// Has the peer ask and the reactor turn until its handler, which does `answer`, was called.

@@ -19,7 +19,7 @@ use crate::refused::refuse;
 use crate::util::{
     COMMAND, DATA, Greeting, HELLO, NORMAL, PATIENCE, Peer, Plain, RESPONSE, STATUS, WELCOME,
     client, client_and_peer, client_with, config, descriptors_that, echo, endpoint, isolated,
-    open_descriptors, pattern, settings, start, wait_for, wait_until,
+    open_descriptors, pattern, reactor_with_peers, settings, start, wait_for, wait_until,
 };
 
 fn limit(resource: Resource, to: u64) -> Option<u64> {
@@ -334,22 +334,10 @@ fn signals_harm_no_traffic() {
     });
 }
 
-/// A reactor with so many peers that what it sends to all of them goes through the ring.
-fn reactor_with_peers() -> (Reactor, Vec<Peer>) {
-    let mut reactor = Reactor::new(&config()).expect("a ring");
-    let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
-    let connecting =
-        std::thread::spawn(move || (0..3).map(|_| Peer::connect_to(&address)).collect());
-    wait_until("all are connected", || {
-        reactor.turn(Wait::Poll).expect("a turn");
-        connecting.is_finished()
-    });
-    (reactor, connecting.join().expect("connected"))
-}
-
 /// An enter that may wait is refused with `errno`; one that may not wait goes through.
 fn check_refused_enter(errno: i32) {
-    let (mut reactor, mut peers) = reactor_with_peers();
+    // So many that what is sent to all of them goes through the ring.
+    let (mut reactor, mut peers) = reactor_with_peers(&config(), 3);
     let waits = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 1);
     let rule = SeccompRule::new(vec![waits.expect("the third argument")]).expect("a rule");
     refuse(libc::SYS_io_uring_enter, vec![rule], errno);

@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ringwire::{
-    Address, Client, Config, ConfigBuilder, Idle, Nanos, Server, ServerBuilder, Statistics,
+    Address, Client, Config, ConfigBuilder, Idle, Nanos, Reactor, Server, ServerBuilder,
+    Statistics, Wait,
 };
 
 /// How long anything may take before the test fails.
@@ -700,6 +701,19 @@ pub(crate) fn client_and_peer_over_unix(config: Config) -> (Client, Peer) {
     });
     let client = client_with(config, &format!("unix:{}", path.display()));
     (client, accepting.join().expect("the handshake completes"))
+}
+
+/// A reactor in this thread, and so many peers that have connected to it, one after the other.
+pub(crate) fn reactor_with_peers(config: &Config, count: usize) -> (Reactor, Vec<Peer>) {
+    let mut reactor = Reactor::new(config).expect("a ring");
+    let address = reactor.listen(&"127.0.0.1:0".parse().expect("valid")).expect("free");
+    let connecting =
+        std::thread::spawn(move || (0..count).map(|_| Peer::connect_to(&address)).collect());
+    wait_until("all are connected", || {
+        reactor.turn(Wait::Until(Nanos::now() + Duration::from_millis(1))).expect("a turn");
+        connecting.is_finished()
+    });
+    (reactor, connecting.join().expect("connected"))
 }
 
 /// Waits until a server's statistics satisfy `condition`.

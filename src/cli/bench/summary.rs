@@ -49,7 +49,7 @@ pub(super) struct Record {
     /// Both ends together.
     pub(super) cpu_ns_per_frame: Option<f64>,
     /// `io_uring_enter` calls of both ends; `null` for subjects without a ring. Not all system
-    /// calls: of few connections send is called instead, and by a spinning reactor recv.
+    /// calls: for few connections send is called instead, and by a spinning reactor recv.
     pub(super) enters_per_frame: Option<f64>,
     /// Those calls: `send` and `recv` past the ring, of both ends, without the attempts that found
     /// nothing. `null` for subjects without a ring.
