@@ -135,6 +135,37 @@ echo "{\"reason\":\"compiler-artifact\",\"executable\":\"$NOTES/program\",\"fres
 echo '{"reason":"build-finished","success":true}'
 "#;
 
+/// "Builds" a stepper that notes how it is run, and tells and traces what is in notes/.
+const CARGO_FOR_HOT_PATH: &str = r#"#!/bin/bash
+case "$*" in
+    *fuzz/Cargo.toml*) program="$NOTES/stepper" ;;
+    *"--release --bin ringwire"*) program="$NOTES/ringwire" ;;
+    *) exit 1 ;;
+esac
+cat >"$program" <<'END'
+#!/bin/bash
+echo "$*" >>"$NOTES/steps"
+while [ "$1" != --trace ]; do shift; done
+cp "$NOTES/trace" "$2"
+cat "$NOTES/said"
+END
+chmod +x "$program"
+echo "{\"reason\":\"compiler-artifact\",\"executable\":\"$program\",\"fresh\":true}"
+"#;
+
+/// Three functions, one of them inlined into another, and one that is not ours.
+const ADDR2LINE: &str = r#"#!/bin/bash
+while read -r address; do
+    case "$address" in
+        0x0) printf '0x%016x\n??\n??:0\n' 0 ;;
+        0x10*) printf '0x%016x\n%s\n%s\n' "$address" "<a::B<c::D> as e::F>::inner" \
+            "$PWD/src/a.rs:7 (discriminator 2)" ;;
+        *) printf '0x%016x\ncore::x\n/rustc/library/src/x.rs:1\na::outer::<B>\n%s\n' "$address" \
+            "$PWD/src/a/b.rs:8" ;;
+    esac
+done
+"#;
+
 /// "Builds" a ringwire that notes how it is run, and what was built with.
 const CARGO_FOR_PGO: &str = r#"#!/bin/bash
 echo "$RUSTFLAGS $*" >"$NOTES/build"
@@ -178,6 +209,7 @@ impl Repository {
             "ab.sh",
             "bench.sh",
             "ci.sh",
+            "hot_path.sh",
             "instructions.sh",
             "pgo.sh",
             "setup_host.sh",
@@ -230,7 +262,10 @@ impl Repository {
             .env_remove("CORES")
             .env_remove("SETUP_HOST")
             .env_remove("FEATURES")
+            .env_remove("FUNCTIONS")
             .env_remove("MACHINE")
+            .env_remove("PAYLOAD")
+            .env_remove("PROGRAM")
             .env_remove("RECORD")
             .env_remove("RUN_WITH")
             .env_remove("RUSTFLAGS")
@@ -461,6 +496,46 @@ fn instructions_that_can_not_be_judged_are_an_error_where_that_is_wanted() {
     repository.write("tree/benches/instructions.baseline", &baseline);
     let green = text(&repository.script("ci.sh", &["instructions"]));
     assert!(!green.contains("NOT judged"), "{green}");
+}
+
+#[test]
+fn hot_path_is_of_both_ends_and_its_functions_are_named() {
+    let repository = Repository::new("hot-path");
+    repository.program("bin/cargo", CARGO_FOR_HOT_PATH);
+    repository.program("bin/addr2line", ADDR2LINE);
+    let said = "before 6 lines 4 pages 2  after 2 lines 1  all-lines 5 calls 2\n";
+    repository.write("notes/said", said);
+    let trace = ["0x1000", "0x103f", "0x1040", "-", "0x2000", "0x2000 sendto", "0x1000", "0x2000"];
+    repository.write("notes/trace", &trace.join("\n"));
+    let run = |functions: &str, arguments: &[&str]| {
+        let script = repository.root.join("tree/scripts/hot_path.sh");
+        let mut command = repository.command(script);
+        command.env("FUNCTIONS", functions).args(arguments);
+        output::output(&mut command)
+    };
+    let printed = text(&run("2", &["spin"]));
+    let server = ["spin", "server", "6", "4", "2", "2", "1", "5", "2"];
+    assert_eq!(words(&printed, "spin      server"), server);
+    assert_eq!(words(&printed, "spin      client")[2..], server[2..]);
+    let functions: Vec<_> = printed.lines().skip(2).take(2).map(str::trim).collect();
+    // Up to the answer alone: three in two lines, two in one.
+    assert_eq!(functions, ["3      2  a.rs inner", "2      1  a/b.rs outer"], "{printed}");
+    let steps = repository.read("notes/steps");
+    let threads: Vec<_> = steps.lines().map(|run| run.split(" --trace").next()).collect();
+    let client = "--thread client --beside ringwire-0";
+    assert_eq!(threads, [Some("--thread ringwire-0"), Some(client)], "{steps}");
+    assert!(steps.contains("/ringwire bench rtt --payload 64 --idle spin "), "{steps}");
+
+    let both = text(&run("0", &[]));
+    assert_eq!(both.lines().count(), 5, "spin and park, either end: {both}");
+    repository.write("notes/said", "skipped: ptrace(2) is not permitted here\n");
+    assert!(text(&run("0", &["park"])).contains("skipped: ptrace(2)"));
+    let unknown = run("0", &["sleep"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("scripts/hot_path.sh IDLE..."));
+    repository.program("bin/cargo", "#!/bin/bash\n");
+    let nothing = run("0", &[]);
+    assert_eq!(nothing.status.code(), Some(1));
 }
 
 #[test]

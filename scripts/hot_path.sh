@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# What stands between a receive and its answer, at either end of a round trip: instructions, the
+# cache lines of code they stand in, system calls. Exact, as each instruction is a step under
+# ptrace(2) (benches/hot_path.rs): two builds can be compared by it on the busiest machine, where
+# a difference of one per cent in time can not be seen. x86-64 only.
+#
+#   scripts/hot_path.sh           spin and park
+#   scripts/hot_path.sh IDLE...   only these ways to wait
+#
+# `before` is from the receive to the answer, which a round trip waits for; `after` from there to
+# the next receive, while the other end is at work. Of 31 messages the one that a quarter took less
+# than: what a round trip does seldom, a confirmation or a heartbeat, is in neither.
+#
+# Variables:
+#   FUNCTIONS  how many functions to show for each end, by instructions before the answer: also how
+#              many lines they touch; inlined ones by themselves (default 0; needs addr2line)
+#   PAYLOAD    bytes of a message (default 64)
+#   PROGRAM    a `ringwire` that is built already (default: built as it ships)
+#   RECORD     where the text goes, as hot-path.txt (default: nowhere)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+idles=("$@")
+[ "$#" -gt 0 ] || idles=(spin park)
+for idle in "${idles[@]}"; do
+    case "$idle" in
+        spin | park | adaptive) ;;
+        *)
+            sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2
+            exit 2
+            ;;
+    esac
+done
+functions="${FUNCTIONS:-0}"
+if [ "$functions" != 0 ] && ! command -v addr2line >/dev/null; then
+    echo "there is no addr2line to name functions with (apt install binutils)" >&2
+    exit 1
+fi
+
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
+folder="$(mktemp -d)"
+trap 'rm -rf "$folder"' EXIT
+
+# The program that cargo says it has built.
+built() {
+    cargo build --locked --message-format json-render-diagnostics "$@" >"$folder/build"
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$folder/build"
+}
+
+# What steps need not be fast. Out of the package that compiles little beside the library.
+stepper="$(built --manifest-path fuzz/Cargo.toml --bin hot_path)"
+program="${PROGRAM:-$(built --release --bin ringwire)}"
+for file in "$stepper" "$program"; do
+    [ -x "$file" ] || { echo "there is no program ${file:-where cargo should name one}" >&2; exit 1; }
+done
+
+# Our own innermost function of each instruction; inlined ones of others count as its.
+show_functions() {
+    awk '{ print $1 == "-" ? "0x0" : $1 } $2 ~ /^send/ { exit }' "$1" >"$folder/before"
+    sort -u "$folder/before" | addr2line -e "$program" -a -f -i -C >"$folder/names"
+    awk -v own="$PWD/src/" -v functions="$functions" '
+        FNR == 1 { file++ }
+        file == 1 && /^0x/ { address = $1; sub(/^0x0*/, "", address); frame = 0; next }
+        file == 1 && ++frame % 2 { name = $0; next }
+        file == 1 && !(address in of) && index($0, own) == 1 {
+            place = substr($0, length(own) + 1); sub(/:.*/, "", place)
+            # Generic arguments, and where an implementation is of.
+            while (sub(/<[^<>]*>/, "", name)) { }
+            sub(/::$/, "", name)
+            sub(/.*::/, "", name)
+            of[address] = place " " name
+            next
+        }
+        file == 2 {
+            address = $1; sub(/^0x0*/, "", address)
+            function_ = address in of ? of[address] : "(of others)"
+            count[function_]++
+            line = function_ SUBSEP substr(address, 1, length(address) - 2) \
+                int(index("0123456789abcdef", substr(address, length(address) - 1, 1)) / 4 - 0.25)
+            if (!(line in seen)) { seen[line]; lines[function_]++ }
+        }
+        END {
+            for (name in count) printf "%8d %6d  %s\n", count[name], lines[name], name
+        }
+    ' "$folder/names" "$folder/before" | sort -k1,1nr -k3 | sed -n "1,${functions}p"
+}
+
+step_all() {
+    local idle end threads said
+    printf '%-9s %-7s %7s %6s %6s %7s %6s %9s %6s\n' "" "" before lines pages after lines \
+        "all lines" calls
+    for idle in "${idles[@]}"; do
+        for end in server client; do
+            # The bare socket's client has the same name, and the first turn.
+            threads=(--thread "$end" --beside ringwire-0)
+            [ "$end" = client ] || threads=(--thread ringwire-0)
+            said="$("$stepper" "${threads[@]}" --trace "$folder/trace" -- "$program" bench rtt \
+                --payload "${PAYLOAD:-64}" --idle "$idle" --rounds 1 --duration 30)"
+            case "$said" in skipped:*) echo "$said"; return ;; esac
+            # before N lines N pages N  after N lines N  all-lines N calls N
+            awk -v idle="$idle" -v end="$end" '{
+                printf "%-9s %-7s %7d %6d %6d %7d %6d %9d %6d\n", \
+                    idle, end, $2, $4, $6, $8, $10, $12, $14
+            }' <<<"$said"
+            [ "$functions" = 0 ] || show_functions "$folder/trace"
+        done
+    done
+}
+
+if [ -n "${RECORD:-}" ]; then
+    mkdir -p "$RECORD"
+    {
+        echo "# scripts/hot_path.sh ${idles[*]}: $(rustc --version), $(git rev-parse --short HEAD)"
+        step_all
+    } | tee "$RECORD/hot-path.txt"
+else
+    step_all
+fi
