@@ -64,11 +64,9 @@ impl Deadlines {
     }
 
     fn remove(&mut self, at: usize) {
-        let last = self.heap.len() - 1;
-        self.heap.swap(at, last);
-        let (_, slot) = self.heap.pop().expect("the caller found an entry");
+        let (_, slot) = self.heap.swap_remove(at);
         self.position[slot as usize] = ABSENT;
-        if at < last {
+        if at < self.heap.len() {
             self.position[self.heap[at].1 as usize] = index(at);
             let at = self.rise(at);
             self.sink(at);

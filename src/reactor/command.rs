@@ -248,9 +248,13 @@ impl Core {
     #[inline]
     pub(super) fn run_commands(&mut self) {
         // Taking from an empty queue is a full fence.
-        if self.mailbox.as_ref().is_none_or(|mailbox| mailbox.is_empty()) {
-            return;
+        if self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_empty()) {
+            self.run_queued();
         }
+    }
+
+    #[inline(never)]
+    fn run_queued(&mut self) {
         for _ in 0..COMMANDS_PER_TURN {
             let Some(command) = self.mailbox.as_ref().and_then(|mailbox| mailbox.take()) else {
                 return;

@@ -857,7 +857,15 @@ impl Core {
     }
 
     /// Frees the slots of connections whose last operation has ended.
+    #[inline]
     pub(crate) fn free_ended(&mut self) {
+        if !self.ended.is_empty() {
+            self.free_all_ended();
+        }
+    }
+
+    #[cold]
+    fn free_all_ended(&mut self) {
         while let Some(key) = self.ended.pop() {
             if self.connections.get(key).is_some_and(Connection::survives) {
                 self.detach(key);

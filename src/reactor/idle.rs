@@ -129,7 +129,9 @@ impl Core {
         }
     }
 
-    /// Sleeps in the kernel. `read_at` is a reading of the clock just before.
+    /// Sleeps in the kernel. `read_at` is a reading of the clock just before. Out of line: a turn of
+    /// one that spins is the shorter.
+    #[inline(never)]
     fn park(&mut self, limit: Nanos, read_at: Option<Nanos>) -> io::Result<()> {
         if let Some(mailbox) = &self.mailbox {
             if !mailbox.prepare_to_sleep() {

@@ -60,20 +60,28 @@ impl Core {
         result: Result<usize, i32>,
         has_more: bool,
     ) {
+        if let Ok(1..) = result {
+            let connection = &mut self.connections[key];
+            connection.expects_data = has_more;
+            connection.last_activity = self.now;
+            self.ready.push(key);
+        } else {
+            self.received_nothing(key, result.map(drop));
+        }
+    }
+
+    /// A receive has met the end of what the peer sends, or an error.
+    #[cold]
+    fn received_nothing(&mut self, key: ConnectionKey, result: Result<(), i32>) {
         let connection = &mut self.connections[key];
         match result {
-            Ok(0) => {
+            Ok(()) => {
                 let reason = match (connection.phase, connection.session.state()) {
                     (Phase::Departed { reason }, _) => reason,
                     (_, State::Finishing) => CloseReason::Local,
                     _ => connection.close_when_sent.unwrap_or(CloseReason::PeerClosed),
                 };
                 self.close(key, reason);
-            }
-            Ok(_) => {
-                connection.expects_data = has_more;
-                connection.last_activity = self.now;
-                self.ready.push(key);
             }
             // EINTR: as in `on_sent`.
             Err(libc::EAGAIN | libc::EINTR) => self.mark_unarmed(key),

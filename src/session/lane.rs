@@ -1072,7 +1072,8 @@ impl Lane {
         }
     }
 
-    #[cold]
+    /// Out of line, so that writing behind other messages is short. Not cold: a message that comes
+    /// alone, as in a round trip, has a block to itself.
     #[inline(never)]
     fn write_to_new_block<B: Body + ?Sized>(
         &mut self,
@@ -1139,6 +1140,25 @@ impl Lane {
         memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<Buffer, SendError> {
+        // Most often, and what is in line of it all.
+        if !self.is_bulky
+            && self.small_will_do(holdings)
+            && let Some(buffer) = memory.pool.take_small(bytes)
+        {
+            return Ok(buffer);
+        }
+        self.make_larger_buffer(bytes, block_bytes, limits, memory, holdings)
+    }
+
+    #[inline(never)]
+    fn make_larger_buffer(
+        &mut self,
+        bytes: usize,
+        block_bytes: usize,
+        limits: &LaneLimits,
+        memory: &mut SendMemory,
+        holdings: &mut Holdings,
+    ) -> Result<Buffer, SendError> {
         let may_drop = limits.overflow[self.priority.index()] == Overflow::DropOldest;
         loop {
             match self.take_buffer(bytes, block_bytes, &mut memory.pool, holdings) {
@@ -1147,6 +1167,12 @@ impl Lane {
                 None => return Err(SendError::MemoryFull),
             }
         }
+    }
+
+    /// Whether a small buffer is enough for what is queued now.
+    #[inline]
+    fn small_will_do(&self, holdings: &Holdings) -> bool {
+        self.waiting.is_empty() && holdings.small == 0
     }
 
     /// Memory for a block of at least `bytes`; see the module.
@@ -1158,7 +1184,7 @@ impl Lane {
         pool: &mut Pool,
         holdings: &Holdings,
     ) -> Option<Buffer> {
-        let small_will_do = self.waiting.is_empty() && holdings.small == 0;
+        let small_will_do = self.small_will_do(holdings);
         if small_will_do
             && !self.is_bulky
             && let Some(buffer) = pool.take_small(bytes)

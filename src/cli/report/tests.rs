@@ -2,7 +2,10 @@
 //! ones.
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::histogram::tests::{encode, sample};
 use super::sketch::tests::{texts, well_formed};
@@ -281,28 +284,35 @@ fn runs_of_different_cases_are_told_apart_once() {
     assert!(!same.html.contains("Which run has which case"), "they have all the same");
 }
 
-/// Files of the repository's past have no histograms, no series and fewer keys.
+/// Files of the repository's past have no histograms, no series and fewer keys. By all cores: with
+/// every record it takes longer, and nothing else here as long.
 #[test]
 fn recorded_files_can_be_shown() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/record");
-    let mut count = 0;
     // Beside the folders is their index.
     let entries = std::fs::read_dir(folder).expect("the records are there");
-    let entries = entries.map(|entry| entry.expect("readable").path());
-    for machine in entries.filter(|path| path.is_dir()) {
-        for file in std::fs::read_dir(machine).expect("a folder a machine") {
-            let path = file.expect("readable").path();
-            if path.extension().is_some_and(|ending| ending == "jsonl") {
-                let runs = read::runs(&path, &read::bytes(&path).expect("readable"));
-                let page = render(&runs.unwrap_or_else(|error| panic!("{error}")));
-                // Sessions that have nothing to say are a table and no drawing.
-                let is_drawn = !page.drawings.is_empty() || page.html.contains("<td");
-                assert!(is_drawn, "{}", path.display());
-                count += 1;
-            }
+    let machines = entries.map(|entry| entry.expect("readable").path()).filter(|it| it.is_dir());
+    let files = machines.flat_map(|machine| std::fs::read_dir(machine).expect("readable"));
+    let files = files.map(|file| file.expect("readable").path());
+    let records = files.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
+    let records: Vec<_> = records.collect();
+    assert!(records.len() >= 3, "{} files were found", records.len());
+
+    let next = AtomicUsize::new(0);
+    let show_all = || {
+        while let Some(path) = records.get(next.fetch_add(1, Relaxed)) {
+            let runs = read::runs(path, &read::bytes(path).expect("readable"));
+            let page = render(&runs.unwrap_or_else(|error| panic!("{error}")));
+            // Sessions that have nothing to say are a table and no drawing.
+            let is_drawn = !page.drawings.is_empty() || page.html.contains("<td");
+            assert!(is_drawn, "{}", path.display());
         }
-    }
-    assert!(count >= 3, "{count} files were found");
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(show_all);
+        }
+    });
 }
 
 #[test]

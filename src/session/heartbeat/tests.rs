@@ -211,6 +211,7 @@ impl Busy {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "millions of steps")]
 fn busy_sessions_of_a_core_are_measured_in_turn() {
     let one = Busy { sessions: 1, lasting_ms: 1_000, from_peer: None, ends: None };
     assert_eq!(one.longest_without_measurement(), 99);
@@ -228,6 +229,7 @@ fn busy_sessions_of_a_core_are_measured_in_turn() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "millions of steps")]
 fn places_of_sessions_that_end_hold_nobody_up() {
     let flapping = Busy { sessions: 500, lasting_ms: 8_000, from_peer: None, ends: Some(200) };
     let longest = flapping.longest_without_measurement();
