@@ -20,8 +20,9 @@
 //! `scripts/hot_path.sh` runs it for both ends and says whose functions these are.
 //!
 //! Run by `cargo bench`, it steps a few messages of `ringwire bench`, spinning, and fails where the
-//! server makes other system calls than one receive and one send, or takes half as many instructions
-//! again as it did. x86-64 alone: elsewhere, and where ptrace(2) is forbidden, it says so.
+//! server makes other system calls than one receive and one send, or takes half as many
+//! instructions again as it did. x86-64 alone: elsewhere, and where ptrace(2) is forbidden, it says
+//! so.
 //!
 //! Not counted: the kernel. Time is not measured at all.
 
