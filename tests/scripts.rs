@@ -1,6 +1,7 @@
-//! `scripts/ab.sh`, `bench.sh`, `ci.sh`, `instructions.sh`, `pgo.sh` and `stops.sh` in a repository
-//! of their own, with a cargo that makes its programs out of a file: what they build, in which
-//! order they run it, what they say. Needs `bash`, `awk` and `git`, as the scripts do.
+//! `scripts/ab.sh`, `bench.sh`, `ci.sh`, `hot_path.sh`, `instructions.sh`, `pgo.sh` and `stops.sh`
+//! in a repository of their own, with a cargo that makes its programs out of a file: what they
+//! build, in which order they run it, what they say. Needs `bash`, `awk` and `git`, as the scripts
+//! do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -153,15 +154,15 @@ chmod +x "$program"
 echo "{\"reason\":\"compiler-artifact\",\"executable\":\"$program\",\"fresh\":true}"
 "#;
 
-/// Three functions, one of them inlined into another, and one that is not ours.
+/// Two functions of a work tree elsewhere, one of which has another's inlined into it.
 const ADDR2LINE: &str = r#"#!/bin/bash
 while read -r address; do
     case "$address" in
         0x0) printf '0x%016x\n??\n??:0\n' 0 ;;
         0x10*) printf '0x%016x\n%s\n%s\n' "$address" "<a::B<c::D> as e::F>::inner" \
-            "$PWD/src/a.rs:7 (discriminator 2)" ;;
+            "/elsewhere/src/reactor/a.rs:7 (discriminator 2)" ;;
         *) printf '0x%016x\ncore::x\n/rustc/library/src/x.rs:1\na::outer::<B>\n%s\n' "$address" \
-            "$PWD/src/a/b.rs:8" ;;
+            /elsewhere/src/a/b.rs:8 ;;
     esac
 done
 "#;
@@ -519,7 +520,7 @@ fn hot_path_is_of_both_ends_and_its_functions_are_named() {
     assert_eq!(words(&printed, "spin      client")[2..], server[2..]);
     let functions: Vec<_> = printed.lines().skip(2).take(2).map(str::trim).collect();
     // Up to the answer alone: three in two lines, two in one.
-    assert_eq!(functions, ["3      2  a.rs inner", "2      1  a/b.rs outer"], "{printed}");
+    assert_eq!(functions, ["3      2  reactor/a.rs inner", "2      1  a/b.rs outer"], "{printed}");
     let steps = repository.read("notes/steps");
     let threads: Vec<_> = steps.lines().map(|run| run.split(" --trace").next()).collect();
     let client = "--thread client --beside ringwire-0";
@@ -528,14 +529,31 @@ fn hot_path_is_of_both_ends_and_its_functions_are_named() {
 
     let both = text(&run("0", &[]));
     assert_eq!(both.lines().count(), 5, "spin and park, either end: {both}");
-    repository.write("notes/said", "skipped: ptrace(2) is not permitted here\n");
-    assert!(text(&run("0", &["park"])).contains("skipped: ptrace(2)"));
+    let record = |said: &str| {
+        repository.write("notes/said", said);
+        let mut command = repository.command(repository.root.join("tree/scripts/hot_path.sh"));
+        command.env("RECORD", repository.root.join("record")).env("NAME", "here");
+        text(&output::output(command.arg("park")))
+    };
+    let printed = record(said);
+    assert!(printed.starts_with("# scripts/hot_path.sh park, 64 B, "), "{printed}");
+    assert_eq!(repository.read("record/here.txt"), printed);
+    assert!(record("skipped: ptrace(2) is forbidden\n").contains("skipped: ptrace(2)"));
+    assert_eq!(repository.read("record/here.txt"), printed, "the record is still there");
+    repository.write("notes/said", "before 6 lines 4\n");
+    assert!(!run("0", &["park"]).status.success(), "no row of zeros");
     let unknown = run("0", &["sleep"]);
     assert_eq!(unknown.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("scripts/hot_path.sh IDLE..."));
     repository.program("bin/cargo", "#!/bin/bash\n");
     let nothing = run("0", &[]);
     assert_eq!(nothing.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&nothing.stderr);
+    assert!(said.contains("there is no program"), "{said}");
+    repository.program("bin/cargo", "#!/bin/bash\necho broken >&2\nexit 101\n");
+    let broken = run("0", &[]);
+    assert_eq!(broken.status.code(), Some(101), "a build that fails says so itself");
+    assert_eq!(run("all", &[]).status.code(), Some(2));
 }
 
 #[test]

@@ -253,6 +253,7 @@ impl Core {
         }
     }
 
+    /// Up to so many of those that are queued. Out of line: most turns have none.
     #[inline(never)]
     fn run_queued(&mut self) {
         for _ in 0..COMMANDS_PER_TURN {

@@ -129,8 +129,8 @@ impl Core {
         }
     }
 
-    /// Sleeps in the kernel. `read_at` is a reading of the clock just before. Out of line: so the
-    /// turn of a reactor that spins is shorter.
+    /// Sleeps in the kernel. `read_at` is a reading of the clock just before. Out of line, so that
+    /// the turn of a reactor that spins stays short.
     #[inline(never)]
     fn park(&mut self, limit: Nanos, read_at: Option<Nanos>) -> io::Result<()> {
         if let Some(mailbox) = &self.mailbox {

@@ -70,7 +70,7 @@ impl Core {
         }
     }
 
-    /// A receive has met the end of what the peer sends, or an error.
+    /// A receive has met the end of what the peer sends (`Ok`), or an error.
     #[cold]
     fn received_nothing(&mut self, key: ConnectionKey, result: Result<(), i32>) {
         let connection = &mut self.connections[key];

@@ -1130,7 +1130,8 @@ impl Lane {
         Ok(written)
     }
 
-    /// Memory for a block, with what the overflow policy can do for it.
+    /// Memory for a block, with what the overflow policy can do for it; see the module. The common
+    /// case, a small buffer, is all of it that is inlined.
     #[inline]
     fn make_buffer(
         &mut self,
@@ -1140,18 +1141,15 @@ impl Lane {
         memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<Buffer, SendError> {
-        // Most often, and what is in line of it all.
-        if !self.is_bulky
-            && self.small_will_do(holdings)
-            && let Some(buffer) = memory.pool.take_small(bytes)
-        {
-            return Ok(buffer);
+        match self.take_small_first(bytes, &mut memory.pool, holdings) {
+            Some(buffer) => Ok(buffer),
+            None => self.make_other_buffer(bytes, block_bytes, limits, memory, holdings),
         }
-        self.make_larger_buffer(bytes, block_bytes, limits, memory, holdings)
     }
 
+    /// The rest of [`make_buffer`](Self::make_buffer).
     #[inline(never)]
-    fn make_larger_buffer(
+    fn make_other_buffer(
         &mut self,
         bytes: usize,
         block_bytes: usize,
@@ -1161,12 +1159,30 @@ impl Lane {
     ) -> Result<Buffer, SendError> {
         let may_drop = limits.overflow[self.priority.index()] == Overflow::DropOldest;
         loop {
-            match self.take_buffer(bytes, block_bytes, &mut memory.pool, holdings) {
-                Some(buffer) => return Ok(buffer),
-                None if may_drop && self.drop_oldest(memory, holdings) => {}
-                None => return Err(SendError::MemoryFull),
+            let taken = self.take_other(bytes, block_bytes, &mut memory.pool, holdings);
+            if let Some(buffer) = taken {
+                return Ok(buffer);
+            }
+            if !(may_drop && self.drop_oldest(memory, holdings)) {
+                return Err(SendError::MemoryFull);
+            }
+            // The one that was dropped may have been the only one that waited.
+            if let Some(buffer) = self.take_small_first(bytes, &mut memory.pool, holdings) {
+                return Ok(buffer);
             }
         }
+    }
+
+    /// A small buffer, of a lane that is not bulky.
+    #[inline]
+    fn take_small_first(
+        &self,
+        bytes: usize,
+        pool: &mut Pool,
+        holdings: &Holdings,
+    ) -> Option<Buffer> {
+        let comes_first = !self.is_bulky && self.small_will_do(holdings);
+        if comes_first { pool.take_small(bytes) } else { None }
     }
 
     /// Whether a small buffer is enough for what is queued now.
@@ -1175,29 +1191,24 @@ impl Lane {
         self.waiting.is_empty() && holdings.small == 0
     }
 
-    /// Memory for a block of at least `bytes`; see the module.
+    /// Memory for a block of at least `bytes`, of what a lane has besides.
     #[inline]
-    fn take_buffer(
+    fn take_other(
         &self,
         bytes: usize,
         block_bytes: usize,
         pool: &mut Pool,
         holdings: &Holdings,
     ) -> Option<Buffer> {
-        let small_will_do = self.small_will_do(holdings);
-        if small_will_do
-            && !self.is_bulky
-            && let Some(buffer) = pool.take_small(bytes)
-        {
-            return Some(buffer);
-        }
         if holdings.bytes <= pool.shared_free_bytes() {
             let whole = if self.is_bulky { bytes.max(block_bytes) } else { bytes };
             if let Some(buffer) = pool.take_shared(whole).or_else(|| pool.take_shared(bytes)) {
                 return Some(buffer);
             }
         }
-        if small_will_do && let Some(buffer) = pool.take_small(bytes) {
+        if self.small_will_do(holdings)
+            && let Some(buffer) = pool.take_small(bytes)
+        {
             return Some(buffer);
         }
         if holdings.bytes == 0 { pool.take_reserve(bytes) } else { None }

@@ -226,13 +226,14 @@ fn write_words(header: &mut [u8; HEADER_BYTES], words: [u64; 4]) {
 /// frames without one stays short.
 #[inline(never)]
 fn seal(unpadded: &mut [u8]) {
-    let crc = checksum_by_processor(unpadded).unwrap_or_else(|| checksum_of_sealed(unpadded));
+    let crc = checksum_by_processor(unpadded).unwrap_or_else(|| checksum_by_library(unpadded));
     unpadded[CHECKSUM_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// By the library, of a frame whose field is 0. Out of line: short frames come by at its side.
+/// Of a frame whose field is 0. Out of line: short frames are done by the processor, and never get
+/// here.
 #[inline(never)]
-fn checksum_of_sealed(frame: &[u8]) -> u32 {
+fn checksum_by_library(frame: &[u8]) -> u32 {
     crc32c(frame)
 }
 

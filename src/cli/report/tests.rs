@@ -284,8 +284,8 @@ fn runs_of_different_cases_are_told_apart_once() {
     assert!(!same.html.contains("Which run has which case"), "they have all the same");
 }
 
-/// Files of the repository's past have no histograms, no series and fewer keys. By all cores: with
-/// every record it takes longer, and nothing else here as long.
+/// Files of the repository's past have no histograms, no series and fewer keys. On all cores: it
+/// grows with every record, and is the longest test here.
 #[test]
 fn recorded_files_can_be_shown() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/record");
@@ -298,6 +298,7 @@ fn recorded_files_can_be_shown() {
     let records: Vec<_> = records.collect();
     assert!(records.len() >= 3, "{} files were found", records.len());
 
+    // ORDERING: Relaxed: hands out numbers, and publishes nothing.
     let next = AtomicUsize::new(0);
     let show_all = || {
         while let Some(path) = records.get(next.fetch_add(1, Relaxed)) {
