@@ -213,13 +213,12 @@ step_loom() {
         cargo test --release --locked --manifest-path loom/Cargo.toml
 }
 
-# Whether a component of the nightly toolchain is there. CI downloads nothing.
+# Whether there is a nightly toolchain that can do this. CI downloads nothing.
 has_nightly() {
-    local command="$1" component="$2"
-    if command -v rustup >/dev/null && cargo +nightly "$command" --version 2>/dev/null; then
+    if command -v rustup >/dev/null && cargo +nightly "$@" --version 2>/dev/null; then
         return
     fi
-    echo "skipped: nightly with $component is not installed"
+    echo "skipped: cargo +nightly $* is not installed"
     return 1
 }
 
@@ -230,7 +229,7 @@ has_nightly() {
 # follow a pointer relative to itself out of the field it stands in (rkyv issue 436): tests that
 # read archives go by Tree Borrows.
 step_miri() {
-    has_nightly miri miri || return 0
+    has_nightly miri || return 0
     local archives=(
         wire::tests::damaged_archive_never_panics
         wire::tests::deeply_nested_archive_is_invalid_and_does_not_overflow_the_stack
@@ -257,7 +256,7 @@ run_miri() {
 # Everything that talks to the kernel, with every access checked. Not in the default list: minutes.
 # `cfg(asan)` takes away what can not be measured there: resident memory and limits of addresses.
 step_asan() {
-    has_nightly test rust-src || return 0
+    has_nightly || return 0
     raise_descriptor_limit
     CARGO_TARGET_DIR=target/asan RUSTFLAGS="-Zsanitizer=address --cfg asan" \
         ASAN_OPTIONS=allocator_may_return_null=1 \
