@@ -260,6 +260,7 @@ step_asan() {
     raise_descriptor_limit
     CARGO_TARGET_DIR=target/asan RUSTFLAGS="-Zsanitizer=address --cfg asan" \
         ASAN_OPTIONS=allocator_may_return_null=1 \
+        LSAN_OPTIONS="suppressions=$PWD/scripts/asan-leaks.txt" \
         cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib --test it
 }
 
