@@ -266,7 +266,8 @@ fn cheap_look_at_the_latest_agrees_with_the_whole_reckoning() {
             close += u32::from(!is_certain);
         }
     }
-    assert!(certain > 1_000 && close > 1_000, "{certain} and {close}: both were met");
+    let enough = if cfg!(miri) { 10 } else { 1_000 };
+    assert!(certain > enough && close > enough, "{certain} and {close}: both were met");
 }
 
 /// Whatever the peer says: no panic, no overflow, and a bound that is in order.

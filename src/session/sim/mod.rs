@@ -204,19 +204,25 @@ mod tests {
     use super::*;
 
     /// Short runs in which messages are sent again, expire and leave gaps, sessions have two
-    /// connections, and bytes are damaged; at the time of writing.
-    const SHORT: [u64; 3] = [265, 448, 831];
+    /// connections, and bytes are damaged.
+    const SHORT: [u64; 3] = [6278, 6391, 15893];
 
     /// Few: thousands are the business of `tests/sim.rs`. The short ones are what Miri sees.
     #[test]
     fn a_few_seeds_keep_every_promise() {
         let more = if cfg!(miri) { 0..0 } else { 0..20 };
         let mut total = Report::default();
-        for seed in SHORT.into_iter().chain(more) {
+        for seed in SHORT {
             println!("seed {seed}");
             total.add(&run(seed, Options::default()));
         }
-        assert!(total.handled > 0, "{total:?}");
-        assert!(total.resumed > 0, "{total:?}");
+        // A change may make other runs of these seeds: then look for new ones.
+        let Report { handled, resumed, resent, gaps, expired, paired, damaged, .. } = total;
+        let seen = [handled, resumed, resent, gaps, expired, paired, damaged];
+        assert!(seen.into_iter().all(|count| count > 0), "{total:?}");
+        for seed in more {
+            println!("seed {seed}");
+            run(seed, Options::default());
+        }
     }
 }
