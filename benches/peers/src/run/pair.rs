@@ -43,15 +43,18 @@ pub fn round(subject: &dyn Subject, job: Job, server_cores: &[usize]) -> Result<
     let time_max = duration * 3 + ROUND_TIME_SPARE + CONNECT_TIME_MAX * connections;
 
     let server_job = Job { cores: server_cores.to_vec(), ..job.clone() };
-    let mut server = End::start(subject, "serve", &server_job)?;
+    let mut server = End::start(subject, "serve", &job.subject)?;
+    // Starts beside the server, and waits for its job until that listens: of an interpreter's
+    // rounds starting one after the other took half.
+    let mut client = End::start(subject, "drive", &job.subject)?;
+    server.tell(&server_job)?;
     let (address, version) = match server.line(READY_TIME_MAX)? {
         ServeLine::Ready { address, version } => (address, version),
         ServeLine::Error(error) => return Err(error.into()),
     };
     let _socket = SocketFile(&address);
     let server_pid = i32::try_from(server.child.id())?;
-    let client_job = Job { address: address.clone(), server_pid, ..job };
-    let mut client = End::start(subject, "drive", &client_job)?;
+    client.tell(&Job { address: address.clone(), server_pid, ..job })?;
     let line = client.line(time_max);
     drop(client);
     match line {
@@ -72,7 +75,7 @@ struct End {
 }
 
 impl End {
-    fn start(subject: &dyn Subject, side: &'static str, job: &Job) -> Result<Self, Failure> {
+    fn start(subject: &dyn Subject, side: &'static str, name: &str) -> Result<Self, Failure> {
         let mut command = match subject.program() {
             Some(words) => {
                 let mut command = Command::new(&words[0]);
@@ -81,7 +84,7 @@ impl End {
             }
             None => {
                 let mut command = Command::new(env::current_exe()?);
-                command.args(["subject", &job.subject, side]);
+                command.args(["subject", name, side]);
                 command
             }
         };
@@ -107,12 +110,16 @@ impl End {
             }
         });
         let complaints = thread::spawn(move || last_lines(errors));
-        let mut end = Self { side, child, input, lines, complaints: Some(complaints) };
+        Ok(Self { side, child, input, lines, complaints: Some(complaints) })
+    }
+
+    /// Gives it what it waits for.
+    fn tell(&mut self, job: &Job) -> Result<(), Failure> {
         let mut line = serde_json::to_string(job)?;
         line.push('\n');
-        let told = end.input.as_mut().ok_or("standard input is a pipe")?.write_all(line.as_bytes());
-        told.map_err(|error| end.complaint(&format!("cannot be told its job: {error}")))?;
-        Ok(end)
+        let input = self.input.as_mut().ok_or("standard input is a pipe")?;
+        let told = input.write_all(line.as_bytes());
+        told.map_err(|error| self.complaint(&format!("cannot be told its job: {error}")).into())
     }
 
     /// The next line it says, within `time_max`.
@@ -190,8 +197,9 @@ mod tests {
     use crate::job::{Case, Scenario};
     use crate::subjects::{Facts, Ready, Role};
 
-    /// A subject whose both ends are a shell script.
-    struct Script(&'static str);
+    /// A subject whose both ends are a shell script: what it does before it is told its job, which
+    /// is in `$job` then, and after that.
+    struct Script(&'static str, &'static str);
 
     impl Subject for Script {
         fn facts(&self) -> Facts {
@@ -215,7 +223,8 @@ mod tests {
         }
 
         fn program(&self) -> Option<Vec<String>> {
-            Some(vec!["/bin/sh".into(), "-c".into(), format!("read job; {}", self.0)])
+            let Self(before, then) = self;
+            Some(vec!["/bin/sh".into(), "-c".into(), format!("{before} read job; {then}")])
         }
     }
 
@@ -241,7 +250,7 @@ mod tests {
     const READY: &str = r#"echo '{"ready":{"address":"x","version":"9"}}'; read rest"#;
 
     fn failure(script: &'static str) -> String {
-        round(&Script(script), job(), &[0]).err().expect("it fails").to_string()
+        round(&Script("", script), job(), &[0]).err().expect("it fails").to_string()
     }
 
     #[test]
@@ -253,8 +262,23 @@ mod tests {
             echo \
             '{"round":{"frames":2,"elapsed_ns":1,"cpu_client_ns":1,"cpu_server_ns":1,"errors":0}}'
         fi"#;
-        let outcome = round(&Script(BOTH), job(), &[0]).expect("a round");
+        let outcome = round(&Script("", BOTH), job(), &[0]).expect("a round");
         assert_eq!((outcome.round.frames, outcome.version.as_deref()), (2, Some("9")));
+    }
+
+    /// Else the server would be given up before the client begins.
+    #[test]
+    fn ends_start_side_by_side() {
+        const BEFORE: &str = r#"begun=${TMPDIR:-/tmp}/peers-begun-$PPID;
+            if [ "$0" = drive ]; then : >"$begun"; fi;"#;
+        const THEN: &str = r#"if [ "$0" = serve ]; then
+            until [ -e "$begun" ]; do :; done
+            rm "$begun"; echo '{"ready":{"address":"x","version":"9"}}'; read rest
+        else
+            echo '{"error":"all is well"}'
+        fi"#;
+        let error = round(&Script(BEFORE, THEN), job(), &[0]).err().expect("it says so");
+        assert_eq!(error.to_string(), "all is well");
     }
 
     #[test]
@@ -288,10 +312,15 @@ mod tests {
 
     #[test]
     fn silent_end_is_given_up() {
-        let mut end = End::start(&Script("read rest"), "serve", &job()).expect("starts");
+        let start = |then| {
+            let mut end = End::start(&Script("", then), "serve", "script").expect("starts");
+            end.tell(&job()).expect("it reads");
+            end
+        };
+        let mut end = start("read rest");
         let error = end.line::<ServeLine>(Duration::from_millis(20)).expect_err("it is silent");
         assert!(error.to_string().contains("no word within 20ms"), "{error}");
-        let mut end = End::start(&Script(READY), "serve", &job()).expect("starts");
+        let mut end = start(READY);
         assert!(end.line::<ServeLine>(READY_TIME_MAX).is_ok());
     }
 
@@ -300,7 +329,7 @@ mod tests {
         struct Missing;
         impl Subject for Missing {
             fn facts(&self) -> Facts {
-                Script("").facts()
+                Script("", "").facts()
             }
             fn lacks(&self, _: &Case) -> Option<&'static str> {
                 None
