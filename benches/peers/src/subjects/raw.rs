@@ -1,10 +1,10 @@
 //! Plain sockets: the floor. The least code between a thread and its connection.
 //!
 //! `raw-spin` calls send(2) and recv(2) on non-blocking sockets until they do something;
-//! `raw-spin-pause` pauses after each look that finds nothing, as often as Ringwire does: what that
-//! alone costs or gains, which no goal is about; `raw-blocking` sleeps in them; `raw-epoll` sleeps
-//! in epoll_wait(2), level-triggered, before it receives. Over TCP on 127.0.0.1, with TCP_NODELAY
-//! and with reno, as BBR would pace there; `-unix` over a Unix stream socket.
+//! `raw-spin-pause` pauses after each look that finds nothing, as often as Ringwire did until
+//! 25a7339: what that alone costs or gains, which no goal is about; `raw-blocking` sleeps in them;
+//! `raw-epoll` sleeps in epoll_wait(2), level-triggered, before it receives. Over TCP on 127.0.0.1,
+//! with TCP_NODELAY and with reno, as BBR would pace there; `-unix` over a Unix stream socket.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
