@@ -87,12 +87,18 @@ while [ "$#" -gt 0 ]; do
     shift
 done
 
-# The processor's name without what every name has, and how many there are.
+# The processor's name without what every name has, and how many there are. A name without a number,
+# as hypervisors give it to several generations, has the family and model behind it.
 machine_name() {
-    local model unit=core
+    local model unit=core family number
     model="$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)"
     model="$(sed -E 's/\((R|TM|r|tm)\)//g; s/ @.*//; s/\<(AMD|Intel|Processor|CPU)\>//g' <<<"$model" |
         tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9' '-' | sed 's/^-*//; s/-*$//')"
+    if [ -n "$model" ] && [[ "$model" != *[0-9]* ]]; then
+        family="$(sed -n 's/^cpu family[[:space:]]*: //p' /proc/cpuinfo | head -n 1)"
+        number="$(sed -n 's/^model[[:space:]]*: //p' /proc/cpuinfo | head -n 1)"
+        model+="${family:+-family$family}${number:+-model$number}"
+    fi
     if grep -qw hypervisor /proc/cpuinfo; then
         unit=vcpu
     fi

@@ -126,8 +126,22 @@ fn cpuinfo(key: &str) -> Vec<String> {
 
 fn cpu_model() -> Option<String> {
     // x86 says "model name"; arm64 often says nothing but the architecture.
-    let model = cpuinfo("model name").into_iter().next();
-    model.or_else(|| Some(std::env::consts::ARCH.to_owned()))
+    let Some(model) = cpuinfo("model name").into_iter().next() else {
+        return Some(std::env::consts::ARCH.to_owned());
+    };
+    let first = |key| cpuinfo(key).into_iter().next();
+    Some(told_apart(model, first("cpu family").zip(first("model"))))
+}
+
+/// Hypervisors often give a processor a name without a number, which several generations share:
+/// with its family and model, where they are known.
+fn told_apart(name: String, family_and_model: Option<(String, String)>) -> String {
+    match family_and_model {
+        Some((family, model)) if !name.contains(|c: char| c.is_ascii_digit()) => {
+            format!("{name} (family {family}, model {model})")
+        }
+        _ => name,
+    }
 }
 
 fn cores_online() -> usize {
@@ -261,6 +275,20 @@ mod tests {
             assert_eq!(of(), clean, "{source}");
         }
         fs::remove_dir_all(&folder).expect("made above");
+    }
+
+    #[test]
+    fn processors_of_one_name_are_told_apart() {
+        let check = |name: &str, numbers: Option<(&str, &str)>, expected: &str| {
+            let numbers = numbers.map(|(family, model)| (family.to_owned(), model.to_owned()));
+            assert_eq!(told_apart(name.to_owned(), numbers), expected);
+        };
+        let hidden = "Intel(R) Xeon(R) Processor";
+        let expected = "Intel(R) Xeon(R) Processor (family 6, model 207)";
+        check(hidden, Some(("6", "207")), expected);
+        check(hidden, None, hidden);
+        let told = "AMD Ryzen 7 5800X 8-Core Processor";
+        check(told, Some(("25", "33")), told);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Machine {
         Self {
             scenario: "machine",
             kernel: read("/proc/sys/kernel/osrelease"),
-            cpu: cpuinfo("model name").into_iter().next(),
+            cpu: cpu_model(),
             cores: cpuinfo("processor").len(),
             cores_allowed: cores.allowed,
             core_server: cores.server[0],
@@ -139,6 +139,20 @@ fn cpuinfo(key: &str) -> Vec<String> {
         (name.trim() == key).then(|| value.trim().to_owned())
     };
     text.lines().filter_map(value).collect()
+}
+
+/// With family and model where the name has no number: hypervisors often give several generations
+/// one name.
+fn cpu_model() -> Option<String> {
+    let first = |key| cpuinfo(key).into_iter().next();
+    let name = first("model name")?;
+    if name.contains(|c: char| c.is_ascii_digit()) {
+        return Some(name);
+    }
+    Some(match first("cpu family").zip(first("model")) {
+        Some((family, model)) => format!("{name} (family {family}, model {model})"),
+        None => name,
+    })
 }
 
 /// The mitigations in force, which make every system call dearer.
