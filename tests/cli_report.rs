@@ -145,9 +145,11 @@ fn broken_lines_are_named() {
         assert_eq!(names(&folder), ["in.jsonl"], "no page of half a file");
     };
     check(b"", "error: report: in.jsonl: no results");
-    check(format!("{ROW}{{\"scen").as_bytes(), "in.jsonl:2: EOF while parsing a string");
-    check(b"\x00\xff\xfe", "in.jsonl:1: not UTF-8");
-    check(format!("{ROW}\n<html>").as_bytes(), "in.jsonl:3: expected value (column 1)");
+    check(format!("{ROW}{{\"scen").as_bytes(), "in.jsonl:2: cut short or not JSON: EOF");
+    check(b"\x00\xff\xfe", "error: report: in.jsonl: holds no JSON lines: a record's .jsonl is");
+    check(b"# Title\n\nText.\n", "in.jsonl: holds no JSON lines");
+    check(&[ROW.as_bytes(), b"\x00\xff\xfe"].concat(), "in.jsonl:2: not UTF-8");
+    check(format!("{ROW}\n<html>").as_bytes(), "in.jsonl:3: not JSON: expected value (column 1)");
     let negative = ROW.replace("8000", "-8000");
     check(format!("{ROW}{negative}").as_bytes(), "in.jsonl:2: p50_ns: -8e3 is not from 0");
     let stderr = fails(&folder, &["report", "absent.jsonl"], 1);

@@ -112,6 +112,15 @@ pub(super) enum ReportError {
         /// What is wrong with it.
         message: String,
     },
+    /// A file is something else.
+    #[error(
+        "{file}: holds no JSON lines: a record's .jsonl is wanted, as ringwire bench --json and \
+         scripts/bench.sh write it"
+    )]
+    NoLines {
+        /// Which.
+        file: String,
+    },
     /// There is nothing to show.
     #[error("{file}: no results: expected the lines of ringwire bench --json")]
     Empty {

@@ -14,6 +14,8 @@ use std::path::Path;
 
 use hdrhistogram::Histogram;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::error::Category;
 use serde_json::{Map, Value};
 
 use super::{ReportError, histogram};
@@ -238,7 +240,13 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Run>, ReportError> {
     let mut runs: Vec<Run> = Vec::new();
     let mut rows = 0;
     for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
-        let wrong = |message| ReportError::Line { file: file.into(), line: number, message };
+        let wrong = |message| {
+            let file = file.into();
+            if runs.is_empty() && !has_json(bytes) {
+                return ReportError::NoLines { file };
+            }
+            ReportError::Line { file, line: number, message }
+        };
         let line = std::str::from_utf8(line).map_err(|_| wrong("not UTF-8".into()))?.trim();
         if line.is_empty() {
             continue;
@@ -269,6 +277,13 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Run>, ReportError> {
     runs.retain(|run| !run.rows.is_empty());
     let runs = joined(runs);
     if runs.is_empty() { Err(ReportError::Empty { file: file.into() }) } else { Ok(runs) }
+}
+
+/// Whether a line of the file is JSON, or its first one begins as an object does: one that was cut
+/// short is told as that.
+fn has_json(bytes: &[u8]) -> bool {
+    let is_json = |line: &[u8]| serde_json::from_slice::<IgnoredAny>(line).is_ok();
+    bytes.trim_ascii_start().starts_with(b"{") || bytes.split(|&byte| byte == b'\n').any(is_json)
 }
 
 /// Joins neighbours that are one run done in pieces.
@@ -354,8 +369,13 @@ fn entry(line: &str) -> Result<Entry, String> {
 fn told(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
+    let what = match error.classify() {
+        Category::Eof => format!("cut short or not JSON: {what}"),
+        Category::Syntax => format!("not JSON: {what}"),
+        Category::Data | Category::Io => what.into(),
+    };
     match error.column() {
-        0 => what.into(),
+        0 => what,
         column => format!("{what} (column {column})"),
     }
 }
@@ -601,9 +621,17 @@ mod tests {
         let good = "{\"scenario\":\"rtt\",\"subject\":\"a\"}\n";
         fails(
             &format!("{good}\n{{\"scenario\":"),
-            "a.jsonl:3: EOF while parsing a value (column 12)",
+            "a.jsonl:3: cut short or not JSON: EOF while parsing a value (column 12)",
         );
-        fails(&format!("{good}nonsense"), "a.jsonl:2: expected ident (column 2)");
+        fails("{\"scen", "a.jsonl:1: cut short or not JSON: EOF while parsing a string");
+        fails(&format!("{good}nonsense"), "a.jsonl:2: not JSON: expected ident (column 2)");
+        fails(&format!("nonsense\n{good}"), "a.jsonl:1: not JSON: expected ident (column 2)");
+        let none =
+            "a.md: holds no JSON lines: a record's .jsonl is wanted, as ringwire bench --json";
+        for other in [&b"\n# Title\n\nText.\n"[..], b"\x7fELF\0\xff\n\0", b"<html>"] {
+            let error = parse("a.md", other).expect_err("no record").to_string();
+            assert!(error.starts_with(none), "{error}");
+        }
         fails("[1]", "a.jsonl:1: invalid type: sequence, expected a map");
         let row = |rest: &str| format!("{{\"scenario\":\"rtt\",\"subject\":\"a\",{rest}}}");
         fails(&row("\"p50_ns\":\"fast\""), "a.jsonl:1: invalid type: string \"fast\"");
