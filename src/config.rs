@@ -4,8 +4,8 @@
 //! value against its bounds and the values against each other, and nothing checks them again. The
 //! names of the setters are the keys of the TOML file. Memory is what the limits say: see the notes
 //! at each key. Limits are *per reactor* unless they say otherwise. The settings themselves are in
-//! `settings`; what is said about a file's keys and values is in `text`, and a file that explains
-//! itself is written by `listing`.
+//! `settings`; what is said about a file's keys and values is in `text`, which key was probably
+//! meant in `nearest`, and a file that explains itself is written by `listing`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::wire::padded;
 use crate::wire::{Checksum, Priority};
 
 mod listing;
+mod nearest;
 pub mod pool;
 mod settings;
 mod text;

@@ -11,6 +11,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::nearest::nearest;
 use super::{CORES_EXPECTED, ConfigError, KEYS};
 
 /// Keys, and what each takes.
@@ -45,10 +46,11 @@ pub(super) fn check(
     keys: Keys,
     unknown_key: UnknownKey,
 ) -> Result<(), ConfigError> {
+    let meant = |name: &str| nearest(name, keys.iter().map(|&(key, _)| key));
     for (name, value) in table {
         let Some(&(key, takes)) = keys.iter().find(|(key, _)| key == name.get_ref()) else {
             let (name, line) = (name.get_ref(), line_of(text, name.span()));
-            return Err(unknown_key(name.escape_debug().to_string(), line, nearest(name, keys)));
+            return Err(unknown_key(name.escape_debug().to_string(), line, meant(name)));
         };
         check_value(key, takes, value, || as_written(text, value))?;
     }
@@ -129,42 +131,6 @@ pub(super) fn quoted(value: &str) -> String {
 fn line_of(text: &str, span: Range<usize>) -> usize {
     let before = text.get(..span.start).unwrap_or_default();
     before.matches('\n').count() + 1
-}
-
-/// The key that was probably meant: one that `name` is a part of, or that a few letters or another
-/// order of the words make of it.
-fn nearest(name: &str, keys: Keys) -> Option<&'static str> {
-    let name: String = name.chars().take(VALUE_CHARS_MAX).collect::<String>().to_lowercase();
-    let name_sorted = with_sorted_words(&name);
-    let edits = |key: &'static str| {
-        let sorted = distance(&with_sorted_words(key), &name_sorted);
-        (distance(key, &name).min(sorted), key)
-    };
-    let is_near = |&(edits, key): &(usize, &'static str)| {
-        edits <= name.len() / 3 || (name.len() >= 4 && key.contains(&*name))
-    };
-    keys.iter().map(|&(key, _)| edits(key)).filter(is_near).min().map(|(_, key)| key)
-}
-
-fn with_sorted_words(name: &str) -> String {
-    let mut words: Vec<&str> = name.split(['_', '-']).collect();
-    words.sort_unstable();
-    words.join("_")
-}
-
-/// Letters to insert, drop or replace on the way from one word to the other (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (above, a) in from.chars().enumerate() {
-        let mut diagonal = above;
-        row[0] = above + 1;
-        for (left, b) in to.chars().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[left + 1];
-            row[left + 1] = replaced.min(diagonal + 1).min(row[left] + 1);
-        }
-    }
-    row[row.len() - 1]
 }
 
 /// Says which key was meant, or all there are, three to a line.

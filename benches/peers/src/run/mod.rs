@@ -10,6 +10,8 @@ mod cores;
 mod figure;
 mod goal;
 mod machine;
+#[path = "../../../../src/config/nearest.rs"]
+mod nearest;
 mod options;
 #[path = "../../../../src/cli/bench/others.rs"]
 mod others;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 
 use super::NOT_BUILT;
+use super::nearest::nearest;
 use super::plan::{Form, Load};
 use crate::drive::Failure;
 use crate::job::{Case, Scenario};
@@ -45,7 +46,7 @@ pub struct Options {
     /// Only these subjects, with commas between; a name that ends in `*` stands for all that begin
     /// so. When left out: all, in the quick form without raw-spin-pause, uring-sqpoll and
     /// omq-tokio-spin.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = subject)]
     subjects: Vec<String>,
 
     /// Only cases with this payload, in bytes, KiB or MiB; one that the form does not have is added
@@ -149,8 +150,12 @@ impl Options {
         known.extend(super::missing().iter().map(|(name, _)| *name));
         for pattern in &self.subjects {
             if !known.iter().any(|name| is_match(pattern, name)) {
-                let known = joined(known.iter().map(ToString::to_string));
-                return Err(format!("--subjects: none is called {pattern:?}; use {known}").into());
+                let what = match meant(pattern, &known) {
+                    Some(name) => format!("did you mean {name}?"),
+                    None => format!("use {}", joined(known.iter().map(ToString::to_string))),
+                };
+                let told = format!("--subjects: none is called {pattern:?}; {what}");
+                return Err(format!("{told} (all of them: peers list)").into());
             }
         }
         Ok(())
@@ -250,8 +255,25 @@ fn is_match(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// What was probably meant by a name that nothing has: all that begin so, or the nearest.
+fn meant(pattern: &str, known: &[&str]) -> Option<String> {
+    let start = pattern.trim_end_matches('*');
+    if known.iter().any(|name| !start.is_empty() && name.starts_with(start)) {
+        return Some(format!("{start}*"));
+    }
+    nearest(start, known.iter().copied()).map(str::to_owned)
+}
+
 fn joined(names: impl Iterator<Item = String>) -> String {
     names.collect::<Vec<_>>().join(", ")
+}
+
+/// A name, without the spaces that stand around it in a list.
+fn subject(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("names with commas between are expected".into()),
+        name => Ok(name.into()),
+    }
 }
 
 /// One number of bytes, written as for `ringwire bench --payload`: `64`, `64KiB`, `1MiB`.
@@ -353,6 +375,9 @@ pub mod tests {
         let options = options(&["--subjects", "raw-*,tokio", "--skipped", "nng=no cmake"]);
         assert!(options.wants("raw-spin") && options.wants("tokio"));
         assert!(!options.wants("tokio-uring"));
+        let spaced = self::options(&["--subjects", "raw-spin, tokio ,raw-b*"]);
+        assert!(["raw-spin", "tokio", "raw-bulk"].iter().all(|name| spaced.wants(name)));
+        assert!(spaced.check(&[0]).is_ok());
         assert_eq!(options.reason("nng"), "no cmake");
         assert_eq!(options.reason("zmq"), "not built: feature zmq is off");
     }
@@ -383,6 +408,23 @@ pub mod tests {
     fn nonsense_is_refused() {
         refused(&["--subjects", "raw-spin,nonsense"], "none is called \"nonsense\"; use clock,");
         refused(&["--subjects", "nonsense-*"], "none is called");
+        refused(&["--subjects", "nonsense"], "(all of them: peers list)");
+        for (wrong, meant) in [
+            ("tokyo", "tokio"),
+            ("Tokio", "tokio"),
+            ("ringwire-spinn", "ringwire-spin"),
+            ("spin-ringwire", "ringwire-spin"),
+            ("asyncio", "python-asyncio"),
+            ("raw-spn*", "raw-spin"),
+            ("ringwire", "ringwire*"),
+            ("omq", "omq*"),
+        ] {
+            let said = format!("none is called {wrong:?}; did you mean {meant}? (all of them:");
+            refused(&["--subjects", &format!("raw-spin, {wrong}")], &said);
+        }
+        for blank in ["", " ", "tokio,", "tokio, ,raw-spin"] {
+            refused(&["--subjects", blank], "names with commas between are expected");
+        }
         // One that another build has is known.
         assert!(options(&["--subjects", "nng,zenoh"]).check(&[0]).is_ok());
         refused(&["--server-cores", "77"], "--server-cores 77: this process may use 0, 1");
