@@ -171,6 +171,10 @@ fn nonsense_is_refused_before_anything_is_written() {
         (&["--server-cores", "1234"], "--server-cores 1234: this process may use "),
         (&["rtt", "--payload", "3"], "from 16 bytes to 16 MiB are expected"),
         (&["fan-in", "--payload", "1024"], "fan-in has no such case"),
+        (
+            &["rtt", "--subjects", "clock", "--plan"],
+            "clock has no rtt: a clock carries no messages",
+        ),
         (&["--duration", "0"], "from 0.001 to 86400 seconds"),
         (&["--text", "/nonexistent/a.txt"], "there is no folder /nonexistent"),
     ] {

@@ -142,7 +142,9 @@ impl Options {
         if self.json.is_some() && self.json == self.text {
             return Err("--json and --text name the same file: two are needed".into());
         }
-        self.cases()
+        let cases = self.cases()?;
+        self.check_taking_part(&cases)?;
+        Ok(cases)
     }
 
     fn check_subjects(&self) -> Result<(), Failure> {
@@ -159,6 +161,25 @@ impl Options {
             }
         }
         Ok(())
+    }
+
+    /// One of the subjects has to be able to do one of the cases.
+    fn check_taking_part(&self, cases: &[Case]) -> Result<(), Failure> {
+        let mut reasons = Vec::new();
+        for subject in subjects::all() {
+            let name = subject.facts().name;
+            for case in cases.iter().filter(|_| self.wants(name)) {
+                let Some(reason) = subject.lacks(case) else { return Ok(()) };
+                let told = format!("{name} has no {}: {reason}", case.scenario.name());
+                if !reasons.contains(&told) {
+                    reasons.push(told);
+                }
+            }
+        }
+        for (name, feature) in super::missing().iter().filter(|(name, _)| self.wants(name)) {
+            reasons.push(format!("{name}: {}", self.reason(feature)));
+        }
+        Err(format!("nothing of this can be measured\n  {}", reasons.join("\n  ")).into())
     }
 
     /// Whether a subject takes part: of variants the quick form has those that are asked for.
@@ -426,7 +447,7 @@ pub mod tests {
             refused(&["--subjects", blank], "names with commas between are expected");
         }
         // One that another build has is known.
-        assert!(options(&["--subjects", "nng,zenoh"]).check(&[0]).is_ok());
+        assert!(options(&["--subjects", "raw-spin,nng,zenoh"]).check(&[0]).is_ok());
         refused(&["--server-cores", "77"], "--server-cores 77: this process may use 0, 1");
         refused(&["--client-cores", "0,2"], "--client-cores 2: ");
         refused(&["--payload", "3"], "from 16 bytes to 16 MiB are expected");
@@ -446,6 +467,30 @@ pub mod tests {
         refused(&["--json", "/nonexistent/a.jsonl"], "--json: there is no folder /nonexistent");
         refused(&["--json", "a", "--text", "a"], "the same file");
         refused(&["--json", "-", "--text", "-"], "go to standard output without it");
+    }
+
+    #[test]
+    fn subjects_that_can_do_nothing_of_it_are_refused() {
+        refused(
+            &["rtt", "stream", "--subjects", "clock"],
+            "nothing of this can be measured\n  clock has no rtt: a clock carries no messages\n  \
+             clock has no stream: a clock carries no messages",
+        );
+        refused(
+            &["fan-in", "--subjects", "raw-spin,uring-*"],
+            "\n  uring-park has no fan-in: a floor of one connection a ring",
+        );
+        for name in super::super::missing().iter().map(|(name, _)| *name) {
+            refused(&["--subjects", name], &format!("\n  {name}: not built: feature "));
+        }
+        // One of them, in one of them.
+        for words in [
+            &["rtt", "--subjects", "clock,raw-spin"][..],
+            &["rtt", "paced", "--subjects", "clock"],
+            &["fan-in", "--subjects", "uring-spin,tokio"],
+        ] {
+            assert!(options(words).check(&[0]).is_ok(), "{words:?}");
+        }
     }
 
     #[test]
