@@ -195,6 +195,43 @@ fn plan_measures_nothing() {
     assert!(said.contains("\nexpected to take ") && said.contains(" h"), "{said}");
 }
 
+/// The others are measured, and what is left out is told with its remedy.
+#[test]
+fn case_beyond_the_limit_of_descriptors_is_told() {
+    let run = |words: &str| {
+        let script = format!("ulimit -n 100 && exec \"$0\" run {words}");
+        let program = env!("CARGO_BIN_EXE_peers");
+        let output = output::output(Command::new("sh").args(["-c", &script, program]));
+        let of = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), of(&output.stdout), of(&output.stderr))
+    };
+    let why = "fan-in 64 B, 128 connections: not measured: a process needs 192 descriptors and \
+               the hard limit is 100: raise it (ulimit -n 192, as root), or take --connections 36 \
+               at most";
+    let path = file("descriptors.jsonl");
+    let short = format!(
+        "--payload 64 --rounds 1 --duration 0.01 --subjects raw-epoll --json {}",
+        path.display()
+    );
+    let (status, said, error) = run(&format!("rtt fan-in {short}"));
+    assert_eq!(status, Some(1), "it was asked for: {error}");
+    assert!(error.contains(&format!("error: {why}")), "{error}");
+    let end = said.lines().last().expect("a line");
+    assert!(end.starts_with("Not measured: fan-in 64 B, 128 connections: a process"), "{said}");
+    let of = |name: &str| lines_of(&path).into_iter().find(|line| line["scenario"] == name);
+    assert!(of("rtt").expect("a line")["samples"].as_u64() > Some(0));
+    let line = of("fan-in").expect("a line");
+    let reason = line["skipped"].as_str().expect("it was not measured");
+    assert!(reason.starts_with("n/a: a process needs 192 descriptors"), "{reason}");
+    // Of everything it is one case, which somebody else may measure.
+    let (status, said, error) = run(&short);
+    assert_eq!(status, Some(0), "{error}");
+    assert!(said.contains("\nNot measured: fan-in 64 B, 128 connections: a process"), "{said}");
+    let (status, said, error) = run("fan-in --plan");
+    assert_eq!(status, Some(1), "{error}");
+    assert!(said.contains(why) && error.contains(why), "{said}{error}");
+}
+
 /// And not after minutes of building.
 #[test]
 fn results_that_are_there_stop_the_script_before_it_builds() {

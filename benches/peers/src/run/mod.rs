@@ -30,7 +30,7 @@ use ringwire::time::Nanos;
 use serde::Serialize;
 
 use crate::drive::Failure;
-use crate::job::{Case, Job, Round};
+use crate::job::{Case, Job, Round, Scenario};
 use crate::process;
 use crate::subjects::{self, OPTIONAL, Subject};
 use cores::Cores;
@@ -85,8 +85,12 @@ pub fn run(options: &Options, cases: Vec<Case>) -> Result<(), Failure> {
     let allowed = cores::allowed()?;
     process::raise_descriptor_limit()?;
     let expected = foretell(options, &cases);
+    // Not all of it is measured: told now, and again where the results end.
+    let left_out = left_out(&cases, hard_limit());
+    let missed = missed(options, &cases, &left_out);
     if options.plan {
-        return Ok(write!(io::stdout(), "{expected}")?);
+        write!(io::stdout(), "{expected}")?;
+        return blame(&[], missed);
     }
     eprint!("{expected}");
     let cores = Cores::choose(options, &allowed)?;
@@ -121,7 +125,10 @@ pub fn run(options: &Options, cases: Vec<Case>) -> Result<(), Failure> {
     }
     let took = span(Nanos::now().0.saturating_sub(started.0));
     report.text(&format!("{}\n {took} in all\n", goal::render(&verdicts)))?;
-    blame(&done)
+    for (case, reason) in &left_out {
+        report.text(&format!("Not measured: {case}: {reason}"))?;
+    }
+    blame(&done, missed)
 }
 
 /// What would be measured, and how long it takes.
@@ -132,8 +139,12 @@ fn foretell(options: &Options, cases: &[Case]) -> String {
         let count = all
             .iter()
             .filter(|subject| options.wants(subject.facts().name))
-            .filter(|subject| subject.lacks(case).or_else(|| lacks_descriptors(case)).is_none())
+            .filter(|subject| subject.lacks(case).is_none())
             .count();
+        if let Some(reason) = lacks_descriptors(case, hard_limit()) {
+            text += &format!("{case}: not measured: {reason}\n");
+            continue;
+        }
         let case_ns = load.expected_ns(case, count);
         all_ns += case_ns;
         if options.plan {
@@ -145,10 +156,27 @@ fn foretell(options: &Options, cases: &[Case]) -> String {
     format!("{text}expected to take {}\n", span(all_ns))
 }
 
-/// What makes a run fail: wrong answers of anybody, and Ringwire without figures. A peer that fails
-/// is reported, and no more.
-fn blame(done: &[Done]) -> Result<(), Failure> {
-    let mut blame = Vec::new();
+/// The cases that nobody can do here, and why.
+fn left_out(cases: &[Case], limit: Option<u64>) -> Vec<(Case, String)> {
+    let lacks = |case: &Case| Some((*case, lacks_descriptors(case, limit)?));
+    cases.iter().filter_map(lacks).collect()
+}
+
+/// Those of them that were asked for by themselves: a scenario's when nothing else of it is left.
+fn missed(options: &Options, cases: &[Case], left_out: &[(Case, String)]) -> Vec<String> {
+    let is_left = |case: &Case| left_out.iter().all(|(other, _)| other != case);
+    let is_missed = |(case, _): &&(Case, String)| {
+        let mut alike = cases.iter().filter(|other| other.scenario == case.scenario);
+        options.names(case.scenario) && !alike.any(is_left)
+    };
+    let told = |(case, reason): &(Case, String)| format!("{case}: not measured: {reason}");
+    left_out.iter().filter(is_missed).map(told).collect()
+}
+
+/// What makes a run fail: what was asked for and `missed`, wrong answers of anybody, and Ringwire
+/// without figures. A peer that fails is reported, and no more.
+fn blame(done: &[Done], missed: Vec<String>) -> Result<(), Failure> {
+    let mut blame = missed;
     for Done { case, records } in done {
         for record in records {
             let subject = &record.subject;
@@ -202,7 +230,8 @@ fn measure(
         if !options.wants(&who.name) {
             continue;
         }
-        match subject.lacks(case).or_else(|| lacks_descriptors(case)) {
+        let reason = subject.lacks(case).map(str::to_owned);
+        match reason.or_else(|| lacks_descriptors(case, hard_limit())) {
             Some(reason) => records.push(Record::skipped(&who, case, format!("n/a: {reason}"))),
             None => entries.push(Entry { subject, who, rounds: Vec::new(), failure: None }),
         }
@@ -271,10 +300,24 @@ impl Entry {
 }
 
 /// Each process has one descriptor for each connection.
-fn lacks_descriptors(case: &Case) -> Option<&'static str> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    let needed = (case.sockets() + DESCRIPTORS_SPARE) as u64;
-    limit.is_some_and(|limit| limit < needed).then_some("more descriptors than the hard limit")
+fn lacks_descriptors(case: &Case, limit: Option<u64>) -> Option<String> {
+    let (needed, spare) = ((case.sockets() + DESCRIPTORS_SPARE) as u64, DESCRIPTORS_SPARE as u64);
+    let limit = limit.filter(|&limit| limit < needed)?;
+    let fewer = match limit.saturating_sub(spare) {
+        most @ 1.. if case.scenario == Scenario::FanIn => {
+            format!(", or take --connections {most} at most")
+        }
+        _ => String::new(),
+    };
+    Some(format!(
+        "a process needs {needed} descriptors and the hard limit is {limit}: raise it \
+         (ulimit -n {needed}, as root){fewer}"
+    ))
+}
+
+/// The descriptors that a process may have; `None` without a limit.
+fn hard_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
 }
 
 /// Shows what is going on, on a terminal. Draws nothing while something is measured.
@@ -336,7 +379,9 @@ mod tests {
             skipped: Some("failed: round 1: killed".into()),
             ..record(name, "park", role, 1, 1.0)
         };
-        let of = |records| blame(&[Done { case: CASE, records }]).err().map(|e| e.to_string());
+        let of = |records| {
+            blame(&[Done { case: CASE, records }], Vec::new()).err().map(|e| e.to_string())
+        };
         assert_eq!(of(vec![failed("tokio", Role::Peer), failed("raw-spin", Role::Floor)]), None);
         let told = of(vec![failed("ringwire-park", Role::Ringwire)]).expect("it is ours");
         assert_eq!(told, "rtt 64 B: ringwire-park failed: round 1: killed");
@@ -372,6 +417,32 @@ mod tests {
         assert_eq!(told(&entry), [figures, (0, 0, Some(reason.into()))]);
         entry.rounds.clear();
         assert_eq!(told(&entry), [(0, 0, Some("failed: round 3: killed".into()))]);
+    }
+
+    #[test]
+    fn case_beyond_the_limit_of_descriptors_says_what_to_do() {
+        let of = |words: &[&str], limit: u64| {
+            let options = options(words);
+            let cases = options.check(&[0]).expect("valid");
+            let left_out = left_out(&cases, Some(limit));
+            let reasons = left_out.iter().map(|(case, reason)| format!("{case}: {reason}"));
+            (reasons.collect::<Vec<_>>(), missed(&options, &cases, &left_out).len())
+        };
+        let told = "fan-in 64 B, 128 connections: a process needs 192 descriptors and the hard \
+                    limit is 191: raise it (ulimit -n 192, as root), or take --connections 127 \
+                    at most";
+        assert_eq!(of(&["fan-in"], 191), (vec![told.into()], 1));
+        assert_eq!(of(&["fan-in"], 192), (Vec::new(), 0));
+        // Of the form, which nobody has asked for by its name.
+        assert_eq!(of(&[], 191), (vec![told.into()], 0));
+        assert_eq!(of(&["rtt", "fan-in"], 191), (vec![told.into()], 1));
+        assert_eq!(of(&["--connections", "128"], 191), (vec![told.into()], 1));
+        let (reasons, missed) = of(&["fan-in", "--form", "long"], 191);
+        assert_eq!((reasons.len(), missed), (3, 0), "1 and 16 connections are measured");
+        let (reasons, _) = of(&["rtt", "--payload", "64"], 64);
+        let told = "rtt 64 B: a process needs 65 descriptors and the hard limit is 64: raise it \
+                    (ulimit -n 65, as root)";
+        assert_eq!(reasons, [told]);
     }
 
     #[test]

@@ -190,6 +190,12 @@ impl Options {
         }
     }
 
+    /// Whether a scenario was asked for, by its name or by what only it has.
+    pub fn names(&self, scenario: Scenario) -> bool {
+        let is_named = self.scenarios.iter().any(|&name| Scenario::from(name) == scenario);
+        is_named || (scenario == Scenario::FanIn && self.connections.is_some())
+    }
+
     /// Why a feature is not in this build.
     pub fn reason(&self, feature: &str) -> String {
         let mut given = self.skipped.iter().filter(|(name, _)| name == feature);
