@@ -50,6 +50,41 @@ usage() {
     sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0"
 }
 
+# Words as they can be typed again.
+typed() {
+    local word text=""
+    for word in "$@"; do
+        [[ "$word" =~ ^[A-Za-z0-9_.,:/=+%@-]+$ ]] || word="${word@Q}"
+        text+="${text:+ }$word"
+    done
+    echo "$text"
+}
+
+# The line that was meant, from the word on that stands where it may not: the form first, scenarios
+# behind it, and options of `peers run` behind --.
+meant() {
+    local form="$form" scenarios=("${beside[@]}" "${alone[@]}") options=()
+    while [ "$#" -gt 0 ]; do
+        case "$1" in
+        --)
+            options+=("${@:2}")
+            break
+            ;;
+        # Said by the word behind it.
+        --form) ;;
+        --form=*) form="${1#*=}" ;;
+        quick | long) form="$1" ;;
+        rtt | stream | paced | fan-in | mixed | cores | idle | failover | own) scenarios+=("$1") ;;
+        -*) options+=("$1") ;;
+        # Values of options, once there is one.
+        *) if [ "${#options[@]}" = 0 ]; then scenarios+=("$1"); else options+=("$1"); fi ;;
+        esac
+        shift
+    done
+    [ "${#options[@]}" = 0 ] || options=(-- "${options[@]}")
+    typed scripts/bench.sh "$form" "${scenarios[@]}" "${options[@]}"
+}
+
 form=quick
 if [ "${1:-}" = quick ] || [ "${1:-}" = long ]; then
     form="$1"
@@ -74,7 +109,15 @@ while [ "$#" -gt 0 ]; do
         exit 0
         ;;
     quick | long)
-        echo "$1 stands before the scenarios: scripts/bench.sh $1 ${beside[*]} ${alone[*]}" >&2
+        echo "$1 stands before the scenarios: $(meant "$@")" >&2
+        exit 2
+        ;;
+    -*)
+        if [ "${#alone[@]}" -gt 0 ]; then
+            echo "$1 is not for ${alone[*]}: see ringwire bench --help" >&2
+        else
+            echo "$1: options of peers run stand behind --: $(meant "$@")" >&2
+        fi
         exit 2
         ;;
     *)
@@ -119,6 +162,43 @@ elif [ "$((${#beside[@]} + ${#rest[@]}))" = 0 ]; then
     if [ "$form" = long ]; then
         alone=(own "${alone[@]}")
     fi
+fi
+
+# Only features that peers have: cargo says so after all else was built.
+check_features() {
+    local feature features="${FEATURES-all}"
+    for feature in ${features//,/ }; do
+        if [[ ",all,$every_feature," != *",$feature,"* ]]; then
+            echo "FEATURES=$FEATURES: no peer needs a feature $feature; there are $every_feature" >&2
+            exit 2
+        fi
+    done
+}
+
+# Names of subjects, by what the sources of peers have in quotes: that is more than names, but what
+# is not among it is none. `peers run` has the last word.
+check_subjects() {
+    local name names quoted
+    IFS=, read -ra names <<<"$1"
+    for name in "${names[@]}"; do
+        read -r name <<<"$name"
+        quoted="\"${name%\*}"
+        [ "$name" != "${name%\*}" ] || quoted+="\""
+        if ! grep -qrF --include='*.rs' -- "$quoted" benches/peers/src/subjects; then
+            echo "--subjects $1: none is called '$name'; benches/peers/README.md says which there are" >&2
+            exit 2
+        fi
+    done
+}
+
+if [ "$has_peers" ]; then
+    check_features
+    for ((index = 0; index < ${#rest[@]}; index++)); do
+        case "${rest[index]}" in
+        --subjects) check_subjects "${rest[index + 1]:-}" ;;
+        --subjects=*) check_subjects "${rest[index]#*=}" ;;
+        esac
+    done
 fi
 arguments+=("${beside[@]}" "${rest[@]}")
 if [[ " ${rest[*]} " == *" --plan "* ]]; then

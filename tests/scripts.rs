@@ -597,6 +597,54 @@ fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
     text(&output::output(&mut command));
 }
 
+/// Before anything is built, and with the line that was meant.
+#[test]
+fn words_that_bench_does_not_take_are_told_with_those_it_takes() {
+    let repository = Repository::new("words");
+    repository.program("bin/cargo", "#!/bin/bash\necho built >&2\nexit 1\n");
+    let run = |words: &[&str], features: &str| {
+        let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+        let run = output::output(command.args(words).env("OUT", "-").env("FEATURES", features));
+        (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())
+    };
+    let refused = |words: &str, wanted: &str| {
+        let (code, said) = run(&words.split(' ').collect::<Vec<_>>(), "");
+        assert_eq!((code, &*said), (Some(2), &*format!("{wanted}\n")), "{words}");
+    };
+    let options = |words, first: &str, meant: &str| {
+        let told =
+            format!("{first}: options of peers run stand behind --: scripts/bench.sh {meant}");
+        refused(words, &told);
+    };
+    options("quick rtt --payload 256", "--payload", "quick rtt -- --payload 256");
+    options("--payload 256 rtt", "--payload", "quick rtt -- --payload 256");
+    options("rtt --rounds=3 stream --plan", "--rounds=3", "quick rtt stream -- --rounds=3 --plan");
+    options(
+        "long rtt --subjects raw-* -- --plan",
+        "--subjects",
+        "long rtt -- --subjects 'raw-*' --plan",
+    );
+    options("rtt --form long", "--form", "long rtt");
+    refused("mixed --rounds 3", "--rounds is not for mixed: see ringwire bench --help");
+    let behind = |words, form: &str, meant: &str| {
+        refused(words, &format!("{form} stands before the scenarios: scripts/bench.sh {meant}"));
+    };
+    behind("rtt long", "long", "long rtt");
+    behind("rtt quick mixed stream", "quick", "quick rtt mixed stream");
+    behind("rtt long stream -- --rate 100", "long", "long rtt stream -- --rate 100");
+    behind("quick rtt long --payload 256", "long", "long rtt -- --payload 256");
+
+    let (code, said) = run(&["rtt"], "omq,zmg");
+    let wanted = "FEATURES=omq,zmg: no peer needs a feature zmg; there are tokio-uring,monoio,";
+    assert!(code == Some(2) && said.starts_with(wanted) && !said.contains("built"), "{said}");
+    for features in ["all", "omq, zmq", ""] {
+        let (_, said) = run(&["rtt"], features);
+        assert!(said.contains("built"), "{features}: {said}");
+    }
+    // Peers are no part of it.
+    assert!(run(&["mixed"], "zmg").1.contains("built"));
+}
+
 /// Also when a part of the run fails; where it can not be set nothing runs.
 #[test]
 fn congestion_control_is_set_for_the_run_and_then_back() {

@@ -259,6 +259,23 @@ fn results_that_are_there_stop_the_script_before_it_builds() {
         let is_said = said.contains(&format!("there-{part}-{part}.jsonl is there: APPEND=1"));
         assert!(is_said && !said.contains("built"), "{said}");
     }
+    // Nor a name that no subject has; whose it is, the program says.
+    for names in ["nonsense", "raw-spin, nonsense", "raw-spin,nonsense-*", "nonsense*"] {
+        for arguments in [&["--subjects", names][..], &[&format!("--subjects={names}")]] {
+            let (status, said) = run("not-there", &[&["rtt", "--"], arguments].concat());
+            assert_eq!(status, Some(2), "{said}");
+            let is_said =
+                said.starts_with(&format!("--subjects {names}: none is called 'nonsense"));
+            assert!(is_said && !said.contains("built"), "{said}");
+        }
+    }
+    let list = peers(&["list"]).stdout;
+    let list = String::from_utf8(list).expect("UTF-8");
+    let mut names: Vec<&str> = list.lines().filter_map(|l| l.split(' ').next()).collect();
+    assert!(names.len() > 20, "{list}");
+    names.extend(["raw-*", "*", "r*"]);
+    let (_, said) = run("not-there", &["rtt", "--", "--subjects", &names.join(" , ")]);
+    assert!(said.contains("built"), "{said}");
     // What is not asked for does not stand in the way.
     let (_, said) = run("there-peers", &["quick", "idle"]);
     assert!(said.contains("built"), "{said}");
