@@ -56,10 +56,32 @@ if [ -n "$seconds" ] && [[ " $* " != *" --duration"[\ =]* ]]; then
     arguments+=(--duration "$seconds")
 fi
 turns="${TURNS:-$default_turns}"
-if [ "$turns" -gt 1000 ]; then
-    echo "TURNS=$turns: 1000 at most" >&2
+if ! [[ "$turns" =~ ^[1-9][0-9]{0,3}$ ]] || [ "$turns" -gt 1000 ]; then
+    echo "TURNS=$turns: a number from 1 to 1000 is wanted" >&2
     exit 2
 fi
+
+# Whether there is what one of the two is built from, before either is.
+check() {
+    local letter="$1" source="${2%%,*}" commit patch=""
+    commit="${source%%+*}"
+    [ "$commit" = "$source" ] || patch="${source#*+}"
+    if [ "$commit" = . ] && [ -n "$patch" ]; then
+        echo "$letter=$2: a patch needs a commit to stand on, as HEAD+$patch: . is the working tree as it is" >&2
+        exit 2
+    fi
+    if [ "$commit" != . ] && ! git rev-parse --verify --quiet "$commit^{commit}" >/dev/null 2>&1; then
+        echo "$letter=$2: git knows no commit '$commit'; a commit is wanted, or . for the working tree" >&2
+        exit 2
+    fi
+    if [ -n "$patch" ] && [ ! -r "$patch" ]; then
+        echo "$letter=$2: $patch can not be read; a file for git apply is wanted, from $PWD" >&2
+        exit 2
+    fi
+}
+
+check A "${subjects[0]}"
+check B "${subjects[1]}"
 record="${RECORD:--}"
 
 root="$PWD"
@@ -75,10 +97,6 @@ build() {
     commit="${source%%+*}"
     patch="${source#"$commit"}"
     patch="${patch#+}"
-    if [ "$commit" = . ] && [ -n "$patch" ]; then
-        echo "a patch needs a commit to stand on, as HEAD+$patch: . is the working tree as it is" >&2
-        exit 2
-    fi
     # What else decides what is built: these variables, those of the caller, and the compiler.
     key="$({ [ -z "$patch" ] || cat "$patch"; env "$@" bash -c 'env | grep -E "^(CARGO_|RUSTFLAGS=)" | sort'; rustc -V; } | cksum | cut -d ' ' -f 1)"
     if [ "$commit" = . ]; then

@@ -385,9 +385,12 @@ fn turns_of_both_builds_are_as_long() {
     check(&["cores"], "cores");
     check(&["rtt", "--duration", "0.5"], "rtt --duration 0.5");
     check(&["stream", "--duration=0.5"], "stream --duration=0.5");
-    let refused = run(&["rtt"], "1001");
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("1000 at most"));
+    for turns in ["1001", "0", "-1", "abc", "1.5", "99999999999999999999"] {
+        let refused = run(&["rtt"], turns);
+        assert_eq!(refused.status.code(), Some(2), "{turns}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(said, format!("TURNS={turns}: a number from 1 to 1000 is wanted\n"));
+    }
 }
 
 #[test]
@@ -408,10 +411,25 @@ fn comparison_that_can_not_be_made_says_why() {
     let usage = repository.script("ab.sh", &["name", "HEAD"]);
     assert_eq!(usage.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&usage.stderr).contains("scripts/ab.sh NAME A B"));
-    let outcome = repository.script("ab.sh", &["name", ".+other.patch", "HEAD"]);
-    assert_eq!(outcome.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&outcome.stderr);
-    assert!(said.contains("HEAD+other.patch"), "{said}");
+    let absent = "B=HEAD+other.patch: other.patch can not be read";
+    for (subjects, wanted) in [
+        (
+            ["HEAD", ".+other.patch"],
+            "B=.+other.patch: a patch needs a commit to stand on, as HEAD+",
+        ),
+        (["HEAD", "HEAD+other.patch"], absent),
+        (["nonsense,A=1", "HEAD"], "A=nonsense,A=1: git knows no commit 'nonsense'; a commit is"),
+        (
+            ["HEAD", "nonsense"],
+            "B=nonsense: git knows no commit 'nonsense'; a commit is wanted, or",
+        ),
+    ] {
+        let outcome = repository.script("ab.sh", &[&["name"], &subjects[..]].concat());
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        assert_eq!(outcome.status.code(), Some(2), "{said}");
+        assert!(said.starts_with(wanted) && said.lines().count() == 1, "{said}");
+        assert_eq!(repository.read("notes/builds"), "", "before either is built");
+    }
     repository.write("tree/other.patch", "--- a/speed\n+++ b/speed\n@@ -1 +1 @@\n-7\n+50\n");
     let outcome = repository.script("ab.sh", &["name", "HEAD", "HEAD+other.patch"]);
     assert!(!outcome.status.success());
