@@ -189,7 +189,9 @@ done
 summary() {
     local machine
     machine="$(head -n 1 "$scratch/all-A.jsonl")"
-    echo "$name: $turns turns of ringwire bench ${arguments[*]}"
+    local unit=turns
+    [ "$turns" -gt 1 ] || unit=turn
+    echo "$name: $turns $unit of ringwire bench ${arguments[*]}"
     # Without where the tree lies on this machine.
     echo "A ${subjects[0]//"$root/"/} ($(commit_of 0))"
     echo "B ${subjects[1]//"$root/"/} ($(commit_of 1))"

@@ -376,7 +376,7 @@ fn turns_of_both_builds_are_as_long() {
     };
     let check = |arguments: &[&str], expected: &str| {
         let printed = text(&run(arguments, "1"));
-        let said = format!("same: 1 turns of ringwire bench {expected}\n");
+        let said = format!("same: 1 turn of ringwire bench {expected}\n");
         assert!(printed.starts_with(&said), "{printed}");
     };
     check(&["rtt"], "rtt --duration 0.1");

@@ -175,6 +175,11 @@ impl Case {
     }
 }
 
+/// `1 round`, `2 rounds`.
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.scenario.name();
@@ -186,7 +191,7 @@ impl fmt::Display for Case {
         write!(f, "{name} {size} {unit}")?;
         match self.scenario {
             Scenario::Paced => write!(f, ", {} a second", self.rate_hz)?,
-            Scenario::FanIn => write!(f, ", {} connections", self.connections)?,
+            Scenario::FanIn => write!(f, ", {}", counted(self.connections, "connection"))?,
             Scenario::Rtt | Scenario::Stream => {}
         }
         f.write_str(if self.bulk { ", 1 MiB beside it 100 times a second" } else { "" })

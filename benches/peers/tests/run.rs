@@ -97,7 +97,7 @@ fn lines_go_to_standard_output_and_tables_beside_them() {
         lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines[1]["subject"], "raw-blocking");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("rtt 64 B, 1 rounds of 0.01 s"), "{said}");
+    assert!(said.contains("rtt 64 B, 1 round of 0.01 s"), "{said}");
 }
 
 #[test]

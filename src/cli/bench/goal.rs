@@ -12,6 +12,7 @@ use ringwire::config::Idle;
 use super::options::Scenario;
 use super::plan::{Beside, Case};
 use super::summary::OfRound;
+use crate::cli::show::counted;
 
 /// Rounds that differ by more than this, but for a tenth at either end, were disturbed.
 pub(in crate::cli) const NOISY: f64 = 2.0;
@@ -120,7 +121,7 @@ impl Goal {
     /// all `rounds`.
     pub(super) fn verdict(&self, ratio: f64, samples: u64, rounds: usize) -> String {
         if !self.is_judged(samples, rounds) {
-            return format!("{self} open: {samples} samples");
+            return format!("{self} open: {}", counted(samples, "sample"));
         }
         format!("{self} {}", if self.is_met(ratio) { "met" } else { "missed" })
     }
@@ -217,6 +218,7 @@ mod tests {
         };
         // One of each round has to lie beyond it.
         assert_eq!(of(Figure::P99, 2_099, 21), "<= 2.00x open: 2099 samples");
+        assert_eq!(of(Figure::P99, 1, 1), "<= 2.00x open: 1 sample");
         assert_eq!(of(Figure::P99, 2_100, 21), "<= 2.00x met");
         let few = |figure| of(figure, 999, 7);
         assert_eq!(few(Figure::P99), "<= 2.00x open: 999 samples");

@@ -12,6 +12,7 @@ use ringwire::wire::frame_bytes;
 use serde::Serialize;
 
 use super::options::{Delivery, Options, Scenario, Size};
+use crate::cli::show::counted;
 use crate::cli::{CommandError, Settings};
 
 /// Connections of the default suite's last case, and of what stands beside it.
@@ -430,10 +431,15 @@ impl fmt::Display for Case {
         }
         match (self.scenario, self.beside, self.connections) {
             (Scenario::Idle, Beside::Fewer(_), count) => {
-                write!(f, ", {count} sessions beside none")
+                write!(f, ", {} beside none", counted(count as u64, "session"))
             }
             (Scenario::Cores, _, count) => {
-                write!(f, ", {count} connections to 1 to {} reactors", self.reactors)
+                let connections = counted(count as u64, "connection");
+                let reactors = counted(self.reactors as u64, "reactor");
+                match self.reactors {
+                    1 => write!(f, ", {connections} to {reactors}"),
+                    _ => write!(f, ", {connections} to 1 to {reactors}"),
+                }
             }
             (_, Beside::Fewer(count), many) => {
                 write!(f, ", ringwire over {many} connections beside {count}")
@@ -636,6 +642,11 @@ mod tests {
         check(&["mixed"], &["mixed 64 B spin", "mixed 64 B spin, 1000 requests/s"]);
         check(&["mixed", "--rate", "2000"], &["mixed 64 B spin, 2000 requests/s"]);
         check(&["idle"], &["idle 64 B park, 1000 sessions beside none"]);
+        check(&["idle", "--connections", "1"], &["idle 64 B park, 1 session beside none"]);
+        check(
+            &["cores", "--connections", "1"],
+            &["cores 64 B adaptive, 1 connection to 1 to 2 reactors"],
+        );
         check(&["cores"], &["cores 64 B adaptive, 64 connections to 1 to 2 reactors"]);
         check(
             &["stream", "--delivery", "reliable"],

@@ -16,6 +16,7 @@ use super::paired::{PairedRatio, most_of};
 use super::plan::{Beside, Case, Plan};
 use super::ring;
 use super::summary::{Measured, OfRound, ratio};
+use crate::cli::show::counted;
 
 /// One line of the table.
 struct Line {
@@ -98,13 +99,12 @@ pub(super) fn render(plan: &Plan, measured: &[Measured]) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let plural = if rounds == 1 { "" } else { "s" };
     let round = match (case.scenario, case.connections) {
-        (Scenario::Failover, 1) => "1 cut".into(),
-        (Scenario::Failover, cuts) => format!("{cuts} cuts"),
+        (Scenario::Failover, cuts) => counted(cuts as u64, "cut"),
         _ => format!("{} s", plan.duration.as_secs_f64()),
     };
-    let mut text = format!("{case}, {rounds} round{plural} of {round}\n{}\n", table.trim_fmt());
+    let rounds = counted(rounds as u64, "round");
+    let mut text = format!("{case}, {rounds} of {round}\n{}\n", table.trim_fmt());
     for note in notes(case, measured) {
         text += &format!(" {note}\n");
     }

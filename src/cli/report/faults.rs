@@ -6,6 +6,7 @@ use super::model::{Book, Case, letter};
 use super::read::Run;
 use super::text;
 use crate::cli::bench::shown;
+use crate::cli::show::counted;
 
 /// What the reason begins with where a subject should have had figures.
 const FAILED: &str = "failed: ";
@@ -31,7 +32,7 @@ pub(super) fn warnings(book: &Book<'_>, run: usize) -> Vec<String> {
         for entry in case.of_run(run) {
             let who = format!("{of_run}{}, {}", case.title(), text::name(&entry.label));
             if let Some(errors @ 1..) = entry.row.errors {
-                warnings.push(format!("{who}: {errors} wrong answers"));
+                warnings.push(format!("{who}: {}", counted(errors, "wrong answer")));
             }
             for figure in [P50, RATE] {
                 // Of many short rounds some are disturbed on any machine.

@@ -8,6 +8,7 @@
 use super::read::{Row, Run, Told};
 use super::text;
 use crate::cli::bench::{clock, shown};
+use crate::cli::show::counted;
 
 /// The subject that is held against all others.
 pub(super) const RINGWIRE: &str = "ringwire";
@@ -280,7 +281,7 @@ impl<'a> Case<'a> {
         let payload = self.payload_bytes.map(shown::size);
         let mut title = self.work(payload.as_deref());
         title += &match (self.fewer, self.connections) {
-            (Some(0), Some(many)) => format!(", {many} sessions beside none"),
+            (Some(0), Some(many)) => format!(", {} beside none", counted(many, "session")),
             (Some(fewer), Some(many)) => {
                 format!(", ringwire over {many} connections beside {fewer}")
             }

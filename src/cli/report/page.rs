@@ -247,7 +247,7 @@ impl Page {
             self.html += &items(shown);
         }
         if !folded.is_empty() {
-            let more = format!("and {} more", count(folded.len(), "warning"));
+            let more = format!("and {}", count(folded.len(), "more warning"));
             self.html +=
                 &format!("<details><summary>{more}</summary>{}</details>\n", items(folded));
         }

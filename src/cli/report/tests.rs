@@ -131,6 +131,26 @@ fn page_shows_everything_there_is() {
     assert_eq!(page.html, page_of(&rich()).html, "the same rows give the same page");
 }
 
+/// Six of them are enough to see that something is wrong.
+#[test]
+fn warnings_beyond_the_first_are_folded_away() {
+    let row = |errors: u64| {
+        format!(
+            "{{\"scenario\":\"rtt\",\"subject\":\"ringwire\",\"payload_bytes\":{},\
+             \"p50_ns\":8000,\"errors\":{errors}}}\n",
+            errors * 64
+        )
+    };
+    for (rows, said) in [(7, "and 1 more warning"), (8, "and 2 more warnings")] {
+        let page = page_of(&(1..=rows).map(row).collect::<String>());
+        let document = well_formed(&page.html);
+        assert!(texts(&document, "summary").contains(&said.into()), "{said}");
+        let lists = texts(&document, "li");
+        assert_eq!(lists[0], "rtt 64 B, ringwire: 1 wrong answer");
+        assert_eq!(lists[1], "rtt 128 B, ringwire: 2 wrong answers");
+    }
+}
+
 /// Goals as the run has judged them, each way it was held; who could not do a case at the end.
 #[test]
 fn other_transports_have_a_page() {

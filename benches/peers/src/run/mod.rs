@@ -30,7 +30,7 @@ use ringwire::time::Nanos;
 use serde::Serialize;
 
 use crate::drive::Failure;
-use crate::job::{Case, Job, Round, Scenario};
+use crate::job::{Case, Job, Round, Scenario, counted};
 use crate::process;
 use crate::subjects::{self, OPTIONAL, Subject};
 use cores::Cores;
@@ -149,8 +149,8 @@ fn foretell(options: &Options, cases: &[Case]) -> String {
         all_ns += case_ns;
         if options.plan {
             let seconds = load.duration_ns as f64 / 1e9;
-            let (rounds, time) = (load.rounds, span(case_ns));
-            text += &format!("{case}: {count} x {rounds} rounds of {seconds} s: {time}\n");
+            let (rounds, time) = (counted(load.rounds, "round"), span(case_ns));
+            text += &format!("{case}: {count} x {rounds} of {seconds} s: {time}\n");
         }
     }
     format!("{text}expected to take {}\n", span(all_ns))
@@ -181,7 +181,8 @@ fn blame(done: &[Done], missed: Vec<String>) -> Result<(), Failure> {
         for record in records {
             let subject = &record.subject;
             if record.errors > 0 {
-                blame.push(format!("{case}: {} wrong answers of {subject}", record.errors));
+                let wrong = counted(usize::try_from(record.errors)?, "wrong answer");
+                blame.push(format!("{case}: {wrong} of {subject}"));
             }
             if let Some(reason) = &record.skipped
                 && record.role == "ringwire"
@@ -457,5 +458,10 @@ mod tests {
         let first = "paced 64 B, 1000 a second: 1 x 11 rounds of 90.91 s: 16 min 41 s";
         assert_eq!(lines[0], first);
         assert_eq!(lines[2], "expected to take 33 min 22 s");
+        let words = ["--plan", "fan-in", "--connections", "1", "--rounds", "1"];
+        let options = options::tests::options(&words);
+        let text = foretell(&options, &options.check(&[0]).expect("valid"));
+        assert!(text.starts_with("fan-in 64 B, 1 connection: "), "{text}");
+        assert!(text.contains(" x 1 round of "), "{text}");
     }
 }

@@ -383,6 +383,7 @@ pub mod tests {
         assert_eq!(titles(&["rtt", "--payload", "256"]), ["rtt 256 B"]);
         assert_eq!(titles(&["rtt", "--payload", "64KiB"]), ["rtt 64 KiB"]);
         assert_eq!(titles(&["stream", "--payload", "2MiB"]), ["stream 2 MiB"]);
+        assert_eq!(titles(&["fan-in", "--connections", "1"]), ["fan-in 64 B, 1 connection"]);
         assert_eq!(titles(&["fan-in", "--connections", "3"]), ["fan-in 64 B, 3 connections"]);
         assert_eq!(titles(&["fan-in", "--payload", "64"]), ["fan-in 64 B, 128 connections"]);
         assert_eq!(titles(&["paced", "--rate", "500"])[0], "paced 64 B, 500 a second");

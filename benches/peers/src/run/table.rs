@@ -9,7 +9,7 @@ use super::NOT_BUILT;
 use super::figure::{Figure, TRIPS_EACH_MIN, best_peer, is_bulk_stream, is_short};
 use super::plan::Load;
 use super::record::Record;
-use crate::job::{Case, Scenario};
+use crate::job::{Case, Scenario, counted};
 use crate::subjects::clock;
 
 /// Where a column's text comes from.
@@ -29,7 +29,8 @@ pub fn render(case: &Case, load: Load, records: &[Record]) -> String {
         rows.push(row);
     }
     let seconds = load.duration_ns as f64 / 1e9;
-    let mut text = format!("{case}, {} rounds of {seconds} s\n{}", load.rounds, align(&rows));
+    let rounds = counted(load.rounds, "round");
+    let mut text = format!("{case}, {rounds} of {seconds} s\n{}", align(&rows));
     text += &wrapped(&legend(case, figure, records));
     let noisy = records.iter().filter(|r| is_noisy(figure, r)).map(|r| &*r.subject);
     let noisy: Vec<&str> = noisy.collect();
