@@ -25,17 +25,22 @@ fn with_sorted_words(name: &str) -> String {
     words.join("_")
 }
 
-/// Letters to insert, drop or replace on the way from one word to the other (Levenshtein).
+/// Letters to insert, drop, replace or swap with the next on the way from one word to the other
+/// (optimal string alignment).
 fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (above, a) in from.chars().enumerate() {
-        let mut diagonal = above;
-        row[0] = above + 1;
-        for (left, b) in to.chars().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[left + 1];
-            row[left + 1] = replaced.min(diagonal + 1).min(row[left] + 1);
+    let [from, to] = [from, to].map(|word| word.chars().collect::<Vec<_>>());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=to.len()).collect()];
+    for (above, a) in from.iter().enumerate() {
+        let mut row = vec![above + 1];
+        for (left, b) in to.iter().enumerate() {
+            let replaced = rows[above][left] + usize::from(a != b);
+            let mut edits = replaced.min(rows[above][left + 1] + 1).min(row[left] + 1);
+            if above > 0 && left > 0 && (a, b) == (&to[left - 1], &from[above - 1]) {
+                edits = edits.min(rows[above - 1][left - 1] + 1);
+            }
+            row.push(edits);
         }
+        rows.push(row);
     }
-    row[row.len() - 1]
+    rows[from.len()][to.len()]
 }

@@ -233,6 +233,7 @@ mod tests {
         nearest("frame_max_bytes", "frame_bytes_max");
         nearest("max-connections", "connections_max");
         nearest("keepalive_s", "tcp_keepalive_s");
+        nearest("ilde", "idle");
     }
 
     #[test]
