@@ -37,7 +37,8 @@ impl Subject for Asyncio {
     fn program(&self) -> Option<Vec<String>> {
         let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/asyncio_peer.py");
-        // Without what else is installed for that interpreter, which takes as long to load as asyncio.
+        // Without what else is installed for that interpreter: that takes as long to load as
+        // asyncio.
         Some(vec![python, "-I".into(), "-S".into(), script.into()])
     }
 }
