@@ -380,7 +380,7 @@ run_alone() {
     if [ "$form" = quick ]; then
         case "$scenario" in
         cores) lengths=(--rounds 21 --duration 0.07) ;;
-        idle) lengths=(--rounds 7 --duration 1) ;;
+        idle) lengths=(--rounds 5) ;;
         esac
     fi
     json="$scratch/$scenario.jsonl"
