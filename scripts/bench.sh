@@ -321,8 +321,15 @@ if [[ " ${rest[*]} " != *" --plan "* ]]; then
 fi
 log="$scratch/build"
 
+# What building took, which is not the suite's time.
+build_seconds=0
+
 build() {
-    cargo build --release --locked --manifest-path "$manifest" --features "$1" 2>&1 | tee "$log" >&2
+    local begin="$SECONDS" code=0
+    cargo build --release --locked --manifest-path "$manifest" --features "$1" 2>&1 |
+        tee "$log" >&2 || code="$?"
+    build_seconds="$((build_seconds + SECONDS - begin))"
+    return "$code"
 }
 
 # The first line of a failed build that says what is wrong.
@@ -398,6 +405,7 @@ run_alone() {
 }
 
 cargo build --release --locked
+build_seconds="$SECONDS"
 ringwire="$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/ringwire"
 
 if [ "$has_peers" ]; then
@@ -406,4 +414,5 @@ fi
 for scenario in "${alone[@]}"; do
     run_alone "$scenario"
 done
+echo "$((SECONDS - build_seconds)) s in all, without what was built" >&2
 exit "$status"

@@ -612,7 +612,12 @@ fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
     assert_eq!(all.map(failed), [true, true, false, true, false], "{said}");
     let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
     command.args(["quick", "cores"]).env("OUT", "-");
-    text(&output::output(&mut command));
+    let run = output::output(&mut command);
+    text(&run);
+    let said = String::from_utf8_lossy(&run.stderr);
+    let last = said.lines().last().unwrap_or_default();
+    let seconds = last.strip_suffix(" s in all, without what was built");
+    assert!(seconds.is_some_and(|seconds| seconds.parse::<u32>().is_ok()), "{said}");
 }
 
 /// Before anything is built, and with the line that was meant.
