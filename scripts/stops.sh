@@ -10,9 +10,9 @@
 # twenty longest of these: of every kind of thread how often and how long it was ready to run and
 # did not, because another one ran, and which (sched_switch); and of interrupts how long each took.
 # What those do for the network (NET_TX and NET_RX) is left out: that is the command's own work.
-# What comes late by more than the longest of these was not stopped by this kernel: a guest's host
-# has taken the processor away, or firmware has (SMI). Tracing costs a thread switch some
-# microseconds.
+# What comes late by more than the longest of these has met several in a row, or was not stopped by
+# this kernel: a guest's host has taken the processor away, or firmware has (SMI). Tracing costs a
+# thread switch some microseconds.
 #
 # Variables:
 #   RECORD    where the text goes, as NAME.txt (default: nowhere)

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::harness::allowed_cores;
 use super::link::LOOPBACK_CONGESTION;
 use super::plan::{Cores, Suite};
+use super::processor;
 
 /// The machine line.
 #[derive(Debug, Serialize)]
@@ -60,7 +61,7 @@ impl Machine {
         Self {
             scenario: "machine",
             kernel: read("/proc/sys/kernel/osrelease"),
-            cpu: cpu_model(),
+            cpu: processor::model().or_else(|| Some(std::env::consts::ARCH.to_owned())),
             cores: cores_online(),
             cores_allowed: allowed_cores().map_or(1, |cores| cores.len()),
             pinned: Pinned { core_server: server, core_client: client },
@@ -115,37 +116,8 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn cpuinfo(key: &str) -> Vec<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let value = |line: &str| {
-        let (name, value) = line.split_once(':')?;
-        (name.trim() == key).then(|| value.trim().to_owned())
-    };
-    text.lines().filter_map(value).collect()
-}
-
-fn cpu_model() -> Option<String> {
-    // x86 says "model name"; arm64 often says nothing but the architecture.
-    let Some(model) = cpuinfo("model name").into_iter().next() else {
-        return Some(std::env::consts::ARCH.to_owned());
-    };
-    let first = |key| cpuinfo(key).into_iter().next();
-    Some(told_apart(model, first("cpu family").zip(first("model"))))
-}
-
-/// Hypervisors often give a processor a name without a number, which several generations share:
-/// with its family and model, where they are known.
-fn told_apart(name: String, family_and_model: Option<(String, String)>) -> String {
-    match family_and_model {
-        Some((family, model)) if !name.contains(|c: char| c.is_ascii_digit()) => {
-            format!("{name} (family {family}, model {model})")
-        }
-        _ => name,
-    }
-}
-
 fn cores_online() -> usize {
-    let online = cpuinfo("processor").len();
+    let online = processor::cpuinfo("processor").len();
     if online > 0 { online } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
@@ -275,20 +247,6 @@ mod tests {
             assert_eq!(of(), clean, "{source}");
         }
         fs::remove_dir_all(&folder).expect("made above");
-    }
-
-    #[test]
-    fn processors_of_one_name_are_told_apart() {
-        let check = |name: &str, numbers: Option<(&str, &str)>, expected: &str| {
-            let numbers = numbers.map(|(family, model)| (family.to_owned(), model.to_owned()));
-            assert_eq!(told_apart(name.to_owned(), numbers), expected);
-        };
-        let hidden = "Intel(R) Xeon(R) Processor";
-        let expected = "Intel(R) Xeon(R) Processor (family 6, model 207)";
-        check(hidden, Some(("6", "207")), expected);
-        check(hidden, None, hidden);
-        let told = "AMD Ryzen 7 5800X 8-Core Processor";
-        check(told, Some(("25", "33")), told);
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod others;
 mod paced;
 mod paired;
 mod plan;
+mod processor;
 mod raw;
 mod ring;
 mod round;

@@ -11,6 +11,7 @@ use std::process::Command;
 use serde::Serialize;
 
 use super::cores::{Cores, siblings_of};
+use super::processor;
 use super::record::Who;
 use crate::subjects::LOOPBACK_CONGESTION;
 
@@ -62,8 +63,8 @@ impl Machine {
         Self {
             scenario: "machine",
             kernel: read("/proc/sys/kernel/osrelease"),
-            cpu: cpu_model(),
-            cores: cpuinfo("processor").len(),
+            cpu: processor::model(),
+            cores: processor::cpuinfo("processor").len(),
             cores_allowed: cores.allowed,
             core_server: cores.server[0],
             core_client: client,
@@ -130,29 +131,6 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn cpuinfo(key: &str) -> Vec<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let value = |line: &str| {
-        let (name, value) = line.split_once(':')?;
-        (name.trim() == key).then(|| value.trim().to_owned())
-    };
-    text.lines().filter_map(value).collect()
-}
-
-/// With family and model where the name has no number: hypervisors often give several generations
-/// one name.
-fn cpu_model() -> Option<String> {
-    let first = |key| cpuinfo(key).into_iter().next();
-    let name = first("model name")?;
-    if name.contains(|c: char| c.is_ascii_digit()) {
-        return Some(name);
-    }
-    Some(match first("cpu family").zip(first("model")) {
-        Some((family, model)) => format!("{name} (family {family}, model {model})"),
-        None => name,
-    })
 }
 
 /// The mitigations in force, which make every system call dearer.

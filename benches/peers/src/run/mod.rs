@@ -19,6 +19,8 @@ mod pair;
 #[path = "../../../../src/cli/bench/paired.rs"]
 mod paired;
 mod plan;
+#[path = "../../../../src/cli/bench/processor.rs"]
+mod processor;
 mod record;
 mod table;
 
