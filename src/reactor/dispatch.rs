@@ -268,10 +268,17 @@ impl Handlers {
         });
         core.meter.after_handler(began);
         if let Err(Panicked) = outcome {
-            let (id, kind, type_id) = (core.id(key), frame.kind(), frame.type_id());
-            tracing::error!(connection = %id, ?kind, type_id, "a handler panicked");
+            log_panic(core.id(key), &frame);
         }
     }
+}
+
+/// Out of line: what it needs would be made ready before every frame.
+#[cold]
+#[inline(never)]
+fn log_panic(connection: ConnectionId, frame: &Frame<'_>) {
+    let (kind, type_id) = (frame.kind(), frame.type_id());
+    tracing::error!(%connection, ?kind, type_id, "a handler panicked");
 }
 
 /// A handler panicked. That is counted; to be logged by who knows what for it was called.

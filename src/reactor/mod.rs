@@ -579,6 +579,8 @@ impl Reactor {
         take: impl FnOnce(Frame<'_>) -> R,
     ) -> Result<R, RequestError> {
         let id = self.start_request(connection, envelope, body, timeout)?;
+        // At once, before the turn that waits for its answer begins.
+        self.core.transmit();
         let mut take = Some(take);
         let mut taken = None;
         loop {

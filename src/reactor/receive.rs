@@ -218,8 +218,7 @@ fn handle_frames(
             break Ok(Stop::Ended);
         }
         if input.is_empty() {
-            if std::mem::take(&mut transmits_early) {
-                core.transmit_early(key);
+            if std::mem::take(&mut transmits_early) && core.transmit_early(key) {
                 continue;
             }
             break Ok(Stop::Starved { frame_bytes: None });
@@ -288,45 +287,21 @@ fn handle_frames(
             if frame.is_response() {
                 respond(core, awaited, key, frame);
             } else if route == Route::Inbox {
-                let message = core.message(core.id(key), &frame);
-                core.inbox.put(message);
+                put_aside(core, key, &frame);
             } else {
                 handlers.call(route, core, key, home, frame);
             }
             continue;
         }
         others += 1;
-        match meaning {
-            Input::Message => unreachable!("taken just now"),
-            Input::Established => unreachable!("of a greeting that has been answered"),
-            Input::Nothing if frame.kind() == Kind::Gap => {
-                core.counters.messages_missed.add(frame.type_id().into());
-            }
-            Input::Cancelled => {
-                messages += 1;
-                bytes += frame_bytes as u64;
-                core.on_cancel(handlers, key, frame.correlation());
-            }
-            Input::Nothing => {
-                if let Some(nanos) = connection.session.take_round_trip() {
-                    core.meter.heartbeat_took(nanos);
-                }
-            }
-            Input::Expired => core.counters.messages_expired.add(1),
-            Input::Greeting => match greet(core, key, &frame) {
-                Ok(_) if core.connections[key].passed_on.is_some() => break Ok(Stop::Ended),
-                Ok(Input::Established) => core.establish(key),
-                Ok(Input::End(reason)) => {
-                    core.end_when_sent(key, reason);
-                    break Ok(Stop::Ended);
-                }
-                Ok(_) => {}
-                Err(error) => break Err(error),
-            },
-            Input::End(reason) => {
-                core.end_when_sent(key, reason);
-                break Ok(Stop::Ended);
-            }
+        if meaning == Input::Cancelled {
+            messages += 1;
+            bytes += frame_bytes as u64;
+        }
+        match handle_other(core, handlers, key, meaning, &frame) {
+            Ok(true) => {}
+            Ok(false) => break Ok(Stop::Ended),
+            Err(error) => break Err(error),
         }
     };
     let connection = core.connections.get_mut(key).expect("slots are freed between turns only");
@@ -349,6 +324,53 @@ fn handle_frames(
     core.counters.bytes_received.add(bytes);
     core.meter.received(home, messages, bytes, core.now);
     outcome
+}
+
+/// A frame that is no message to be handled. Returns whether the connection goes on. Out of line:
+/// the addresses it needs would be made ready before the frames of every receive.
+#[inline(never)]
+fn handle_other(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    key: ConnectionKey,
+    meaning: Input,
+    frame: &Frame<'_>,
+) -> Result<bool, ProtocolError> {
+    match meaning {
+        Input::Message => unreachable!("handled by the caller"),
+        Input::Established => unreachable!("of a greeting that has been answered"),
+        Input::Greeting => match greet(core, key, frame)? {
+            _ if core.connections[key].passed_on.is_some() => return Ok(false),
+            Input::Established => core.establish(key),
+            Input::End(reason) => {
+                core.end_when_sent(key, reason);
+                return Ok(false);
+            }
+            _ => {}
+        },
+        Input::Nothing if frame.kind() == Kind::Gap => {
+            core.counters.messages_missed.add(frame.type_id().into());
+        }
+        Input::Cancelled => core.on_cancel(handlers, key, frame.correlation()),
+        Input::Nothing => {
+            if let Some(nanos) = core.connections[key].session.take_round_trip() {
+                core.meter.heartbeat_took(nanos);
+            }
+        }
+        Input::Expired => core.counters.messages_expired.add(1),
+        Input::End(reason) => {
+            core.end_when_sent(key, reason);
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Into the inbox, which has room for it. Out of line, as [`handle_other`] is.
+#[inline(never)]
+fn put_aside(core: &mut Core, key: ConnectionKey, frame: &Frame<'_>) {
+    let message = core.message(core.id(key), frame);
+    core.inbox.put(message);
 }
 
 /// A response goes to whoever waits for it. Nobody does any more: counted and dropped.

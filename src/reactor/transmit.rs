@@ -117,15 +117,36 @@ impl Core {
     /// Hot path: once per turn.
     #[inline]
     pub(crate) fn transmit(&mut self) {
-        self.dirty.append(&mut self.stalled);
+        if !self.stalled.is_empty() {
+            self.dirty.append(&mut self.stalled);
+        }
         if self.dirty.is_empty() {
             return;
         }
+        // Before anything is booked: somebody may wait for it.
+        let attempted = match *self.dirty {
+            [key] => self.send_front(key).map(|outcome| (key, outcome)),
+            _ => None,
+        };
         self.meter.begin_sends(self.now);
-        self.transmit_dirty();
+        match attempted {
+            Some((key, outcome)) => self.front_attempted(key, outcome),
+            None => self.transmit_dirty(),
+        }
         // After the sends: nobody waits for this thread now.
         self.settle_meter();
         self.meter.end();
+    }
+
+    /// The front of the only connection that had something to send has been: what it was is booked,
+    /// and what is behind it follows.
+    #[inline]
+    fn front_attempted(&mut self, key: ConnectionKey, outcome: io::Result<usize>) {
+        self.dirty.clear();
+        self.sends_few = true;
+        self.connections[key].is_dirty = false;
+        self.transmit_behind(key, Some(outcome));
+        self.count_admissions(key);
     }
 
     /// Whether what is to be sent leaves behind the frames of each connection, of so many that have
@@ -141,20 +162,19 @@ impl Core {
 
     /// In a turn, behind the frames of a connection: the answers to them need not wait for what the
     /// next has sent, nor for the rest of the turn. What else is to be sent does: more may come to
-    /// it, and a long block now would stand before what is more urgent and not queued yet.
+    /// it, and a long block now would stand before what is more urgent and not queued yet. Returns
+    /// whether anything has been attempted.
     #[inline]
-    pub(crate) fn transmit_early(&mut self, key: ConnectionKey) {
-        if *self.dirty == [key]
-            && let Some(attempted) = self.send_front(key)
-        {
-            self.dirty.clear();
-            // Those are about all that is sent for in a pass.
-            let all = std::mem::replace(&mut self.sends_few, true);
-            self.connections[key].is_dirty = false;
-            self.transmit_behind(key, Some(attempted));
-            self.count_admissions(key);
-            self.sends_few = all;
+    pub(crate) fn transmit_early(&mut self, key: ConnectionKey) -> bool {
+        if *self.dirty != [key] {
+            return false;
         }
+        let Some(outcome) = self.send_front(key) else { return false };
+        // Those are about all that is sent for in a pass.
+        let all = self.sends_few;
+        self.front_attempted(key, outcome);
+        self.sends_few = all;
+        true
     }
 
     #[inline]

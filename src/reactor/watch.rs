@@ -66,6 +66,7 @@ impl Watched {
 
 impl Core {
     /// A message came: feeds the watches of its session. Hot path where there are any.
+    #[inline(never)]
     pub(crate) fn feed_watches(&mut self, home: SessionKey, keys: [WatchKey; 2]) {
         let now = self.now;
         for key in keys {
