@@ -42,6 +42,23 @@ pub(crate) enum Correlation {
     Cancel(u64),
 }
 
+impl Correlation {
+    /// The flags of a message with or without a time to live of its own, and the number that ties
+    /// a request to what belongs to it, 0 without one.
+    #[inline(always)]
+    fn on_wire(self, expires: bool) -> (Flags, u64) {
+        match self {
+            Self::None => (Flags::default(), 0),
+            Self::Request { id, timeout_us } if timeout_us > 0 && !expires => {
+                (Flags::REQUEST.with(Flags::TIMEOUT), id)
+            }
+            Self::Request { id, .. } => (Flags::REQUEST, id),
+            Self::Response(id) => (Flags::RESPONSE, id),
+            Self::Cancel(id) => (Flags::default(), id),
+        }
+    }
+}
+
 /// What is said of a message in a bit each, where they stand in the first word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Marks(u64);
@@ -61,6 +78,10 @@ impl Marks {
     /// Those that need the extension.
     const EXTENDING: Self =
         Self(Self::KEYED.0 | Self::EXPIRES.0 | Self::ADDRESSED.0 | Self::COMMAND.0);
+    /// Those of which a simple message has none.
+    const NOT_SIMPLE: Self = Self(
+        Self::KEYED.0 | Self::EXPIRES.0 | Self::ADDRESSED.0 | Self::RELIABLE.0 | Self::RESERVED.0,
+    );
     /// Those of which a bare message has none.
     const NOT_BARE: Self = Self(Self::EXTENDING.0 | Self::RELIABLE.0 | Self::RESERVED.0);
 }
@@ -254,6 +275,13 @@ impl Envelope {
         !self.has(Marks::NOT_BARE)
     }
 
+    /// Whether a message, or a request or its answer, is of best effort, whatever its age, and for
+    /// the peer itself.
+    #[inline]
+    pub(crate) const fn is_simple(&self) -> bool {
+        !self.has(Marks::NOT_SIMPLE)
+    }
+
     /// The head of its frame, if it [is bare](Self::is_bare).
     #[inline]
     pub(crate) fn bare_head<B: Body + ?Sized>(&self, body: &B, now: Nanos) -> BareHead {
@@ -345,6 +373,31 @@ pub(super) fn plain_head<B: Body + ?Sized>(
     }
 }
 
+/// The head of a [simple](Envelope::is_simple) message with the extension, which confirms what has
+/// been `received` in its lane.
+#[inline(always)]
+pub(super) fn simple_head<B: Body + ?Sized>(
+    envelope: Envelope,
+    correlation: Correlation,
+    body: &B,
+    identity: &Identity,
+    now: Nanos,
+    received: u64,
+) -> FrameHead {
+    let (flags, id) = correlation.on_wire(false);
+    FrameHead {
+        extension: Some(Extension {
+            correlation: id.into(),
+            source: identity.node_number.into(),
+            ttl_us: envelope.ttl_us_with(correlation).into(),
+            acknowledged: received.into(),
+            ..Extension::default()
+        }),
+        checksum: identity.checksum,
+        ..plain_head(envelope, body, flags, now)
+    }
+}
+
 #[inline]
 pub(super) fn frame_head<B: Body + ?Sized>(
     envelope: Envelope,
@@ -354,15 +407,7 @@ pub(super) fn frame_head<B: Body + ?Sized>(
     now: Nanos,
     confirms: bool,
 ) -> FrameHead {
-    let (flags, correlation) = match correlation {
-        Correlation::None => (Flags::default(), 0),
-        Correlation::Request { id, timeout_us } if timeout_us > 0 && !envelope.expires() => {
-            (Flags::REQUEST.with(Flags::TIMEOUT), id)
-        }
-        Correlation::Request { id, .. } => (Flags::REQUEST, id),
-        Correlation::Response(id) => (Flags::RESPONSE, id),
-        Correlation::Cancel(id) => (Flags::default(), id),
-    };
+    let (flags, correlation) = correlation.on_wire(envelope.expires());
     let is_reliable = envelope.is_reliable();
     let is_correlated = correlation != 0 || flags != Flags::default();
     // Reliable telemetry has the extension only when it has something to confirm.

@@ -1077,33 +1077,63 @@ impl Lane {
     #[inline(never)]
     fn write_to_new_block<B: Body + ?Sized>(
         &mut self,
-        mut bytes: usize,
+        bytes: usize,
         head: &FrameHead,
         body: &B,
         limits: &LaneLimits,
         memory: &mut SendMemory,
         holdings: &mut Holdings,
     ) -> Result<usize, SendError> {
-        // Twice at most: the first attempt tells the length when it was not known.
-        for _ in 0..2 {
-            self.is_bulky |= !self.waiting.is_empty();
-            let block_bytes = limits.block_bytes;
-            let buffer = self.make_buffer(bytes, block_bytes, limits, memory, holdings)?;
-            self.waiting.push_back(Block::new(buffer, self.sequence + 1));
-            let mut loan =
-                Loan { waiting: &mut self.waiting, pool: &mut memory.pool, is_kept: false };
-            let frame_bytes_max = limits.frame_bytes_max;
-            match loan.block().write(head, body, frame_bytes_max, &mut memory.scratch) {
-                Ok(written) => {
-                    holdings.add(loan.keep());
-                    return Ok(written);
-                }
-                Err(Refusal::Send(error)) => return Err(error),
-                Err(Refusal::Needs { bytes: needed }) => bytes = needed,
+        match self.try_new_block(bytes, head, body, limits, memory, holdings) {
+            Ok(written) => Ok(written),
+            Err(Refusal::Send(error)) => Err(error),
+            Err(Refusal::Needs { bytes }) => {
+                self.write_to_longer_block(bytes, head, body, limits, memory, holdings)
             }
         }
-        // The body wrote more at its second attempt than it asked for at its first.
-        Err(SendError::Unserializable)
+    }
+
+    /// The same once more, as the first attempt has told how long the frame is.
+    #[cold]
+    #[inline(never)]
+    fn write_to_longer_block<B: Body + ?Sized>(
+        &mut self,
+        bytes: usize,
+        head: &FrameHead,
+        body: &B,
+        limits: &LaneLimits,
+        memory: &mut SendMemory,
+        holdings: &mut Holdings,
+    ) -> Result<usize, SendError> {
+        match self.try_new_block(bytes, head, body, limits, memory, holdings) {
+            Ok(written) => Ok(written),
+            Err(Refusal::Send(error)) => Err(error),
+            // The body wrote more at its second attempt than it asked for at its first.
+            Err(Refusal::Needs { .. }) => Err(SendError::Unserializable),
+        }
+    }
+
+    #[inline(always)]
+    fn try_new_block<B: Body + ?Sized>(
+        &mut self,
+        bytes: usize,
+        head: &FrameHead,
+        body: &B,
+        limits: &LaneLimits,
+        memory: &mut SendMemory,
+        holdings: &mut Holdings,
+    ) -> Result<usize, Refusal> {
+        self.is_bulky |= !self.waiting.is_empty();
+        let block_bytes = limits.block_bytes;
+        let buffer = self.make_buffer(bytes, block_bytes, limits, memory, holdings);
+        let buffer = buffer.map_err(Refusal::Send)?;
+        self.waiting.push_back(Block::new(buffer, self.sequence + 1));
+        let mut loan = Loan { waiting: &mut self.waiting, pool: &mut memory.pool, is_kept: false };
+        let block = loan.waiting.back_mut().expect("it was put there");
+        let written = block.write(head, body, limits.frame_bytes_max, &mut memory.scratch)?;
+        holdings.add(block);
+        loan.is_kept = true;
+        Ok(written)
     }
 
     /// A frame whose payload is sent from where it is.
@@ -1230,17 +1260,6 @@ struct Loan<'a> {
     waiting: &'a mut VecDeque<Block>,
     pool: &'a mut Pool,
     is_kept: bool,
-}
-
-impl Loan<'_> {
-    fn block(&mut self) -> &mut Block {
-        self.waiting.back_mut().expect("it was put there")
-    }
-
-    fn keep(&mut self) -> &Block {
-        self.is_kept = true;
-        self.block()
-    }
 }
 
 impl Drop for Loan<'_> {

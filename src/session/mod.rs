@@ -59,7 +59,7 @@ use crate::session::confirmations::Confirmations;
 pub(crate) use crate::session::ending::Returned;
 pub(crate) use crate::session::envelope::Correlation;
 pub use crate::session::envelope::Envelope;
-use crate::session::envelope::{frame_head, plain_head};
+use crate::session::envelope::{frame_head, plain_head, simple_head};
 pub use crate::session::greeting::PeerInfo;
 pub(crate) use crate::session::greeting::{HelloClaim, Reunion};
 use crate::session::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Pace};
@@ -312,14 +312,14 @@ impl Session {
         memory: &mut SendMemory,
     ) -> Result<usize, SendError> {
         let is_plain = correlation == Correlation::None && envelope.is_plain();
-        if is_plain
-            && let Some(written) = self.append(envelope, body, identity, now, &mut memory.scratch)
-        {
+        if !is_plain {
+            return self.push_extended(envelope, correlation, body, identity, now, memory);
+        }
+        if let Some(written) = self.append(envelope, body, identity, now, &mut memory.scratch) {
             return Ok(written);
         }
         let index = envelope.lane().index();
         if self.state != State::Open
-            || !is_plain
             || identity.checksums_all()
             || self.limits.overflow[index] == Overflow::LatestValue
         {
@@ -334,6 +334,34 @@ impl Session {
         let mut head = plain_head(envelope, body, Flags::default(), now);
         let (limits, holdings) = (&self.limits, &mut self.holdings);
         self.lanes[index].push(&mut head, Care::NONE, body, limits, memory, holdings)
+    }
+
+    /// As [`Session::push`], for commands, requests and their answers, which have the extension.
+    /// There is no more to most of them: [simple](Envelope::is_simple), in a lane that drops none.
+    #[inline(never)]
+    fn push_extended<B: Body + ?Sized>(
+        &mut self,
+        envelope: Envelope,
+        correlation: Correlation,
+        body: &B,
+        identity: &Identity,
+        now: Nanos,
+        memory: &mut SendMemory,
+    ) -> Result<usize, SendError> {
+        let lane = envelope.lane();
+        if self.state != State::Open
+            || !envelope.is_simple()
+            || self.limits.overflow[lane.index()] != Overflow::Reject
+        {
+            return self.push_special(envelope, correlation, body, identity, now, memory);
+        }
+        let received = self.confirmations.received[lane.index()];
+        let mut head = simple_head(envelope, correlation, body, identity, now, received);
+        let (limits, holdings) = (&self.limits, &mut self.holdings);
+        let written =
+            self.lanes[lane.index()].push(&mut head, Care::NONE, body, limits, memory, holdings)?;
+        self.confirmations.confirmed(lane);
+        Ok(written)
     }
 
     /// As [`Session::push`], for telemetry that is reliable: it needs no extension but to confirm

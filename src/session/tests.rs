@@ -435,6 +435,56 @@ fn bare_messages_are_appended_and_no_others() {
     assert_eq!(received, [b"first", &b"second"[..], b"{}", b"", &long[1..], b"last"]);
 }
 
+/// Commands, requests and answers have a way of their own into a lane: what it queues, and what
+/// that confirms, are as by the way that is for everything.
+#[test]
+fn short_way_queues_what_the_long_one_does() {
+    let correlations = [
+        Correlation::None,
+        Correlation::Request { id: 5, timeout_us: 0 },
+        Correlation::Request { id: 6, timeout_us: 250_000 },
+        Correlation::Response(u64::MAX),
+    ];
+    let (mut short, mut long) = (pair(), pair());
+    let mut compared = 0;
+    let mut compare = |checksum, envelope: Envelope, correlation| {
+        let queued = [(&mut short, true), (&mut long, false)].map(|(pair, is_short)| {
+            let (near, far) = pair;
+            // Something to confirm in that lane.
+            far.push_as(Envelope::data().priority(envelope.lane()).reliable(), b"kept");
+            near.handle(&far.send_block().expect("it was pushed")).expect("valid");
+            near.identity.checksum = checksum;
+            let End { session, identity, memory, .. } = near;
+            let body = &b"body"[..];
+            let written = match is_short {
+                true => session.push(envelope, correlation, body, identity, NOW, memory),
+                false => session.push_special(envelope, correlation, body, identity, NOW, memory),
+            };
+            let confirm_at = session.confirm_at();
+            (written, confirm_at, near.send_block().expect("it was pushed"))
+        });
+        assert_eq!(queued[0], queued[1], "{envelope:?}, {correlation:?}");
+        assert!(envelope.is_simple(), "{envelope:?} goes the long way only");
+        short.1.handle(&queued[0].2).expect("the peer takes it");
+        compared += 1;
+    };
+    for checksum in [Checksum::Never, Checksum::Commands, Checksum::Always] {
+        for kind in Kind::APPLICATION {
+            for priority in Priority::ALL {
+                let envelope = Envelope::of(kind).priority(priority);
+                for correlation in correlations {
+                    // Telemetry that nobody answers has no extension.
+                    if correlation != Correlation::None || !envelope.is_plain() {
+                        compare(checksum, envelope, correlation);
+                        compare(checksum, envelope.json(), correlation);
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(compared, 3 * Priority::COUNT * (4 + 4 * 3) * 2);
+}
+
 #[test]
 fn appending_fills_a_block_to_its_last_byte_and_no_further() {
     let (mut near, _) = pair();
