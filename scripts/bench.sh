@@ -3,13 +3,15 @@
 #
 #   scripts/bench.sh                     everything in its quick form, some five minutes
 #   scripts/bench.sh quick rtt mixed     only these scenarios: rtt, stream, paced and fan-in, which have
-#                                        peers; mixed, cores, idle and failover, which do not; and own,
-#                                        the default suite of ringwire bench beside bare sockets
-#   scripts/bench.sh long                every size, rate and number of connections, and own; most of
-#                                        a day
+#                                        peers; mixed, cores, idle and failover, which do not; own, the
+#                                        default suite of ringwire bench beside bare sockets; crowd and
+#                                        busy, 10,000 idle sessions and 64 busy ones among as many; and
+#                                        stats, what the statistics of a message take
+#   scripts/bench.sh long                every size, rate and number of connections, and all of these;
+#                                        most of a day
 #   scripts/bench.sh quick rtt -- --subjects 'raw-*,ringwire-*,tokio' --payload 256
-#                                        the rest goes to `peers run`, see its --help; mixed, cores,
-#                                        idle and failover take no options: see ringwire bench
+#                                        the rest goes to `peers run`, see its --help; scenarios without
+#                                        peers take no options: see ringwire bench
 #   scripts/bench.sh long paced -- --plan
 #                                        what of the part with peers would be measured and how long it
 #                                        takes, no more (it builds first, too)
@@ -98,7 +100,7 @@ rest=()
 while [ "$#" -gt 0 ]; do
     case "$1" in
     rtt | stream | paced | fan-in) beside+=("$1") ;;
-    mixed | cores | idle | failover | own) alone+=("$1") ;;
+    mixed | cores | idle | failover | own | crowd | busy | stats) alone+=("$1") ;;
     --)
         shift
         rest=("$@")
@@ -158,9 +160,9 @@ if [ "${#beside[@]}" = 0 ] && [ "${#alone[@]}" -gt 0 ]; then
     has_peers=""
 elif [ "$((${#beside[@]} + ${#rest[@]}))" = 0 ]; then
     alone=(mixed cores idle failover)
-    # The quick form has no time for it.
+    # The quick form has no time for these.
     if [ "$form" = long ]; then
-        alone=(own "${alone[@]}")
+        alone=(own "${alone[@]}" crowd busy stats)
     fi
 fi
 
@@ -375,12 +377,34 @@ write_page() {
     fi
 }
 
+# As many `sessions` as a process may have, 10,000 at most: two descriptors each, and some besides. Root
+# may have as many as it takes.
+crowd_sessions() {
+    local wanted=10000 needed limit
+    needed="$((2 * wanted + 200))"
+    ulimit -Sn "$needed" 2>/dev/null || ulimit -n "$needed" 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
+    limit="$(ulimit -Sn)"
+    if [ "$limit" -lt "$needed" ]; then
+        wanted="$(((limit - 200) / 2))"
+        echo "$wanted sessions instead of 10000: a process may have $limit descriptors (ulimit -Hn)" >&2
+    fi
+    sessions="$wanted"
+}
+
 # Runs a scenario of ringwire's own.
 run_alone() {
-    local scenario="$1" json text
+    local scenario="$1" json text sessions
     local lengths=() named=("$1") with=("${measured_with[@]}")
     case "$scenario" in
     own) named=() ;;
+    crowd)
+        crowd_sessions
+        named=(idle --connections "$sessions")
+        ;;
+    busy)
+        crowd_sessions
+        named=(rtt --connections "$sessions" --busy 64)
+        ;;
     # Isolated ones, too.
     cores) [ -z "${CORES:-}" ] || with=(taskset --cpu-list "$(cat /sys/devices/system/cpu/online)") ;;
     esac
@@ -404,6 +428,17 @@ run_alone() {
     write_page "$scenario"
 }
 
+# What a message's statistics take, a micro-benchmark: it has a text alone.
+run_stats() {
+    local text="$scratch/stats.txt"
+    # shellcheck disable=SC2086
+    ${RUN_WITH:-} "${measured_with[@]}" cargo bench --locked --bench stats | tee "$text" ||
+        failed stats "$?"
+    if [ "$out" != - ] && [ -s "$text" ]; then
+        cat "$text" >>"$out-stats.txt"
+    fi
+}
+
 cargo build --release --locked
 build_seconds="$SECONDS"
 ringwire="$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/ringwire"
@@ -412,7 +447,10 @@ if [ "$has_peers" ]; then
     run_beside
 fi
 for scenario in "${alone[@]}"; do
-    run_alone "$scenario"
+    case "$scenario" in
+    stats) run_stats ;;
+    *) run_alone "$scenario" ;;
+    esac
 done
 echo "$((SECONDS - build_seconds)) s in all, without what was built" >&2
 exit "$status"

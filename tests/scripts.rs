@@ -48,6 +48,7 @@ chmod +x "$CARGO_TARGET_DIR/release/ringwire"
 /// have figures all the same.
 const CARGO_FOR_BENCH: &str = r#"#!/bin/bash
 [ "$1" = metadata ] && { echo "{\"target_directory\":\"$CARGO_TARGET_DIR\"}"; exit; }
+[ "$1" = bench ] && { echo "$4"; exit; }
 mkdir -p "$CARGO_TARGET_DIR/release"
 cat >"$CARGO_TARGET_DIR/release/peers" <<'END'
 #!/bin/bash
@@ -768,16 +769,27 @@ fn interrupted_set_up_of_a_host_is_given_back() {
 }
 
 #[test]
-fn long_form_has_the_goals_beside_bare_sockets_as_well() {
+fn long_form_has_every_goal() {
     let repository = Repository::new("long");
     repository.program("bin/cargo", CARGO_FOR_BENCH);
-    let own = |form: &str| {
+    // Beside bare sockets, among many sessions, and what only a micro-benchmark tells.
+    let goals = ["own.jsonl", "busy.jsonl", "stats.txt"];
+    for (form, has_them) in [("long", true), ("quick", false)] {
+        let _ = fs::remove_file(repository.root.join("notes/runs"));
         let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
         let out = repository.root.join(form);
         output::output(command.arg(form).env("OUT", out.join("day")));
-        out.join("day-own.jsonl").exists()
-    };
-    assert_eq!((own("long"), own("quick")), (true, false), "the quick form has no time for it");
+        let exists = goals.map(|goal| out.join(format!("day-{goal}")).exists());
+        assert_eq!(exists, [has_them; 3], "the quick form has no time for them");
+        let runs = repository.read("notes/runs");
+        // With a crowd, too.
+        let idle = runs.lines().filter(|run| *run == "bench idle").count();
+        assert_eq!(idle, 1 + usize::from(has_them), "{runs}");
+    }
+    assert_eq!(
+        fs::read_to_string(repository.root.join("long/day-stats.txt")).ok().as_deref(),
+        Some("stats\n")
+    );
 }
 
 #[test]

@@ -34,7 +34,8 @@ const EVENTS_MAX: usize = 256;
 /// Messages as long as this are not gathered: copying them would cost more than a call.
 const GATHER_BYTES_MAX: usize = 16 << 10;
 
-/// Pauses of the processor after a look that found nothing: as many as a spinning reactor has.
+/// Pauses of the processor after a look that found nothing: as many as were best for a
+/// spinning reactor once, which has none any more.
 const PAUSES: usize = 3;
 
 /// How an end waits.
