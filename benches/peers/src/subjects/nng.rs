@@ -3,6 +3,9 @@
 //! REQ/REP for round trips, PUSH/PULL for streams, with the library's own threads, which share an
 //! end's core with the application's thread unless the run gives it several. nng sets TCP_NODELAY
 //! by itself. Its blocking calls are used, one connection a thread, and who pushes has a queue.
+//! Its manual names latency once, nng_tcp_options(5): NNG_OPT_TCP_NODELAY, on by default, and left
+//! so. nng_recv(3) advises to receive without a copy and to answer with the same buffer: the crate
+//! and the server do that.
 
 use std::ffi::CStr;
 use std::thread;
