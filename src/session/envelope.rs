@@ -275,8 +275,8 @@ impl Envelope {
         !self.has(Marks::NOT_BARE)
     }
 
-    /// Whether a message, or a request or its answer, is of best effort, whatever its age, and for
-    /// the peer itself.
+    /// Whether a message, or a request or its answer, is the application's, of best effort,
+    /// whatever its age, without a key, and for the peer itself.
     #[inline]
     pub(crate) const fn is_simple(&self) -> bool {
         !self.has(Marks::NOT_SIMPLE)

@@ -384,7 +384,8 @@ impl Session {
         self.lanes[index].push(&mut head, Care::RELIABLE, body, limits, memory, holdings)
     }
 
-    /// As [`Session::push`], for what is not plain. Out of line, so that the plain path is short.
+    /// As [`Session::push`], for what is neither plain nor simple, and for lanes and states that
+    /// are not either. Out of line, so that the other ways are short.
     #[inline(never)]
     fn push_special<B: Body + ?Sized>(
         &mut self,
