@@ -377,8 +377,8 @@ write_page() {
     fi
 }
 
-# As many `sessions` as a process may have, 10,000 at most: two descriptors each, and some besides. Root
-# may have as many as it takes.
+# As many `sessions` as a process may have, 10,000 at most: two descriptors each, and some besides. The
+# hard limit is raised where root may do that.
 crowd_sessions() {
     local wanted=10000 needed limit
     needed="$((2 * wanted + 200))"
