@@ -579,8 +579,11 @@ impl Reactor {
         take: impl FnOnce(Frame<'_>) -> R,
     ) -> Result<R, RequestError> {
         let id = self.start_request(connection, envelope, body, timeout)?;
-        // At once, before the turn that waits for its answer begins.
-        self.core.transmit();
+        // At once, before the turn that waits for its answer begins. The turn of a reactor that
+        // parks does it as soon, and its sleep needs the reading of the clock that comes with it.
+        if self.core.is_spinning() {
+            self.core.transmit();
+        }
         let mut take = Some(take);
         let mut taken = None;
         loop {

@@ -114,7 +114,7 @@ fn piece_bytes_max(connection: &Connection, piece_bytes: usize) -> usize {
 impl Core {
     /// Queues a send for every connection that has something to send and nothing in flight.
     ///
-    /// Hot path: once per turn, and per request that is waited for.
+    /// Hot path: once per turn, and per request that a spinning reactor waits for.
     #[inline]
     pub(crate) fn transmit(&mut self) {
         if !self.stalled.is_empty() {
