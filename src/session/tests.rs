@@ -485,6 +485,88 @@ fn short_way_queues_what_the_long_one_does() {
     assert_eq!(compared, 3 * Priority::COUNT * (4 + 4 * 3) * 2);
 }
 
+/// What comes of two messages in a lane with room for one: what their sender is told, what falls
+/// due, what waits, and what leaves.
+fn pushed_twice(
+    is_short: bool,
+    overflow: Overflow,
+    state: State,
+    envelope: Envelope,
+    correlation: Correlation,
+) -> ([Result<usize, SendError>; 2], [Nanos; 2], LaneStatus, Option<Vec<u8>>) {
+    let (mut near, mut far) = pair();
+    // Something to confirm, which may not leave with what may be dropped.
+    far.push_as(Envelope::data().reliable(), b"kept");
+    near.handle(&far.send_block().expect("it was pushed")).expect("valid");
+    near.session.limits.overflow = [overflow; Priority::COUNT];
+    near.session.limits.frames_max = 1;
+    match state {
+        State::Down => near.session.link_lost(None, &mut near.memory),
+        State::Draining => near.session.drain(),
+        _ => {}
+    }
+    assert_eq!(near.session.state, state);
+    let End { session, identity, memory, .. } = &mut near;
+    let told = [&b"first"[..], b"second"].map(|body| match is_short {
+        true => session.push(envelope, correlation, body, identity, NOW, memory),
+        false => session.push_special(envelope, correlation, body, identity, NOW, memory),
+    });
+    let due = [session.expires_from, session.confirm_at()];
+    let status = session.lane_status(envelope.lane());
+    (told, due, status, near.send_block())
+}
+
+/// Whatever is more than simple, or meets a lane or a state that is, has the long way.
+#[test]
+fn what_is_not_simple_does_not_go_the_short_way() {
+    let envelopes = [
+        Envelope::command(),
+        Envelope::command().reliable(),
+        Envelope::command().ttl(Duration::from_secs(1)),
+        Envelope::command().ttl(Duration::ZERO),
+        Envelope::command().latest(7),
+        Envelope::command().destination(9),
+        Envelope::of(Kind::Hello).destination(9),
+        Envelope::cancel(),
+    ];
+    let correlations = [
+        Correlation::None,
+        Correlation::Request { id: 5, timeout_us: 250_000 },
+        Correlation::Response(5),
+        Correlation::Cancel(5),
+    ];
+    let mut compared = Vec::new();
+    let mut compare = |overflow, state, envelope: Envelope, correlation| {
+        // Telemetry that nobody answers has no extension.
+        if correlation == Correlation::None && envelope.is_plain() {
+            return;
+        }
+        let of = |is_short| pushed_twice(is_short, overflow, state, envelope, correlation);
+        let (short, long) = (of(true), of(false));
+        assert_eq!(short, long, "{overflow:?}, {state:?}, {envelope:?}, {correlation:?}");
+        compared.push(short.0);
+    };
+    for overflow in [Overflow::Reject, Overflow::DropOldest, Overflow::LatestValue] {
+        for state in [State::Open, State::Down, State::Draining] {
+            for envelope in envelopes {
+                for correlation in correlations {
+                    compare(overflow, state, envelope, correlation);
+                }
+            }
+        }
+    }
+    // Each of what there is to tell apart has come up.
+    for error in [
+        SendError::NotConnected,
+        SendError::Expired,
+        SendError::KindReserved { kind: Kind::Hello },
+        SendError::Full,
+    ] {
+        assert!(compared.iter().flatten().any(|told| *told == Err(error)), "{error}");
+    }
+    assert!(compared.iter().any(|told| told.iter().all(Result::is_ok)), "an older one made room");
+}
+
 #[test]
 fn appending_fills_a_block_to_its_last_byte_and_no_further() {
     let (mut near, _) = pair();
