@@ -70,6 +70,29 @@ END
 chmod +x "$CARGO_TARGET_DIR/release/"*
 "#;
 
+/// "Builds" a suite of any peers but nng, which tells of which it is and how it is run.
+const CARGO_WITHOUT_NNG: &str = r#"#!/bin/bash
+[ "$1" = metadata ] && { echo "{\"target_directory\":\"$CARGO_TARGET_DIR\"}"; exit; }
+[ "$1" = build ] || exit 1
+mkdir -p "$CARGO_TARGET_DIR/release"
+while [ "$#" -gt 0 ] && [ "$1" != --features ]; do shift; done
+[ "$#" -gt 0 ] || { : >"$CARGO_TARGET_DIR/release/ringwire"; exit; }
+echo "$2" >>"$NOTES/builds"
+case ",$2," in
+*,nng,* | *,all,*)
+    echo "   Compiling nng" >&2
+    echo "cmake: not found" >&2
+    echo "error: failed to run custom build command" >&2
+    exit 101
+    ;;
+esac
+cat >"$CARGO_TARGET_DIR/release/peers" <<END
+#!/bin/bash
+[[ "\$*" == *--plan* ]] || echo "$2: \$*" >>"$NOTES/runs"
+END
+chmod +x "$CARGO_TARGET_DIR/release/peers"
+"#;
+
 /// Keeps a setting in a file, and takes it from nobody who may not: whose `refused` is there.
 const SYSCTL: &str = r#"#!/bin/bash
 key=net.ipv4.tcp_congestion_control
@@ -619,6 +642,38 @@ fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
     let last = said.lines().last().unwrap_or_default();
     let seconds = last.strip_suffix(" s in all, without what was built");
     assert!(seconds.is_some_and(|seconds| seconds.parse::<u32>().is_ok()), "{said}");
+}
+
+/// One peer that does not build takes no other with it; the report says why it is not there.
+#[test]
+fn peer_that_does_not_build_is_skipped_with_its_reason() {
+    let repository = Repository::new("skipped");
+    repository.program("bin/cargo", CARGO_WITHOUT_NNG);
+    let run = |features: &str| {
+        let _ = fs::remove_file(repository.root.join("notes/runs"));
+        let _ = fs::remove_file(repository.root.join("notes/builds"));
+        let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+        command.args(["quick", "rtt"]).env("OUT", "-").env("FEATURES", features);
+        text(&output::output(&mut command));
+        (repository.read("notes/builds"), repository.read("notes/runs"))
+    };
+    let (builds, runs) = run("tarpc,nng,zmq");
+    let (before, skipped) = runs.split_once("--skipped ").expect("it is told");
+    assert!(before.starts_with("tarpc,zmq: run "), "the others are there: {runs}");
+    assert_eq!(skipped.lines().next(), Some("nng=does not build: cmake: not found"));
+    let each = ["tarpc,nng,zmq", "tarpc", "tarpc,nng", "tarpc,zmq", "tarpc,zmq"];
+    assert_eq!(builds.lines().collect::<Vec<_>>(), each);
+
+    // Of all there are.
+    let (_, runs) = run("all");
+    let (built, _) = runs.split_once(": run ").expect("it ran");
+    assert_eq!(built.split(',').count(), 10, "{built}");
+    assert_eq!(runs.matches("--skipped").count(), 1, "{runs}");
+
+    // What builds at once is built once, and nothing is skipped.
+    let (builds, runs) = run("tarpc,zmq");
+    assert_eq!(builds, "tarpc,zmq\n");
+    assert!(!runs.contains("--skipped"), "{runs}");
 }
 
 /// Before anything is built, and with the line that was meant.
