@@ -6,19 +6,21 @@
 #   scripts/ci.sh STEP...  only these, e.g. `scripts/ci.sh fmt clippy`
 #
 # FUZZ_SECONDS (default 3) is the time per fuzz target. RUST_TEST_THREADS is how many tests run at
-# once, and RINGWIRE_SOAK_SECONDS (default 60) how long links break at random in test_release.
+# once, and RINGWIRE_SOAK_SECONDS (default 60) how long links break at random in test_optimised.
 # STEP_SECONDS (default 1800) is how long a step may take: one that hangs is ended, and has failed.
-# CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=full goes on from what a plain `cargo test` has built,
-# for who runs single steps while changing the code; a first run takes a fifth longer.
+# CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=full CARGO_PROFILE_DEV_LTO=false goes on from what a plain
+# `cargo test` has built, for who runs single steps while changing the code; a first run takes a fifth
+# longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-always}"
 export RUST_BACKTRACE="${RUST_BACKTRACE:-1}"
 # The same in every step, so that each finds what those before it have built. Lines are all that a
-# backtrace needs; both save a fifth of compiling.
+# backtrace needs; both save a fifth of compiling. Nothing is gained by optimising across parts.
 export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
 export CARGO_PROFILE_DEV_DEBUG="${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}"
+export CARGO_PROFILE_DEV_LTO="${CARGO_PROFILE_DEV_LTO:-off}"
 # One place for the packages beside this one too: what they depend on is largely the same.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 fuzz_seconds="${FUZZ_SECONDS:-3}"
@@ -122,12 +124,19 @@ step_test() {
     cargo test
 }
 
-# Optimised, and without what only makes the last per cent: linking each of the test programs with
-# LTO takes two cores ten minutes. Together with `bench`, which goes on from what is built here.
-# Not exported everywhere: the figures of `instructions` are of the profile that ships.
-quick_release() {
-    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-    export CARGO_PROFILE_RELEASE_DEBUG=none
+# Names a file of settings that optimise the library, and what it is made of, as it ships, but for LTO:
+# linking each of the test programs with that takes two cores ten minutes. They change the profile of
+# `test`, so that all else (what the command draws with, what tests compare with, macros) is there.
+optimised() {
+    local settings="$CARGO_TARGET_DIR/optimised.toml"
+    mkdir -p "$CARGO_TARGET_DIR"
+    cargo tree --locked --no-default-features --features metrics --edges normal,no-proc-macro \
+        --prefix none --format '{p}' |
+        awk '!told[$1]++ {
+            print "[profile.dev.package." $1 "]\nopt-level = 3\ndebug = \"none\""
+            print "debug-assertions = false\noverflow-checks = false"
+        }' >"$settings"
+    echo "$settings"
 }
 
 # The library with the metrics endpoint, and the command as others run it. What tests the command
@@ -135,12 +144,12 @@ quick_release() {
 #
 # Real links break at random for a minute, beside all other tests, which take as long. Those two are
 # not among them: from the same seed they would do the same again.
-step_test_release() {
+step_test_optimised() {
     raise_descriptor_limit
     more_tests_at_once
-    quick_release
-    local cargo_test=(cargo test --locked --release --features metrics)
-    cargo_test+=(--config scripts/ci-profile.toml)
+    local settings
+    settings="$(optimised)"
+    local cargo_test=(cargo test --locked --features metrics --config "$settings")
     local targets=(--lib) file
     for file in tests/*.rs; do
         case "$file" in
@@ -182,10 +191,11 @@ step_examples() {
 # Every bench once, as a test: they compile, and their answers are right.
 step_bench() {
     raise_descriptor_limit
-    quick_release
-    local said
+    local settings said
+    settings="$(optimised)"
     said="$(mktemp)"
-    cargo bench --locked --features metrics --config scripts/ci-profile.toml -- --test | tee "$said"
+    cargo bench --locked --profile dev --features metrics --config "$settings" -- --test |
+        tee "$said"
     sed -n -E '/^skipped: /{s/^/the hot path was NOT stepped: /p;q}' "$said" >>"$notes"
     rm "$said"
 }
@@ -312,7 +322,7 @@ step_msrv() {
     fi
 }
 
-steps=(tools fmt clippy library doc test test_release examples bench instructions peers fuzz loom msrv)
+steps=(tools fmt clippy library doc test test_optimised examples bench instructions peers fuzz loom msrv)
 
 if [ "$#" -gt 0 ]; then
     for name in "$@"; do

@@ -442,38 +442,6 @@ fn check_no_c(cargo_lock: &str) -> Findings {
     findings
 }
 
-/// CI optimises some packages less (`scripts/ci-profile.toml`), none that the library is made of.
-fn check_ci_profile(profile: &str, cargo_toml: &str, cargo_lock: &str) -> Findings {
-    let name = |line: &str| Some(line.strip_prefix("name = \"")?.strip_suffix('"')?.to_owned());
-    // A name may stand for several versions.
-    let packages: Vec<(String, &str)> = cargo_lock
-        .split("[[package]]")
-        .filter_map(|package| Some((package.lines().find_map(name)?, package)))
-        .collect();
-    let direct = cargo_toml.split_once("[dependencies]\n").map_or("", |(_, rest)| rest);
-    let direct = direct.lines().take_while(|line| !line.starts_with('['));
-    let direct = direct.filter(|line| !line.starts_with('#') && !line.contains("optional = true"));
-    let mut todo: Vec<&str> = direct.filter_map(|line| Some(line.split_once(" =")?.0)).collect();
-    let mut library = BTreeSet::new();
-    while let Some(name) = todo.pop() {
-        if library.insert(name) {
-            let lines = packages.iter().filter(|(it, _)| it == name).flat_map(|it| it.1.lines());
-            let wanted = lines.filter_map(|line| line.strip_prefix(" \""));
-            todo.extend(wanted.filter_map(|wanted| wanted.split(['"', ' ']).next()));
-        }
-    }
-    let listed = profile.lines().filter_map(|line| line.strip_prefix("[profile.release.package."));
-    let mut findings = Findings::new();
-    for listed in listed.map(|line| line.trim_end_matches(']')) {
-        if library.contains(listed) {
-            findings.push(format!("ci-profile.toml: the library is made of `{listed}`"));
-        } else if !packages.iter().any(|(name, _)| name == listed) {
-            findings.push(format!("ci-profile.toml: there is no `{listed}`"));
-        }
-    }
-    findings
-}
-
 /// What is counted is built as the library ships: the profile `instructions` of `fuzz/Cargo.toml`
 /// says all that `release` says here, and takes back what fuzzing wants of its own.
 fn check_counted_profile(cargo_toml: &str, fuzz_toml: &str) -> Findings {
@@ -740,12 +708,6 @@ fn no_c_toolchain_is_needed() {
 }
 
 #[test]
-fn ci_optimises_the_whole_library() {
-    let profile = read("scripts/ci-profile.toml");
-    report(&check_ci_profile(&profile, &read("Cargo.toml"), &read("Cargo.lock")));
-}
-
-#[test]
 fn library_is_the_same_in_every_lock_file() {
     let (cargo_toml, cargo_lock) = (read("Cargo.toml"), read("Cargo.lock"));
     for path in ["benches/peers/Cargo.lock", "fuzz/Cargo.lock"] {
@@ -863,18 +825,6 @@ fn wrong_manifests_are_found() {
     let expected = ["a", "d"].map(|name| format!("Cargo.lock: `{name}` needs a C toolchain: `cc`"));
     assert_eq!(check_no_c(&locked), expected);
     assert!(check_no_c(&package("iana-time-zone-haiku", "cc")).is_empty());
-}
-
-#[test]
-fn library_that_ci_does_not_optimise_is_found() {
-    let cargo = "[dependencies]\n# Why.\na = \"1\"\nc = { optional = true }\n[lib]\nd = \"1\"\n";
-    let locked = "[[package]]\nname = \"a\"\ndependencies = [\n \"b 1.0\",\n]\n\
-        [[package]]\nname = \"b\"\n[[package]]\nname = \"c\"\n[[package]]\nname = \"d\"\n";
-    let check = |name| {
-        let profile = format!("[profile.release.package.{name}]\nopt-level = 0\n");
-        check_ci_profile(&profile, cargo, locked).len()
-    };
-    assert_eq!(["a", "b", "c", "d", "e"].map(check), [1, 1, 0, 0, 1]);
 }
 
 #[test]
