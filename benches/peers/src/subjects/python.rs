@@ -9,7 +9,7 @@
 
 use super::{Facts, Ready, Role, Subject};
 use crate::drive::Failure;
-use crate::job::{Case, Job, Round, Scenario};
+use crate::job::{Case, Job, Round};
 
 pub struct Asyncio;
 
@@ -19,9 +19,8 @@ impl Subject for Asyncio {
         Facts { name, idle: "park", transport: "tcp", package: "", role: Role::Peer }
     }
 
-    fn lacks(&self, case: &Case) -> Option<&'static str> {
-        (case.scenario == Scenario::FanIn && case.connections > 1_000)
-            .then_some("1,000 connections at most")
+    fn lacks(&self, _: &Case) -> Option<&'static str> {
+        None
     }
 
     fn serve(
