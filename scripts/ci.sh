@@ -124,9 +124,10 @@ step_test() {
     cargo test
 }
 
-# Names a file of settings that optimise the library, and what it is made of, as it ships, but for LTO:
-# linking each of the test programs with that takes two cores ten minutes. They change the profile of
-# `test`, so that all else (what the command draws with, what tests compare with, macros) is there.
+# Names a file of settings that optimise the library, and what it is made of, as it ships, but not as
+# one unit and without LTO: linking each of the test programs with that takes two cores ten minutes.
+# They change the profile of `test`, so that all else (what the command draws with, what tests compare
+# with, macros) is there already.
 optimised() {
     local settings="$CARGO_TARGET_DIR/optimised.toml"
     mkdir -p "$CARGO_TARGET_DIR"
@@ -135,11 +136,13 @@ optimised() {
         awk '!told[$1]++ {
             print "[profile.dev.package." $1 "]\nopt-level = 3\ndebug = \"none\""
             print "debug-assertions = false\noverflow-checks = false"
-        }' >"$settings"
+        }' >"$settings" || return
+    # Without it plain tests would pass for optimised ones.
+    grep -qF '[profile.dev.package.ringwire]' "$settings" || return
     echo "$settings"
 }
 
-# The library with the metrics endpoint, and the command as others run it. What tests the command
+# The library with the metrics endpoint, optimised, below the command. What tests the command
 # from inside, the scripts or the text of the repository says nothing else when it is optimised.
 #
 # Real links break at random for a minute, beside all other tests, which take as long. Those two are
