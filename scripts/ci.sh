@@ -17,7 +17,8 @@ cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-always}"
 export RUST_BACKTRACE="${RUST_BACKTRACE:-1}"
 # The same in every step, so that each finds what those before it have built. Lines are all that a
-# backtrace needs; both save a fifth of compiling. Nothing is gained by optimising across parts.
+# backtrace needs; both save a fifth of compiling. What `optimised` optimises would have LTO across
+# its own units otherwise, which takes long and changes no answer.
 export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
 export CARGO_PROFILE_DEV_DEBUG="${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}"
 export CARGO_PROFILE_DEV_LTO="${CARGO_PROFILE_DEV_LTO:-off}"

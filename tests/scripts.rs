@@ -613,6 +613,39 @@ fn step_that_hangs_is_ended_and_has_failed() {
     assert!(!Path::new("/proc").join(hung.trim()).join("exe").exists(), "it is still there");
 }
 
+/// Plain tests would pass for them.
+#[test]
+fn tests_that_would_not_be_optimised_do_not_run() {
+    const CARGO: &str = r#"#!/bin/bash
+[ "$1" != tree ] || { cat "$NOTES/tree"; exit; }
+while [ "$1" != --config ]; do shift; done
+cat "$2" >"$NOTES/settings"
+"#;
+    let repository = Repository::new("optimised");
+    repository.program("bin/cargo", CARGO);
+    let run = |step: &str| {
+        let mut command = repository.command(repository.root.join("tree/scripts/ci.sh"));
+        let run = output::output(command.arg(step));
+        (run.status.success(), repository.read("notes/settings"))
+    };
+    let failed = (false, String::new());
+    for step in ["bench", "test_optimised"] {
+        assert_eq!(run(step), failed, "cargo tree fails");
+    }
+    repository.write("notes/tree", "bytes v1.0.0\n");
+    assert_eq!(run("bench"), failed, "without the library");
+    repository.write("notes/tree", "ringwire v0.1.0 (/a b)\nbytes v1.0.0\nbytes v1.0.0 (*)\n");
+    let (passed, settings) = run("bench");
+    let of = |package| {
+        format!(
+            "[profile.dev.package.{package}]\nopt-level = 3\ndebug = \"none\"\n\
+             debug-assertions = false\noverflow-checks = false\n"
+        )
+    };
+    assert!(passed);
+    assert_eq!(settings, of("ringwire") + &of("bytes"));
+}
+
 #[test]
 fn part_of_the_suite_that_fails_leaves_its_figures_and_the_others() {
     let repository = Repository::new("bench");
