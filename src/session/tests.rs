@@ -485,7 +485,8 @@ fn short_way_queues_what_the_long_one_does() {
     assert_eq!(compared, 3 * Priority::COUNT * (4 + 4 * 3) * 2);
 }
 
-/// What comes of two messages in a lane with room for one.
+/// What comes of two messages: what their sender is told, when something is due, what waits, and
+/// what leaves.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     told: [Result<usize, SendError>; 2],
@@ -494,6 +495,7 @@ struct Outcome {
     sent: Option<Vec<u8>>,
 }
 
+/// Two messages, one after the other, for a lane with room for one.
 fn pushed_twice(
     is_short: bool,
     overflow: Overflow,
