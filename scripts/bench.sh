@@ -428,14 +428,27 @@ run_alone() {
     write_page "$scenario"
 }
 
+# What a text without rows is of.
+tell_source() {
+    local commit model
+    commit="$(git describe --always --dirty=+ --abbrev=12)"
+    model="$(sed -n '/^model name/{s/.*: //p;q;}' /proc/cpuinfo)"
+    echo "# scripts/bench.sh $form $1, $(date -u +%FT%TZ), $commit"
+    echo "# ${model:-$(uname -m)}, $(nproc) cores, Linux $(uname -r), $(rustc --version)"
+}
+
 # What a message's statistics take, a micro-benchmark: it has a text alone.
 run_stats() {
-    local text="$scratch/stats.txt"
+    local text="$scratch/stats.txt" before="$scratch/stats-source"
+    tell_source stats >"$before"
+    # Not beside whatever the last run of it was on. Word splitting is wanted: a command and its
+    # arguments.
     # shellcheck disable=SC2086
-    ${RUN_WITH:-} "${measured_with[@]}" cargo bench --locked --bench stats | tee "$text" ||
+    CRITERION_HOME="$scratch/criterion" \
+        ${RUN_WITH:-} "${measured_with[@]}" cargo bench --locked --bench stats | tee "$text" ||
         failed stats "$?"
     if [ "$out" != - ] && [ -s "$text" ]; then
-        cat "$text" >>"$out-stats.txt"
+        cat "$before" "$text" >>"$out-stats.txt"
     fi
 }
 
