@@ -64,6 +64,7 @@ END
 cat >"$CARGO_TARGET_DIR/release/ringwire" <<'END'
 #!/bin/bash
 echo "$1 ${2##*/}" >>"$NOTES/runs"
+echo "$*" >>"$NOTES/arguments"
 [ "$1" = report ] && { cp "$2" "$4"; exit; }
 scenario="$2"
 while [ "$1" != --json ]; do shift; done
@@ -877,6 +878,10 @@ fn long_form_has_every_goal() {
         // With a crowd, too.
         let idle = runs.lines().filter(|run| *run == "bench idle").count();
         assert_eq!(idle, 1 + usize::from(has_them), "{runs}");
+        // Seven rounds of it tell nothing.
+        let arguments = repository.read("notes/arguments");
+        assert_eq!(arguments.contains("bench mixed --rounds 61 "), has_them, "{arguments}");
+        let _ = fs::remove_file(repository.root.join("notes/arguments"));
     }
     let stats = fs::read_to_string(repository.root.join("long/day-stats.txt")).expect("a text");
     let commit = repository.git(&["describe", "--always", "--dirty=+", "--abbrev=12"]);
