@@ -52,22 +52,19 @@ impl Histogram {
     pub(crate) fn record(&self, nanos: u64) {
         // ORDERING: one writer: see `Counter::add`. Relaxed, paired with the reader's loads, which
         // the block's sequence makes consistent.
-        let index = index_of(nanos);
-        let count = &self.counts[index];
+        let count = self.counts.get(index_of(nanos)).unwrap_or_else(|| self.clip());
         count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         self.sum.store(self.sum.load(Relaxed).wrapping_add(nanos), Relaxed);
         if nanos > self.max.load(Relaxed) {
             self.max.store(nanos, Relaxed);
         }
-        if index == COUNTS - 1 {
-            self.note_last(nanos);
-        }
     }
 
+    /// Where a value above [`VALUE_MAX`] is counted, which is noted.
     #[cold]
-    fn note_last(&self, nanos: u64) {
-        let clipped = u64::from(nanos > VALUE_MAX);
-        self.clipped.store(self.clipped.load(Relaxed) + clipped, Relaxed);
+    fn clip(&self) -> &AtomicU64 {
+        self.clipped.store(self.clipped.load(Relaxed).wrapping_add(1), Relaxed);
+        &self.counts[COUNTS - 1]
     }
 
     /// A histogram of its own, for tests and benches.
@@ -97,10 +94,9 @@ impl Histogram {
     }
 }
 
-/// Where a value is counted.
+/// Where a value is counted: behind all counts if it is above [`VALUE_MAX`].
 #[inline]
 pub(crate) const fn index_of(value: u64) -> usize {
-    let value = if value > VALUE_MAX { VALUE_MAX } else { value };
     // The highest bit that a value of the lowest bucket may have stands for it.
     let magnitude = 63 - (value | (1 << PRECISION_BITS)).leading_zeros() - PRECISION_BITS;
     #[expect(clippy::cast_possible_truncation, reason = "eight bits are left")]
@@ -193,7 +189,7 @@ impl Reading {
     /// How many values are at most `nanos`, or told apart from it by less than 0.8 %.
     #[must_use]
     pub fn count_to(&self, nanos: u64) -> u64 {
-        self.counts[..=index_of(nanos)].iter().copied().fold(0, u64::saturating_add)
+        self.counts[..=index_of(nanos).min(COUNTS - 1)].iter().copied().fold(0, u64::saturating_add)
     }
 
     /// Adds what another histogram holds.
@@ -258,7 +254,8 @@ mod tests {
             assert_eq!(value_to(index), theirs.highest_equivalent(value), "{value}");
         }
         assert_eq!(index_of(VALUE_MAX), COUNTS - 1);
-        assert_eq!(index_of(u64::MAX), COUNTS - 1);
+        assert_eq!(index_of(VALUE_MAX + 1), COUNTS);
+        assert!(index_of(u64::MAX) > COUNTS);
     }
 
     #[test]
@@ -278,7 +275,7 @@ mod tests {
         assert_eq!(reading.max_ns(), VALUE_MAX);
         let occurred: u64 = reading.occurred().map(|(_, _, count)| count).sum();
         assert_eq!(occurred, theirs.len());
-        for limit in [0, 1, 1_000, 1_000_000, VALUE_MAX] {
+        for limit in [0, 1, 1_000, 1_000_000, VALUE_MAX, VALUE_MAX + 1, u64::MAX] {
             assert_eq!(reading.count_to(limit), theirs.count_between(0, limit), "{limit}");
         }
     }
