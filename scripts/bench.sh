@@ -132,16 +132,21 @@ while [ "$#" -gt 0 ]; do
     shift
 done
 
+# What /proc/cpuinfo says of the first processor, or nothing.
+processor() {
+    sed -n "/^$1[[:space:]]*: /{s/^[^:]*: //p;q;}" /proc/cpuinfo
+}
+
 # The processor's name without what every name has, and how many there are. A name without a number,
 # as hypervisors give it to several generations, has the family and model behind it.
 machine_name() {
     local model unit=core family number
-    model="$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)"
+    model="$(processor "model name")"
     model="$(sed -E 's/\((R|TM|r|tm)\)//g; s/ @.*//; s/\<(AMD|Intel|Processor|CPU)\>//g' <<<"$model" |
         tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9' '-' | sed 's/^-*//; s/-*$//')"
     if [ -n "$model" ] && [[ "$model" != *[0-9]* ]]; then
-        family="$(sed -n 's/^cpu family[[:space:]]*: //p' /proc/cpuinfo | head -n 1)"
-        number="$(sed -n 's/^model[[:space:]]*: //p' /proc/cpuinfo | head -n 1)"
+        family="$(processor "cpu family")"
+        number="$(processor model)"
         model+="${family:+-family$family}${number:+-model$number}"
     fi
     if grep -qw hypervisor /proc/cpuinfo; then
@@ -430,11 +435,14 @@ run_alone() {
 
 # What a text without rows is of.
 tell_source() {
-    local commit model
-    commit="$(git describe --always --dirty=+ --abbrev=12)"
-    model="$(sed -n '/^model name/{s/.*: //p;q;}' /proc/cpuinfo)"
+    local commit model family number
+    commit="$(git describe --always --dirty=+ --abbrev=12 2>/dev/null)" || commit="unknown commit"
+    model="$(processor "model name")"
+    family="$(processor "cpu family")"
+    number="$(processor model)"
+    model="${model:-$(uname -m)}${family:+ (family $family, model $number)}"
     echo "# scripts/bench.sh $form $1, $(date -u +%FT%TZ), $commit"
-    echo "# ${model:-$(uname -m)}, $(nproc) cores, Linux $(uname -r), $(rustc --version)"
+    echo "# $model, $(nproc) cores, Linux $(uname -r), $(rustc --version)"
 }
 
 # What a message's statistics take, a micro-benchmark: it has a text alone.

@@ -891,6 +891,30 @@ fn long_form_has_every_goal() {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux has /proc");
     assert!(machine.contains(&format!(", Linux {}, rustc ", kernel.trim())), "{stats}");
     assert_eq!(figures, "stats");
+    let processors = fs::read_to_string("/proc/cpuinfo").expect("Linux has /proc");
+    if let Some((_, family)) = processors
+        .lines()
+        .find_map(|line| line.split_once(':').filter(|(name, _)| name.trim() == "cpu family"))
+    {
+        assert!(machine.contains(&format!(" (family {}, model ", family.trim())), "{stats}");
+    }
+}
+
+#[test]
+fn statistics_of_a_tree_without_its_history_are_kept() {
+    let repository = Repository::new("tarball");
+    repository.program("bin/cargo", CARGO_FOR_BENCH);
+    fs::remove_dir_all(repository.root.join("tree/.git")).expect("there");
+    let mut command = repository.command(repository.root.join("tree/scripts/bench.sh"));
+    let out = repository.root.join("out");
+    // Nor that of a tree it may lie in.
+    let above = ("GIT_CEILING_DIRECTORIES", &repository.root);
+    command.args(["long", "stats"]).env("OUT", &out).envs([above]);
+    let run = output::output(&mut command);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let stats = fs::read_to_string(repository.root.join("out-stats.txt")).expect("a text");
+    let first = stats.lines().next().expect("a header");
+    assert!(first.ends_with("Z, unknown commit"), "{stats}");
 }
 
 #[test]
