@@ -103,7 +103,7 @@ impl Core {
         if !waiting.envelope.expires() {
             return waiting.envelope;
         }
-        self.now = Nanos::now();
+        self.now = self.clock.now();
         waiting.after(self.now)
     }
 }

@@ -47,6 +47,7 @@ use crate::session::requests::Requests;
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity, PeerInfo};
 use crate::stats::{Block, CounterBlock, Registry};
+use crate::sys::clock::Clock;
 use crate::sys::ring::Ring;
 use crate::sys::socket;
 use crate::time::Nanos;
@@ -122,6 +123,8 @@ pub(crate) struct Core {
     pub(crate) identity: Identity,
     pub(crate) limits: LaneLimits,
     pub(crate) idle: Idle,
+    /// Read by whoever sets `now`, so that it never runs back.
+    pub(crate) clock: Clock,
     pub(crate) now: Nanos,
     /// When the last turn began.
     pub(crate) turned_at: Nanos,
@@ -288,6 +291,7 @@ impl Core {
             },
             limits,
             idle: config.idle(),
+            clock: Clock::new(),
             now: Nanos::now(),
             turned_at: Nanos(0),
             now_is_fresh: false,
@@ -369,7 +373,7 @@ impl Core {
     #[inline]
     pub(crate) fn refresh_now(&mut self) {
         if !self.now_is_fresh {
-            self.now = Nanos::now();
+            self.now = self.clock.now();
             self.now_is_fresh = true;
         }
     }
@@ -388,7 +392,7 @@ impl Core {
     #[inline]
     pub(crate) fn refresh_within_turn(&mut self, envelope: Envelope) {
         if envelope.expires() {
-            self.now = Nanos::now();
+            self.now = self.clock.now();
         }
     }
 

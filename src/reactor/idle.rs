@@ -118,7 +118,7 @@ impl Core {
             }
             spins += 1;
             if spins % per_reading == 0 {
-                let now = Nanos::now();
+                let now = self.clock.now();
                 if now >= limit || (self.is_held_back() && self.can_resume()) {
                     return Ok(true);
                 }

@@ -22,7 +22,6 @@ use crate::reactor::dispatch::{Context, Handlers, Origin, Panicked, call_caught}
 use crate::reactor::sessions::SessionKey;
 pub use crate::session::watchdog::WatchKey;
 use crate::session::watchdog::{Fed, Miss, Recovered};
-use crate::time::Nanos;
 
 /// Told about a watch.
 pub(crate) type WatchHandler = Box<dyn FnMut(&mut Context<'_>, &Watched)>;
@@ -110,7 +109,7 @@ impl Core {
         key: WatchKey,
         period: Duration,
     ) -> Result<(), WatchError> {
-        self.now = Nanos::now();
+        self.now = self.clock.now();
         let now = self.now;
         if id.reactor != self.reactor {
             return Err(WatchError::NoSession);
