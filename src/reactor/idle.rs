@@ -12,14 +12,32 @@ use crate::reactor::core::Core;
 use crate::time::Nanos;
 
 /// Pauses (PAUSE, YIELD) between two looks at memory, for the sake of the core's other thread.
-/// Between looks into sockets there are none: system call and clock are pause enough.
+/// Between looks into sockets there are none: the system call is pause enough.
 const PAUSES_PER_SPIN: usize = 3;
 
-/// How often a spinning reactor looks at the clock, in iterations: of 60 ns where it watches
-/// memory, of 200 ns where it looks into sockets. Until then a deadline is missed; a reading is
-/// 23 ns.
-const SPINS_PER_CLOCK_READING: u32 = 16;
-const LOOKS_PER_CLOCK_READING: u32 = 1;
+/// Iterations of a spinning reactor between two readings of the clock: of 60 ns where it watches
+/// memory, of 200 ns where it looks into sockets. What has come is seen later for each reading.
+const SPINS_PER_READING: u32 = 16;
+const LOOKS_PER_READING: u32 = 8;
+/// With less time than this until it has to do something it reads the clock at every look: a
+/// deadline is not missed by more than one.
+const LOOKS_ARE_FEW: Duration = Duration::from_micros(20);
+/// What a look takes at most, into two sockets on a slow guest.
+const LOOK_MAX: Duration = Duration::from_micros(2);
+const _: () = {
+    let before_reading = LOOK_MAX.as_nanos() * LOOKS_PER_READING as u128;
+    assert!(before_reading < LOOKS_ARE_FEW.as_nanos(), "a deadline is seen to come");
+};
+
+/// How many iterations a spinning reactor makes until it reads the clock again.
+#[inline]
+fn iterations_to_reading(makes_calls: bool, remaining: Duration) -> u32 {
+    match makes_calls {
+        false => SPINS_PER_READING,
+        true if remaining < LOOKS_ARE_FEW => 1,
+        true => LOOKS_PER_READING,
+    }
+}
 
 /// How long a turn may wait for something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +103,9 @@ impl Core {
         }
         self.enter_if_needed()?;
         let makes_calls = directly || !self.stalled.is_empty();
-        let per_reading =
-            if makes_calls { LOOKS_PER_CLOCK_READING } else { SPINS_PER_CLOCK_READING };
-        let mut spins = 0;
+        let until = limit.min(spin_until);
+        // Who knows how old the last reading is.
+        let mut to_reading = 1;
         loop {
             if (directly && self.receive_directly()) || self.ring.has_completion() {
                 self.counters.spin_hits.add(1);
@@ -116,8 +134,8 @@ impl Core {
                 self.counters.spin_hits.add(1);
                 return Ok(true);
             }
-            spins += 1;
-            if spins % per_reading == 0 {
+            to_reading -= 1;
+            if to_reading == 0 {
                 let now = self.clock.now();
                 if now >= limit || (self.is_held_back() && self.can_resume()) {
                     return Ok(true);
@@ -125,6 +143,7 @@ impl Core {
                 if now >= spin_until {
                     return Ok(false);
                 }
+                to_reading = iterations_to_reading(makes_calls, until.since(now));
             }
         }
     }
