@@ -1,7 +1,8 @@
 //! The only file that asks the kernel for the time.
 //!
-//! Everything else is given `now: Nanos`. The clock is `CLOCK_MONOTONIC` through the vDSO, 23 ns a
-//! reading on the development machine. Reactors reckon from it in between: `sys::clock`.
+//! The clock is `CLOCK_MONOTONIC` through the vDSO, 23 ns a reading on the development machine.
+//! Reactors reckon from it in between (`sys::clock`); `session`, `wire` and `mem` are given
+//! `now: Nanos`.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

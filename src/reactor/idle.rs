@@ -19,8 +19,8 @@ const PAUSES_PER_SPIN: usize = 3;
 /// memory, of 200 ns where it looks into sockets. What has come is seen later for each reading.
 const SPINS_PER_READING: u32 = 16;
 const LOOKS_PER_READING: u32 = 8;
-/// With less time than this until it has to do something it reads the clock at every look: a
-/// deadline is not missed by more than one.
+/// With less time than this until it has to do something it reads the clock at every look, so that
+/// it is not late by more than one, unless looks take longer than [`LOOK_MAX`].
 const LOOKS_ARE_FEW: Duration = Duration::from_micros(20);
 /// What a look takes at most, into two sockets on a slow guest.
 const LOOK_MAX: Duration = Duration::from_micros(2);
@@ -183,5 +183,22 @@ impl Core {
             mailbox.awake();
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_is_read_at_every_look_when_something_is_due_soon() {
+        let micros = Duration::from_micros;
+        assert_eq!(iterations_to_reading(true, Duration::ZERO), 1);
+        assert_eq!(iterations_to_reading(true, micros(19)), 1);
+        // Whoever looks so often without a reading still sees the deadline come.
+        let looks = iterations_to_reading(true, micros(20));
+        assert!(looks > 1 && LOOK_MAX * looks < micros(20), "{looks}");
+        assert_eq!(iterations_to_reading(true, Duration::MAX), looks);
+        assert_eq!(iterations_to_reading(false, Duration::ZERO), SPINS_PER_READING);
     }
 }
