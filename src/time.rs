@@ -1,8 +1,9 @@
-//! The only file that asks the kernel for the time.
+//! The only file that reads a clock.
 //!
-//! The clock is `CLOCK_MONOTONIC` through the vDSO, 23 ns a reading on the development machine.
-//! Reactors reckon from it in between (`sys::clock`); `session`, `wire` and `mem` are given
-//! `now: Nanos`.
+//! Everything else is given `now: Nanos`. The clock is `CLOCK_MONOTONIC` through the vDSO:
+//! 23 ns a reading on the development machine, once per turn. A TSC clock (the `quanta` crate)
+//! reads in half of that but takes up to 200 ms to calibrate and is not comparable between
+//! processes; see ARCHITECTURE.md.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

@@ -47,7 +47,6 @@ use crate::session::requests::Requests;
 use crate::session::state::State;
 use crate::session::{Correlation, Envelope, Identity, PeerInfo};
 use crate::stats::{Block, CounterBlock, Registry};
-use crate::sys::clock::Clock;
 use crate::sys::ring::Ring;
 use crate::sys::socket;
 use crate::time::Nanos;
@@ -123,8 +122,6 @@ pub(crate) struct Core {
     pub(crate) identity: Identity,
     pub(crate) limits: LaneLimits,
     pub(crate) idle: Idle,
-    /// Read by whoever sets `now`, so that it never runs back.
-    pub(crate) clock: Clock,
     pub(crate) now: Nanos,
     /// When the last turn began.
     pub(crate) turned_at: Nanos,
@@ -291,7 +288,6 @@ impl Core {
             },
             limits,
             idle: config.idle(),
-            clock: Clock::new(),
             now: Nanos::now(),
             turned_at: Nanos(0),
             now_is_fresh: false,
@@ -373,7 +369,7 @@ impl Core {
     #[inline]
     pub(crate) fn refresh_now(&mut self) {
         if !self.now_is_fresh {
-            self.now = self.clock.now();
+            self.now = Nanos::now();
             self.now_is_fresh = true;
         }
     }
@@ -392,7 +388,7 @@ impl Core {
     #[inline]
     pub(crate) fn refresh_within_turn(&mut self, envelope: Envelope) {
         if envelope.expires() {
-            self.now = self.clock.now();
+            self.now = Nanos::now();
         }
     }
 

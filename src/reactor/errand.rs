@@ -168,7 +168,7 @@ impl Core {
             return;
         }
         let envelope = self.end_wait(waiting);
-        self.now = self.clock.now();
+        self.now = Nanos::now();
         let remaining = deadline.since(self.now);
         let begun = match to {
             _ if remaining.is_zero() => Err(RequestError::Timeout { timeout }),

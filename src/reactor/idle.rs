@@ -136,7 +136,7 @@ impl Core {
             }
             to_reading -= 1;
             if to_reading == 0 {
-                let now = self.clock.now();
+                let now = Nanos::now();
                 if now >= limit || (self.is_held_back() && self.can_resume()) {
                     return Ok(true);
                 }

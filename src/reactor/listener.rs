@@ -366,7 +366,7 @@ impl Core {
             self.ended.push(key);
             return Err(DialFailure::Socket(io::Error::from_raw_os_error(libc::EBUSY)));
         };
-        self.now = self.clock.now();
+        self.now = Nanos::now();
         let connection = &mut self.connections[key];
         connection.phase = Phase::Connecting { operation };
         connection.state_deadline = self.now + self.config.connect_timeout();

@@ -563,7 +563,7 @@ impl Core {
     #[inline]
     pub(crate) fn settle_meter(&mut self) {
         if self.meter.has_something() {
-            let now = self.clock.now();
+            let now = Nanos::now();
             let opened = self.meter.open();
             self.meter.settle(now, &self.counters);
             self.meter.close(opened);

@@ -211,7 +211,7 @@ impl Reactor {
             return Err(error);
         }
         if !std::mem::take(&mut core.now_is_of_receive) {
-            core.now = core.clock.now();
+            core.now = Nanos::now();
         }
         core.turned_at = core.now;
         core.meter.turn_begins(core.now, &core.counters);
@@ -356,7 +356,7 @@ impl Reactor {
     /// goodbye all the same, so that it does not reconnect; unless the kernel still holds a send of
     /// the connection: then the peer sees the link break, and begins a new session when it is back.
     pub fn disconnect(&mut self, connection: ConnectionId, deadline: Duration) {
-        self.core.now = self.core.clock.now();
+        self.core.now = Nanos::now();
         let deadline = self.core.now + deadline;
         self.core.disconnect(connection, deadline);
     }

@@ -168,8 +168,7 @@ impl Core {
     pub(crate) fn can_resume(&mut self) -> bool {
         // Of those that wait for the same, the first is served first.
         let (mut is_inbox_asked, mut is_memory_wanted) = (false, false);
-        let now = self.clock.now();
-        let holds_off = self.memory_first.holds_off_until(now).is_some();
+        let holds_off = self.memory_first.holds_off_until(Nanos::now()).is_some();
         for key in &self.paused {
             let Some(connection) = self.connections.get(*key) else { return true };
             let may_go_on = match connection.pause {

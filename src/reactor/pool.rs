@@ -332,7 +332,7 @@ impl Core {
         if links > connections_max as usize {
             return Err(ConnectError::TooMany { connections_max });
         }
-        self.now = self.clock.now();
+        self.now = Nanos::now();
         // A pool goes on for as long as it is wanted.
         let backoff = BackoffPolicy { attempts_max: None, ..backoff_policy(&self.config) };
         let key = self.pools.table.insert(Pool::new(plan, self.reactor.index(), backoff, self.now));
@@ -581,7 +581,7 @@ impl Reactor {
     /// says goodbye, or is cut off at `deadline` from now. Nothing more is taken. Does not block:
     /// keep turning until [`Reactor::pool_closed`] tells how it went.
     pub fn pool_close(&mut self, pool: PoolId, deadline: Duration) {
-        self.core.now = self.core.clock.now();
+        self.core.now = Nanos::now();
         let deadline = self.core.now + deadline;
         self.core.close_pool(pool, deadline, false, None);
     }

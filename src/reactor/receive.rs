@@ -256,7 +256,7 @@ fn handle_frames(
             // for the session's own frames: its timers go by the turn's clock, which would run
             // back.
             let is_late = frame.expires() && frame.kind().is_application();
-            let now = if is_late { core.clock.now() } else { core.now };
+            let now = if is_late { Nanos::now() } else { core.now };
             connection.session.handle(&frame, now, memory)
         };
         let meaning = match meaning {

@@ -68,7 +68,7 @@ impl Core {
         if self.life.is_closing() {
             return;
         }
-        self.now = self.clock.now();
+        self.now = Nanos::now();
         self.life = Life::Closing { deadline, tally: self.begin_tally() };
         self.stop_listening();
         self.end_all_away(CloseReason::Local);

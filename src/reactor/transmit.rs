@@ -213,7 +213,7 @@ impl Core {
         let connection = &mut self.connections[key];
         // A handler may have taken its time since the turn began.
         let may_expire = connection.session.may_expire();
-        let now = if may_expire { self.clock.now() } else { self.now };
+        let now = if may_expire { Nanos::now() } else { self.now };
         let memory = &mut self.send_memory;
         let (buffer, mut in_flight) = match (connection.in_flight, connection.unsent.take()) {
             (Some(in_flight), Some(buffer)) => {
@@ -498,7 +498,7 @@ impl Core {
     pub(crate) fn send_stalled(&mut self) -> bool {
         let (stalled, sent) = (self.stalled.len(), self.counters.direct_sends.get());
         // The turn that waits here may have begun long ago.
-        self.now = self.clock.now();
+        self.now = Nanos::now();
         self.transmit();
         let has_sent = self.counters.direct_sends.get() != sent;
         if has_sent {
@@ -795,7 +795,7 @@ impl Core {
         self.direct_receives += 1;
         if !std::mem::replace(&mut self.now_is_of_receive, true) {
             // It may have spun for long.
-            self.now = self.clock.now();
+            self.now = Nanos::now();
         }
         self.received(key, result, false);
         Direct::Received

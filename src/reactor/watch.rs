@@ -22,6 +22,7 @@ use crate::reactor::dispatch::{Context, Handlers, Origin, Panicked, call_caught}
 use crate::reactor::sessions::SessionKey;
 pub use crate::session::watchdog::WatchKey;
 use crate::session::watchdog::{Fed, Miss, Recovered};
+use crate::time::Nanos;
 
 /// Told about a watch.
 pub(crate) type WatchHandler = Box<dyn FnMut(&mut Context<'_>, &Watched)>;
@@ -109,7 +110,7 @@ impl Core {
         key: WatchKey,
         period: Duration,
     ) -> Result<(), WatchError> {
-        self.now = self.clock.now();
+        self.now = Nanos::now();
         let now = self.now;
         if id.reactor != self.reactor {
             return Err(WatchError::NoSession);

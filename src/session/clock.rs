@@ -25,9 +25,8 @@
 //! before is forgotten and [`ClockEstimate::restarts`] counts it.
 //!
 //! **What the caller owes.** Readings of arrivals (`t2`, `t4`) must be taken after the bytes came
-//! out of the kernel: a time remembered from before would make the delay negative. That they lag by
-//! some 0.1 µs (`sys::clock`) is less than any way takes. Readings of departures (`t1`, `t3`) may
-//! be as old as they like; that only widens the bound.
+//! out of the kernel: a time remembered from before would make the delay negative. Readings of
+//! departures (`t1`, `t3`) may be as old as they like; that only widens the bound.
 //!
 //! Cost: a dozen integer operations a sample, fewer a conversion; no allocation, no floating point.
 //! Not for wall clocks, which jump, and not for clocks between nodes that never exchange messages.

@@ -2,7 +2,6 @@
 //!
 //! It moves bytes and knows nothing of what they mean: never imports `wire` or `session`.
 
-pub(crate) mod clock;
 pub(crate) mod crc;
 pub(crate) mod lock;
 pub(crate) mod map;

@@ -7,7 +7,6 @@ use super::{ArrivalClock, Meter};
 use crate::config::Config;
 use crate::reactor::sessions::SessionKey;
 use crate::stats::Block;
-use crate::sys::clock::Clock;
 use crate::time::Nanos;
 
 /// What the numbers of a turn with one message in and one out cost, for the bench: as in a turn,
@@ -19,7 +18,6 @@ pub struct BenchTurns {
     block: Block,
     home: SessionKey,
     now: Nanos,
-    clock: Clock,
 }
 
 impl BenchTurns {
@@ -39,7 +37,7 @@ impl BenchTurns {
         meter.begin_row(home, "127.0.0.1:7411", &block.counters, Nanos(0));
         // As long as nothing writes the row, it stays in the list.
         meter.touch(home, Nanos(0));
-        Self { meter, block, home, now: Nanos(1_000_000_000), clock: Clock::new() }
+        Self { meter, block, home, now: Nanos(1_000_000_000) }
     }
 
     /// A turn in which `messages` came in one receive and went out in one block. Those that come
@@ -76,12 +74,6 @@ impl BenchTurns {
         self.meter.end();
         counters.spins.add(1);
         counters.spin_hits.add(1);
-    }
-
-    /// Reads the clock as a reactor does.
-    #[inline]
-    pub fn read(&mut self) -> Nanos {
-        self.clock.now()
     }
 
     /// Answers counted, so that the bench can check its work.
