@@ -104,8 +104,8 @@ impl Core {
         self.enter_if_needed()?;
         let makes_calls = directly || !self.stalled.is_empty();
         let until = limit.min(spin_until);
-        // Who knows how old the last reading is.
-        let mut to_reading = 1;
+        // Who knows how old the last reading is: as if something were due.
+        let mut to_reading = iterations_to_reading(makes_calls, Duration::ZERO);
         loop {
             if (directly && self.receive_directly()) || self.ring.has_completion() {
                 self.counters.spin_hits.add(1);
